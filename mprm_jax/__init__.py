@@ -1,0 +1,1 @@
+"""Reading, selecting, training and evaluating multimodal process reward models."""

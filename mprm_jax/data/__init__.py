@@ -1,0 +1,1 @@
+"""The files people have: formats, corpus index, subsets and their manifests."""

@@ -1,0 +1,1 @@
+"""One module per on-disk format; see ``formats.base`` for what each provides."""

@@ -1,0 +1,15 @@
+"""Strict numerics for every test: two CPU devices, no silent rank promotion."""
+
+import os
+
+# Before JAX starts: sharding is tested on two devices, never on a GPU.
+os.environ["JAX_PLATFORMS"] = "cpu"
+os.environ["XLA_FLAGS"] = (
+    os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=2"
+)
+os.environ["JAX_NUMPY_RANK_PROMOTION"] = "raise"
+
+from hypothesis import settings
+
+settings.register_profile("project", deadline=None, derandomize=True)
+settings.load_profile("project")

@@ -1,0 +1,312 @@
+"""Which rollouts a rule keeps under a budget, and the evidence for the cut.
+
+A rule ranks the rollouts of a group (a source, or the whole corpus) by a key; the best
+are kept until the budget is spent. Equal keys are ordered by a seeded hash of the
+rollout's content, so the subset does not depend on the order or sharding of the files;
+on a corpus shaped like the paper's most picks at 25 % are decided by that rule, so how
+many were is always reported.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Literal, get_args
+
+import numpy as np
+
+from theory import scores
+from theory.rollouts import Rollouts
+
+RuleName = Literal[
+    "random",
+    "bis",
+    "mixed",
+    "reliable",
+    "low-mc",
+    "mixture",
+    "unbiased-mixture",
+    "small-loss",
+    "mc-variance",
+    "max-drop",
+    "negative-count",
+    "mc-uncertainty",
+    "shrunken-bis",
+    "posterior-fisher",
+    "ccs",
+    "step-matched-random",
+]
+RULE_NAMES: tuple[RuleName, ...] = get_args(RuleName)
+
+TieRule = Literal["content", "file"]
+BudgetUnit = Literal["rollouts", "steps"]
+
+# Zheng et al. (ICLR 2023), "Coverage-centric coreset selection", use 50 strata.
+CCS_STRATA = 50
+
+# What these rules keep beyond their key is random by definition, whatever the tie rule.
+_RANDOM_FILL = frozenset({"random", "mixed", "ccs", "step-matched-random"})
+
+
+@dataclass(frozen=True)
+class Cut:
+    """Evidence for one group's cut.
+
+    Attributes:
+        group: name of the source, or "all" for a global budget.
+        available: rollouts in the group.
+        available_steps: their steps.
+        budget: rollouts (or steps) the group may keep.
+        kept: rollouts kept.
+        kept_steps: their steps.
+        cut_value: key of the worst rollout kept; None for a rule without a cut (ccs).
+        tied_kept: rollouts kept at the cut value although an equal one was left out:
+            those that the tie rule chose, not the key.
+    """
+
+    group: str
+    available: int
+    available_steps: int
+    budget: int
+    kept: int
+    kept_steps: int
+    cut_value: float | None
+    tied_kept: int
+
+
+@dataclass(frozen=True, eq=False)
+class Selection:
+    """A subset: ascending int64 rows of the corpus, and one :class:`Cut` per group."""
+
+    rows: np.ndarray
+    cuts: tuple[Cut, ...]
+
+    @property
+    def tied_share(self) -> float:
+        """Fraction of the picks that the tie rule decided, in [0, 1]."""
+        return sum(cut.tied_kept for cut in self.cuts) / max(len(self.rows), 1)
+
+
+def budget(available: int, keep_ratio: float) -> int:
+    """``max(1, floor(available * keep_ratio))``, keep_ratio read as the decimal it
+    prints as: 29 of 100 at 0.29, where binary floating point gives 28. At most
+    ``available``; 0 if nothing is available.
+
+    Raises:
+        ValueError: ``keep_ratio`` is not in (0, 1].
+    """
+    if not 0 < keep_ratio <= 1:
+        raise ValueError(f"keep_ratio must lie in (0, 1], not {keep_ratio}")
+    kept = int(available * Fraction(repr(float(keep_ratio))))
+    return min(max(1, kept), available)
+
+
+def mix_hash(content: np.ndarray, seed: int) -> np.ndarray:
+    """Seeded 64-bit order of content hashes: splitmix64(content xor splitmix64(seed)).
+
+    Args:
+        content: uint64 ``[n]``.
+        seed: any integer; its low 64 bits count.
+
+    Returns:
+        uint64 ``[n]``, a bijection of ``content`` for each seed (Steele, Lea and Flood,
+        OOPSLA 2014).
+    """
+    salt = _splitmix64(np.array([seed % 2**64], np.uint64))
+    return _splitmix64(np.asarray(content, np.uint64) ^ salt)
+
+
+def _splitmix64(x: np.ndarray) -> np.ndarray:
+    z = x + np.uint64(0x9E3779B97F4A7C15)
+    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return z ^ (z >> np.uint64(31))
+
+
+def rule_key(
+    rule: RuleName, rollouts: Rollouts, alpha: float = scores.DEFAULT_ALPHA
+) -> np.ndarray:
+    """Key by which a rule ranks, larger first, float64 ``[n_rollouts]``.
+
+    ``random`` and ``step-matched-random`` rank nothing (all 0: ties decide); ``ccs``
+    stratifies BIS. ``shrunken-bis`` and ``posterior-fisher`` take the Beta prior that
+    :func:`theory.scores.moment_prior` fits to this corpus.
+
+    Raises:
+        ValueError: the rule is unknown, or its score is undefined on this corpus.
+    """
+    match rule:
+        case "random" | "step-matched-random":
+            return np.zeros(rollouts.n_rollouts)
+        case "bis" | "ccs":
+            return scores.bis(rollouts, alpha)
+        case "mixed":
+            return (scores.label_mixture(rollouts) > 0).astype(np.float64)
+        case "reliable":
+            return scores.reliability(rollouts)
+        case "small-loss":
+            return scores.reliability(rollouts, all_negative=0.0)
+        case "low-mc":
+            return -scores.mean_mc(rollouts)
+        case "mixture":
+            return scores.label_mixture(rollouts)
+        case "unbiased-mixture":
+            return scores.unbiased_mixture(rollouts)
+        case "mc-variance":
+            return scores.mc_variance(rollouts)
+        case "max-drop":
+            return scores.max_drop(rollouts)
+        case "negative-count":
+            return scores.negative_count(rollouts)
+        case "mc-uncertainty":
+            return scores.mc_uncertainty(rollouts)
+        case "shrunken-bis":
+            return scores.shrunken_bis(rollouts, *scores.moment_prior(rollouts), alpha)
+        case "posterior-fisher":
+            # Imported here: it needs scipy, which would double start-up.
+            from theory.beta_binomial import posterior_fisher
+
+            return posterior_fisher(rollouts, *scores.moment_prior(rollouts))
+    raise ValueError(f"unknown rule {rule!r}; known: {', '.join(RULE_NAMES)}")
+
+
+def select(
+    rollouts: Rollouts,
+    rule: RuleName,
+    keep_ratio: float,
+    content: np.ndarray,
+    *,
+    alpha: float = scores.DEFAULT_ALPHA,
+    per_source: bool = True,
+    unit: BudgetUnit = "rollouts",
+    ties: TieRule = "content",
+    seed: int = 0,
+) -> Selection:
+    """Keep the best ``keep_ratio`` of the rollouts under a rule.
+
+    Random orders of all rules share the seed (common random numbers), so differences
+    between rules are not blurred by different fillers.
+
+    Args:
+        rollouts: the corpus.
+        rule: what to keep.
+        keep_ratio: rho in (0, 1], of the rollouts (or steps) of each group.
+        content: uint64 ``[n_rollouts]``, a hash of each rollout's content.
+        alpha: BIS's alpha; other rules ignore it.
+        per_source: one budget per source, as in the paper, or one for the whole corpus.
+        unit: "rollouts": keep :func:`budget` of them. "steps": keep the longest prefix
+            of the ranking whose steps fit into :func:`budget` of the group's steps (at
+            least one rollout).
+        ties: "content" (seeded hash) or "file" (earlier rows first, as the release).
+        seed: of the tie order and of every random choice.
+
+    Raises:
+        ValueError: an argument is out of range, or the corpus has no rollout.
+    """
+    if rollouts.n_rollouts == 0:
+        raise ValueError("the corpus has no rollout to select from")
+    if len(content) != rollouts.n_rollouts:
+        raise ValueError(
+            f"content has {len(content)} hashes for {rollouts.n_rollouts} rollouts"
+        )
+    budget(1, keep_ratio)
+    key = rule_key(rule, rollouts, alpha)
+    if not np.all(np.isfinite(key)):
+        raise ValueError(f"rule {rule} gives rollouts a key that is not finite")
+    if ties == "file" and rule not in _RANDOM_FILL:
+        order = np.arange(rollouts.n_rollouts, dtype=np.uint64)
+    else:
+        order = mix_hash(content, seed)
+    lengths = rollouts.lengths
+    if rule == "ccs" and unit == "steps":
+        raise ValueError("ccs draws from strata, not by rank: it has no step budget")
+    matched: list[int] | None = None
+    if rule == "step-matched-random":
+        reference = select(
+            rollouts,
+            "bis",
+            keep_ratio,
+            content,
+            alpha=alpha,
+            per_source=per_source,
+            seed=seed,
+        )
+        matched = [cut.kept_steps for cut in reference.cuts]
+        unit = "steps"
+
+    rows, cuts = [], []
+    for i, (name, group) in enumerate(_groups(rollouts, per_source)):
+        available_steps = int(lengths[group].sum())
+        if matched is not None:
+            limit = matched[i]
+        else:
+            limit = budget(
+                available_steps if unit == "steps" else len(group), keep_ratio
+            )
+        if rule == "ccs":
+            chosen = group[_stratified(key[group], order[group], limit)]
+        else:
+            chosen = group[np.lexsort((order[group], -key[group]))]
+            if unit == "steps":
+                chosen = chosen[: _prefix_within(lengths[chosen], limit)]
+            else:
+                chosen = chosen[:limit]
+        cut_value = None if rule == "ccs" else float(key[chosen].min())
+        rows.append(chosen)
+        cuts.append(
+            Cut(
+                group=name,
+                available=len(group),
+                available_steps=available_steps,
+                budget=limit,
+                kept=len(chosen),
+                kept_steps=int(lengths[chosen].sum()),
+                cut_value=cut_value,
+                tied_kept=_tied_kept(key[group], key[chosen], cut_value),
+            )
+        )
+    return Selection(np.sort(np.concatenate(rows)).astype(np.int64), tuple(cuts))
+
+
+def _groups(rollouts: Rollouts, per_source: bool) -> list[tuple[str, np.ndarray]]:
+    if not per_source:
+        return [("all", np.arange(rollouts.n_rollouts))]
+    by_source = np.argsort(rollouts.source, kind="stable")
+    counts = np.bincount(rollouts.source, minlength=len(rollouts.source_names))
+    groups = np.split(by_source, np.cumsum(counts)[:-1])
+    return [
+        (name, group)
+        for name, group in zip(rollouts.source_names, groups, strict=True)
+        if len(group)
+    ]
+
+
+def _prefix_within(lengths: np.ndarray, limit: int) -> int:
+    return max(1, int(np.searchsorted(np.cumsum(lengths), limit, side="right")))
+
+
+def _tied_kept(group: np.ndarray, kept: np.ndarray, cut: float | None) -> int:
+    if cut is None:
+        return 0
+    at_cut = int(np.count_nonzero(kept == cut))
+    return at_cut if np.count_nonzero(group == cut) > at_cut else 0
+
+
+def _stratified(key: np.ndarray, order: np.ndarray, limit: int) -> np.ndarray:
+    """Positions of a coverage-centric coreset: equal-width strata of the key, each
+    given an equal share of what is left, the smallest stratum first; random within.
+    """
+    span = key.max() - key.min()
+    stratum = np.zeros(len(key), np.int64)
+    if span > 0:
+        scaled = (key - key.min()) / span * CCS_STRATA
+        stratum = np.minimum(scaled.astype(np.int64), CCS_STRATA - 1)
+    by_order = np.argsort(order, kind="stable")
+    members = [by_order[stratum[by_order] == s] for s in np.unique(stratum)]
+    members.sort(key=len)
+    chosen, left = [], limit
+    for i, candidates in enumerate(members):
+        share = min(len(candidates), left // (len(members) - i))
+        chosen.append(candidates[:share])
+        left -= share
+    return np.concatenate(chosen)
