@@ -1,0 +1,1 @@
+"""The `mprm` command and the runs behind every claim."""

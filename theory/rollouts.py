@@ -16,7 +16,7 @@ _BLOCK = 65_536
 # A score read from decimal text is K/N to within this much (DESIGN: 1e-9).
 SCORE_TOLERANCE = 1e-9
 
-# Up to here totals of K^2 stay exact in int64 for any corpus under 2^23 steps a rollout.
+# Up to here int64 totals of K^2 are exact for any rollout under 2^23 steps.
 MAX_TRIALS = 2**20
 
 
@@ -78,7 +78,7 @@ class Rollouts:
                 f"source has {len(self.source)} entries for {self.n_rollouts} rollouts"
             )
         if self.n_rollouts and not (
-            0 <= self.source.min() and self.source.max() < len(self.source_names)
+            self.source.min() >= 0 and self.source.max() < len(self.source_names)
         ):
             raise ValueError("source holds an index without a name in source_names")
 

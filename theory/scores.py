@@ -153,8 +153,9 @@ def negative_count(rollouts: Rollouts) -> np.ndarray:
 def moment_prior(rollouts: Rollouts) -> tuple[float, float]:
     """Beta(a, b) prior of the one-shot success probability, by moments.
 
-    ``E[K/N] = a / (a + b)`` and ``E[K (K - 1) / (N (N - 1))] = m (a + 1) / (a + b + 1)``
-    over the steps with N >= 2 (standard beta-binomial factorial moments).
+    Over the steps with N >= 2, ``m = E[K/N] = a / (a + b)`` and
+    ``E[K (K - 1) / (N (N - 1))] = m (a + 1) / (a + b + 1)`` (the beta-binomial's first
+    two factorial moments).
 
     Raises:
         ValueError: no step has two continuations, or the counts vary less than a
