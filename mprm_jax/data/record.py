@@ -15,6 +15,9 @@ STEP_MARKER = "<prm>"
 # Above this a count is a fault of the file: an annotator samples tens of continuations.
 MAX_TRIALS = 65_535
 
+# A score is decimal text of a ratio: it equals K/N to within this much.
+SCORE_TOLERANCE = 1e-9
+
 UnmeasuredPolicy = Literal["error", "drop", "negative"]
 
 
@@ -73,7 +76,7 @@ def check_record(record: Record) -> Record:
 
     Raises:
         BadRecord: no question, no step, an empty step, the step marker or a lone
-            surrogate in a text, or an unsafe image path.
+            surrogate in a text, or an empty or unsafe image path.
     """
     if not record.question:
         raise BadRecord("question missing")
@@ -84,6 +87,8 @@ def check_record(record: Record) -> Record:
             raise BadRecord("empty step", f"step {number} has no text")
         check_text(step.text, f"step {number}")
     check_text(record.question, "the question")
+    if record.image is not None and not record.images:
+        raise BadRecord("image empty", "the list of images is empty")
     for image in record.images:
         check_image_path(image)
     return record
@@ -197,7 +202,7 @@ def counts_from_score(score: float, trials: int | None, number: int) -> tuple[in
             )
         return int(score), 1
     successes = round(score * trials)
-    if abs(score * trials - successes) > 1e-9 * trials:
+    if abs(score * trials - successes) > SCORE_TOLERANCE * trials:
         raise BadRecord(
             "score is no multiple of 1/N",
             f"step {number} has score {score} with {trials} trials",

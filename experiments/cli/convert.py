@@ -1,0 +1,130 @@
+"""`mprm convert`: the same rollouts in another format, one file per source."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from dataclasses import asdict
+from pathlib import Path
+from typing import Literal
+
+from experiments.cli import shared
+from experiments.provenance import versions
+from experiments.selecting import META_FORMATS, corpus_counts, corpus_inputs, meta_bytes
+from mprm_jax.data.formats import by_name
+from mprm_jax.data.formats.base import LabelKind, WriteOptions, check_options
+from mprm_jax.data.framing import corpus_files
+from mprm_jax.data.outputs import OutputSet, manifest_bytes
+from mprm_jax.data.problems import DataError
+from mprm_jax.data.subset import encoded_lines, write_lines
+from theory.summary import by_source
+
+OutputFormat = Literal["prm", "visualprm", "raw", "trl", "math-shepherd"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Options(shared.CorpusOptions):
+    """Write every rollout in another format, one file per source.
+
+    What a format cannot hold is refused with its file and line, never changed or
+    dropped.
+
+    Example: mprm convert CORPUS --format trl --output runs/trl
+
+    Attributes:
+        output: Folder to write into.
+        format: Format to write.
+        labels: Hard labels 1[s > threshold], or the soft scores s.
+        label_threshold: Threshold of hard labels, in [0, 1).
+        images: Root of the image paths; if given, every image must exist below it.
+    """
+
+    output: Path = Path("runs/converted")
+    format: OutputFormat = "prm"
+    labels: LabelKind = "hard"
+    label_threshold: float = 0.0
+    images: Path | None = None
+
+
+OPTIONS = Options
+
+
+def run(options: Options) -> None:
+    """Convert."""
+    options.check()
+    if not 0 <= options.label_threshold < 1:
+        raise shared.UsageError(
+            f"--label-threshold must lie in [0, 1), not {options.label_threshold}"
+        )
+    form = by_name(options.format)
+    labels = WriteOptions(options.labels, options.label_threshold)
+    check_options(form, labels)
+    folder = options.output.resolve()
+    if any(
+        file.path.resolve().parent == folder for file in corpus_files(options.corpus)
+    ):
+        raise DataError(f"{options.output}: is the corpus's own folder; choose another")
+    usable = shared.load_usable(options)
+    groups = by_source(usable.rollouts)
+    files = _file_names(list(groups))
+    with (
+        OutputSet() as outputs,
+        shared.progress("converting", len(usable.row), "rollouts") as tick,
+    ):
+        written, done = [], 0
+        for name, picks in groups.items():
+            path = options.output / files[name]
+            output = outputs.add(path)
+            lines = encoded_lines(usable, picks, form, labels, options.images)
+            write_lines(lines, output.write, lambda n, done=done: tick(done + n))
+            done += len(picks)
+            written.append(
+                {
+                    "file": path.name,
+                    "source": name,
+                    "format": form.name,
+                    "rollouts": len(picks),
+                    "bytes": output.size,
+                    "sha256": output.sha256.hexdigest(),
+                }
+            )
+            if form.name in META_FORMATS:
+                meta = meta_bytes(usable, path, len(picks), options.images)
+                outputs.add(path.with_suffix(".meta.json")).write(meta)
+        manifest = {
+            "versions": versions(),
+            "corpus": str(usable.corpus.path.resolve()),
+            "labels": asdict(labels),
+            "inputs": corpus_inputs(usable.corpus),
+            "counts": corpus_counts(usable),
+            "outputs": written,
+        }
+        outputs.add(options.output / "manifest.json").write(manifest_bytes(manifest))
+    if options.json:
+        shared.print_json(
+            {
+                "output": str(options.output),
+                "files": written,
+                "counts": corpus_counts(usable),
+                "bad_lines": shared.problem_rows(usable.problems),
+            }
+        )
+        return
+    print(
+        f"wrote {len(usable.row):,} rollouts of {len(written)} sources "
+        f"({form.name}): {options.output}"
+    )
+
+
+def _file_names(sources: list[str]) -> dict[str, str]:
+    """A file name for each source; two that would share one are told apart."""
+    names: dict[str, str] = {}
+    taken: set[str] = set()
+    for source in sources:
+        stem = re.sub(r"[^\w.()+ -]", "_", source).strip(". ") or "source"
+        name, number = f"{stem}.jsonl", 2
+        while name.lower() in taken:
+            name, number = f"{stem}_{number}.jsonl", number + 1
+        taken.add(name.lower())
+        names[source] = name
+    return names

@@ -1,0 +1,136 @@
+"""`mprm score`: every score of every rollout, for whoever wants to rank themselves."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from experiments.cli import shared
+from experiments.cli.select_rollouts import check_output
+from mprm_jax.data.corpus import Usable
+from mprm_jax.data.outputs import output_file
+from mprm_jax.data.problems import DataError
+from theory import scores
+from theory.selection import RULE_NAMES, rule_key
+
+# Rules that rank by no score of their own.
+_UNSCORED = ("random", "mixed", "ccs", "step-matched-random", "low-mc")
+
+_ROWS_PER_WRITE = 4096
+
+
+@dataclasses.dataclass(frozen=True)
+class Options(shared.CorpusOptions):
+    """Write every rollout's scores, one row each, in corpus order.
+
+    Columns: file, line, source, row, n_steps, n_measured, n_positive, mean_mc, and one
+    per scoring rule. A score that this corpus does not define (no Beta prior fits) is
+    null and said.
+
+    Example: mprm score CORPUS --output scores.parquet
+
+    Attributes:
+        output: File to write: .jsonl, or .parquet with the parquet extra.
+        alpha: BIS's alpha.
+    """
+
+    output: Path = Path("runs/scores.jsonl")
+    alpha: float = scores.DEFAULT_ALPHA
+
+
+OPTIONS = Options
+
+
+def run(options: Options) -> None:
+    """Score and write."""
+    options.check()
+    if not 0 <= options.alpha < float("inf"):
+        raise shared.UsageError(f"--alpha must be finite and >= 0, not {options.alpha}")
+    if options.output.suffix not in (".jsonl", ".parquet"):
+        raise shared.UsageError(
+            f"--output must end in .jsonl or .parquet, not {options.output.name!r}"
+        )
+    check_output(options.output, options.corpus)
+    usable = shared.load_usable(options)
+    columns, undefined = score_columns(usable, options.alpha)
+    if options.output.suffix == ".parquet":
+        _write_parquet(options.output, columns)
+    else:
+        _write_jsonl(options.output, columns)
+    message = f"wrote {len(usable.row):,} rows: {options.output}"
+    if options.json:
+        shared.print_json(
+            {
+                "output": str(options.output),
+                "rows": len(usable.row),
+                "columns": list(columns),
+                "undefined": undefined,
+                "bad_lines": shared.problem_rows(usable.problems),
+            }
+        )
+        return
+    for name, reason in undefined.items():
+        print(f"{name} is null throughout: {reason}")
+    print(message)
+
+
+def score_columns(
+    usable: Usable, alpha: float
+) -> tuple[dict[str, np.ndarray | list[Any]], dict[str, str]]:
+    """(column by name, reason by name of each score that is undefined here)."""
+    corpus, rollouts = usable.corpus, usable.rollouts
+    names = [str(file.path.name) for file in corpus.files]
+    columns: dict[str, np.ndarray | list[Any]] = {
+        "file": [names[i] for i in corpus.file[usable.row]],
+        "line": corpus.line[usable.row],
+        "source": [rollouts.source_names[i] for i in rollouts.source],
+        "row": usable.row,
+        "n_steps": rollouts.lengths,
+        "n_measured": rollouts.n_measured,
+        "n_positive": rollouts.n_positive,
+        "mean_mc": scores.mean_mc(rollouts),
+    }
+    undefined = {}
+    for rule in RULE_NAMES:
+        if rule in _UNSCORED:
+            continue
+        name = {"reliable": "reliability"}.get(rule, rule.replace("-", "_"))
+        try:
+            columns[name] = rule_key(rule, rollouts, alpha)
+        except ValueError as error:
+            undefined[name] = str(error)
+            columns[name] = [None] * rollouts.n_rollouts
+    return columns, undefined
+
+
+def _write_jsonl(path: Path, columns: dict[str, np.ndarray | list[Any]]) -> None:
+    encode = msgspec.json.Encoder().encode
+    n_rows = len(columns["row"])
+    with output_file(path) as file:
+        for start in range(0, n_rows, _ROWS_PER_WRITE):
+            part = {
+                name: column[start : start + _ROWS_PER_WRITE].tolist()
+                if isinstance(column, np.ndarray)
+                else column[start : start + _ROWS_PER_WRITE]
+                for name, column in columns.items()
+            }
+            for values in zip(*part.values(), strict=True):
+                file.write(encode(dict(zip(part, values, strict=True))) + b"\n")
+
+
+def _write_parquet(path: Path, columns: dict[str, np.ndarray | list[Any]]) -> None:
+    try:
+        import pyarrow as pa
+        from pyarrow import parquet
+    except ImportError:
+        raise DataError(
+            "a .parquet output needs the parquet extra: pip install 'mprm-jax[parquet]'"
+        ) from None
+    sink = pa.BufferOutputStream()
+    parquet.write_table(pa.table(columns), sink)
+    with output_file(path) as file:
+        file.write(sink.getvalue().to_pybytes())

@@ -1,0 +1,177 @@
+"""`mprm select`: the rollouts worth training on, in the format a trainer reads."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+from experiments.cli import shared
+from experiments.cli.tables import print_comparison
+from experiments.selecting import SelectionOptions, choose, write_selection
+from mprm_jax.data.formats import by_name
+from mprm_jax.data.formats.base import LabelKind, WriteOptions, check_options
+from mprm_jax.data.framing import corpus_files
+from mprm_jax.data.problems import DataError
+from theory.scores import DEFAULT_ALPHA
+from theory.selection import BudgetUnit, RuleName, TieRule, budget
+
+OutputFormat = Literal["prm", "visualprm", "raw", "trl", "math-shepherd", "rows"]
+
+
+@dataclasses.dataclass(frozen=True)
+class SelectionArguments(shared.CorpusOptions):
+    """Options that name a subset.
+
+    Attributes:
+        keep_ratio: Share rho of the rollouts of each source to keep, in (0, 1]; at
+            least one each, rounded down.
+        alpha: BIS's alpha: (p(1-p) + alpha) R. The paper's default is 0.05; its
+            release uses 0.2 at a keep ratio of 10 %.
+        per_source: One budget per source, as in the paper (this is the default).
+        global_: One budget for the whole corpus instead.
+        budget: What the keep ratio is a share of.
+        ties: Equal scores: by a seeded hash of the content, or in file order as the
+            release does (there, shuffling the lines changes the subset).
+    """
+
+    keep_ratio: float = 0.1
+    alpha: float = DEFAULT_ALPHA
+    per_source: bool = False
+    global_: Annotated[bool, tyro.conf.arg(name="global")] = False
+    budget: BudgetUnit = "rollouts"
+    ties: TieRule = "content"
+
+    def check(self) -> None:
+        """Refuse values without meaning."""
+        super().check()
+        try:
+            budget(1, self.keep_ratio)
+        except ValueError as error:
+            raise shared.UsageError(f"--keep-ratio: {error}") from None
+        if not 0 <= self.alpha < float("inf"):
+            raise shared.UsageError(
+                f"--alpha must be finite and at least 0, not {self.alpha}"
+            )
+        if self.per_source and self.global_:
+            raise shared.UsageError("--per-source and --global exclude each other")
+
+    def selection(self, rule: RuleName) -> SelectionOptions:
+        """The options that the selection itself depends on."""
+        if rule == "ccs" and self.budget == "steps":
+            raise shared.UsageError("--rule ccs draws from strata: no --budget steps")
+        return SelectionOptions(
+            rule=rule,
+            keep_ratio=self.keep_ratio,
+            alpha=self.alpha,
+            per_source=not self.global_,
+            unit=self.budget,
+            ties=self.ties,
+            seed=self.seed,
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class Options(SelectionArguments):
+    """Which rollouts should a process reward model be trained on?
+
+    Ranks the rollouts of each source by a rule, keeps the best share, and writes them
+    with a manifest that says how they were chosen. Bad lines are refused (exit status
+    1, no output) unless --max-bad allows them.
+
+    Example: mprm select CORPUS --rule bis --keep-ratio 0.1 --alpha 0.2 --output
+    bis10.jsonl
+
+    Attributes:
+        output: File to write; the manifest goes beside it.
+        rule: How rollouts are ranked; bis, mixed, low-mc, reliable and random are
+            the paper's.
+        format: Format to write; rows writes the manifest alone.
+        labels: Hard labels 1[s > threshold], or the soft scores s.
+        label_threshold: Threshold of hard labels, in [0, 1).
+        images: Root of the image paths; if given, every chosen image must exist
+            below it.
+        compat: official: reproduce the paper's released script byte for byte (its
+            ties, rounding and dropped rows included).
+    """
+
+    output: Path = Path("runs/subset.jsonl")
+    rule: RuleName = "bis"
+    format: OutputFormat = "prm"
+    labels: LabelKind = "hard"
+    label_threshold: float = 0.0
+    images: Path | None = None
+    compat: Literal["official"] | None = None
+
+    def check(self) -> None:
+        """Refuse values without meaning."""
+        super().check()
+        if not 0 <= self.label_threshold < 1:
+            raise shared.UsageError(
+                f"--label-threshold must lie in [0, 1), not {self.label_threshold}"
+            )
+        if self.compat and self.rule != "bis":
+            raise shared.UsageError("--compat official knows --rule bis only")
+
+
+OPTIONS = Options
+
+
+def run(options: Options) -> None:
+    """Select and write."""
+    options.check()
+    if options.compat:
+        from experiments.cli.compat import run_official
+
+        run_official(options)
+        return
+    selection_options = options.selection(options.rule)
+    labels = WriteOptions(options.labels, options.label_threshold)
+    if options.format != "rows":
+        check_options(by_name(options.format), labels)
+    check_output(options.output, options.corpus)
+    usable = shared.load_usable(options)
+    selection = choose(usable, selection_options)
+    with shared.progress("writing", len(selection.rows), "rollouts") as tick:
+        manifest = write_selection(
+            usable,
+            selection,
+            selection_options,
+            options.output,
+            options.format,
+            labels,
+            options.images,
+            tick,
+        )
+    if options.json:
+        shared.print_json(
+            {
+                "output": str(options.output),
+                **{k: v for k, v in manifest.items() if k not in ("rows", "inputs")},
+                "bad_lines": shared.problem_rows(usable.problems),
+            }
+        )
+        return
+    print_comparison(usable, selection, options.rule)
+    name = options.output if options.format != "rows" else "the manifest alone"
+    print(f"\nwrote {len(selection.rows):,} rollouts ({options.format}): {name}")
+
+
+def check_output(output: Path, corpus: Path) -> None:
+    """Refuse an output that is an input, or that the next run would take for one.
+
+    Raises:
+        DataError: the output lies among the corpus's files.
+    """
+    files = corpus_files(corpus)
+    place = output.resolve()
+    if any(file.path.resolve() == place for file in files):
+        raise DataError(f"{output}: is a file of the corpus; choose another --output")
+    in_corpus = corpus.is_dir() and place.parent == files[0].path.resolve().parent
+    if in_corpus and place.name.endswith((".jsonl", ".jsonl.gz", ".json")):
+        raise DataError(
+            f"{output}: lies in the corpus's own folder and would be read as a part "
+            "of it; choose another --output"
+        )

@@ -1,0 +1,181 @@
+"""`mprm stats`: the columns of the paper's Tables 1 and 8 for any corpus or subset."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+
+from experiments.cli import shared
+from experiments.cli.select_rollouts import SelectionArguments
+from experiments.cli.tables import (
+    count_sentences,
+    format_table,
+    percent,
+    summary_rows,
+    tie_sentence,
+)
+from experiments.selecting import choose, corpus_counts
+from mprm_jax.data.corpus import Usable
+from mprm_jax.data.subset import decode_line, read_lines
+from theory.rollouts import Rollouts
+from theory.selection import RuleName, Selection
+from theory.summary import by_source, summarise
+
+
+@dataclasses.dataclass(frozen=True)
+class Options(SelectionArguments):
+    """What is in this corpus, or in the subset a rule would keep?
+
+    Prints the columns of the paper's Tables 1 and 8, whole and per source. With --rule
+    it describes the subset beside the corpus, and how many picks ties decided.
+
+    Example: mprm stats CORPUS --rule bis --keep-ratio 0.1
+
+    Attributes:
+        rule: Describe what this rule would keep at --keep-ratio.
+        no_words: Leave out words per step, the only column that needs the texts
+            read again.
+    """
+
+    rule: RuleName | None = None
+    no_words: bool = False
+
+
+OPTIONS = Options
+
+
+def run(options: Options) -> None:
+    """Describe."""
+    options.check()
+    selection_options = options.selection(options.rule) if options.rule else None
+    usable = shared.load_usable(options)
+    selection = choose(usable, selection_options) if selection_options else None
+    words = None if options.no_words else _words(usable)
+    described = _describe(usable.rollouts, words, None, selection)
+    result: dict[str, Any] = described
+    if selection is not None:
+        result = {
+            **_describe(usable.rollouts, words, selection.rows, selection),
+            "corpus": described,
+            "rule": asdict(selection_options) if selection_options else None,
+            "cuts": [asdict(cut) for cut in selection.cuts],
+        }
+    result |= {
+        "counts": corpus_counts(usable),
+        "bad_lines": shared.problem_rows(usable.problems),
+    }
+    if options.json:
+        shared.print_json(result)
+    else:
+        _print(result, usable, selection, options.rule)
+
+
+def _words(usable: Usable) -> np.ndarray:
+    """Words of the steps of each usable rollout, int64 ``[n_usable]``."""
+    corpus = usable.corpus
+    lengths = usable.rollouts.lengths
+    words = np.zeros(len(usable.row), np.int64)
+    with shared.progress("counting words", len(words), "rollouts") as tick:
+        for i, (row, line) in enumerate(read_lines(corpus, usable.row)):
+            steps = decode_line(corpus, row, line).steps[: lengths[i]]
+            words[i] = sum(len(step.text.split()) for step in steps)
+            if i % 4096 == 0:
+                tick(i)
+    return words
+
+
+def _describe(
+    rollouts: Rollouts,
+    words: np.ndarray | None,
+    rows: np.ndarray | None,
+    selection: Selection | None,
+) -> dict[str, Any]:
+    """Statistics of the given rows (of all rollouts if None), whole and per source."""
+    if rows is not None:
+        rollouts = rollouts.take(rows)
+        words = None if words is None else words[rows]
+    of_subset = rows is not None and selection is not None
+    cuts = {cut.group: cut for cut in selection.cuts} if of_subset and selection else {}
+
+    def statistics(of: np.ndarray | None, tied_share: float | None) -> dict[str, Any]:
+        part = rollouts if of is None else rollouts.take(of)
+        counted = words if words is None or of is None else words[of]
+        return asdict(summarise(part)) | {
+            "words_per_step": None
+            if counted is None
+            else float(counted.sum() / part.n_steps),
+            "tied_share": tied_share,
+        }
+
+    def tied_share(name: str) -> float | None:
+        cut = cuts.get(name)
+        return None if cut is None else cut.tied_kept / cut.kept
+
+    return {
+        "overall": statistics(
+            None, selection.tied_share if of_subset and selection else None
+        ),
+        "per_source": {
+            name: statistics(of, tied_share(name))
+            for name, of in by_source(rollouts).items()
+        },
+    }
+
+
+def _print(
+    result: dict[str, Any],
+    usable: Usable,
+    selection: Selection | None,
+    rule: str | None,
+) -> None:
+    columns = [("corpus", usable.rollouts, result.get("corpus", result))]
+    if selection is not None:
+        kept = usable.rollouts.take(selection.rows)
+        columns.append((f"kept by {rule}", kept, result))
+    values = [
+        [
+            *summary_rows(summarise(rollouts)),
+            ("words per step", _number(described["overall"]["words_per_step"])),
+        ]
+        for _, rollouts, described in columns
+    ]
+    names = [name for name, _ in values[0]]
+    print(
+        format_table(
+            ("", *(title for title, _, _ in columns)),
+            [
+                (name, *(column[i][1] for column in values))
+                for i, name in enumerate(names)
+            ],
+        )
+    )
+    print()
+    print(
+        format_table(
+            ("source", "rollouts", "steps", "mean MC", "errors", "mixed", "all-neg"),
+            [
+                (
+                    name[:22],
+                    f"{row['rollouts']:,}",
+                    f"{row['steps']:,}",
+                    f"{row['mean_mc']:.4f}",
+                    percent(row["error_step_ratio"]),
+                    percent(row["mixed_share"]),
+                    percent(row["all_negative_share"]),
+                )
+                for name, row in result["per_source"].items()
+            ],
+        )
+    )
+    print()
+    if selection is not None:
+        print(tie_sentence(selection))
+    for sentence in count_sentences(usable):
+        print(sentence)
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.1f}"

@@ -1,0 +1,83 @@
+"""Tables that fit an 80-column terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from mprm_jax.data.corpus import Usable
+from theory.selection import Selection
+from theory.summary import Summary, summarise
+
+
+def format_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Columns aligned: the first to the left, the others to the right."""
+    table = [list(header), *map(list, rows)]
+    widths = [max(len(row[i]) for row in table) for i in range(len(header))]
+    lines = [
+        "  ".join(
+            cell.ljust(width) if i == 0 else cell.rjust(width)
+            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in table
+    ]
+    rule = "-" * max(map(len, lines))
+    return "\n".join([lines[0], rule, *lines[1:]])
+
+
+def percent(share: float | None, digits: int = 2) -> str:
+    """A fraction in per cent; "-" where there is none."""
+    return "-" if share is None else f"{100 * share:.{digits}f} %"
+
+
+def summary_rows(summary: Summary) -> list[tuple[str, str]]:
+    """(name, value) of the statistics of Tables 1 and 8."""
+    return [
+        ("rollouts", f"{summary.rollouts:,}"),
+        ("steps", f"{summary.steps:,}"),
+        ("steps per rollout", f"{summary.steps_per_rollout:.2f}"),
+        ("error-step ratio (K = 0)", percent(summary.error_step_ratio)),
+        ("mean MC score per step", f"{summary.mean_mc:.4f}"),
+        ("mixed rollouts", percent(summary.mixed_share)),
+        ("all-negative rollouts", percent(summary.all_negative_share)),
+        ("all-positive rollouts", percent(summary.all_positive_share)),
+        ("positives with K <= 2", percent(summary.low_mc_positive_share)),
+        ("R, median", f"{summary.reliability_quantiles[2]:.4f}"),
+        ("BIS, median", f"{summary.bis_quantiles[2]:.4f}"),
+    ]
+
+
+def print_comparison(usable: Usable, selection: Selection, rule: str) -> None:
+    """Corpus beside subset, and how much of the subset the tie rule decided."""
+    whole = summary_rows(summarise(usable.rollouts))
+    kept = summary_rows(summarise(usable.rollouts.take(selection.rows)))
+    rows = [(name, a, b) for (name, a), (_, b) in zip(whole, kept, strict=True)]
+    print(format_table(("", "corpus", f"kept by {rule}"), rows))
+    print()
+    print(tie_sentence(selection))
+    for sentence in count_sentences(usable):
+        print(sentence)
+
+
+def tie_sentence(selection: Selection) -> str:
+    """How many picks the score decided, and how many the tie rule."""
+    return (
+        f"{percent(selection.tied_share, 1)} of the picks were chosen among equal "
+        "scores at the cut (--ties)."
+    )
+
+
+def count_sentences(usable: Usable) -> list[str]:
+    """What was passed over, cut or met twice; nothing where there is nothing to say."""
+    corpus = usable.corpus
+    said = [
+        (corpus.blank, "blank lines passed over"),
+        (usable.problems.total, "bad lines left out (--max-bad)"),
+        (
+            usable.unmeasured_steps,
+            f"steps never sampled (--unmeasured {usable.unmeasured})",
+        ),
+        (usable.truncated, "rollouts cut before their first such step"),
+        (usable.emptied, "rollouts of which nothing was left"),
+        (corpus.duplicates, "rollouts that repeat another byte for byte"),
+    ]
+    return [f"{count:,} {what}." for count, what in said if count]

@@ -1,0 +1,207 @@
+"""Index cache: a scan is kept beside the corpus and reused while the file is the same.
+
+"The same" means: size, modification and status-change times unchanged since well
+before the scan; failing that, the SHA-256 of the file decides.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import xxhash
+
+from mprm_jax.data.formats.base import ReadOptions
+from mprm_jax.data.framing import CorpusFile, RecordFile
+from mprm_jax.data.index import COLUMNS, FileIndex
+from mprm_jax.data.problems import Problem, Problems
+
+CACHE_FOLDER = ".mprm-index"
+
+# Raise when a scan would give other columns or refuse other lines than before.
+_VERSION = 1
+
+# A write this shortly before the scan could hide behind equal time stamps.
+_RACY_NS = 2_000_000_000
+
+
+class _Key(msgspec.Struct, frozen=True):
+    version: int
+    format: str
+    trials: int | None
+    source_from: str | None
+
+
+class _Stamp(msgspec.Struct, frozen=True):
+    size: int
+    mtime_ns: int
+    ctime_ns: int
+    inode: int
+
+
+class _Entry(msgspec.Struct):
+    key: _Key
+    stamp: _Stamp
+    scanned_ns: int
+    sha256: str
+    lines: int
+    blank: int
+    counts: dict[str, int]
+    first: dict[str, Problem]
+    kept: list[Problem]
+    source_names: list[str]
+    columns: dict[str, tuple[str, bytes]]
+
+
+@dataclass(frozen=True)
+class CachedScan:
+    """A scan with the outcome of the cache.
+
+    Attributes:
+        index: the columns.
+        reused: whether they came from the cache.
+    """
+
+    index: FileIndex
+    reused: bool
+
+
+def cached_scan(
+    file: CorpusFile,
+    format_name: str,
+    options: ReadOptions,
+    scan: Callable[[], FileIndex],
+) -> CachedScan:
+    """The index of a file, from the cache if it holds for this file and these options.
+
+    A damaged, foreign or outdated cache is replaced; a place that cannot be written is
+    no error, only slower the next time.
+    """
+    key = _Key(_VERSION, format_name, options.trials, options.source_from)
+    started = time.time_ns()
+    stamp = _stamp(file.path)
+    for path in _cache_paths(file.path, key):
+        entry = _read(path)
+        if entry is None or entry.key != key or entry.stamp.size != stamp.size:
+            continue
+        settled = max(stamp.mtime_ns, stamp.ctime_ns) < entry.scanned_ns - _RACY_NS
+        if entry.stamp == stamp and settled:
+            return CachedScan(_index(file, entry), reused=True)
+        if entry.sha256 == _sha256(file):
+            entry.stamp, entry.scanned_ns = stamp, started
+            _write(path, entry)
+            return CachedScan(_index(file, entry), reused=True)
+    index = scan()
+    if stamp == _stamp(file.path):
+        entry = _entry(key, stamp, started, index)
+        for path in _cache_paths(file.path, key):
+            if _write(path, entry):
+                break
+    return CachedScan(index, reused=False)
+
+
+def _stamp(path: Path) -> _Stamp:
+    status = os.stat(path)
+    return _Stamp(status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino)
+
+
+def _sha256(file: CorpusFile) -> str:
+    with RecordFile(file) as records:
+        return records.sha256()
+
+
+def _cache_paths(path: Path, key: _Key) -> list[Path]:
+    """Beside the corpus, and in the user's cache folder where that is read-only."""
+    choice = f"{key.format}:{key.trials}:{key.source_from}"
+    name = f"{path.name}.{xxhash.xxh3_64_hexdigest(choice)}.index"
+    place = hashlib.sha256(str(path.resolve().parent).encode()).hexdigest()[:16]
+    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return [
+        path.parent / CACHE_FOLDER / name,
+        Path(home) / "mprm" / "index" / place / name,
+    ]
+
+
+_ENCODER = msgspec.msgpack.Encoder()
+_DECODER = msgspec.msgpack.Decoder(_Entry)
+
+
+def _read(path: Path) -> _Entry | None:
+    try:
+        data = path.read_bytes()
+    except OSError:
+        return None
+    digest, body = data[:8], data[8:]
+    if xxhash.xxh3_64_digest(body) != digest:
+        return None
+    try:
+        return _DECODER.decode(body)
+    except (msgspec.DecodeError, RecursionError):
+        return None
+
+
+def _write(path: Path, entry: _Entry) -> bool:
+    body = _ENCODER.encode(entry)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, partial = tempfile.mkstemp(dir=path.parent, suffix=".partial")
+    except OSError:
+        return False
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(xxhash.xxh3_64_digest(body))
+            file.write(body)
+        os.replace(partial, path)
+    except OSError:
+        Path(partial).unlink(missing_ok=True)
+        return False
+    return True
+
+
+def _entry(key: _Key, stamp: _Stamp, started: int, index: FileIndex) -> _Entry:
+    return _Entry(
+        key=key,
+        stamp=stamp,
+        scanned_ns=started,
+        sha256=index.sha256,
+        lines=index.lines,
+        blank=index.blank,
+        counts=index.problems.counts,
+        first=index.problems.first,
+        kept=index.problems.kept,
+        source_names=list(index.source_names),
+        columns={
+            name: (getattr(index, name).dtype.str, getattr(index, name).tobytes())
+            for name in COLUMNS
+        },
+    )
+
+
+def _index(file: CorpusFile, entry: _Entry) -> FileIndex:
+    def here(problem: Problem) -> Problem:
+        # The scan may have been run from another folder.
+        return replace(problem, file=str(file.path))
+
+    columns = {
+        name: np.frombuffer(data, np.dtype(dtype))
+        for name, (dtype, data) in entry.columns.items()
+    }
+    return FileIndex(
+        sha256=entry.sha256,
+        lines=entry.lines,
+        blank=entry.blank,
+        problems=Problems(
+            entry.counts,
+            {reason: here(problem) for reason, problem in entry.first.items()},
+            [here(problem) for problem in entry.kept],
+        ),
+        source_names=tuple(entry.source_names),
+        **columns,
+    )

@@ -1,0 +1,300 @@
+"""A corpus on disk as columns: built by any executor, cached, and ready for rules."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import Executor
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from mprm_jax.data.cache import cached_scan
+from mprm_jax.data.formats import by_name
+from mprm_jax.data.formats.base import ReadOptions
+from mprm_jax.data.framing import CorpusFile, corpus_files
+from mprm_jax.data.index import FileIndex, detect_format, scan_file
+from mprm_jax.data.problems import BadCorpus, DataError, Problem, Problems
+from mprm_jax.data.record import UnmeasuredPolicy, unmeasured_step
+from theory.rollouts import Rollouts
+
+
+@dataclass(frozen=True, eq=False)
+class Corpus:
+    """Every rollout of a corpus as numbers; row i of each column is rollout i.
+
+    Attributes:
+        path: as the user gave it.
+        format: name of the format its files have.
+        options: how they were read.
+        files: in the order of their names.
+        sha256: of each file.
+        lines: lines over all files, blank ones included.
+        blank: blank lines.
+        problems: refused lines.
+        rollouts: the counts.
+        file: index into ``files``, int32 ``[n_rollouts]``.
+        offset: byte offset in the (decompressed) file, int64 ``[n_rollouts]``.
+        size: bytes of the record, int32 ``[n_rollouts]``.
+        line: line number from 1, int32 ``[n_rollouts]``.
+        content: hash of the record's bytes, uint64 ``[n_rollouts]``.
+        reused: files whose columns came from the cache.
+    """
+
+    path: Path
+    format: str
+    options: ReadOptions
+    files: tuple[CorpusFile, ...]
+    sha256: tuple[str, ...]
+    lines: int
+    blank: int
+    problems: Problems
+    rollouts: Rollouts
+    file: np.ndarray
+    offset: np.ndarray
+    size: np.ndarray
+    line: np.ndarray
+    content: np.ndarray
+    reused: int
+
+    def where(self, row: int) -> str:
+        """``file:line`` of a rollout."""
+        return f"{self.files[self.file[row]].path}:{self.line[row]}"
+
+    @property
+    def duplicates(self) -> int:
+        """Rollouts whose bytes another, earlier rollout has too."""
+        return len(self.content) - len(np.unique(self.content))
+
+
+def read_corpus(
+    path: Path,
+    format_name: str = "auto",
+    options: ReadOptions | None = None,
+    *,
+    executor: Executor | None = None,
+    use_cache: bool = True,
+    progress: Callable[[CorpusFile], None] = lambda file: None,
+) -> Corpus:
+    """Scan (or recall) every file of a corpus.
+
+    Args:
+        path: a file, a folder of files, or a folder that holds ``annotations/``.
+        format_name: of all its files, or "auto": told by the first file's keys.
+        options: what the format leaves open.
+        executor: scans files in parallel; the result does not depend on it.
+        use_cache: reuse and write the index cache.
+        progress: called after each file, in order.
+
+    Raises:
+        DataError: a file cannot be read, or its format not be told.
+    """
+    options = options or ReadOptions()
+    files = corpus_files(path)
+    if format_name == "auto":
+        format_name = _detect(files)
+    index = partial(_index_file, format_name, options, use_cache)
+    pieces, reused = [], 0
+    for file, (piece, was_cached) in zip(
+        files, (executor.map if executor else map)(index, files), strict=True
+    ):
+        pieces.append(piece)
+        reused += was_cached
+        progress(file)
+    return _merge(path, format_name, options, files, pieces, reused)
+
+
+def _detect(files: tuple[CorpusFile, ...]) -> str:
+    empty: DataError | None = None
+    for file in files:
+        if file.path.stat().st_size:
+            return detect_format(file).name
+        empty = empty or DataError(f"{file.path}: the file is empty")
+    raise empty or DataError("no file to read")
+
+
+def _index_file(
+    format_name: str, options: ReadOptions, use_cache: bool, file: CorpusFile
+) -> tuple[FileIndex, bool]:
+    form = by_name(format_name)
+    scan = partial(scan_file, file, form, options)
+    if not use_cache:
+        return scan(), False
+    cached = cached_scan(file, format_name, options, scan)
+    return cached.index, cached.reused
+
+
+def _merge(
+    path: Path,
+    format_name: str,
+    options: ReadOptions,
+    files: tuple[CorpusFile, ...],
+    pieces: list[FileIndex],
+    reused: int,
+) -> Corpus:
+    names = tuple(dict.fromkeys(name for p in pieces for name in p.source_names))
+    ids = {name: i for i, name in enumerate(names)}
+    problems = Problems()
+    problems.extend(piece.problems for piece in pieces)
+
+    def column(name: str) -> np.ndarray:
+        return np.concatenate([getattr(piece, name) for piece in pieces])
+
+    lengths = column("lengths")
+    rollouts = Rollouts(
+        column("successes"),
+        column("trials"),
+        np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)]).astype(np.int64),
+        np.concatenate(
+            [
+                np.array([ids[n] for n in piece.source_names], np.int32)[piece.source]
+                for piece in pieces
+                if len(piece.source)
+            ]
+            or [np.zeros(0, np.int32)]
+        ),
+        names,
+    )
+    return Corpus(
+        path=path,
+        format=format_name,
+        options=options,
+        files=files,
+        sha256=tuple(piece.sha256 for piece in pieces),
+        lines=sum(piece.lines for piece in pieces),
+        blank=sum(piece.blank for piece in pieces),
+        problems=problems,
+        rollouts=rollouts,
+        file=np.repeat(
+            np.arange(len(pieces), dtype=np.int32),
+            [len(piece.lengths) for piece in pieces],
+        ),
+        offset=column("offset"),
+        size=column("size"),
+        line=column("line"),
+        content=column("content"),
+        reused=reused,
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class Usable:
+    """The rollouts that may be selected, with every step measured.
+
+    Attributes:
+        corpus: where they come from.
+        rollouts: counts after the policy for unmeasured steps.
+        row: row in the corpus of each, ascending int64 ``[n_usable]``.
+        unmeasured: the policy.
+        unmeasured_steps: steps that were never sampled.
+        truncated: rollouts cut before their first such step.
+        emptied: rollouts of which nothing was left.
+        problems: refused lines, those with unmeasured steps among them under "error".
+    """
+
+    corpus: Corpus
+    rollouts: Rollouts
+    row: np.ndarray
+    unmeasured: UnmeasuredPolicy
+    unmeasured_steps: int
+    truncated: int
+    emptied: int
+    problems: Problems
+
+    @property
+    def content(self) -> np.ndarray:
+        """Content hash of each, uint64 ``[n_usable]``."""
+        return self.corpus.content[self.row]
+
+
+def usable_rollouts(
+    corpus: Corpus, unmeasured: UnmeasuredPolicy = "error", max_bad: int = 0
+) -> Usable:
+    """Refuse what must be refused, and settle what an unmeasured step means.
+
+    Args:
+        corpus: the columns.
+        unmeasured: "error" refuses lines with such steps (they count as bad lines);
+            "drop" cuts the rollout before the first; "negative" labels them negative.
+        max_bad: bad lines to go on without.
+
+    Raises:
+        BadCorpus: more than ``max_bad`` lines are bad.
+        DataError: no rollout is left.
+    """
+    rollouts = corpus.rollouts
+    missing = rollouts.trials == 0
+    per_rollout = rollouts.total(missing)
+    affected = per_rollout > 0
+    problems = Problems()
+    problems.extend([corpus.problems])
+    keep = np.ones(rollouts.n_rollouts, bool)
+    truncated = emptied = 0
+    if np.any(affected):
+        first = _first_missing(rollouts, missing)
+        match unmeasured:
+            case "error":
+                for row in np.flatnonzero(affected):
+                    error = unmeasured_step(int(first[row]) + 1)
+                    problems.add(
+                        Problem(
+                            str(corpus.files[corpus.file[row]].path),
+                            int(corpus.line[row]),
+                            error.reason,
+                            error.detail,
+                        )
+                    )
+                keep = ~affected
+            case "drop":
+                keep = first > 0
+                emptied = int(np.count_nonzero(~keep))
+                truncated = int(np.count_nonzero(affected)) - emptied
+                rollouts = _truncate(rollouts, first)
+            case "negative":
+                rollouts = Rollouts(
+                    rollouts.successes,
+                    np.maximum(rollouts.trials, 1),
+                    rollouts.offsets,
+                    rollouts.source,
+                    rollouts.source_names,
+                )
+    if problems.total > max_bad:
+        raise BadCorpus(problems, max_bad)
+    row = np.flatnonzero(keep)
+    if len(row) == 0:
+        raise DataError(f"{corpus.path}: no rollout to select from")
+    return Usable(
+        corpus=corpus,
+        rollouts=rollouts if np.all(keep) else rollouts.take(row),
+        row=row,
+        unmeasured=unmeasured,
+        unmeasured_steps=int(per_rollout.sum()),
+        truncated=truncated,
+        emptied=emptied,
+        problems=problems,
+    )
+
+
+def _first_missing(rollouts: Rollouts, missing: np.ndarray) -> np.ndarray:
+    """Steps before the first unmeasured one of each rollout, int64 ``[n_rollouts]``."""
+    length = rollouts.lengths
+    position = np.arange(rollouts.n_steps) - np.repeat(rollouts.offsets[:-1], length)
+    first = length.copy()
+    owner = np.repeat(np.arange(rollouts.n_rollouts), length)
+    np.minimum.at(first, owner[missing], position[missing])
+    return first
+
+
+def _truncate(rollouts: Rollouts, lengths: np.ndarray) -> Rollouts:
+    position = np.arange(rollouts.n_steps) - np.repeat(
+        rollouts.offsets[:-1], rollouts.lengths
+    )
+    kept = position < np.repeat(lengths, rollouts.lengths)
+    return Rollouts(
+        rollouts.successes[kept],
+        rollouts.trials[kept],
+        np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
+        rollouts.source,
+        rollouts.source_names,
+    )

@@ -1,0 +1,232 @@
+"""The raw VisualPRM annotation: Monte-Carlo counts for every step of a rollout.
+
+``{image, question, question_orig?, answer, response, steps_with_score: [{step, score,
+num_mc_correct, num_mc_total}], num_mc_sequences?}``, one record per line. ``image`` is
+a path, a list of paths, or null for a text-only rollout; the key must be there.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import Any
+
+import msgspec
+
+from mprm_jax.data.formats.base import Format, ReadOptions, WriteOptions
+from mprm_jax.data.problems import BadRecord
+from mprm_jax.data.record import (
+    MAX_TRIALS,
+    SCORE_TOLERANCE,
+    Record,
+    Step,
+    check_record,
+    counts_from_score,
+)
+
+
+def load_object(line: bytes) -> dict[str, Any]:
+    """The JSON object of one line, or the reason why it is none.
+
+    Raises:
+        BadRecord: see the tests for every reason and its words.
+    """
+    if line.startswith(b"\xef\xbb\xbf"):
+        raise BadRecord("byte order mark", "save the file as UTF-8 without BOM")
+    if b"\r" in line.strip():
+        raise BadRecord(
+            "carriage return inside a record",
+            "text readers split the line there; end lines with \\n only",
+        )
+    try:
+        text = line.decode()
+    except UnicodeDecodeError as error:
+        raise BadRecord("invalid UTF-8", f"at byte {error.start + 1}") from None
+    try:
+        value = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise _not_json(text.strip(), error) from None
+    except RecursionError:
+        raise BadRecord("nested too deeply") from None
+    except ValueError as error:  # more digits than Python converts
+        raise BadRecord("not JSON", str(error).partition(";")[0]) from None
+    if not isinstance(value, dict):
+        raise BadRecord("not a JSON object", f"the line holds {_kind(value)}")
+    return value
+
+
+def _not_json(text: str, error: json.JSONDecodeError) -> BadRecord:
+    if error.msg == "Extra data" and text.startswith("{"):
+        return BadRecord(
+            "two records on one line", f"the second begins at column {error.colno}"
+        )
+    if len(text) <= 2 or not text.startswith("{"):
+        return BadRecord(
+            "not JSON",
+            f"{text[:40]!r}: one record per line is expected "
+            "(pretty-printed? rewrite with jq -c .)",
+        )
+    if error.pos >= len(text) - 1 or error.msg.startswith("Unterminated"):
+        return BadRecord("truncated line", f"it ends inside the record ({error.msg})")
+    return BadRecord("not JSON", f"{error.msg} at column {error.colno}")
+
+
+def _kind(value: object) -> str:
+    match value:
+        case None:
+            return "null"
+        case bool():
+            return "a boolean"
+        case int() | float():
+            return "a number"
+        case str():
+            return "a string"
+        case list():
+            return "a list"
+    return "an object"
+
+
+def decode(line: bytes, options: ReadOptions) -> Record:
+    """One raw record; a record without counts needs binary scores or ``trials``.
+
+    Raises:
+        BadRecord: anything that makes it unusable, each with its own words.
+    """
+    value = load_object(line)
+    steps = value.get("steps_with_score")
+    if not isinstance(steps, list):
+        raise BadRecord(
+            "no steps" if steps is None else "steps_with_score is not a list"
+        )
+    question = value.get("question_orig") or value.get("question")
+    if question is not None and not isinstance(question, str):
+        raise BadRecord("question is not a string", f"it is {_kind(question)}")
+    return check_record(
+        Record(
+            question=(question or "").strip(),
+            steps=tuple(_step(step, i, options) for i, step in enumerate(steps, 1)),
+            image=_image(value),
+            answer=_optional_text(value.get("answer")),
+            response=_optional_text(value.get("response")),
+            source=_source(value, options),
+        )
+    )
+
+
+def _optional_text(value: object) -> str | None:
+    return value if value is None or isinstance(value, str) else json.dumps(value)
+
+
+def _source(value: dict, options: ReadOptions) -> str | None:
+    if options.source_from is None:
+        return None
+    source = value.get(options.source_from)
+    if not isinstance(source, str) or not source:
+        raise BadRecord(
+            "source missing", f"field {options.source_from!r} holds {_kind(source)}"
+        )
+    return source
+
+
+def _image(value: dict) -> str | tuple[str, ...] | None:
+    if "image" not in value:
+        raise BadRecord("image missing", 'a text-only rollout says "image": null')
+    image = value["image"]
+    if image is None or isinstance(image, str):
+        return image
+    if not isinstance(image, list):
+        raise BadRecord("image is no path", f"it is {_kind(image)}")
+    if not image:
+        raise BadRecord("image empty", "the list of images is empty")
+    for path in image:
+        if not isinstance(path, str):
+            raise BadRecord("image is no path", f"the list holds {_kind(path)}")
+    return tuple(image)
+
+
+def _step(step: object, number: int, options: ReadOptions) -> Step:
+    if not isinstance(step, dict):
+        raise BadRecord("step is not an object", f"step {number} is {_kind(step)}")
+    text = step.get("step")
+    if not isinstance(text, str):
+        raise BadRecord("step text is not a string", f"step {number}: {_kind(text)}")
+    score = _score(step, number)
+    if "num_mc_correct" not in step and "num_mc_total" not in step:
+        successes, trials = counts_from_score(score, options.trials, number)
+        return Step(text.strip(), successes, trials)
+    successes = _count(step, "num_mc_correct", number)
+    trials = _count(step, "num_mc_total", number)
+    if successes > trials:
+        raise BadRecord(
+            "more correct than sampled",
+            f"step {number}: num_mc_correct {successes}, num_mc_total {trials}",
+        )
+    if not 0 <= score <= 1:
+        raise BadRecord("score outside [0, 1]", f"step {number} has score {score}")
+    if abs(score - (successes / trials if trials else 0.0)) > SCORE_TOLERANCE:
+        raise BadRecord(
+            "score is not correct/total",
+            f"step {number} has score {score} with {successes}/{trials}",
+        )
+    return Step(text.strip(), successes, trials)
+
+
+def _score(step: dict, number: int) -> float:
+    if "score" not in step:
+        raise BadRecord("score missing", f"step {number}")
+    score = step["score"]
+    if isinstance(score, bool) or not isinstance(score, (int, float)):
+        raise BadRecord("score is not a number", f"step {number} has {_kind(score)}")
+    if isinstance(score, int) and abs(score) > 1:
+        raise BadRecord("score outside [0, 1]", f"step {number}")
+    if not math.isfinite(score):
+        raise BadRecord("score is not finite", f"step {number} has {score}")
+    return float(score)
+
+
+def _count(step: dict, name: str, number: int) -> int:
+    count = step.get(name)
+    if isinstance(count, bool) or not isinstance(count, int):
+        raise BadRecord(f"{name} is not an integer", f"step {number}: {_kind(count)}")
+    if not 0 <= count <= MAX_TRIALS:
+        raise BadRecord(f"{name} outside [0, {MAX_TRIALS}]", f"step {number}")
+    return count
+
+
+def encode(record: Record, options: WriteOptions) -> bytes:
+    """One raw line; counts are kept, so label options do not apply.
+
+    Scores are K/N, and 0 for a step that was never sampled, as the annotator writes.
+    """
+    value: dict[str, Any] = {"image": record.image, "question": record.question}
+    if record.answer is not None:
+        value["answer"] = record.answer
+    if record.response is not None:
+        value["response"] = record.response
+    value["steps_with_score"] = [
+        {
+            "step": step.text,
+            "score": step.score if step.trials else 0.0,
+            "num_mc_correct": step.successes,
+            "num_mc_total": step.trials,
+        }
+        for step in record.steps
+    ]
+    return msgspec.json.encode(value)
+
+
+def truncate(line: bytes, n_steps: int) -> bytes:
+    """The raw line with only its first ``n_steps`` steps, every other field kept."""
+    value = json.loads(line)
+    value["steps_with_score"] = value["steps_with_score"][:n_steps]
+    return json.dumps(value, ensure_ascii=False).encode()
+
+
+RAW = Format(
+    name="raw",
+    meaning="VisualPRM annotation: Monte-Carlo counts per step",
+    decode=decode,
+    encode=encode,
+    soft=True,
+    recognise=lambda keys: "steps_with_score" in keys,
+)

@@ -1,0 +1,242 @@
+"""Splitting files into records, in bounded memory, and finding one again by offset."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import io
+import os
+import re
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+import msgspec
+
+from mprm_jax.data.problems import DataError
+
+# Read this much at a time: large enough that per-chunk costs vanish, small enough that
+# the decoded objects of one chunk stay near 10 MB.
+CHUNK_BYTES = 1 << 20
+
+# A raw record is a few KiB. Images belong into files, so a longer line is a fault, and
+# holding it would break the promise of bounded memory.
+MAX_LINE_BYTES = 16 << 20
+
+# JSON arrays are decoded whole; every published one is a few MB.
+MAX_ARRAY_BYTES = 1 << 30
+
+_SHARD = re.compile(r"-\d{5}-of-\d{5}$")
+
+
+@dataclass(frozen=True)
+class CorpusFile:
+    """One file of a corpus.
+
+    Attributes:
+        path: where it is.
+        source: file name less suffixes and a ``-NNNNN-of-NNNNN`` shard suffix.
+    """
+
+    path: Path
+    source: str
+
+    @property
+    def is_gzip(self) -> bool:
+        """Whether the name says that the content is compressed."""
+        return self.path.suffix == ".gz"
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Whole lines of a file.
+
+    Attributes:
+        data: the bytes, each line with its newline (the last line may lack it).
+        offset: of the first byte in the (decompressed) file.
+        line: number of the first line, from 1.
+        too_long: the chunk stands for one line longer than MAX_LINE_BYTES; ``data``
+            holds only its beginning.
+    """
+
+    data: bytes
+    offset: int
+    line: int
+    too_long: bool = False
+
+
+def corpus_files(corpus: Path) -> tuple[CorpusFile, ...]:
+    """The files of a corpus in the order of their names.
+
+    A corpus is one file, a folder of ``*.jsonl`` or ``*.jsonl.gz`` (or, where there is
+    none of these, ``*.json``), or a folder that holds such a folder ``annotations/``.
+
+    Raises:
+        DataError: there is no such file or folder, or nothing in it.
+    """
+    if corpus.is_file():
+        return (CorpusFile(corpus, _source_name(corpus)),)
+    if not corpus.is_dir():
+        raise DataError(f"{corpus}: no such file or folder")
+    folder = corpus / "annotations" if (corpus / "annotations").is_dir() else corpus
+    entries = sorted(
+        (entry for entry in folder.iterdir() if entry.is_file()), key=lambda e: e.name
+    )
+    for suffixes in ((".jsonl", ".jsonl.gz"), (".json",)):
+        files = [entry for entry in entries if entry.name.endswith(suffixes)]
+        if files:
+            return tuple(CorpusFile(path, _source_name(path)) for path in files)
+    raise DataError(f"{folder}: holds no *.jsonl, *.jsonl.gz or *.json file")
+
+
+def _source_name(path: Path) -> str:
+    name = path.name.removesuffix(".gz")
+    return _SHARD.sub("", name.removesuffix(".jsonl").removesuffix(".json"))
+
+
+class _HashingReader(io.RawIOBase):
+    """A file that hashes what is read from it."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self.sha256 = hashlib.sha256()
+
+    def readable(self) -> bool:
+        return True
+
+    def read(self, size: int = -1, /) -> bytes:
+        data = self._file.read(size)
+        self.sha256.update(data)
+        return data
+
+
+class RecordFile:
+    """A corpus file open for reading from start to end; use as a context manager.
+
+    Raises:
+        DataError: the file cannot be opened or read, or is no gzip file though its
+            name says so.
+    """
+
+    def __init__(self, file: CorpusFile) -> None:
+        self.file = file
+
+    def __enter__(self) -> RecordFile:
+        try:
+            self._raw = open(self.file.path, "rb", buffering=0)
+        except OSError as error:
+            raise DataError(f"{self.file.path}: {error.strerror or error}") from error
+        self._hashing = _HashingReader(self._raw)
+        self._stream = (
+            gzip.GzipFile(fileobj=self._hashing) if self.file.is_gzip else self._hashing
+        )
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._raw.close()
+
+    def _read(self, size: int) -> bytes:
+        try:
+            return self._stream.read(size)
+        except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+            raise DataError(f"{self.file.path}: damaged gzip file ({error})") from error
+        except OSError as error:
+            raise DataError(f"{self.file.path}: {error.strerror or error}") from error
+
+    def sha256(self) -> str:
+        """SHA-256 of the file as it lies on disk, reading what is left of it."""
+        while self._hashing.read(CHUNK_BYTES):
+            pass
+        return self._hashing.sha256.hexdigest()
+
+    def starts_array(self) -> bool:
+        """Whether the file is one JSON array rather than JSON lines."""
+        with RecordFile(self.file) as probe:
+            while head := probe._read(4096):
+                if stripped := head.strip():
+                    return stripped.startswith(b"[")
+        return False
+
+    def chunks(self, size: int = CHUNK_BYTES) -> Iterator[Chunk]:
+        """The lines of the file, about ``size`` bytes at a time."""
+        carry = b""
+        offset, line = 0, 1
+        while data := self._read(size):
+            carry += data
+            cut = carry.rfind(b"\n") + 1
+            if cut:
+                yield Chunk(carry[:cut], offset, line)
+                offset += cut
+                line += carry.count(b"\n", 0, cut)
+                carry = carry[cut:]
+            elif len(carry) > MAX_LINE_BYTES:
+                yield Chunk(carry[:80], offset, line, too_long=True)
+                offset += len(carry)
+                line += 1
+                carry = b""
+                while data := self._read(size):
+                    end = data.find(b"\n") + 1
+                    offset += end or len(data)
+                    if end:
+                        carry = data[end:]
+                        break
+        if carry:
+            yield Chunk(carry, offset, line)
+
+    def array_elements(self) -> Iterator[tuple[int, int, bytes]]:
+        """(line, offset, bytes) of each element of a file that is one JSON array.
+
+        Raises:
+            DataError: it is no valid JSON array, or larger than MAX_ARRAY_BYTES.
+        """
+        data = self._read(MAX_ARRAY_BYTES + 1)
+        if len(data) > MAX_ARRAY_BYTES:
+            raise DataError(
+                f"{self.file.path}: a JSON array of over {MAX_ARRAY_BYTES} bytes; "
+                "write one record per line instead (JSONL)"
+            )
+        try:
+            elements = msgspec.json.decode(data, type=list[msgspec.Raw])
+        except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
+            raise DataError(
+                f"{self.file.path}: neither JSON lines nor a JSON array ({error})"
+            ) from error
+        position, line, counted = 0, 1, 0
+        for element in elements:
+            raw = bytes(element)
+            # Elements follow one another, so the next match from here is this one.
+            position = data.index(raw, position)
+            line += data.count(b"\n", counted, position)
+            counted = position
+            yield line, position, raw
+            position += len(raw)
+
+
+class RecordReader:
+    """Reads single records by offset; offsets should ascend. A context manager."""
+
+    def __init__(self, file: CorpusFile) -> None:
+        self.file = file
+
+    def __enter__(self) -> RecordReader:
+        try:
+            self._raw = open(self.file.path, "rb", buffering=0)
+        except OSError as error:
+            raise DataError(f"{self.file.path}: {error.strerror or error}") from error
+        self._gzip = gzip.GzipFile(fileobj=self._raw) if self.file.is_gzip else None
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._raw.close()
+
+    def read(self, offset: int, length: int) -> bytes:
+        """``length`` bytes at ``offset`` of the (decompressed) file."""
+        try:
+            if self._gzip is None:
+                return os.pread(self._raw.fileno(), length, offset)
+            self._gzip.seek(offset)
+            return self._gzip.read(length)
+        except (OSError, EOFError, zlib.error) as error:
+            raise DataError(f"{self.file.path}: {error}") from error

@@ -1,0 +1,149 @@
+"""Outputs that are whole or absent, and the manifest that says how each was made."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any
+
+import msgspec
+
+from mprm_jax.data.problems import DataError
+
+MANIFEST_SUFFIX = ".manifest.json"
+MANIFEST_SCHEMA = "mprm-subset/1"
+
+
+class Output:
+    """A file being written under a temporary name, hashed as it goes.
+
+    Attributes:
+        path: the final name.
+        sha256: hash so far.
+        size: bytes so far.
+    """
+
+    def __init__(self, path: Path, file: IO[bytes]) -> None:
+        self.path, self._file = path, file
+        self.sha256 = hashlib.sha256()
+        self.size = 0
+
+    def write(self, data: bytes) -> None:
+        """Append bytes."""
+        self._file.write(data)
+        self.sha256.update(data)
+        self.size += len(data)
+
+
+class OutputSet:
+    """Files that appear together: all are renamed into place when the block ends well.
+
+    Whatever goes wrong before that, the old files stay whole and no part of a new one
+    is left. Use as a context manager.
+
+    Raises:
+        DataError: a file cannot be written (disk full, no permission, a folder in its
+            place).
+    """
+
+    def __init__(self) -> None:
+        self._open: list[tuple[Output, IO[bytes], str]] = []
+
+    def __enter__(self) -> OutputSet:
+        return self
+
+    def add(self, path: Path) -> Output:
+        """Begin a file that will appear as ``path``."""
+        if path.is_dir():
+            raise DataError(f"{path}: is a folder; name a file")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            handle, partial = tempfile.mkstemp(
+                dir=path.parent, prefix=f".{path.name[:80]}.", suffix=".partial"
+            )
+        except OSError as error:
+            raise DataError(f"{path}: {error.strerror or error}") from error
+        file = os.fdopen(handle, "wb")
+        output = Output(path, file)
+        self._open.append((output, file, partial))
+        return output
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        try:
+            if kind is None:
+                self._commit()
+            elif isinstance(error, OSError):
+                raise _cannot_write(self._open, error) from error
+        finally:
+            for _, file, partial in self._open:
+                with contextlib.suppress(OSError):
+                    file.close()
+                Path(partial).unlink(missing_ok=True)
+
+    def _commit(self) -> None:
+        umask = os.umask(0)
+        os.umask(umask)
+        try:
+            for _, file, partial in self._open:
+                file.flush()
+                os.fsync(file.fileno())
+                # mkstemp makes files for their owner only.
+                os.chmod(partial, 0o666 & ~umask)
+            for output, _, partial in self._open:
+                os.replace(partial, output.path)
+        except OSError as error:
+            raise _cannot_write(self._open, error) from error
+
+
+def _cannot_write(files: list, error: OSError) -> DataError:
+    name = error.filename or ", ".join(str(output.path) for output, _, _ in files)
+    return DataError(f"{name}: {error.strerror or error}")
+
+
+@contextlib.contextmanager
+def output_file(path: Path) -> Iterator[Output]:
+    """One file that is whole or absent."""
+    with OutputSet() as outputs:
+        yield outputs.add(path)
+
+
+def manifest_path(output: Path) -> Path:
+    """Where the manifest of an output lies: beside it."""
+    return output.with_name(output.name + MANIFEST_SUFFIX)
+
+
+def manifest_bytes(manifest: dict[str, Any]) -> bytes:
+    """JSON with one line per top-level key: readable, though the rows are many."""
+    lines = (
+        f"{msgspec.json.encode(key).decode()}: {msgspec.json.encode(value).decode()}"
+        for key, value in ({"schema": MANIFEST_SCHEMA} | manifest).items()
+    )
+    return ("{\n" + ",\n".join(lines) + "\n}\n").encode()
+
+
+def read_manifest(output: Path) -> dict[str, Any]:
+    """The manifest beside an output.
+
+    Raises:
+        DataError: there is none, or it is not one.
+    """
+    path = manifest_path(output)
+    try:
+        value = msgspec.json.decode(path.read_bytes())
+    except OSError as error:
+        raise DataError(f"{path}: {error.strerror or error}") from error
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise DataError(f"{path}: no manifest ({error})") from error
+    if not isinstance(value, dict) or value.get("schema") != MANIFEST_SCHEMA:
+        raise DataError(f"{path}: no manifest of schema {MANIFEST_SCHEMA}")
+    return value

@@ -1,0 +1,177 @@
+"""Many clean raw lines at once: the fast path of the index.
+
+``raw_columns`` accepts a chunk only if every line of it would be accepted, with the
+same numbers, by ``formats.raw.decode``; anything else is left to that function. A test
+compares the two on mutated corpora.
+"""
+
+from __future__ import annotations
+
+from itertools import chain
+from operator import attrgetter
+
+import msgspec
+import numpy as np
+import xxhash
+
+from mprm_jax.data.framing import Chunk
+from mprm_jax.data.problems import BadRecord
+from mprm_jax.data.record import (
+    MAX_TRIALS,
+    SCORE_TOLERANCE,
+    STEP_MARKER,
+    Record,
+    Step,
+    check_image_path,
+)
+
+
+class _Step(msgspec.Struct, gc=False):
+    step: str
+    score: float
+    num_mc_correct: int
+    num_mc_total: int
+
+
+class _Raw(msgspec.Struct, gc=False):
+    steps_with_score: list[_Step]
+    image: str | list[str] | None
+    question: str | None = None
+    question_orig: str | None = None
+
+
+class _RawRecord(_Raw, gc=False):
+    answer: str | None = None
+    response: str | None = None
+
+
+_DECODER = msgspec.json.Decoder(_Raw)
+_RECORD_DECODER = msgspec.json.Decoder(_RawRecord)
+_steps = attrgetter("steps_with_score")
+_text = attrgetter("step")
+_score = attrgetter("score")
+_correct = attrgetter("num_mc_correct")
+_total = attrgetter("num_mc_total")
+
+
+def raw_columns(chunk: Chunk) -> dict[str, np.ndarray] | None:
+    """The columns of :class:`mprm_jax.data.index.FileIndex` less the source, or None
+    if any line needs a closer look.
+    """
+    lines = chunk.data.removesuffix(b"\n").split(b"\n")
+    if b"\r" in chunk.data or not all(map(_one_object, lines)):
+        return None
+    try:
+        records = _DECODER.decode_lines(chunk.data)
+        # The decoder does not look at the bytes of fields it skips.
+        for line in lines:
+            if not line.isascii():
+                line.decode()
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None
+    # Newlines are white space to the decoder. Between } and { inside one document there
+    # must be a comma, so lines that begin with { and end with } each hold whole
+    # documents, and equal numbers mean one each.
+    if len(records) != len(lines) or not _texts_fit(records):
+        return None
+    counts = _counts(records)
+    if counts is None:
+        return None
+    sizes = np.fromiter(map(len, lines), np.int32, len(lines))
+    return counts | {
+        "offset": chunk.offset + np.cumsum(sizes + 1, dtype=np.int64) - sizes - 1,
+        "size": sizes,
+        "line": np.arange(chunk.line, chunk.line + len(lines), dtype=np.int32),
+        "content": np.fromiter(
+            map(xxhash.xxh3_64_intdigest, lines), np.uint64, len(lines)
+        ),
+    }
+
+
+def decode_indexed(line: bytes) -> Record | None:
+    """The record of a raw line that the index has accepted before, unchecked and fast;
+    None if it needs ``formats.raw.decode``.
+    """
+    try:
+        raw = _RECORD_DECODER.decode(line)
+    except (msgspec.DecodeError, RecursionError):
+        return None
+    return Record(
+        question=(raw.question_orig or raw.question or "").strip(),
+        steps=tuple(
+            Step(step.step.strip(), step.num_mc_correct, step.num_mc_total)
+            for step in raw.steps_with_score
+        ),
+        image=tuple(raw.image) if isinstance(raw.image, list) else raw.image,
+        answer=raw.answer,
+        response=raw.response,
+    )
+
+
+def _one_object(line: bytes) -> bool:
+    return line.startswith(b"{") and line.endswith(b"}")
+
+
+def _counts(records: list[_Raw]) -> dict[str, np.ndarray] | None:
+    lengths = np.fromiter(map(len, map(_steps, records)), np.int32, len(records))
+    steps = list(chain.from_iterable(map(_steps, records)))
+    if not all(lengths):
+        return None
+    try:
+        correct = np.fromiter(map(_correct, steps), np.int64, len(steps))
+        total = np.fromiter(map(_total, steps), np.int64, len(steps))
+    except OverflowError:
+        return None
+    score = np.fromiter(map(_score, steps), np.float64, len(steps))
+    fits = (
+        np.all(correct >= 0)
+        and np.all(correct <= total)
+        and np.all(total <= MAX_TRIALS)
+        and np.all((score >= 0) & (score <= 1))
+        and np.all(np.abs(score - correct / np.maximum(total, 1)) <= SCORE_TOLERANCE)
+    )
+    if not fits:
+        return None
+    narrow = np.min_scalar_type(int(total.max()))
+    return {
+        "successes": correct.astype(narrow),
+        "trials": total.astype(narrow),
+        "lengths": lengths,
+    }
+
+
+def _texts_fit(records: list[_Raw]) -> bool:
+    texts = list(map(_text, chain.from_iterable(map(_steps, records))))
+    questions = [r.question_orig or r.question or "" for r in records]
+    return (
+        all(map(str.strip, texts))
+        and all(map(str.strip, questions))
+        and not any(STEP_MARKER in text for text in texts)
+        and not any(STEP_MARKER in question for question in questions)
+        and _images_fit([r.image for r in records])
+    )
+
+
+def _images_fit(images: list[str | list[str] | None]) -> bool:
+    paths: list[str] = []
+    for image in images:
+        if isinstance(image, str):
+            paths.append(image)
+        elif image is not None:
+            if not image:
+                return False
+            paths.extend(image)
+    # One look at all paths of the chunk settles the common case.
+    joined = "/".join(["", *paths])
+    if (
+        joined.isprintable()
+        and not any(mark in joined for mark in (":", "..", "//", "\\", "~", "<", "/ "))
+        and not joined.endswith("/")
+    ):
+        return True
+    try:
+        for path in paths:
+            check_image_path(path)
+    except BadRecord:
+        return False
+    return True
