@@ -226,28 +226,6 @@ class Rollouts:
             totals[start : start + _BLOCK] = np.diff(running[bounds - bounds[0]])
         return totals
 
-    def maximum(self, values: np.ndarray, initial: float = 0.0) -> np.ndarray:
-        """Largest per-step value of each rollout, ``initial`` where it has no steps.
-
-        Args:
-            values: ``[n_steps]``.
-            initial: lower bound of the result.
-
-        Returns:
-            ``[n_rollouts]`` in the type of ``values``.
-        """
-        values = np.asarray(values)
-        if values.shape != (self.n_steps,):
-            raise ValueError(f"values must have shape ({self.n_steps},)")
-        largest = np.full(self.n_rollouts, initial, values.dtype)
-        filled = self.lengths > 0
-        if np.any(filled):
-            # reduceat is right here because empty segments are left out.
-            largest[filled] = np.maximum(
-                np.maximum.reduceat(values, self.offsets[:-1][filled]), initial
-            )
-        return largest
-
     @property
     def measured(self) -> np.ndarray:
         """Steps with at least one continuation, boolean ``[n_steps]``."""
@@ -306,7 +284,7 @@ class Rollouts:
             ValueError: it is no such file, or its columns break an invariant.
         """
         try:
-            with np.load(path, allow_pickle=False) as archive:
+            with open(path, "rb") as file, np.load(file, allow_pickle=False) as archive:
                 columns = {field.name: archive[field.name] for field in fields(cls)}
         except (KeyError, EOFError, ValueError) as error:
             raise ValueError(f"{path}: not a Rollouts file ({error})") from error

@@ -245,12 +245,11 @@ def select(
             )
         if rule == "ccs":
             chosen = group[_stratified(key[group], order[group], limit)]
+        elif unit == "steps":
+            ranked = group[np.lexsort((order[group], -key[group]))]
+            chosen = ranked[: _prefix_within(lengths[ranked], limit)]
         else:
-            chosen = group[np.lexsort((order[group], -key[group]))]
-            if unit == "steps":
-                chosen = chosen[: _prefix_within(lengths[chosen], limit)]
-            else:
-                chosen = chosen[:limit]
+            chosen = group[_best(key[group], order[group], limit)]
         cut_value = None if rule == "ccs" else float(key[chosen].min())
         rows.append(chosen)
         cuts.append(
@@ -279,6 +278,18 @@ def _groups(rollouts: Rollouts, per_source: bool) -> list[tuple[str, np.ndarray]
         for name, group in zip(rollouts.source_names, groups, strict=True)
         if len(group)
     ]
+
+
+def _best(key: np.ndarray, order: np.ndarray, limit: int) -> np.ndarray:
+    """Positions of the ``limit`` largest keys; at the cut, of the smallest orders.
+
+    Only the block that ties at the cut is sorted.
+    """
+    cut = np.partition(key, len(key) - limit)[len(key) - limit]
+    above = np.flatnonzero(key > cut)
+    tied = np.flatnonzero(key == cut)
+    first = np.argsort(order[tied], kind="stable")[: limit - len(above)]
+    return np.concatenate([above, tied[first]])
 
 
 def _prefix_within(lengths: np.ndarray, limit: int) -> int:

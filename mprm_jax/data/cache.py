@@ -10,17 +10,16 @@ import hashlib
 import os
 import tempfile
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import msgspec
 import numpy as np
 import xxhash
 
-from mprm_jax.data.formats.base import ReadOptions
+from mprm_jax.data.formats.base import Format, ReadOptions
 from mprm_jax.data.framing import CorpusFile, RecordFile
-from mprm_jax.data.index import COLUMNS, FileIndex
+from mprm_jax.data.index import COLUMNS, FileIndex, scan_file
 from mprm_jax.data.problems import Problem, Problems
 
 CACHE_FOLDER = ".mprm-index"
@@ -60,32 +59,10 @@ class _Entry(msgspec.Struct):
     columns: dict[str, tuple[str, bytes]]
 
 
-@dataclass(frozen=True)
-class CachedScan:
-    """A scan with the outcome of the cache.
-
-    Attributes:
-        index: the columns.
-        reused: whether they came from the cache.
-    """
-
-    index: FileIndex
-    reused: bool
-
-
-def cached_scan(
-    file: CorpusFile,
-    format_name: str,
-    options: ReadOptions,
-    scan: Callable[[], FileIndex],
-) -> CachedScan:
-    """The index of a file, from the cache if it holds for this file and these options.
-
-    A damaged, foreign or outdated cache is replaced; a place that cannot be written is
-    no error, only slower the next time.
-    """
-    key = _Key(_VERSION, format_name, options.trials, options.source_from)
-    started = time.time_ns()
+def recall(file: CorpusFile, form: str, options: ReadOptions) -> FileIndex | None:
+    """The cached index of a file, if it still holds for it and for these options."""
+    key = _key(form, options)
+    now = time.time_ns()
     stamp = _stamp(file.path)
     for path in _cache_paths(file.path, key):
         entry = _read(path)
@@ -93,18 +70,33 @@ def cached_scan(
             continue
         settled = max(stamp.mtime_ns, stamp.ctime_ns) < entry.scanned_ns - _RACY_NS
         if entry.stamp == stamp and settled:
-            return CachedScan(_index(file, entry), reused=True)
-        if entry.sha256 == _sha256(file):
-            entry.stamp, entry.scanned_ns = stamp, started
+            return _index(file, entry)
+        if entry.sha256 == _sha256(file) and stamp == _stamp(file.path):
+            entry.stamp, entry.scanned_ns = stamp, now
             _write(path, entry)
-            return CachedScan(_index(file, entry), reused=True)
-    index = scan()
+            return _index(file, entry)
+    return None
+
+
+def scan_and_store(file: CorpusFile, form: Format, options: ReadOptions) -> FileIndex:
+    """Scan a file and keep the result beside it, or in the user's cache folder.
+
+    A place that cannot be written is no error, only slower the next time.
+    """
+    key = _key(form.name, options)
+    started = time.time_ns()
+    stamp = _stamp(file.path)
+    index = scan_file(file, form, options)
     if stamp == _stamp(file.path):
         entry = _entry(key, stamp, started, index)
         for path in _cache_paths(file.path, key):
             if _write(path, entry):
                 break
-    return CachedScan(index, reused=False)
+    return index
+
+
+def _key(form: str, options: ReadOptions) -> _Key:
+    return _Key(_VERSION, form, options.trials, options.source_from)
 
 
 def _stamp(path: Path) -> _Stamp:

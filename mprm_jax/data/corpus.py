@@ -10,11 +10,11 @@ from pathlib import Path
 
 import numpy as np
 
-from mprm_jax.data.cache import cached_scan
+from mprm_jax.data.cache import recall, scan_and_store
 from mprm_jax.data.formats import by_name
 from mprm_jax.data.formats.base import ReadOptions
 from mprm_jax.data.framing import CorpusFile, corpus_files
-from mprm_jax.data.index import FileIndex, detect_format, scan_file
+from mprm_jax.data.index import COLUMNS, FileIndex, detect_format, scan_file
 from mprm_jax.data.problems import BadCorpus, DataError, Problem, Problems
 from mprm_jax.data.record import UnmeasuredPolicy, unmeasured_step
 from theory.rollouts import Rollouts
@@ -65,7 +65,8 @@ class Corpus:
     @property
     def duplicates(self) -> int:
         """Rollouts whose bytes another, earlier rollout has too."""
-        return len(self.content) - len(np.unique(self.content))
+        ordered = np.sort(self.content)
+        return int(np.count_nonzero(ordered[1:] == ordered[:-1]))
 
 
 def read_corpus(
@@ -94,15 +95,23 @@ def read_corpus(
     files = corpus_files(path)
     if format_name == "auto":
         format_name = _detect(files)
-    index = partial(_index_file, format_name, options, use_cache)
-    pieces, reused = [], 0
-    for file, (piece, was_cached) in zip(
-        files, (executor.map if executor else map)(index, files), strict=True
-    ):
-        pieces.append(piece)
-        reused += was_cached
+    recalled = [
+        recall(file, format_name, options) if use_cache else None for file in files
+    ]
+    scan = partial(
+        scan_and_store if use_cache else scan_file,
+        form=by_name(format_name),
+        options=options,
+    )
+    missed = [
+        file for file, piece in zip(files, recalled, strict=True) if piece is None
+    ]
+    scanned = iter((executor.map if executor and missed else map)(scan, missed))
+    pieces = []
+    for file, piece in zip(files, recalled, strict=True):
+        pieces.append(next(scanned) if piece is None else piece)
         progress(file)
-    return _merge(path, format_name, options, files, pieces, reused)
+    return _merge(path, format_name, options, files, pieces, len(files) - len(missed))
 
 
 def _detect(files: tuple[CorpusFile, ...]) -> str:
@@ -112,17 +121,6 @@ def _detect(files: tuple[CorpusFile, ...]) -> str:
             return detect_format(file).name
         empty = empty or DataError(f"{file.path}: the file is empty")
     raise empty or DataError("no file to read")
-
-
-def _index_file(
-    format_name: str, options: ReadOptions, use_cache: bool, file: CorpusFile
-) -> tuple[FileIndex, bool]:
-    form = by_name(format_name)
-    scan = partial(scan_file, file, form, options)
-    if not use_cache:
-        return scan(), False
-    cached = cached_scan(file, format_name, options, scan)
-    return cached.index, cached.reused
 
 
 def _merge(
@@ -137,23 +135,28 @@ def _merge(
     ids = {name: i for i, name in enumerate(names)}
     problems = Problems()
     problems.extend(piece.problems for piece in pieces)
+    sha256 = tuple(piece.sha256 for piece in pieces)
+    lines = sum(piece.lines for piece in pieces)
+    blank = sum(piece.blank for piece in pieces)
+    sizes = [len(piece.lengths) for piece in pieces]
+    sources = [
+        np.array([ids[n] for n in piece.source_names], np.int32)[piece.source]
+        for piece in pieces
+        if len(piece.source)
+    ]
+    columns = {name: [getattr(piece, name) for piece in pieces] for name in COLUMNS}
+    pieces.clear()
 
     def column(name: str) -> np.ndarray:
-        return np.concatenate([getattr(piece, name) for piece in pieces])
+        # Each column's pieces are freed as soon as they are joined.
+        return np.concatenate(columns.pop(name))
 
     lengths = column("lengths")
     rollouts = Rollouts(
         column("successes"),
         column("trials"),
         np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)]).astype(np.int64),
-        np.concatenate(
-            [
-                np.array([ids[n] for n in piece.source_names], np.int32)[piece.source]
-                for piece in pieces
-                if len(piece.source)
-            ]
-            or [np.zeros(0, np.int32)]
-        ),
+        np.concatenate(sources or [np.zeros(0, np.int32)]),
         names,
     )
     return Corpus(
@@ -161,15 +164,12 @@ def _merge(
         format=format_name,
         options=options,
         files=files,
-        sha256=tuple(piece.sha256 for piece in pieces),
-        lines=sum(piece.lines for piece in pieces),
-        blank=sum(piece.blank for piece in pieces),
+        sha256=sha256,
+        lines=lines,
+        blank=blank,
         problems=problems,
         rollouts=rollouts,
-        file=np.repeat(
-            np.arange(len(pieces), dtype=np.int32),
-            [len(piece.lengths) for piece in pieces],
-        ),
+        file=np.repeat(np.arange(len(files), dtype=np.int32), sizes),
         offset=column("offset"),
         size=column("size"),
         line=column("line"),

@@ -11,7 +11,7 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any
 
 import msgspec
 
@@ -55,16 +55,25 @@ class Chunk:
 
     Attributes:
         data: the bytes, each line with its newline (the last line may lack it).
+        lines: the same lines without their newlines.
         offset: of the first byte in the (decompressed) file.
         line: number of the first line, from 1.
-        too_long: the chunk stands for one line longer than MAX_LINE_BYTES; ``data``
-            holds only its beginning.
+        too_long: the chunk stands for one line longer than MAX_LINE_BYTES, and holds
+            only its beginning.
     """
 
     data: bytes
+    lines: list[bytes]
     offset: int
     line: int
     too_long: bool = False
+
+    def located(self) -> Iterator[tuple[int, int, bytes]]:
+        """(line number, offset, bytes) of every line."""
+        offset = self.offset
+        for number, line in enumerate(self.lines, self.line):
+            yield number, offset, line
+            offset += len(line) + 1
 
 
 def corpus_files(corpus: Path) -> tuple[CorpusFile, ...]:
@@ -99,17 +108,17 @@ def _source_name(path: Path) -> str:
 class _HashingReader(io.RawIOBase):
     """A file that hashes what is read from it."""
 
-    def __init__(self, file: BinaryIO) -> None:
+    def __init__(self, file: io.FileIO) -> None:
         self._file = file
         self.sha256 = hashlib.sha256()
 
     def readable(self) -> bool:
         return True
 
-    def read(self, size: int = -1, /) -> bytes:
-        data = self._file.read(size)
-        self.sha256.update(data)
-        return data
+    def readinto(self, buffer: Any, /) -> int:
+        count = self._file.readinto(buffer)
+        self.sha256.update(memoryview(buffer)[:count])
+        return count
 
 
 class RecordFile:
@@ -129,17 +138,19 @@ class RecordFile:
         except OSError as error:
             raise DataError(f"{self.file.path}: {error.strerror or error}") from error
         self._hashing = _HashingReader(self._raw)
+        buffered = io.BufferedReader(self._hashing, CHUNK_BYTES)
         self._stream = (
-            gzip.GzipFile(fileobj=self._hashing) if self.file.is_gzip else self._hashing
+            gzip.GzipFile(fileobj=buffered) if self.file.is_gzip else buffered
         )
         return self
 
     def __exit__(self, *_: object) -> None:
         self._raw.close()
 
-    def _read(self, size: int) -> bytes:
+    def _read(self, size: int, line: bool = False) -> bytes:
+        """Up to ``size`` bytes, or what is left of a line if that is less."""
         try:
-            return self._stream.read(size)
+            return self._stream.readline(size) if line else self._stream.read(size)
         except (gzip.BadGzipFile, EOFError, zlib.error) as error:
             raise DataError(f"{self.file.path}: damaged gzip file ({error})") from error
         except OSError as error:
@@ -147,7 +158,8 @@ class RecordFile:
 
     def sha256(self) -> str:
         """SHA-256 of the file as it lies on disk, reading what is left of it."""
-        while self._hashing.read(CHUNK_BYTES):
+        buffer = bytearray(CHUNK_BYTES)
+        while self._hashing.readinto(buffer):
             pass
         return self._hashing.sha256.hexdigest()
 
@@ -161,29 +173,31 @@ class RecordFile:
 
     def chunks(self, size: int = CHUNK_BYTES) -> Iterator[Chunk]:
         """The lines of the file, about ``size`` bytes at a time."""
-        carry = b""
         offset, line = 0, 1
         while data := self._read(size):
-            carry += data
-            cut = carry.rfind(b"\n") + 1
-            if cut:
-                yield Chunk(carry[:cut], offset, line)
-                offset += cut
-                line += carry.count(b"\n", 0, cut)
-                carry = carry[cut:]
-            elif len(carry) > MAX_LINE_BYTES:
-                yield Chunk(carry[:80], offset, line, too_long=True)
-                offset += len(carry)
+            tail = b""
+            if not data.endswith(b"\n"):
+                tail = self._read(MAX_LINE_BYTES, line=True)
+            too_long = len(tail) == MAX_LINE_BYTES and not tail.endswith(b"\n")
+            if too_long:
+                cut = data.rfind(b"\n") + 1
+                data, tail = data[:cut], data[cut:] + tail
+            else:
+                data += tail
+            if data:
+                lines = data.removesuffix(b"\n").split(b"\n")
+                yield Chunk(data, lines, offset, line)
+                offset += len(data)
+                line += len(lines)
+            if too_long:
+                yield Chunk(tail[:80], [tail[:80]], offset, line, too_long=True)
+                while not tail.endswith(b"\n"):
+                    offset += len(tail)
+                    tail = self._read(CHUNK_BYTES, line=True)
+                    if not tail:
+                        return
+                offset += len(tail)
                 line += 1
-                carry = b""
-                while data := self._read(size):
-                    end = data.find(b"\n") + 1
-                    offset += end or len(data)
-                    if end:
-                        carry = data[end:]
-                        break
-        if carry:
-            yield Chunk(carry, offset, line)
 
     def array_elements(self) -> Iterator[tuple[int, int, bytes]]:
         """(line, offset, bytes) of each element of a file that is one JSON array.

@@ -107,16 +107,7 @@ def _raw_records(records: RecordFile) -> Iterator[tuple[int, int, bytes]]:
         yield from records.array_elements()
         return
     for chunk in records.chunks():
-        yield from split_lines(chunk)
-
-
-def split_lines(chunk: Chunk) -> Iterator[tuple[int, int, bytes]]:
-    """(line, offset, bytes) of every line of a chunk."""
-    offset = chunk.offset
-    lines = chunk.data.removesuffix(b"\n").split(b"\n")
-    for number, line in enumerate(lines, chunk.line):
-        yield number, offset, line
-        offset += len(line) + 1
+        yield from chunk.located()
 
 
 def scan_file(file: CorpusFile, form: Format, options: ReadOptions) -> FileIndex:
@@ -168,7 +159,7 @@ class _Scan:
             self.lines += count
             self.append(columns, np.full(count, self.source_id(None), np.int32))
             return
-        self.each(split_lines(chunk))
+        self.each(chunk.located())
 
     def each(self, items: Iterable[tuple[int, int, bytes]]) -> None:
         """(line, offset, bytes) of lines or array elements, one by one."""

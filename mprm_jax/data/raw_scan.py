@@ -58,8 +58,10 @@ def raw_columns(chunk: Chunk) -> dict[str, np.ndarray] | None:
     """The columns of :class:`mprm_jax.data.index.FileIndex` less the source, or None
     if any line needs a closer look.
     """
-    lines = chunk.data.removesuffix(b"\n").split(b"\n")
-    if b"\r" in chunk.data or not all(map(_one_object, lines)):
+    lines = chunk.lines
+    sizes = np.fromiter(map(len, lines), np.int32, len(lines))
+    starts = np.cumsum(sizes + 1, dtype=np.int64) - sizes - 1
+    if b"\r" in chunk.data or not _objects(chunk.data, starts, sizes):
         return None
     try:
         records = _DECODER.decode_lines(chunk.data)
@@ -77,9 +79,8 @@ def raw_columns(chunk: Chunk) -> dict[str, np.ndarray] | None:
     counts = _counts(records)
     if counts is None:
         return None
-    sizes = np.fromiter(map(len, lines), np.int32, len(lines))
     return counts | {
-        "offset": chunk.offset + np.cumsum(sizes + 1, dtype=np.int64) - sizes - 1,
+        "offset": chunk.offset + starts,
         "size": sizes,
         "line": np.arange(chunk.line, chunk.line + len(lines), dtype=np.int32),
         "content": np.fromiter(
@@ -108,8 +109,15 @@ def decode_indexed(line: bytes) -> Record | None:
     )
 
 
-def _one_object(line: bytes) -> bool:
-    return line.startswith(b"{") and line.endswith(b"}")
+def _objects(data: bytes, starts: np.ndarray, sizes: np.ndarray) -> bool:
+    """Whether every line begins with { and ends with }."""
+    if not np.all(sizes):
+        return False
+    octets = np.frombuffer(data, np.uint8)
+    return bool(
+        np.all(octets[starts] == ord("{"))
+        and np.all(octets[starts + sizes - 1] == ord("}"))
+    )
 
 
 def _counts(records: list[_Raw]) -> dict[str, np.ndarray] | None:
@@ -146,8 +154,9 @@ def _texts_fit(records: list[_Raw]) -> bool:
     return (
         all(map(str.strip, texts))
         and all(map(str.strip, questions))
-        and not any(STEP_MARKER in text for text in texts)
-        and not any(STEP_MARKER in question for question in questions)
+        # Looking for one character first is six times as fast.
+        and not [t for t in texts if "<" in t and STEP_MARKER in t]
+        and not [q for q in questions if "<" in q and STEP_MARKER in q]
         and _images_fit([r.image for r in records])
     )
 

@@ -1,0 +1,230 @@
+"""Scores against exact rational arithmetic, and the properties the paper states."""
+
+from fractions import Fraction
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.corpora import as_table, corpora
+from theory import scores
+from theory.rollouts import Rollouts
+
+labelled = corpora(min_rollouts=1, min_steps=1, unmeasured=False)
+ALPHA = Fraction(1, 20)
+
+
+def rollout(steps, trials=16):
+    """One rollout from its successes."""
+    k = np.array(steps)
+    return Rollouts(
+        k, np.full(len(k), trials), np.array([0, len(k)]), np.array([0]), ("a",)
+    )
+
+
+# The oracle: each score once more, in exact fractions, from its definition.
+def exact(steps):
+    s = [Fraction(k, n) for k, n in steps if n]
+    positive = [x for x in s if x > 0]
+    p = Fraction(len(positive), len(s))
+    mean = sum(s) / len(s)
+    r = sum(positive) / len(positive) if positive else Fraction(1)
+    pairs = [
+        (x > 0) != (y > 0) for i, x in enumerate(s) for j, y in enumerate(s) if i != j
+    ]
+    return {
+        "label_mixture": p * (1 - p),
+        "unbiased_mixture": Fraction(sum(pairs), 2 * len(pairs)) if pairs else 0,
+        "reliability": r,
+        "bis": (p * (1 - p) + ALPHA) * r,
+        "mean_mc": mean,
+        "mc_variance": sum((x - mean) ** 2 for x in s) / len(s),
+        "mc_uncertainty": sum(4 * x * (1 - x) for x in s) / len(s),
+        "max_drop": max([x - y for x, y in pairwise(s)] + [Fraction(0)]),
+        "negative_count": sum(x == 0 for x in s),
+    }
+
+
+NAMES = list(exact([(1, 2)]))
+
+
+@given(labelled)
+def test_every_score_is_its_definition_in_exact_arithmetic(rollouts):
+    wanted = [exact(steps) for steps in as_table(rollouts)]
+    for name in NAMES:
+        computed = getattr(scores, name)(rollouts)
+        assert computed.dtype == np.float64
+        np.testing.assert_allclose(
+            computed,
+            [float(row[name]) for row in wanted],
+            rtol=1e-14,
+            atol=1e-15,
+            err_msg=name,
+        )
+
+
+@given(corpora(min_rollouts=1, min_steps=1))
+def test_steps_never_sampled_do_not_count(rollouts):
+    measured = np.flatnonzero(rollouts.n_measured > 0)
+    rollouts = rollouts.take(measured)
+    if len(measured) == 0:
+        return
+    kept = rollouts.trials > 0
+    without = Rollouts(
+        rollouts.successes[kept],
+        rollouts.trials[kept],
+        np.concatenate([[0], np.cumsum(rollouts.n_measured)]),
+        rollouts.source,
+        rollouts.source_names,
+    )
+    for name in NAMES:
+        score = getattr(scores, name)
+        assert np.array_equal(score(rollouts), score(without)), name
+
+
+def test_a_rollout_without_measured_steps_is_refused():
+    rollouts = Rollouts(
+        np.array([1, 0]),
+        np.array([2, 0]),
+        np.array([0, 1, 2]),
+        np.array([0, 0]),
+        ("a",),
+    )
+    for name in NAMES:
+        with pytest.raises(ValueError, match="rollout 1 has no measured step"):
+            getattr(scores, name)(rollouts)
+
+
+@pytest.mark.parametrize(
+    ("mc", "wanted"),
+    [
+        ([14, 14, 15, 14, 0, 0, 0, 0, 0, 0], 0.25828125),
+        ([9, 11, 11, 1, 0, 0, 0, 0], 0.15),
+    ],
+)
+def test_the_papers_worked_examples_to_one_ulp(mc, wanted):
+    value = scores.bis(rollout(mc), 0.05)[0]
+    assert abs(value - wanted) <= np.spacing(wanted)
+
+
+def test_pure_rollouts_score_exactly_alpha():
+    for alpha in (0.02, 0.05, 0.2):
+        assert scores.bis(rollout([16, 16, 16]), alpha)[0] == alpha
+        assert scores.bis(rollout([0, 0, 0]), alpha)[0] == alpha
+
+
+@given(labelled, st.floats(0, 1))
+def test_bis_is_bounded_and_positive_with_alpha(rollouts, alpha):
+    value = scores.bis(rollouts, alpha)
+    assert np.all(value <= (alpha + 0.25) * (1 + 1e-15))
+    assert np.all(value >= 0)
+    assert np.all((value > 0) | (alpha == 0))
+
+
+@given(labelled)
+def test_label_mixture_is_bitwise_symmetric_in_the_classes(rollouts):
+    swapped = Rollouts(
+        (rollouts.successes == 0).astype(np.int64),
+        np.ones_like(rollouts.trials),
+        rollouts.offsets,
+        rollouts.source,
+        rollouts.source_names,
+    )
+    mixture = scores.label_mixture(rollouts)
+    assert np.array_equal(mixture, scores.label_mixture(swapped))
+    assert np.all(mixture <= 0.25)
+
+
+def test_the_floating_point_form_of_the_release_is_not_symmetric():
+    # Why label_mixture is computed from integers and the compatible path is not.
+    assert 0.1 * (1 - 0.1) != 0.9 * (1 - 0.9)
+
+
+@given(labelled, st.integers(0, 100))
+def test_bis_increases_with_the_success_of_a_positive_step(rollouts, pick):
+    step = pick % rollouts.n_steps
+    k, n = rollouts.successes[step], rollouts.trials[step]
+    if k == 0 or k == n:
+        return
+    raised = rollouts.successes.copy()
+    raised[step] += 1
+    better = Rollouts(
+        raised,
+        rollouts.trials,
+        rollouts.offsets,
+        rollouts.source,
+        rollouts.source_names,
+    )
+    row = np.searchsorted(rollouts.offsets, step, side="right") - 1
+    before, after = scores.bis(rollouts), scores.bis(better)
+    assert after[row] > before[row]
+    others = np.arange(rollouts.n_rollouts) != row
+    assert np.array_equal(before[others], after[others])
+
+
+@given(labelled, st.randoms(use_true_random=False))
+def test_equal_rollouts_score_equal_bits_wherever_they_stand(rollouts, random):
+    order = list(range(rollouts.n_rollouts))
+    random.shuffle(order)
+    moved = rollouts.take(np.array(order))
+    for name in NAMES:
+        score = getattr(scores, name)
+        assert np.array_equal(score(moved), score(rollouts)[order])
+
+
+def test_all_negative_rollouts_take_the_convention_that_is_asked_for():
+    assert scores.reliability(rollout([0, 0]))[0] == 1.0
+    assert scores.reliability(rollout([0, 0]), all_negative=0.0)[0] == 0.0
+    assert scores.reliability(rollout([8, 0]), all_negative=0.0)[0] == 0.5
+
+
+@pytest.mark.parametrize("alpha", [-0.01, np.nan, np.inf])
+def test_alpha_outside_its_range_is_refused(alpha):
+    for score in (scores.bis, lambda r, alpha: scores.shrunken_bis(r, 1, 1, alpha)):
+        with pytest.raises(ValueError, match="alpha must be finite and at least 0"):
+            score(rollout([1, 0]), alpha)
+
+
+@given(labelled, st.floats(0.1, 9), st.floats(0.1, 9))
+def test_shrunken_bis_replaces_scores_by_posterior_means(rollouts, a, b):
+    computed = scores.shrunken_bis(rollouts, a, b)
+    for value, steps in zip(computed, as_table(rollouts), strict=True):
+        positive = [(a + k) / (a + b + n) for k, n in steps if k]
+        r = sum(positive) / len(positive) if positive else 1.0
+        p = len(positive) / len(steps)
+        assert value == pytest.approx((p * (1 - p) + 0.05) * r, rel=1e-12)
+
+
+def test_a_flat_prior_that_vanishes_gives_bis_back():
+    rollouts = rollout([3, 0, 16, 1])
+    shrunk = scores.shrunken_bis(rollouts, 1e-12, 1e-12)
+    assert shrunk[0] == pytest.approx(scores.bis(rollouts)[0], rel=1e-10)
+    for a, b in ((0, 1), (1, 0), (-1, 1), (np.nan, 1), (np.inf, 1)):
+        with pytest.raises(ValueError, match="a and b must be positive"):
+            scores.shrunken_bis(rollouts, a, b)
+
+
+def test_the_moment_prior_recovers_planted_parameters():
+    rng = np.random.default_rng(7)
+    a, b, steps = 2.0, 0.7, 200_000
+    for trials in (16, rng.integers(2, 40, steps)):
+        k = rng.binomial(trials, rng.beta(a, b, steps))
+        rollouts = Rollouts(
+            k,
+            np.broadcast_to(trials, (steps,)).copy(),
+            np.arange(0, steps + 1, 4),
+            np.zeros(steps // 4, np.int64),
+            ("a",),
+        )
+        np.testing.assert_allclose(scores.moment_prior(rollouts), (a, b), rtol=0.03)
+
+
+def test_the_moment_prior_refuses_what_no_beta_fits():
+    with pytest.raises(ValueError, match="at least two continuations"):
+        scores.moment_prior(rollout([1, 0], trials=1))
+    with pytest.raises(ValueError, match="do not vary"):
+        scores.moment_prior(rollout([8, 8, 8, 8]))
+    with pytest.raises(ValueError, match="do not vary"):
+        scores.moment_prior(rollout([16, 16]))
