@@ -98,11 +98,7 @@ def read_corpus(
     recalled = [
         recall(file, format_name, options) if use_cache else None for file in files
     ]
-    scan = partial(
-        scan_and_store if use_cache else scan_file,
-        form=by_name(format_name),
-        options=options,
-    )
+    scan = partial(_scan, format_name, options, use_cache)
     missed = [
         file for file, piece in zip(files, recalled, strict=True) if piece is None
     ]
@@ -112,6 +108,14 @@ def read_corpus(
         pieces.append(next(scanned) if piece is None else piece)
         progress(file)
     return _merge(path, format_name, options, files, pieces, len(files) - len(missed))
+
+
+def _scan(
+    format_name: str, options: ReadOptions, use_cache: bool, file: CorpusFile
+) -> FileIndex:
+    # By name, because a format holds functions that other processes cannot be sent.
+    form = by_name(format_name)
+    return (scan_and_store if use_cache else scan_file)(file, form, options)
 
 
 def _detect(files: tuple[CorpusFile, ...]) -> str:

@@ -1,0 +1,421 @@
+"""The index: fast path equals slow path, bounded memory, no fooling the cache."""
+
+import gzip
+import json
+import os
+import random
+import subprocess
+import sys
+import time
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mprm_jax.data import cache, framing, index
+from mprm_jax.data.corpus import read_corpus, usable_rollouts
+from mprm_jax.data.formats.base import ReadOptions
+from mprm_jax.data.formats.raw import RAW
+from mprm_jax.data.problems import BadCorpus, DataError
+from mprm_jax.data.subset import read_lines
+from tests.raw_files import line, random_records, record, write_corpus
+
+COLUMNS = [*index.COLUMNS, "sha256", "lines", "blank", "source_names"]
+
+
+def scan(path, fast=True, chunk=framing.CHUNK_BYTES):
+    file = framing.CorpusFile(path, "source")
+    with pytest.MonkeyPatch.context() as patch:
+        if not fast:
+            patch.setattr(index, "raw_columns", lambda chunk: None)
+        if chunk != framing.CHUNK_BYTES:
+            whole = framing.RecordFile.chunks
+            patch.setattr(
+                framing.RecordFile, "chunks", lambda self, size=chunk: whole(self, size)
+            )
+        return index.scan_file(file, RAW, ReadOptions())
+
+
+def assert_same(a, b):
+    for name in COLUMNS:
+        x, y = getattr(a, name), getattr(b, name)
+        assert np.array_equal(x, y), name
+    assert a.problems == b.problems
+
+
+def corpus_bytes(rng, n=40):
+    return "".join(line(r) + "\n" for r in random_records(rng, n)).encode()
+
+
+MUTATIONS = [
+    b'"',
+    b"{",
+    b"}",
+    b"\n",
+    b"\r",
+    b"\x00",
+    b"\xff",
+    b"\\",
+    b"\\ud800",
+    b"<prm>",
+    b"\\u003cprm>",
+    b"null",
+    b"true",
+    b"NaN",
+    b"-1",
+    b"1e5",
+    b"0.5",
+    b"17",
+    b"..",
+    b"/",
+    b"http:",
+    b"  ",
+    "é".encode(),
+    b"[]",
+    b",",
+    b'"score": 0.25, ',
+    b'"image": [], ',
+    b'"question": "", ',
+    b'"step": "", ',
+    b"[" * 3000,
+]
+
+
+def mutate(data, rng):
+    """A few random edits that insert, delete, swap or duplicate bytes and lines."""
+    data = bytearray(data)
+    for _ in range(rng.randint(1, 4)):
+        at = rng.randrange(len(data)) if data else 0
+        match rng.randrange(6):
+            case 0:
+                data[at:at] = rng.choice(MUTATIONS)
+            case 1:
+                del data[at : at + rng.randint(1, 20)]
+            case 2:
+                data[at : at + 1] = bytes([rng.randrange(256)])
+            case 3:
+                data[at : at + 4] = rng.choice(MUTATIONS)
+            case 4:
+                lines = bytes(data).split(b"\n")
+                i, j = rng.randrange(len(lines)), rng.randrange(len(lines))
+                lines[i], lines[j] = lines[j], lines[i]
+                data = bytearray(b"\n".join(lines))
+            case 5:
+                lines = bytes(data).split(b"\n")
+                i = rng.randrange(len(lines))
+                lines[i:i] = rng.choice([[b""], [lines[i]], [b"  "], [lines[i] * 2]])
+                data = bytearray(b"\n".join(lines))
+    return bytes(data)
+
+
+def test_the_fast_path_says_what_the_slow_path_says_on_mutated_corpora(tmp_path):
+    path = tmp_path / "a.jsonl"
+    rng = random.Random(5)
+    clean = [corpus_bytes(np.random.default_rng(i), 6) for i in range(5)]
+    refused = 0
+    for _ in range(3000):
+        path.write_bytes(mutate(rng.choice(clean), rng))
+        fast = scan(path, chunk=rng.choice([64, 1000, 1 << 20]))
+        slow = scan(path, fast=False)
+        assert_same(fast, slow)
+        # Nothing is lost: every line is a record, blank, or a located problem.
+        problems = fast.problems.total - ("empty file" in fast.problems.counts)
+        assert len(fast.lengths) + fast.blank + problems == fast.lines
+        for problem in fast.problems.kept:
+            assert problem.reason
+            assert "\n" not in str(problem)
+            assert problem.line <= fast.lines
+        refused += problems > 0
+    assert refused > 1000
+
+
+def test_a_clean_corpus_takes_the_fast_path_only(tmp_path, monkeypatch):
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(corpus_bytes(np.random.default_rng(0), 300))
+    slow = scan(path, fast=False)
+    monkeypatch.setattr(json, "loads", lambda *_: pytest.fail("slow path taken"))
+    assert_same(scan(path), slow)
+    assert len(slow.lengths) == 300
+
+
+@pytest.mark.parametrize("chunk", [1, 7, 64, 333, 5000])
+def test_chunk_boundaries_do_not_matter(tmp_path, chunk):
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(corpus_bytes(np.random.default_rng(1), 20).rstrip(b"\n"))
+    assert_same(scan(path, chunk=chunk), scan(path))
+
+
+def test_offsets_and_sizes_find_the_line_again(tmp_path):
+    data = b"\n  \n" + corpus_bytes(np.random.default_rng(2), 9).replace(
+        b"\n", b" \n\t", 3
+    )
+    for name, content in (("a.jsonl", data), ("b.jsonl.gz", gzip.compress(data))):
+        corpus = read_corpus(write_corpus(tmp_path / name, {name: content}))
+        lines = [text.strip() for text in data.split(b"\n")]
+        read = list(read_lines(corpus, np.arange(9)))
+        assert [row for row, _ in read] == list(range(9))
+        for row, text in read:
+            assert text == lines[corpus.line[row] - 1]
+        assert corpus.blank == 2
+
+
+def test_a_json_array_is_read_like_lines(tmp_path):
+    records = random_records(np.random.default_rng(3), 8)
+    records.insert(4, records[2])  # equal elements must not confuse their offsets
+    as_lines = write_corpus(tmp_path / "lines", {"a.jsonl": records})
+    pretty = json.dumps(records, indent=1).encode()
+    as_array = write_corpus(tmp_path / "array", {"a.json": pretty})
+    a, b = read_corpus(as_lines), read_corpus(as_array)
+    for name in ("successes", "trials", "offsets"):
+        assert np.array_equal(getattr(a.rollouts, name), getattr(b.rollouts, name))
+    assert a.rollouts.source_names == b.rollouts.source_names == ("a",)
+    texts = [json.loads(text) for _, text in read_lines(b, np.arange(9))]
+    assert texts == records
+    assert [pretty.split(b"\n")[n - 1].strip() for n in b.line] == [b"{"] * 9
+    assert a.duplicates == b.duplicates == 1
+
+
+def test_shards_of_one_source_share_its_name(tmp_path):
+    folder = write_corpus(
+        tmp_path,
+        {
+            "AI2D-00000-of-00002.jsonl": [record(number=1)],
+            "AI2D-00001-of-00002.jsonl": [record(number=2)],
+            "Zoo.jsonl": [record(number=3)],
+        },
+    )
+    corpus = read_corpus(folder)
+    assert corpus.rollouts.source_names == ("AI2D", "Zoo")
+    assert corpus.rollouts.source.tolist() == [0, 0, 1]
+
+
+def test_the_source_can_be_a_field_of_the_record(tmp_path):
+    records = [record(number=i, kind="ab"[i % 2]) for i in range(4)] + [record()]
+    folder = write_corpus(tmp_path, {"x.jsonl": records})
+    corpus = read_corpus(folder, options=ReadOptions(source_from="kind"))
+    assert corpus.rollouts.source_names == ("a", "b")
+    assert corpus.rollouts.source.tolist() == [0, 1, 0, 1]
+    assert corpus.problems.counts == {"source missing": 1}
+
+
+def test_a_corpus_may_keep_its_files_under_annotations(tmp_path):
+    write_corpus(tmp_path / "annotations", {"a.jsonl": [record()]})
+    (tmp_path / "benchmark.jsonl").write_text("not the corpus")
+    assert read_corpus(tmp_path).rollouts.n_rollouts == 1
+
+
+def test_every_executor_gives_the_same_index(tmp_path):
+    rng = np.random.default_rng(4)
+    folder = write_corpus(
+        tmp_path, {f"s{i}.jsonl": random_records(rng, 30) for i in range(5)}
+    )
+    alone = read_corpus(folder, use_cache=False)
+    with ThreadPoolExecutor(3) as threads:
+        threaded = read_corpus(folder, executor=threads, use_cache=False)
+    with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as processes:
+        spawned = read_corpus(folder, executor=processes, use_cache=False)
+    for other in (threaded, spawned):
+        for name in ("offset", "size", "line", "content", "file"):
+            assert np.array_equal(getattr(alone, name), getattr(other, name))
+        assert np.array_equal(alone.rollouts.successes, other.rollouts.successes)
+        assert alone.sha256 == other.sha256
+
+
+# --- the cache ---------------------------------------------------------------------
+
+
+@pytest.fixture
+def settled(tmp_path, monkeypatch):
+    """A corpus whose files count as settled at once (ctime cannot be set back)."""
+    monkeypatch.setattr(cache, "_RACY_NS", 0)
+    folder = write_corpus(
+        tmp_path / "c", {"a.jsonl": random_records(np.random.default_rng(6), 20)}
+    )
+    time.sleep(0.02)
+    return folder
+
+
+def test_a_second_reading_comes_from_the_cache(settled, monkeypatch):
+    first = read_corpus(settled)
+    assert first.reused == 0
+    monkeypatch.setattr(cache, "scan_file", lambda *_: pytest.fail("scanned again"))
+    monkeypatch.setattr(cache, "_sha256", lambda *_: pytest.fail("hashed again"))
+    second = read_corpus(settled)
+    assert second.reused == 1
+    assert np.array_equal(first.rollouts.successes, second.rollouts.successes)
+    assert np.array_equal(first.content, second.content)
+    assert first.sha256 == second.sha256
+
+
+def test_a_touched_file_is_hashed_not_scanned(settled, monkeypatch):
+    read_corpus(settled)
+    os.utime(settled / "a.jsonl")
+    monkeypatch.setattr(cache, "scan_file", lambda *_: pytest.fail("scanned again"))
+    assert read_corpus(settled).reused == 1
+
+
+def test_a_changed_file_is_scanned_again_even_with_size_and_mtime_kept(settled):
+    path = settled / "a.jsonl"
+    before = read_corpus(settled)
+    status = path.stat()
+    content = path.read_bytes()
+    changed = content.replace(b'"answer": "3"', b'"answer": "4"', 1)
+    assert len(changed) == len(content)
+    path.write_bytes(changed)
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+    after = read_corpus(settled)
+    assert after.reused == 0
+    assert after.content[0] != before.content[0]
+    assert after.sha256 != before.sha256
+
+
+def test_a_file_changed_right_after_the_scan_is_noticed(tmp_path):
+    # Time stamps tick in milliseconds; a fresh file is never trusted by them alone.
+    folder = write_corpus(tmp_path, {"a.jsonl": [record(number=1)]})
+    before = read_corpus(folder)
+    (folder / "a.jsonl").write_text(line(record(number=2)) + "\n")
+    after = read_corpus(folder)
+    assert after.content[0] != before.content[0]
+
+
+def test_a_damaged_cache_is_replaced(settled):
+    before = read_corpus(settled)
+    (entry,) = (settled / cache.CACHE_FOLDER).iterdir()
+    whole = entry.read_bytes()
+    for damaged in (b"", whole[:-1], whole[: len(whole) // 2], b"x" * len(whole)):
+        entry.write_bytes(damaged)
+        again = read_corpus(settled)
+        assert again.reused == 0
+        assert np.array_equal(again.content, before.content)
+    assert read_corpus(settled).reused == 1
+
+
+def test_other_options_have_another_cache(settled):
+    read_corpus(settled)
+    assert read_corpus(settled, options=ReadOptions(trials=16)).reused == 0
+    assert read_corpus(settled).reused == 1
+    assert len(list((settled / cache.CACHE_FOLDER).iterdir())) == 2
+
+
+def test_a_read_only_corpus_is_cached_in_the_users_folder(
+    settled, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home"))
+    # A file in the way stands for a read-only folder, which root could write to.
+    (settled / cache.CACHE_FOLDER).write_text("")
+    assert read_corpus(settled).reused == 0
+    assert read_corpus(settled).reused == 1
+    assert list((tmp_path / "home" / "mprm" / "index").rglob("*.index"))
+
+
+def test_cached_problems_name_the_file_as_it_is_called_now(
+    settled, tmp_path, monkeypatch
+):
+    with open(settled / "a.jsonl", "a") as file:
+        file.write("{}\n")
+    monkeypatch.chdir(settled)
+    assert read_corpus(Path()).problems.kept[0].where == "a.jsonl:21"
+    monkeypatch.chdir(tmp_path)
+    assert read_corpus(Path("c")).problems.kept[0].where == "c/a.jsonl:21"
+
+
+def test_a_line_that_changed_after_indexing_is_an_error(settled):
+    corpus = read_corpus(settled)
+    path = settled / "a.jsonl"
+    path.write_bytes(path.read_bytes().replace(b"Because", b"Because!", 1))
+    with pytest.raises(DataError, match=r"a\.jsonl:1: the file changed since"):
+        list(read_lines(corpus, np.arange(3)))
+
+
+# --- unmeasured steps ----------------------------------------------------------------
+
+
+def unmeasured_corpus(tmp_path):
+    counts = [
+        [(16, 16), (0, 16)],
+        [(8, 16), (0, 0), (0, 0)],
+        [(0, 0), (0, 0)],
+        [(4, 16), (0, 0), (2, 16)],
+    ]
+    records = [record(steps, i) for i, steps in enumerate(counts)]
+    return read_corpus(write_corpus(tmp_path, {"a.jsonl": records}))
+
+
+def test_steps_never_sampled_are_refused_unless_a_policy_is_named(tmp_path):
+    corpus = unmeasured_corpus(tmp_path)
+    with pytest.raises(BadCorpus, match="3 bad lines") as caught:
+        usable_rollouts(corpus)
+    first = caught.value.problems.first["step never sampled"]
+    assert first.where.endswith("a.jsonl:2")
+    assert "step 2 has num_mc_total 0" in first.detail
+    allowed = usable_rollouts(corpus, max_bad=3)
+    assert allowed.row.tolist() == [0]
+    assert allowed.rollouts.successes.tolist() == [16, 0]
+
+
+def test_drop_cuts_before_the_first_unmeasured_step(tmp_path):
+    usable = usable_rollouts(unmeasured_corpus(tmp_path), "drop")
+    assert usable.row.tolist() == [0, 1, 3]
+    assert usable.rollouts.lengths.tolist() == [2, 1, 1]
+    assert usable.rollouts.successes.tolist() == [16, 0, 8, 4]
+    assert (usable.unmeasured_steps, usable.truncated, usable.emptied) == (5, 2, 1)
+
+
+def test_negative_labels_them_negative(tmp_path):
+    usable = usable_rollouts(unmeasured_corpus(tmp_path), "negative")
+    assert usable.row.tolist() == [0, 1, 2, 3]
+    assert usable.rollouts.n_measured.tolist() == [2, 3, 2, 3]
+    assert usable.rollouts.n_positive.tolist() == [1, 1, 0, 2]
+    assert usable.rollouts.trials.min() == 1
+
+
+# --- hostile sizes -------------------------------------------------------------------
+
+MEASURE = """
+import resource, sys
+from pathlib import Path
+from mprm_jax.data.corpus import read_corpus
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+corpus = read_corpus(Path(sys.argv[1]), use_cache=False)
+grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+print(grown // 1024, corpus.rollouts.n_rollouts, dict(corpus.problems.counts))
+"""
+
+
+def test_a_line_of_a_gigabyte_is_refused_in_bounded_memory(tmp_path):
+    path = tmp_path / "a.jsonl"
+    with open(path, "wb") as file:
+        file.write(line(record(number=1)).encode() + b"\n")
+        file.write(b'{"image": "')
+        file.truncate(file.tell() + (1 << 30))  # a hole: zeros that use no disk
+        file.seek(0, 2)
+        file.write(b'"}\n' + line(record(number=2)).encode() + b"\n")
+    run = subprocess.run(
+        [sys.executable, "-c", MEASURE, str(tmp_path)],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    grown, rollouts, problems = run.stdout.split(maxsplit=2)
+    assert int(grown) < 64
+    assert rollouts == "2"
+    assert "line too long" in problems
+    corpus = read_corpus(tmp_path, use_cache=False)
+    assert corpus.line.tolist() == [1, 3]
+    texts = [json.loads(text)["image"] for _, text in read_lines(corpus, np.arange(2))]
+    assert texts == ["images/1.png", "images/2.png"]
+
+
+def test_lines_just_below_and_above_the_limit(tmp_path, monkeypatch):
+    monkeypatch.setattr(framing, "MAX_LINE_BYTES", 4096)
+    short = line(record(answer="x" * 1000)).encode()
+    long = line(record(answer="x" * 9000)).encode()
+    data = b"\n".join([short, long, short, long, long, short])
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(data)
+    found = scan(path, chunk=100)
+    assert found.line.tolist() == [1, 3, 6]
+    assert found.lines == 6
+    assert [p.line for p in found.problems.kept] == [2, 4, 5]
