@@ -159,9 +159,11 @@ class _Scan:
             self.lines += count
             self.append(columns, np.full(count, self.source_id(None), np.int32))
             return
-        self.each(chunk.located())
+        self.each(chunk.located(), are_lines=True)
 
-    def each(self, items: Iterable[tuple[int, int, bytes]]) -> None:
+    def each(
+        self, items: Iterable[tuple[int, int, bytes]], are_lines: bool = False
+    ) -> None:
         """(line, offset, bytes) of lines or array elements, one by one."""
         rows: list[tuple[Record, int, int, int, int]] = []
         for number, offset, data in items:
@@ -171,6 +173,11 @@ class _Scan:
                 self.blank += 1
                 continue
             try:
+                if are_lines and b"\r" in record:
+                    raise BadRecord(
+                        "carriage return inside a record",
+                        "text readers split the line there; end lines with \\n only",
+                    )
                 decoded = self.form.decode(record, self.options)
             except BadRecord as error:
                 self.refuse(number, error)

@@ -87,6 +87,8 @@ def check_record(record: Record) -> Record:
             raise BadRecord("empty step", f"step {number} has no text")
         check_text(step.text, f"step {number}")
     check_text(record.question, "the question")
+    for name in ("answer", "response", "source"):
+        check_encodable(getattr(record, name) or "", f"the {name}")
     if record.image is not None and not record.images:
         raise BadRecord("image empty", "the list of images is empty")
     for image in record.images:
@@ -99,12 +101,21 @@ def check_text(text: str, where: str) -> None:
 
     Raises:
         BadRecord: it holds the step marker (markers and labels would no longer pair
-            up), or half of a surrogate pair (it cannot be written as UTF-8).
+            up), or half of a surrogate pair.
     """
     if STEP_MARKER in text:
         raise BadRecord(
             "step marker in text", f"{where} contains the literal {STEP_MARKER}"
         )
+    check_encodable(text, where)
+
+
+def check_encodable(text: str, where: str) -> None:
+    """Refuse text that cannot be written as UTF-8.
+
+    Raises:
+        BadRecord: it holds half of a surrogate pair.
+    """
     try:
         text.encode()
     except UnicodeEncodeError:

@@ -93,8 +93,8 @@ def encoded_lines(
             record = None
             if images is not None or not copies:
                 record = decode_line(corpus, row, data)
-                for image in record.images if images is not None else ():
-                    resolve_image(images, image)
+                if images is not None:
+                    check_images(record, images)
             if record is not None and not copies:
                 data = _encode(record, usable, form, options)
             elif lengths[row] < before[row]:
@@ -102,6 +102,16 @@ def encoded_lines(
         except BadRecord as error:
             raise DataError(f"{corpus.where(row)}: {error}") from None
         yield row, data
+
+
+def check_images(record: Record, root: Path) -> None:
+    """Refuse a record one of whose images is not a file below ``root``.
+
+    Raises:
+        BadRecord: as :func:`mprm_jax.data.images.resolve_image`.
+    """
+    for image in record.images:
+        resolve_image(root, image)
 
 
 def _encode(

@@ -12,6 +12,7 @@ from theory import scores
 from theory.rollouts import Rollouts
 from theory.selection import (
     RULE_NAMES,
+    RuleName,
     budget,
     mix_hash,
     rule_key,
@@ -22,7 +23,10 @@ labelled = corpora(min_rollouts=1, min_steps=1, unmeasured=False)
 ratios = st.one_of(st.floats(0.01, 1), st.sampled_from([0.1, 0.25, 0.29, 0.5, 1.0]))
 
 # Rules whose key needs no prior, which tiny corpora do not define.
-DEFINED = [r for r in RULE_NAMES if r not in ("shrunken-bis", "posterior-fisher")]
+RANKING: list[RuleName] = ["bis", "reliable", "low-mc", "mixed", "random", "max-drop"]
+DEFINED: list[RuleName] = [
+    r for r in RULE_NAMES if r not in ("shrunken-bis", "posterior-fisher")
+]
 
 
 def hashes(n, salt=0):
@@ -91,7 +95,7 @@ def test_a_keep_ratio_outside_its_range_is_refused(rho):
 )
 def test_ranking_rules_agree_with_sorted_tuples(rollouts, rho, per_source, seed, ties):
     content = hashes(rollouts.n_rollouts)
-    for rule in ("bis", "reliable", "low-mc", "mixed", "random", "max-drop"):
+    for rule in RANKING:
         selection = select(
             rollouts, rule, rho, content, per_source=per_source, seed=seed, ties=ties
         )
@@ -142,7 +146,8 @@ def test_sharding_a_source_over_files_changes_nothing(rollouts, rho, data):
     sharded = Rollouts.concat([rollouts.take(rows[cut:]), rollouts.take(rows[:cut])])
     content = hashes(rollouts.n_rollouts)
     moved = np.concatenate([content[cut:], content[:cut]])
-    for rule in ("bis", "mixed", "ccs"):
+    rules: list[RuleName] = ["bis", "mixed", "ccs"]
+    for rule in rules:
         assert set(content[select(rollouts, rule, rho, content).rows]) == set(
             moved[select(sharded, rule, rho, moved).rows]
         )

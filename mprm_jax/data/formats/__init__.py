@@ -1,1 +1,69 @@
 """One module per on-disk format; see ``formats.base`` for what each provides."""
+
+from __future__ import annotations
+
+from mprm_jax.data.formats.base import Format
+from mprm_jax.data.formats.math_shepherd import MATH_SHEPHERD
+from mprm_jax.data.formats.medprm import MEDPRM
+from mprm_jax.data.formats.prm import PRM
+from mprm_jax.data.formats.prm800k import PRM800K
+from mprm_jax.data.formats.processbench import PROCESSBENCH
+from mprm_jax.data.formats.raw import RAW
+from mprm_jax.data.formats.trl import TRL
+from mprm_jax.data.formats.visualprm import VISUALPRM
+from mprm_jax.data.formats.visualprocessbench import VISUALPROCESSBENCH
+from mprm_jax.data.problems import DataError
+
+FORMATS: tuple[Format, ...] = (
+    RAW,
+    PRM,
+    VISUALPRM,
+    TRL,
+    MATH_SHEPHERD,
+    PRM800K,
+    PROCESSBENCH,
+    VISUALPROCESSBENCH,
+    MEDPRM,
+)
+
+# An error names at most this many keys of the record, and this much of each.
+_KEYS_SHOWN = 12
+_KEY_LENGTH = 40
+
+
+def by_name(name: str) -> Format:
+    """The format called ``name``.
+
+    Raises:
+        ValueError: there is none.
+    """
+    for form in FORMATS:
+        if form.name == name:
+            return form
+    raise ValueError(f"no format {name!r}; known: {_names()}")
+
+
+def detect(keys: dict) -> Format:
+    """The format of a decoded JSON object.
+
+    Raises:
+        DataError: it is none that is known; the message shows its keys.
+    """
+    for form in FORMATS:
+        if form.recognise(keys):
+            return form
+    if "reasoning_steps" in keys:
+        raise DataError(
+            "a search tree of OpenR or OmegaPRM (reasoning_steps), not a rollout with "
+            "Monte-Carlo counts per step; flatten its paths into the raw format first"
+        )
+    shown = ", ".join(repr(key)[:_KEY_LENGTH] for key in list(keys)[:_KEYS_SHOWN])
+    more = ", …" if len(keys) > _KEYS_SHOWN else ""
+    raise DataError(
+        f"unknown format: the record has the keys {shown or '(none)'}{more}; "
+        f"known formats: {_names()}"
+    )
+
+
+def _names() -> str:
+    return ", ".join(form.name for form in FORMATS)

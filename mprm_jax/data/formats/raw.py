@@ -33,11 +33,6 @@ def load_object(line: bytes) -> dict[str, Any]:
     """
     if line.startswith(b"\xef\xbb\xbf"):
         raise BadRecord("byte order mark", "save the file as UTF-8 without BOM")
-    if b"\r" in line.strip():
-        raise BadRecord(
-            "carriage return inside a record",
-            "text readers split the line there; end lines with \\n only",
-        )
     try:
         text = line.decode()
     except UnicodeDecodeError as error:
@@ -197,7 +192,11 @@ def encode(record: Record, options: WriteOptions) -> bytes:
     """One raw line; counts are kept, so label options do not apply.
 
     Scores are K/N, and 0 for a step that was never sampled, as the annotator writes.
+
+    Raises:
+        BadRecord: the record is one that would be refused when read.
     """
+    check_record(record)
     value: dict[str, Any] = {"image": record.image, "question": record.question}
     if record.answer is not None:
         value["answer"] = record.answer

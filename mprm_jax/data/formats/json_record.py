@@ -1,0 +1,118 @@
+"""What the formats share: typed decoding, checks on both ways, one line of JSON."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import TypeVar
+
+import msgspec
+
+from mprm_jax.data.formats.base import ReadOptions
+from mprm_jax.data.formats.raw import load_object
+from mprm_jax.data.problems import BadRecord
+from mprm_jax.data.record import Record
+
+T = TypeVar("T")
+
+# As published records have it: one path, several, or none.
+ImageField = str | tuple[str, ...] | None
+
+_FIELDS = msgspec.json.Decoder(dict[str, msgspec.Raw])
+
+
+def parse(data: bytes, decoder: msgspec.json.Decoder[T], form: str) -> T:
+    """The typed content of one record of format ``form``.
+
+    Raises:
+        BadRecord: it is no JSON (in the words ``load_object`` has for every format), or
+            a field is missing or of another type (with its path).
+    """
+    try:
+        return decoder.decode(data)
+    except msgspec.ValidationError as error:
+        raise BadRecord(f"not a {form} record", str(error)) from None
+    except RecursionError:
+        raise BadRecord("nested too deeply") from None
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        load_object(data)
+        # The standard library reads NaN and lone surrogates, which no trainer can use.
+        raise BadRecord("not JSON", str(error)) from None
+
+
+def source_of(data: bytes, options: ReadOptions, default: str | None) -> str | None:
+    """The record's source: the field that ``options`` name, else ``default``.
+
+    Raises:
+        BadRecord: the named field is missing, or no string with content.
+    """
+    if options.source_from is None:
+        return default or None
+    field = parse(data, _FIELDS, "JSON").get(options.source_from)
+    try:
+        source = "" if field is None else msgspec.json.decode(field, type=str)
+    except (ValueError, RecursionError):
+        source = ""
+    if not source:
+        raise BadRecord(
+            "source missing", f"field {options.source_from!r} holds no string"
+        )
+    return source
+
+
+def check_paired(n_steps: int, n_labels: int) -> None:
+    """Refuse a record whose labels cannot be matched to its steps.
+
+    Raises:
+        BadRecord: the numbers differ.
+    """
+    if n_steps != n_labels:
+        raise BadRecord(
+            "steps and labels differ in number", f"{n_steps} steps, {n_labels} labels"
+        )
+
+
+def check_readable(
+    record: Record, question: str, texts: Sequence[str], form: str
+) -> None:
+    """Refuse to write what would be read back as another record.
+
+    Args:
+        record: to be written.
+        question: as the reader of the format finds it in what is to be written.
+        texts: of the steps, likewise; as many, since no text holds a marker.
+        form: name of the format.
+
+    Raises:
+        BadRecord: a text differs, so it contains what separates the parts of the
+            format, or has white space around it.
+    """
+    if question != record.question:
+        where = "the question"
+    elif list(texts) != [step.text for step in record.steps]:
+        pairs = zip(record.steps, texts, strict=True)
+        changed = (i for i, (step, text) in enumerate(pairs, 1) if step.text != text)
+        where = f"step {next(changed)}"
+    else:
+        return
+    raise BadRecord(
+        "text would be read differently",
+        f"{where} has white space around it or contains a separator of format {form}",
+    )
+
+
+def json_line(value: object) -> bytes:
+    """One line of JSON with ``", "`` and ``": "``, non-ASCII as is, without newline.
+
+    Raises:
+        BadRecord: a text holds half of a surrogate pair.
+    """
+    try:
+        return json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        raise BadRecord("lone surrogate", "it cannot be written as UTF-8") from None
+
+
+def image_entry(record: Record) -> dict[str, object]:
+    """The ``image`` key of a written record; no key for a text-only rollout."""
+    return {"image": record.image} if record.images else {}

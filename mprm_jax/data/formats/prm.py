@@ -1,0 +1,137 @@
+"""The conversation that trainers of process reward models read (the release's).
+
+``{"image": path or [paths], "conversations": [{"from": "human", "value":
+"Question: q\\nProcess: s1<prm>\\n\\ns2<prm>"}, {"from": "gpt", "value": [1.0, 0.0]}]}``
+
+- Labels are hard (0 and 1: one trial) or MC scores (``ReadOptions.trials`` gives N).
+- The question ends at the first ``"\\nProcess: "``: it cannot contain it, a step can.
+- A text-only rollout has no ``image`` key. Answer, response and source are not held.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+from mprm_jax.data.formats.base import Format, ReadOptions, WriteOptions, label
+from mprm_jax.data.formats.json_record import (
+    ImageField,
+    check_paired,
+    check_readable,
+    image_entry,
+    json_line,
+    parse,
+    source_of,
+)
+from mprm_jax.data.problems import BadRecord
+from mprm_jax.data.record import (
+    STEP_MARKER,
+    Record,
+    Step,
+    check_record,
+    counts_from_score,
+)
+
+_QUESTION = "Question: "
+_PROCESS = "\nProcess: "
+
+
+class _Prompt(msgspec.Struct, frozen=True):
+    speaker: Literal["human"] = msgspec.field(name="from")
+    value: str
+
+
+class _Labels(msgspec.Struct, frozen=True):
+    speaker: Literal["gpt"] = msgspec.field(name="from")
+    value: tuple[float, ...]
+
+
+class _Conversation(msgspec.Struct, frozen=True):
+    conversations: tuple[_Prompt, _Labels]
+    image: ImageField = None
+
+
+_DECODER = msgspec.json.Decoder(_Conversation)
+
+
+def render_prompt(question: str, texts: list[str]) -> str:
+    """The human turn: the question, then every step followed by its marker."""
+    process = "\n\n".join(text + STEP_MARKER for text in texts)
+    return f"{_QUESTION}{question}{_PROCESS}{process}"
+
+
+def split_prompt(prompt: str) -> tuple[str, list[str]]:
+    """(question, step texts) of a human turn, the inverse of :func:`render_prompt`.
+
+    Raises:
+        BadRecord: it has another frame, or text after the last marker.
+    """
+    question, frame, process = prompt.partition(_PROCESS)
+    if not frame or not question.startswith(_QUESTION):
+        raise BadRecord(
+            "not a prm record",
+            f"the human turn is not {_QUESTION + '…' + _PROCESS + '…'!r}",
+        )
+    *texts, rest = process.split(STEP_MARKER)
+    if rest.strip():
+        raise BadRecord("text after the last step marker", f"it ends in {rest[-40:]!r}")
+    return question[len(_QUESTION) :].strip(), [text.strip() for text in texts]
+
+
+def decode(data: bytes, options: ReadOptions) -> Record:
+    """One conversation; labels other than 0 and 1 need ``options.trials``.
+
+    Raises:
+        BadRecord: it has another form, as many labels as steps are not there, or a
+            label is no multiple of 1/N.
+    """
+    value = parse(data, _DECODER, "prm")
+    prompt, labels = value.conversations
+    question, texts = split_prompt(prompt.value)
+    check_paired(len(texts), len(labels.value))
+    steps = tuple(
+        Step(text, *counts_from_score(score, options.trials, number))
+        for number, (text, score) in enumerate(zip(texts, labels.value, strict=True), 1)
+    )
+    source = source_of(data, options, None)
+    return check_record(Record(question, steps, value.image, source=source))
+
+
+def encode(record: Record, options: WriteOptions) -> bytes:
+    """The conversation, byte for byte as ``json.dumps(..., ensure_ascii=False)``.
+
+    Raises:
+        BadRecord: a step has no label, or the question contains ``"\\nProcess: "``.
+    """
+    check_record(record)
+    texts = [step.text for step in record.steps]
+    prompt = render_prompt(record.question, texts)
+    check_readable(record, *split_prompt(prompt), "prm")
+    labels = [label(step, options) for step in record.steps]
+    return json_line(
+        image_entry(record)
+        | {
+            "conversations": [
+                {"from": "human", "value": prompt},
+                {"from": "gpt", "value": labels},
+            ]
+        }
+    )
+
+
+def _recognise(keys: dict) -> bool:
+    match keys:
+        case {"conversations": [_, {"value": list()}]}:
+            return True
+    return False
+
+
+PRM = Format(
+    name="prm",
+    meaning="PRM conversation: one text with <prm> after each step, a list of labels",
+    decode=decode,
+    encode=encode,
+    soft=True,
+    recognise=_recognise,
+)

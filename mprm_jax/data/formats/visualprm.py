@@ -1,0 +1,145 @@
+"""VisualPRM's multi-turn conversation: a turn per step, answered by "+" or "-".
+
+``{"image": path or [paths], "conversations": [{"from": "human", "value": "<image>\\n###
+Question:\\nq\\n\\n### Solution Process:\\ns1"}, {"from": "gpt", "value": "+"},
+{"from": "human", "value": "s2"}, {"from": "gpt", "value": "-"}]}``
+
+- Labels are hard: "+" is one success in one trial, "-" none.
+- One ``"<image>\\n"`` per image leads the first turn. No text is written that contains
+  ``<image>``, because trainers pair placeholders with images.
+- The question ends at the first ``"\\n\\n### Solution Process:\\n"``.
+- A text-only rollout has no ``image`` key. Answer, response and source are not held.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+from mprm_jax.data.formats.base import Format, ReadOptions, WriteOptions, hard_label
+from mprm_jax.data.formats.json_record import (
+    ImageField,
+    check_readable,
+    image_entry,
+    json_line,
+    parse,
+    source_of,
+)
+from mprm_jax.data.problems import BadRecord
+from mprm_jax.data.record import Record, Step, check_record
+
+_PLACEHOLDER = "<image>"
+_IMAGE_LINE = _PLACEHOLDER + "\n"
+_QUESTION = "### Question:\n"
+_PROCESS = "\n\n### Solution Process:\n"
+_SUCCESSES = {"+": 1, "-": 0}
+
+
+class _Turn(msgspec.Struct, frozen=True):
+    speaker: Literal["human", "gpt"] = msgspec.field(name="from")
+    value: str
+
+
+class _Conversation(msgspec.Struct, frozen=True):
+    conversations: tuple[_Turn, ...]
+    image: ImageField = None
+
+
+_DECODER = msgspec.json.Decoder(_Conversation)
+
+
+def _split_first(turn: str) -> tuple[int, str, str]:
+    """(image placeholders, question, first step) of the first human turn."""
+    n_images = 0
+    while turn.startswith(_IMAGE_LINE):
+        turn = turn[len(_IMAGE_LINE) :]
+        n_images += 1
+    question, frame, step = turn.partition(_PROCESS)
+    if not frame or not question.startswith(_QUESTION):
+        raise BadRecord(
+            "not a visualprm record",
+            f"the first turn is not {_QUESTION + '…' + _PROCESS + '…'!r}",
+        )
+    return n_images, question[len(_QUESTION) :].strip(), step.strip()
+
+
+def decode(data: bytes, options: ReadOptions) -> Record:
+    """One conversation.
+
+    Raises:
+        BadRecord: it has another form, its turns do not alternate, or its placeholders
+            do not match its images.
+    """
+    value = parse(data, _DECODER, "visualprm")
+    turns = value.conversations
+    if not turns or [turn.speaker for turn in turns] != ["human", "gpt"] * (
+        len(turns) // 2
+    ):
+        raise BadRecord(
+            "not a visualprm record", "human and gpt turns do not alternate"
+        )
+    n_images, question, first = _split_first(turns[0].value)
+    texts = [first, *(turn.value.strip() for turn in turns[2::2])]
+    successes = [_SUCCESSES.get(turn.value.strip()) for turn in turns[1::2]]
+    steps = []
+    for text, success in zip(texts, successes, strict=True):
+        if success is None:
+            raise BadRecord(
+                "not a visualprm record", f"step {len(steps) + 1} is not judged + or -"
+            )
+        steps.append(Step(text, success, 1))
+    source = source_of(data, options, None)
+    record = check_record(Record(question, tuple(steps), value.image, source=source))
+    if n_images != len(record.images):
+        raise BadRecord(
+            "placeholders and images differ",
+            f"{n_images} leading {_PLACEHOLDER}, {len(record.images)} images",
+        )
+    return record
+
+
+def encode(record: Record, options: WriteOptions) -> bytes:
+    """The conversation with hard labels.
+
+    Raises:
+        BadRecord: a step has no label, a text contains ``<image>``, or the question
+            contains the separator.
+    """
+    check_record(record)
+    texts = [step.text for step in record.steps]
+    for text in (record.question, *texts):
+        if _PLACEHOLDER in text:
+            raise BadRecord(
+                "image placeholder in text", f"it contains the literal {_PLACEHOLDER}"
+            )
+    first = (
+        _IMAGE_LINE * len(record.images)
+        + f"{_QUESTION}{record.question}{_PROCESS}{texts[0]}"
+    )
+    _, question, first_step = _split_first(first)
+    later = [text.strip() for text in texts[1:]]
+    check_readable(record, question, [first_step, *later], "visualprm")
+    turns = []
+    for text, step in zip([first, *texts[1:]], record.steps, strict=True):
+        judgement = "+" if hard_label(step, options) else "-"
+        turns.append({"from": "human", "value": text})
+        turns.append({"from": "gpt", "value": judgement})
+    return json_line(image_entry(record) | {"conversations": turns})
+
+
+def _recognise(keys: dict) -> bool:
+    match keys:
+        case {"conversations": [_, {"value": str()}, *_]}:
+            return True
+    return False
+
+
+VISUALPRM = Format(
+    name="visualprm",
+    meaning="VisualPRM conversation: one turn per step, judged + or -; hard labels",
+    decode=decode,
+    encode=encode,
+    soft=False,
+    recognise=_recognise,
+)

@@ -1,0 +1,352 @@
+"""What each format's published form means, on small records made here."""
+
+import copy
+import json
+
+import pytest
+
+from mprm_jax.data.formats import by_name
+from mprm_jax.data.formats.base import ReadOptions
+from mprm_jax.data.problems import BadRecord
+from mprm_jax.data.record import Record, Step
+
+
+def read(name, value, **options):
+    data = json.dumps(value).encode()
+    return by_name(name).decode(data, ReadOptions(**options))
+
+
+def counts(record):
+    return [(step.successes, step.trials) for step in record.steps]
+
+
+def texts(record):
+    return [step.text for step in record.steps]
+
+
+def prm(process, labels, question="q", **fields):
+    prompt = f"Question: {question}\nProcess: {process}"
+    turns = [{"from": "human", "value": prompt}, {"from": "gpt", "value": labels}]
+    return {"conversations": turns, **fields}
+
+
+def test_prm_keeps_inner_newlines_and_strips_around():
+    record = read("prm", prm(" a\n\nb <prm>\n\n c<prm>\n", [1, 0.0], image="x.png"))
+    assert record == Record("q", (Step("a\n\nb", 1, 1), Step("c", 0, 1)), "x.png")
+
+
+def test_prm_question_ends_at_the_first_process():
+    record = read("prm", prm("a\nProcess: b<prm>", [1]))
+    assert (record.question, texts(record)) == ("q", ["a\nProcess: b"])
+
+
+def test_prm_soft_labels_need_the_number_of_trials():
+    value = prm("a<prm>\n\nb<prm>\n\nc<prm>", [0.1875, 1.0, 0])
+    with pytest.raises(BadRecord, match="soft label without trials: step 1"):
+        read("prm", value)
+    assert counts(read("prm", value, trials=16)) == [(3, 16), (16, 16), (0, 16)]
+    with pytest.raises(BadRecord, match="no multiple of 1/N"):
+        read("prm", value, trials=8)
+
+
+@pytest.mark.parametrize(
+    ("value", "reason"),
+    [
+        (prm("a<prm>", [1, 0]), "steps and labels differ in number: 1 steps, 2 labels"),
+        (prm("a<prm>b", [1]), "text after the last step marker: it ends in 'b'"),
+        (prm("a", []), "text after the last step marker"),
+        (prm("", []), "no steps"),
+        (prm("<prm>", [1]), "empty step"),
+        (prm("a<prm>", [1], question=" "), "question missing"),
+        (prm("a<prm>", [1], question="<prm>"), "step marker in text"),
+        (prm("a<prm>", [1.5]), "score outside"),
+        (prm("a<prm>", [True]), "not a prm record: .*conversations"),
+        (prm("a<prm>", [1], image="/etc/x.png"), "unsafe image path"),
+        (prm("a<prm>", [1], image=[]), "image empty"),
+        ({"conversations": []}, "not a prm record: .*length 2"),
+        (
+            {
+                "conversations": [
+                    {"from": "human", "value": "Q: q\nProcess: a<prm>"},
+                    {"from": "gpt", "value": [1]},
+                ]
+            },
+            "not a prm record: the human turn",
+        ),
+    ],
+)
+def test_prm_refuses(value, reason):
+    with pytest.raises(BadRecord, match=f"^{reason}"):
+        read("prm", value)
+
+
+def visualprm(first, *later, image: object = "x.png"):
+    speakers = ["human", "gpt"] * len(later)
+    turns = [
+        {"from": speaker, "value": value}
+        for speaker, value in zip(speakers, [first, *later], strict=False)
+    ]
+    return {"id": 3, "image": image, "conversations": turns}
+
+
+FIRST = "<image>\n### Question:\nq\n\n### Solution Process:\na"
+
+
+def test_visualprm():
+    record = read("visualprm", visualprm(FIRST, "+", "b\n\nc ", "-", "d", " +"))
+    steps = (Step("a", 1, 1), Step("b\n\nc", 0, 1), Step("d", 1, 1))
+    assert record == Record("q", steps, "x.png")
+    several = visualprm("<image>\n" + FIRST, "+", image=["1.png", "2.png"])
+    assert read("visualprm", several).images == ("1.png", "2.png")
+
+
+@pytest.mark.parametrize(
+    ("value", "reason"),
+    [
+        (visualprm(FIRST, "+", "b"), "not a visualprm record: human and gpt"),
+        (visualprm(FIRST, "0"), "not a visualprm record: step 1 is not judged"),
+        (visualprm(FIRST, "+", "b", "++"), "not a visualprm record: step 2 is not"),
+        (visualprm(FIRST, "+", image=None), "placeholders and images differ: 1 .* 0"),
+        (visualprm(FIRST[8:], "+"), "placeholders and images differ: 0 leading"),
+        (visualprm(FIRST, "+", image=["1", "2"]), "placeholders and images differ"),
+        (visualprm("<image>\nq\na", "+"), "not a visualprm record: the first turn"),
+        (visualprm(FIRST.replace("Q", "q"), "+"), "not a visualprm record: the first"),
+        (visualprm(FIRST, "+", " ", "-"), "empty step: step 2"),
+        ({"conversations": []}, "not a visualprm record: human and gpt"),
+    ],
+)
+def test_visualprm_refuses(value, reason):
+    with pytest.raises(BadRecord, match=f"^{reason}"):
+        read("visualprm", value)
+
+
+def trl(labels, **fields):
+    return {"prompt": " q ", "completions": ["a\n", "b"], "labels": labels, **fields}
+
+
+def test_trl_reads_booleans_and_binary_integers():
+    expected = Record("q", (Step("a", 1, 1), Step("b", 0, 1)))
+    assert read("trl", trl([True, False])) == expected
+    assert read("trl", trl([1, 0])) == expected
+    assert read("trl", trl([1, 0], image="x.png")).images == ("x.png",)
+
+
+@pytest.mark.parametrize(
+    "labels", [[1.0, 0.0], [2, 0], ["+", "-"], [None, 1], [-1, 1], True, [True]]
+)
+def test_trl_refuses_other_labels(labels):
+    with pytest.raises(BadRecord, match=r"^(not a trl record|steps and labels differ)"):
+        read("trl", trl(labels))
+
+
+def shepherd(text, label=None, **fields):
+    return {"input": text, "label": label or text.replace("ки", "+"), **fields}
+
+
+def test_math_shepherd():
+    text = "Is 1 + 1 - 1 = 1? Step 1: a + b - c = ки\nStep 2: The answer is: 1 ки"
+    label = text.replace("ки", "+", 1).replace("ки", "-")
+    record = read("math-shepherd", shepherd(text, label, task="GSM8K"))
+    assert record == Record(
+        "Is 1 + 1 - 1 = 1?",
+        (Step("a + b - c =", 1, 1), Step("The answer is: 1", 0, 1)),
+        source="GSM8K",
+    )
+
+
+@pytest.mark.parametrize(
+    ("steps", "expected"),
+    [
+        ("Step 1: Step 1: a ки\nStep 2: Step 2: b ки", ["Step 1: a", "Step 2: b"]),
+        ("Step 1:a ки Step 2:b ки\n", ["a", "b"]),
+        ("Step 1: a\nStep 2: b ки\nStep 3: c ки", ["a\nStep 2: b", "Step 3: c"]),
+        ("\nStep 1: a ки\nb ки", ["a", "b"]),
+        ("Step 1: a ки\nStep 12: b ки", ["a", "Step 12: b"]),
+    ],
+)
+def test_math_shepherd_takes_away_exactly_the_step_number(steps, expected):
+    record = read("math-shepherd", shepherd(f"q {steps}"))
+    assert (record.question, texts(record)) == ("q", expected)
+
+
+@pytest.mark.parametrize(
+    ("value", "reason"),
+    [
+        (shepherd("q Step 1: a"), "no steps"),
+        (shepherd("q a ки"), "not a math-shepherd record: no 'Step 1:'"),
+        (shepherd("q Step 1: a ки b"), "text after the last step marker"),
+        (shepherd("q Step 1: a ки\nStep 2: ки"), "empty step: step 2"),
+        (shepherd("Step 1: a ки"), "question missing"),
+        (shepherd("q Step 1: a ки", "q Step 1: a "), "label does not match input"),
+        (shepherd("q Step 1: a ки", "q Step 1: a *"), "label does not match input"),
+        (shepherd("q Step 1: a ки", "q Step 1: b +"), "label does not match input"),
+        (shepherd("q Step 1: a ки", "q Step 1: a ++"), "label does not match input"),
+        (shepherd("q Step 1: a ки", "q Step 1: a ки"), "label does not match input"),
+        (shepherd("q Step 1: a ки", task=3), "not a math-shepherd record: .*task"),
+    ],
+)
+def test_math_shepherd_refuses(value, reason):
+    with pytest.raises(BadRecord, match=f"^{reason}"):
+        read("math-shepherd", value)
+
+
+def said(text, rating):
+    return {"text": text, "rating": rating, "flagged": False}
+
+
+def turn(*completions, chosen=None, human=None):
+    return {
+        "completions": list(completions) or None,
+        "human_completion": human and {**said(human, None), "source": "human"},
+        "chosen_completion": chosen,
+    }
+
+
+def prm800k(*turns):
+    return {
+        "labeler": "x",
+        "question": {"problem": "q\n", "ground_truth_answer": "29"},
+        "label": {"steps": list(turns), "finish_reason": "solution"},
+    }
+
+
+def test_prm800k_follows_choices_then_the_labeler():
+    record = read(
+        "prm800k",
+        prm800k(
+            turn(said("a", 1), chosen=0),
+            turn(said("bad", -1), said("neutral", 0), chosen=1),
+            turn(said("bad", -1), said("worse", -1), human="mine"),
+            turn(said("kept though wrong", -1), chosen=0),
+            turn(said("not rated", None), chosen=0),
+            turn(said("z", 0), said("e\n\n# Answer\n\n29", 1), chosen=1),
+        ),
+    )
+    assert (record.question, record.answer, record.source) == ("q", "29", None)
+    assert list(zip(texts(record), counts(record), strict=True)) == [
+        ("a", (1, 1)),
+        ("neutral", (1, 1)),
+        ("mine", (0, 0)),
+        ("kept though wrong", (0, 1)),
+        ("not rated", (0, 0)),
+        ("e\n\n# Answer\n\n29", (1, 1)),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("last", "expected"),
+    [
+        (turn(said("ok", 1), said("w1", -1), said("w2", -1)), ["a", "w1"]),
+        (turn(said("ok", 1), said("unsure", None)), ["a"]),
+        (turn(), ["a"]),
+    ],
+)
+def test_prm800k_ends_where_nothing_was_chosen(last, expected):
+    after = turn(said("never reached", 1), chosen=0)
+    record = read("prm800k", prm800k(turn(said("a", 1), chosen=0), last, after))
+    assert texts(record) == expected
+    assert counts(record)[1:] == [(0, 1)] * (len(expected) - 1)
+
+
+@pytest.mark.parametrize(
+    ("value", "reason"),
+    [
+        (prm800k(), "no steps"),
+        (prm800k(turn()), "no steps"),
+        (prm800k(turn(said("a", 1), chosen=1)), "not a prm800k record: step 1 chooses"),
+        (prm800k(turn(said("a", 1), chosen=-1)), "not a prm800k record: step 1"),
+        (prm800k(turn(said("a", 2), chosen=0)), "not a prm800k record: .*rating"),
+        (prm800k(turn(said("", 1), chosen=0)), "empty step"),
+    ],
+)
+def test_prm800k_refuses(value, reason):
+    with pytest.raises(BadRecord, match=f"^{reason}"):
+        read("prm800k", value)
+
+
+@pytest.mark.parametrize(
+    ("label", "expected"),
+    [
+        (-1, [(1, 1), (1, 1), (1, 1)]),
+        (0, [(0, 1), (0, 0), (0, 0)]),
+        (1, [(1, 1), (0, 1), (0, 0)]),
+        (2, [(1, 1), (1, 1), (0, 1)]),
+    ],
+)
+def test_processbench_judges_up_to_the_first_wrong_step(label, expected):
+    value = {"id": "gsm8k-0", "generator": "g", "problem": "q", "label": label}
+    record = read("processbench", value | {"steps": ["a", "b ", "c"]})
+    assert counts(record) == expected
+    assert (record.question, texts(record)) == ("q", ["a", "b", "c"])
+    assert record.source is None
+
+
+@pytest.mark.parametrize("label", [-2, 3])
+def test_processbench_label_must_name_a_step(label):
+    with pytest.raises(BadRecord, match=f"label names no step: label {label} with 3"):
+        read("processbench", {"problem": "q", "steps": ["a"] * 3, "label": label})
+
+
+VISUAL = {
+    "image": ["a.png", "b.png"],
+    "question": "q ",
+    "response": {"steps": ["a", "b", "c"], "process_correctness": [1, -1, 0]},
+    "data_source": "MMMU",
+    "policy_model": "m",
+    "answer": 4,
+}
+
+
+def test_visualprocessbench_leaves_neutral_steps_unmeasured():
+    steps = (Step("a", 1, 1), Step("b", 0, 1), Step("c", 0, 0))
+    images = ("a.png", "b.png")
+    expected = Record("q", steps, images, answer="4", source="MMMU")
+    assert read("visualprocessbench", VISUAL) == expected
+
+
+def test_visualprocessbench_pairs_judgements_with_steps():
+    value = copy.deepcopy(VISUAL)
+    value["response"]["process_correctness"].pop()
+    with pytest.raises(BadRecord, match="3 steps, 2 labels"):
+        read("visualprocessbench", value)
+
+
+MED = {
+    "question": "Which?",
+    "options": "  A. x\n  B. y",
+    "data_source": "med_qa",
+    "correct_answer": "B",
+    "steps": ["Step 1:  a ки", "Step 2: ошибки ки", "Step 3: c"],
+    "prm_soft_label": [0.125, 1.0, 0],
+    "prm_hard_label": [1, 1, 0],
+    "prm_gemini_label": [1, 1],
+}
+
+
+def test_medprm():
+    steps = (
+        Step("Step 1:  a", 2, 16),
+        Step("Step 2: ошибки", 16, 16),
+        Step("Step 3: c", 0, 16),
+    )
+    question = "Which?\n  A. x\n  B. y"
+    expected = Record(question, steps, answer="B", source="med_qa")
+    assert read("medprm", MED) == expected
+    assert counts(read("medprm", MED, trials=32)) == [(4, 32), (32, 32), (0, 32)]
+
+
+def test_medprm_scores_are_sixteenths_one_per_step():
+    with pytest.raises(BadRecord, match="no multiple of 1/N"):
+        read("medprm", MED | {"prm_soft_label": [0.3, 1, 0]})
+    with pytest.raises(BadRecord, match="3 steps, 2 labels"):
+        read("medprm", MED | {"prm_soft_label": [1, 0]})
+
+
+def test_the_source_can_be_any_field_with_text():
+    assert read("medprm", MED, source_from="correct_answer").source == "B"
+    value = prm("a<prm>", [1], origin="ChartQA", n=3, empty="", nothing=None)
+    assert read("prm", value, source_from="origin").source == "ChartQA"
+    assert read("prm", value).source is None
+    for field in ["n", "empty", "nothing", "absent", "conversations"]:
+        with pytest.raises(BadRecord, match=f"source missing: field '{field}'"):
+            read("prm", value, source_from=field)

@@ -1,0 +1,147 @@
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mprm_jax.data.problems import BadRecord
+from mprm_jax.data.record import (
+    Record,
+    Step,
+    check_image_path,
+    check_record,
+    counts_from_score,
+    resolve_unmeasured,
+)
+
+STEPS = (Step("a", 1, 2), Step("b", 0, 2))
+
+
+def test_score_is_successes_over_trials():
+    assert Step("a", 3, 16).score == 0.1875
+    with pytest.raises(ZeroDivisionError):
+        _ = Step("a", 0, 0).score
+
+
+@pytest.mark.parametrize(
+    ("image", "images"), [(None, ()), ("a", ("a",)), (("a", "b"), ("a", "b"))]
+)
+def test_images_are_none_one_or_several(image, images):
+    assert Record("q", STEPS, image).images == images
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        Record("q", STEPS),
+        Record("q", STEPS, "a/b.png"),
+        Record("q <prm", (Step("<PRM> prm>", 0, 0),), ("a.png", "b.png")),
+        Record("🙂\u2028", STEPS),
+    ],
+)
+def test_usable_records_come_back_as_they_are(record):
+    assert check_record(record) is record
+
+
+@pytest.mark.parametrize(
+    ("record", "reason"),
+    [
+        (Record("", STEPS), "question missing"),
+        (Record("q", ()), "no steps"),
+        (Record("q", (*STEPS, Step("", 1, 1))), "empty step: step 3"),
+        (Record("q<prm>", STEPS), "step marker in text: the question"),
+        (Record("q", (Step("a", 1, 1), Step("<prm>", 1, 1))), "step marker .*step 2"),
+        (Record("\ud800", STEPS), "lone surrogate: the question"),
+        (Record("q", (Step("a\udfff", 1, 1),)), "lone surrogate: step 1"),
+        (Record("q", STEPS, ""), "image empty"),
+        (Record("q", STEPS, ()), "image empty"),
+        (Record("q", STEPS, ("a", " ")), "image empty"),
+        (Record("q", STEPS, ("a", "/b")), "unsafe image path: '/b'"),
+        (Record("q", STEPS, "a<prm>"), "step marker in text: the image path"),
+        (Record("q", STEPS, "\ud800"), "lone surrogate: the image path"),
+    ],
+)
+def test_unusable_records_are_refused(record, reason):
+    with pytest.raises(BadRecord, match=f"^{reason}"):
+        check_record(record)
+
+
+@pytest.mark.parametrize(
+    "image",
+    [
+        *("a.png", "a/b/c.png", "a b.png", "..a/b..c", "a/...", ".hidden", "./a"),
+        *("图/1.jpg", "a~b", "a/~b", "100%.png", "a\\b", "a /b:c"),
+    ],
+)
+def test_paths_below_the_root_are_safe(image):
+    check_image_path(image)
+
+
+@pytest.mark.parametrize(
+    "image",
+    [
+        *("/a", "\\a", "\\\\host\\share", "C:\\a", "c:a", "~", "~user/a"),
+        *("..", "../a", "a/..", "a/../b", "a\\..\\b", "a\\..", "a/b/../../../c"),
+        *("http://a/b", "data:image/png;base64,xx", "file:///a", "S3+x.y-z:a"),
+        *("a\0", "a\nb", "a\n../b", "a\x1f", "a\r", "\n/etc/passwd"),
+    ],
+)
+def test_paths_that_could_leave_the_root_are_unsafe(image):
+    with pytest.raises(BadRecord, match=r"^unsafe image path"):
+        check_image_path(image)
+
+
+GAPS = Record("q", (Step("a", 2, 4), Step("b", 0, 0), Step("c", 1, 4)))
+
+
+def test_unmeasured_steps_are_an_error_by_default():
+    with pytest.raises(BadRecord, match=r"step 2 .*--unmeasured drop or negative"):
+        resolve_unmeasured(GAPS, "error")
+
+
+def test_drop_truncates_before_the_first_unmeasured_step():
+    assert resolve_unmeasured(GAPS, "drop") == Record("q", GAPS.steps[:1])
+    assert resolve_unmeasured(Record("q", GAPS.steps[1:]), "drop") is None
+
+
+def test_negative_makes_one_failed_trial_of_it():
+    resolved = resolve_unmeasured(GAPS, "negative")
+    assert resolved is not None
+    assert resolved.steps == (GAPS.steps[0], Step("b", 0, 1), GAPS.steps[2])
+
+
+@pytest.mark.parametrize("policy", ["error", "drop", "negative"])
+def test_measured_records_are_left_alone(policy):
+    record = Record("q", STEPS, "x.png", "1", "r", "s")
+    assert resolve_unmeasured(record, policy) is record
+
+
+@given(
+    st.integers(1, 65_535).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n)))
+)
+def test_counts_come_back_from_scores(pair):
+    successes, trials = pair
+    assert counts_from_score(successes / trials, trials, 1) == (successes, trials)
+    rounded = round(successes / trials, 12)
+    assert counts_from_score(rounded, trials, 1) == (successes, trials)
+
+
+def test_binary_scores_have_one_trial_where_none_is_given():
+    assert counts_from_score(1.0, None, 1) == (1, 1)
+    assert counts_from_score(0.0, None, 1) == (0, 1)
+    assert counts_from_score(1.0, 16, 1) == (16, 16)
+
+
+@pytest.mark.parametrize(
+    ("score", "trials", "reason"),
+    [
+        (0.5, None, "soft label without trials: step 3"),
+        (0.5, 15, "score is no multiple of 1/N: step 3 has score 0.5 with 15"),
+        (0.0625001, 16, "score is no multiple"),
+        (-0.1, 16, r"score outside \[0, 1\]"),
+        (1.0000001, 16, r"score outside \[0, 1\]"),
+        (float("nan"), 16, r"score outside \[0, 1\]"),
+        (float("inf"), None, r"score outside \[0, 1\]"),
+    ],
+)
+def test_scores_that_are_no_ratio_are_refused(score, trials, reason):
+    with pytest.raises(BadRecord, match=f"^{reason}"):
+        counts_from_score(score, trials, 3)
