@@ -1,0 +1,410 @@
+"""Bad input, each with the message a user gets: one line, the place, the way out."""
+
+import gzip
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from tests.cli import run
+from tests.raw_files import line, record, step, without, write_corpus
+
+GOOD = [record(number=i) for i in range(8)]
+
+
+def with_step(**fields):
+    """A record whose second step has other fields."""
+    return line(record(steps_with_score=[step(), step(**fields)]))
+
+
+def raw_score(text):
+    """A record whose second score is the given JSON text."""
+    return with_step(score="@").replace('"@"', text)
+
+
+# name -> (the line, reason in the table, words of its detail)
+BAD_LINES = {
+    "truncated": (line(record())[:-30], "truncated line", "ends inside the record"),
+    "two records": (line(record()) * 2, "two records on one line", "at column"),
+    "not json": ("steps: none", "not JSON", "one record per line"),
+    "bare cr": (
+        line(record()).replace(", ", ",\r", 1),
+        "carriage return inside a record",
+        "end lines with",
+    ),
+    "NaN": (raw_score("NaN"), "score is not finite", "step 2 has nan"),
+    "Infinity": (raw_score("Infinity"), "score is not finite", "step 2 has inf"),
+    "13": (raw_score("13"), "score outside [0, 1]", "step 2"),
+    "-1": (raw_score("-1"), "score outside [0, 1]", "step 2"),
+    "true": (raw_score("true"), "score is not a number", "step 2 has a boolean"),
+    "string": (raw_score('"0.5"'), "score is not a number", "step 2 has a string"),
+    "8/16": (raw_score('"8/16"'), "score is not a number", "step 2 has a string"),
+    "null": (raw_score("null"), "score is not a number", "step 2 has null"),
+    "missing score": (
+        line(record(steps_with_score=[without(step(), "score")])),
+        "score missing",
+        "step 1",
+    ),
+    "not the ratio": (
+        with_step(score=0.25),
+        "score is not correct/total",
+        "step 2 has score 0.25 with 8/16",
+    ),
+    "more correct": (
+        with_step(score=1.0, num_mc_correct=17),
+        "more correct than sampled",
+        "num_mc_correct 17, num_mc_total 16",
+    ),
+    "never sampled": (
+        with_step(k=0, n=0),
+        "step never sampled",
+        "step 2 has num_mc_total 0; choose --unmeasured drop or negative",
+    ),
+    "count is a float": (
+        with_step(num_mc_total=16.5),
+        "num_mc_total is not an integer",
+        "step 2",
+    ),
+    "negative count": (
+        with_step(num_mc_correct=-8),
+        "num_mc_correct outside [0, 65535]",
+        "step 2",
+    ),
+    "huge count": (
+        with_step(score=1, num_mc_correct=10**30, num_mc_total=10**30),
+        "num_mc_correct outside [0, 65535]",
+        "step 2",
+    ),
+    "empty step": (with_step(text=" \t"), "empty step", "step 2 has no text"),
+    "numeric step": (with_step(text=5), "step text is not a string", "a number"),
+    "marker": (
+        with_step(text="so <prm> it is"),
+        "step marker in text",
+        "step 2 contains the literal <prm>",
+    ),
+    "escaped marker": (
+        with_step(text="so <prm> it is").replace("<prm>", "\\u003cprm>"),
+        "step marker in text",
+        "step 2",
+    ),
+    "no steps": (line(record(steps_with_score=[])), "no steps", ""),
+    "steps missing": (line(without(record(), "steps_with_score")), "no steps", ""),
+    "image missing": (
+        line(without(record(), "image")),
+        "image missing",
+        'a text-only rollout says "image": null',
+    ),
+    "image empty": (line(record(image="")), "image empty", ""),
+    "image list empty": (line(record(image=[])), "image empty", "list"),
+    "image list of numbers": (line(record(image=[1])), "image is no path", "a number"),
+    "image number": (line(record(image=7)), "image is no path", "a number"),
+    "image climbs": (
+        line(record(image="a/../../etc/passwd")),
+        "unsafe image path",
+        "only paths below the image root",
+    ),
+    "image absolute": (line(record(image="/etc/passwd")), "unsafe image path", ""),
+    "image url": (line(record(image="https://a/b.png")), "unsafe image path", ""),
+    "image nul": (line(record(image="a\0b")), "unsafe image path", ""),
+    "question missing": (line(without(record(), "question")), "question missing", ""),
+    "question empty": (line(record(question="  ")), "question missing", ""),
+    "question a number": (
+        line(record(question=3)),
+        "question is not a string",
+        "it is a number",
+    ),
+    "record null": ("null", "not a JSON object", "the line holds null"),
+    "record list": ("[1, 2]", "not a JSON object", "a list"),
+    "deep": (
+        line(record(extra=0)).replace('"extra": 0', '"extra": ' + "[" * 100_000),
+        "nested too deeply",
+        "",
+    ),
+    "lone surrogate": (
+        with_step(text="half").replace("half", "\\ud83d"),
+        "lone surrogate",
+        "step 2",
+    ),
+    "conflicting duplicate keys": (
+        with_step().replace('"score": 0.5', '"score": 0.5, "score": 0.75'),
+        "score is not correct/total",
+        "step 1 has score 0.75 with 8/16",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BAD_LINES)
+def test_a_bad_line_is_refused_with_its_place_and_the_way_out(name, tmp_path, capsys):
+    bad, reason, detail = BAD_LINES[name]
+    lines = [line(value) for value in GOOD]
+    lines[4:4] = [bad]
+    folder = write_corpus(
+        tmp_path / "corpus", {"a.jsonl": ("\n".join(lines) + "\n").encode()}
+    )
+    output = tmp_path / "out.jsonl"
+    arguments = ["select", folder, "--output", output, "--keep-ratio", "0.5"]
+
+    refused = run(capsys, *arguments)
+    assert refused.status == 1
+    assert not output.exists()
+    rows = [text for text in refused.err.splitlines() if reason in text]
+    assert len(rows) == 1
+    assert f"{folder}/a.jsonl:5" in rows[0]
+    assert detail in rows[0]
+    assert "--max-bad" in refused.err
+    assert "Traceback" not in refused.err
+
+    allowed = run(capsys, *arguments, "--max-bad", "1", "--json")
+    assert allowed.status == 0
+    assert reason in allowed.err
+    assert allowed.json["bad_lines"][0]["reason"] == reason
+    assert allowed.json["bad_lines"][0]["first"] == f"{folder}/a.jsonl:5"
+    assert len(output.read_text().splitlines()) == 4  # half of the eight good ones
+
+
+def test_without_the_bad_line_the_same_corpus_is_accepted(tmp_path, capsys):
+    folder = write_corpus(tmp_path / "corpus", {"a.jsonl": GOOD})
+    output = tmp_path / "out.jsonl"
+    assert run(capsys, "select", folder, "--output", output).status == 0
+
+
+def test_bytes_that_are_no_text_are_refused(tmp_path, capsys):
+    good = line(GOOD[0]).encode()
+    for number, (bad, reason) in enumerate(
+        [
+            (good.replace(b"Because", b"Bec\xffuse"), "invalid UTF-8"),
+            (good.replace(b"How many", b"H\xc0\x80w"), "invalid UTF-8"),
+            (b"\xef\xbb\xbf" + good, "byte order mark"),
+        ]
+    ):
+        folder = write_corpus(
+            tmp_path / str(number), {"a.jsonl": b"\n".join([bad, good]) + b"\n"}
+        )
+        refused = run(capsys, "stats", folder)
+        assert refused.status == 1
+        assert f"{reason}" in refused.err
+        assert "a.jsonl:1" in refused.err
+
+
+def test_pretty_printed_json_says_what_to_do(tmp_path, capsys):
+    pretty = json.dumps(GOOD[0], indent=2) + "\n"
+    folder = write_corpus(tmp_path, {"a.jsonl": [GOOD[1]], "b.jsonl": pretty.encode()})
+    refused = run(capsys, "stats", folder)
+    assert refused.status == 1
+    assert "b.jsonl:1" in refused.err
+    assert "jq -c ." in refused.err
+
+
+def test_counts_and_the_first_line_of_each_reason_are_listed(tmp_path, capsys):
+    lines = [line(value) for value in GOOD]
+    lines[2:2] = [raw_score("null"), "null", raw_score('"x"')]
+    folder = write_corpus(tmp_path, {"a.jsonl": "\n".join(lines).encode()})
+    err = run(capsys, "stats", folder).err.splitlines()
+    assert err[1].split()[:1] == ["2"]
+    assert err[1].split()[-1].strip() != ""
+    assert "score is not a number" in err[1]
+    assert "a.jsonl:3" in err[1]
+    assert "a.jsonl:4" in err[2]
+    assert "3 bad lines refused (allowed: 0)" in err[-1]
+    assert run(capsys, "stats", folder, "--max-bad", "2").status == 1
+    assert run(capsys, "stats", folder, "--max-bad", "3").status == 0
+
+
+def test_a_long_path_is_neither_wrapped_nor_shortened(tmp_path, capsys):
+    deep = tmp_path / ("very-long-folder-name-" * 5) / ("another-" * 12)
+    folder = write_corpus(deep, {"a.jsonl": b"null\n"})
+    assert f"{folder}/a.jsonl:1" in run(capsys, "stats", folder).err
+
+
+def test_blank_lines_are_counted_never_bad(tmp_path, capsys):
+    text = "\n\n".join(line(value) for value in GOOD) + "\n \n"
+    folder = write_corpus(tmp_path, {"a.jsonl": text.encode()})
+    result = run(capsys, "stats", folder, "--json")
+    assert result.status == 0
+    assert result.json["counts"]["blank"] == 8
+    assert result.json["counts"]["lines"] == 16
+
+
+def test_duplicate_records_are_counted_and_kept(tmp_path, capsys):
+    folder = write_corpus(tmp_path, {"a.jsonl": [*GOOD, GOOD[0], GOOD[0]]})
+    result = run(capsys, "stats", folder, "--json").json
+    assert result["counts"]["duplicates"] == 2
+    assert result["overall"]["rollouts"] == 10
+
+
+def test_of_duplicate_keys_the_last_counts_as_everywhere_in_python(tmp_path, capsys):
+    text = with_step().replace('"step": ', '"step": "first", "step": ')
+    folder = write_corpus(tmp_path / "c", {"a.jsonl": text.encode()})
+    output = tmp_path / "o.jsonl"
+    assert run(capsys, "select", folder, "--output", output).status == 0
+    assert "first" not in output.read_text()
+
+
+def test_empty_files_and_missing_folders_say_so(tmp_path, capsys):
+    empty = write_corpus(tmp_path / "e", {"a.jsonl": b""})
+    for arguments, message in [
+        ([tmp_path / "none"], "none: no such file or folder"),
+        ([empty], "a.jsonl: the file is empty"),
+        ([write_corpus(tmp_path / "f", {"a.txt": b"x"})], "holds no *.jsonl"),
+        ([write_corpus(tmp_path / "b", {"a.jsonl": b"\n\n"})], "the file is empty"),
+    ]:
+        failed = run(capsys, "stats", *arguments)
+        assert failed.status == 1
+        assert message in failed.err
+        assert len(failed.err.splitlines()) == 1
+    both = write_corpus(tmp_path / "two", {"a.jsonl": GOOD, "b.jsonl": b""})
+    failed = run(capsys, "stats", both)
+    assert failed.status == 1
+    assert "empty file" in failed.err
+    assert f"{both}/b.jsonl" in failed.err
+    assert run(capsys, "stats", both, "--max-bad", "1").status == 0
+
+
+def test_a_gz_that_is_none_is_named(tmp_path, capsys):
+    whole = gzip.compress("\n".join(map(line, GOOD)).encode())
+    for name, content in [
+        ("text", line(GOOD[0]).encode()),
+        ("cut", whole[:-20]),
+        ("bent", whole[:40] + b"\0\0\0\0" + whole[44:]),
+    ]:
+        folder = write_corpus(tmp_path / name, {"a.jsonl.gz": content})
+        failed = run(capsys, "stats", folder)
+        assert failed.status == 1
+        assert "a.jsonl.gz: damaged gzip file" in failed.err
+        assert len(failed.err.splitlines()) == 1
+    folder = write_corpus(tmp_path / "good", {"a.jsonl.gz": whole})
+    assert run(capsys, "stats", folder).status == 0
+
+
+@pytest.mark.parametrize("ratio", ["0", "-0.5", "25", "nan", "inf"])
+def test_keep_ratios_without_meaning_are_wrong_usage(ratio, tmp_path, capsys):
+    folder = write_corpus(tmp_path, {"a.jsonl": GOOD})
+    for extra in ([], ["--compat", "official"]):
+        failed = run(
+            capsys,
+            "select",
+            folder,
+            f"--keep-ratio={ratio}",
+            *extra,
+            "--output",
+            tmp_path / "o.jsonl",
+        )
+        assert failed.status == 2
+        assert "keep_ratio must lie in (0, 1]" in failed.err
+        assert not (tmp_path / "o.jsonl").exists()
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ("--alpha=nan", "--alpha must be finite"),
+        ("--alpha=-0.1", "--alpha must be finite"),
+        ("--alpha=inf", "--alpha must be finite"),
+        ("--max-bad=-1", "--max-bad must be at least 0"),
+        ("--workers=0", "--workers must be at least 1"),
+        ("--trials=0", "--trials must lie in [1, 65535]"),
+        ("--label-threshold=1", "--label-threshold must lie in [0, 1)"),
+        ("--rule=best", "invalid choice"),
+        ("--format=csv", "invalid choice"),
+        ("--keep-ratio=x", "--keep-ratio"),
+        ("--unknown=1", "--unknown"),
+    ],
+)
+def test_other_wrong_usage_exits_with_2(option, message, tmp_path, capsys):
+    folder = write_corpus(tmp_path, {"a.jsonl": GOOD})
+    failed = run(capsys, "select", folder, option, "--output", tmp_path / "o.jsonl")
+    assert failed.status == 2
+    assert message in failed.err
+    assert not (tmp_path / "o.jsonl").exists()
+
+
+def test_global_and_per_source_exclude_each_other(tmp_path, capsys):
+    folder = write_corpus(tmp_path, {"a.jsonl": GOOD})
+    failed = run(capsys, "select", folder, "--global", "--per-source")
+    assert (failed.status, "exclude each other" in failed.err) == (2, True)
+
+
+def test_json_failures_are_one_object_too(tmp_path, capsys):
+    folder = write_corpus(tmp_path, {"a.jsonl": b"null\n" + line(GOOD[0]).encode()})
+    failed = run(capsys, "stats", folder, "--json")
+    assert failed.status == 1
+    assert failed.json["bad_lines"][0]["count"] == 1
+    assert "1 bad line refused" in failed.json["error"]
+    failed = run(capsys, "stats", tmp_path / "none", "--json")
+    assert "no such file" in failed.json["error"]
+
+
+def test_an_output_among_the_inputs_is_refused(tmp_path, capsys):
+    folder = write_corpus(tmp_path, {"a.jsonl": GOOD})
+    before = (folder / "a.jsonl").read_bytes()
+    for name, message in [
+        ("a.jsonl", "is a file of the corpus"),
+        ("b.jsonl", "would be read as a part"),
+    ]:
+        failed = run(capsys, "select", folder, "--output", folder / name)
+        assert (failed.status, message in failed.err) == (1, True)
+    failed = run(capsys, "convert", folder, "--output", folder)
+    assert (failed.status, "the corpus's own folder" in failed.err) == (1, True)
+    assert (folder / "a.jsonl").read_bytes() == before
+    assert sorted(p.name for p in folder.iterdir() if p.is_file()) == ["a.jsonl"]
+
+
+def test_missing_images_and_links_out_of_the_root_are_named(tmp_path, capsys):
+    root = tmp_path / "root"
+    (root / "images").mkdir(parents=True)
+    for i in range(8):
+        (root / "images" / f"{i}.png").write_bytes(b"x")
+    folder = write_corpus(tmp_path / "corpus", {"a.jsonl": GOOD})
+    arguments = ["select", folder, "--keep-ratio", "1", "--images", root]
+    arguments += ["--output", tmp_path / "o.jsonl"]
+    assert run(capsys, *arguments).status == 0
+    (root / "images" / "3.png").unlink()
+    failed = run(capsys, *arguments)
+    assert (failed.status, "a.jsonl:4: image not found" in failed.err) == (1, True)
+    (tmp_path / "secret.png").write_bytes(b"x")
+    os.symlink(tmp_path / "secret.png", root / "images" / "3.png")
+    failed = run(capsys, *arguments)
+    assert (failed.status, "a.jsonl:4: unsafe image path" in failed.err) == (1, True)
+
+
+DISK_FULL = """
+import resource, signal, sys
+from experiments.cli import main
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+def test_a_full_disk_is_one_line_and_leaves_the_old_output_whole(tmp_path):
+    many = [record(number=i, answer="x" * 500) for i in range(50)]
+    folder = write_corpus(tmp_path / "corpus", {"a.jsonl": many})
+    output = tmp_path / "out" / "subset.jsonl"
+    output.parent.mkdir()
+    output.write_text("the old subset\n")
+    # A limit on the size of a file stands for the full disk.
+    failed = subprocess.run(
+        [
+            sys.executable,
+            "-c",
+            DISK_FULL,
+            "select",
+            str(folder),
+            "--format",
+            "raw",
+            "--keep-ratio",
+            "1",
+            "--output",
+            str(output),
+        ],
+        capture_output=True,
+        text=True,
+    )
+    assert failed.returncode == 1
+    assert failed.stderr.splitlines()[-1].startswith("mprm select: ")
+    assert "File too large" in failed.stderr
+    assert "Traceback" not in failed.stderr
+    assert output.read_text() == "the old subset\n"
+    assert [p.name for p in output.parent.iterdir()] == ["subset.jsonl"]
