@@ -1,0 +1,82 @@
+"""`mprm simulate`: a corpus whose truth is known, in the real on-disk format."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Literal, get_args
+
+import numpy as np
+import tyro
+
+from experiments.cli import shared
+from experiments.cli.tables import format_table, summary_rows
+from experiments.simulated import write_raw_corpus
+from sim.calibration import PAPER_MODELS
+from sim.corpus import early_stop, sample
+from sim.sources import PAPER_SOURCES
+from theory.summary import summarise
+
+ModelName = Literal[
+    "hierarchical", "independent", "constant", "martingale", "absorbing", "repair"
+]
+assert set(get_args(ModelName)) == set(PAPER_MODELS)
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """Write a simulated corpus in the raw VisualPRM format.
+
+    corpus: Monte-Carlo counts of the paper's 38 sources with placeholder text. The
+    default model fits each source's mean MC score, the error-step ratio and the share
+    of mixed rollouts that the paper publishes; everything else about it is prediction.
+
+    Example: mprm simulate corpus --scale 0.1 --output runs/corpus
+
+    Attributes:
+        world: What to simulate.
+        output: Folder to write into; files go to annotations/ below it.
+        model: How the steps of a rollout depend on each other.
+        scale: Share of the real corpus's 565,149 rollouts.
+        early_stop: Stop sampling at a rollout's first K = 0, as the annotator does by
+            default; later steps then have num_mc_total 0.
+        seed: Same seed, same bytes.
+        json: Print one JSON object to stdout, everything else to stderr.
+    """
+
+    world: tyro.conf.Positional[Literal["corpus"]]
+    output: Path = Path("runs/corpus")
+    model: ModelName = "hierarchical"
+    scale: float = 0.01
+    early_stop: bool = False
+    seed: int = 0
+    json: bool = False
+
+
+OPTIONS = Options
+
+
+def run(options: Options) -> None:
+    """Simulate and write."""
+    if not 0 < options.scale <= 100:
+        raise shared.UsageError(f"--scale must lie in (0, 100], not {options.scale}")
+    if options.seed < 0:
+        raise shared.UsageError(f"--seed must be at least 0, not {options.seed}")
+    counts, text = np.random.default_rng(options.seed).spawn(2)
+    rollouts = sample(PAPER_MODELS[options.model], PAPER_SOURCES, counts, options.scale)
+    if options.early_stop:
+        rollouts = early_stop(rollouts)
+    with shared.progress("writing", rollouts.n_rollouts, "rollouts") as tick:
+        files = write_raw_corpus(options.output, rollouts, text, tick)
+    summary = summarise(rollouts)
+    if options.json:
+        shared.print_json(
+            {
+                "output": str(options.output),
+                "files": [path.name for path in files],
+                "overall": dataclasses.asdict(summary),
+            }
+        )
+        return
+    print(format_table(("", "simulated"), summary_rows(summary)))
+    print(f"\nwrote {len(files)} files: {options.output / 'annotations'}")
