@@ -222,12 +222,12 @@ def _executor(
 ) -> Iterator[Executor | None]:
     if options.dask is not None:
         try:
-            from distributed import Client
+            from distributed import Client  # pyright: ignore[reportMissingImports]
         except ImportError:
             raise DataError(
                 "--dask needs the dask extra: pip install 'mprm-jax[dask]'"
             ) from None
-        with Client(options.dask) as client:
+        with Client(options.dask, timeout="10s") as client:
             yield client.get_executor()
     elif min(options.workers, files) > 1 and size > _PARALLEL_BYTES:
         from concurrent.futures import ProcessPoolExecutor
