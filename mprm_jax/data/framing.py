@@ -55,7 +55,7 @@ class Chunk:
 
     Attributes:
         data: the bytes, each line with its newline (the last line may lack it).
-        lines: the same lines without their newlines.
+        ends: position in ``data`` after each line's last byte before the newline.
         offset: of the first byte in the (decompressed) file.
         line: number of the first line, from 1.
         too_long: the chunk stands for one line longer than MAX_LINE_BYTES, and holds
@@ -63,17 +63,29 @@ class Chunk:
     """
 
     data: bytes
-    lines: list[bytes]
+    ends: list[int]
     offset: int
     line: int
     too_long: bool = False
 
     def located(self) -> Iterator[tuple[int, int, bytes]]:
-        """(line number, offset, bytes) of every line."""
-        offset = self.offset
-        for number, line in enumerate(self.lines, self.line):
-            yield number, offset, line
-            offset += len(line) + 1
+        """(line number, offset, bytes without newline) of every line."""
+        start = 0
+        for number, end in enumerate(self.ends, self.line):
+            yield number, self.offset + start, self.data[start:end]
+            start = end + 1
+
+
+def _line_ends(data: bytes) -> list[int]:
+    # A loop of finds is several times as fast as splitting, which copies every line.
+    ends = []
+    end = data.find(b"\n")
+    while end >= 0:
+        ends.append(end)
+        end = data.find(b"\n", end + 1)
+    if not data.endswith(b"\n"):
+        ends.append(len(data))
+    return ends
 
 
 def corpus_files(corpus: Path) -> tuple[CorpusFile, ...]:
@@ -185,12 +197,12 @@ class RecordFile:
             else:
                 data += tail
             if data:
-                lines = data.removesuffix(b"\n").split(b"\n")
-                yield Chunk(data, lines, offset, line)
+                ends = _line_ends(data)
+                yield Chunk(data, ends, offset, line)
                 offset += len(data)
-                line += len(lines)
+                line += len(ends)
             if too_long:
-                yield Chunk(tail[:80], [tail[:80]], offset, line, too_long=True)
+                yield Chunk(tail[:80], [80], offset, line, too_long=True)
                 while not tail.endswith(b"\n"):
                     offset += len(tail)
                     tail = self._read(CHUNK_BYTES, line=True)

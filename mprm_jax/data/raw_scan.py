@@ -58,33 +58,35 @@ def raw_columns(chunk: Chunk) -> dict[str, np.ndarray] | None:
     """The columns of :class:`mprm_jax.data.index.FileIndex` less the source, or None
     if any line needs a closer look.
     """
-    lines = chunk.lines
-    sizes = np.fromiter(map(len, lines), np.int32, len(lines))
-    starts = np.cumsum(sizes + 1, dtype=np.int64) - sizes - 1
-    if b"\r" in chunk.data or not _objects(chunk.data, starts, sizes):
+    data, count = chunk.data, len(chunk.ends)
+    ends = np.array(chunk.ends)
+    starts = np.concatenate([[0], ends[:-1] + 1])
+    octets = np.frombuffer(data, np.uint8)
+    if b"\r" in data or not _objects(octets, starts, ends):
         return None
     try:
-        records = _DECODER.decode_lines(chunk.data)
+        records = _DECODER.decode_lines(data)
         # The decoder does not look at the bytes of fields it skips.
-        for line in lines:
-            if not line.isascii():
-                line.decode()
+        for i in _lines_beyond_ascii(octets, ends):
+            data[starts[i] : ends[i]].decode()
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None
     # Newlines are white space to the decoder. Between } and { inside one document there
     # must be a comma, so lines that begin with { and end with } each hold whole
     # documents, and equal numbers mean one each.
-    if len(records) != len(lines) or not _texts_fit(records):
+    if len(records) != count or not _texts_fit(records):
         return None
     counts = _counts(records)
     if counts is None:
         return None
+    view = memoryview(data)
+    spans = zip(starts.tolist(), chunk.ends, strict=True)
     return counts | {
         "offset": chunk.offset + starts,
-        "size": sizes,
-        "line": np.arange(chunk.line, chunk.line + len(lines), dtype=np.int32),
+        "size": (ends - starts).astype(np.int32),
+        "line": np.arange(chunk.line, chunk.line + count, dtype=np.int32),
         "content": np.fromiter(
-            map(xxhash.xxh3_64_intdigest, lines), np.uint64, len(lines)
+            (xxhash.xxh3_64_intdigest(view[a:b]) for a, b in spans), np.uint64, count
         ),
     }
 
@@ -109,15 +111,19 @@ def decode_indexed(line: bytes) -> Record | None:
     )
 
 
-def _objects(data: bytes, starts: np.ndarray, sizes: np.ndarray) -> bool:
+def _objects(octets: np.ndarray, starts: np.ndarray, ends: np.ndarray) -> bool:
     """Whether every line begins with { and ends with }."""
-    if not np.all(sizes):
-        return False
-    octets = np.frombuffer(data, np.uint8)
     return bool(
-        np.all(octets[starts] == ord("{"))
-        and np.all(octets[starts + sizes - 1] == ord("}"))
+        np.all(ends > starts)
+        and np.all(octets[starts] == ord("{"))
+        and np.all(octets[ends - 1] == ord("}"))
     )
+
+
+def _lines_beyond_ascii(octets: np.ndarray, ends: np.ndarray) -> list[int]:
+    """The lines that hold a byte above 127."""
+    beyond = np.flatnonzero(octets > 127)
+    return np.unique(np.searchsorted(ends, beyond)).tolist()
 
 
 def _counts(records: list[_Raw]) -> dict[str, np.ndarray] | None:
