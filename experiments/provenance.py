@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.metadata
 import platform
+from pathlib import Path
+
+from mprm_jax.data.framing import CHUNK_BYTES
+from mprm_jax.data.problems import DataError
 
 
 def package_version(name: str = "mprm-jax") -> str:
@@ -22,3 +27,19 @@ def versions() -> dict[str, str]:
         "numpy": package_version("numpy"),
         "msgspec": package_version("msgspec"),
     }
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file.
+
+    Raises:
+        DataError: it cannot be read.
+    """
+    digest = hashlib.sha256()
+    try:
+        with open(path, "rb") as file:
+            while data := file.read(CHUNK_BYTES):
+                digest.update(data)
+    except OSError as error:
+        raise DataError(f"{path}: {error.strerror or error}") from error
+    return digest.hexdigest()

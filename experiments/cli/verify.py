@@ -12,11 +12,12 @@ import numpy as np
 import tyro
 
 from experiments.cli import shared
+from experiments.provenance import file_sha256
 from experiments.selecting import SelectionOptions, choose
 from mprm_jax.data.corpus import read_corpus, usable_rollouts
 from mprm_jax.data.formats import by_name
 from mprm_jax.data.formats.base import ReadOptions, WriteOptions
-from mprm_jax.data.framing import CHUNK_BYTES, corpus_files
+from mprm_jax.data.framing import corpus_files
 from mprm_jax.data.outputs import manifest_path, read_manifest
 from mprm_jax.data.problems import DataError
 from mprm_jax.data.record import UnmeasuredPolicy
@@ -157,19 +158,3 @@ def _checks(options: Options, manifest: _Manifest) -> list[dict[str, Any]]:
             "writing again gives the same bytes", digest.hexdigest() == written.sha256
         )
     return checks
-
-
-def file_sha256(path: Path) -> str:
-    """SHA-256 of a file.
-
-    Raises:
-        DataError: it cannot be read.
-    """
-    digest = hashlib.sha256()
-    try:
-        with open(path, "rb") as file:
-            while data := file.read(CHUNK_BYTES):
-                digest.update(data)
-    except OSError as error:
-        raise DataError(f"{path}: {error.strerror or error}") from error
-    return digest.hexdigest()

@@ -1,0 +1,165 @@
+"""`mprm select --compat official`: the released script's subset, with what it hides."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from experiments.cli import shared
+from experiments.cli.tables import format_table, percent
+from experiments.provenance import file_sha256, versions
+from mprm_jax.data.compat import OfficialReport, select_official
+from mprm_jax.data.outputs import OutputSet, manifest_bytes, manifest_path
+from mprm_jax.data.problems import DataError
+
+if TYPE_CHECKING:
+    from experiments.cli.select_rollouts import Options
+
+
+class _Selection(msgspec.Struct):
+    keep_ratio: float
+    alpha: float
+
+
+class _File(msgspec.Struct):
+    file: str
+    sha256: str
+
+
+class _Written(msgspec.Struct):
+    sha256: str
+
+
+class _Manifest(msgspec.Struct):
+    corpus: str
+    selection: _Selection
+    inputs: list[_File]
+    output: _Written
+
+
+def run_official(options: Options) -> None:
+    """Select as the release does, and say what it dropped."""
+    folder = annotations(options.corpus)
+    with OutputSet() as outputs:
+        output = outputs.add(options.output)
+        report = select_official(
+            folder, options.keep_ratio, options.alpha, output.write
+        )
+        result = {
+            "compat": "official",
+            "selection": {"keep_ratio": options.keep_ratio, "alpha": options.alpha},
+            "selected": report.selected,
+            "written": report.written,
+            "dropped": report.dropped,
+            "tied_share": report.tied / max(report.selected, 1),
+            "refused_lines": sum(file.refused for file in report.files),
+            "skipped_files": [path.name for path in report.skipped],
+        }
+        manifest = {
+            "versions": versions(),
+            "corpus": str(folder.resolve()),
+            **result,
+            "inputs": _inputs(report),
+            "output": {
+                "file": options.output.name,
+                "format": "prm",
+                "rollouts": report.written,
+                "bytes": output.size,
+                "sha256": output.sha256.hexdigest(),
+            },
+        }
+        outputs.add(manifest_path(options.output)).write(manifest_bytes(manifest))
+    if options.json:
+        shared.print_json({"output": str(options.output), **result})
+    else:
+        _print(options.output, report)
+
+
+def annotations(corpus: Path) -> Path:
+    """The folder whose ``*.jsonl`` files the release would read.
+
+    Raises:
+        DataError: the corpus is no folder.
+    """
+    if not corpus.is_dir():
+        raise DataError(f"{corpus}: --compat official reads a folder of *.jsonl files")
+    return corpus / "annotations" if (corpus / "annotations").is_dir() else corpus
+
+
+def _inputs(report: OfficialReport) -> list[dict[str, Any]]:
+    return [
+        {
+            "file": file.path.name,
+            "bytes": file.path.stat().st_size,
+            "sha256": file_sha256(file.path),
+            "lines": file.written.tolist(),
+        }
+        for file in report.files
+    ]
+
+
+def _print(output: Path, report: OfficialReport) -> None:
+    print(
+        format_table(
+            ("file", "lines", "ranked", "selected", "tied", "dropped", "written"),
+            [
+                (
+                    file.path.name[:28],
+                    f"{file.lines:,}",
+                    f"{file.rollouts:,}",
+                    f"{file.selected:,}",
+                    f"{file.tied:,}",
+                    f"{sum(file.dropped.values()):,}",
+                    f"{len(file.written):,}",
+                )
+                for file in report.files
+            ],
+        )
+    )
+    print()
+    tied = report.tied / max(report.selected, 1)
+    print(
+        f"{percent(tied, 1)} of the picks were chosen by file order among equal scores."
+    )
+    for reason, count in report.dropped.items():
+        print(f"{count:,} picks dropped and not replaced: {reason}.")
+    refused = sum(file.refused for file in report.files)
+    if refused:
+        print(f"{refused:,} lines passed over because they are not JSON.")
+    for path in report.skipped:
+        print(f"{path.name}: skipped, nothing in it can be ranked.")
+    print(f"\nselected={report.selected} wrote {report.written}: {output}")
+
+
+def verify_official(
+    output: Path, value: dict[str, Any], corpus: Path | None
+) -> list[dict[str, Any]]:
+    """The checks of `mprm verify` for a subset made by ``--compat official``."""
+    try:
+        manifest = msgspec.convert(value, _Manifest)
+    except msgspec.ValidationError as error:
+        raise DataError(f"{manifest_path(output)}: {error}") from error
+    folder = annotations(corpus or Path(manifest.corpus))
+    digest = hashlib.sha256()
+    selection = manifest.selection
+    report = select_official(
+        folder, selection.keep_ratio, selection.alpha, digest.update
+    )
+    before = {file.file: file.sha256 for file in manifest.inputs}
+    now = {file.path.name: file_sha256(file.path) for file in report.files}
+    checks = [
+        (
+            f"{output.name} has the SHA-256 of the manifest",
+            file_sha256(output) == manifest.output.sha256,
+        ),
+        (f"{folder} has the files of the manifest", list(before) == list(now)),
+        *((f"{name} is unchanged", now.get(name) == before[name]) for name in before),
+        (
+            "selecting again gives the same bytes",
+            digest.hexdigest() == manifest.output.sha256,
+        ),
+    ]
+    return [{"what": what, "holds": holds} for what, holds in checks]
