@@ -1,5 +1,7 @@
 """Rollouts: every invariant is enforced, and every total equals a plain loop."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -17,7 +19,7 @@ def assert_equal(a, b):
     ]
 
 
-VALID = {
+VALID: dict[str, Any] = {
     "successes": np.array([1, 0, 3]),
     "trials": np.array([4, 4, 4]),
     "offsets": np.array([0, 2, 3]),

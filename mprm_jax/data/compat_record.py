@@ -1,0 +1,204 @@
+"""One line as the released selection script reads and rewrites it.
+
+The standard library's ``json`` decides what a line holds. A typed decoder, which builds
+none of the text that no one asks for, reads the lines on which the two are known to
+agree; a differential fuzz test compares them.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import msgspec
+
+from mprm_jax.data.formats.json_record import json_value
+from mprm_jax.data.formats.prm import conversation_line, render_prompt
+from mprm_jax.data.problems import BadRecord
+
+NO_IMAGE = "image missing"
+EMPTY_STEP = "empty step text"
+NO_SCORE = "score does not count"
+
+# Python refuses integers of more than 4,300 digits, msgspec does not if nobody asks for
+# them. A run of that many digits shows at 8 neighbours of every 512th byte.
+_LONG_INTEGER = 4300
+_STRIDE = 512
+_DIGITS = re.compile(rb"[0-9]{8}")
+
+
+class _Score(msgspec.Struct, gc=False):
+    score: float | None = None
+
+
+class _Scores(msgspec.Struct, gc=False):
+    steps_with_score: list[_Score] | None = None
+
+
+class _Step(msgspec.Struct, gc=False):
+    step: str | None = None
+    score: float | None = None
+
+
+class _Rollout(msgspec.Struct, gc=False):
+    steps_with_score: list[_Step]
+    image: str | None = None
+    question: str | None = None
+    question_orig: str | None = None
+
+
+_SCORES = msgspec.json.Decoder(_Scores)
+_ROLLOUT = msgspec.json.Decoder(_Rollout)
+_T = TypeVar("_T")
+
+
+class Blank(Exception):
+    """A line of white space alone."""
+
+
+class Refused(Exception):
+    """A line that ``json.loads`` refuses; the release skips it in silence."""
+
+
+@dataclass(frozen=True)
+class Pick:
+    """What the release writes of a chosen rollout.
+
+    Attributes:
+        image: as is, whatever it is.
+        question: without surrounding white space; may be empty.
+        texts: of each step, without surrounding white space.
+        scores: of each step; None does not count.
+    """
+
+    image: Any
+    question: str
+    texts: list[str]
+    scores: list[float | None]
+
+    @property
+    def drop_reason(self) -> str | None:
+        """Why the release drops the pick: the first reason it meets, or None."""
+        if not self.image:
+            return NO_IMAGE
+        for text, score in zip(self.texts, self.scores, strict=True):
+            if not text:
+                return EMPTY_STEP
+            if score is None:
+                return NO_SCORE
+        return None
+
+    def output(self) -> bytes:
+        """The line ``json.dumps({"image": ..., "conversations": ...},
+        ensure_ascii=False)`` with its newline, of a pick that is not dropped.
+
+        Raises:
+            BadRecord: it cannot be written as UTF-8, or nests too deeply.
+        """
+        labels = [1.0 if score and score > 0 else 0.0 for score in self.scores]
+        try:
+            prompt = render_prompt(self.question, self.texts)
+            return conversation_line(json_value(self.image), prompt, labels) + b"\n"
+        except BadRecord as error:
+            raise _crash(error.reason, error.detail) from error
+        except RecursionError as error:
+            raise _crash("nested too deeply") from error
+
+
+def read_scores(line: bytes) -> list[float]:
+    """The scores that count, in the order of the steps: ``float(score)`` succeeds.
+
+    Raises:
+        Blank, Refused: the release skips the line.
+        BadRecord: the release would crash.
+    """
+    # The decoder does not look at the bytes of strings it skips.
+    if not line.isascii():
+        try:
+            line.decode()
+        except UnicodeDecodeError as error:
+            raise _crash("invalid UTF-8", error.reason) from error
+    typed = _typed(_SCORES, line)
+    if typed is not None:
+        scores = [step.score for step in typed.steps_with_score or ()]
+    else:
+        scores = [_number(step.get("score")) for step in _parsed(line)[1]]
+    return [score for score in scores if score is not None]
+
+
+def read_pick(line: bytes) -> Pick:
+    """A line for which :func:`read_scores` gave at least one score.
+
+    Raises:
+        BadRecord: the release would crash, or the line is no longer that line.
+    """
+    try:
+        typed = _typed(_ROLLOUT, line)
+        if typed is not None:
+            return Pick(
+                typed.image,
+                (typed.question_orig or typed.question or "").strip(),
+                [(step.step or "").strip() for step in typed.steps_with_score],
+                [step.score for step in typed.steps_with_score],
+            )
+        record, steps = _parsed(line)
+        return Pick(
+            record.get("image"),
+            str(record.get("question_orig") or record.get("question") or "").strip(),
+            [str(step.get("step") or "").strip() for step in steps],
+            [_number(step.get("score")) for step in steps],
+        )
+    except (Blank, Refused, UnicodeDecodeError) as error:
+        raise BadRecord("line changed", "the file changed while it was read") from error
+    except RecursionError as error:
+        raise _crash("nested too deeply") from error
+
+
+def _typed(decoder: msgspec.json.Decoder[_T], line: bytes) -> _T | None:
+    """A line of UTF-8 by a typed decoder, or None where ``json.loads`` must decide:
+    NaN, lone surrogates, values of other types, very long integers, deep nesting, and
+    whatever both refuse.
+    """
+    if len(line) > _LONG_INTEGER and _DIGITS.search(line[::_STRIDE]):
+        return None
+    try:
+        return decoder.decode(line)
+    except (msgspec.DecodeError, RecursionError):
+        return None
+
+
+def _parsed(line: bytes) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """The record and its steps by the standard library."""
+    text = line.decode().strip()
+    if not text:
+        raise Blank
+    try:
+        record = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise Refused from error
+    if not isinstance(record, dict):
+        raise _crash("record is no object")
+    steps = record.get("steps_with_score") or []
+    if not isinstance(steps, list):
+        raise _crash("steps_with_score is no list")
+    for number, step in enumerate(steps, 1):
+        if not isinstance(step, dict):
+            raise _crash("step is no object", f"step {number}")
+    return record, steps
+
+
+def _number(score: Any) -> float | None:
+    try:
+        return float(score)
+    except (TypeError, ValueError):
+        return None
+    except OverflowError as error:
+        raise _crash("score too large", "it overflows a float") from error
+
+
+def _crash(reason: str, detail: str = "") -> BadRecord:
+    """The fault that would end the release with a traceback."""
+    way_out = "the released script would crash here; mend the line or take it out"
+    return BadRecord(reason, f"{detail}; {way_out}" if detail else way_out)

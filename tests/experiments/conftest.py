@@ -1,0 +1,24 @@
+"""A small corpus for the commands."""
+
+import gzip
+
+import numpy as np
+import pytest
+
+from tests.raw_files import line, random_records, write_corpus
+
+
+@pytest.fixture
+def corpus(tmp_path):
+    """Three sources of random rollouts, one of them in two shards, one compressed."""
+    rng = np.random.default_rng(11)
+    compressed = "\n".join(map(line, random_records(rng, 50))).encode()
+    return write_corpus(
+        tmp_path / "corpus",
+        {
+            "AI2D-00000-of-00002.jsonl": random_records(rng, 40),
+            "AI2D-00001-of-00002.jsonl": random_records(rng, 23),
+            "ChartQA.jsonl": random_records(rng, 37),
+            "NLVR2.jsonl.gz": gzip.compress(compressed),
+        },
+    )
