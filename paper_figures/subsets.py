@@ -14,6 +14,7 @@ from pathlib import Path
 import matplotlib as mpl
 import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.figure import Figure
 
 ROOT = Path(__file__).parents[1]
 REFERENCE = ROOT / "experiments" / "results" / "demo_rules.json"
@@ -31,7 +32,7 @@ _MARKS = (
 )
 
 
-def draw(result: dict) -> plt.Figure:
+def draw(result: dict) -> Figure:
     """The figure for one result of ``mprm demo --json``."""
     rules = list(result["rules"])
     y = np.arange(len(rules))[::-1]

@@ -27,6 +27,6 @@ def run(capsys, *arguments):
     try:
         status = main([str(argument) for argument in arguments])
     except SystemExit as stop:
-        status = stop.code
+        status = stop.code if isinstance(stop.code, int) else 1
     captured = capsys.readouterr()
     return Run(status, captured.out, captured.err)

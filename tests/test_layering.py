@@ -32,7 +32,7 @@ def imports(path):
             names = [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path}:{node.lineno}: relative import"
-            names = [node.module]
+            names = [node.module or ""]
         else:
             continue
         for name in names:

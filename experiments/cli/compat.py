@@ -12,6 +12,7 @@ from experiments.cli import shared
 from experiments.cli.tables import format_table, percent
 from experiments.provenance import file_sha256, versions
 from mprm_jax.data.compat import OfficialReport, select_official
+from mprm_jax.data.framing import annotations_folder
 from mprm_jax.data.outputs import OutputSet, manifest_bytes, manifest_path
 from mprm_jax.data.problems import DataError
 
@@ -42,7 +43,9 @@ class _Manifest(msgspec.Struct):
 
 def run_official(options: Options) -> None:
     """Select as the release does, and say what it dropped."""
-    folder = annotations(options.corpus)
+    folder = annotations_folder(options.corpus)
+    if not folder.is_dir():
+        raise DataError(f"{folder}: --compat official reads a folder of *.jsonl files")
     with OutputSet() as outputs:
         output = outputs.add(options.output)
         report = select_official(
@@ -76,17 +79,6 @@ def run_official(options: Options) -> None:
         shared.print_json({"output": str(options.output), **result})
     else:
         _print(options.output, report)
-
-
-def annotations(corpus: Path) -> Path:
-    """The folder whose ``*.jsonl`` files the release would read.
-
-    Raises:
-        DataError: the corpus is no folder.
-    """
-    if not corpus.is_dir():
-        raise DataError(f"{corpus}: --compat official reads a folder of *.jsonl files")
-    return corpus / "annotations" if (corpus / "annotations").is_dir() else corpus
 
 
 def _inputs(report: OfficialReport) -> list[dict[str, Any]]:
@@ -142,7 +134,7 @@ def verify_official(
         manifest = msgspec.convert(value, _Manifest)
     except msgspec.ValidationError as error:
         raise DataError(f"{manifest_path(output)}: {error}") from error
-    folder = annotations(corpus or Path(manifest.corpus))
+    folder = annotations_folder(corpus or Path(manifest.corpus))
     digest = hashlib.sha256()
     selection = manifest.selection
     report = select_official(

@@ -101,7 +101,7 @@ def corpus_files(corpus: Path) -> tuple[CorpusFile, ...]:
         return (CorpusFile(corpus, _source_name(corpus)),)
     if not corpus.is_dir():
         raise DataError(f"{corpus}: no such file or folder")
-    folder = corpus / "annotations" if (corpus / "annotations").is_dir() else corpus
+    folder = annotations_folder(corpus)
     entries = sorted(
         (entry for entry in folder.iterdir() if entry.is_file()), key=lambda e: e.name
     )
@@ -110,6 +110,12 @@ def corpus_files(corpus: Path) -> tuple[CorpusFile, ...]:
         if files:
             return tuple(CorpusFile(path, _source_name(path)) for path in files)
     raise DataError(f"{folder}: holds no *.jsonl, *.jsonl.gz or *.json file")
+
+
+def annotations_folder(corpus: Path) -> Path:
+    """The folder of a corpus's files: its ``annotations/`` if it has one."""
+    inner = corpus / "annotations"
+    return inner if inner.is_dir() else corpus
 
 
 def _source_name(path: Path) -> str:

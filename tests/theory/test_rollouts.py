@@ -28,6 +28,11 @@ VALID: dict[str, Any] = {
 }
 
 
+def build(**changes: Any) -> Rollouts:
+    """Valid columns with some of them replaced."""
+    return Rollouts(**(VALID | changes))
+
+
 @pytest.mark.parametrize(
     ("name", "value", "message"),
     [
@@ -51,20 +56,20 @@ VALID: dict[str, Any] = {
 )
 def test_every_broken_column_is_refused(name, value, message):
     with pytest.raises(ValueError, match=message):
-        Rollouts(**(VALID | {name: value}))
+        build(**{name: value})
 
 
 def test_valid_columns_are_accepted_at_their_limits():
-    Rollouts(**VALID)
-    Rollouts(**(VALID | {"successes": np.array([4, 4, 4])}))
-    Rollouts(**(VALID | {"trials": np.array([4, 0, 2**20])}))
-    unsigned = VALID | {
+    build()
+    build(**{"successes": np.array([4, 4, 4])})
+    build(**{"trials": np.array([4, 0, 2**20])})
+    unsigned: dict[str, Any] = {
         "successes": np.array([1, 0, 3], np.uint8),
         "trials": np.array([4, 4, 4], np.uint8),
     }
-    assert Rollouts(**unsigned).n_steps == 3
+    assert build(**unsigned).n_steps == 3
     with pytest.raises(ValueError, match="5 successes in 4"):
-        Rollouts(**(unsigned | {"successes": np.array([1, 0, 5], np.uint8)}))
+        build(**(unsigned | {"successes": np.array([1, 0, 5], np.uint8)}))
 
 
 @given(corpora())
@@ -107,7 +112,7 @@ def test_totals_of_small_types_do_not_overflow():
 
 
 def test_totals_refuse_what_would_not_be_exact():
-    rollouts = Rollouts(**VALID)
+    rollouts = build()
     with pytest.raises(ValueError, match="integers"):
         rollouts.total(np.array([0.5, 0.25, 0.0]))
     with pytest.raises(ValueError, match="shape"):
@@ -125,7 +130,7 @@ def test_take_gives_the_rows_in_order(rollouts, data):
 
 
 def test_take_refuses_rows_outside_and_masks():
-    rollouts = Rollouts(**VALID)
+    rollouts = build()
     for rows in ([2], [-1]):
         with pytest.raises(IndexError, match=r"\[0, 2\)"):
             rollouts.take(np.array(rows))
@@ -145,8 +150,8 @@ def test_concat_keeps_every_rollout_and_its_source(parts):
 
 
 def test_concat_unites_sources_by_name_not_by_index():
-    a = Rollouts(**VALID)
-    b = Rollouts(**(VALID | {"source_names": ("b", "z")}))
+    a = build()
+    b = build(**{"source_names": ("b", "z")})
     joined = Rollouts.concat([a, b])
     assert joined.source_names == ("a", "b", "z")
     assert joined.source.tolist() == [0, 1, 1, 2]
@@ -196,7 +201,7 @@ def test_saved_columns_come_back(tmp_path, rollouts):
 
 def test_a_damaged_or_foreign_file_is_a_value_error(tmp_path):
     path = tmp_path / "r.npz"
-    Rollouts(**VALID).save(path)
+    build().save(path)
     whole = path.read_bytes()
     np.savez(tmp_path / "other.npz", successes=np.zeros(3))
     (tmp_path / "text.npz").write_text("no archive")
@@ -214,7 +219,7 @@ def test_a_damaged_or_foreign_file_is_a_value_error(tmp_path):
 
 def test_an_interrupted_save_leaves_the_old_file(tmp_path, monkeypatch):
     path = tmp_path / "r.npz"
-    Rollouts(**VALID).save(path)
+    build().save(path)
     before = path.read_bytes()
 
     def full(*_args, **_kwargs):
@@ -222,6 +227,6 @@ def test_an_interrupted_save_leaves_the_old_file(tmp_path, monkeypatch):
 
     monkeypatch.setattr(np, "savez", full)
     with pytest.raises(OSError, match="No space"):
-        Rollouts(**VALID).save(path)
+        build().save(path)
     assert path.read_bytes() == before
     assert len(list(tmp_path.iterdir())) == 1
