@@ -7,6 +7,8 @@ compares the two on mutated corpora.
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterable
 from itertools import chain
 from operator import attrgetter
 
@@ -27,31 +29,51 @@ from mprm_jax.data.record import (
 
 
 class _Step(msgspec.Struct, gc=False):
-    step: str
+    step: msgspec.Raw
     score: float
     num_mc_correct: int
     num_mc_total: int
 
 
 class _Raw(msgspec.Struct, gc=False):
+    """What the index needs; texts stay encoded, for most are never read."""
+
     steps_with_score: list[_Step]
+    image: str | list[str] | None
+    question: msgspec.Raw = msgspec.Raw()
+    question_orig: msgspec.Raw = msgspec.Raw()
+
+
+class _StepText(msgspec.Struct, gc=False):
+    step: str
+    num_mc_correct: int
+    num_mc_total: int
+
+
+class _RawText(msgspec.Struct, gc=False):
+    """What a chosen record is written from."""
+
+    steps_with_score: list[_StepText]
     image: str | list[str] | None
     question: str | None = None
     question_orig: str | None = None
 
 
-class _RawRecord(_Raw, gc=False):
-    answer: str | None = None
-    response: str | None = None
-
-
 _DECODER = msgspec.json.Decoder(_Raw)
-_RECORD_DECODER = msgspec.json.Decoder(_RawRecord)
+_TEXT_DECODER = msgspec.json.Decoder(_RawText)
+_STRING = msgspec.json.Decoder(str)
 _steps = attrgetter("steps_with_score")
 _text = attrgetter("step")
 _score = attrgetter("score")
 _correct = attrgetter("num_mc_correct")
 _total = attrgetter("num_mc_total")
+
+# Encoded texts, each after a newline, that need a closer look: no string, or one whose
+# first character is a quote (it is empty), an escape, or white space of any alphabet.
+_DOUBTFUL = re.compile(rb'\n(?:[^"]|"["\\\s\x80-\xff])')
+
+# Escapes of the characters of the step marker.
+_ESCAPED_MARKER = re.compile(rb"\\u00(?:3[cCeE]|7[02]|6[dD])")
 
 
 def raw_columns(chunk: Chunk) -> dict[str, np.ndarray] | None:
@@ -66,9 +88,9 @@ def raw_columns(chunk: Chunk) -> dict[str, np.ndarray] | None:
         return None
     try:
         records = _DECODER.decode_lines(data)
-        # The decoder does not look at the bytes of fields it skips.
-        for i in _lines_beyond_ascii(octets, ends):
-            data[starts[i] : ends[i]].decode()
+        # The decoder looks at the bytes of no text that it does not decode.
+        if not data.isascii():
+            data.decode()
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None
     # Newlines are white space to the decoder. Between } and { inside one document there
@@ -96,18 +118,18 @@ def decode_indexed(line: bytes) -> Record | None:
     None if it needs ``formats.raw.decode``.
     """
     try:
-        raw = _RECORD_DECODER.decode(line)
+        raw = _TEXT_DECODER.decode(line)
     except (msgspec.DecodeError, RecursionError):
         return None
     return Record(
         question=(raw.question_orig or raw.question or "").strip(),
         steps=tuple(
-            Step(step.step.strip(), step.num_mc_correct, step.num_mc_total)
-            for step in raw.steps_with_score
+            [
+                Step(step.step.strip(), step.num_mc_correct, step.num_mc_total)
+                for step in raw.steps_with_score
+            ]
         ),
         image=tuple(raw.image) if isinstance(raw.image, list) else raw.image,
-        answer=raw.answer,
-        response=raw.response,
     )
 
 
@@ -118,12 +140,6 @@ def _objects(octets: np.ndarray, starts: np.ndarray, ends: np.ndarray) -> bool:
         and np.all(octets[starts] == ord("{"))
         and np.all(octets[ends - 1] == ord("}"))
     )
-
-
-def _lines_beyond_ascii(octets: np.ndarray, ends: np.ndarray) -> list[int]:
-    """The lines that hold a byte above 127."""
-    beyond = np.flatnonzero(octets > 127)
-    return np.unique(np.searchsorted(ends, beyond)).tolist()
 
 
 def _counts(records: list[_Raw]) -> dict[str, np.ndarray] | None:
@@ -155,16 +171,35 @@ def _counts(records: list[_Raw]) -> dict[str, np.ndarray] | None:
 
 
 def _texts_fit(records: list[_Raw]) -> bool:
-    texts = list(map(_text, chain.from_iterable(map(_steps, records))))
-    questions = [r.question_orig or r.question or "" for r in records]
+    steps = map(_text, chain.from_iterable(map(_steps, records)))
     return (
-        all(map(str.strip, texts))
-        and all(map(str.strip, questions))
-        # Looking for one character first is six times as fast.
-        and not [t for t in texts if "<" in t and STEP_MARKER in t]
-        and not [q for q in questions if "<" in q and STEP_MARKER in q]
-        and _images_fit([r.image for r in records])
+        _encoded_texts_fit(steps)
+        and _encoded_texts_fit(map(_question, records))
+        and _images_fit([record.image for record in records])
     )
+
+
+def _question(record: _Raw) -> bytes | msgspec.Raw:
+    original = bytes(record.question_orig)
+    return record.question if original in (b"", b'""', b"null") else original
+
+
+def _encoded_texts_fit(texts: Iterable[bytes | msgspec.Raw]) -> bool:
+    """Whether all are strings with something in them, and no step marker."""
+    joined = b"\n" + b"\n".join(texts) + b"\n"
+    if STEP_MARKER.encode() in joined:
+        return False
+    if b"\\u00" in joined and _ESCAPED_MARKER.search(joined):
+        return False
+    for doubtful in _DOUBTFUL.finditer(joined):
+        start = doubtful.start() + 1
+        try:
+            text = _STRING.decode(joined[start : joined.index(b"\n", start)])
+        except (msgspec.DecodeError, RecursionError):
+            return False
+        if not text.strip():
+            return False
+    return True
 
 
 def _images_fit(images: list[str | list[str] | None]) -> bool:

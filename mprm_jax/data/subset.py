@@ -117,7 +117,9 @@ def check_images(record: Record, root: Path) -> None:
 def _encode(
     record: Record, usable: Usable, form: Format, options: WriteOptions
 ) -> bytes:
-    measured = resolve_unmeasured(record, usable.unmeasured)
+    measured: Record | None = record
+    if usable.unmeasured_steps:
+        measured = resolve_unmeasured(record, usable.unmeasured)
     if measured is None or form.encode is None:
         raise BadRecord("nothing to write")
     return form.encode(measured, options)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -60,25 +60,36 @@ class Format:
     recognise: Callable[[dict], bool]
 
 
-def hard_label(step: Step, options: WriteOptions) -> bool:
-    """Hard label y = 1[s > label_threshold] of a measured step.
+def hard_labels(steps: Sequence[Step], options: WriteOptions) -> list[bool]:
+    """Hard label y = 1[s > label_threshold] of each step.
 
     Raises:
-        BadRecord: the step was never sampled, so it has no label.
+        BadRecord: a step was never sampled, so it has no label.
     """
-    if step.trials == 0:
-        raise BadRecord("step never sampled", "no label to write")
-    return step.score > options.label_threshold
+    threshold = options.label_threshold
+    try:
+        return [step.successes / step.trials > threshold for step in steps]
+    except ZeroDivisionError:
+        raise _no_label(steps) from None
 
 
-def label(step: Step, options: WriteOptions) -> float:
-    """The step's label as a number: its MC score if soft, else 0.0 or 1.0.
+def labels(steps: Sequence[Step], options: WriteOptions) -> list[float]:
+    """The label of each step as a number: its MC score if soft, else 0.0 or 1.0.
 
     Raises:
-        BadRecord: the step was never sampled, so it has no label.
+        BadRecord: a step was never sampled, so it has no label.
     """
-    hard = hard_label(step, options)
-    return step.score if options.labels == "soft" else float(hard)
+    if options.labels == "hard":
+        return [1.0 if hard else 0.0 for hard in hard_labels(steps, options)]
+    try:
+        return [step.score for step in steps]
+    except ZeroDivisionError:
+        raise _no_label(steps) from None
+
+
+def _no_label(steps: Sequence[Step]) -> BadRecord:
+    first = next(i for i, step in enumerate(steps, 1) if step.trials == 0)
+    return BadRecord("step never sampled", f"step {first} has no label to write")
 
 
 def check_options(form: Format, options: WriteOptions) -> None:

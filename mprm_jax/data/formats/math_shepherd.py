@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import msgspec
 
-from mprm_jax.data.formats.base import Format, ReadOptions, WriteOptions, hard_label
+from mprm_jax.data.formats.base import Format, ReadOptions, WriteOptions, hard_labels
 from mprm_jax.data.formats.json_record import (
     check_readable,
     json_line,
@@ -125,7 +125,7 @@ def encode(record: Record, options: WriteOptions) -> bytes:
             )
     text = _render(record, [MARKER] * len(record.steps))
     check_readable(record, *_texts(text), "math-shepherd")
-    judged = ["+" if hard_label(step, options) else "-" for step in record.steps]
+    judged = ["+" if hard else "-" for hard in hard_labels(record.steps, options)]
     value = {"input": text, "label": _render(record, judged)}
     return json_line(value | {"task": record.source} if record.source else value)
 

@@ -15,7 +15,7 @@ from typing import Literal
 
 import msgspec
 
-from mprm_jax.data.formats.base import Format, ReadOptions, WriteOptions, label
+from mprm_jax.data.formats.base import Format, ReadOptions, WriteOptions, labels
 from mprm_jax.data.formats.json_record import (
     ImageField,
     check_paired,
@@ -108,7 +108,7 @@ def encode(record: Record, options: WriteOptions) -> bytes:
     """
     texts = [step.text for step in record.steps]
     prompt = render_prompt(record.question, texts)
-    if not _read_back(record, prompt):
+    if not _plainly_readable(record, texts, prompt):
         check_record(record)
         check_readable(record, *split_prompt(prompt), "prm")
     if record.image is None:
@@ -116,19 +116,19 @@ def encode(record: Record, options: WriteOptions) -> bytes:
     else:
         check_image_paths(record)
         image = json_value(record.image)
-    return conversation_line(
-        image, prompt, [label(step, options) for step in record.steps]
-    )
+    return conversation_line(image, prompt, labels(record.steps, options))
 
 
-def _read_back(record: Record, prompt: str) -> bool:
-    """Whether the record is plainly one that can be read back, told in one pass."""
-    texts = [record.question, *(step.text for step in record.steps)]
+def _plainly_readable(record: Record, texts: list[str], prompt: str) -> bool:
+    """Whether one pass over the texts shows that the reader finds them again."""
+    question = record.question
     return (
-        all(texts)
+        bool(question)
+        and question == question.strip()
+        and all(texts)
         and texts == list(map(str.strip, texts))
-        and prompt.count(STEP_MARKER) == len(record.steps) > 0
-        and _PROCESS not in record.question
+        and prompt.count(STEP_MARKER) == len(texts) > 0
+        and _PROCESS not in question
     )
 
 

@@ -14,7 +14,7 @@ from typing import Literal
 
 import msgspec
 
-from mprm_jax.data.formats.base import Format, ReadOptions, WriteOptions, hard_label
+from mprm_jax.data.formats.base import Format, ReadOptions, WriteOptions, hard_labels
 from mprm_jax.data.formats.json_record import (
     ImageField,
     check_paired,
@@ -68,7 +68,7 @@ def encode(record: Record, options: WriteOptions) -> bytes:
         {
             "prompt": record.question,
             "completions": texts,
-            "labels": [hard_label(step, options) for step in record.steps],
+            "labels": hard_labels(record.steps, options),
         }
         | image_entry(record)
     )

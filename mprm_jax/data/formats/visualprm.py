@@ -17,7 +17,7 @@ from typing import Literal
 
 import msgspec
 
-from mprm_jax.data.formats.base import Format, ReadOptions, WriteOptions, hard_label
+from mprm_jax.data.formats.base import Format, ReadOptions, WriteOptions, hard_labels
 from mprm_jax.data.formats.json_record import (
     ImageField,
     check_readable,
@@ -121,10 +121,10 @@ def encode(record: Record, options: WriteOptions) -> bytes:
     later = [text.strip() for text in texts[1:]]
     check_readable(record, question, [first_step, *later], "visualprm")
     turns = []
-    for text, step in zip([first, *texts[1:]], record.steps, strict=True):
-        judgement = "+" if hard_label(step, options) else "-"
+    hard = hard_labels(record.steps, options)
+    for text, positive in zip([first, *texts[1:]], hard, strict=True):
         turns.append({"from": "human", "value": text})
-        turns.append({"from": "gpt", "value": judgement})
+        turns.append({"from": "gpt", "value": "+" if positive else "-"})
     return json_line(image_entry(record) | {"conversations": turns})
 
 
