@@ -1,0 +1,200 @@
+"""The noise channel from truth Y to label Y~, and the information that survives it.
+
+``q = Pr(Y = 1)``, ``fpr = Pr(Y~ = 1 | Y = 0)``, ``fnr = Pr(Y~ = 0 | Y = 1)``, each in
+[0, 1] and their sum unrestricted (above 1 the label is worth more when inverted);
+``J = 1 - fpr - fnr``; ``q~ = Pr(Y~ = 1)``. Information is Fisher's about the logit of
+q, per label; a feature vector phi turns a weight I into the matrix ``I phi phi^T``.
+Arguments broadcast; results are float64; an argument outside its range or NaN raises
+ValueError.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from theory.domain import check_probability
+
+# How far from 1 a distribution of counts may sum: rounding of a few thousand terms.
+_PMF_TOLERANCE = 1e-9
+
+
+def joint_label_probs(
+    q: ArrayLike, fpr: ArrayLike, fnr: ArrayLike
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Joint distribution of truth and label, ``(tp, fn, fp, tn)``, each in [0, 1].
+
+    ``tp = q (1 - fnr)``, ``fn = q fnr``, ``fp = (1 - q) fpr``,
+    ``tn = (1 - q) (1 - fpr)``: products only, so each keeps its relative precision.
+
+    Raises:
+        ValueError: ``q``, ``fpr`` or ``fnr`` is not in [0, 1].
+    """
+    q, fpr, fnr = _channel(q, fpr, fnr)
+    return q * (1 - fnr), q * fnr, (1 - q) * fpr, (1 - q) * (1 - fpr)
+
+
+def noisy_positive_prob(q: ArrayLike, fpr: ArrayLike, fnr: ArrayLike) -> np.ndarray:
+    """Probability of a positive label, ``q~ = (1 - fnr) q + fpr (1 - q)``, in [0, 1].
+
+    Eq. 10 at ``fpr = fnr = eta``: ``(1 - 2 eta) q + eta``.
+
+    Raises:
+        ValueError: ``q``, ``fpr`` or ``fnr`` is not in [0, 1].
+    """
+    tp, _, fp, _ = joint_label_probs(q, fpr, fnr)
+    return tp + fp
+
+
+def predictive_values(
+    q: ArrayLike, fpr: ArrayLike, fnr: ArrayLike
+) -> tuple[np.ndarray, np.ndarray]:
+    """``PPV = Pr(Y = 1 | Y~ = 1)`` and ``NPV = Pr(Y = 0 | Y~ = 0)``, each in [0, 1].
+
+    ``PPV = tp / (tp + fp)``, ``NPV = tn / (tn + fn)``. At q in {0, 1}, where a label
+    may have probability 0, the limit from inside (0, 1): at ``q = 0`` without false
+    positives PPV is 1, at ``q = 1`` without false negatives NPV is 1.
+
+    Raises:
+        ValueError: an argument is not in [0, 1], or one label value never occurs
+            whatever q is (rates 0 and 1), so that its predictive value has no limit.
+    """
+    q, fpr, fnr = _channel(q, fpr, fnr)
+    if np.any(np.abs(fpr - fnr) == 1):
+        raise ValueError(
+            "fpr and fnr must not be 0 and 1: one label value would never occur"
+        )
+    tp, fn, fp, tn = joint_label_probs(q, fpr, fnr)
+    return _share(tp, fp, limit=fpr == 0), _share(tn, fn, limit=fnr == 0)
+
+
+def _share(part: np.ndarray, rest: np.ndarray, limit: np.ndarray) -> np.ndarray:
+    whole = part + rest
+    return np.where(whole > 0, part / np.where(whole > 0, whole, 1.0), limit)
+
+
+def information_retention(q: ArrayLike, fpr: ArrayLike, fnr: ArrayLike) -> np.ndarray:
+    """Share of a clean label's Fisher information that a noisy one keeps, in [0, 1].
+
+    ``J^2 q (1 - q) / (q~ (1 - q~)) = MCC(Y, Y~)^2``, the squared correlation of truth
+    and label. At q in {0, 1} the limit from inside (0, 1): ``1 - fnr`` at ``q = 0``
+    without false positives, 0 with some.
+
+    Raises:
+        ValueError: ``q``, ``fpr`` or ``fnr`` is not in [0, 1].
+    """
+    q, fpr, fnr = _channel(q, fpr, fnr)
+    tp, fn, fp, tn = joint_label_probs(q, fpr, fnr)
+    variance = (tp + fp) * (tn + fn)
+    certain = variance == 0
+    # Exact where J is near 0 and 1 - (fpr + fnr) would have rounded.
+    j = (1 - np.maximum(fpr, fnr)) - np.minimum(fpr, fnr)
+    # PPV + NPV - 1, in [-1, 1]; J^2 / variance could overflow.
+    slope = j * q * (1 - q) / np.where(certain, 1.0, variance)
+    # A label is certain only if every truth of the likelier class gets the same one.
+    limit = np.where(
+        q < 0.5,
+        np.where(fpr == 0, 1 - fnr, fnr),
+        np.where(fnr == 0, 1 - fpr, fpr),
+    )
+    return np.where(certain, limit, j * slope)
+
+
+def noisy_fisher_weight(q: ArrayLike, fpr: ArrayLike, fnr: ArrayLike) -> np.ndarray:
+    """Fisher information of a noisy label about the logit of q, in [0, q (1 - q)].
+
+    Four equal forms:
+
+    - ``q (1 - q) MCC(Y, Y~)^2`` (computed);
+    - ``J^2 q^2 (1 - q)^2 / (q~ (1 - q~))`` (the score's variance);
+    - ``q~ (1 - q~) (PPV + NPV - 1)^2``; with false positives only, this is
+      ``q~ (1 - q~) PPV^2``: mixture times squared reliability of the positives;
+    - ``q (1 - q) - E Var(Y | Y~)`` (complete minus missing information).
+
+    Raises:
+        ValueError: ``q``, ``fpr`` or ``fnr`` is not in [0, 1].
+    """
+    q, fpr, fnr = _channel(q, fpr, fnr)
+    return q * (1 - q) * information_retention(q, fpr, fnr)
+
+
+def small_noise_fisher_weight(
+    q: ArrayLike, fpr: ArrayLike, fnr: ArrayLike
+) -> np.ndarray:
+    """First-order expansion of :func:`noisy_fisher_weight` in the rates.
+
+    ``q (1 - q) - fpr (1 - q) - fnr q``: the loss is additive, not a factor, so it
+    weighs most where q (1 - q) is small. Below 0 where the rates are not small.
+
+    Raises:
+        ValueError: ``q``, ``fpr`` or ``fnr`` is not in [0, 1].
+    """
+    q, fpr, fnr = _channel(q, fpr, fnr)
+    return q * (1 - q) - fpr * (1 - q) - fnr * q
+
+
+def paper_signal(q: ArrayLike, eta: ArrayLike) -> np.ndarray:
+    """The paper's signal of a step at flip rate eta, ``(1 - 4 eta) q (1 - q)``.
+
+    A step's term of S(x) at ``||phi|| = 1`` (Section 3), to set beside
+    :func:`noisy_fisher_weight`: equal to first order in eta at ``q = 1/2`` only, too
+    large elsewhere, and negative above ``eta = 1/4``.
+
+    Raises:
+        ValueError: ``q`` or ``eta`` is not in [0, 1].
+    """
+    q, eta = check_probability("q", q), check_probability("eta", eta)
+    return (1 - 4 * eta) * q * (1 - q)
+
+
+def count_information(
+    q: ArrayLike, pmf_negative: ArrayLike, pmf_positive: ArrayLike
+) -> np.ndarray:
+    """Fisher information about the logit of q when the count K itself is observed.
+
+    ``I_K = q (1 - q) - E Var(Y | K)`` (Louis, 1982), computed as
+    ``q^2 (1 - q)^2 sum_k (f1(k) - f0(k))^2 / (q f1(k) + (1 - q) f0(k))``. At least
+    that of any label made from K (:func:`noisy_fisher_weight`), at most q (1 - q).
+
+    Args:
+        q: ``Pr(Y = 1)`` in [0, 1], ``[...]``.
+        pmf_negative: ``f0(k) = Pr(K = k | Y = 0)``, ``[..., n_counts]``.
+        pmf_positive: ``f1(k) = Pr(K = k | Y = 1)``, ``[..., n_counts]``.
+
+    Returns:
+        ``[...]``, in [0, q (1 - q)].
+
+    Raises:
+        ValueError: ``q`` is not in [0, 1], or a pmf is negative or does not sum to 1.
+    """
+    q = check_probability("q", q)
+    f0 = _check_pmf("pmf_negative", pmf_negative)
+    f1 = _check_pmf("pmf_positive", pmf_positive)
+    if f0.shape[-1] != f1.shape[-1]:
+        raise ValueError(
+            f"pmf_negative and pmf_positive must cover the same counts, not "
+            f"{f0.shape[-1]} and {f1.shape[-1]}"
+        )
+    share = q[..., None]
+    marginal = share * f1 + (1 - share) * f0
+    # Pr(Y = 1 | K) - q: in [-1, 1] however small the marginal, unlike f1 / marginal.
+    shift = share * (1 - share) * (f1 - f0) / np.where(marginal > 0, marginal, np.inf)
+    kept = (shift * (f1 - f0)).sum(axis=-1)
+    return q * (1 - q) * np.minimum(kept, 1.0)
+
+
+def _check_pmf(name: str, value: ArrayLike) -> np.ndarray:
+    pmf = check_probability(name, value)
+    if pmf.ndim == 0 or np.any(np.abs(pmf.sum(axis=-1) - 1) > _PMF_TOLERANCE):
+        raise ValueError(f"{name} must sum to 1 over its last axis")
+    return pmf
+
+
+def _channel(
+    q: ArrayLike, fpr: ArrayLike, fnr: ArrayLike
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    return (
+        check_probability("q", q),
+        check_probability("fpr", fpr),
+        check_probability("fnr", fnr),
+    )
