@@ -38,7 +38,18 @@ _QUESTIONS = (
     "According to chart {row}, what is the difference between the years {a} and {b}?",
     "What is written on sign №{row}, next to the number {a}?",
 )
-_INSTRUCTION = "\nAnswer the question using a single word, number or phrase."
+# As annotated questions have it: the policy's prompt comes with every record, which
+# makes a record of six steps three kilobytes long.
+_INSTRUCTION = """
+Look at the image closely before you answer. First describe what in it bears on the
+question: objects, labels, numbers, lengths, angles, colours and how they are placed
+relative to each other. Then reason step by step. Begin every step on a new line, let it
+make one statement that can be checked against the image or against the steps before it,
+and carry intermediate results along with their units. If a value has to be read off an
+axis or a scale, say between which marks it lies. Do not guess what is not visible. When
+all steps are done, go over them once more, correct what does not hold, and close with a
+line of the form "Final answer: ..." that holds a single word, number, letter of an
+option or short phrase, without further explanation."""
 _ANSWERS = ("Yes", "No", "A", "B", "C", "D", "red", "{a}", "{a}.{b}", "{a}°", "√{b}")
 
 # Distinct sentences that the steps are put together from, and rollouts per block of

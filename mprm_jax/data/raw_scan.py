@@ -72,6 +72,9 @@ _total = attrgetter("num_mc_total")
 # empty), an escape, or white space of any alphabet.
 _DOUBTFUL = np.isin(np.arange(256), [*b'"\\ \t\n\r\x0b\x0c', *range(128, 256)])
 
+# A question_orig that leaves the word to the question.
+_ABSENT = frozenset({b"", b'""', b"null"})
+
 # Escapes of the characters of the step marker.
 _ESCAPED_MARKER = re.compile(rb"\\u00(?:3[cCeE]|7[02]|6[dD])")
 
@@ -108,7 +111,7 @@ def raw_columns(chunk: Chunk) -> dict[str, np.ndarray] | None:
         "size": (ends - starts).astype(np.int32),
         "line": np.arange(chunk.line, chunk.line + count, dtype=np.int32),
         "content": np.fromiter(
-            (xxhash.xxh3_64_intdigest(view[a:b]) for a, b in spans), np.uint64, count
+            [xxhash.xxh3_64_intdigest(view[a:b]) for a, b in spans], np.uint64, count
         ),
     }
 
@@ -171,17 +174,21 @@ def _counts(records: list[_Raw]) -> dict[str, np.ndarray] | None:
 
 
 def _texts_fit(records: list[_Raw]) -> bool:
-    steps = map(_text, chain.from_iterable(map(_steps, records)))
     return (
-        _encoded_texts_fit(steps)
-        and _encoded_texts_fit(map(_question, records))
+        _encoded_texts_fit(map(_text, chain.from_iterable(map(_steps, records))))
+        and _encoded_texts_fit(_questions(records))
         and _images_fit([record.image for record in records])
     )
 
 
-def _question(record: _Raw) -> bytes | msgspec.Raw:
-    original = bytes(record.question_orig)
-    return record.question if original in (b"", b'""', b"null") else original
+def _questions(records: list[_Raw]) -> list[bytes]:
+    originals = [bytes(record.question_orig) for record in records]
+    if _ABSENT.isdisjoint(originals):
+        return originals
+    return [
+        bytes(record.question) if original in _ABSENT else original
+        for record, original in zip(records, originals, strict=True)
+    ]
 
 
 def _encoded_texts_fit(texts: Iterable[bytes | msgspec.Raw]) -> bool:
@@ -210,7 +217,7 @@ def _encoded_texts_fit(texts: Iterable[bytes | msgspec.Raw]) -> bool:
 def _images_fit(images: list[str | list[str] | None]) -> bool:
     paths: list[str] = []
     for image in images:
-        if isinstance(image, str):
+        if type(image) is str:
             paths.append(image)
         elif image is not None:
             if not image:
