@@ -15,7 +15,13 @@ from mprm_jax.data.corpus import Corpus, Usable
 from mprm_jax.data.formats import by_name
 from mprm_jax.data.formats.base import WriteOptions
 from mprm_jax.data.formats.meta import internvl_meta
-from mprm_jax.data.outputs import OutputSet, manifest_bytes, manifest_path
+from mprm_jax.data.outputs import (
+    SUBSET_SCHEMA,
+    OutputSet,
+    manifest_bytes,
+    manifest_path,
+)
+from mprm_jax.data.problems import DataError
 from mprm_jax.data.subset import encoded_lines, write_lines
 from theory.selection import BudgetUnit, RuleName, Selection, TieRule, select
 from theory.summary import summarise
@@ -38,18 +44,27 @@ class SelectionOptions:
 
 
 def choose(usable: Usable, options: SelectionOptions) -> Selection:
-    """The rows of ``usable`` that the options select."""
-    return select(
-        usable.rollouts,
-        options.rule,
-        options.keep_ratio,
-        usable.content,
-        alpha=options.alpha,
-        per_source=options.per_source,
-        unit=options.unit,
-        ties=options.ties,
-        seed=options.seed,
-    )
+    """The rows of ``usable`` that the options select.
+
+    Raises:
+        DataError: the rule's score is undefined on this corpus.
+    """
+    try:
+        return select(
+            usable.rollouts,
+            options.rule,
+            options.keep_ratio,
+            usable.content,
+            alpha=options.alpha,
+            per_source=options.per_source,
+            unit=options.unit,
+            ties=options.ties,
+            seed=options.seed,
+        )
+    except ValueError as error:
+        raise DataError(
+            f"{usable.corpus.path}: --rule {options.rule}: {error}"
+        ) from None
 
 
 def corpus_inputs(corpus: Corpus) -> list[dict[str, Any]]:
@@ -58,6 +73,27 @@ def corpus_inputs(corpus: Corpus) -> list[dict[str, Any]]:
         {"file": file.path.name, "bytes": file.path.stat().st_size, "sha256": sha256}
         for file, sha256 in zip(corpus.files, corpus.sha256, strict=True)
     ]
+
+
+def corpus_reading(usable: Usable) -> dict[str, Any]:
+    """How the corpus was read: all that `mprm verify` needs to read it again."""
+    return {
+        "format": usable.corpus.format,
+        "trials": usable.corpus.options.trials,
+        "source_from": usable.corpus.options.source_from,
+        "unmeasured": usable.unmeasured,
+        "max_bad": usable.problems.total,
+    }
+
+
+def evidence(usable: Usable, selection: Selection) -> dict[str, Any]:
+    """What a manifest says about a selection beside its rows."""
+    return {
+        "counts": corpus_counts(usable),
+        "subset": asdict(summarise(usable.rollouts.take(selection.rows))),
+        "tied_share": selection.tied_share,
+        "cuts": [asdict(cut) for cut in selection.cuts],
+    }
 
 
 def corpus_counts(usable: Usable) -> dict[str, int]:
@@ -77,8 +113,10 @@ def corpus_counts(usable: Usable) -> dict[str, int]:
 
 def meta_bytes(usable: Usable, output: Path, length: int, images: Path | None) -> bytes:
     """InternVL's meta file for an output; images are below the corpus by default."""
-    root = str(images or usable.corpus.path)
-    meta = internvl_meta(output.stem, root, str(output), length)
+    folder = usable.corpus.files[0].path.parent
+    if folder.name == "annotations":
+        folder = folder.parent
+    meta = internvl_meta(output.stem, str(images or folder), str(output), length)
     return msgspec.json.format(msgspec.json.encode(meta), indent=2) + b"\n"
 
 
@@ -122,22 +160,15 @@ def write_selection(
         manifest = {
             "versions": versions(),
             "corpus": str(corpus.path.resolve()),
-            "input": {
-                "format": corpus.format,
-                "trials": corpus.options.trials,
-                "source_from": corpus.options.source_from,
-                "unmeasured": usable.unmeasured,
-                "max_bad": usable.problems.total,
-            },
+            "input": corpus_reading(usable),
             "selection": asdict(options),
             "labels": asdict(labels),
             "inputs": corpus_inputs(corpus),
             "output": written,
-            "counts": corpus_counts(usable),
-            "subset": asdict(summarise(usable.rollouts.take(selection.rows))),
-            "tied_share": selection.tied_share,
-            "cuts": [asdict(cut) for cut in selection.cuts],
+            **evidence(usable, selection),
             "rows": usable.row[selection.rows].astype(np.int64).tolist(),
         }
-        outputs.add(manifest_path(output)).write(manifest_bytes(manifest))
+        outputs.add(manifest_path(output)).write(
+            manifest_bytes(manifest, SUBSET_SCHEMA)
+        )
     return manifest

@@ -359,5 +359,5 @@ def _bregman(z: np.ndarray, move: np.ndarray) -> np.ndarray:
     u = -np.sign(move) * z
     a, s = -np.abs(move), expit(u)
     near = a > -1
-    tail = np.log(expit(-u) + s * np.exp(a), where=~near, out=np.zeros_like(a))
-    return np.where(near, np.log1p(s * np.expm1(np.where(near, a, 0.0))), tail) - s * a
+    close = np.log1p(s * np.expm1(np.where(near, a, 0.0)))
+    return np.where(near, close, np.log(expit(-u) + s * np.exp(a))) - s * a

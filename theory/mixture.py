@@ -326,10 +326,10 @@ def _covariance_by_count(logit: np.ndarray, psi: np.ndarray) -> np.ndarray:
         odds = log_e[..., below] + logit[..., k, None] - log_e[..., inner]
         shift = mean[..., below, :] + psi[..., k, None, :] - mean[..., inner, :]
         negative, positive = expit(-odds)[..., None], expit(odds)[..., None]
-        # Count k + 1 needs step k positive; it reads count k before that is renewed.
+        # Count k + 1 is all steps positive, so its covariance stays 0; it reads count
+        # k before that is renewed.
         log_e[..., k + 1] = log_e[..., k] + logit[..., k]
         mean[..., k + 1, :] = mean[..., k, :] + psi[..., k, :]
-        cov[..., k + 1, :, :] = cov[..., k, :, :]
         spread = shift[..., :, None] * shift[..., None, :]
         cov[..., inner, :, :] = (
             negative[..., None] * cov[..., inner, :, :]

@@ -10,6 +10,8 @@ All raise ValueError if a rollout has no measured step.
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from theory.rollouts import Rollouts
@@ -28,19 +30,31 @@ def _label_counts(rollouts: Rollouts) -> tuple[np.ndarray, np.ndarray]:
     return n, rollouts.n_positive
 
 
-def _score_sum(rollouts: Rollouts, power: int = 1) -> np.ndarray:
-    """sum_j s_j^power over the measured steps of each rollout.
+# Up to this common denominator of all K/N, sums of squares are exact in int64;
+# annotators use one N, and lcm(1, ..., 16) = 720,720 still fits.
+_MAX_DENOMINATOR = 2**20
 
-    One exact integer sum per distinct N, so the result depends on the rollout alone.
+
+def _score_sum(rollouts: Rollouts, power: int = 1) -> tuple[np.ndarray, int]:
+    """(numerator, denominator) of sum_j s_j^power over the measured steps.
+
+    All K/N are brought to their least common denominator L, so that a later division is
+    the only rounding and rollouts with equal scores get equal floats whatever N and n
+    are. Where L would exceed 2^20 the sums are floats over 1, rounded once per N.
     """
-    powers = rollouts.successes
-    if power > 1:
-        powers = np.power(powers, power, dtype=np.int64)
-    total = np.zeros(rollouts.n_rollouts)
+    common = math.lcm(*rollouts.distinct_trials)
+    total = np.zeros(rollouts.n_rollouts, np.int64)
+    if common > _MAX_DENOMINATOR:
+        total = total.astype(np.float64)
     for trials in rollouts.distinct_trials:
-        of_this_n = rollouts.trials == trials
-        total += rollouts.total(powers * of_this_n) / trials**power
-    return total
+        powers = rollouts.successes * (rollouts.trials == trials)
+        if power > 1:
+            powers = np.power(powers, power, dtype=np.int64)
+        if common > _MAX_DENOMINATOR:
+            total += rollouts.total(powers) / trials**power
+        else:
+            total += rollouts.total(powers) * (common // trials) ** power
+    return total, 1 if common > _MAX_DENOMINATOR else common**power
 
 
 def _mixture(n: np.ndarray, n_pos: np.ndarray) -> np.ndarray:
@@ -48,9 +62,12 @@ def _mixture(n: np.ndarray, n_pos: np.ndarray) -> np.ndarray:
 
 
 def _positive_mean(
-    n_pos: np.ndarray, positive_sum: np.ndarray, all_negative: float
+    rollouts: Rollouts, n_pos: np.ndarray, all_negative: float
 ) -> np.ndarray:
-    return np.where(n_pos > 0, positive_sum / np.maximum(n_pos, 1), all_negative)
+    # Negatives have s = 0, so the sum over all steps is the sum over the positives.
+    total, denominator = _score_sum(rollouts)
+    mean = total / (denominator * np.maximum(n_pos, 1))
+    return np.where(n_pos > 0, mean, all_negative)
 
 
 def label_mixture(rollouts: Rollouts) -> np.ndarray:
@@ -82,12 +99,11 @@ def reliability(rollouts: Rollouts, all_negative: float = 1.0) -> np.ndarray:
     paper; 0 treats such a rollout as the least reliable).
     """
     _, n_pos = _label_counts(rollouts)
-    # Negatives have s = 0, so the sum over all steps is the sum over the positives.
-    return _positive_mean(n_pos, _score_sum(rollouts), all_negative)
+    return _positive_mean(rollouts, n_pos, all_negative)
 
 
 def bis(rollouts: Rollouts, alpha: float = DEFAULT_ALPHA) -> np.ndarray:
-    """Balanced-Information Score ``(p (1 - p) + alpha) R``, in (0, alpha + 1/4]
+    """Balanced-Information Score ``(p (1 - p) + alpha) R``, in [0, alpha + 1/4]
     (Section 4).
 
     Raises:
@@ -95,7 +111,7 @@ def bis(rollouts: Rollouts, alpha: float = DEFAULT_ALPHA) -> np.ndarray:
     """
     _check_alpha(alpha)
     n, n_pos = _label_counts(rollouts)
-    r = _positive_mean(n_pos, _score_sum(rollouts), all_negative=1.0)
+    r = _positive_mean(rollouts, n_pos, all_negative=1.0)
     return (_mixture(n, n_pos) + alpha) * r
 
 
@@ -107,7 +123,8 @@ def _check_alpha(alpha: float) -> None:
 def mean_mc(rollouts: Rollouts) -> np.ndarray:
     """Mean MC score ``sum_j s_j / n`` of the measured steps, in [0, 1]."""
     n, _ = _label_counts(rollouts)
-    return _score_sum(rollouts) / n
+    total, denominator = _score_sum(rollouts)
+    return total / (denominator * n)
 
 
 def mc_variance(rollouts: Rollouts) -> np.ndarray:
@@ -116,16 +133,22 @@ def mc_variance(rollouts: Rollouts) -> np.ndarray:
     ``Var_j(s) = p (1 - p) R^2 + p Var_+(s)`` (law of total variance over the label).
     """
     n, _ = _label_counts(rollouts)
-    mean = _score_sum(rollouts) / n
-    # Rounding may leave -1e-17 where all scores are equal but N is not.
-    return np.maximum(_score_sum(rollouts, power=2) / n - mean**2, 0.0)
+    first, denominator = _score_sum(rollouts)
+    second, _ = _score_sum(rollouts, power=2)
+    if denominator * int(n.max()) >= 2**31:  # the squares below would overflow int64
+        n, first, second = (x.astype(np.float64) for x in (n, first, second))
+    # Below 0 by rounding only, and only where the sums are floats.
+    spread = np.maximum(n * second - first**2, 0)
+    return spread / (denominator * n) ** 2
 
 
 def mc_uncertainty(rollouts: Rollouts) -> np.ndarray:
     """Mean Bernoulli uncertainty ``mean_j 4 s_j (1 - s_j)`` of the steps, in [0, 1]."""
     n, _ = _label_counts(rollouts)
-    total = _score_sum(rollouts) - _score_sum(rollouts, power=2)
-    return np.maximum(4 * total / n, 0.0)
+    first, denominator = _score_sum(rollouts)
+    second, squared = _score_sum(rollouts, power=2)
+    total = np.maximum(denominator * first - second, 0)
+    return 4 * total / (squared * n)
 
 
 def max_drop(rollouts: Rollouts) -> np.ndarray:
@@ -136,10 +159,12 @@ def max_drop(rollouts: Rollouts) -> np.ndarray:
     """
     n, _ = _label_counts(rollouts)
     measured = rollouts.measured
-    scores = rollouts.successes[measured] / rollouts.trials[measured]
+    k = rollouts.successes[measured].astype(np.int64)
+    trials = rollouts.trials[measured].astype(np.int64)
     offsets = np.concatenate([[0], np.cumsum(n)])
-    falls = np.zeros_like(scores)
-    falls[1:] = scores[:-1] - scores[1:]
+    falls = np.zeros(len(k))
+    # Over one denominator, so that equal falls are equal floats.
+    falls[1:] = (k[:-1] * trials[1:] - k[1:] * trials[:-1]) / (trials[:-1] * trials[1:])
     falls[offsets[:-1]] = 0.0
     return np.maximum(np.maximum.reduceat(falls, offsets[:-1]), 0.0)
 
@@ -164,10 +189,13 @@ def moment_prior(rollouts: Rollouts) -> tuple[float, float]:
     usable = rollouts.trials >= 2
     if not np.any(usable):
         raise ValueError("a prior needs steps with at least two continuations")
-    k = rollouts.successes[usable].astype(np.float64)
-    n = rollouts.trials[usable].astype(np.float64)
-    mean = float(np.mean(k / n))
-    second = float(np.mean(k * (k - 1) / (n * (n - 1))))
+    # Counted and summed without rounding, the prior does not depend on the line order.
+    pairs = rollouts.trials[usable].astype(np.int64) << 32 | rollouts.successes[usable]
+    distinct, counts = np.unique(pairs, return_counts=True)
+    k, n = distinct & 0xFFFFFFFF, distinct >> 32
+    steps = int(counts.sum())
+    mean = math.fsum(counts * (k / n)) / steps
+    second = math.fsum(counts * (k * (k - 1) / (n * (n - 1)))) / steps
     between = second - mean**2
     if not 0 < between < mean * (1 - mean):
         raise ValueError(
@@ -185,7 +213,7 @@ def shrunken_bis(
     alpha: float = DEFAULT_ALPHA,
 ) -> np.ndarray:
     """BIS with each s_j replaced by its posterior mean ``(a + K_j) / (a + b + N_j)``
-    in R, in (0, alpha + 1/4].
+    in R, in [0, alpha + 1/4].
 
     A single lucky continuation (K = 1) then counts as what the prior Beta(a, b) makes
     of it. ``moment_prior`` gives a prior from the corpus.
@@ -203,5 +231,5 @@ def shrunken_bis(
         steps = rollouts.total(positive)
         successes = rollouts.total(rollouts.successes * positive)
         total += (a * steps + successes) / (a + b + trials)
-    r = _positive_mean(n_pos, total, all_negative=1.0)
+    r = np.where(n_pos > 0, total / np.maximum(n_pos, 1), 1.0)
     return (_mixture(n, n_pos) + alpha) * r

@@ -198,6 +198,7 @@ def select(
             of the ranking whose steps fit into :func:`budget` of the group's steps (at
             least one rollout).
         ties: "content" (seeded hash) or "file" (earlier rows first, as the release).
+            What random, mixed, ccs and step-matched-random fill with is random anyway.
         seed: of the tie order and of every random choice.
 
     Raises:
@@ -218,8 +219,8 @@ def select(
     else:
         order = mix_hash(content, seed)
     lengths = rollouts.lengths
-    if rule == "ccs" and unit == "steps":
-        raise ValueError("ccs draws from strata, not by rank: it has no step budget")
+    if rule in ("ccs", "step-matched-random") and unit == "steps":
+        raise ValueError(f"{rule} does not keep a prefix of a ranking: no step budget")
     matched: list[int] | None = None
     if rule == "step-matched-random":
         reference = select(
@@ -229,6 +230,7 @@ def select(
             content,
             alpha=alpha,
             per_source=per_source,
+            ties=ties,
             seed=seed,
         )
         matched = [cut.kept_steps for cut in reference.cuts]

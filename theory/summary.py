@@ -73,14 +73,14 @@ def summarise(rollouts: Rollouts, alpha: float = scores.DEFAULT_ALPHA) -> Summar
     n_rollouts = len(n)
     positive_steps = int(n_pos.sum())
     low = (rollouts.successes > 0) & (rollouts.successes <= LOW_MC_SUCCESSES)
-    score_sum = float((scores.mean_mc(labelled_rollouts) * n).sum())
+    mc_sum = float((scores.mean_mc(labelled_rollouts) * n).sum())
     return Summary(
         rollouts=rollouts.n_rollouts,
         steps=rollouts.n_steps,
         steps_per_rollout=rollouts.n_steps / rollouts.n_rollouts,
         unmeasured_steps=rollouts.n_steps - measured,
-        error_step_ratio=1 - positive_steps / measured,
-        mean_mc=score_sum / measured,
+        error_step_ratio=(measured - positive_steps) / measured,
+        mean_mc=mc_sum / measured,
         mixed_share=int(np.count_nonzero((n_pos > 0) & (n_pos < n))) / n_rollouts,
         all_negative_share=int(np.count_nonzero(n_pos == 0)) / n_rollouts,
         all_positive_share=int(np.count_nonzero(n_pos == n)) / n_rollouts,

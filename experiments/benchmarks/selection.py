@@ -11,7 +11,7 @@ within one run are not, much.
 from __future__ import annotations
 
 import dataclasses
-import os
+import json
 import shutil
 import statistics
 import subprocess
@@ -65,26 +65,30 @@ class Cost:
     peak: int
 
 
+# A small process in between: a child's peak memory starts from its parent's.
+_RUNNER = """
+import json, os, subprocess, sys, time
+start = time.perf_counter()
+process = subprocess.Popen(sys.argv[1:], stdout=subprocess.DEVNULL)
+_, status, usage = os.wait4(process.pid, 0)
+process.returncode = os.waitstatus_to_exitcode(status)
+print(json.dumps([process.returncode, usage.ru_utime, usage.ru_stime,
+                  time.perf_counter() - start, usage.ru_maxrss * 1024]))
+"""
+
+
 def measure(command: list[str]) -> Cost:
     """Run a command to its end and return its cost, its own children included.
 
     Raises:
-        subprocess.CalledProcessError: it fails.
+        RuntimeError: it fails.
     """
-    start = time.perf_counter()
-    process = subprocess.Popen(
-        command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
-    _, status, usage = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode:
-        raise subprocess.CalledProcessError(process.returncode, command)
-    return Cost(
-        usage.ru_utime,
-        usage.ru_stime,
-        time.perf_counter() - start,
-        usage.ru_maxrss * 1024,
-    )
+    runner = [sys.executable, "-S", "-c", _RUNNER, *command]
+    done = subprocess.run(runner, stdout=subprocess.PIPE, check=True)
+    status, user, system, wall, peak = json.loads(done.stdout)
+    if status:
+        raise RuntimeError(f"status {status}: {' '.join(command)}")
+    return Cost(user, system, wall, peak)
 
 
 def jobs(corpus: Path, output: Path, workers: int) -> dict[str, list[str]]:

@@ -13,7 +13,12 @@ from experiments.cli.tables import format_table, percent
 from experiments.provenance import file_sha256, versions
 from mprm_jax.data.compat import OfficialReport, select_official
 from mprm_jax.data.framing import annotations_folder
-from mprm_jax.data.outputs import OutputSet, manifest_bytes, manifest_path
+from mprm_jax.data.outputs import (
+    SUBSET_SCHEMA,
+    OutputSet,
+    manifest_bytes,
+    manifest_path,
+)
 from mprm_jax.data.problems import DataError
 
 if TYPE_CHECKING:
@@ -74,7 +79,9 @@ def run_official(options: Options) -> None:
                 "sha256": output.sha256.hexdigest(),
             },
         }
-        outputs.add(manifest_path(options.output)).write(manifest_bytes(manifest))
+        outputs.add(manifest_path(options.output)).write(
+            manifest_bytes(manifest, SUBSET_SCHEMA)
+        )
     if options.json:
         shared.print_json({"output": str(options.output), **result})
     else:

@@ -10,11 +10,17 @@ from typing import Literal
 
 from experiments.cli import shared
 from experiments.provenance import versions
-from experiments.selecting import META_FORMATS, corpus_counts, corpus_inputs, meta_bytes
+from experiments.selecting import (
+    META_FORMATS,
+    corpus_counts,
+    corpus_inputs,
+    corpus_reading,
+    meta_bytes,
+)
 from mprm_jax.data.formats import by_name
-from mprm_jax.data.formats.base import LabelKind, WriteOptions, check_options
+from mprm_jax.data.formats.base import LabelKind, WriteOptions
 from mprm_jax.data.framing import corpus_files
-from mprm_jax.data.outputs import OutputSet, manifest_bytes
+from mprm_jax.data.outputs import OUTPUT_SCHEMA, OutputSet, manifest_bytes
 from mprm_jax.data.problems import DataError
 from mprm_jax.data.subset import encoded_lines, write_lines
 from theory.summary import by_source
@@ -52,13 +58,9 @@ OPTIONS = Options
 def run(options: Options) -> None:
     """Convert."""
     options.check()
-    if not 0 <= options.label_threshold < 1:
-        raise shared.UsageError(
-            f"--label-threshold must lie in [0, 1), not {options.label_threshold}"
-        )
     form = by_name(options.format)
     labels = WriteOptions(options.labels, options.label_threshold)
-    check_options(form, labels)
+    shared.check_labels(options.format, labels)
     folder = options.output.resolve()
     if any(
         file.path.resolve().parent == folder for file in corpus_files(options.corpus)
@@ -94,12 +96,15 @@ def run(options: Options) -> None:
         manifest = {
             "versions": versions(),
             "corpus": str(usable.corpus.path.resolve()),
+            "input": corpus_reading(usable),
             "labels": asdict(labels),
             "inputs": corpus_inputs(usable.corpus),
             "counts": corpus_counts(usable),
             "outputs": written,
         }
-        outputs.add(options.output / "manifest.json").write(manifest_bytes(manifest))
+        outputs.add(options.output / "manifest.json").write(
+            manifest_bytes(manifest, OUTPUT_SCHEMA)
+        )
     if options.json:
         shared.print_json(
             {

@@ -11,8 +11,7 @@ import tyro
 from experiments.cli import shared
 from experiments.cli.tables import print_comparison
 from experiments.selecting import SelectionOptions, choose, write_selection
-from mprm_jax.data.formats import by_name
-from mprm_jax.data.formats.base import LabelKind, WriteOptions, check_options
+from mprm_jax.data.formats.base import LabelKind, WriteOptions
 from mprm_jax.data.framing import corpus_files
 from mprm_jax.data.problems import DataError
 from theory.scores import DEFAULT_ALPHA
@@ -60,8 +59,8 @@ class SelectionArguments(shared.CorpusOptions):
 
     def selection(self, rule: RuleName) -> SelectionOptions:
         """The options that the selection itself depends on."""
-        if rule == "ccs" and self.budget == "steps":
-            raise shared.UsageError("--rule ccs draws from strata: no --budget steps")
+        if rule in ("ccs", "step-matched-random") and self.budget == "steps":
+            raise shared.UsageError(f"--rule {rule} has no --budget steps")
         return SelectionOptions(
             rule=rule,
             keep_ratio=self.keep_ratio,
@@ -108,12 +107,30 @@ class Options(SelectionArguments):
     def check(self) -> None:
         """Refuse values without meaning."""
         super().check()
-        if not 0 <= self.label_threshold < 1:
-            raise shared.UsageError(
-                f"--label-threshold must lie in [0, 1), not {self.label_threshold}"
+        if self.compat:
+            self._check_compat()
+        elif self.format != "rows":
+            shared.check_labels(
+                self.format, WriteOptions(self.labels, self.label_threshold)
             )
-        if self.compat and self.rule != "bis":
-            raise shared.UsageError("--compat official knows --rule bis only")
+
+    def _check_compat(self) -> None:
+        """Refuse what the released script has no option for."""
+        fixed = {
+            "rule": "bis",
+            "format": "prm",
+            "labels": "hard",
+            "label_threshold": 0.0,
+            "global_": False,
+            "budget": "rollouts",
+            "images": None,
+            "source_from": None,
+            "trials": None,
+        }
+        for name, value in fixed.items():
+            if getattr(self, name) != value:
+                option = name.strip("_").replace("_", "-")
+                raise shared.UsageError(f"--compat official has no --{option}")
 
 
 OPTIONS = Options
@@ -122,6 +139,7 @@ OPTIONS = Options
 def run(options: Options) -> None:
     """Select and write."""
     options.check()
+    check_output(options.output, options.corpus)
     if options.compat:
         from experiments.cli.compat import run_official
 
@@ -129,9 +147,6 @@ def run(options: Options) -> None:
         return
     selection_options = options.selection(options.rule)
     labels = WriteOptions(options.labels, options.label_threshold)
-    if options.format != "rows":
-        check_options(by_name(options.format), labels)
-    check_output(options.output, options.corpus)
     usable = shared.load_usable(options)
     selection = choose(usable, selection_options)
     with shared.progress("writing", len(selection.rows), "rollouts") as tick:
@@ -169,8 +184,7 @@ def check_output(output: Path, corpus: Path) -> None:
     place = output.resolve()
     if any(file.path.resolve() == place for file in files):
         raise DataError(f"{output}: is a file of the corpus; choose another --output")
-    in_corpus = corpus.is_dir() and place.parent == files[0].path.resolve().parent
-    if in_corpus and place.name.endswith((".jsonl", ".jsonl.gz", ".json")):
+    if corpus.is_dir() and place.parent == files[0].path.resolve().parent:
         raise DataError(
             f"{output}: lies in the corpus's own folder and would be read as a part "
             "of it; choose another --output"

@@ -17,7 +17,8 @@ from typing import Any, Literal
 import tyro
 
 from mprm_jax.data.corpus import Corpus, Usable, read_corpus, usable_rollouts
-from mprm_jax.data.formats.base import ReadOptions
+from mprm_jax.data.formats import by_name
+from mprm_jax.data.formats.base import ReadOptions, WriteOptions, check_options
 from mprm_jax.data.framing import corpus_files
 from mprm_jax.data.problems import BadCorpus, DataError, Problems
 from mprm_jax.data.record import MAX_TRIALS, UnmeasuredPolicy
@@ -99,6 +100,21 @@ class CorpusOptions:
             )
 
 
+def check_labels(format_name: str, labels: WriteOptions) -> None:
+    """Refuse labels that a format cannot hold, or that it would ignore.
+
+    Raises:
+        UsageError: naming the option.
+    """
+    if format_name == "raw" and labels != WriteOptions():
+        raise UsageError("--format raw keeps the counts: it has no label options")
+    try:
+        check_options(by_name(format_name), labels)
+    except (ValueError, DataError) as error:
+        message = str(error).replace("label_threshold", "--label-threshold")
+        raise UsageError(message) from None
+
+
 def run_command(name: str, module: ModuleType, arguments: list[str]) -> int:
     """Parse, run, and turn every foreseen failure into one line and a status."""
     options = tyro.cli(
@@ -113,7 +129,7 @@ def run_command(name: str, module: ModuleType, arguments: list[str]) -> int:
     try:
         module.run(options)
     except UsageError as error:
-        print(f"mprm {name}: {error}", file=sys.stderr)
+        _failed(name, str(error), as_json)
         return 2
     except AlreadyReported as error:
         print(f"mprm {name}: {error}", file=sys.stderr)

@@ -13,7 +13,7 @@ import tyro
 
 from experiments.cli import shared
 from experiments.provenance import file_sha256
-from experiments.selecting import SelectionOptions, choose
+from experiments.selecting import SelectionOptions, choose, evidence
 from mprm_jax.data.corpus import read_corpus, usable_rollouts
 from mprm_jax.data.formats import by_name
 from mprm_jax.data.formats.base import ReadOptions, WriteOptions
@@ -89,7 +89,7 @@ def run(options: Options) -> None:
             manifest = msgspec.convert(value, _Manifest)
         except msgspec.ValidationError as error:
             raise DataError(f"{manifest_path(options.output)}: {error}") from error
-        checks = _checks(options, manifest)
+        checks = _checks(options, manifest, value)
     failed = [check for check in checks if not check["holds"]]
     if options.json:
         shared.print_json(
@@ -106,7 +106,9 @@ def run(options: Options) -> None:
         print(f"\n{options.output} is what its manifest says.")
 
 
-def _checks(options: Options, manifest: _Manifest) -> list[dict[str, Any]]:
+def _checks(
+    options: Options, manifest: _Manifest, value: dict[str, Any]
+) -> list[dict[str, Any]]:
     checks: list[dict[str, Any]] = []
 
     def check(what: str, holds: bool) -> bool:
@@ -148,6 +150,11 @@ def _checks(options: Options, manifest: _Manifest) -> list[dict[str, Any]]:
     check(
         f"the manifest counts {written.rollouts:,} rollouts and as many rows",
         len(manifest.rows) == written.rollouts,
+    )
+    again = msgspec.to_builtins(evidence(usable, selection))
+    check(
+        "counts, statistics, ties and cuts are those of the manifest",
+        all(value.get(name) == of for name, of in again.items()),
     )
     if written.sha256 is not None and same_rows:
         digest = hashlib.sha256()

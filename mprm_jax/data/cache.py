@@ -114,7 +114,8 @@ def _cache_paths(path: Path, key: _Key) -> list[Path]:
     choice = f"{key.format}:{key.trials}:{key.source_from}"
     name = f"{path.name}.{xxhash.xxh3_64_hexdigest(choice)}.index"
     place = hashlib.sha256(str(path.resolve().parent).encode()).hexdigest()[:16]
-    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    # "~" stays as it is where there is no home; writing there then fails, harmlessly.
+    home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
     return [
         path.parent / CACHE_FOLDER / name,
         Path(home) / "mprm" / "index" / place / name,
@@ -140,20 +141,22 @@ def _read(path: Path) -> _Entry | None:
 
 
 def _write(path: Path, entry: _Entry) -> bool:
-    body = _ENCODER.encode(entry)
     try:
+        body = _ENCODER.encode(entry)
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, partial = tempfile.mkstemp(dir=path.parent, suffix=".partial")
-    except OSError:
+    except (OSError, UnicodeEncodeError):  # a file name need not be UTF-8
         return False
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(xxhash.xxh3_64_digest(body))
             file.write(body)
+        os.chmod(partial, 0o644)
         os.replace(partial, path)
     except OSError:
-        Path(partial).unlink(missing_ok=True)
         return False
+    finally:
+        Path(partial).unlink(missing_ok=True)
     return True
 
 

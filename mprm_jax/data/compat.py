@@ -162,7 +162,10 @@ def _official_files(folder: Path) -> list[Path]:
         paths = [path for path in folder.iterdir() if path.name.endswith(".jsonl")]
     except OSError as error:
         raise _unreadable(folder, error) from error
-    files = sorted((p for p in paths if p.is_file()), key=lambda path: path.name)
+    files = sorted((p for p in paths if not p.is_dir()), key=lambda path: path.name)
+    for file in files:
+        if not file.is_file():
+            raise DataError(f"{file}: is no file (a link to nowhere, or a pipe)")
     if not files:
         raise DataError(f"{folder}: holds no *.jsonl file")
     return files

@@ -8,7 +8,6 @@ agree; a differential fuzz test compares them.
 from __future__ import annotations
 
 import json
-import re
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -16,17 +15,12 @@ import msgspec
 
 from mprm_jax.data.formats.json_record import json_value
 from mprm_jax.data.formats.prm import conversation_line, render_prompt
+from mprm_jax.data.long_integers import may_hold_long_integer
 from mprm_jax.data.problems import BadRecord
 
 NO_IMAGE = "image missing"
 EMPTY_STEP = "empty step text"
 NO_SCORE = "score does not count"
-
-# Python refuses integers of more than 4,300 digits, msgspec does not if nobody asks for
-# them. A run of that many digits shows at 8 neighbours of every 512th byte.
-_LONG_INTEGER = 4300
-_STRIDE = 512
-_DIGITS = re.compile(rb"[0-9]{8}")
 
 
 class _Score(msgspec.Struct, gc=False):
@@ -161,7 +155,7 @@ def _typed(decoder: msgspec.json.Decoder[_T], line: bytes) -> _T | None:
     NaN, lone surrogates, values of other types, very long integers, deep nesting, and
     whatever both refuse.
     """
-    if len(line) > _LONG_INTEGER and _DIGITS.search(line[::_STRIDE]):
+    if may_hold_long_integer(line):
         return None
     try:
         return decoder.decode(line)

@@ -119,12 +119,14 @@ def _scan(
 
 
 def _detect(files: tuple[CorpusFile, ...]) -> str:
-    empty: DataError | None = None
+    """The format that the first file to show one has."""
+    first: DataError | None = None
     for file in files:
-        if file.path.stat().st_size:
+        try:
             return detect_format(file).name
-        empty = empty or DataError(f"{file.path}: the file is empty")
-    raise empty or DataError("no file to read")
+        except DataError as error:
+            first = first or error
+    raise first or DataError("no file to read")
 
 
 def _merge(

@@ -25,8 +25,8 @@ CHUNK_BYTES = 1 << 20
 # holding it would break the promise of bounded memory.
 MAX_LINE_BYTES = 16 << 20
 
-# JSON arrays are decoded whole; every published one is a few MB.
-MAX_ARRAY_BYTES = 1 << 30
+# JSON arrays are decoded whole; published ones (ProcessBench, Med-PRM) are a few MB.
+MAX_ARRAY_BYTES = 64 << 20
 
 _SHARD = re.compile(r"-\d{5}-of-\d{5}$")
 
@@ -103,10 +103,14 @@ def corpus_files(corpus: Path) -> tuple[CorpusFile, ...]:
         raise DataError(f"{corpus}: no such file or folder")
     folder = annotations_folder(corpus)
     entries = sorted(
-        (entry for entry in folder.iterdir() if entry.is_file()), key=lambda e: e.name
+        (entry for entry in folder.iterdir() if not entry.is_dir()),
+        key=lambda entry: entry.name,
     )
     for suffixes in ((".jsonl", ".jsonl.gz"), (".json",)):
         files = [entry for entry in entries if entry.name.endswith(suffixes)]
+        for file in files:
+            if not file.is_file():
+                raise DataError(f"{file}: is no file (a link to nowhere, or a pipe)")
         if files:
             return tuple(CorpusFile(path, _source_name(path)) for path in files)
     raise DataError(f"{folder}: holds no *.jsonl, *.jsonl.gz or *.json file")
@@ -182,7 +186,9 @@ class RecordFile:
         return self._hashing.sha256.hexdigest()
 
     def starts_array(self) -> bool:
-        """Whether the file is one JSON array rather than JSON lines."""
+        """Whether the file is one JSON array (``*.json``) rather than JSON lines."""
+        if not self.file.path.name.removesuffix(".gz").endswith(".json"):
+            return False
         with RecordFile(self.file) as probe:
             while head := probe._read(4096):
                 if stripped := head.strip():

@@ -88,14 +88,15 @@ def detect_format(file: CorpusFile) -> Format:
     seen, first = 0, ""
     with RecordFile(file) as records:
         for line, _, data in _raw_records(records):
-            if data.strip():
-                try:
-                    return detect(load_object(data.strip()))
-                except BadRecord as error:
-                    seen += 1
-                    first = f"{file.path}:{line}: {error}" if seen == 1 else first
-                if seen == _DETECTION_LINES:
-                    break
+            if not data.strip():
+                continue
+            try:
+                return detect(load_object(data.strip()))
+            except DataError as error:
+                seen += 1
+                first = first or f"{file.path}:{line}: {error}"
+            if seen == _DETECTION_LINES:
+                break
     if seen == 0:
         raise DataError(f"{file.path}: the file is empty")
     raise DataError(f"{first} (and no later line shows what format this is)")
@@ -149,10 +150,7 @@ class _Scan:
         """Whole lines: all at once where every line is clean, else one by one."""
         if chunk.too_long:
             self.lines += 1
-            self.refuse(
-                chunk.line,
-                BadRecord("line too long", f"over {MAX_LINE_BYTES >> 20} MiB"),
-            )
+            self.refuse(chunk.line, _too_long())
             return
         if self.fast and (columns := raw_columns(chunk)) is not None:
             count = len(columns["lengths"])
@@ -173,6 +171,8 @@ class _Scan:
                 self.blank += 1
                 continue
             try:
+                if len(data) > MAX_LINE_BYTES:
+                    raise _too_long()
                 if are_lines and b"\r" in record:
                     raise BadRecord(
                         "carriage return inside a record",
@@ -232,3 +232,7 @@ class _Scan:
             source_names=tuple(self.sources),
             **columns,
         )
+
+
+def _too_long() -> BadRecord:
+    return BadRecord("line too long", f"over {MAX_LINE_BYTES >> 20} MiB")

@@ -16,7 +16,9 @@ import msgspec
 from mprm_jax.data.problems import DataError
 
 MANIFEST_SUFFIX = ".manifest.json"
-MANIFEST_SCHEMA = "mprm-subset/1"
+# A subset can be verified and trained on; other outputs only say how they were made.
+SUBSET_SCHEMA = "mprm-subset/1"
+OUTPUT_SCHEMA = "mprm-output/1"
 
 
 class Output:
@@ -122,11 +124,11 @@ def manifest_path(output: Path) -> Path:
     return output.with_name(output.name + MANIFEST_SUFFIX)
 
 
-def manifest_bytes(manifest: dict[str, Any]) -> bytes:
+def manifest_bytes(manifest: dict[str, Any], schema: str) -> bytes:
     """JSON with one line per top-level key: readable, though the rows are many."""
     lines = (
         f"{msgspec.json.encode(key).decode()}: {msgspec.json.encode(value).decode()}"
-        for key, value in ({"schema": MANIFEST_SCHEMA} | manifest).items()
+        for key, value in ({"schema": schema} | manifest).items()
     )
     return ("{\n" + ",\n".join(lines) + "\n}\n").encode()
 
@@ -144,6 +146,6 @@ def read_manifest(output: Path) -> dict[str, Any]:
         raise DataError(f"{path}: {error.strerror or error}") from error
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise DataError(f"{path}: no manifest ({error})") from error
-    if not isinstance(value, dict) or value.get("schema") != MANIFEST_SCHEMA:
-        raise DataError(f"{path}: no manifest of schema {MANIFEST_SCHEMA}")
+    if not isinstance(value, dict) or value.get("schema") != SUBSET_SCHEMA:
+        raise DataError(f"{path}: no manifest of schema {SUBSET_SCHEMA}")
     return value

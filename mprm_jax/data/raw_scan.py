@@ -16,7 +16,8 @@ import msgspec
 import numpy as np
 import xxhash
 
-from mprm_jax.data.framing import Chunk
+from mprm_jax.data.framing import MAX_LINE_BYTES, Chunk
+from mprm_jax.data.long_integers import may_hold_long_integer
 from mprm_jax.data.problems import BadRecord
 from mprm_jax.data.record import (
     MAX_TRIALS,
@@ -87,7 +88,12 @@ def raw_columns(chunk: Chunk) -> dict[str, np.ndarray] | None:
     ends = np.array(chunk.ends)
     starts = np.concatenate([[0], ends[:-1] + 1])
     octets = np.frombuffer(data, np.uint8)
-    if b"\r" in data or not _objects(octets, starts, ends):
+    if (
+        b"\r" in data
+        or not _objects(octets, starts, ends)
+        or np.max(ends - starts) > MAX_LINE_BYTES
+        or may_hold_long_integer(data)
+    ):
         return None
     try:
         records = _DECODER.decode_lines(data)

@@ -335,3 +335,55 @@ def test_a_full_disk_is_one_line_and_leaves_the_old_output_whole(tmp_path):
     assert "Traceback" not in failed.stderr
     assert output.read_text() == "the old subset\n"
     assert [p.name for p in output.parent.iterdir()] == ["subset.jsonl"]
+
+
+@pytest.mark.parametrize("first", ["{}", "null", "[1, 2]", "[", "5", '"text"'])
+def test_a_bad_first_line_is_a_bad_line_like_any_other(first, tmp_path, capsys):
+    text = "\n".join([first, *map(line, GOOD)])
+    folder = write_corpus(tmp_path, {"a.jsonl": text.encode()})
+    refused = run(capsys, "stats", folder)
+    assert refused.status == 1
+    assert f"{folder}/a.jsonl:1" in refused.err
+    allowed = run(capsys, "stats", folder, "--max-bad", "1", "--json")
+    assert allowed.json["overall"]["rollouts"] == 8
+
+
+def test_a_link_to_nowhere_is_named_not_passed_over(tmp_path, capsys):
+    folder = write_corpus(tmp_path / "c", {"a.jsonl": GOOD})
+    os.symlink(tmp_path / "gone.jsonl", folder / "b.jsonl")
+    for extra in ([], ["--compat", "official", "--output", tmp_path / "o.jsonl"]):
+        failed = run(capsys, "select" if extra else "stats", folder, *extra)
+        assert (failed.status, "b.jsonl: is no file" in failed.err) == (1, True)
+
+
+@pytest.mark.parametrize("rule", ["shrunken-bis", "posterior-fisher"])
+def test_a_rule_that_needs_counts_says_so_on_binary_labels(rule, tmp_path, capsys):
+    steps = [step(k, 1, f"s{k}") for k in (1, 0)]
+    folder = write_corpus(tmp_path, {"a.jsonl": [record(steps_with_score=steps)]})
+    failed = run(capsys, "stats", folder, "--rule", rule, "--json")
+    assert failed.status == 1
+    assert "at least two continuations" in failed.json["error"]
+
+
+def test_dropping_steps_keeps_the_bytes_of_the_other_fields(tmp_path, capsys):
+    text = line(record([(8, 16), (0, 0)], ratio=0, note="half \ud83d", huge=0)).replace(
+        '"ratio": 0', '"ratio": 1.10e0'
+    )
+    text = text.replace("\ud83d", "x").replace('"huge": 0', '"huge": ' + "7" * 4000)
+    folder = write_corpus(tmp_path / "c", {"a.jsonl": text.encode()})
+    output = tmp_path / "o.jsonl"
+    done = run(
+        capsys,
+        "select",
+        folder,
+        "--unmeasured",
+        "drop",
+        "--format",
+        "raw",
+        "--output",
+        output,
+    )
+    assert done.status == 0, done.err
+    assert "1.10e0" in output.read_text()
+    assert "7" * 4000 in output.read_text()
+    assert len(json.loads(output.read_text())["steps_with_score"]) == 1

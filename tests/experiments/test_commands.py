@@ -274,7 +274,7 @@ def test_convert_refuses_what_the_format_cannot_hold(corpus, tmp_path, capsys):
         "--output",
         folder,
     )
-    assert (soft.status, "holds no soft labels" in soft.err) == (1, True)
+    assert (soft.status, "holds no soft labels" in soft.err) == (2, True)
     images = run(
         capsys, "convert", corpus, "--format", "math-shepherd", "--output", folder
     )

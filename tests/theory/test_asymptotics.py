@@ -156,7 +156,7 @@ def test_rates_refuse_zeros_and_a_contraction_too_small_for_float64():
     with pytest.raises(ValueError, match=r"^gamma must be in \(0, 1\], not 1\.5"):
         asymptotics.gamma_inflation([1, 1.5], True)
     with pytest.raises(ValueError, match=r"^c must be in"):
-        asymptotics.sgd_recursion_constant(1e-160, 0, 0)
+        asymptotics.sgd_recursion_constant([1.0, 1e-160], 0, 0)
     smallest = asymptotics.sgd_recursion_constant(1e-150, 0, 1)
     assert smallest == pytest.approx(1e150)
     assert smallest.dtype == np.float64

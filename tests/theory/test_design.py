@@ -269,10 +269,11 @@ def test_top_takes_the_best_one_by_one_and_breaks_ties_by_row(criterion):
     rows = design.top_selection(information, 4, precision, name, moment)
     np.testing.assert_array_equal(rows, np.argsort(-gain)[:4])
     assert rows.dtype == np.int64
-    twins = information[[2, 5, 2, 5]]
+    twins = information[[2, 5] * 50]
     best = int(gain[5] > gain[2])
-    rows = design.top_selection(twins, 4, precision, name, moment)
-    np.testing.assert_array_equal(rows, [best, best + 2, 1 - best, 3 - best])
+    rows = design.top_selection(twins, 100, precision, name, moment)
+    np.testing.assert_array_equal(rows[:50], np.arange(best, 100, 2))
+    np.testing.assert_array_equal(rows[50:], np.arange(1 - best, 100, 2))
 
 
 @pytest.mark.parametrize("criterion", CRITERIA)

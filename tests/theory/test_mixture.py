@@ -224,14 +224,19 @@ def test_selection_shift_is_odd_and_each_step_sees_only_the_others(q):
 
 
 def test_selection_shift_keeps_its_digits_next_to_certainty():
-    q = np.array([1 - 2**-50, 1 - 2**-45, 2**-60, 0.9] + [0.97] * 40)
-    with mpmath.workdps(60):
-        for j, shift in enumerate(mixture.mixed_selection_logit_shift(q)):
-            others = [mpmath.mpf(x) for i, x in enumerate(q) if i != j]
-            exact = mpmath.log(
-                (1 - mpmath.fprod(others)) / (1 - mpmath.fprod(1 - x for x in others))
-            )
-            assert shift == pytest.approx(float(exact), rel=1e-9, abs=1e-15)
+    for q in (
+        [1 - 2**-50, 1 - 2**-45, 2**-60, 0.9] + [0.97] * 40,
+        [1 - 2**-50, 1 - 3 * 2**-52, 1 - 5 * 2**-51, 1 - 7 * 2**-53],
+        [2**-50, 3 * 2**-52, 5 * 2**-51, 7 * 2**-53],
+        [0.3] * 100,
+        [0.7] * 100,
+    ):
+        with mpmath.workdps(60):
+            for j, shift in enumerate(mixture.mixed_selection_logit_shift(q)):
+                others = [mpmath.mpf(x) for i, x in enumerate(q) if i != j]
+                exact = mpmath.log(1 - mpmath.fprod(others))
+                exact -= mpmath.log(1 - mpmath.fprod(1 - x for x in others))
+                assert shift == pytest.approx(float(exact), rel=1e-9, abs=1e-22)
     # Two almost certain steps: log(2^-50) less nothing.
     near = mixture.mixed_selection_logit_shift([1 - 2**-50, 1 - 2**-50])
     np.testing.assert_allclose(near, -50 * np.log(2), rtol=1e-14)

@@ -228,3 +228,55 @@ def test_the_moment_prior_refuses_what_no_beta_fits():
         scores.moment_prior(rollout([8, 8, 8, 8]))
     with pytest.raises(ValueError, match="do not vary"):
         scores.moment_prior(rollout([16, 16]))
+
+
+@pytest.mark.parametrize("trials", [3, 10, 16, 20, 24])
+def test_equal_scores_tie_exactly_whatever_n_and_the_length_are(trials):
+    # K/N is rounded where N is no power of two; the tie rule must still see ties.
+    for k in range(1, trials + 1):
+        rollouts = [rollout([k] * length, trials) for length in range(1, 12)]
+        together = Rollouts.concat(rollouts)
+        for name in ("reliability", "bis", "mean_mc", "mc_uncertainty"):
+            assert len(np.unique(getattr(scores, name)(together))) == 1, (name, k)
+        assert not np.any(scores.mc_variance(together))
+    falls = [rollout([k + 2, k], trials) for k in range(trials - 1)]
+    assert len(np.unique(scores.max_drop(Rollouts.concat(falls)))) == 1
+
+
+def test_trials_without_a_small_common_denominator_still_score():
+    trials = np.arange(1, 41)
+    rollouts = Rollouts(
+        trials // 2, trials, np.array([0, 20, 40]), np.zeros(2, int), ("a",)
+    )
+    wanted = [exact(steps) for steps in as_table(rollouts)]
+    for name in NAMES:
+        np.testing.assert_allclose(
+            getattr(scores, name)(rollouts),
+            [float(w[name]) for w in wanted],
+            rtol=1e-13,
+            atol=1e-15,
+        )
+
+
+@given(labelled, st.randoms(use_true_random=False))
+def test_the_moment_prior_does_not_depend_on_the_order_of_the_lines(rollouts, random):
+    order = list(range(rollouts.n_rollouts))
+    random.shuffle(order)
+    try:
+        prior = scores.moment_prior(rollouts)
+    except ValueError:
+        return
+    assert scores.moment_prior(rollouts.take(np.array(order))) == prior
+
+
+def test_a_very_long_rollout_does_not_overflow():
+    steps = 5000
+    rollouts = Rollouts(
+        np.tile([720_719, 1], steps // 2),
+        np.full(steps, 720_720),
+        np.array([0, steps]),
+        np.array([0]),
+        ("a",),
+    )
+    spread = (1 / 2 - 1 / 720_720) ** 2
+    assert scores.mc_variance(rollouts)[0] == pytest.approx(spread, rel=1e-9)

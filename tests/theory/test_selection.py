@@ -315,7 +315,7 @@ def test_wrong_arguments_say_what_is_wrong():
         select(rollouts.take(np.array([], np.int64)), "bis", 0.5, hashes(0))
     with pytest.raises(ValueError, match="unknown rule 'best'; known: random, bis"):
         select(rollouts, "best", 0.5, hashes(2))  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="step budget"):
+    with pytest.raises(ValueError, match="no step budget"):
         select(rollouts, "ccs", 0.5, hashes(2), unit="steps")
     with pytest.raises(ValueError, match="alpha"):
         select(rollouts, "bis", 0.5, hashes(2), alpha=-1)
@@ -326,3 +326,34 @@ def test_the_plain_form_reads_the_columns():
         [(1, 16), (2, 16)],
         [(3, 16)],
     ]
+
+
+# First to last of six rollouts, worked out by hand from K of 16:
+#   0: 16 16   1: 8 0   2: 0 0   3: 15 15   4: 16 16 16 1   5: 12 4
+WORKED: dict[RuleName, list[int]] = {
+    "bis": [1, 0, 2, 3, 4, 5],
+    "mixture": [1],
+    "unbiased-mixture": [1],
+    "reliable": [0, 2, 3, 4, 1, 5],
+    "small-loss": [0, 3, 4, 1, 5, 2],
+    "low-mc": [2, 1, 5, 4, 3, 0],
+    "mc-variance": [4, 1, 5],
+    "max-drop": [4, 1, 5],
+    "negative-count": [2, 1],
+    "mc-uncertainty": [5, 1, 3, 4],
+}
+
+
+@pytest.mark.parametrize("rule", WORKED)
+def test_each_rule_ranks_a_worked_example(rule):
+    rollouts = uniform(
+        [16, 16, 8, 0, 0, 0, 15, 15, 16, 16, 16, 1, 12, 4], lengths=[2, 2, 2, 2, 4, 2]
+    )
+    key = rule_key(rule, rollouts)
+    ranked = WORKED[rule]
+    rest = [row for row in range(6) if row not in ranked]
+    # Rollouts 0 and 2 tie exactly under bis and reliable.
+    assert all(np.diff(key[ranked]) <= 0)
+    assert not rest or (max(key[rest]) < key[ranked[-1]] and max(key[rest]) == 0)
+    order = np.argsort(-key, kind="stable")[: len(ranked)].tolist()
+    assert order == ranked

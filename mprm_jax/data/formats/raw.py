@@ -214,11 +214,23 @@ def encode(record: Record, options: WriteOptions) -> bytes:
     return msgspec.json.encode(value)
 
 
+_FIELDS = msgspec.json.Decoder(dict[str, msgspec.Raw])
+_STEPS = msgspec.json.Decoder(list[msgspec.Raw])
+
+
 def truncate(line: bytes, n_steps: int) -> bytes:
-    """The raw line with only its first ``n_steps`` steps, every other field kept."""
-    value = json.loads(line)
-    value["steps_with_score"] = value["steps_with_score"][:n_steps]
-    return json.dumps(value, ensure_ascii=False).encode()
+    """The raw line with only its first ``n_steps`` steps; the rest keeps its bytes.
+
+    Raises:
+        BadRecord: the line cannot be taken apart (it nests too deeply, or holds NaN).
+    """
+    try:
+        value = _FIELDS.decode(line)
+        steps = _STEPS.decode(value["steps_with_score"])
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise BadRecord("cannot be cut", str(error)) from None
+    value["steps_with_score"] = msgspec.Raw(msgspec.json.encode(steps[:n_steps]))
+    return msgspec.json.encode(value)
 
 
 RAW = Format(
