@@ -100,7 +100,7 @@ class CorpusModel(Protocol):
 @dataclass(frozen=True)
 class HierarchicalBeta:
     """Rollout difficulty u_x ~ Beta(k0 mu, k0 (1 - mu)); r_j | u_x ~ Beta(k u_x,
-    k (1 - u_x)) independently: steps of a rollout are exchangeable (DESIGN section 6).
+    k (1 - u_x)) independently: steps of a rollout are exchangeable.
 
     The default: with two numbers the simplest that meets both shares of the paper's
     corpus. Its steps have no order, so it says nothing about position.

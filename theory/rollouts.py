@@ -13,7 +13,7 @@ import numpy as np
 # of a 565,096-rollout corpus at a few MB instead of 25 MB per temporary.
 _BLOCK = 65_536
 
-# A score read from decimal text is K/N to within this much (DESIGN: 1e-9).
+# A score read from decimal text is K/N to within this much.
 SCORE_TOLERANCE = 1e-9
 
 # Up to here int64 totals of K^2 are exact for any rollout under 2^23 steps.

@@ -80,15 +80,12 @@ def encoded_lines(
     check_options(form, options)
     corpus = usable.corpus
     copies = form.name == raw_format.RAW.name == corpus.format
-    lengths = dict(
-        zip(
-            usable.row[picks].tolist(),
-            usable.rollouts.lengths[picks].tolist(),
-            strict=True,
-        )
-    )
-    before = corpus.rollouts.lengths
-    for row, data in read_lines(corpus, usable.row[picks]):
+    rows = usable.row[picks]
+    lengths = usable.rollouts.lengths[picks]
+    before = corpus.rollouts.lengths[rows]
+    lines = read_lines(corpus, rows)
+    # Rows ascend, so the lines come in the order of the picks.
+    for (row, data), length, whole in zip(lines, lengths, before, strict=True):
         try:
             record = None
             if images is not None or not copies:
@@ -97,8 +94,8 @@ def encoded_lines(
                     check_images(record, images)
             if record is not None and not copies:
                 data = _encode(record, usable, form, options)
-            elif lengths[row] < before[row]:
-                data = raw_format.truncate(data, lengths[row])
+            elif length < whole:
+                data = raw_format.truncate(data, length)
         except BadRecord as error:
             raise DataError(f"{corpus.where(row)}: {error}") from None
         yield row, data
