@@ -66,7 +66,7 @@ def file_stem(source_name: str) -> str:
 def placeholder_records(
     rollouts: Rollouts, rng: np.random.Generator
 ) -> Iterator[tuple[str, dict]]:
-    """Records of the raw VisualPRM format with these counts and seeded placeholder text.
+    """Raw VisualPRM records with these counts and seeded placeholder text.
 
     The last step is the final answer. Every rollout has its own question; its image
     path names a file that is not made.

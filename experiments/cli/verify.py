@@ -151,7 +151,7 @@ def _checks(
         f"the manifest counts {written.rollouts:,} rollouts and as many rows",
         len(manifest.rows) == written.rollouts,
     )
-    again = msgspec.to_builtins(evidence(usable, selection))
+    again = msgspec.json.decode(msgspec.json.encode(evidence(usable, selection)))
     check(
         "counts, statistics, ties and cuts are those of the manifest",
         all(value.get(name) == of for name, of in again.items()),

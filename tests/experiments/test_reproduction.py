@@ -24,6 +24,8 @@ def test_verify_confirms_a_subset_and_finds_every_change(corpus, tmp_path, capsy
     assert not changed.json["verified"]
     manifest.write_text(text.replace('"rows": [', '"rows": [0,', 1))
     assert run(capsys, "verify", output).status == 1
+    manifest.write_text(text.replace('"blank":0', '"blank":1', 1))
+    assert run(capsys, "verify", output).status == 1
     manifest.write_text(text)
     assert run(capsys, "verify", output).status == 0
 
