@@ -5,18 +5,25 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from mprm_jax.data.outputs import OutputSet
+from experiments.provenance import versions
+from mprm_jax.data.outputs import OUTPUT_SCHEMA, OutputSet, manifest_bytes
+from mprm_jax.data.problems import DataError
 from sim.corpus_text import file_stem, placeholder_records
 from theory.rollouts import Rollouts
+
+# Beside annotations/; says how the corpus was made.
+MADE_HERE = "manifest.json"
 
 
 def write_raw_corpus(
     folder: Path,
     rollouts: Rollouts,
     rng: np.random.Generator,
+    arguments: dict[str, Any],
     progress: Callable[[int], None] = lambda count: None,
 ) -> list[Path]:
     """Write ``folder/annotations/<source>.jsonl``; all files appear together.
@@ -25,19 +32,35 @@ def write_raw_corpus(
         folder: made if need be.
         rollouts: the counts.
         rng: of the placeholder text.
+        arguments: what the counts were made with, for the manifest.
         progress: called with the number of rollouts written, now and then.
 
     Returns:
         the files, in the order of the sources.
 
     Raises:
-        DataError: a file cannot be written.
+        DataError: a file cannot be written, or the folder holds annotations that no
+            simulation has written.
     """
+    made = folder / MADE_HERE
+    if any((folder / "annotations").glob("*.jsonl*")) and not made.is_file():
+        raise DataError(
+            f"{folder / 'annotations'}: holds files that no simulation wrote; "
+            "choose another --output"
+        )
     paths = {
         name: folder / "annotations" / f"{file_stem(name)}.jsonl"
         for name in rollouts.source_names
     }
     with OutputSet() as outputs:
+        manifest = {
+            "versions": versions(),
+            "rollouts": rollouts.n_rollouts,
+            "steps": rollouts.n_steps,
+            "files": [path.name for path in paths.values()],
+            **arguments,
+        }
+        outputs.add(made).write(manifest_bytes(manifest, OUTPUT_SCHEMA))
         files = {name: outputs.add(path) for name, path in paths.items()}
         for count, (source, record) in enumerate(placeholder_records(rollouts, rng), 1):
             line = json.dumps(record, ensure_ascii=False)

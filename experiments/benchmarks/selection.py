@@ -134,7 +134,7 @@ def _run(options: Options, folder: Path) -> None:
         counts, text = np.random.default_rng(0).spawn(2)
         model = PAPER_MODELS["hierarchical"]
         rollouts = sample(model, PAPER_SOURCES, counts, options.scale)
-        write_raw_corpus(corpus, rollouts, text)
+        write_raw_corpus(corpus, rollouts, text, {"scale": options.scale})
     annotations = corpus / "annotations"
     size = sum(path.stat().st_size for path in annotations.glob("*.jsonl"))
     warm = read_corpus(corpus)

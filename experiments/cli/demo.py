@@ -112,7 +112,8 @@ def _simulate(options: Options) -> tuple[Usable, np.ndarray]:
     rollouts = simulation.rollouts
     corpus = options.output / "corpus"
     with shared.progress("simulating", rollouts.n_rollouts, "rollouts") as tick:
-        write_raw_corpus(corpus, rollouts, text, tick)
+        arguments = {"scale": options.scale, "seed": options.seed}
+        write_raw_corpus(corpus, rollouts, text, arguments, tick)
     usable = usable_rollouts(read_corpus(corpus))
     order = order_on_disk(rollouts)
     lengths = rollouts.lengths[order]

@@ -11,8 +11,16 @@ import numpy as np
 
 from experiments.cli import shared
 from experiments.cli.select_rollouts import check_output
+from experiments.provenance import versions
+from experiments.selecting import corpus_counts, corpus_inputs, corpus_reading
 from mprm_jax.data.corpus import Usable
-from mprm_jax.data.outputs import output_file
+from mprm_jax.data.outputs import (
+    OUTPUT_SCHEMA,
+    Output,
+    OutputSet,
+    manifest_bytes,
+    manifest_path,
+)
 from mprm_jax.data.problems import DataError
 from theory import scores
 from theory.selection import RULE_NAMES, rule_key
@@ -57,10 +65,24 @@ def run(options: Options) -> None:
     check_output(options.output, options.corpus)
     usable = shared.load_usable(options)
     columns, undefined = score_columns(usable, options.alpha)
-    if options.output.suffix == ".parquet":
-        _write_parquet(options.output, columns)
-    else:
-        _write_jsonl(options.output, columns)
+    manifest = {
+        "versions": versions(),
+        "corpus": str(usable.corpus.path.resolve()),
+        "input": corpus_reading(usable),
+        "alpha": options.alpha,
+        "inputs": corpus_inputs(usable.corpus),
+        "counts": corpus_counts(usable),
+        "columns": list(columns),
+        "undefined": undefined,
+    }
+    with OutputSet() as outputs:
+        file = outputs.add(options.output)
+        if options.output.suffix == ".parquet":
+            _write_parquet(file, columns)
+        else:
+            _write_jsonl(file, columns)
+        beside = outputs.add(manifest_path(options.output))
+        beside.write(manifest_bytes(manifest, OUTPUT_SCHEMA))
     message = f"wrote {len(usable.row):,} rows: {options.output}"
     if options.json:
         shared.print_json(
@@ -107,22 +129,21 @@ def score_columns(
     return columns, undefined
 
 
-def _write_jsonl(path: Path, columns: dict[str, np.ndarray | list[Any]]) -> None:
+def _write_jsonl(file: Output, columns: dict[str, np.ndarray | list[Any]]) -> None:
     encode = msgspec.json.Encoder().encode
     n_rows = len(columns["row"])
-    with output_file(path) as file:
-        for start in range(0, n_rows, _ROWS_PER_WRITE):
-            part = {
-                name: column[start : start + _ROWS_PER_WRITE].tolist()
-                if isinstance(column, np.ndarray)
-                else column[start : start + _ROWS_PER_WRITE]
-                for name, column in columns.items()
-            }
-            for values in zip(*part.values(), strict=True):
-                file.write(encode(dict(zip(part, values, strict=True))) + b"\n")
+    for start in range(0, n_rows, _ROWS_PER_WRITE):
+        part = {
+            name: column[start : start + _ROWS_PER_WRITE].tolist()
+            if isinstance(column, np.ndarray)
+            else column[start : start + _ROWS_PER_WRITE]
+            for name, column in columns.items()
+        }
+        for values in zip(*part.values(), strict=True):
+            file.write(encode(dict(zip(part, values, strict=True))) + b"\n")
 
 
-def _write_parquet(path: Path, columns: dict[str, np.ndarray | list[Any]]) -> None:
+def _write_parquet(file: Output, columns: dict[str, np.ndarray | list[Any]]) -> None:
     try:
         import pyarrow as pa
         from pyarrow import parquet
@@ -132,5 +153,4 @@ def _write_parquet(path: Path, columns: dict[str, np.ndarray | list[Any]]) -> No
         ) from None
     sink = pa.BufferOutputStream()
     parquet.write_table(pa.table(columns), sink)
-    with output_file(path) as file:
-        file.write(sink.getvalue().to_pybytes())
+    file.write(sink.getvalue().to_pybytes())

@@ -66,8 +66,14 @@ def run(options: Options) -> None:
     rollouts = sample(PAPER_MODELS[options.model], PAPER_SOURCES, counts, options.scale)
     if options.early_stop:
         rollouts = early_stop(rollouts)
+    arguments = {
+        "model": options.model,
+        "scale": options.scale,
+        "early_stop": options.early_stop,
+        "seed": options.seed,
+    }
     with shared.progress("writing", rollouts.n_rollouts, "rollouts") as tick:
-        files = write_raw_corpus(options.output, rollouts, text, tick)
+        files = write_raw_corpus(options.output, rollouts, text, arguments, tick)
     summary = summarise(rollouts)
     if options.json:
         shared.print_json(

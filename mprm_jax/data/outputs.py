@@ -6,7 +6,6 @@ import contextlib
 import hashlib
 import os
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
@@ -110,13 +109,6 @@ class OutputSet:
 def _cannot_write(files: list, error: OSError) -> DataError:
     name = error.filename or ", ".join(str(output.path) for output, _, _ in files)
     return DataError(f"{name}: {error.strerror or error}")
-
-
-@contextlib.contextmanager
-def output_file(path: Path) -> Iterator[Output]:
-    """One file that is whole or absent."""
-    with OutputSet() as outputs:
-        yield outputs.add(path)
 
 
 def manifest_path(output: Path) -> Path:

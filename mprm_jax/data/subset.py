@@ -80,6 +80,11 @@ def encoded_lines(
     check_options(form, options)
     corpus = usable.corpus
     copies = form.name == raw_format.RAW.name == corpus.format
+    if copies and usable.unmeasured == "negative" and usable.unmeasured_steps:
+        raise DataError(
+            "--format raw keeps num_mc_total 0, which is no negative label; "
+            "use --unmeasured drop, or a format of labels"
+        )
     rows = usable.row[picks]
     lengths = usable.rollouts.lengths[picks]
     before = corpus.rollouts.lengths[rows]

@@ -83,3 +83,15 @@ def test_the_demo_reports_what_each_rule_keeps(tmp_path, capsys):
     assert rules["reliable"]["false_positive_share"] < 0.01
     assert rules["low-mc"]["false_positive_share"] > 0.4
     assert run(capsys, "verify", tmp_path / "bis.jsonl").status == 0
+
+
+def test_a_simulation_does_not_overwrite_annotations_it_did_not_write(tmp_path, capsys):
+    folder = tmp_path / "real" / "annotations"
+    folder.mkdir(parents=True)
+    (folder / "AI2D.jsonl").write_text("real data\n")
+    arguments = ["simulate", "corpus", "--scale", "0.0001", "--output"]
+    failed = run(capsys, *arguments, folder.parent)
+    assert (failed.status, "no simulation wrote" in failed.err) == (1, True)
+    assert (folder / "AI2D.jsonl").read_text() == "real data\n"
+    for _ in range(2):  # its own output it may write again
+        assert run(capsys, *arguments, tmp_path / "own").status == 0

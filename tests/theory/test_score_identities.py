@@ -5,7 +5,7 @@ from itertools import combinations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from theory import score_identities as identities
@@ -32,6 +32,7 @@ def corpus(steps):
     )
 
 
+@settings(max_examples=40)
 @given(CORPORA)
 def test_bis_at_alpha_0_is_the_covariance_of_hard_label_and_score(steps):
     rollouts = corpus(steps)
@@ -45,6 +46,7 @@ def test_bis_at_alpha_0_is_the_covariance_of_hard_label_and_score(steps):
     assert np.all((covariance >= 0) & (covariance <= 0.25))
 
 
+@settings(max_examples=40)
 @given(CORPORA)
 def test_score_variance_splits_by_the_hard_label(steps):
     rollouts = corpus(steps)
