@@ -5,14 +5,17 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from experiments.provenance import versions
+from mprm_jax.data.corpus import read_corpus, usable_rollouts
 from mprm_jax.data.outputs import OUTPUT_SCHEMA, OutputSet, manifest_bytes
 from mprm_jax.data.problems import DataError
 from sim.corpus_text import file_stem, placeholder_records
+from sim.fit import ModelFit, fit
+from sim.sources import Source
 from theory.rollouts import Rollouts
 
 # Beside annotations/; says how the corpus was made.
@@ -78,3 +81,38 @@ def order_on_disk(rollouts: Rollouts) -> np.ndarray:
     names = [f"{file_stem(name)}.jsonl" for name in rollouts.source_names]
     rank = np.argsort(np.argsort(names))
     return np.argsort(rank[rollouts.source], kind="stable")
+
+
+class Fitted(NamedTuple):
+    """A corpus model with the sources and the N of the corpus it was fitted to."""
+
+    model: ModelFit
+    sources: tuple[Source, ...]
+    trials: int
+
+    @property
+    def sentence(self) -> str:
+        """What was estimated, how, and what the model cannot meet."""
+        fitted = self.model
+        parts = ", ".join(
+            f"{name} {value:.4g} [{low:.4g}, {high:.4g}]"
+            for name, value, low, high in zip(
+                fitted.parameters, fitted.estimate, fitted.low, fitted.high, strict=True
+            )
+        )
+        missed = f"; misses {fitted.misses}" if fitted.misses else ""
+        return f"fitted by {fitted.method}: {parts} (95 % intervals){missed}"
+
+
+def fit_to_corpus(folder: Path, name: str) -> Fitted:
+    """One of the corpus models, fitted to a corpus on disk.
+
+    Raises:
+        DataError: the corpus cannot be read, or is too small to fit; says why.
+    """
+    rollouts = usable_rollouts(read_corpus(folder)).rollouts
+    try:
+        fitted = fit(rollouts, [name])
+    except ValueError as error:
+        raise DataError(f"{folder}: {error}") from None
+    return Fitted(fitted.models[name], fitted.sources, fitted.trials)

@@ -1,24 +1,12 @@
-"""What each selection rule keeps: composition, wrong labels, and picks made by ties.
-
-    python -m paper_figures.subsets [RESULT.json] [OUTPUT.png]
-
-reads what ``mprm demo --json`` prints (the committed reference by default).
-"""
+"""What each selection rule keeps: composition, wrong labels, and picks made by ties."""
 
 from __future__ import annotations
 
-import json
-import sys
-from pathlib import Path
+from typing import Any
 
-import matplotlib as mpl
-import matplotlib.pyplot as plt
 import numpy as np
-from matplotlib.figure import Figure
 
-ROOT = Path(__file__).parents[1]
-REFERENCE = ROOT / "experiments" / "results" / "demo_rules.json"
-OUTPUT = ROOT / "paper_figures" / "subsets.png"
+from paper_figures.style import Drawing, new_figure
 
 # Grey levels far apart, so that the picture survives a black-and-white printer.
 _PARTS = (
@@ -32,14 +20,14 @@ _MARKS = (
 )
 
 
-def draw(result: dict) -> Figure:
-    """The figure for one result of ``mprm demo --json``."""
+def subsets(result: dict[str, Any]) -> Drawing:
+    """The subsets of one result of ``mprm run kept --json``, in per cent of each."""
     rules = list(result["rules"])
     y = np.arange(len(rules))[::-1]
-    figure, (left, right) = plt.subplots(
-        1, 2, figsize=(9, 2.9), sharey=True, width_ratios=(3, 2), layout="constrained"
-    )
+    figure, axes = new_figure(columns=2, height=2.6, sharey=True, width_ratios=(3, 2))
+    left, right = axes[0]
     start = np.zeros(len(rules))
+    rows = []
     for key, label, colour, hatch in _PARTS:
         share = 100 * np.array([result["rules"][rule][key] for rule in rules])
         left.barh(
@@ -53,6 +41,7 @@ def draw(result: dict) -> Figure:
             linewidth=0.5,
         )
         start += share
+        rows += [(rule, label, float(x)) for rule, x in zip(rules, share, strict=True)]
     for key, label, marker, colour in _MARKS:
         share = 100 * np.array([result["rules"][rule][key] for rule in rules])
         right.plot(
@@ -63,31 +52,18 @@ def draw(result: dict) -> Figure:
             markerfacecolor=colour,
             markeredgecolor="black",
         )
+        rows += [(rule, label, float(x)) for rule, x in zip(rules, share, strict=True)]
     left.set_yticks(y, rules)
     left.set_xlabel("% of the rollouts kept")
     right.set_xlabel("% of the picks, or of the positive steps")
-    right.grid(axis="x", linewidth=0.4)
-    for axes in (left, right):
-        axes.set_xlim(-2 if axes is right else 0, 102 if axes is right else 100)
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.legend(
+    right.grid(axis="x")
+    for axis in (left, right):
+        axis.set_xlim(-2 if axis is right else 0, 102 if axis is right else 100)
+        axis.legend(
             loc="lower center",
             bbox_to_anchor=(0.5, 1.0),
-            ncols=3 if axes is left else 1,
-            frameon=False,
-            fontsize="small",
+            ncols=3 if axis is left else 1,
+            columnspacing=1.2,
+            handlelength=1.6,
         )
-    return figure
-
-
-def main() -> None:
-    """Draw from the given result, or from the committed one."""
-    source = Path(sys.argv[1]) if len(sys.argv) > 1 else REFERENCE
-    output = Path(sys.argv[2]) if len(sys.argv) > 2 else OUTPUT
-    mpl.use("agg")
-    figure = draw(json.loads(source.read_text(encoding="utf-8")))
-    figure.savefig(output, dpi=150)
-
-
-if __name__ == "__main__":
-    main()
+    return Drawing(figure, ("rule", "share", "per_cent"), rows)

@@ -16,7 +16,8 @@ _BLOCK = 65_536
 # A score read from decimal text is K/N to within this much.
 SCORE_TOLERANCE = 1e-9
 
-# Up to here int64 totals of K^2 are exact for any rollout under 2^23 steps.
+# Up to here int64 totals of K^2 are exact for any rollout under 2^23 steps. (What is a
+# plausible count in a file is for the reader of files to say.)
 MAX_TRIALS = 2**20
 
 

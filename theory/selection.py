@@ -83,7 +83,10 @@ class Selection:
 
     @property
     def tied_share(self) -> float:
-        """Fraction of the picks that the tie rule decided, in [0, 1]."""
+        """Fraction of the picks that the tie rule decided at a cut, in [0, 1].
+
+        0 for ccs, which has no cut: it picks at random within its strata.
+        """
         return sum(cut.tied_kept for cut in self.cuts) / max(len(self.rows), 1)
 
 

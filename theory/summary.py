@@ -30,7 +30,8 @@ class Summary:
         mixed_share: rollouts with a positive and a negative step (Table 1).
         all_negative_share: rollouts without a positive step.
         all_positive_share: rollouts without a negative step.
-        low_mc_positive_share: positive steps with K <= 2, of the positive steps.
+        low_mc_positive_share: positive steps with K <= 2, of the positive steps with
+            N > 2; None if there is none, as in a corpus of binary labels.
         reliability_quantiles: of R at 5, 25, 50, 75, 95 %.
         bis_quantiles: of BIS at the same.
     """
@@ -44,7 +45,7 @@ class Summary:
     mixed_share: float
     all_negative_share: float
     all_positive_share: float
-    low_mc_positive_share: float
+    low_mc_positive_share: float | None
     reliability_quantiles: tuple[float, ...]
     bis_quantiles: tuple[float, ...]
 
@@ -72,7 +73,9 @@ def summarise(rollouts: Rollouts, alpha: float = scores.DEFAULT_ALPHA) -> Summar
     n, n_pos = labelled_rollouts.n_measured, labelled_rollouts.n_positive
     n_rollouts = len(n)
     positive_steps = int(n_pos.sum())
-    low = (rollouts.successes > 0) & (rollouts.successes <= LOW_MC_SUCCESSES)
+    tested = (rollouts.successes > 0) & (rollouts.trials > LOW_MC_SUCCESSES)
+    n_tested = int(np.count_nonzero(tested))
+    n_low = int(np.count_nonzero(tested & (rollouts.successes <= LOW_MC_SUCCESSES)))
     mc_sum = float((scores.mean_mc(labelled_rollouts) * n).sum())
     return Summary(
         rollouts=rollouts.n_rollouts,
@@ -84,7 +87,7 @@ def summarise(rollouts: Rollouts, alpha: float = scores.DEFAULT_ALPHA) -> Summar
         mixed_share=int(np.count_nonzero((n_pos > 0) & (n_pos < n))) / n_rollouts,
         all_negative_share=int(np.count_nonzero(n_pos == 0)) / n_rollouts,
         all_positive_share=int(np.count_nonzero(n_pos == n)) / n_rollouts,
-        low_mc_positive_share=int(np.count_nonzero(low)) / max(positive_steps, 1),
+        low_mc_positive_share=n_low / n_tested if n_tested else None,
         reliability_quantiles=_quantiles(scores.reliability(labelled_rollouts)),
         bis_quantiles=_quantiles(scores.bis(labelled_rollouts, alpha)),
     )

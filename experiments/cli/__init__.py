@@ -15,11 +15,25 @@ COMMANDS = {
     "verify": "is this subset what its manifest says it is?",
     "convert": "the same rollouts in another format",
     "simulate": "a corpus whose truth is known, in the real on-disk format",
+    "train": "a process reward model, on a corpus or on a subset of it",
+    "evaluate": "how well does a model, or anyone's scores, find wrong steps?",
+    "rerank": "best-of-N accuracy of a model on candidate solutions",
+    "pretrain": "the tiny backbone, on the simulated world's own solutions",
+    "run": "an experiment of this package, resumable, into the results store",
+    "advise": "does selection pay on this corpus, and which rule?",
+    "figures": "every figure, from the results store",
+    "report": "one self-contained page of a run",
     "doctor": "versions, devices, and what would run here",
 }
 
 # A module must not bear the name of one of the standard library.
-MODULES = {"select": "select_rollouts"}
+MODULES = {"select": "select_rollouts", "run": "run_experiment"}
+
+# Where the second word makes it another command, with options of its own.
+TWO_WORDS = {("simulate", "scenes"): "simulate_scenes"}
+
+# These multiply no matrices.
+COUNTING = {"stats", "score", "select", "verify", "convert"}
 
 
 def usage() -> str:
@@ -47,6 +61,21 @@ def usage() -> str:
 def main(arguments: list[str] | None = None) -> int:
     """Run one command; returns the exit status."""
     arguments = sys.argv[1:] if arguments is None else arguments
+    try:
+        try:
+            return _dispatch(arguments)
+        finally:
+            # Here, because at exit a failure would be a traceback.
+            sys.stdout.flush()
+    except OSError as error:
+        # With the reader gone (head, less) nothing is left to say.
+        if not isinstance(error, BrokenPipeError):
+            print(f"mprm: standard output: {error.strerror}", file=sys.stderr)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+
+
+def _dispatch(arguments: list[str]) -> int:
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(usage())
         return 0 if arguments else 2
@@ -61,12 +90,16 @@ def main(arguments: list[str] | None = None) -> int:
             f"mprm: no command {name!r}; known: {', '.join(COMMANDS)}", file=sys.stderr
         )
         return 2
+    if name in COUNTING:
+        # numpy's BLAS starts a thread per core, which costs as much as numpy's import.
+        os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     from experiments.cli.shared import run_command
 
-    module = importlib.import_module(f"experiments.cli.{MODULES.get(name, name)}")
-    try:
-        return run_command(name, module, arguments[1:])
-    except BrokenPipeError:
-        # The reader (head, less) has gone; nothing is left to say.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
+    module, words = MODULES.get(name, name), 1
+    if tuple(arguments[:2]) in TWO_WORDS:
+        module, words = TWO_WORDS[name, arguments[1]], 2
+    return run_command(
+        " ".join(arguments[:words]),
+        importlib.import_module(f"experiments.cli.{module}"),
+        arguments[words:],
+    )

@@ -10,6 +10,7 @@ import msgspec
 
 from experiments.cli import shared
 from experiments.cli.tables import format_table, percent
+from experiments.manifests import InputFile, typed
 from experiments.provenance import file_sha256, versions
 from mprm_jax.data.compat import OfficialReport, select_official
 from mprm_jax.data.framing import annotations_folder
@@ -30,11 +31,6 @@ class _Selection(msgspec.Struct):
     alpha: float
 
 
-class _File(msgspec.Struct):
-    file: str
-    sha256: str
-
-
 class _Written(msgspec.Struct):
     sha256: str
 
@@ -42,7 +38,7 @@ class _Written(msgspec.Struct):
 class _Manifest(msgspec.Struct):
     corpus: str
     selection: _Selection
-    inputs: list[_File]
+    inputs: list[InputFile]
     output: _Written
 
 
@@ -93,7 +89,7 @@ def _inputs(report: OfficialReport) -> list[dict[str, Any]]:
         {
             "file": file.path.name,
             "bytes": file.path.stat().st_size,
-            "sha256": file_sha256(file.path),
+            "sha256": file.sha256,
             "lines": file.written.tolist(),
         }
         for file in report.files
@@ -137,10 +133,7 @@ def verify_official(
     output: Path, value: dict[str, Any], corpus: Path | None
 ) -> list[dict[str, Any]]:
     """The checks of `mprm verify` for a subset made by ``--compat official``."""
-    try:
-        manifest = msgspec.convert(value, _Manifest)
-    except msgspec.ValidationError as error:
-        raise DataError(f"{manifest_path(output)}: {error}") from error
+    manifest = typed(output, value, _Manifest)
     folder = annotations_folder(corpus or Path(manifest.corpus))
     digest = hashlib.sha256()
     selection = manifest.selection
@@ -148,7 +141,7 @@ def verify_official(
         folder, selection.keep_ratio, selection.alpha, digest.update
     )
     before = {file.file: file.sha256 for file in manifest.inputs}
-    now = {file.path.name: file_sha256(file.path) for file in report.files}
+    now = {file.path.name: file.sha256 for file in report.files}
     checks = [
         (
             f"{output.name} has the SHA-256 of the manifest",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import re
 from dataclasses import asdict
 from pathlib import Path
@@ -61,7 +62,7 @@ def run(options: Options) -> None:
     form = by_name(options.format)
     labels = WriteOptions(options.labels, options.label_threshold)
     shared.check_labels(options.format, labels)
-    folder = options.output.resolve()
+    folder = Path(os.path.realpath(options.output))
     if any(
         file.path.resolve().parent == folder for file in corpus_files(options.corpus)
     ):

@@ -1,56 +1,44 @@
-"""`mprm demo`: simulate, describe, select and compare, on a corpus made here."""
+"""`mprm demo`: simulate, select, train, evaluate, and a page that shows the outcome."""
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
-
-import numpy as np
+from typing import Any, Literal
 
 from experiments.cli import shared
 from experiments.cli.tables import format_table, percent
-from experiments.selecting import SelectionOptions, choose, write_selection
-from experiments.simulated import order_on_disk, write_raw_corpus
-from mprm_jax.data.corpus import Usable, read_corpus, usable_rollouts
-from mprm_jax.data.formats.base import WriteOptions
-from sim.calibration import PAPER_MODELS, PAPER_TARGETS
-from sim.corpus import sample_with_latent
-from sim.sources import PAPER_SOURCES
-from theory.scores import DEFAULT_ALPHA
-from theory.selection import RuleName, Selection
-from theory.summary import Summary, summarise
-
-# The rules that the paper compares (Table 4).
-_RULES: tuple[RuleName, ...] = ("random", "bis", "mixed", "low-mc", "reliable")
-
-# A step is called sound if a continuation from it succeeds more often than not.
-_TAU = 0.5
-
-# Table 1 of the paper, for the columns that the simulation did not fit.
-_PAPER_STEPS_PER_ROLLOUT, _PAPER_MEAN_MC = 5.62, 0.8566
 
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """The main job on a corpus made here: simulate, describe, select, compare.
+    """The paper's experiment, end to end, on a world whose truth is known.
 
-    Draws Monte-Carlo counts of the paper's 38 sources from a model calibrated to its
-    published statistics, writes them in the real on-disk format, reads them back,
-    selects under each of the paper's rules, and shows what each rule keeps. Because the
-    success probability behind every count is known here, it also shows how many of the
-    positive labels are wrong.
+    Draws pictures, lets a fallible policy reason about them, re-runs it 16 times from
+    every step to label the steps, selects a share of the rollouts by each of the
+    paper's rules, trains a small multimodal process reward model on each subset with
+    equal budgets, judges all models on solutions from sources they were not trained on,
+    and writes report.html. Interrupt it when you like: it goes on where it stopped.
 
     Attributes:
-        output: Folder for the corpus and the subsets.
-        scale: Share of the real corpus's 565,149 rollouts.
-        keep_ratio: Share of the rollouts that every rule keeps.
-        seed: Of the simulation and of ties.
+        output: Folder for everything: worlds, subsets, models, results, report.html.
+        size: How much is simulated and how many seeds are run: small takes minutes,
+            medium about an hour, large a night on two cores; smoke only shows that
+            everything runs.
+        world: scarce has label statistics near the real corpus's; plentiful many
+            rollouts with both labels; in forgiving, half of the wrong steps are
+            labelled positive.
+        keep_ratio: Share of the rollouts that every rule keeps, of each source.
+        seed: Of the world.
         json: Print one JSON object to stdout, everything else to stderr.
     """
 
     output: Path = Path("runs/demo")
-    scale: float = 0.02
+    size: Literal["smoke", "small", "medium", "large"] = "small"
+    world: Literal["scarce", "plentiful", "forgiving", "all"] = "scarce"
     keep_ratio: float = 0.1
     seed: int = 0
     json: bool = False
@@ -59,137 +47,93 @@ class Options:
 OPTIONS = Options
 
 
+class _Talk:
+    def __init__(self, quiet: bool) -> None:
+        self._stream = sys.stderr if quiet else sys.stdout
+
+    def say(self, line: str) -> None:
+        print(line, file=self._stream, flush=True)
+
+    def progress(
+        self, what: str, total: int, unit: str
+    ) -> contextlib.AbstractContextManager[Callable[[int], None]]:
+        return shared.progress(what, total, unit)
+
+
 def run(options: Options) -> None:
     """Run the demo."""
-    if not 0 < options.scale <= 1:
-        raise shared.UsageError(f"--scale must lie in (0, 1], not {options.scale}")
     if not 0 < options.keep_ratio <= 1:
         raise shared.UsageError(
             f"--keep-ratio must lie in (0, 1], not {options.keep_ratio}"
         )
     if options.seed < 0:
         raise shared.UsageError(f"--seed must be at least 0, not {options.seed}")
-    usable, r = _simulate(options)
-    rows = {}
-    for rule in _RULES:
-        chosen = SelectionOptions(
-            rule=rule,
+    # Imported here: JAX would slow down --help.
+    from experiments.demo import Plan, run_demo
+    from experiments.report import answer_rows, write_report
+    from sim.scenes.world import WORLDS
+
+    talk = _Talk(options.json)
+    names = tuple(WORLDS) if options.world == "all" else (options.world,)
+    for name in names:
+        world = WORLDS[name]
+        talk.say(f"world {name}: {world.meaning}")
+        plan = Plan(
+            output=options.output,
+            world=world,
+            size=options.size,
             keep_ratio=options.keep_ratio,
-            alpha=DEFAULT_ALPHA,
-            per_source=True,
-            unit="rollouts",
-            ties="content",
             seed=options.seed,
+            command=_command(options, name),
         )
-        selection = choose(usable, chosen)
-        write_selection(
-            usable,
-            selection,
-            chosen,
-            options.output / f"{rule}.jsonl",
-            "prm",
-            WriteOptions(),
-        )
-        rows[rule] = _describe(usable, selection, r)
-    everything = summarise(usable.rollouts)
+        run_demo(plan, talk)
+    page = options.output / "report.html"
+    report = write_report(options.output, page)
+    answers = answer_rows(report)
     if options.json:
-        shared.print_json(
-            {
-                "output": str(options.output),
-                "corpus": dataclasses.asdict(everything),
-                "rules": rows,
-            }
+        shared.print_json({"output": str(options.output), "answers": answers})
+        return
+    for world in report.worlds:
+        print()
+        print(_table(world.results))
+    print()
+    print(_LEGEND)
+    print()
+    for row in answers:
+        print(row["sentence"])
+    print(f"\nopen {page}")
+    print(f"next: mprm stats {options.output / names[0] / 'corpus'} --rule bis")
+
+
+_LEGEND = """\
+micro-F1: mean of the sources' macro-F1, weighted by steps; ± half of the 95 %
+interval over seeds and rollouts. pos.: AUROC of a step's position alone. best:
+accuracy of the best of 16 candidates. clean: Random's rollouts with true labels."""
+
+
+def _command(options: Options, world: str) -> str:
+    parts = ["mprm demo", f"--size {options.size}", f"--world {world}"]
+    parts += [f"--keep-ratio {options.keep_ratio:g}", f"--seed {options.seed}"]
+    return " ".join(parts)
+
+
+def _table(world: Any) -> str:
+    rows = []
+    for arm in world.arms:
+        cell = next(iter(arm.cells.values()))
+        micro, ranked = arm.estimate("micro_f1"), arm.estimate("auroc")
+        position, best = arm.estimate("position_auroc"), arm.best_of_n()
+        half = "" if micro.half_width is None else f" ± {micro.half_width:.3f}"
+        rows.append(
+            (
+                arm.name,
+                f"{cell.rollouts:,}",
+                f"{cell.updates:,}",
+                f"{micro.mean:.3f}{half}",
+                "--" if ranked is None else f"{ranked.mean:.3f}",
+                "--" if position is None else f"{position.mean:.3f}",
+                "--" if best is None else percent(best.mean, 1),
+            )
         )
-    else:
-        _print(options, usable, everything, rows)
-
-
-def _simulate(options: Options) -> tuple[Usable, np.ndarray]:
-    """The corpus as read back from disk, and the true r of its steps."""
-    counts, text = np.random.default_rng(options.seed).spawn(2)
-    model = PAPER_MODELS["hierarchical"]
-    simulation = sample_with_latent(model, PAPER_SOURCES, counts, options.scale)
-    rollouts = simulation.rollouts
-    corpus = options.output / "corpus"
-    with shared.progress("simulating", rollouts.n_rollouts, "rollouts") as tick:
-        arguments = {"scale": options.scale, "seed": options.seed}
-        write_raw_corpus(corpus, rollouts, text, arguments, tick)
-    usable = usable_rollouts(read_corpus(corpus))
-    order = order_on_disk(rollouts)
-    lengths = rollouts.lengths[order]
-    starts = np.cumsum(lengths) - lengths
-    steps = np.arange(rollouts.n_steps) + np.repeat(
-        rollouts.offsets[order] - starts, lengths
-    )
-    return usable, simulation.r[steps]
-
-
-def _describe(usable: Usable, selection: Selection, r: np.ndarray) -> dict[str, Any]:
-    subset = usable.rollouts.take(selection.rows)
-    chosen = np.zeros(usable.rollouts.n_rollouts, bool)
-    chosen[selection.rows] = True
-    of_steps = np.repeat(chosen, usable.rollouts.lengths)
-    positive = usable.rollouts.successes[of_steps] > 0
-    unsound = r[of_steps] < _TAU
-    return dataclasses.asdict(summarise(subset)) | {
-        "tied_share": selection.tied_share,
-        "false_positive_share": float(np.mean(unsound[positive])),
-    }
-
-
-def _print(
-    options: Options, usable: Usable, everything: Summary, rows: dict[str, dict]
-) -> None:
-    print(
-        format_table(
-            ("corpus", "simulated", "paper"),
-            [
-                ("rollouts", f"{everything.rollouts:,}", "565,096"),
-                (
-                    "steps per rollout",
-                    f"{everything.steps_per_rollout:.2f}",
-                    f"{_PAPER_STEPS_PER_ROLLOUT:.2f}",
-                ),
-                (
-                    "mean MC score per step",
-                    f"{everything.mean_mc:.4f}",
-                    f"{_PAPER_MEAN_MC:.4f}",
-                ),
-                (
-                    "error-step ratio (fitted)",
-                    percent(everything.error_step_ratio),
-                    percent(PAPER_TARGETS.error_step_ratio),
-                ),
-                (
-                    "mixed rollouts (fitted)",
-                    percent(everything.mixed_share),
-                    percent(PAPER_TARGETS.mixed_share),
-                ),
-            ],
-        )
-    )
-    print(f"\nkept at {100 * options.keep_ratio:g} % of each source:\n")
-    print(
-        format_table(
-            ("rule", "rollouts", "steps", "mixed", "errors", "false +", "tied"),
-            [
-                (
-                    rule,
-                    f"{row['rollouts']:,}",
-                    f"{row['steps']:,}",
-                    percent(row["mixed_share"], 1),
-                    percent(row["error_step_ratio"], 1),
-                    percent(row["false_positive_share"], 1),
-                    percent(row["tied_share"], 1),
-                )
-                for rule, row in rows.items()
-            ],
-        )
-    )
-    print(
-        "\nmixed: rollouts with both labels; errors: steps with K = 0; false +:"
-        "\npositive steps whose true success probability is below one half; tied:"
-        "\npicks that the tie rule decided, not the score."
-    )
-    print(f"\ncorpus and subsets, each with its manifest: {options.output}")
-    print(f"next: mprm stats {options.output / 'corpus'} --rule bis")
+    header = ("rule", "rollouts", "updates", "micro-F1", "AUROC", "pos.", "best")
+    return format_table(header, rows)

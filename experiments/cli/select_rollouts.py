@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -181,7 +182,8 @@ def check_output(output: Path, corpus: Path) -> None:
         DataError: the output lies among the corpus's files.
     """
     files = corpus_files(corpus)
-    place = output.resolve()
+    # Unlike Path.resolve, realpath takes a link to itself for what it is.
+    place = Path(os.path.realpath(output))
     if any(file.path.resolve() == place for file in files):
         raise DataError(f"{output}: is a file of the corpus; choose another --output")
     if corpus.is_dir() and place.parent == files[0].path.resolve().parent:

@@ -9,7 +9,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Iterator
-from concurrent.futures import Executor
+from concurrent.futures import BrokenExecutor, Executor
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Literal
@@ -142,6 +142,8 @@ def run_command(name: str, module: ModuleType, arguments: list[str]) -> int:
     except KeyboardInterrupt:
         print(f"mprm {name}: interrupted", file=sys.stderr)
         return 130
+    except BrokenExecutor:
+        return _failed(name, "a worker process died (out of memory?)", as_json)
     except MemoryError:
         return _failed(name, "out of memory", as_json)
     except OSError as error:
@@ -251,7 +253,13 @@ def _executor(
         from multiprocessing import get_context
 
         workers = min(options.workers, files, os.cpu_count() or 1)
-        with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+        with ProcessPoolExecutor(
+            workers,
+            mp_context=get_context("spawn"),
+            # Ctrl-C reaches every process; one of them says so.
+            initializer=signal.signal,
+            initargs=(signal.SIGINT, signal.SIG_IGN),
+        ) as pool:
             yield pool
     else:
         yield None

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Annotated, Literal, get_args
 
 import numpy as np
 import tyro
 
 from experiments.cli import shared
 from experiments.cli.tables import format_table, summary_rows
-from experiments.simulated import write_raw_corpus
+from experiments.simulated import fit_to_corpus, write_raw_corpus
 from sim.calibration import PAPER_MODELS
-from sim.corpus import early_stop, sample
+from sim.corpus import PAPER_TRIALS, early_stop, sample
 from sim.sources import PAPER_SOURCES
 from theory.summary import summarise
 
@@ -30,6 +31,10 @@ class Options:
     corpus: Monte-Carlo counts of the paper's 38 sources with placeholder text. The
     default model fits each source's mean MC score, the error-step ratio and the share
     of mixed rollouts that the paper publishes; everything else about it is prediction.
+    With --from the model and its sources are fitted to a corpus of your own instead.
+
+    scenes: pictures, solutions really re-run 16 times from every step, their truth, and
+    a benchmark; its options: mprm simulate scenes --help
 
     Example: mprm simulate corpus --scale 0.1 --output runs/corpus
 
@@ -37,7 +42,7 @@ class Options:
         world: What to simulate.
         output: Folder to write into; files go to annotations/ below it.
         model: How the steps of a rollout depend on each other.
-        scale: Share of the real corpus's 565,149 rollouts.
+        scale: Share of the real corpus's 565,149 rollouts, or of those of --from.
         early_stop: Stop sampling at a rollout's first K = 0, as the annotator does by
             default; later steps then have num_mc_total 0.
         seed: Same seed, same bytes.
@@ -48,6 +53,10 @@ class Options:
     output: Path = Path("runs/corpus")
     model: ModelName = "hierarchical"
     scale: float = 0.01
+    from_corpus: Annotated[
+        Path | None,
+        tyro.conf.arg(name="from", help="Corpus to fit the model and the sources to."),
+    ] = None
     early_stop: bool = False
     seed: int = 0
     json: bool = False
@@ -63,11 +72,17 @@ def run(options: Options) -> None:
     if options.seed < 0:
         raise shared.UsageError(f"--seed must be at least 0, not {options.seed}")
     counts, text = np.random.default_rng(options.seed).spawn(2)
-    rollouts = sample(PAPER_MODELS[options.model], PAPER_SOURCES, counts, options.scale)
+    model, sources, trials = PAPER_MODELS[options.model], PAPER_SOURCES, PAPER_TRIALS
+    if options.from_corpus is not None:
+        fitted = fit_to_corpus(options.from_corpus, options.model)
+        model, sources, trials = fitted.model.model, fitted.sources, fitted.trials
+        print(fitted.sentence, file=sys.stderr)
+    rollouts = sample(model, sources, counts, options.scale, trials)
     if options.early_stop:
         rollouts = early_stop(rollouts)
     arguments = {
         "model": options.model,
+        "from": str(options.from_corpus) if options.from_corpus else None,
         "scale": options.scale,
         "early_stop": options.early_stop,
         "seed": options.seed,

@@ -60,6 +60,8 @@ def print_comparison(usable: Usable, selection: Selection, rule: str) -> None:
 
 def tie_sentence(selection: Selection) -> str:
     """How many picks the score decided, and how many the tie rule."""
+    if all(cut.cut_value is None for cut in selection.cuts):
+        return "Within its strata this rule picks at random (--seed); it has no cut."
     return (
         f"{percent(selection.tied_share, 1)} of the picks were chosen among equal "
         "scores at the cut (--ties)."

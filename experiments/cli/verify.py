@@ -12,6 +12,7 @@ import numpy as np
 import tyro
 
 from experiments.cli import shared
+from experiments.manifests import InputFile, typed
 from experiments.provenance import file_sha256
 from experiments.selecting import SelectionOptions, choose, evidence
 from mprm_jax.data.corpus import read_corpus, usable_rollouts
@@ -56,11 +57,6 @@ class _Input(msgspec.Struct):
     max_bad: int
 
 
-class _File(msgspec.Struct):
-    file: str
-    sha256: str
-
-
 class _Written(msgspec.Struct):
     format: str
     rollouts: int
@@ -72,7 +68,7 @@ class _Manifest(msgspec.Struct):
     input: _Input
     selection: SelectionOptions
     labels: WriteOptions
-    inputs: list[_File]
+    inputs: list[InputFile]
     output: _Written
     rows: list[Annotated[int, msgspec.Meta(ge=0)]]
 
@@ -85,11 +81,11 @@ def run(options: Options) -> None:
 
         checks = verify_official(options.output, value, options.corpus)
     else:
+        manifest = typed(options.output, value, _Manifest)
         try:
-            manifest = msgspec.convert(value, _Manifest)
-        except msgspec.ValidationError as error:
+            checks = _checks(options, manifest, value)
+        except ValueError as error:
             raise DataError(f"{manifest_path(options.output)}: {error}") from error
-        checks = _checks(options, manifest, value)
     failed = [check for check in checks if not check["holds"]]
     if options.json:
         shared.print_json(

@@ -18,9 +18,10 @@ import numpy as np
 import xxhash
 
 from mprm_jax.data.formats.base import Format, ReadOptions
-from mprm_jax.data.framing import CorpusFile, RecordFile
+from mprm_jax.data.framing import MAX_ARRAY_BYTES, CorpusFile, RecordFile
 from mprm_jax.data.index import COLUMNS, FileIndex, scan_file
 from mprm_jax.data.problems import Problem, Problems
+from mprm_jax.data.record import MAX_TRIALS
 
 CACHE_FOLDER = ".mprm-index"
 
@@ -68,13 +69,16 @@ def recall(file: CorpusFile, form: str, options: ReadOptions) -> FileIndex | Non
         entry = _read(path)
         if entry is None or entry.key != key or entry.stamp.size != stamp.size:
             continue
+        index = _index(file, entry)
+        if index is None:
+            continue
         settled = max(stamp.mtime_ns, stamp.ctime_ns) < entry.scanned_ns - _RACY_NS
         if entry.stamp == stamp and settled:
-            return _index(file, entry)
+            return index
         if entry.sha256 == _sha256(file) and stamp == _stamp(file.path):
             entry.stamp, entry.scanned_ns = stamp, now
             _write(path, entry)
-            return _index(file, entry)
+            return index
     return None
 
 
@@ -136,7 +140,7 @@ def _read(path: Path) -> _Entry | None:
         return None
     try:
         return _DECODER.decode(body)
-    except (msgspec.DecodeError, RecursionError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None
 
 
@@ -179,24 +183,61 @@ def _entry(key: _Key, stamp: _Stamp, started: int, index: FileIndex) -> _Entry:
     )
 
 
-def _index(file: CorpusFile, entry: _Entry) -> FileIndex:
+def _index(file: CorpusFile, entry: _Entry) -> FileIndex | None:
+    """The index that an entry holds, or None if no scan can have made it."""
+
     def here(problem: Problem) -> Problem:
         # The scan may have been run from another folder.
         return replace(problem, file=str(file.path))
 
-    columns = {
-        name: np.frombuffer(data, np.dtype(dtype))
-        for name, (dtype, data) in entry.columns.items()
-    }
-    return FileIndex(
-        sha256=entry.sha256,
-        lines=entry.lines,
-        blank=entry.blank,
-        problems=Problems(
-            entry.counts,
-            {reason: here(problem) for reason, problem in entry.first.items()},
-            [here(problem) for problem in entry.kept],
-        ),
-        source_names=tuple(entry.source_names),
-        **columns,
+    try:
+        index = FileIndex(
+            sha256=entry.sha256,
+            lines=entry.lines,
+            blank=entry.blank,
+            problems=Problems(
+                entry.counts,
+                {reason: here(problem) for reason, problem in entry.first.items()},
+                [here(problem) for problem in entry.kept],
+            ),
+            source_names=tuple(entry.source_names),
+            **{
+                name: np.frombuffer(data, np.dtype(dtype))
+                for name, (dtype, data) in entry.columns.items()
+            },
+        )
+        return index if _possible(index) else None
+    except (TypeError, ValueError):
+        return None
+
+
+def _possible(index: FileIndex) -> bool:
+    """Whether the columns fit each other; a record's bytes are checked when read."""
+    columns = [getattr(index, name) for name in COLUMNS]
+    if any(column.dtype.kind not in "iu" for column in columns):
+        return False
+    n_records, n_steps = len(index.lengths), len(index.trials)
+    records = (index.offset, index.size, index.line, index.content, index.source)
+    problems = index.problems
+    return (
+        all(len(column) == n_records for column in records)
+        and len(index.successes) == n_steps == index.lengths.sum(dtype=np.int64)
+        and problems.counts.keys() == problems.first.keys()
+        and all(count > 0 for count in problems.counts.values())
+        and n_records <= index.lines - index.blank
+        and (
+            n_records == 0
+            or bool(
+                index.lengths.min() > 0
+                and np.all(index.successes <= index.trials)
+                and index.successes.min() >= 0
+                and index.trials.max() <= MAX_TRIALS
+                and index.offset.min() >= 0
+                and index.size.min() > 0
+                and index.size.max() <= MAX_ARRAY_BYTES
+                and index.line.min() > 0
+                and index.source.min() >= 0
+                and index.source.max() < len(index.source_names)
+            )
+        )
     )

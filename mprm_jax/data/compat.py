@@ -9,25 +9,35 @@ counts.
 from __future__ import annotations
 
 import math
-import os
-from array import array
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 
-from mprm_jax.data.compat_record import Blank, Refused, read_pick, read_scores
+from mprm_jax.data import framing
+from mprm_jax.data.compat_record import (
+    Blank,
+    Refused,
+    read_clean_scores,
+    read_pick,
+    read_scores,
+)
+from mprm_jax.data.framing import (
+    CHUNK_BYTES,
+    Chunk,
+    CorpusFile,
+    RecordFile,
+    line_ends,
+)
+from mprm_jax.data.prm_lines import released_lines
 from mprm_jax.data.problems import BadRecord, DataError, Problem
+from mprm_jax.data.typed_lines import bounds
 from theory.selection import budget
 
-# The release has no limit; ours keeps the promise of bounded memory.
-MAX_LINE_BYTES = 64 << 20
-
-# Stays in the second-level cache between the copy from the kernel and the decoder.
-CHUNK_BYTES = 1 << 18
+# Picks that are read and rewritten together.
+_BATCH = 128
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,6 +46,7 @@ class OfficialFile:
 
     Attributes:
         path: the file.
+        sha256: of the file as it was read.
         lines: lines, by universal newlines.
         blank: lines of white space alone.
         refused: lines that ``json.loads`` refuses; the release skips them in silence.
@@ -49,6 +60,7 @@ class OfficialFile:
     """
 
     path: Path
+    sha256: str
     lines: int
     blank: int
     refused: int
@@ -171,13 +183,6 @@ def _official_files(folder: Path) -> list[Path]:
     return files
 
 
-def _open(path: Path) -> BinaryIO:
-    try:
-        return open(path, "rb", buffering=CHUNK_BYTES)
-    except OSError as error:
-        raise _unreadable(path, error) from error
-
-
 def _unreadable(path: Path, error: OSError) -> DataError:
     return DataError(f"{path}: {error.strerror or error}")
 
@@ -193,33 +198,39 @@ def _select_file(
     write: Callable[[bytes], object],
     chunk_bytes: int,
 ) -> OfficialFile:
-    with _open(path) as file:
-        try:
-            ranked = _rank(path, file, alpha, chunk_bytes)
-        except OSError as error:
-            raise _unreadable(path, error) from error
-        rollouts = len(ranked.bis)
+    with RecordFile(CorpusFile(path, path.name)) as records:
+        ranked = _rank(path, records, alpha, chunk_bytes)
+        sha256 = records.sha256()
+        bis = ranked.column("bis", np.float64)
+        rollouts = len(bis)
         selected = max(1, int(rollouts * keep_ratio)) if rollouts else 0
-        rows, tied = _top(np.array(ranked.bis), selected)
+        rows, tied = _top(bis, selected)
+        places = [
+            ranked.column(name, np.int64)[rows] for name in ("offset", "size", "line")
+        ]
         dropped: dict[str, int] = {}
-        written = array("q")
-        for row in rows.tolist():
-            try:
-                line = os.pread(file.fileno(), ranked.size[row], ranked.offset[row])
-                pick = read_pick(line)
-                reason = pick.drop_reason
-                output = b"" if reason else pick.output()
-            except BadRecord as error:
-                raise _located(path, ranked.line[row], error) from error
-            except OSError as error:
-                raise _unreadable(path, error) from error
-            if reason:
-                dropped[reason] = dropped.get(reason, 0) + 1
-            else:
-                write(output)
-                written.append(ranked.line[row])
+        written: list[int] = []
+        for start in range(0, len(rows), _BATCH):
+            offsets, sizes, numbers = (
+                place[start : start + _BATCH].tolist() for place in places
+            )
+            lines = list(map(records.read_at, offsets, sizes))
+            outputs = released_lines(lines)
+            for line, number, output in zip(lines, numbers, outputs, strict=True):
+                if output is None:
+                    try:
+                        pick = read_pick(line)
+                        if reason := pick.drop_reason:
+                            dropped[reason] = dropped.get(reason, 0) + 1
+                            continue
+                        output = pick.output()
+                    except BadRecord as error:
+                        raise _located(path, number, error) from error
+                write(output + b"\n")
+                written.append(number)
     return OfficialFile(
         path=path,
+        sha256=sha256,
         lines=ranked.lines,
         blank=ranked.blank,
         refused=ranked.refused,
@@ -228,7 +239,7 @@ def _select_file(
         selected=selected,
         tied=tied,
         dropped=dropped,
-        written=np.array(written),
+        written=np.array(written, np.int64),
     )
 
 
@@ -253,25 +264,81 @@ def _top(bis: np.ndarray, keep: int) -> tuple[np.ndarray, int]:
 class _Ranked:
     """BIS and place of each rollout of one file, and counts of its other lines."""
 
-    bis: array[float] = field(default_factory=lambda: array("d"))
-    offset: array[int] = field(default_factory=lambda: array("q"))
-    size: array[int] = field(default_factory=lambda: array("l"))
-    line: array[int] = field(default_factory=lambda: array("q"))
+    blocks: dict[str, list[np.ndarray]] = field(
+        default_factory=lambda: {"bis": [], "offset": [], "size": [], "line": []}
+    )
     lines: int = 0
     blank: int = 0
     refused: int = 0
 
+    def add(
+        self, bis: np.ndarray, offset: np.ndarray, size: np.ndarray, line: np.ndarray
+    ) -> None:
+        """Columns of some rollouts."""
+        columns = (bis, offset, size, line)
+        for blocks, column in zip(self.blocks.values(), columns, strict=True):
+            blocks.append(column)
 
-def _rank(path: Path, file: BinaryIO, alpha: float, chunk_bytes: int) -> _Ranked:
+    def column(self, name: str, dtype: type) -> np.ndarray:
+        """A column of all of them."""
+        return np.concatenate([np.zeros(0, dtype), *self.blocks[name]])
+
+
+def _rank(path: Path, records: RecordFile, alpha: float, chunk_bytes: int) -> _Ranked:
     ranked = _Ranked()
     offset = 0
-    for line in _lines(file, chunk_bytes):
+    for data in _whole_lines(records, chunk_bytes):
+        chunk = Chunk(data, line_ends(data), offset, ranked.lines + 1)
+        if (columns := _ranked_at_once(chunk, alpha)) is not None:
+            ranked.add(*columns)
+            ranked.lines += len(chunk.ends)
+        else:
+            _rank_each(path, chunk, alpha, ranked)
+        offset += len(data)
+    return ranked
+
+
+def _ranked_at_once(
+    chunk: Chunk, alpha: float
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray] | None:
+    """(BIS, offset, size, line) of the rollouts of a chunk in which every line is
+    clean and every score counts, else None.
+    """
+    starts, ends = bounds(chunk)
+    scored = read_clean_scores(chunk, starts, ends)
+    if scored is None:
+        return None
+    scores, n = scored
+    rows = np.arange(len(n))
+    owner = np.repeat(rows, n)
+    # Adding 0.0 changes no sum, and bincount adds from left to right, as the release.
+    positive = np.where(scores > 0, scores, 0.0)
+    total = np.bincount(owner, positive, len(n))
+    n_pos = np.bincount(owner[scores > 0], minlength=len(n))
+    with np.errstate(invalid="ignore", divide="ignore"):
+        p = n_pos / n
+        bis = (p * (1 - p) + alpha) * np.where(n_pos > 0, total / n_pos, 1.0)
+    some = n > 0
+    return (
+        bis[some],
+        (chunk.offset + starts)[some],
+        (ends - starts)[some],
+        (chunk.line + rows)[some],
+    )
+
+
+def _rank_each(path: Path, chunk: Chunk, alpha: float, ranked: _Ranked) -> None:
+    """Rank line by line, by universal newlines."""
+    offset = chunk.offset
+    rows: list[tuple[float, int, int, int]] = []
+    for line in chunk.data.splitlines(keepends=True):
         ranked.lines += 1
         try:
-            if len(line) > MAX_LINE_BYTES:
+            if len(line.rstrip(b"\r\n")) > framing.MAX_LINE_BYTES:
                 raise BadRecord(
                     "line too long",
-                    f"--compat official reads lines of up to {MAX_LINE_BYTES} bytes",
+                    f"over {framing.MAX_LINE_BYTES} bytes; the released script has no "
+                    "limit, but an image or a log in a record is a fault",
                 )
             scores = read_scores(line)
         except Blank:
@@ -282,35 +349,30 @@ def _rank(path: Path, file: BinaryIO, alpha: float, chunk_bytes: int) -> _Ranked
             raise _located(path, ranked.lines, error) from error
         else:
             if scores:
-                ranked.bis.append(official_bis(scores, alpha))
-                ranked.offset.append(offset)
-                ranked.size.append(len(line))
-                ranked.line.append(ranked.lines)
+                bis = official_bis(scores, alpha)
+                rows.append((bis, offset, len(line), ranked.lines))
         offset += len(line)
-    return ranked
+    if rows:
+        bis, *places = zip(*rows, strict=True)
+        ranked.add(np.array(bis), *(np.array(place, np.int64) for place in places))
 
 
-def _lines(file: BinaryIO, chunk_bytes: int) -> Iterator[bytes]:
-    """The lines by universal newlines, with their ends, as text mode would split them.
+def _whole_lines(records: RecordFile, size: int) -> Iterator[bytes]:
+    """The file in pieces of whole lines by universal newlines.
 
     A line longer than MAX_LINE_BYTES is cut short, but stays longer than that.
     """
-    held: list[bytes] = []
-    size = 0
-    while piece := file.readline(chunk_bytes):
-        returns = b"\r" in piece
-        ends = piece.endswith(b"\n")
-        if ends and not size and not returns:
-            yield piece
-            continue
-        held.append(piece)
-        size += len(piece)
-        if ends or returns or size > MAX_LINE_BYTES:
-            *whole, last = b"".join(held).splitlines(keepends=True)
-            yield from whole
-            # After a carriage return the line may go on with its newline.
-            if last.endswith(b"\n") or len(last) > MAX_LINE_BYTES:
-                yield last
-                last = b""
-            held, size = [last], len(last)
-    yield from b"".join(held).splitlines(keepends=True)
+    held = b""
+    while data := records.read(size):
+        data = held + data if held else data
+        held = b""
+        if not data.endswith(b"\n"):
+            tail = records.read(framing.MAX_LINE_BYTES, line=True)
+            data += tail
+            if len(tail) == framing.MAX_LINE_BYTES and not tail.endswith(b"\n"):
+                # After a carriage return at the very end the line may go on with \n.
+                cut = data.rfind(b"\r", 0, -1) + 1 or len(data)
+                data, held = data[:cut], data[cut:]
+        yield data
+    if held:
+        yield held

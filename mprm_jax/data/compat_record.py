@@ -9,14 +9,18 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from itertools import chain
+from operator import attrgetter
 from typing import Any, TypeVar
 
 import msgspec
+import numpy as np
 
 from mprm_jax.data.formats.json_record import json_value
 from mprm_jax.data.formats.prm import conversation_line, render_prompt
-from mprm_jax.data.long_integers import may_hold_long_integer
+from mprm_jax.data.framing import Chunk
 from mprm_jax.data.problems import BadRecord
+from mprm_jax.data.typed_lines import decode_chunk, may_hold_long_integer
 
 NO_IMAGE = "image missing"
 EMPTY_STEP = "empty step text"
@@ -43,6 +47,7 @@ class _Rollout(msgspec.Struct, gc=False):
     question_orig: str | None = None
 
 
+_score = attrgetter("score")
 _SCORES = msgspec.json.Decoder(_Scores)
 _ROLLOUT = msgspec.json.Decoder(_Rollout)
 _T = TypeVar("_T")
@@ -86,7 +91,7 @@ class Pick:
 
     def output(self) -> bytes:
         """The line ``json.dumps({"image": ..., "conversations": ...},
-        ensure_ascii=False)`` with its newline, of a pick that is not dropped.
+        ensure_ascii=False)``, of a pick that is not dropped.
 
         Raises:
             BadRecord: it cannot be written as UTF-8, or nests too deeply.
@@ -94,11 +99,31 @@ class Pick:
         labels = [1.0 if score and score > 0 else 0.0 for score in self.scores]
         try:
             prompt = render_prompt(self.question, self.texts)
-            return conversation_line(json_value(self.image), prompt, labels) + b"\n"
+            return conversation_line(json_value(self.image), prompt, labels)
         except BadRecord as error:
             raise _crash(error.reason, error.detail) from error
         except RecursionError as error:
             raise _crash("nested too deeply") from error
+
+
+def read_clean_scores(
+    chunk: Chunk, starts: np.ndarray, ends: np.ndarray
+) -> tuple[np.ndarray, np.ndarray] | None:
+    """(scores of all lines one after another, how many each line has), as
+    :func:`read_scores` gives them for each line; None if that must decide for any line.
+    """
+    records = decode_chunk(_SCORES, chunk, starts, ends)
+    if records is None:
+        return None
+    steps = [record.steps_with_score or () for record in records]
+    lengths = np.fromiter(map(len, steps), np.int64, len(steps))
+    # None becomes NaN, which no JSON number is.
+    scores = np.fromiter(map(_score, chain.from_iterable(steps)), np.float64)
+    counts = ~np.isnan(scores)
+    if not np.all(counts):
+        owner = np.repeat(np.arange(len(steps)), lengths)
+        lengths = np.bincount(owner[counts], minlength=len(steps))
+    return scores[counts], lengths
 
 
 def read_scores(line: bytes) -> list[float]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from functools import partial
@@ -95,19 +95,39 @@ def read_corpus(
     files = corpus_files(path)
     if format_name == "auto":
         format_name = _detect(files)
-    recalled = [
-        recall(file, format_name, options) if use_cache else None for file in files
-    ]
-    scan = partial(_scan, format_name, options, use_cache)
-    missed = [
-        file for file, piece in zip(files, recalled, strict=True) if piece is None
-    ]
-    scanned = iter((executor.map if executor and missed else map)(scan, missed))
-    pieces = []
-    for file, piece in zip(files, recalled, strict=True):
-        pieces.append(next(scanned) if piece is None else piece)
+    merged = _Merged()
+    pieces = _pieces(files, format_name, options, executor, use_cache)
+    for file, (piece, reused) in zip(files, pieces, strict=True):
+        merged.add(piece, reused)
         progress(file)
-    return _merge(path, format_name, options, files, pieces, len(files) - len(missed))
+    return merged.corpus(path, format_name, options, files)
+
+
+def _pieces(
+    files: tuple[CorpusFile, ...],
+    format_name: str,
+    options: ReadOptions,
+    executor: Executor | None,
+    use_cache: bool,
+) -> Iterator[tuple[FileIndex, bool]]:
+    """(index, whether it was recalled) of each file, one at a time while all are in
+    the cache: what is yielded need not be held.
+    """
+    recalled: list[FileIndex | None] = []
+    for file in files:
+        piece = recall(file, format_name, options) if use_cache else None
+        if piece is not None and not recalled:
+            yield piece, True
+        else:
+            recalled.append(piece)
+    if not recalled:
+        return
+    rest = files[len(files) - len(recalled) :]
+    missed = [file for file, piece in zip(rest, recalled, strict=True) if piece is None]
+    scan = partial(_scan, format_name, options, use_cache)
+    scanned = iter((executor.map if executor else map)(scan, missed))
+    for piece in recalled:
+        yield (next(scanned), False) if piece is None else (piece, True)
 
 
 def _scan(
@@ -129,59 +149,89 @@ def _detect(files: tuple[CorpusFile, ...]) -> str:
     raise first or DataError("no file to read")
 
 
-def _merge(
-    path: Path,
-    format_name: str,
-    options: ReadOptions,
-    files: tuple[CorpusFile, ...],
-    pieces: list[FileIndex],
-    reused: int,
-) -> Corpus:
-    names = tuple(dict.fromkeys(name for p in pieces for name in p.source_names))
-    ids = {name: i for i, name in enumerate(names)}
-    problems = Problems()
-    problems.extend(piece.problems for piece in pieces)
-    sha256 = tuple(piece.sha256 for piece in pieces)
-    lines = sum(piece.lines for piece in pieces)
-    blank = sum(piece.blank for piece in pieces)
-    sizes = [len(piece.lengths) for piece in pieces]
-    sources = [
-        np.array([ids[n] for n in piece.source_names], np.int32)[piece.source]
-        for piece in pieces
-        if len(piece.source)
-    ]
-    columns = {name: [getattr(piece, name) for piece in pieces] for name in COLUMNS}
-    pieces.clear()
+class _Merged:
+    """The columns of all files, grown in place: no file's are held beside them."""
 
-    def column(name: str) -> np.ndarray:
-        # Each column's pieces are freed as soon as they are joined.
-        return np.concatenate(columns.pop(name))
+    def __init__(self) -> None:
+        self.columns: dict[str, _Column] = {name: _Column() for name in COLUMNS}
+        self.sizes: list[int] = []
+        self.names: dict[str, int] = {}
+        self.problems = Problems()
+        self.sha256: list[str] = []
+        self.lines = self.blank = self.reused = 0
 
-    lengths = column("lengths")
-    rollouts = Rollouts(
-        column("successes"),
-        column("trials"),
-        np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)]).astype(np.int64),
-        np.concatenate(sources or [np.zeros(0, np.int32)]),
-        names,
-    )
-    return Corpus(
-        path=path,
-        format=format_name,
-        options=options,
-        files=files,
-        sha256=sha256,
-        lines=lines,
-        blank=blank,
-        problems=problems,
-        rollouts=rollouts,
-        file=np.repeat(np.arange(len(files), dtype=np.int32), sizes),
-        offset=column("offset"),
-        size=column("size"),
-        line=column("line"),
-        content=column("content"),
-        reused=reused,
-    )
+    def add(self, piece: FileIndex, reused: bool) -> None:
+        """Append the next file."""
+        ids = [self.names.setdefault(n, len(self.names)) for n in piece.source_names]
+        for name, column in self.columns.items():
+            values = getattr(piece, name)
+            if name == "source" and len(values):
+                values = np.array(ids, np.int32)[values]
+            column.add(values)
+        self.problems.extend([piece.problems])
+        self.sha256.append(piece.sha256)
+        self.sizes.append(len(piece.lengths))
+        self.lines += piece.lines
+        self.blank += piece.blank
+        self.reused += reused
+
+    def corpus(
+        self,
+        path: Path,
+        format_name: str,
+        options: ReadOptions,
+        files: tuple[CorpusFile, ...],
+    ) -> Corpus:
+        """All of them."""
+        columns = self.columns
+        offsets = np.zeros(sum(self.sizes) + 1, np.int64)
+        np.cumsum(columns.pop("lengths").values(np.int32), out=offsets[1:])
+        return Corpus(
+            path=path,
+            format=format_name,
+            options=options,
+            files=files,
+            sha256=tuple(self.sha256),
+            lines=self.lines,
+            blank=self.blank,
+            problems=self.problems,
+            rollouts=Rollouts(
+                columns["successes"].values(np.uint8),
+                columns["trials"].values(np.uint8),
+                offsets,
+                columns["source"].values(np.int32),
+                tuple(self.names),
+            ),
+            file=np.repeat(np.arange(len(files), dtype=np.int32), self.sizes),
+            offset=columns["offset"].values(np.int64),
+            size=columns["size"].values(np.int32),
+            line=columns["line"].values(np.int32),
+            content=columns["content"].values(np.uint64),
+            reused=self.reused,
+        )
+
+
+class _Column:
+    """A column that grows without being held twice."""
+
+    def __init__(self) -> None:
+        self.data = bytearray()
+        self.dtype: np.dtype | None = None
+
+    def add(self, values: np.ndarray) -> None:
+        """Append values; a wider type widens what is there."""
+        if len(values) == 0:
+            return
+        dtype = values.dtype if self.dtype is None else self.dtype
+        wide = np.promote_types(dtype, values.dtype)
+        if self.dtype is not None and wide != self.dtype:
+            self.data = bytearray(self.values(wide).astype(wide).tobytes())
+        self.dtype = wide
+        self.data += values.astype(wide).tobytes()
+
+    def values(self, default: type | np.dtype) -> np.ndarray:
+        """The column; of the given type where nothing was appended."""
+        return np.frombuffer(self.data, self.dtype or np.dtype(default))
 
 
 @dataclass(frozen=True, eq=False)
@@ -211,7 +261,8 @@ class Usable:
     @property
     def content(self) -> np.ndarray:
         """Content hash of each, uint64 ``[n_usable]``."""
-        return self.corpus.content[self.row]
+        content = self.corpus.content
+        return content if len(self.row) == len(content) else content[self.row]
 
 
 def usable_rollouts(
@@ -231,13 +282,13 @@ def usable_rollouts(
     """
     rollouts = corpus.rollouts
     missing = rollouts.trials == 0
-    per_rollout = rollouts.total(missing)
-    affected = per_rollout > 0
+    unmeasured_steps = int(np.count_nonzero(missing))
     problems = Problems()
     problems.extend([corpus.problems])
     keep = np.ones(rollouts.n_rollouts, bool)
     truncated = emptied = 0
-    if np.any(affected):
+    if unmeasured_steps:
+        affected = rollouts.total(missing) > 0
         first = _first_missing(rollouts, missing)
         match unmeasured:
             case "error":
@@ -267,6 +318,7 @@ def usable_rollouts(
                 )
     if problems.total > max_bad:
         raise BadCorpus(problems, max_bad)
+    del missing
     row = np.flatnonzero(keep)
     if len(row) == 0:
         raise DataError(f"{corpus.path}: no rollout to select from")
@@ -275,7 +327,7 @@ def usable_rollouts(
         rollouts=rollouts if np.all(keep) else rollouts.take(row),
         row=row,
         unmeasured=unmeasured,
-        unmeasured_steps=int(per_rollout.sum()),
+        unmeasured_steps=unmeasured_steps,
         truncated=truncated,
         emptied=emptied,
         problems=problems,

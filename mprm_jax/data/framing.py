@@ -7,6 +7,7 @@ import hashlib
 import io
 import os
 import re
+import unicodedata
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -18,8 +19,8 @@ import msgspec
 from mprm_jax.data.problems import DataError
 
 # Read this much at a time: large enough that per-chunk costs vanish, small enough that
-# the decoded objects of one chunk stay near 10 MB.
-CHUNK_BYTES = 1 << 20
+# the decoded objects of one chunk stay near 5 MB.
+CHUNK_BYTES = 1 << 19
 
 # A raw record is a few KiB. Images belong into files, so a longer line is a fault, and
 # holding it would break the promise of bounded memory.
@@ -76,7 +77,8 @@ class Chunk:
             start = end + 1
 
 
-def _line_ends(data: bytes) -> list[int]:
+def line_ends(data: bytes) -> list[int]:
+    """Position after each line's last byte before the newline; the last may lack it."""
     # A loop of finds is several times as fast as splitting, which copies every line.
     ends = []
     end = data.find(b"\n")
@@ -97,23 +99,43 @@ def corpus_files(corpus: Path) -> tuple[CorpusFile, ...]:
     Raises:
         DataError: there is no such file or folder, or nothing in it.
     """
+    check_path(corpus)
     if corpus.is_file():
         return (CorpusFile(corpus, _source_name(corpus)),)
     if not corpus.is_dir():
-        raise DataError(f"{corpus}: no such file or folder")
+        what = (
+            "neither file nor folder" if corpus.exists() else "no such file or folder"
+        )
+        raise DataError(f"{corpus}: {what}")
     folder = annotations_folder(corpus)
-    entries = sorted(
-        (entry for entry in folder.iterdir() if not entry.is_dir()),
-        key=lambda entry: entry.name,
-    )
+    try:
+        entries = sorted(folder.iterdir(), key=lambda entry: entry.name)
+    except OSError as error:
+        raise DataError(f"{folder}: {error.strerror or error}") from error
     for suffixes in ((".jsonl", ".jsonl.gz"), (".json",)):
         files = [entry for entry in entries if entry.name.endswith(suffixes)]
         for file in files:
+            check_path(file)
             if not file.is_file():
-                raise DataError(f"{file}: is no file (a link to nowhere, or a pipe)")
+                raise DataError(f"{file}: is no file (a folder, pipe or broken link)")
         if files:
             return tuple(CorpusFile(path, _source_name(path)) for path in files)
     raise DataError(f"{folder}: holds no *.jsonl, *.jsonl.gz or *.json file")
+
+
+def check_path(path: Path) -> None:
+    """Refuse a path that no message, JSON or manifest could show on one line.
+
+    Raises:
+        DataError: it holds a control character, or bytes that are no UTF-8.
+    """
+    name = str(path)
+    if not name.isprintable() and any(
+        unicodedata.category(character) in ("Cc", "Cs") for character in name
+    ):
+        raise DataError(
+            f"{name!r}: rename it; a path must be UTF-8 without control characters"
+        )
 
 
 def annotations_folder(corpus: Path) -> Path:
@@ -169,12 +191,19 @@ class RecordFile:
     def __exit__(self, *_: object) -> None:
         self._raw.close()
 
-    def _read(self, size: int, line: bool = False) -> bytes:
+    def read(self, size: int, line: bool = False) -> bytes:
         """Up to ``size`` bytes, or what is left of a line if that is less."""
         try:
             return self._stream.readline(size) if line else self._stream.read(size)
         except (gzip.BadGzipFile, EOFError, zlib.error) as error:
             raise DataError(f"{self.file.path}: damaged gzip file ({error})") from error
+        except OSError as error:
+            raise DataError(f"{self.file.path}: {error.strerror or error}") from error
+
+    def read_at(self, offset: int, size: int) -> bytes:
+        """``size`` bytes at ``offset`` of the file as it lies on disk, not hashed."""
+        try:
+            return os.pread(self._raw.fileno(), size, offset)
         except OSError as error:
             raise DataError(f"{self.file.path}: {error.strerror or error}") from error
 
@@ -190,7 +219,7 @@ class RecordFile:
         if not self.file.path.name.removesuffix(".gz").endswith(".json"):
             return False
         with RecordFile(self.file) as probe:
-            while head := probe._read(4096):
+            while head := probe.read(4096):
                 if stripped := head.strip():
                     return stripped.startswith(b"[")
         return False
@@ -198,10 +227,10 @@ class RecordFile:
     def chunks(self, size: int = CHUNK_BYTES) -> Iterator[Chunk]:
         """The lines of the file, about ``size`` bytes at a time."""
         offset, line = 0, 1
-        while data := self._read(size):
+        while data := self.read(size):
             tail = b""
             if not data.endswith(b"\n"):
-                tail = self._read(MAX_LINE_BYTES, line=True)
+                tail = self.read(MAX_LINE_BYTES, line=True)
             too_long = len(tail) == MAX_LINE_BYTES and not tail.endswith(b"\n")
             if too_long:
                 cut = data.rfind(b"\n") + 1
@@ -209,7 +238,7 @@ class RecordFile:
             else:
                 data += tail
             if data:
-                ends = _line_ends(data)
+                ends = line_ends(data)
                 yield Chunk(data, ends, offset, line)
                 offset += len(data)
                 line += len(ends)
@@ -217,7 +246,7 @@ class RecordFile:
                 yield Chunk(tail[:80], [80], offset, line, too_long=True)
                 while not tail.endswith(b"\n"):
                     offset += len(tail)
-                    tail = self._read(CHUNK_BYTES, line=True)
+                    tail = self.read(CHUNK_BYTES, line=True)
                     if not tail:
                         return
                 offset += len(tail)
@@ -229,7 +258,7 @@ class RecordFile:
         Raises:
             DataError: it is no valid JSON array, or larger than MAX_ARRAY_BYTES.
         """
-        data = self._read(MAX_ARRAY_BYTES + 1)
+        data = self.read(MAX_ARRAY_BYTES + 1)
         if len(data) > MAX_ARRAY_BYTES:
             raise DataError(
                 f"{self.file.path}: a JSON array of over {MAX_ARRAY_BYTES} bytes; "

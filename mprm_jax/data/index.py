@@ -15,7 +15,8 @@ import xxhash
 
 from mprm_jax.data.formats import detect
 from mprm_jax.data.formats.base import Format, ReadOptions
-from mprm_jax.data.formats.raw import RAW, load_object
+from mprm_jax.data.formats.json_record import NESTED, load_object
+from mprm_jax.data.formats.raw import RAW
 from mprm_jax.data.framing import (
     MAX_LINE_BYTES,
     Chunk,
@@ -23,7 +24,7 @@ from mprm_jax.data.framing import (
     RecordFile,
 )
 from mprm_jax.data.problems import BadRecord, DataError, Problem, Problems
-from mprm_jax.data.raw_scan import raw_columns
+from mprm_jax.data.raw_scan import decode_indexed, raw_columns
 from mprm_jax.data.record import Record
 
 # Lines looked at to tell the format before the file is given up as unreadable.
@@ -128,7 +129,8 @@ def scan_file(file: CorpusFile, form: Format, options: ReadOptions) -> FileIndex
                 scan.each(records.array_elements())
             else:
                 for chunk in records.chunks():
-                    scan.chunk(chunk)
+                    if not scan.at_once(chunk):
+                        scan.each(chunk.located(), are_lines=True)
             return scan.result(records.sha256())
     finally:
         if enabled:
@@ -146,18 +148,19 @@ class _Scan:
         self.blocks: dict[str, list[np.ndarray]] = {name: [] for name in COLUMNS}
         self.sources: dict[str, int] = {}
 
-    def chunk(self, chunk: Chunk) -> None:
-        """Whole lines: all at once where every line is clean, else one by one."""
+    def at_once(self, chunk: Chunk) -> bool:
+        """Take whole lines together; False if any of them needs a closer look."""
         if chunk.too_long:
             self.lines += 1
             self.refuse(chunk.line, _too_long())
-            return
-        if self.fast and (columns := raw_columns(chunk)) is not None:
-            count = len(columns["lengths"])
-            self.lines += count
-            self.append(columns, np.full(count, self.source_id(None), np.int32))
-            return
-        self.each(chunk.located(), are_lines=True)
+            return True
+        columns = self.columns(chunk)
+        if columns is None:
+            return False
+        count = len(columns["lengths"])
+        self.lines += count
+        self.append(columns, np.full(count, self.source_id(None), np.int32))
+        return True
 
     def each(
         self, items: Iterable[tuple[int, int, bytes]], are_lines: bool = False
@@ -180,8 +183,10 @@ class _Scan:
                     )
                 decoded = self.form.decode(record, self.options)
             except BadRecord as error:
-                self.refuse(number, error)
-                continue
+                decoded = self.nested(data, error) if are_lines else None
+                if decoded is None:
+                    self.refuse(number, error)
+                    continue
             start = offset + len(data) - len(data.lstrip())
             content = xxhash.xxh3_64_intdigest(record)
             rows.append((decoded, start, len(record), number, content))
@@ -203,6 +208,21 @@ class _Scan:
             },
             np.array([self.source_id(record.source) for record in records], np.int32),
         )
+
+    def columns(self, chunk: Chunk) -> dict[str, np.ndarray] | None:
+        """The columns of a chunk of clean lines; called as deep as ``nested`` is, so
+        that both have the same stack left.
+        """
+        return raw_columns(chunk) if self.fast else None
+
+    def nested(self, data: bytes, error: BadRecord) -> Record | None:
+        """The record of a line that only the fast path has the stack to read: whether a
+        line is refused must not hang on the lines around it.
+        """
+        if not (self.fast and error.reason == NESTED):
+            return None
+        alone = raw_columns(Chunk(data, [len(data)], 0, 1))
+        return None if alone is None else decode_indexed(data)
 
     def append(self, columns: dict[str, np.ndarray], source: np.ndarray) -> None:
         for name, column in columns.items():

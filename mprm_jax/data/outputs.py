@@ -5,14 +5,20 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-import tempfile
+import secrets
+import signal
+from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
 
 import msgspec
 
+from mprm_jax.data.framing import check_path
 from mprm_jax.data.problems import DataError
+
+# Of a file that is being written; only a killed process leaves one behind.
+PARTIAL_SUFFIX = ".partial"
 
 MANIFEST_SUFFIX = ".manifest.json"
 # A subset can be verified and trained on; other outputs only say how they were made.
@@ -53,23 +59,29 @@ class OutputSet:
     """
 
     def __init__(self) -> None:
-        self._open: list[tuple[Output, IO[bytes], str]] = []
+        self._open: list[tuple[Output, IO[bytes], Path]] = []
+        self._partial: list[Path] = []
 
     def __enter__(self) -> OutputSet:
         return self
 
     def add(self, path: Path) -> Output:
         """Begin a file that will appear as ``path``."""
+        check_path(path)
         if path.is_dir():
             raise DataError(f"{path}: is a folder; name a file")
+        if path.exists() and not path.is_file():
+            # A device or a pipe would be replaced by the file.
+            raise DataError(f"{path}: is no regular file; name another")
+        name = f".{path.name[:40]}.{secrets.token_hex(8)}{PARTIAL_SUFFIX}"
+        partial = path.with_name(name)
+        # Noted before it exists, so that no signal comes in between.
+        self._partial.append(partial)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            handle, partial = tempfile.mkstemp(
-                dir=path.parent, prefix=f".{path.name[:80]}.", suffix=".partial"
-            )
+            file = open(partial, "xb")  # noqa: SIM115 (closed on leaving the block)
         except OSError as error:
             raise DataError(f"{path}: {error.strerror or error}") from error
-        file = os.fdopen(handle, "wb")
         output = Output(path, file)
         self._open.append((output, file, partial))
         return output
@@ -86,24 +98,34 @@ class OutputSet:
             elif isinstance(error, OSError):
                 raise _cannot_write(self._open, error) from error
         finally:
-            for _, file, partial in self._open:
+            for _, file, _ in self._open:
                 with contextlib.suppress(OSError):
                     file.close()
-                Path(partial).unlink(missing_ok=True)
+            for partial in self._partial:
+                with contextlib.suppress(OSError):
+                    partial.unlink(missing_ok=True)
 
     def _commit(self) -> None:
-        umask = os.umask(0)
-        os.umask(umask)
         try:
-            for _, file, partial in self._open:
+            for _, file, _ in self._open:
                 file.flush()
                 os.fsync(file.fileno())
-                # mkstemp makes files for their owner only.
-                os.chmod(partial, 0o666 & ~umask)
-            for output, _, partial in self._open:
-                os.replace(partial, output.path)
+            # Between two renames no signal may end the run.
+            with _signals_held():
+                for output, _, partial in self._open:
+                    os.replace(partial, output.path)
         except OSError as error:
             raise _cannot_write(self._open, error) from error
+
+
+@contextlib.contextmanager
+def _signals_held() -> Iterator[None]:
+    held = {signal.SIGINT, signal.SIGTERM}
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, held)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _cannot_write(files: list, error: OSError) -> DataError:

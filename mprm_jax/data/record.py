@@ -8,15 +8,14 @@ from typing import Literal
 import msgspec
 
 from mprm_jax.data.problems import BadRecord
+from theory.rollouts import SCORE_TOLERANCE
 
 # The token after each step; training and evaluation read the model's logits there.
 STEP_MARKER = "<prm>"
 
 # Above this a count is a fault of the file: an annotator samples tens of continuations.
+# (theory.rollouts.MAX_TRIALS is another bound: up to there its arithmetic is exact.)
 MAX_TRIALS = 65_535
-
-# A score is decimal text of a ratio: it equals K/N to within this much.
-SCORE_TOLERANCE = 1e-9
 
 UnmeasuredPolicy = Literal["error", "drop", "negative"]
 

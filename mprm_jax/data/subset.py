@@ -13,11 +13,17 @@ from mprm_jax.data.corpus import Corpus, Usable
 from mprm_jax.data.formats import by_name
 from mprm_jax.data.formats import raw as raw_format
 from mprm_jax.data.formats.base import Format, WriteOptions, check_options
+from mprm_jax.data.formats.prm import PRM
+from mprm_jax.data.formats.raw import RAW
 from mprm_jax.data.framing import RecordReader
 from mprm_jax.data.images import resolve_image
+from mprm_jax.data.prm_lines import labelled_lines
 from mprm_jax.data.problems import BadRecord, DataError
 from mprm_jax.data.raw_scan import decode_indexed
 from mprm_jax.data.record import Record, resolve_unmeasured
+
+# Records that are read and rewritten together.
+_BATCH = 128
 
 
 def read_lines(corpus: Corpus, rows: np.ndarray) -> Iterator[tuple[int, bytes]]:
@@ -26,26 +32,43 @@ def read_lines(corpus: Corpus, rows: np.ndarray) -> Iterator[tuple[int, bytes]]:
     Raises:
         DataError: a record is not the one that was indexed.
     """
-    for number, file in enumerate(corpus.files):
-        of_file = rows[corpus.file[rows] == number]
-        if len(of_file) == 0:
+    for batch, lines in _batches(corpus, rows):
+        yield from zip(batch.tolist(), lines, strict=True)
+
+
+def _batches(
+    corpus: Corpus, rows: np.ndarray
+) -> Iterator[tuple[np.ndarray, list[bytes]]]:
+    """As :func:`read_lines`, some of one file at a time."""
+    bounds = np.searchsorted(corpus.file[rows], np.arange(len(corpus.files) + 1))
+    for file, start, stop in zip(corpus.files, bounds, bounds[1:], strict=False):
+        if start == stop:
             continue
         with RecordReader(file) as reader:
-            for row in of_file.tolist():
-                data = reader.read(int(corpus.offset[row]), int(corpus.size[row]))
-                if xxhash.xxh3_64_intdigest(data) != corpus.content[row]:
+            for first in range(start, stop, _BATCH):
+                batch = rows[first : min(first + _BATCH, stop)]
+                offsets, sizes = corpus.offset[batch], corpus.size[batch]
+                lines = list(map(reader.read, offsets.tolist(), sizes.tolist()))
+                content = np.array(
+                    list(map(xxhash.xxh3_64_intdigest, lines)), np.uint64
+                )
+                changed = np.flatnonzero(content != corpus.content[batch])
+                if len(changed):
+                    where = corpus.where(int(batch[changed[0]]))
                     raise DataError(
-                        f"{corpus.where(row)}: the file changed since it was indexed; "
-                        "run again"
+                        f"{where}: the file changed since it was indexed; run again"
                     )
-                yield row, data
+                yield batch, lines
+
+
+def _is_raw(corpus: Corpus) -> bool:
+    """Whether the lines are raw ones that need no option to be understood."""
+    return corpus.format == RAW.name and corpus.options.source_from is None
 
 
 def decode_line(corpus: Corpus, row: int, data: bytes) -> Record:
     """The record of an indexed row, with its source's name."""
-    record = None
-    if corpus.format == raw_format.RAW.name and corpus.options.source_from is None:
-        record = decode_indexed(data)
+    record = decode_indexed(data) if _is_raw(corpus) else None
     if record is None:
         record = by_name(corpus.format).decode(data, corpus.options)
     if record.source is None:
@@ -79,31 +102,85 @@ def encoded_lines(
     """
     check_options(form, options)
     corpus = usable.corpus
-    copies = form.name == raw_format.RAW.name == corpus.format
+    copies = form.name == RAW.name == corpus.format
     if copies and usable.unmeasured == "negative" and usable.unmeasured_steps:
         raise DataError(
             "--format raw keeps num_mc_total 0, which is no negative label; "
             "use --unmeasured drop, or a format of labels"
         )
     rows = usable.row[picks]
-    lengths = usable.rollouts.lengths[picks]
-    before = corpus.rollouts.lengths[rows]
-    lines = read_lines(corpus, rows)
-    # Rows ascend, so the lines come in the order of the picks.
-    for (row, data), length, whole in zip(lines, lengths, before, strict=True):
-        try:
-            record = None
-            if images is not None or not copies:
-                record = decode_line(corpus, row, data)
-                if images is not None:
-                    check_images(record, images)
-            if record is not None and not copies:
-                data = _encode(record, usable, form, options)
-            elif length < whole:
-                data = raw_format.truncate(data, length)
-        except BadRecord as error:
-            raise DataError(f"{corpus.where(row)}: {error}") from None
-        yield row, data
+    quick = form.name == PRM.name and images is None and _is_raw(corpus)
+    lengths, whole = usable.rollouts.lengths, corpus.rollouts.lengths
+    done = 0
+    for batch, lines in _batches(corpus, rows):
+        of = picks[done : done + len(batch)]
+        done += len(batch)
+        cut = lengths[of] < whole[batch]
+        outputs: list[bytes | None] = [None] * len(lines)
+        if quick:
+            outputs = labelled_lines(lines, _labels(usable, of, cut, options))
+        elif copies and images is None:
+            outputs = [None if c else line for c, line in zip(cut, lines, strict=True)]
+        for i, (row, output) in enumerate(zip(batch.tolist(), outputs, strict=True)):
+            if output is None:
+                length = int(lengths[of[i]])
+                output = _encoded_line(
+                    usable,
+                    row,
+                    lines[i],
+                    length if cut[i] else None,
+                    form,
+                    options,
+                    images,
+                )
+            yield row, output
+
+
+def _encoded_line(
+    usable: Usable,
+    row: int,
+    data: bytes,
+    cut_to: int | None,
+    form: Format,
+    options: WriteOptions,
+    images: Path | None,
+) -> bytes:
+    """One line by decoding and encoding it, cut to its first steps if need be."""
+    corpus = usable.corpus
+    try:
+        copies = form.name == RAW.name == corpus.format
+        record = None
+        if images is not None or not copies:
+            record = decode_line(corpus, row, data)
+            if images is not None:
+                check_images(record, images)
+        if record is not None and not copies:
+            return _encode(record, usable, form, options)
+        return data if cut_to is None else raw_format.truncate(data, cut_to)
+    except BadRecord as error:
+        raise DataError(f"{corpus.where(row)}: {error}") from None
+
+
+def _labels(
+    usable: Usable, picks: np.ndarray, cut: np.ndarray, options: WriteOptions
+) -> list[bytes | None]:
+    """The labels of each pick as JSON, None for a rollout that was cut or has a step
+    without a label.
+    """
+    rollouts = usable.rollouts.take(picks)
+    trials = np.maximum(rollouts.trials, 1)
+    soft = rollouts.successes / trials
+    if options.labels == "hard":
+        soft = (soft > options.label_threshold).astype(np.float64)
+    values, kind = np.unique(soft, return_inverse=True)
+    spelled = [repr(label).encode() for label in values.tolist()]
+    steps = [spelled[i] for i in kind.tolist()]
+    offsets = rollouts.offsets.tolist()
+    unlabelled = cut | (rollouts.n_measured < rollouts.lengths)
+    return [
+        None if skip else b", ".join(steps[a:b])
+        for skip, a, b in zip(unlabelled, offsets, offsets[1:], strict=False)
+    ]
 
 
 def check_images(record: Record, root: Path) -> None:

@@ -202,7 +202,6 @@ def test_tables_fit_a_terminal(corpus, tmp_path, capsys):
     for arguments in (
         ["stats", corpus, "--rule", "bis"],
         ["select", corpus, "--output", tmp_path / "o.jsonl"],
-        ["demo", "--scale", "0.001", "--output", tmp_path / "demo"],
         ["doctor"],
     ):
         done = run(capsys, *arguments)

@@ -70,8 +70,8 @@ def test_simulated_corpora_read_like_real_ones(tmp_path, capsys):
     assert dropped["counts"]["unmeasured_steps"] > 0
 
 
-def test_the_demo_reports_what_each_rule_keeps(tmp_path, capsys):
-    arguments = ["demo", "--scale", "0.004", "--output", tmp_path, "--json"]
+def test_what_each_rule_keeps(tmp_path, capsys):
+    arguments = ["run", "kept", "--scale", "0.004", "--output", tmp_path, "--json"]
     result = run(capsys, *arguments).json
     rules = result["rules"]
     assert set(rules) == {"random", "bis", "mixed", "low-mc", "reliable"}
@@ -82,7 +82,9 @@ def test_the_demo_reports_what_each_rule_keeps(tmp_path, capsys):
     # reliable subset's positives are sound, most of the low-MC subset's are not.
     assert rules["reliable"]["false_positive_share"] < 0.01
     assert rules["low-mc"]["false_positive_share"] > 0.4
-    assert run(capsys, "verify", tmp_path / "bis.jsonl").status == 0
+    before = (tmp_path / "kept.jsonl").read_bytes()
+    assert run(capsys, *arguments).json == result
+    assert (tmp_path / "kept.jsonl").read_bytes() == before
 
 
 def test_a_simulation_does_not_overwrite_annotations_it_did_not_write(tmp_path, capsys):

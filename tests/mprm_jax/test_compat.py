@@ -9,7 +9,7 @@ import tracemalloc
 import pytest
 
 from experiments.benchmarks import official_baseline as reference
-from mprm_jax.data import compat
+from mprm_jax.data import framing
 from mprm_jax.data.compat import official_bis, select_official
 from mprm_jax.data.problems import DataError
 
@@ -110,9 +110,10 @@ def test_output_bytes(one_file):
     )
 
 
-def test_every_code_point_is_written_as_json_dumps_writes_it(one_file):
-    for start in (0, 0xE000):
-        stop = 0xD800 if start == 0 else 0x110000
+@pytest.mark.parametrize("ensure_ascii", [True, False])
+def test_every_code_point_is_written_as_json_dumps_writes_it(one_file, ensure_ascii):
+    starts = [0, 0x20, 0xE000, *range(0x10000, 0x110000, 0x40000)]
+    for start, stop in zip(starts, [0x20, 0xD800, *starts[3:], 0x110000], strict=True):
         text = "x" + "".join(map(chr, range(start, stop))) + "x"
         raw = record(image=text, steps_with_score=[{"step": text, "score": 0}])
         expected = {
@@ -123,6 +124,7 @@ def test_every_code_point_is_written_as_json_dumps_writes_it(one_file):
             ],
         }
         line = json.dumps(expected, ensure_ascii=False) + "\n"
+        raw = json.dumps(raw, ensure_ascii=ensure_ascii).encode()
         assert run(one_file(raw))[0] == line.encode()
 
 
@@ -281,15 +283,15 @@ def test_clean_lines_never_reach_the_slow_reader(one_file, monkeypatch):
 
 @pytest.mark.parametrize("chunk_bytes", [1, 7, 100, 1 << 18])
 def test_lines_that_are_too_long_are_named(tmp_path, monkeypatch, chunk_bytes):
-    monkeypatch.setattr(compat, "MAX_LINE_BYTES", 200)
+    monkeypatch.setattr(framing, "MAX_LINE_BYTES", 200)
     good = dump(record())
-    longest = b'{"x": "%s"}\n' % (b"x" * 190)
-    assert len(longest) == 200
+    longest = b'{"x": "%s"}\n' % (b"x" * 191)
+    assert len(longest.rstrip()) == 200
     path = tmp_path / "a.jsonl"
     # Short lines do not add up, whatever ends them.
     path.write_bytes((good + longest) * 20 + good.replace(b"\n", b"\r") * 20)
     assert run(tmp_path, chunk_bytes=chunk_bytes)[1][0]["written"][-1] == 60
-    for bad in (b"x" * 200 + b"\n", b"x" * 201, b"x" * 5000 + b"\r" + good):
+    for bad in (b"x" * 201 + b"\n", b"x" * 201, b"x" * 5000 + b"\r" + good):
         path.write_bytes(good + longest + bad)
         with pytest.raises(DataError, match=r"a\.jsonl:3: line too long"):
             run(tmp_path, chunk_bytes=chunk_bytes)
@@ -305,13 +307,13 @@ def peak_memory():
 def test_memory_holds_columns_not_lines(tmp_path, peak_memory):
     line = dump(record([1, 0], response="r" * 4000))
     with open(tmp_path / "a.jsonl", "wb") as file:
-        file.writelines([line] * 2000)
+        file.writelines([line] * 4000)
     select_official(tmp_path, 0.5, 0.05, lambda data: None)
-    assert len(line) * 2000 > 8e6 > 1e6 > peak_memory()
+    assert len(line) * 4000 > 16e6 > 4e6 > peak_memory()
 
 
 def test_memory_holds_no_endless_line(tmp_path, monkeypatch, peak_memory):
-    monkeypatch.setattr(compat, "MAX_LINE_BYTES", 100_000)
+    monkeypatch.setattr(framing, "MAX_LINE_BYTES", 100_000)
     with open(tmp_path / "a.jsonl", "wb") as file:
         file.writelines([b"x" * 1000] * 8000)
     with pytest.raises(DataError, match=r"a\.jsonl:1: line too long"):
@@ -320,8 +322,9 @@ def test_memory_holds_no_endless_line(tmp_path, monkeypatch, peak_memory):
 
 
 def test_a_file_that_changes_meanwhile_is_an_error(one_file):
-    folder = one_file(record(), record())
-    with pytest.raises(DataError, match=r"a\.jsonl:2: line changed"):
+    # More than are read at a time.
+    folder = one_file(*[record()] * 300)
+    with pytest.raises(DataError, match=r"a\.jsonl:\d+: line changed"):
         select_official(
             folder, 1.0, 0.05, lambda data: (folder / "a.jsonl").write_bytes(b"")
         )

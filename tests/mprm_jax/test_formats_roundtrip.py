@@ -3,6 +3,7 @@
 import json
 from fractions import Fraction
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -143,6 +144,26 @@ def test_a_record_is_read_back_or_refused(record, threshold):
             soft = encode(name, record, WriteOptions(labels="soft"))
             read = form.decode(soft, ReadOptions(trials=record.steps[0].trials))
             assert read.steps == record.steps, name
+
+
+@settings(max_examples=1500)
+# At least 1,000 of them can be written.
+@given(record=records(), unmeasured=st.booleans(), response=texts)
+def test_a_raw_record_is_read_back_whole_or_refused(record, unmeasured, response):
+    steps = record.steps
+    if unmeasured:
+        steps = (*steps[:-1], Step(steps[-1].text, 0, 0))
+    record = msgspec.structs.replace(
+        record, steps=steps, response=response, source=None
+    )
+    if not writable(record, "raw") or not encodable(response):
+        with pytest.raises(BadRecord):
+            encode("raw", record)
+        return
+    line = encode("raw", record)
+    assert b"\n" not in line
+    assert detect(json.loads(line)) is by_name("raw")
+    assert by_name("raw").decode(line, ReadOptions()) == record
 
 
 @pytest.mark.parametrize("name", WRITTEN)

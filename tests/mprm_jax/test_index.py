@@ -220,6 +220,21 @@ def test_every_executor_gives_the_same_index(tmp_path):
         assert alone.sha256 == other.sha256
 
 
+def test_deep_nesting_is_judged_without_regard_to_its_neighbours(tmp_path):
+    limit = sys.getrecursionlimit()
+    path = tmp_path / "a.jsonl"
+    verdicts = []
+    for depth in [*range(limit - 120, limit + 5), 10 * limit]:
+        deep = line(record()).encode()[:-1] + b', "x": ' + b"[" * depth + b"]" * depth
+        path.write_bytes(deep + b"}\n")
+        alone = scan(path).problems.total == 0
+        path.write_bytes(deep + b"}\nbad\n")
+        beside = scan(path).problems.total == 1
+        assert alone == beside, depth
+        verdicts.append(alone)
+    assert set(verdicts) == {True, False} or all(verdicts[:-1])
+
+
 # --- unmeasured steps ----------------------------------------------------------------
 
 

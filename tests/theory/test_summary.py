@@ -55,6 +55,19 @@ def test_rollouts_without_a_measured_step_enter_no_share():
         summarise(with_empty.take(np.array([4])))
 
 
+def test_low_counts_say_nothing_of_binary_labels():
+    binary = Rollouts(
+        np.array([1, 0, 1, 2]),
+        np.array([1, 1, 2, 2]),
+        np.array([0, 2, 4]),
+        np.array([0, 0]),
+        ("a",),
+    )
+    assert summarise(binary).low_mc_positive_share is None
+    both = Rollouts.concat([corpus(), binary])
+    assert summarise(both).low_mc_positive_share == 1 / 5
+
+
 def test_sources_without_rollouts_are_left_out():
     groups = by_source(corpus())
     assert {name: rows.tolist() for name, rows in groups.items()} == {

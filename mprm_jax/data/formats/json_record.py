@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 
 from mprm_jax.data.formats.base import ReadOptions
-from mprm_jax.data.formats.raw import load_object
 from mprm_jax.data.problems import BadRecord
 from mprm_jax.data.record import Record
 
@@ -18,7 +17,67 @@ T = TypeVar("T")
 # As published records have it: one path, several, or none.
 ImageField = str | tuple[str, ...] | None
 
+# Why a record is refused that exhausts the stack of its reader.
+NESTED = "nested too deeply"
+
 _FIELDS = msgspec.json.Decoder(dict[str, msgspec.Raw])
+
+
+def load_object(line: bytes) -> dict[str, Any]:
+    """The JSON object of one line, or the reason why it is none.
+
+    Raises:
+        BadRecord: see the tests for every reason and its words.
+    """
+    if line.startswith(b"\xef\xbb\xbf"):
+        raise BadRecord("byte order mark", "save the file as UTF-8 without BOM")
+    try:
+        text = line.decode()
+    except UnicodeDecodeError as error:
+        raise BadRecord("invalid UTF-8", f"at byte {error.start + 1}") from None
+    try:
+        value = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise _not_json(text.strip(), error) from None
+    except RecursionError:
+        raise BadRecord(NESTED) from None
+    except ValueError as error:  # more digits than Python converts
+        raise BadRecord("not JSON", str(error).partition(";")[0]) from None
+    if not isinstance(value, dict):
+        raise BadRecord("not a JSON object", f"the line holds {kind_of(value)}")
+    return value
+
+
+def _not_json(text: str, error: json.JSONDecodeError) -> BadRecord:
+    if error.msg == "Extra data" and text.startswith("{"):
+        return BadRecord(
+            "two records on one line", f"the second begins at column {error.colno}"
+        )
+    if len(text) <= 2 or not text.startswith("{"):
+        return BadRecord(
+            "not JSON",
+            f"{text[:40]!r}: one record per line is expected "
+            "(pretty-printed? rewrite with jq -c .)",
+        )
+    if error.pos >= len(text) - 1 or error.msg.startswith("Unterminated"):
+        return BadRecord("truncated line", f"it ends inside the record ({error.msg})")
+    return BadRecord("not JSON", f"{error.msg} at column {error.colno}")
+
+
+def kind_of(value: object) -> str:
+    """What a JSON value is, in the words of an error message."""
+    match value:
+        case None:
+            return "null"
+        case bool():
+            return "a boolean"
+        case int() | float():
+            return "a number"
+        case str():
+            return "a string"
+        case list():
+            return "a list"
+    return "an object"
 
 
 def parse(data: bytes, decoder: msgspec.json.Decoder[T], form: str) -> T:
@@ -33,7 +92,7 @@ def parse(data: bytes, decoder: msgspec.json.Decoder[T], form: str) -> T:
     except msgspec.ValidationError as error:
         raise BadRecord(f"not a {form} record", str(error)) from None
     except RecursionError:
-        raise BadRecord("nested too deeply") from None
+        raise BadRecord(NESTED) from None
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         load_object(data)
         # The standard library reads NaN and lone surrogates, which no trainer can use.

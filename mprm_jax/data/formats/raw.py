@@ -14,71 +14,16 @@ from typing import Any
 import msgspec
 
 from mprm_jax.data.formats.base import Format, ReadOptions, WriteOptions
+from mprm_jax.data.formats.json_record import check_readable, kind_of, load_object
 from mprm_jax.data.problems import BadRecord
 from mprm_jax.data.record import (
     MAX_TRIALS,
-    SCORE_TOLERANCE,
     Record,
     Step,
     check_record,
     counts_from_score,
 )
-
-
-def load_object(line: bytes) -> dict[str, Any]:
-    """The JSON object of one line, or the reason why it is none.
-
-    Raises:
-        BadRecord: see the tests for every reason and its words.
-    """
-    if line.startswith(b"\xef\xbb\xbf"):
-        raise BadRecord("byte order mark", "save the file as UTF-8 without BOM")
-    try:
-        text = line.decode()
-    except UnicodeDecodeError as error:
-        raise BadRecord("invalid UTF-8", f"at byte {error.start + 1}") from None
-    try:
-        value = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise _not_json(text.strip(), error) from None
-    except RecursionError:
-        raise BadRecord("nested too deeply") from None
-    except ValueError as error:  # more digits than Python converts
-        raise BadRecord("not JSON", str(error).partition(";")[0]) from None
-    if not isinstance(value, dict):
-        raise BadRecord("not a JSON object", f"the line holds {_kind(value)}")
-    return value
-
-
-def _not_json(text: str, error: json.JSONDecodeError) -> BadRecord:
-    if error.msg == "Extra data" and text.startswith("{"):
-        return BadRecord(
-            "two records on one line", f"the second begins at column {error.colno}"
-        )
-    if len(text) <= 2 or not text.startswith("{"):
-        return BadRecord(
-            "not JSON",
-            f"{text[:40]!r}: one record per line is expected "
-            "(pretty-printed? rewrite with jq -c .)",
-        )
-    if error.pos >= len(text) - 1 or error.msg.startswith("Unterminated"):
-        return BadRecord("truncated line", f"it ends inside the record ({error.msg})")
-    return BadRecord("not JSON", f"{error.msg} at column {error.colno}")
-
-
-def _kind(value: object) -> str:
-    match value:
-        case None:
-            return "null"
-        case bool():
-            return "a boolean"
-        case int() | float():
-            return "a number"
-        case str():
-            return "a string"
-        case list():
-            return "a list"
-    return "an object"
+from theory.rollouts import SCORE_TOLERANCE
 
 
 def decode(line: bytes, options: ReadOptions) -> Record:
@@ -95,7 +40,7 @@ def decode(line: bytes, options: ReadOptions) -> Record:
         )
     question = value.get("question_orig") or value.get("question")
     if question is not None and not isinstance(question, str):
-        raise BadRecord("question is not a string", f"it is {_kind(question)}")
+        raise BadRecord("question is not a string", f"it is {kind_of(question)}")
     return check_record(
         Record(
             question=(question or "").strip(),
@@ -118,7 +63,7 @@ def _source(value: dict, options: ReadOptions) -> str | None:
     source = value.get(options.source_from)
     if not isinstance(source, str) or not source:
         raise BadRecord(
-            "source missing", f"field {options.source_from!r} holds {_kind(source)}"
+            "source missing", f"field {options.source_from!r} holds {kind_of(source)}"
         )
     return source
 
@@ -130,21 +75,21 @@ def _image(value: dict) -> str | tuple[str, ...] | None:
     if image is None or isinstance(image, str):
         return image
     if not isinstance(image, list):
-        raise BadRecord("image is no path", f"it is {_kind(image)}")
+        raise BadRecord("image is no path", f"it is {kind_of(image)}")
     if not image:
         raise BadRecord("image empty", "the list of images is empty")
     for path in image:
         if not isinstance(path, str):
-            raise BadRecord("image is no path", f"the list holds {_kind(path)}")
+            raise BadRecord("image is no path", f"the list holds {kind_of(path)}")
     return tuple(image)
 
 
 def _step(step: object, number: int, options: ReadOptions) -> Step:
     if not isinstance(step, dict):
-        raise BadRecord("step is not an object", f"step {number} is {_kind(step)}")
+        raise BadRecord("step is not an object", f"step {number} is {kind_of(step)}")
     text = step.get("step")
     if not isinstance(text, str):
-        raise BadRecord("step text is not a string", f"step {number}: {_kind(text)}")
+        raise BadRecord("step text is not a string", f"step {number}: {kind_of(text)}")
     score = _score(step, number)
     if "num_mc_correct" not in step and "num_mc_total" not in step:
         successes, trials = counts_from_score(score, options.trials, number)
@@ -171,7 +116,7 @@ def _score(step: dict, number: int) -> float:
         raise BadRecord("score missing", f"step {number}")
     score = step["score"]
     if isinstance(score, bool) or not isinstance(score, (int, float)):
-        raise BadRecord("score is not a number", f"step {number} has {_kind(score)}")
+        raise BadRecord("score is not a number", f"step {number} has {kind_of(score)}")
     if isinstance(score, int) and abs(score) > 1:
         raise BadRecord("score outside [0, 1]", f"step {number}")
     if not math.isfinite(score):
@@ -182,7 +127,7 @@ def _score(step: dict, number: int) -> float:
 def _count(step: dict, name: str, number: int) -> int:
     count = step.get(name)
     if isinstance(count, bool) or not isinstance(count, int):
-        raise BadRecord(f"{name} is not an integer", f"step {number}: {_kind(count)}")
+        raise BadRecord(f"{name} is not an integer", f"step {number}: {kind_of(count)}")
     if not 0 <= count <= MAX_TRIALS:
         raise BadRecord(f"{name} outside [0, {MAX_TRIALS}]", f"step {number}")
     return count
@@ -197,6 +142,8 @@ def encode(record: Record, options: WriteOptions) -> bytes:
         BadRecord: the record is one that would be refused when read.
     """
     check_record(record)
+    texts = [step.text.strip() for step in record.steps]
+    check_readable(record, record.question.strip(), texts, "raw")
     value: dict[str, Any] = {"image": record.image, "question": record.question}
     if record.answer is not None:
         value["answer"] = record.answer

@@ -1,0 +1,201 @@
+"""`mprm figures`: every figure as PDF, PNG and the CSV behind it."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any, NamedTuple
+
+import msgspec
+import tyro
+
+from experiments.cli import shared
+from experiments.provenance import file_sha256, versions
+from experiments.store import read_results, store_path
+from mprm_jax.data.outputs import OUTPUT_SCHEMA, OutputSet, manifest_bytes
+from mprm_jax.data.problems import DataError
+
+REFERENCE = Path(__file__).parents[1] / "results"
+
+
+class Source(NamedTuple):
+    """Where a figure comes from.
+
+    Attributes:
+        module: of ``paper_figures``.
+        function: in it, from one argument per name in ``results`` to a Drawing.
+        results: what it draws: an experiment of the results store (a list of cells,
+            dicts of config, seed and metrics), or NAME.json, one JSON document.
+    """
+
+    module: str
+    function: str
+    results: tuple[str, ...] = ()
+
+
+FIGURES = {
+    "information": Source("information", "information_under_noise"),
+    "effective-noise": Source("information", "effective_noise"),
+    "retained-information": Source("information", "retained_information"),
+    "excess-risk": Source("information_use", "excess_risk_over_updates"),
+    "bis-order": Source("information_use", "bis_order"),
+    "subsets": Source("subsets", "subsets", ("demo_rules.json",)),
+    "figure-1": Source("learning", "figure_1", ("plateau",)),
+    "figure-2": Source("learning", "figure_2", ("plateau",)),
+    "figure-3": Source("corpus_figures", "figure_3", ("corpus_models",)),
+    "coverage": Source("corpus_figures", "coverage", ("corpus_models",)),
+    "corpus-models": Source("corpus_figures", "predictions", ("corpus_models",)),
+    "rules": Source("learning", "rules", ("rules",)),
+    "alpha": Source("learning", "alpha", ("alpha",)),
+    "mc-budget": Source("learning", "mc_budget", ("mc_budget",)),
+    "regime-map": Source("regime_map", "regime_map", ("regimes",)),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """Draw every figure, each as PDF, PNG and the CSV of its numbers.
+
+    Figures of the theory need no results. The others read the results store; what is
+    not there is read from the reference results that come with the package, and a
+    figure of an experiment that neither has is left out, and named.
+
+    Example: mprm figures --only subsets --output figures
+
+    Attributes:
+        results: Folder of the results store, as mprm run writes it.
+        output: Folder for the figures.
+        json: Print one JSON object to stdout, everything else to stderr.
+    """
+
+    only: Annotated[
+        tuple[str, ...],
+        tyro.conf.arg(
+            metavar="NAME ...",
+            help=f"Figures to draw: {', '.join(FIGURES)}.",
+            help_behavior_hint="(default: all)",
+        ),
+    ] = ()
+    results: Path = Path("runs/results")
+    output: Path = Path("runs/figures")
+    json: bool = False
+
+
+OPTIONS = Options
+
+
+class NoResults(DataError):
+    """Neither the store nor the reference has what a figure draws."""
+
+
+def run(options: Options) -> None:
+    """Draw."""
+    unknown = [name for name in options.only if name not in FIGURES]
+    if unknown:
+        raise shared.UsageError(
+            f"--only: no figure {unknown[0]!r}; known: {', '.join(FIGURES)}"
+        )
+    chosen = options.only or tuple(FIGURES)
+    drawn, left_out = [], {}
+    with shared.progress("drawing", len(chosen), "figures") as tick:
+        for done, name in enumerate(chosen):
+            try:
+                inputs = [
+                    _load(options.results, what) for what in FIGURES[name].results
+                ]
+            except NoResults as error:
+                if options.only:
+                    raise
+                left_out[name] = str(error)
+                continue
+            drawn += _draw(name, inputs, options.output)
+            tick(done + 1)
+    if options.json:
+        shared.print_json({"files": [str(p) for p in drawn], "left_out": left_out})
+        return
+    for path in drawn:
+        print(path)
+    for name, reason in left_out.items():
+        print(f"left out: {name}: {reason}")
+
+
+class _Input(NamedTuple):
+    path: Path
+    value: Any
+
+
+def _load(folder: Path, what: str) -> _Input:
+    """Results from the store, else from the reference.
+
+    Raises:
+        NoResults: they are in neither.
+        DataError: they cannot be read.
+    """
+    document = what.endswith(".json")
+    for root in (folder, REFERENCE):
+        path = root / what if document else store_path(root, what)
+        if not path.is_file():
+            continue
+        if document:
+            return _Input(path, _read_document(path))
+        cells = [msgspec.to_builtins(result) for result in read_results(root, what)]
+        if cells:
+            return _Input(path, cells)
+    made_by = "mprm demo" if document else f"mprm run {what}"
+    raise NoResults(f"no results of {what} in {folder} yet ({made_by})")
+
+
+def _read_document(path: Path) -> Any:
+    try:
+        return msgspec.json.decode(path.read_bytes())
+    except OSError as error:
+        raise DataError(f"{path}: {error.strerror or error}") from error
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise DataError(f"{path}: no JSON ({error})") from error
+
+
+def _draw(name: str, inputs: list[_Input], output: Path) -> list[Path]:
+    """Write one figure in its three forms, with a manifest; returns the paths."""
+    import matplotlib as mpl
+
+    from paper_figures import style
+
+    source = FIGURES[name]
+    module = importlib.import_module(f"paper_figures.{source.module}")
+    draw: Callable[..., style.Drawing] = getattr(module, source.function)
+    with mpl.rc_context(style.SETTINGS):
+        try:
+            drawing = draw(*(value for _, value in inputs))
+        except (KeyError, TypeError, IndexError) as error:
+            if not inputs:
+                raise
+            paths = ", ".join(str(path) for path, _ in inputs)
+            raise DataError(
+                f"{paths}: cannot be drawn as {name} ({error!r})"
+            ) from error
+        forms = {
+            "pdf": style.image_bytes(drawing.figure, "pdf"),
+            "png": style.image_bytes(drawing.figure, "png"),
+            "csv": style.csv_bytes(drawing),
+        }
+    paths = []
+    with OutputSet() as outputs:
+        hashes = {}
+        for suffix, data in forms.items():
+            file = outputs.add(output / f"{name}.{suffix}")
+            file.write(data)
+            hashes[file.path.name] = file.sha256.hexdigest()
+            paths.append(file.path)
+        manifest = {
+            "command": "figures",
+            "figure": name,
+            "results": {str(path): file_sha256(path) for path, _ in inputs},
+            "versions": versions(),
+            "files": hashes,
+        }
+        outputs.add(output / f"{name}.manifest.json").write(
+            manifest_bytes(manifest, OUTPUT_SCHEMA)
+        )
+    return paths

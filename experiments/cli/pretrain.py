@@ -1,0 +1,77 @@
+"""`mprm pretrain`: the tiny backbone, on the simulated world's own solutions."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Literal
+
+import tyro
+
+from experiments.cli import shared
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """Pretrain the tiny backbone that `mprm demo` and `mprm train --model tiny` use.
+
+    On pictures and solutions of all ten sources it learns to name what cells show, to
+    predict values and results, and to check steps of solutions that err anywhere. The
+    reward head is not trained. The result that ships with the package was made by the
+    defaults.
+
+    Example: mprm pretrain scenes --output runs/tiny_base.safetensors
+
+    Attributes:
+        world: What to pretrain on.
+        output: File for weights, tokeniser and how they were made.
+        problems: Distinct pictures.
+        updates: Of the optimiser.
+        seed: Of data, parameters and order.
+        json: Print one JSON object to stdout, everything else to stderr.
+    """
+
+    world: tyro.conf.Positional[Literal["scenes"]]
+    output: Path = Path("runs/tiny_base.safetensors")
+    problems: int = 30_000
+    updates: int = 6_000
+    seed: int = 0
+    json: bool = False
+
+
+OPTIONS = Options
+
+
+def run(options: Options) -> None:
+    """Pretrain and write."""
+    least = {"problems": 100, "updates": 300, "seed": 0}
+    for name, bound in least.items():
+        if getattr(options, name) < bound:
+            raise shared.UsageError(
+                f"--{name} must be at least {bound}, not {getattr(options, name)}"
+            )
+    # Imported here: JAX would slow down --help.
+    from experiments.pretraining import PretrainingConfig, pretrain_tiny
+    from experiments.provenance import versions
+    from mprm_jax.data.outputs import OutputSet
+    from mprm_jax.models.tiny_model import weights_bytes
+
+    config = PretrainingConfig(
+        problems=options.problems, updates=options.updates, seed=options.seed
+    )
+    with shared.progress("pretraining", options.updates, "updates") as tick:
+        model, params, metrics = pretrain_tiny(config, tick)
+    facts = {
+        "command": f"mprm pretrain scenes --problems {options.problems} "
+        f"--updates {options.updates} --seed {options.seed}",
+        **{name: f"{value:.4f}" for name, value in metrics.items()},
+        **{f"version of {name}": version for name, version in versions().items()},
+    }
+    with OutputSet() as outputs:
+        outputs.add(options.output).write(weights_bytes(model, params, facts))
+    if options.json:
+        shared.print_json({"output": str(options.output), "metrics": metrics})
+        return
+    for name, value in metrics.items():
+        print(f"{name:<40} {value:.4f}")
+    print(f"wrote {options.output} ({options.output.stat().st_size / 1e6:.2f} MB)")

@@ -1,0 +1,157 @@
+"""`mprm rerank`: best-of-N accuracy of a model's choice among candidate solutions."""
+
+from __future__ import annotations
+
+import dataclasses
+import textwrap
+from pathlib import Path
+from typing import Any
+
+from experiments.cli import shared
+from experiments.cli.scoring import (
+    ScoringOptions,
+    between,
+    load_checkpoint,
+    number,
+    printable,
+    with_progress,
+    write_scored,
+)
+from experiments.cli.tables import format_table
+from mprm_jax.data.candidates import CandidateSet, read_candidates
+from mprm_jax.rerank import AGGREGATES, best_of_n, encode_scored, score_candidates
+
+
+@dataclasses.dataclass(frozen=True)
+class Options(ScoringOptions):
+    """Best-of-N accuracy of a model on candidate solutions.
+
+    Scores every candidate's steps with a checkpoint, or reads their scores, and takes
+    the candidate of the best mean (the paper's), minimum, product or last score. FILE
+    holds JSON lines, or one JSON list, of {"question", "image", "answer",
+    "candidates": [{"steps": [...], "answer" or "correct": true}]}; for --predictions
+    every candidate has "prm_scores", and the texts may be left out.
+
+    Ties are broken by expectation. Random choice and pass@N are exact.
+
+    Example: mprm rerank --checkpoint runs/model --candidates candidates.jsonl
+
+    Attributes:
+        candidates: File of candidate solutions that --checkpoint scores.
+    """
+
+    candidates: Path | None = None
+
+
+OPTIONS = Options
+
+
+def run(options: Options) -> None:
+    """Score if need be, and choose."""
+    options.check_scoring("--candidates", options.candidates)
+    if options.predictions is not None:
+        value = _judge(options, read_candidates(options.predictions, scored=True))
+    else:
+        assert options.checkpoint is not None
+        assert options.candidates is not None
+        sets = _score(options, options.checkpoint, options.candidates)
+        value = _judge(options, sets)
+        output = options.output or Path("runs/candidates.jsonl")
+        value["predictions"] = str(output)
+        lines = map(encode_scored, sets)
+        write_scored(output, options, options.candidates, lines, value)
+    if options.json:
+        shared.print_json(value)
+    else:
+        _print(value)
+
+
+def _score(options: Options, checkpoint: Path, file: Path) -> list[CandidateSet]:
+    from mprm_jax.evaluate import image_root
+
+    sets = read_candidates(file, scored=False)
+    root = options.images or image_root(file, sets[0].images)
+    model, params = load_checkpoint(checkpoint)
+    size = options.batch_size
+    return with_progress(
+        len(sets),
+        "problems",
+        lambda tick: score_candidates(model, params, sets, root, size, tick),
+    )
+
+
+def _judge(options: Options, sets: list[CandidateSet]) -> dict[str, Any]:
+    value = best_of_n(sets, replicates=options.replicates, seed=options.seed)
+    value["notes"] = _notes(value)
+    return value
+
+
+def _notes(value: dict[str, Any]) -> list[str]:
+    """What a reader of the numbers must know, a sentence each."""
+    notes = []
+    if value["product"] is None:
+        notes.append("Scores outside [0, 1] are no probabilities: no product.")
+    if value["steps_truncated"]:
+        notes.append(
+            f"{value['steps_truncated']:,} steps did not fit the model; their "
+            "candidates are judged by the steps that did."
+        )
+    tied = max(value["tied"].values())
+    if tied:
+        how = max(value["tied"], key=value["tied"].__getitem__)
+        notes.append(
+            f"Right and wrong candidates tie for the best in up to {tied:,} problems "
+            f"(by {how}); each of them counts with the expectation over its ties."
+        )
+    return notes
+
+
+def _print(value: dict[str, Any]) -> None:
+    low, high = value["candidates"]
+    per = f"{low}" if low == high else f"{low} to {high}"
+    print(f"{value['problems']:,} problems, {per} candidates each")
+    print()
+    ends = value.get("intervals", {})
+    gains = ends.get("gain", {})
+    names = {
+        "random": "random choice",
+        **{how: f"best {how}" for how in AGGREGATES},
+        "pass_at_n": "pass@N (bound)",
+    }
+    rows = []
+    for key, name in names.items():
+        gain = value["gain"].get(key)
+        rows.append(
+            (
+                name,
+                number(value[key]),
+                between(ends.get(key)),
+                "" if gain is None else f"{gain:+.4f}",
+                between(gains.get(key)) if gain is not None else "",
+                f"{value['tied'][key]:,}" if key in value["tied"] else "",
+            )
+        )
+    header = ("choice", "accuracy", "95 %", "less random", "95 %", "tied")
+    print(format_table(header, rows))
+    if len(value["per_source"]) > 1:
+        print()
+        print(
+            format_table(
+                ("source", "problems", "random", "best mean", "pass@N"),
+                [
+                    (
+                        printable(name, 24),
+                        f"{of['problems']:,}",
+                        number(of["random"]),
+                        number(of["mean"]),
+                        number(of["pass_at_n"]),
+                    )
+                    for name, of in value["per_source"].items()
+                ],
+            )
+        )
+    print()
+    for note in value["notes"]:
+        print(textwrap.fill(note, 80))
+    if "predictions" in value:
+        print(f"wrote {value['predictions']}")

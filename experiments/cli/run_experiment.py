@@ -1,0 +1,103 @@
+"""`mprm run`: one experiment, or all of them, into the results store."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+import importlib
+import operator
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Annotated, Any, Literal
+
+import tyro
+
+from experiments.cli import shared
+
+# name -> module, in the order in which `mprm run all` runs them. A module has OPTIONS,
+# a frozen dataclass whose docstring is its help, and run(options), which skips the
+# cells that experiments.store finds in options.output. Its imports run for every
+# --help, so JAX and scipy belong inside its functions.
+EXPERIMENTS = {
+    "theory": "experiments.theory_table",
+    "kept": "experiments.kept",
+    "corpus_models": "experiments.corpus_models",
+    "plateau": "experiments.plateau",
+    "rules": "experiments.rules",
+    "labels": "experiments.labels",
+    "alpha": "experiments.alpha",
+    "mc_budget": "experiments.mc_budget",
+    "ties": "experiments.ties",
+    "regimes": "experiments.regimes",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Everything:
+    """Every experiment below, one after the other; what is done already is skipped.
+
+    Example: mprm run all --size small
+
+    Attributes:
+        output: Folder of the results store, one JSONL file per experiment.
+        size: Of the experiments that have sizes: small is for two cores and minutes,
+            full for what a claim rests on.
+        seed: Of every random choice.
+        json: Print one JSON object to stdout, everything else to stderr.
+    """
+
+    output: Path = Path("runs/results")
+    size: Literal["small", "full"] = "small"
+    seed: int = 0
+    json: bool = False
+
+
+def _load() -> dict[str, ModuleType]:
+    return {name: importlib.import_module(path) for name, path in EXPERIMENTS.items()}
+
+
+def _options_type(modules: dict[str, ModuleType]) -> Any:
+    """The subcommands: a union of the experiments' options."""
+    types = {"all": Everything} | {
+        name: module.OPTIONS for name, module in modules.items()
+    }
+    return functools.reduce(
+        operator.or_,
+        (
+            Annotated[options, tyro.conf.subcommand(name, prefix_name=False)]
+            for name, options in types.items()
+        ),
+    )
+
+
+_MODULES = _load()
+OPTIONS = _options_type(_MODULES)
+
+
+def run(options: Any) -> None:
+    """Run the experiment whose options these are."""
+    if isinstance(options, Everything):
+        run_all(options, _MODULES)
+        return
+    for module in _MODULES.values():
+        if type(options) is module.OPTIONS:
+            module.run(options)
+
+
+def run_all(options: Everything, modules: dict[str, ModuleType]) -> None:
+    """Run every experiment with those of its options that ``options`` has, too.
+
+    Raises:
+        UsageError: an option value that an experiment refuses.
+        DataError: an experiment fails; those before it keep their results.
+    """
+    common = {f.name for f in dataclasses.fields(Everything)} - {"json"}
+    with contextlib.redirect_stdout(sys.stderr if options.json else sys.stdout):
+        for name, module in modules.items():
+            print(f"== mprm run {name}")
+            known = {f.name for f in dataclasses.fields(module.OPTIONS)} & common
+            module.run(module.OPTIONS(**{f: getattr(options, f) for f in known}))
+    if options.json:
+        shared.print_json({"output": str(options.output), "experiments": list(modules)})

@@ -1,0 +1,150 @@
+"""What `mprm evaluate` and `mprm rerank` share: where scores come from and go to."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from experiments.cli import shared
+from experiments.provenance import file_sha256, package_version, versions
+from mprm_jax.data.outputs import (
+    OUTPUT_SCHEMA,
+    OutputSet,
+    manifest_bytes,
+    manifest_path,
+)
+from mprm_jax.data.problems import DataError
+from mprm_jax.metrics_bootstrap import REPLICATES
+
+
+@dataclasses.dataclass(frozen=True)
+class ScoringOptions:
+    """What a model is judged by: its checkpoint, or scores somebody has already.
+
+    Attributes:
+        checkpoint: Folder of a trained model, as `mprm train --output` makes it.
+        predictions: File of scores, of any model, instead of --checkpoint.
+        images: Root of the image paths; by default images/ beside the file that names
+            them, or its folder.
+        output: Where --checkpoint writes the scores, by default in runs/; a manifest
+            and the metrics (.metrics.json) go beside it.
+        batch_size: Prompts that --checkpoint scores at a time.
+        replicates: Bootstrap replicates behind the intervals; 0 for none.
+        seed: Of the bootstrap.
+        json: Print one JSON object to stdout, everything else to stderr.
+    """
+
+    checkpoint: Path | None = None
+    predictions: Path | None = None
+    images: Path | None = None
+    output: Path | None = None
+    batch_size: int = 32
+    replicates: int = REPLICATES
+    seed: int = 0
+    json: bool = False
+
+    def check_scoring(self, option: str, given: Path | None) -> None:
+        """Refuse anything but one source of scores.
+
+        Args:
+            option: name of the option of what a checkpoint is to score.
+            given: its value.
+
+        Raises:
+            UsageError: naming the option.
+        """
+        if (self.checkpoint is None) == (self.predictions is None):
+            raise shared.UsageError(
+                f"give either --checkpoint DIR with {option} FILE, or --predictions "
+                "FILE"
+            )
+        if self.checkpoint is not None and given is None:
+            raise shared.UsageError(f"--checkpoint needs {option} FILE to score")
+        if self.predictions is not None:
+            for name, value in (
+                (option, given),
+                ("--images", self.images),
+                ("--output", self.output),
+            ):
+                if value is not None:
+                    raise shared.UsageError(f"{name} is for --checkpoint only")
+        for name, value, least in (
+            ("--batch-size", self.batch_size, 1),
+            ("--replicates", self.replicates, 0),
+            ("--seed", self.seed, 0),
+        ):
+            if value < least:
+                raise shared.UsageError(f"{name} must be at least {least}, not {value}")
+
+
+def load_checkpoint(folder: Path) -> tuple[Any, Any]:
+    """(model, params) of a checkpoint folder.
+
+    Raises:
+        DataError: there is no such folder, or no whole checkpoint in it.
+    """
+    if not folder.is_dir():
+        raise DataError(f"{folder}: no such checkpoint folder")
+    from mprm_jax.checkpoint import load_model
+
+    return load_model(folder, report=lambda line: print(line, file=sys.stderr))
+
+
+def write_scored(
+    output: Path,
+    options: ScoringOptions,
+    scored: Path,
+    lines: Iterable[bytes],
+    metrics: dict[str, Any] | None,
+) -> None:
+    """Write scores, their manifest, and the metrics if there are any, all or none.
+
+    Raises:
+        DataError: a file cannot be written, or is an input.
+    """
+    if output.resolve() == scored.resolve():
+        raise DataError(f"{output}: is the file to be scored; choose another --output")
+    manifest = {
+        "versions": versions() | {"jax": package_version("jax")},
+        "checkpoint": str(options.checkpoint and options.checkpoint.resolve()),
+        "inputs": [{"file": str(scored), "sha256": file_sha256(scored)}],
+        "batch_size": options.batch_size,
+    }
+    with OutputSet() as outputs:
+        file = outputs.add(output)
+        for line in lines:
+            file.write(line)
+        manifest["sha256"] = file.sha256.hexdigest()
+        beside = outputs.add(manifest_path(output))
+        beside.write(manifest_bytes(manifest, OUTPUT_SCHEMA))
+        if metrics is not None:
+            told = outputs.add(output.with_suffix(".metrics.json"))
+            told.write(msgspec.json.format(msgspec.json.encode(metrics)) + b"\n")
+
+
+def with_progress(
+    count: int, unit: str, work: Callable[[Callable[[int], None]], Any]
+) -> Any:
+    """``work(tick)`` with its progress shown."""
+    with shared.progress("scoring", count, unit) as tick:
+        return work(tick)
+
+
+def number(value: float | None) -> str:
+    """Four decimals, or a dash."""
+    return "-" if value is None else f"{value:.4f}"
+
+
+def between(ends: tuple[float, float] | None) -> str:
+    """The ends of an interval, or a dash."""
+    return "-" if ends is None else f"{ends[0]:.3f} to {ends[1]:.3f}"
+
+
+def printable(name: str, width: int) -> str:
+    """A name from a file, without what a terminal would obey, and cut to fit."""
+    return "".join(c if c.isprintable() else "?" for c in name)[:width]

@@ -1,0 +1,95 @@
+"""What the map says: signs over worlds, and how far the advisor can be trusted."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from experiments.advisor_model import TARGETS, fit_advisor, validate
+from experiments.cli import shared
+from experiments.cli.tables import format_table
+from experiments.paired import holm, paired_interval
+from experiments.regimes import gains
+from experiments.store import Result
+from experiments.student_options import StudentOptions
+
+COMPARED = (("bis", "random"), ("bis", "mixed"), ("bis", "full"))
+
+
+def sign_counts(
+    worlds: Sequence[Result], treated: str, baseline: str
+) -> dict[str, int]:
+    """In how many worlds the gain is beyond doubt positive, negative, or open (5 %,
+    Holm-corrected over the worlds).
+    """
+    intervals = []
+    for world in worlds:
+        difference = gains(world, treated, baseline)
+        intervals.append(paired_interval(difference, [0.0] * len(difference)))
+    counts = {"gains": 0, "open": 0, "loses": 0}
+    adjusted = holm([interval.p for interval in intervals])
+    for interval, p in zip(intervals, adjusted, strict=True):
+        sign = "gains" if interval.mean > 0 else "loses"
+        counts["open" if p >= 0.05 else sign] += 1
+    return counts
+
+
+def print_map(options: StudentOptions, worlds: Sequence[Result], ran: int) -> None:
+    """Signs per keep ratio and comparison, and the advisor's test."""
+    keeps = sorted({world.config["axes"]["keep_ratio"] for world in worlds})
+    signs = {
+        f"{treated} - {baseline}": {
+            f"{keep:g}": sign_counts(
+                [w for w in worlds if w.config["axes"]["keep_ratio"] == keep],
+                treated,
+                baseline,
+            )
+            for keep in keeps
+        }
+        for treated, baseline in COMPARED
+    }
+    tests = advisor_tests(worlds)
+    if options.json:
+        shared.print_json(
+            {"worlds": len(worlds), "ran": ran, "signs": signs, "advisor": tests}
+        )
+        return
+    rows = [
+        (name, f"{100 * float(keep):g} %", *(str(n) for n in counts.values()))
+        for name, by_keep in signs.items()
+        for keep, counts in by_keep.items()
+    ]
+    header = ("difference", "keep", "gains", "open", "loses")
+    print(format_table(header, rows))
+    if tests:
+        print("\nadvisor on held-out worlds, 90 % intervals:\n")
+        print(
+            format_table(
+                ("gain", "worlds", "coverage", "sign right", "rmse", "spread"),
+                [
+                    (
+                        name,
+                        str(t["worlds"]),
+                        f"{t['coverage']:.2f}",
+                        f"{t['sign_right']:.2f}",
+                        f"{t['rmse']:.4f}",
+                        f"{t['spread']:.4f}",
+                    )
+                    for name, t in tests.items()
+                ],
+            )
+        )
+    print(f"\n{ran} worlds run, {len(worlds)} in the store: {options.output}")
+
+
+def advisor_tests(worlds: Sequence[Result]) -> dict[str, Any]:
+    """Validation of every target; empty while there are too few worlds."""
+    train = [world for world in worlds if not world.config["held_out"]]
+    test = [world for world in worlds if world.config["held_out"]]
+    if len(train) < 20 or not test:
+        return {}
+    advisor = fit_advisor(train)
+    return {
+        f"{treated} - {baseline}": validate(advisor, test, (treated, baseline))
+        for treated, baseline in TARGETS
+    }

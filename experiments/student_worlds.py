@@ -1,0 +1,206 @@
+"""The worlds that the experiments run in, written down before any was run.
+
+Each has its reason. A world that is added after results were seen says so in ``why``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from typing import Any
+
+import numpy as np
+from scipy.optimize import root_scalar
+
+from sim.calibration import PAPER_MODELS
+from sim.corpus import expected
+from sim.feature_world import FeatureWorld
+from sim.sources import PAPER_SOURCES, Source
+from sim.student_world import CorpusLaw, from_moments
+from sim.students import Student
+
+# 5 % of 10,000 rollouts in batches of 8 are 63 updates; the paper's 5 % are 56, all of
+# it 1,104. Below some 55 updates results show how the intercept moves, not what is
+# learned.
+ROLLOUTS = 10_000
+BATCH = 8
+
+
+@dataclass(frozen=True)
+class World:
+    """Corpus, features and student of one experiment.
+
+    Attributes:
+        name: in results and figures.
+        why: what it stands for.
+        law: of the corpus.
+        features: what features encode, and the truth.
+        student: what is trained.
+        batch: rollouts per update.
+        passes: over the subset.
+    """
+
+    name: str
+    why: str
+    law: CorpusLaw
+    features: FeatureWorld = field(default_factory=FeatureWorld)
+    student: Student = field(default_factory=Student)
+    batch: int = BATCH
+    passes: int = 1
+
+
+def shifted_sources(mean_mc: float, spread: float = 0.5, count: int = 8):
+    """Sources of equal size whose mean MC, in logits, lie evenly around one.
+
+    Args:
+        mean_mc: mean MC of the middle.
+        spread: distance of the outermost from it, in logits.
+        count: number of sources.
+
+    Returns:
+        sources with the paper's 5.62 steps per rollout.
+    """
+    middle = np.log(mean_mc) - np.log1p(-mean_mc)
+    logits = middle + spread * np.linspace(-1, 1, count)
+    return tuple(
+        Source(f"source-{i}", float(1 / (1 + np.exp(-z))), 5620, 1000)
+        for i, z in enumerate(logits)
+    )
+
+
+@cache
+def corpus_of_mixed_share(
+    mixed_share: float, spread: float, between: float, rollouts: int = ROLLOUTS
+) -> CorpusLaw:
+    """Hierarchical-Beta corpus with this share of mixed rollouts.
+
+    The mean MC is solved for, between 0.995 and the mean at which mixed rollouts are
+    the most frequent; where even those are fewer than asked for, that mean is taken.
+
+    Args:
+        mixed_share: wanted, in (0, 1).
+        spread: Var(r) / (mu (1 - mu)).
+        between: share of Var(r) between rollouts.
+        rollouts: of the corpus.
+    """
+    model = from_moments(spread, between)
+
+    def share(mean: float) -> float:
+        return expected(model, shifted_sources(mean)).mixed_share
+
+    means = np.linspace(0.3, 0.995, 24)
+    shares = np.array([share(float(mean)) for mean in means])
+    top = int(shares.argmax())
+    if shares[top] <= mixed_share:
+        mean = float(means[top])
+    else:
+        low, high = float(means[top]), 0.995
+        if share(high) >= mixed_share:
+            mean = high
+        else:
+            found = root_scalar(
+                lambda m: share(m) - mixed_share, bracket=(low, high), xtol=1e-12
+            )
+            mean = float(found.root)
+    return CorpusLaw(model, shifted_sources(mean), rollouts)
+
+
+@cache
+def worlds() -> Mapping[str, World]:
+    """The named worlds, the paper's corpus first."""
+    paper = CorpusLaw(PAPER_MODELS["hierarchical"], PAPER_SOURCES, ROLLOUTS)
+    chain = CorpusLaw(PAPER_MODELS["repair"], PAPER_SOURCES, ROLLOUTS)
+    # Var(r) / (mu (1 - mu)) = .62 of which .70 lies between rollouts is what the
+    # calibrated corpus has; 48 % mixed rollouts need more variance within.
+    plentiful = corpus_of_mixed_share(0.48, 0.5, 0.3)
+    listed = (
+        World(
+            "scarce",
+            "the paper's corpus (7.67 % mixed), features of middling difficulty",
+            paper,
+        ),
+        World(
+            "plentiful",
+            "mixed rollouts are every second one: BIS has nothing rare to find",
+            plentiful,
+        ),
+        World(
+            "plentiful-lenient",
+            "as plentiful, but few of the positives are wrong: right from r = 0.1 on",
+            plentiful,
+            FeatureWorld(reliable_at=0.1),
+        ),
+        World(
+            "lenient",
+            "steps count as right from r = 0.1 on: positives with K = 1, 2 are right",
+            paper,
+            FeatureWorld(reliable_at=0.1),
+        ),
+        World(
+            "strict",
+            "steps count as right from r = 0.75 on: every sixth positive is wrong",
+            paper,
+            FeatureWorld(reliable_at=0.75),
+        ),
+        World(
+            "judged",
+            "noise as measured against judges: P(right | K = 0) = .4, and 5 % of "
+            "what is right by r is wrong",
+            paper,
+            FeatureWorld(wrong_above=0.05, right_below=0.4),
+        ),
+        World(
+            "flipped",
+            "2 % symmetric flips, which no count can show",
+            paper,
+            FeatureWorld(wrong_above=0.02, right_below=0.02),
+        ),
+        World(
+            "centred",
+            "no common mean: nothing but the intercept suffers from 96 % positives",
+            paper,
+            FeatureWorld(common_mean=0.0),
+        ),
+        World(
+            "eased",
+            "features show the rollout's ease four times as strongly",
+            paper,
+            FeatureWorld(difficulty=2.0),
+        ),
+        World(
+            "chained",
+            "good/bad chain with repair; a step is right iff the chain is good",
+            chain,
+            FeatureWorld(truth="state"),
+        ),
+        World(
+            "hidden",
+            "the scarce world with a student of one hidden layer",
+            paper,
+            student=Student(kind="mlp"),
+        ),
+    )
+    return {world.name: world for world in listed}
+
+
+def describe(world: World) -> dict[str, Any]:
+    """What a result says of its world: all that determines it, as JSON values."""
+    from dataclasses import asdict
+
+    model = world.law.model
+    return {
+        "name": world.name,
+        "model": type(model).__name__,
+        "parameters": {
+            k: (v if abs(v) < float("inf") else "inf")
+            for k, v in asdict(model).items()  # pyright: ignore[reportArgumentType]
+        },
+        "sources": len(world.law.sources),
+        "rollouts": world.law.rollouts,
+        "trials": world.law.trials,
+        "features": asdict(world.features),
+        "student": asdict(world.student),
+        "batch": world.batch,
+        "passes": world.passes,
+    }

@@ -1,0 +1,229 @@
+"""From rollouts on disk, or in memory, to the batches of a run, in a fixed order.
+
+Batch t of a run is a function of the seed and t alone (:func:`batches`), so a run goes
+on from any update with the data it would have had, on any number of hosts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+import grain
+import numpy as np
+from PIL import Image
+
+from mprm_jax.data.batches import Batch, Buckets, Example, collate
+from mprm_jax.data.corpus import Usable
+from mprm_jax.data.pixels import read_images
+from mprm_jax.data.problems import BadRecord, DataError
+from mprm_jax.data.record import Record, resolve_unmeasured
+from mprm_jax.data.subset import decode_line, read_lines
+from mprm_jax.optimizer import Budget
+
+# (question, step texts, images) -> (tokens_L, images_PxD, marker_S, truncated)
+Encode = Callable[
+    [str, tuple[str, ...], tuple[Image.Image, ...]],
+    tuple[np.ndarray, np.ndarray, np.ndarray, int],
+]
+
+
+class Source(Protocol):
+    """Rollouts by place; a list of examples is one."""
+
+    def __len__(self) -> int:
+        """Rollouts."""
+        ...
+
+    def __getitem__(self, place: int, /) -> Example:
+        """The rollout at a place in [0, len)."""
+        ...
+
+
+class Loaded(NamedTuple):
+    """One batch, and what it was made of.
+
+    Attributes:
+        batch: this host's rows.
+        places: in the source, of the rows that are rollouts, int64.
+        truncated: steps of these rollouts that were cut off.
+    """
+
+    batch: Batch
+    places: np.ndarray
+    truncated: int
+
+
+@dataclass(frozen=True, eq=False)
+class CorpusExamples:
+    """The chosen rollouts of a corpus, read and encoded one by one when asked for.
+
+    Args:
+        usable: the corpus after its policies.
+        picks: ascending rows of ``usable.rollouts``.
+        encode: of the model.
+        images: root of the image paths; None: the model sees none, and a record that
+            names one is refused.
+    """
+
+    usable: Usable
+    picks: np.ndarray
+    encode: Encode
+    images: Path | None
+
+    @cached_property
+    def _packed(self) -> dict[int, bytes]:
+        """Lines of compressed files, by row: seeking there decompresses from the start
+        each time.
+        """
+        corpus = self.usable.corpus
+        packed = np.array([file.is_gzip for file in corpus.files])
+        rows = self.usable.row[self.picks]
+        return dict(read_lines(corpus, rows[packed[corpus.file[rows]]]))
+
+    def __len__(self) -> int:
+        return len(self.picks)
+
+    def where(self, place: int) -> str:
+        """``file:line`` of a rollout."""
+        return self.usable.corpus.where(int(self.usable.row[self.picks[place]]))
+
+    def record(self, place: int) -> Record:
+        """The record of a rollout, after the policy for unmeasured steps.
+
+        Raises:
+            BadRecord: it cannot be decoded.
+            DataError: the file changed since it was indexed.
+        """
+        corpus, row = self.usable.corpus, int(self.usable.row[self.picks[place]])
+        data = self._packed.get(row)
+        if data is None:
+            ((_, data),) = read_lines(corpus, np.array([row]))
+        record = decode_line(corpus, row, data)
+        resolved = resolve_unmeasured(record, self.usable.unmeasured)
+        if resolved is None:
+            raise BadRecord("no steps", "nothing is left of it")
+        return resolved
+
+    def __getitem__(self, place: int) -> Example:
+        """The rollout at a place, encoded.
+
+        Raises:
+            DataError: it, or an image of it, cannot be read; with ``file:line``. No
+                other rollout ever takes its place.
+        """
+        try:
+            return encode_record(self.record(place), self.encode, self.images)
+        except BadRecord as error:
+            raise DataError(f"{self.where(place)}: {error}") from None
+
+
+def encode_record(record: Record, encode: Encode, images: Path | None) -> Example:
+    """One record as a model reads it.
+
+    Raises:
+        BadRecord: an image is missing, unsafe or unreadable, or there is one and no
+            root for it, or the text cannot be encoded.
+    """
+    if record.images and images is None:
+        raise BadRecord("image without root", f"{record.images[0][:80]!r}: no --images")
+    opened = read_images(images, record.images) if images is not None else ()
+    texts = tuple(step.text for step in record.steps)
+    tokens_L, images_PxD, marker_S, truncated = encode(record.question, texts, opened)
+    kept = record.steps[: len(marker_S)]
+    return Example(
+        tokens_L,
+        images_PxD,
+        marker_S,
+        np.array([step.successes for step in kept], np.int32),
+        np.array([step.trials for step in kept], np.int32),
+        truncated,
+    )
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How batches are read; changes their order in nothing but ``seed``.
+
+    Attributes:
+        seed: of the order of the rollouts.
+        threads: that read ahead; 0 reads in the caller's thread (for rollouts that are
+            in memory).
+        ahead: batches to keep ready.
+        host: number of this host in [0, hosts).
+        hosts: that each read their rows of every batch.
+    """
+
+    seed: int
+    threads: int = 0
+    ahead: int = 4
+    host: int = 0
+    hosts: int = 1
+
+
+def batches(
+    source: Source, budget: Budget, buckets: Buckets, reading: Reading
+) -> grain.IterDataset[Loaded]:
+    """The T batches of a run; its iterator's state can be saved and set.
+
+    The rollouts are shuffled by the seed, anew for each pass; the global batch t holds
+    the places [t B, (t+1) B) of that endless order, up to the budget's presentations.
+    Of it host h has every ``hosts``-th row from h on. Rows beyond the last rollout are
+    empty, so that all batches have one size.
+
+    Args:
+        source: the rollouts, as many as the budget says.
+        budget: T, and B of the global batch, a multiple of ``hosts``.
+        buckets: shapes; several hosts use the largest, because none sees the others'
+            rows and all must run one program.
+        reading: order, threads and hosts.
+
+    Raises:
+        ValueError: the hosts cannot share a batch evenly, or the budget is of another
+            number of rollouts.
+    """
+    size, hosts = budget.batch_size, reading.hosts
+    if size % hosts:
+        raise ValueError(f"{hosts} hosts cannot share a batch of {size} evenly")
+    if len(source) != budget.rollouts:
+        raise ValueError(f"{len(source)} rollouts, planned for {budget.rollouts}")
+    shapes = buckets.largest if hosts > 1 else buckets
+    # Only places are shuffled, so that each batch knows which rollouts it holds.
+    order = grain.MapDataset.range(len(source)).seed(_seed(reading.seed)).shuffle()
+
+    def load(update: int) -> Loaded:
+        start, stop = update * size, min((update + 1) * size, budget.presentations)
+        chosen = range(start + reading.host, stop, hosts)
+        places = np.array([order[i] for i in chosen], np.int64)
+        examples = [source[place] for place in places.tolist()]
+        # A host without a rollout in the last batch still takes part, with none.
+        filler = examples or [_empty(source[0])]
+        return Loaded(
+            collate(filler, shapes, size // hosts),
+            places,
+            sum(example.truncated for example in examples),
+        )
+
+    return (
+        grain.MapDataset.range(budget.updates)
+        .map(load)
+        .to_iter_dataset(
+            grain.ReadOptions(
+                num_threads=reading.threads,
+                prefetch_buffer_size=reading.ahead if reading.threads else 0,
+            )
+        )
+    )
+
+
+def _seed(seed: int) -> int:
+    """Any number >= 0 as one of the 32-bit seeds that grain takes."""
+    return int(np.random.SeedSequence(seed).generate_state(1)[0])
+
+
+def _empty(like: Example) -> Example:
+    nothing = np.zeros(0, np.int32)
+    return Example(nothing, like.images_PxD[:0], nothing, nothing, nothing)

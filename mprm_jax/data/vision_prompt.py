@@ -1,0 +1,123 @@
+"""The chat prompt of each backbone: one placeholder per image, then as many as seen."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from tokenizers import AddedToken, Tokenizer
+
+from mprm_jax.data.problems import BadRecord, DataError
+from mprm_jax.data.record import STEP_MARKER
+from mprm_jax.data.render import marker_id, render, truncate_prompt
+
+
+@dataclass(frozen=True)
+class ChatTemplate:
+    """What stands around the prompt of training and evaluation.
+
+    Nothing after the last step marker can change a score, so the template ends there:
+    the turn of the user is left open.
+
+    Attributes:
+        before: system turn and the beginning of the user's.
+        image: an image, with one ``image_token`` in it.
+        image_token: repeated for as many tokens as the image has.
+    """
+
+    before: str
+    image: str
+    image_token: str
+
+
+QWEN_TEMPLATE = ChatTemplate(
+    before=(
+        "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user\n"
+    ),
+    image="<|vision_start|><|image_pad|><|vision_end|>",
+    image_token="<|image_pad|>",
+)
+# The system turn with which InternVL2.5 was trained.
+INTERNVL_TEMPLATE = ChatTemplate(
+    before=(
+        "<|im_start|>system\n你是书生·万象，英文名是InternVL，是由上海人工智能实验室、"
+        "清华大学及多家合作单位联合开发的多模态大语言模型。<|im_end|>\n<|im_start|>user\n"
+    ),
+    image="<img><IMG_CONTEXT></img>\n",
+    image_token="<IMG_CONTEXT>",
+)
+
+
+def token_id(tokenizer: Tokenizer, text: str) -> int:
+    """Id of a text that must be one token.
+
+    Raises:
+        DataError: the vocabulary lacks it.
+    """
+    found = tokenizer.token_to_id(text)
+    if found is None:
+        raise DataError(f"the vocabulary has no token {text!r}")
+    return found
+
+
+def add_step_marker(tokenizer: Tokenizer) -> int:
+    """Add ``<prm>`` as one special token, if it is not there yet, and give its id."""
+    if tokenizer.token_to_id(STEP_MARKER) is None:
+        tokenizer.add_special_tokens([AddedToken(STEP_MARKER, special=True)])
+    return marker_id(tokenizer)
+
+
+def encode_chat(
+    tokenizer: Tokenizer,
+    template: ChatTemplate,
+    question: str,
+    steps: Sequence[str],
+    image_tokens: Sequence[int],
+    max_length: int,
+) -> tuple[np.ndarray, np.ndarray, int]:
+    """The tokens of a prompt with images, and where each step's ``<prm>`` lies.
+
+    Args:
+        tokenizer: knows ``<prm>`` and the template's tokens.
+        template: of the backbone.
+        question: of the rollout.
+        steps: of the rollout.
+        image_tokens: of each image, in order.
+        max_length: most tokens; steps beyond are cut off.
+
+    Returns:
+        tokens_L, marker_S (both int32) and the number of steps cut off.
+
+    Raises:
+        BadRecord: a text holds the marker or an image token, or the images alone do
+            not fit ``max_length``.
+        DataError: the tokenizer lacks a token.
+    """
+    placeholder = token_id(tokenizer, template.image_token)
+    text = template.before + template.image * len(image_tokens)
+    ids = tokenizer.encode(text + render(question, steps)).ids
+    tokens_L = np.array(ids, np.int32)
+    is_image_L = tokens_L == placeholder
+    if is_image_L.sum() != len(image_tokens):
+        raise BadRecord(
+            "control token in text",
+            f"{is_image_L.sum()} {template.image_token} for {len(image_tokens)} images",
+        )
+    repeats_L = np.ones(len(tokens_L), np.int64)
+    repeats_L[is_image_L] = image_tokens
+    tokens_L = np.repeat(tokens_L, repeats_L)
+    marker_S = np.flatnonzero(tokens_L == marker_id(tokenizer)).astype(np.int32)
+    if len(marker_S) != len(steps):
+        raise BadRecord(
+            "markers and steps differ",
+            f"{len(marker_S)} {STEP_MARKER} tokens for {len(steps)} steps",
+        )
+    kept_L, kept_S, truncated = truncate_prompt(tokens_L, marker_S, max_length)
+    seen = int((kept_L == placeholder).sum())
+    if seen != sum(image_tokens):
+        raise BadRecord(
+            "prompt longer than the context",
+            f"its images alone take {sum(image_tokens)} of {max_length} tokens",
+        )
+    return kept_L, kept_S, truncated

@@ -1,0 +1,1 @@
+"""Process reward models: pure functions over pytrees of parameters."""

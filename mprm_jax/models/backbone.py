@@ -1,0 +1,269 @@
+"""The two real backbones as process reward models, as the trainer takes a model."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import msgspec
+import numpy as np
+from PIL.Image import Image
+from tokenizers import Tokenizer
+
+from mprm_jax.data.batches import Batch
+from mprm_jax.data.problems import DataError
+from mprm_jax.data.render import marker_id
+from mprm_jax.data.vision_patches import PatchGrid, patch_images, tokens_per_image
+from mprm_jax.data.vision_prompt import (
+    INTERNVL_TEMPLATE,
+    QWEN_TEMPLATE,
+    ChatTemplate,
+    add_step_marker,
+    encode_chat,
+    token_id,
+)
+from mprm_jax.data.vision_tiles import Tiling, tile_images
+from mprm_jax.models import internvl, qwen_vision, qwen_vl, reward_head, weights
+from mprm_jax.models.internvl import InternVLConfig
+from mprm_jax.models.layers import Compute, Params
+from mprm_jax.models.qwen_vl import QwenVLConfig
+from mprm_jax.models.reward_head import ANSWERS, RewardHead
+from mprm_jax.models.weights_config import BackboneConfig
+
+TOKENIZER = "tokenizer.json"
+QWEN_NAME, INTERNVL_NAME = "qwen2.5-vl", "internvl2.5"
+
+
+@dataclasses.dataclass(frozen=True)
+class Prompting:
+    """How a rollout becomes tokens and pixels; defaults are the paper's (Table 7).
+
+    Attributes:
+        max_length: most tokens of a prompt.
+        max_tiles: InternVL: most tiles of an image, the thumbnail not counted.
+        min_pixels: Qwen2.5-VL: fewest pixels of an image.
+        max_pixels: Qwen2.5-VL: most pixels of an image.
+    """
+
+    max_length: int = 8192
+    max_tiles: int = 6
+    min_pixels: int = 784
+    max_pixels: int = 200_704
+
+
+@dataclasses.dataclass(frozen=True)
+class Backbone:
+    """See :class:`mprm_jax.models.base.Model`.
+
+    Attributes:
+        config: the model.
+        head: the reward rows.
+        prompting: tokens and pixels.
+        compute: precision and rematerialisation.
+        tokenizer: knows ``<prm>``.
+
+    Raises:
+        DataError: prompts may be longer than the model's context.
+    """
+
+    config: BackboneConfig
+    head: RewardHead
+    prompting: Prompting
+    compute: Compute
+    tokenizer: Tokenizer = dataclasses.field(compare=False)
+
+    def __post_init__(self) -> None:
+        if self.prompting.max_length > self.config.language.context:
+            raise DataError(
+                f"max_length {self.prompting.max_length} is beyond the model's context "
+                f"of {self.config.language.context} tokens"
+            )
+
+    @property
+    def name(self) -> str:
+        """Which backbone."""
+        return QWEN_NAME if isinstance(self.config, QwenVLConfig) else INTERNVL_NAME
+
+    @property
+    def template(self) -> ChatTemplate:
+        """What stands around the prompt."""
+        if isinstance(self.config, QwenVLConfig):
+            return QWEN_TEMPLATE
+        return INTERNVL_TEMPLATE
+
+    def init(self, key: jax.Array) -> Params:
+        """Random parameters, head included, float32."""
+        return reward_head.attach(self.head, weights.init(self.config, key), key)
+
+    def reward_logits(self, params: Params, batch: Batch) -> jax.Array:
+        """Yes, No and log concentration at every marker [B, S, 3], float32."""
+        inputs = batch.tokens_BxL, batch.images_BxPxD
+        hidden_BxLxD = hidden_states(self.config, params, *inputs, self.compute)
+        return reward_head.reward_logits(
+            self.head, self.config.language, params, hidden_BxLxD, batch.marker_BxS
+        )
+
+    def trainable(self, params: Params) -> Params:
+        """Which parameters are trained; see ``weights.trainable``."""
+        return weights.trainable(params)
+
+    def encode(
+        self, question: str, steps: Sequence[str], images: tuple[Image, ...]
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, int]:
+        """tokens_L, images_PxD, marker_S and the number of steps cut off.
+
+        Raises:
+            BadRecord: a text or an image that the model cannot read.
+        """
+        if isinstance(self.config, QwenVLConfig):
+            grid = self.patch_grid
+            pixels_PxD = patch_images(images, grid)
+            counts = tokens_per_image(pixels_PxD, grid)
+        else:
+            tiling = Tiling(self.config.vision.image, self.prompting.max_tiles)
+            pixels_PxD, tiles = tile_images(images, tiling)
+            counts = [self.config.tile_tokens * count for count in tiles]
+        tokens_L, marker_S, truncated = encode_chat(
+            self.tokenizer,
+            self.template,
+            question,
+            steps,
+            counts,
+            self.prompting.max_length,
+        )
+        return tokens_L, pixels_PxD, marker_S, truncated
+
+    @property
+    def patch_grid(self) -> PatchGrid:
+        """How Qwen2.5-VL cuts an image."""
+        assert isinstance(self.config, QwenVLConfig)
+        vision, limits = self.config.vision, self.prompting
+        return PatchGrid(
+            vision.patch, vision.merge, limits.min_pixels, limits.max_pixels
+        )
+
+    def description(self) -> dict[str, Any]:
+        """Shape of the model as JSON values."""
+        return {
+            "config": dataclasses.asdict(self.config),
+            "head": dataclasses.asdict(self.head),
+            "prompting": dataclasses.asdict(self.prompting),
+            "dtype": self.compute.dtype,
+            "remat": self.compute.remat,
+        }
+
+    def assets(self) -> dict[str, bytes]:
+        """The tokenizer, ``<prm>`` included."""
+        return {TOKENIZER: self.tokenizer.to_str(pretty=True).encode()}
+
+
+def hidden_states(
+    config: BackboneConfig,
+    params: Params,
+    tokens_BxL: jax.Array,
+    images_BxPxD: jax.Array,
+    compute: Compute,
+) -> jax.Array:
+    """Residual stream of the decoder [B, L, D], before its final norm."""
+    if isinstance(config, QwenVLConfig):
+        return qwen_vl.hidden_states(config, params, tokens_BxL, images_BxPxD, compute)
+    return internvl.hidden_states(config, params, tokens_BxL, images_BxPxD, compute)
+
+
+def vision_features(
+    config: BackboneConfig, params: Params, images_BxPxD: jax.Array, compute: Compute
+) -> jax.Array:
+    """Image tokens [B, U, D] as the decoder takes them."""
+    if isinstance(config, QwenVLConfig):
+        tower = params["vision"]
+        return qwen_vision.vision_features(config.vision, tower, images_BxPxD, compute)
+    return internvl.vision_features(config, params, images_BxPxD, compute)
+
+
+def read_tokenizer(directory: Path) -> Tokenizer:
+    """The tokenizer of a folder.
+
+    Raises:
+        DataError: there is no tokenizer.json, or it is not one.
+    """
+    path = directory / TOKENIZER
+    if not path.is_file():
+        raise DataError(
+            f"{path}: not found; transformers' AutoTokenizer.from_pretrained(...)"
+            ".save_pretrained(...) writes one"
+        )
+    try:
+        return Tokenizer.from_file(str(path))
+    except Exception as error:  # The library raises nothing narrower.
+        raise DataError(f"{path}: no tokenizer ({error})") from error
+
+
+def load_backbone(
+    directory: Path,
+    *,
+    dtype: Any = np.float32,
+    frozen_dtype: Any = None,
+    answers: tuple[str, str] | None = ANSWERS,
+    prompting: Prompting = Prompting(),
+    compute: Compute = Compute(),  # noqa: B008  (frozen)
+    sharding: weights.ShardingRule | None = None,
+    key: jax.Array | None = None,
+) -> tuple[Backbone, Params]:
+    """A process reward model from released weights.
+
+    ``<prm>`` is added to the tokenizer, and to the embedding where it has no row left.
+
+    Args:
+        directory: a checkpoint in any of the layouts, with tokenizer.json.
+        dtype: of trained parameters.
+        frozen_dtype: of the others; None: the same.
+        answers: the words whose rows become Yes and No; None: two new rows.
+        prompting: tokens and pixels.
+        compute: precision and rematerialisation.
+        sharding: see ``weights.load_pretrained``.
+        key: for new rows.
+
+    Raises:
+        DataError: something in the folder cannot be used.
+    """
+    tokenizer = read_tokenizer(directory)
+    config, params = weights.load_pretrained(
+        directory, dtype, sharding, frozen_dtype=frozen_dtype
+    )
+    marker = add_step_marker(tokenizer)
+    config, params = reward_head.grow_vocabulary(config, params, marker + 1)
+    tokens = None
+    if answers is not None:
+        tokens = token_id(tokenizer, answers[0]), token_id(tokenizer, answers[1])
+    head = RewardHead(tokens, config.language.tied)
+    backbone = Backbone(config, head, prompting, compute, tokenizer)
+    image_token = token_id(tokenizer, backbone.template.image_token)
+    if image_token != config.image_token:
+        raise DataError(
+            f"{directory}: config.json gives image token {config.image_token}, the "
+            f"tokenizer {image_token}"
+        )
+    key = jax.random.key(0) if key is None else key
+    return backbone, reward_head.attach(head, params, key)
+
+
+def from_description(name: str, values: dict[str, Any], folder: Path) -> Backbone:
+    """The model of a checkpoint's folder, without parameters.
+
+    Raises:
+        DataError: its files do not make one.
+    """
+    tokenizer = read_tokenizer(folder)
+    kind = QwenVLConfig if name == QWEN_NAME else InternVLConfig
+    try:
+        config = msgspec.convert(values["config"], kind)
+        head = msgspec.convert(values["head"], RewardHead)
+        prompting = msgspec.convert(values["prompting"], Prompting)
+        compute = Compute(str(values["dtype"]), bool(values["remat"]))
+    except (KeyError, msgspec.ValidationError) as error:
+        raise DataError(f"{folder}: no description of {name} ({error})") from error
+    marker_id(tokenizer)
+    return Backbone(config, head, prompting, compute, tokenizer)

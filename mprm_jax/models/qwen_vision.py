@@ -1,0 +1,151 @@
+"""The vision tower of Qwen2.5-VL: windowed attention, 2D rotary positions, merger."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+
+from mprm_jax.data.vision_patches import CLIP_MEAN, CLIP_STD, PLACE_BYTES
+from mprm_jax.models import layers as nn
+from mprm_jax.models.layers import Compute, Init, Params
+from mprm_jax.models.rope import Rope, frequencies, rotate, rotation
+
+# Fixed in the reference, not in its configuration.
+_EPS = 1e-6
+
+
+@dataclass(frozen=True)
+class QwenVisionConfig:
+    """Shape of the tower.
+
+    Attributes:
+        width: residual stream.
+        layers: how many.
+        heads: attention heads.
+        hidden: width of the feed-forward.
+        output: width of an image token, the decoder's.
+        patch: side of a patch, pixels.
+        merge: patches along a side of the block that becomes one token.
+        frames: frames in a patch; an image is repeated to fill them.
+        window: side of an attention window, pixels.
+        full_layers: layers that attend to the whole image instead.
+        theta: base of the rotary frequencies.
+    """
+
+    width: int
+    layers: int
+    heads: int
+    hidden: int
+    output: int
+    patch: int = 14
+    merge: int = 2
+    frames: int = 2
+    window: int = 112
+    full_layers: tuple[int, ...] = (7, 15, 23, 31)
+    theta: float = 10000.0
+
+    @property
+    def window_patches(self) -> int:
+        """Side of a window in patches, whole blocks only."""
+        return self.window // self.merge // self.patch * self.merge
+
+
+def init(config: QwenVisionConfig, key: jax.Array) -> Params:
+    """Random parameters, float32; layers stacked along the leading axis."""
+    one, many = Init(key), Init(key, (config.layers,))
+    width, merged = config.width, config.width * config.merge**2
+    return {
+        "patch": one.linear("patch", 3 * config.frames * config.patch**2, width, False),
+        "layers": {
+            "attention_norm": many.ones(width),
+            "query": many.linear("query", width, width, True),
+            "key": many.linear("key", width, width, True),
+            "value": many.linear("value", width, width, True),
+            "output": many.linear("output", width, width, True),
+            "mlp_norm": many.ones(width),
+            "gate": many.linear("gate", width, config.hidden, True),
+            "up": many.linear("up", width, config.hidden, True),
+            "down": many.linear("down", config.hidden, width, True),
+        },
+        "merger_norm": one.ones(width),
+        "merger_in": one.linear("merger_in", merged, merged, True),
+        "merger_out": one.linear("merger_out", merged, config.output, True),
+    }
+
+
+def unpack_patches(images_BxPxD: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Normalised pixels [B, P, 3 patch^2], float32, and places [B, P, 3], int32."""
+    pixels, place = jnp.split(images_BxPxD, [images_BxPxD.shape[-1] - PLACE_BYTES], -1)
+    area = pixels.shape[-1] // 3
+    mean = jnp.repeat(jnp.asarray(CLIP_MEAN, jnp.float32), area)
+    std = jnp.repeat(jnp.asarray(CLIP_STD, jnp.float32), area)
+    scaled = pixels.astype(jnp.float32) / 255.0
+    shifted = scaled - jnp.broadcast_to(mean, scaled.shape)
+    place = place.astype(jnp.int32)
+    return (
+        shifted / jnp.broadcast_to(std, scaled.shape),
+        place[..., 0::2] + 256 * place[..., 1::2],
+    )
+
+
+def _same(labels_BxPxK: jax.Array) -> jax.Array:
+    """Pairs of patches whose labels agree [B, 1, P, P]."""
+    return jnp.all(labels_BxPxK[:, :, None] == labels_BxPxK[:, None], axis=-1)[:, None]
+
+
+def vision_features(
+    config: QwenVisionConfig, params: Params, images_BxPxD: jax.Array, compute: Compute
+) -> jax.Array:
+    """Image tokens [B, P / merge^2, output] of packed patches.
+
+    The reference reorders patches so that windows are contiguous; a mask of equal
+    windows gives the same sums without the reordering, and costs little at the few
+    hundred patches of a training image.
+    """
+    pixels_BxPxC, place_BxPx3 = unpack_patches(images_BxPxD)
+    # An image fills every frame of a patch alike, so the frames' weights add up.
+    kernel = params["patch"]["kernel"].astype(jnp.float32)
+    kernel = kernel.reshape(3, config.frames, -1, config.width).sum(axis=1)
+    kernel = kernel.reshape(-1, config.width).astype(compute.dtype)
+    x_BxPxD = jnp.einsum("bpc,cd->bpd", pixels_BxPxC.astype(compute.dtype), kernel)
+
+    image_BxPx1, row_column_BxPx2 = place_BxPx3[..., :1], place_BxPx3[..., 1:]
+    windows = row_column_BxPx2 // config.window_patches
+    in_image = _same(image_BxPx1)
+    in_window = _same(jnp.concatenate([image_BxPx1, windows], axis=-1))
+    head_width = config.width // config.heads
+    frequency = frequencies(Rope(config.theta), head_width // 2)
+    angles_BxPxW = jnp.einsum(
+        "bpa,f->bpaf", row_column_BxPx2.astype(jnp.float32), jnp.asarray(frequency)
+    ).reshape(*place_BxPx3.shape[:2], -1)
+    turn = rotation(angles_BxPxW)
+    full = jnp.asarray([i in config.full_layers for i in range(config.layers)])
+
+    def step(x: jax.Array, stored: tuple[Params, jax.Array]) -> jax.Array:
+        layer, is_full = nn.cast(stored[0], compute.dtype), stored[1]
+        y = nn.rms_norm(layer["attention_norm"], x, _EPS)
+        query, key, value = (
+            nn.split_heads(nn.linear(layer[name], y), config.heads)
+            for name in ("query", "key", "value")
+        )
+        attended = jax.nn.dot_product_attention(
+            rotate(query, turn),
+            rotate(key, turn),
+            value,
+            mask=jnp.where(is_full, in_image, in_window),
+        )
+        x += nn.linear(layer["output"], nn.join_heads(attended))
+        return x + nn.swiglu(layer, nn.rms_norm(layer["mlp_norm"], x, _EPS))
+
+    x_BxPxD = nn.scan_layers(step, x_BxPxD, (params["layers"], full), compute)
+    outer = nn.cast(
+        {name: params[name] for name in ("merger_norm", "merger_in", "merger_out")},
+        compute.dtype,
+    )
+    x_BxPxD = nn.rms_norm(outer["merger_norm"], x_BxPxD, _EPS)
+    blocks = x_BxPxD.reshape(x_BxPxD.shape[0], -1, config.width * config.merge**2)
+    return nn.linear(
+        outer["merger_out"], nn.gelu(nn.linear(outer["merger_in"], blocks))
+    )

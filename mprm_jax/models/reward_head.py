@@ -1,0 +1,113 @@
+"""The process reward head: a few rows, read at the step markers only."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+
+from mprm_jax.models import decoder
+from mprm_jax.models.layers import Init, Params
+from mprm_jax.models.weights_config import BackboneConfig
+
+# Rows of the language-model head that become Yes and No, in this order.
+ANSWERS = ("Yes", "No")
+SIGNS = ("+", "-")
+
+
+@dataclasses.dataclass(frozen=True)
+class RewardHead:
+    """Where the rows of Yes and No come from.
+
+    Attributes:
+        tokens: ids of the reward tokens in the language-model head; None for new rows.
+        tied: Yes and No are rows of the input embedding, trained with it.
+    """
+
+    tokens: tuple[int, int] | None
+    tied: bool
+
+    @property
+    def own_answers(self) -> bool:
+        """Yes and No are parameters of the head, not rows of the embedding."""
+        return self.tokens is None or not self.tied
+
+
+def attach(head: RewardHead, params: Params, key: jax.Array) -> Params:
+    """The parameters with a head: rows copied from the language model, or new ones.
+
+    The row of the log concentration begins at zero: concentration 1 everywhere.
+    """
+    language = params["language"]
+    width = language["embedding"].shape[1]
+    made: Params = {"concentration": jnp.zeros((1, width), jnp.float32)}
+    if head.tokens is None:
+        made["answers"] = Init(key).normal("answers", 2, width)
+    elif head.own_answers:
+        rows = decoder.output_rows(language)
+        made["answers"] = jnp.stack([rows[token] for token in head.tokens])
+    return params | {"head": made}
+
+
+def detach(head: RewardHead, params: Params) -> Params:
+    """The parameters without the head, its rows back where they came from."""
+    language = params["language"]
+    if head.own_answers and head.tokens is not None:
+        rows = jnp.asarray(head.tokens)
+        answers = params["head"]["answers"].astype(language["lm_head"].dtype)
+        language = language | {"lm_head": language["lm_head"].at[rows].set(answers)}
+    rest = {name: part for name, part in params.items() if name != "head"}
+    return rest | {"language": language}
+
+
+def reward_logits(
+    head: RewardHead,
+    config: decoder.DecoderConfig,
+    params: Params,
+    hidden_BxLxD: jax.Array,
+    marker_BxS: jax.Array,
+) -> jax.Array:
+    """Yes, No and log concentration at every marker [B, S, 3], float32.
+
+    The states are gathered first: the final norm and three rows are all that is
+    computed, never logits over the vocabulary.
+    """
+    gathered_BxSxD = decoder.gather_positions(hidden_BxLxD, marker_BxS)
+    states_BxSxD = decoder.final_norm(config, params["language"], gathered_BxSxD)
+    if head.own_answers:
+        answers_2xD = params["head"]["answers"]
+    else:
+        answers_2xD = params["language"]["embedding"][jnp.asarray(head.tokens)]
+    rows_3xD = jnp.concatenate([answers_2xD, params["head"]["concentration"]])
+    # A difference of two logits is what is scored: it deserves every bit.
+    return jnp.einsum(
+        "bsd,rd->bsr",
+        states_BxSxD.astype(jnp.float32),
+        rows_3xD.astype(jnp.float32),
+        precision=jax.lax.Precision.HIGHEST,
+    )
+
+
+def grow_vocabulary(
+    config: BackboneConfig, params: Params, size: int
+) -> tuple[BackboneConfig, Params]:
+    """Room for ``size`` tokens: new rows are the mean of the old ones.
+
+    A no-op where the embedding already has the rows, as Qwen2.5-VL's padded one does.
+    """
+    language = config.language
+    if size <= language.vocabulary:
+        return config, params
+    extra = size - language.vocabulary
+
+    def grown(rows: jax.Array) -> jax.Array:
+        mean = jnp.mean(rows.astype(jnp.float32), axis=0, keepdims=True)
+        new = jnp.broadcast_to(mean.astype(rows.dtype), (extra, rows.shape[1]))
+        return jnp.concatenate([rows, new])
+
+    names = [name for name in ("embedding", "lm_head") if name in params["language"]]
+    rows = {name: grown(params["language"][name]) for name in names}
+    language = dataclasses.replace(language, vocabulary=size)
+    config = dataclasses.replace(config, language=language)
+    return config, params | {"language": params["language"] | rows}

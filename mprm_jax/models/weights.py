@@ -1,0 +1,224 @@
+"""Released weights in, trained weights out: safetensors as transformers has them."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from safetensors.numpy import save
+
+from mprm_jax.data.outputs import OutputSet
+from mprm_jax.models import internvl, qwen_vl
+from mprm_jax.models.layers import Params
+from mprm_jax.models.qwen_vl import QwenVLConfig
+from mprm_jax.models.weights_config import (
+    INTERNVL,
+    QWEN,
+    BackboneConfig,
+    config_json,
+    read_config,
+)
+from mprm_jax.models.weights_files import Tensors
+from mprm_jax.models.weights_names import Entry, entries
+
+# A pytree of shardings, made from the shapes of the parameters.
+ShardingRule = Callable[[Params], Any]
+_SHARD_BYTES = 4 * 2**30
+
+
+def init(config: BackboneConfig, key: jax.Array) -> Params:
+    """Random parameters of either backbone, float32."""
+    if isinstance(config, QwenVLConfig):
+        return qwen_vl.init(config, key)
+    return internvl.init(config, key)
+
+
+def parameter_shapes(
+    config: BackboneConfig, dtype: Any = jnp.float32, frozen_dtype: Any = None
+) -> Params:
+    """Shape and precision of every parameter, with nothing allocated."""
+    shapes = jax.eval_shape(functools.partial(init, config), jax.random.key(0))
+    frozen_dtype = dtype if frozen_dtype is None else frozen_dtype
+    return jax.tree.map(
+        lambda leaf, trained: jax.ShapeDtypeStruct(
+            leaf.shape, dtype if trained else frozen_dtype
+        ),
+        shapes,
+        trainable(shapes),
+    )
+
+
+def parameter_count(config: BackboneConfig) -> int:
+    """Parameters of vision, projector and language together."""
+    return sum(leaf.size for leaf in jax.tree.leaves(parameter_shapes(config)))
+
+
+def trainable(params: Params) -> Params:
+    """Which parameters are trained: all but the vision tower and the language head.
+
+    Qwen2.5-VL's merger is its projector, so it is trained although it is stored with
+    the tower. The head's rows that give rewards are parameters of their own.
+    """
+
+    def one(path: tuple, _: Any) -> bool:
+        names = [key.key for key in path]
+        if names[0] == "vision":
+            return names[1].startswith("merger")
+        return names[-1] != "lm_head"
+
+    return jax.tree_util.tree_map_with_path(one, params)
+
+
+def load_pretrained(
+    directory: Path,
+    dtype: Any,
+    sharding: ShardingRule | None = None,
+    *,
+    frozen_dtype: Any = None,
+) -> tuple[BackboneConfig, Params]:
+    """The model of a folder in any of the layouts.
+
+    Names, shapes and dtypes are all checked before anything is allocated; then one
+    tensor at a time is read and placed, so the host never holds more than one.
+
+    Args:
+        directory: holds config.json and model.safetensors or its shards and index.
+        dtype: of every parameter once placed.
+        sharding: gives each parameter its sharding; None puts all on one device.
+        frozen_dtype: of those that ``trainable`` freezes; None: the same.
+
+    Raises:
+        DataError: the folder, its configuration or its weights cannot be used.
+    """
+    kind, config = read_config(directory)
+    tensors = Tensors(directory, kind)
+    listed = entries(kind, config)
+    head = [e.name for e in entries(kind, _tied(config, False)) if _is_head(e)]
+    if config.language.tied and head[0] in tensors:
+        # A file that has both rows means them: they may differ.
+        config = _tied(config, False)
+        listed = entries(kind, config)
+    tensors.check(listed)
+    shapes = parameter_shapes(config, dtype, frozen_dtype)
+    shardings = sharding(shapes) if sharding is not None else None
+    params = _allocate(shapes, shardings)
+    for entry, array in tensors.read(listed):
+        for path, part in zip(entry.targets, entry.form.read(array), strict=True):
+            _place(params, path, entry.layer, part)
+    return config, params
+
+
+def _tied(config: BackboneConfig, tied: bool) -> BackboneConfig:
+    language = dataclasses.replace(config.language, tied=tied)
+    return dataclasses.replace(config, language=language)
+
+
+def _is_head(entry: Entry) -> bool:
+    return entry.targets == (("language", "lm_head"),)
+
+
+def _allocate(shapes: Params, shardings: Any) -> Params:
+    if shardings is None:
+        return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+    return jax.tree.map(
+        lambda leaf, place: jnp.zeros(leaf.shape, leaf.dtype, device=place),
+        shapes,
+        shardings,
+    )
+
+
+@functools.partial(jax.jit, donate_argnums=0)
+def _set_layer(stacked: jax.Array, layer: jax.Array, value: jax.Array) -> jax.Array:
+    return jax.lax.dynamic_update_index_in_dim(stacked, value, layer, 0)
+
+
+def _place(
+    params: Params, path: tuple[str, ...], layer: int | None, array: np.ndarray
+) -> None:
+    holder = params
+    for name in path[:-1]:
+        holder = holder[name]
+    leaf = holder[path[-1]]
+    array = np.ascontiguousarray(array.astype(leaf.dtype))
+    if layer is None:
+        holder[path[-1]] = _put(array, leaf.sharding)
+        return
+    place = leaf.sharding
+    if isinstance(place, jax.sharding.NamedSharding):
+        # Layers lie whole on every device: scan slices them off.
+        assert not place.spec or place.spec[0] is None, place
+        rest = jax.sharding.PartitionSpec(*place.spec[1:])
+        place = jax.sharding.NamedSharding(place.mesh, rest)
+    holder[path[-1]] = _set_layer(leaf, jnp.int32(layer), _put(array, place))
+
+
+def _put(array: np.ndarray, sharding: jax.sharding.Sharding) -> jax.Array:
+    # Each host hands over only the parts its own devices hold.
+    return jax.make_array_from_callback(array.shape, sharding, lambda at: array[at])
+
+
+def save_pretrained(
+    directory: Path, config: BackboneConfig, params: Params, dtype: Any = jnp.float32
+) -> None:
+    """Write the model in transformers' own layout, in shards of at most 4 GiB.
+
+    InternLM2 is written as Llama, whose mathematics it is. All files appear together
+    or not at all.
+
+    Raises:
+        DataError: a file cannot be written.
+    """
+    kind = QWEN if isinstance(config, QwenVLConfig) else INTERNVL
+    dtype = np.dtype(dtype)
+    listed = entries(kind, config)
+    shards = _split(listed, dtype.itemsize)
+    single = len(shards) == 1
+    index: dict[str, str] = {}
+    with OutputSet() as outputs:
+        for number, shard in enumerate(shards, 1):
+            name = f"model-{number:05}-of-{len(shards):05}.safetensors"
+            name = "model.safetensors" if single else name
+            arrays = {entry.name: _gathered(params, entry, dtype) for entry in shard}
+            index |= dict.fromkeys(arrays, name)
+            outputs.add(directory / name).write(save(arrays, {"format": "pt"}))
+        written = config_json(config, dtype.name)
+        outputs.add(directory / "config.json").write(_json(written))
+        if not single:
+            size = sum(int(np.prod(e.shape)) for e in listed) * dtype.itemsize
+            value = {"metadata": {"total_size": size}, "weight_map": index}
+            path = directory / "model.safetensors.index.json"
+            outputs.add(path).write(_json(value))
+
+
+def _json(value: Any) -> bytes:
+    return (json.dumps(value, indent=2) + "\n").encode()
+
+
+def _split(listed: list[Entry], itemsize: int) -> list[list[Entry]]:
+    shards: list[list[Entry]] = [[]]
+    size = 0
+    for entry in listed:
+        taken = int(np.prod(entry.shape)) * itemsize
+        if shards[-1] and size + taken > _SHARD_BYTES:
+            shards.append([])
+            size = 0
+        shards[-1].append(entry)
+        size += taken
+    return shards
+
+
+def _gathered(params: Params, entry: Entry, dtype: np.dtype) -> np.ndarray:
+    arrays = []
+    for path in entry.targets:
+        leaf: Any = params
+        for name in path:
+            leaf = leaf[name]
+        arrays.append(np.asarray(leaf if entry.layer is None else leaf[entry.layer]))
+    return np.ascontiguousarray(entry.form.write(tuple(arrays)).astype(dtype))

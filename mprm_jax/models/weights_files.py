@@ -1,0 +1,139 @@
+"""The safetensors files of a folder: found, checked and read without trusting them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import ml_dtypes  # noqa: F401  (teaches numpy what bfloat16 is)
+import numpy as np
+from safetensors import SafetensorError, safe_open
+
+from mprm_jax.data.problems import DataError
+from mprm_jax.models.weights_config import read_json
+from mprm_jax.models.weights_names import Entry, canonical_name
+
+_INDEX = "model.safetensors.index.json"
+_SINGLE = "model.safetensors"
+_PICKLES = ("*.bin", "*.pt", "*.pth", "*.pkl", "*.ckpt")
+_DTYPES = ("F32", "BF16", "F16")
+# Names listed of those missing or unexpected; the rest are counted.
+_LISTED = 8
+
+
+class Tensors:
+    """Every tensor of a checkpoint's files: where it is, its shape and its dtype.
+
+    Only headers are read. The safetensors library refuses a header whose shapes,
+    dtypes and offsets do not cover the file exactly.
+
+    Raises:
+        DataError: no weights, pickled ones only, a shard that is missing or damaged, or
+            a tensor in two shards.
+    """
+
+    def __init__(self, directory: Path, kind: str) -> None:
+        self.directory = directory
+        self._place: dict[str, tuple[Path, str]] = {}
+        self.shapes: dict[str, tuple[int, ...]] = {}
+        self.dtypes: dict[str, str] = {}
+        for path in _shards(directory):
+            with _open(path) as file:
+                for stored in file.keys():  # noqa: SIM118  (no mapping)
+                    name, piece = canonical_name(kind, stored), file.get_slice(stored)
+                    if name in self._place:
+                        raise DataError(f"{path}: {stored} is already in another file")
+                    self._place[name] = path, stored
+                    self.shapes[name] = tuple(piece.get_shape())
+                    self.dtypes[name] = piece.get_dtype()
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._place
+
+    def check(self, entries: list[Entry]) -> None:
+        """Compare every name, shape and dtype with what the model needs.
+
+        Raises:
+            DataError: the first few names that are missing or unexpected, or the first
+                tensor of another shape or of a dtype that is no float.
+        """
+        wanted = {entry.name: entry.shape for entry in entries}
+        missing = [name for name in wanted if name not in self]
+        # Buffers that old versions saved; they hold no parameter.
+        extra = [
+            name
+            for name in self._place
+            if name not in wanted and not name.endswith("rotary_emb.inv_freq")
+        ]
+        if missing or extra:
+            faults = [_listed("missing", missing), _listed("unexpected", extra)]
+            raise DataError(
+                f"{self.directory}: weights do not fit config.json: "
+                + "; ".join(filter(None, faults))
+            )
+        for name, shape in wanted.items():
+            where = f"{self._place[name][0]}: {name}"
+            if self.shapes[name] != shape:
+                raise DataError(
+                    f"{where} has shape {list(self.shapes[name])}, "
+                    f"config.json asks for {list(shape)}"
+                )
+            if self.dtypes[name] not in _DTYPES:
+                raise DataError(
+                    f"{where} is stored as {self.dtypes[name]}; only "
+                    f"{', '.join(_DTYPES)} are supported (no quantised weights)"
+                )
+
+    def read(self, entries: list[Entry]) -> Iterator[tuple[Entry, np.ndarray]]:
+        """Each tensor in turn, file by file: one file open, one tensor in memory."""
+        by_file: dict[Path, list[Entry]] = {}
+        for entry in entries:
+            by_file.setdefault(self._place[entry.name][0], []).append(entry)
+        for path, contained in by_file.items():
+            with _open(path) as file:
+                for entry in contained:
+                    try:
+                        yield entry, file.get_tensor(self._place[entry.name][1])
+                    except SafetensorError as error:
+                        raise DataError(f"{path}: {entry.name}: {error}") from error
+
+
+def _listed(what: str, names: list[str]) -> str:
+    if not names:
+        return ""
+    rest = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
+    return f"{what} {', '.join(names[:_LISTED])}{rest}"
+
+
+def _open(path: Path) -> safe_open:
+    try:
+        return safe_open(path, framework="np")
+    except SafetensorError as error:
+        raise DataError(f"{path}: no whole safetensors file ({error})") from error
+    except OSError as error:
+        raise DataError(f"{path}: {error.strerror or error}") from error
+
+
+def _shards(directory: Path) -> list[Path]:
+    index = directory / _INDEX
+    if index.is_file():
+        value = read_json(index)
+        names = value.get("weight_map") if isinstance(value, dict) else None
+        if not isinstance(names, dict) or not names:
+            raise DataError(f"{index}: lacks weight_map")
+        files = sorted({str(name) for name in names.values()})
+        for name in files:
+            if Path(name).name != name or not name.endswith(".safetensors"):
+                raise DataError(f"{index}: {name!r} is no safetensors file beside it")
+            if not (directory / name).is_file():
+                raise DataError(f"{directory / name}: a shard that {_INDEX} names")
+        return [directory / name for name in files]
+    if (directory / _SINGLE).is_file():
+        return [directory / _SINGLE]
+    pickles = sorted(path.name for end in _PICKLES for path in directory.glob(end))
+    if pickles:
+        raise DataError(
+            f"{directory}: only pickled weights ({pickles[0]}), which can run code "
+            "when read; convert them to safetensors first"
+        )
+    raise DataError(f"{directory}: no {_SINGLE} and no {_INDEX}")

@@ -1,0 +1,242 @@
+"""The paper's optimiser (Table 7), and every number that depends on the data's size.
+
+The schedule's numbers are arrays, not constants of the compiled update: subsets of any
+size, and seeds and arms of an experiment, share one compilation.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+Params = Any
+
+# The subtree that holds the reward rows is called so in every model.
+HEAD = "head"
+
+# Parameters that shift or scale are not shrunk; see :func:`decayed`.
+_UNDECAYED = ("bias", "scale")
+_NORM = "norm"
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    """AdamW with decoupled weight decay and clipping; defaults are Table 7's.
+
+    Attributes:
+        betas: of the two moments, each in [0, 1).
+        epsilon: added to the root of the second moment, > 0.
+        weight_decay: lambda of w <- w - lr (u + lambda w), >= 0.
+        clip_norm: the global norm of the gradient is brought down to this, > 0.
+        head_multiplier: learning rate of the reward head over that of all else, > 0.
+
+    Raises:
+        ValueError: a value is out of its range.
+    """
+
+    betas: tuple[float, float] = (0.9, 0.999)
+    epsilon: float = 1e-8
+    weight_decay: float = 0.05
+    clip_norm: float = 1.0
+    head_multiplier: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not all(0 <= beta < 1 for beta in self.betas):
+            raise ValueError(f"betas must lie in [0, 1), not {self.betas}")
+        for name in ("epsilon", "clip_norm", "head_multiplier"):
+            _positive(name, getattr(self, name))
+        if not 0 <= self.weight_decay < math.inf:
+            raise ValueError(
+                f"weight_decay must be finite and at least 0, not {self.weight_decay}"
+            )
+
+
+def _positive(name: str, value: float) -> None:
+    if not 0 < value < math.inf:
+        raise ValueError(f"{name} must be finite and positive, not {value}")
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What one training run spends, derived from the data's size in one place.
+
+    Attributes:
+        rollouts: in the training set.
+        batch_size: B, rollouts per update.
+        updates: T.
+        warmup: updates of linear warm-up.
+    """
+
+    rollouts: int
+    batch_size: int
+    updates: int
+    warmup: int
+
+    @property
+    def presentations(self) -> int:
+        """Rollouts read in all: one pass, or T B of a longer, repeated one."""
+        if self.updates == _updates(self.rollouts, self.batch_size):
+            return self.rollouts
+        return self.updates * self.batch_size
+
+
+def plan(
+    rollouts: int,
+    batch_size: int,
+    *,
+    warmup_share: float = 0.05,
+    matched_to: int | None = None,
+) -> Budget:
+    """T = ceil(N / B), and ceil(5 % of T) updates of warm-up (Table 7).
+
+    Args:
+        rollouts: N in the subset, that is floor(rho N_s) summed over sources.
+        batch_size: B of the global batch.
+        warmup_share: of the updates, in [0, 1].
+        matched_to: rollouts of the set whose number of updates is to be matched
+            (the full data in the paper's Fig. 2b); the subset is repeated, shuffled
+            anew each time. None: a single pass.
+
+    Raises:
+        ValueError: a number is out of range.
+    """
+    if rollouts < 1 or batch_size < 1:
+        raise ValueError(f"nothing to train on: {rollouts} rollouts in {batch_size}s")
+    if not 0 <= warmup_share <= 1:
+        raise ValueError(f"warmup_share must lie in [0, 1], not {warmup_share}")
+    updates = _updates(rollouts, batch_size)
+    if matched_to is not None:
+        updates = max(updates, _updates(matched_to, batch_size))
+    return Budget(rollouts, batch_size, updates, math.ceil(warmup_share * updates))
+
+
+def _updates(rollouts: int, batch_size: int) -> int:
+    return -(-rollouts // batch_size)
+
+
+class Schedule(NamedTuple):
+    """The learning rate's numbers, as scalars of the training state.
+
+    Attributes:
+        peak: highest learning rate, float32.
+        warmup: updates of linear warm-up, int32.
+        updates: T, int32.
+    """
+
+    peak: Any
+    warmup: Any
+    updates: Any
+
+
+def schedule(budget: Budget, peak: float) -> Schedule:
+    """The schedule of a run whose highest learning rate is ``peak``.
+
+    Raises:
+        ValueError: ``peak`` is not finite and positive.
+    """
+    _positive("learning_rate", peak)
+    return Schedule(
+        jnp.float32(peak), jnp.int32(budget.warmup), jnp.int32(budget.updates)
+    )
+
+
+def learning_rate(schedule: Schedule, update: jax.Array) -> jax.Array:
+    """Rate of update t = 0, 1, ..., T-1: linear warm-up, then cosine to zero.
+
+    peak (t+1)/W for t < W; then peak (1 + cos(pi (t-W)/(T-W)))/2, which is zero at
+    t = T. (The usual trainers give update t the rate of t/W instead and so make the
+    first update at rate zero; with tens of updates that one counts.)
+    """
+    warmup = jnp.maximum(schedule.warmup, 1).astype(jnp.float32)
+    rise = jnp.minimum((update + 1) / warmup, 1.0)
+    left = jnp.maximum(schedule.updates - schedule.warmup, 1)
+    share = jnp.maximum(update - schedule.warmup, 0) / left
+    return schedule.peak * rise * 0.5 * (1 + jnp.cos(jnp.pi * share))
+
+
+def decayed(params: Params) -> Params:
+    """Which parameters weight decay shrinks, as a pytree of bool.
+
+    All but those whose name is ``bias`` or ``scale`` (or ends in ``_bias``,
+    ``_scale``), those below a part of the model whose name contains ``norm``, and
+    vectors and scalars: a shift or a gain is not simpler for being small.
+    """
+
+    def one(path: tuple, leaf: jax.Array) -> bool:
+        names = [_name(key) for key in path]
+        shifts = names[-1].rpartition("_")[2] in _UNDECAYED
+        return leaf.ndim >= 2 and not shifts and not any(_NORM in n for n in names)
+
+    return jax.tree_util.tree_map_with_path(one, params)
+
+
+def _name(key: Any) -> str:
+    return str(getattr(key, "key", getattr(key, "name", key))).lower()
+
+
+def rate_multipliers(params: Params, config: OptimizerConfig) -> Params:
+    """Learning rate of each parameter over the schedule's, as a pytree of float.
+
+    Raises:
+        ValueError: the head has a multiplier, but the model no subtree ``head``.
+    """
+
+    def one(path: tuple, _: Any) -> float:
+        in_head = HEAD in map(_name, path)
+        return config.head_multiplier if in_head else 1.0
+
+    tree = jax.tree_util.tree_map_with_path(one, params)
+    if config.head_multiplier != 1 and set(jax.tree.leaves(tree)) == {1.0}:
+        raise ValueError(f"no parameter lies below {HEAD!r}: nothing to multiply")
+    return tree
+
+
+def transformation(config: OptimizerConfig) -> optax.GradientTransformation:
+    """Gradients to AdamW directions, before the learning rate: clip, Adam, decay."""
+    return optax.chain(
+        optax.clip_by_global_norm(config.clip_norm),
+        optax.scale_by_adam(*config.betas, eps=config.epsilon),
+        optax.add_decayed_weights(config.weight_decay, mask=decayed),
+    )
+
+
+def apply_directions(
+    params: Params, directions: Params, rate: jax.Array, config: OptimizerConfig
+) -> Params:
+    """w <- w - rate * multiplier * direction, for every parameter."""
+    return jax.tree.map(
+        lambda weight, direction, multiplier: weight - rate * multiplier * direction,
+        params,
+        directions,
+        rate_multipliers(params, config),
+    )
+
+
+def split(params: Params, trainable: Params) -> tuple[Params, Params]:
+    """(trained, frozen): two trees of the same form, with None for what is not there.
+
+    Gradients and optimiser state are made of the first, so a frozen parameter has
+    neither.
+
+    Args:
+        params: pytree of arrays.
+        trainable: pytree of bool of the same form.
+    """
+    trained = jax.tree.map(lambda leaf, keep: leaf if keep else None, params, trainable)
+    frozen = jax.tree.map(lambda leaf, keep: None if keep else leaf, params, trainable)
+    return trained, frozen
+
+
+def join(trained: Params, frozen: Params) -> Params:
+    """The whole parameters again, the inverse of :func:`split`."""
+    return jax.tree.map(
+        lambda left, right: right if left is None else left,
+        trained,
+        frozen,
+        is_leaf=lambda leaf: leaf is None,
+    )

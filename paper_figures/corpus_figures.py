@@ -1,0 +1,158 @@
+"""What BIS-25 % covers (the paper's Figures 3 and 10), by each corpus model.
+
+All counts are synthetic; FACTS gives no published numbers of these histograms.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+
+from paper_figures.style import (
+    GREY,
+    HATCHES,
+    MARKERS,
+    Drawing,
+    curve,
+    label_panels,
+    new_figure,
+)
+
+Cells = Sequence[Mapping[str, Any]]
+
+_KINDS = (
+    ("coverage_R", "reliability R"),
+    ("coverage_mixture", "mixture p(1-p)"),
+)
+# Six models: one more than the style has.
+_MARKERS = (*MARKERS, "X")
+
+_HEADER = ("panel", "model", "bin", "all", "selected", "coverage")
+
+
+def _bins(edges: Sequence[float]) -> list[str]:
+    """Names of the bins (a, b], and of the value at the top edge, which is alone."""
+    inner = [f"{a:g}-{b:g}" for a, b in pairwise(edges)]
+    return [*inner, f"{edges[-1]:g}"]
+
+
+def latest(cells: Cells) -> dict[str, Mapping[str, Any]]:
+    """Metrics of each model at the largest scale that was run."""
+    found: dict[str, Mapping[str, Any]] = {}
+    for cell in sorted(cells, key=lambda cell: cell["config"]["scale"]):
+        found[cell["config"]["model"]] = cell["metrics"]
+    return found
+
+
+def figure_3(cells: Cells) -> Drawing:
+    """All rollouts and BIS-25 % over R and p(1-p), with coverage, default model."""
+    metrics = latest(cells)["hierarchical"]
+    figure, axes = new_figure(2, 1, 2.8)
+    rows: list = []
+    for axis, (key, name) in zip(axes[0], _KINDS, strict=True):
+        table = metrics[key]
+        bins = _bins(table["edges"])
+        x = np.arange(len(bins))
+        everything = np.array(table["all"]) / sum(table["all"])
+        selected = np.array(table["selected"]) / sum(table["all"])
+        axis.bar(x, everything, color="white", edgecolor="black", label="all rollouts")
+        axis.bar(
+            x, selected, color="#56B4E9", edgecolor="black", hatch=HATCHES[1],
+            label="BIS-25 %",
+        )  # fmt: skip
+        axis.set_yscale("log")
+        axis.set_ylabel("share of all rollouts")
+        axis.set_xticks(x, bins, rotation=60)
+        axis.set_xlabel(name)
+        right = axis.twinx()
+        right.spines["right"].set_visible(True)
+        right.plot(x, table["coverage"], "o-", color="#D55E00", label="coverage")
+        right.set_ylim(0, 1.05)
+        right.set_ylabel("coverage: selected / all")
+        axis.set_title("hierarchical model (synthetic data)")
+        columns = (bins, table["all"], table["selected"], table["coverage"])
+        for row in zip(*columns, strict=True):
+            rows.append((name, "hierarchical", *row))
+    handles, labels = axes[0, 0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside upper right", ncols=2)
+    label_panels(axes[0])
+    return Drawing(figure, _HEADER, rows)
+
+
+def coverage(cells: Cells) -> Drawing:
+    """Coverage of BIS-25 % over R and p(1-p) by every model (Fig. 3, 10)."""
+    models = latest(cells)
+    figure, axes = new_figure(2, 1, 3.0, sharey=True)
+    rows: list = []
+    for axis, (key, name) in zip(axes[0], _KINDS, strict=True):
+        bins: list[str] = []
+        for i, (model, metrics) in enumerate(models.items()):
+            table = metrics[key]
+            bins = _bins(table["edges"])
+            x = np.arange(len(bins))
+            seen = np.array(table["all"]) > 0
+            style = curve(i)
+            if i >= len(MARKERS):
+                style["color"] = GREY
+            axis.plot(
+                x[seen], np.array(table["coverage"])[seen], label=model,
+                marker=_MARKERS[i], **style,
+            )  # fmt: skip
+            columns = (bins, table["all"], table["selected"], table["coverage"])
+            for row in zip(*columns, strict=True):
+                rows.append((name, model, *row))
+        axis.set_xticks(np.arange(len(bins)), bins, rotation=60)
+        axis.set_xlabel(name)
+        axis.grid(axis="y")
+    axes[0, 0].set_ylabel("coverage of BIS-25 % (synthetic data)")
+    axes[0, 1].legend(loc="center left", bbox_to_anchor=(1, 0.5))
+    label_panels(axes[0])
+    return Drawing(figure, _HEADER, rows)
+
+
+# Table 1's row of the full data: what calibration knows, or could.
+_PUBLISHED = {
+    ("full", "error_step_ratio"): 0.0357,
+    ("full", "mean_mc"): 0.8566,
+    ("full", "steps_per_rollout"): 5.62,
+    ("full", "mixed_share"): 0.0767,
+}
+
+
+def predictions(cells: Cells) -> Drawing:
+    """Columns of Table 1 that the models were not fitted to, side by side."""
+    models = latest(cells)
+    columns = ("error_step_ratio", "mean_mc", "steps_per_rollout", "mixed_share")
+    figure, axes = new_figure(4, 1, 2.8)
+    rows: list = []
+    subsets = ("full", "low-mc 25 %", "mixed 25 %")
+    for axis, column in zip(axes[0], columns, strict=True):
+        for i, (model, metrics) in enumerate(models.items()):
+            values = [metrics["table"][subset][column] for subset in subsets]
+            place = np.arange(len(subsets)) + 0.1 * (i - 2.5)
+            colour = GREY if i >= len(MARKERS) else curve(i)["color"]
+            axis.plot(place, values, _MARKERS[i], color=colour, label=model)
+            rows += [
+                (column, model, subset, value)
+                for subset, value in zip(subsets, values, strict=True)
+            ]
+        for i, subset in enumerate(subsets):
+            published = _PUBLISHED.get((subset, column))
+            if published is not None:
+                axis.plot(
+                    [i - 0.4, i + 0.4], [published] * 2, color="black", linewidth=1
+                )
+                rows.append((column, "published", subset, published))
+        axis.set_xticks(np.arange(len(subsets)), subsets, rotation=30)
+        axis.set_title(column.replace("_", " "))
+        axis.grid(axis="y")
+    handles, labels = axes[0, 0].get_legend_handles_labels()
+    figure.legend(
+        handles, labels, loc="outside lower center", ncols=6,
+        title="synthetic corpora; bar: published, full data",
+    )  # fmt: skip
+    label_panels(axes[0])
+    return Drawing(figure, ("column", "model", "subset", "value"), rows)

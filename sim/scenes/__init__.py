@@ -1,0 +1,1 @@
+"""A visual reasoning world: images, a fallible policy, Monte-Carlo labels, truth."""

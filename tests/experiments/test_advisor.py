@@ -1,0 +1,149 @@
+"""The advisor on synthetic worlds of known gain, and what it must refuse."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from experiments.advisor_features import between_share, corpus_measures, inputs
+from experiments.advisor_model import TARGETS, fit_advisor, validate, world_inputs
+from experiments.regimes import ARMS, world_of
+from experiments.regimes_design import AXES, design, design_json
+from experiments.store import Result
+from sim.corpus import sample_with_latent
+from sim.sources import Source
+from sim.student_world import from_moments
+from theory.rollouts import Rollouts
+from theory.summary import summarise
+
+REFERENCE = Path(__file__).parents[2] / "experiments" / "results"
+
+
+def world(i, rng):
+    """A made-up world of known gain: larger at small keep ratios, few mixed."""
+    keep = float(rng.choice(AXES["keep_ratio"]))
+    mixed = float(rng.choice(AXES["mixed_share"]))
+    measures = {
+        "mixed_share": mixed,
+        "error_step_ratio": float(mixed * rng.uniform(0.3, 0.7)),
+        "mean_mc": float(rng.uniform(0.4, 0.9)),
+        "between_share": float(rng.uniform(0.4, 0.9)),
+        "low_positive_share": float(rng.uniform(0, 0.2)),
+        "mixed_reliability": float(rng.uniform(0.2, 0.7)),
+    }
+    gain = -0.01 * np.log(keep) - 0.005 * np.log(mixed) + rng.normal(0, 0.005)
+    base = rng.normal(0.7, 0.01, 20)
+    arms = {name: {"micro_f1": base.tolist()} for name in ARMS}
+    arms["bis"] = {"micro_f1": (base + gain).tolist()}
+    metrics = {"measures": measures, "updates": 1000 * keep, "arms": arms}
+    config = {"axes": {"keep_ratio": keep}, "held_out": i % 5 == 4, "index": i}
+    return Result("regimes", config, 0, metrics)
+
+
+@pytest.fixture(scope="module")
+def worlds():
+    rng = np.random.default_rng(1)
+    return [world(i, rng) for i in range(250)]
+
+
+@pytest.fixture(scope="module")
+def advisor(worlds):
+    return fit_advisor([w for w in worlds if not w.config["held_out"]])
+
+
+def test_intervals_cover_held_out_worlds_as_often_as_they_say(worlds, advisor):
+    found = validate(
+        advisor, [w for w in worlds if w.config["held_out"]], ("bis", "random")
+    )
+    assert 0.8 <= found["coverage"] <= 0.97
+    assert found["rmse"] < 0.007 < found["spread"]
+    assert found["sign_right"] > 0.95
+    # 90 % of a normal of standard deviation .005 lie within 1.645 of them.
+    assert found["width"] == pytest.approx(2 * 1.645 * 0.005, rel=0.3)
+
+
+def test_drivers_are_the_inputs_that_move_the_gain(worlds, advisor):
+    few = [w for w in worlds if w.config["axes"]["keep_ratio"] == 0.05]
+    names = {
+        name
+        for w in few[:10]
+        for name, _ in advisor.drivers(("bis", "random"), world_inputs(w))[:3]
+    }
+    assert names & {"log keep ratio", "keep ratio over mixed share, log"}
+
+
+def test_a_corpus_unlike_all_worlds_is_outside_and_says_how(worlds, advisor):
+    inside = world_inputs(worlds[0])
+    assert advisor.outside(inside) == []
+    assert advisor.distance(inside) == pytest.approx(0, abs=1e-12)
+    far = inside.copy()
+    far[0] -= 3
+    assert advisor.outside(far) == ["log mixed share"]
+    # Each input has been seen, but the keep ratio never with so many updates.
+    odd = inside.copy()
+    odd[6], odd[8] = np.log(0.05), advisor.seen[:, 8].max()
+    assert advisor.distance(odd) > advisor.distance(inside)
+
+
+def test_too_few_worlds_make_no_advisor(worlds):
+    with pytest.raises(ValueError, match="at least 20 worlds, not 19"):
+        fit_advisor(worlds[:19])
+
+
+def test_variance_between_rollouts_is_the_model_s():
+    model = from_moments(0.6, 0.7)
+    source = Source("a", 0.7, 50_000, 10_000)
+    corpus = sample_with_latent(model, (source,), np.random.default_rng(0))
+    assert between_share(corpus.rollouts) == pytest.approx(0.7, abs=0.02)
+
+
+def test_measures_are_those_of_the_summary():
+    counts = np.array([16, 0, 2, 16, 16, 8])
+    rollouts = Rollouts(
+        counts, np.full(6, 16), np.array([0, 3, 5, 6]), np.zeros(3, int), ("s",)
+    )
+    found = corpus_measures(rollouts)
+    summary = summarise(rollouts)
+    assert found["mixed_share"] == summary.mixed_share == pytest.approx(1 / 3)
+    assert found["error_step_ratio"] == pytest.approx(1 / 6)
+    assert found["low_positive_share"] == pytest.approx(1 / 5)
+    assert found["mixed_reliability"] == pytest.approx((1 + 1 / 8) / 2)
+    x = inputs(found, 0.25, 100)
+    assert x[7] == pytest.approx(np.log(0.75))
+    with pytest.raises(ValueError, match="no rollout is mixed"):
+        corpus_measures(rollouts.take(np.array([1, 2])))
+
+
+def test_the_committed_design_is_the_one_that_runs():
+    committed = (REFERENCE / "regimes_design.json").read_text(encoding="utf-8")
+    assert committed == design_json()
+    worlds = design()
+    assert len(worlds) >= 200
+    assert sum(w.held_out for w in worlds) == 51
+    for name, levels in AXES.items():
+        assert len(levels) >= 3
+        counts = [sum(w.axes[name] == level for w in worlds) for level in levels]
+        # A Sobol design in a power of two is balanced up to rounding of the levels.
+        assert max(counts) - min(counts) <= 3
+    assert json.loads(committed)["worlds"][7]["index"] == 7
+
+
+def test_a_regime_s_world_is_what_its_axes_say():
+    regime = next(
+        w
+        for w in design()
+        if w.axes["mixed_share"] == 0.16 and w.axes["between"] == 0.7
+    )
+    built = world_of(regime)
+    corpus = built.law.draw(np.random.default_rng(0))
+    assert summarise(corpus.rollouts).mixed_share == pytest.approx(0.16, abs=0.02)
+    assert built.features.common_mean == regime.axes["common_mean"]
+    assert (built.features.right_below, built.features.wrong_above) == regime.axes[
+        "noise"
+    ]
+    assert built.passes == regime.axes["passes"]
+
+
+def test_every_target_has_both_its_arms():
+    assert all(name in ARMS for target in TARGETS for name in target)

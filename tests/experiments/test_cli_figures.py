@@ -1,0 +1,149 @@
+"""`mprm figures`: three forms and a manifest of each, from store or reference."""
+
+import csv
+import hashlib
+import importlib
+import json
+
+import msgspec
+import pytest
+
+from experiments.cli import figures
+from experiments.store import Result, append_results
+from tests.cli import run
+
+DOCUMENT = {
+    "rules": {
+        "bis": {
+            "mixed_share": 0.5,
+            "all_positive_share": 0.4,
+            "all_negative_share": 0.1,
+            "tied_share": 0.25,
+            "false_positive_share": 0.125,
+        }
+    }
+}
+
+
+def test_every_figure_is_a_function_that_says_what_it_shows():
+    for name, source in figures.FIGURES.items():
+        module = importlib.import_module(f"paper_figures.{source.module}")
+        assert getattr(module, source.function).__doc__, name
+        assert name == name.lower().replace("_", "-")
+
+
+def test_a_figure_comes_in_three_forms_with_its_hashes(tmp_path, capsys):
+    done = run(capsys, "figures", "--only", "bis-order", "--output", tmp_path)
+    assert done.status == 0
+    assert len(done.out.splitlines()) == 3
+    assert (tmp_path / "bis-order.pdf").read_bytes()[:5] == b"%PDF-"
+    assert (tmp_path / "bis-order.png").read_bytes()[1:4] == b"PNG"
+    with open(tmp_path / "bis-order.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert {"panel", "series", "x", "y"} == set(rows[0])
+    manifest = json.loads((tmp_path / "bis-order.manifest.json").read_text())
+    assert len(manifest["files"]) == 3
+    for name, digest in manifest["files"].items():
+        data = (tmp_path / name).read_bytes()
+        assert hashlib.sha256(data).hexdigest() == digest
+    assert sorted(p.name for p in tmp_path.iterdir()) == [
+        f"bis-order.{suffix}" for suffix in ("csv", "manifest.json", "pdf", "png")
+    ]
+
+
+def test_a_figure_is_the_same_bytes_every_time(tmp_path, capsys):
+    for folder in ("a", "b"):
+        run(capsys, "figures", "--only", "subsets", "--output", tmp_path / folder)
+    for name in ("subsets.pdf", "subsets.png", "subsets.csv"):
+        first, second = ((tmp_path / x / name).read_bytes() for x in "ab")
+        assert first == second
+        assert b"CreationDate" not in first
+
+
+def test_results_of_the_user_come_before_the_reference(tmp_path, capsys):
+    results = tmp_path / "results"
+    results.mkdir()
+    (results / "demo_rules.json").write_bytes(msgspec.json.encode(DOCUMENT))
+    command = ["figures", "--only", "subsets", "--output", tmp_path, "--json"]
+    done = run(capsys, *command, "--results", results).json
+    assert len(done["files"]) == 3
+    rows = (tmp_path / "subsets.csv").read_text().splitlines()
+    assert rows[1] == "bis,mixed: both labels,50"
+    assert len(rows) == 6
+    manifest = json.loads((tmp_path / "subsets.manifest.json").read_text())
+    assert list(manifest["results"]) == [str(results / "demo_rules.json")]
+    # Elsewhere there is nothing, so the reference that comes with the package is drawn.
+    run(capsys, *command, "--results", tmp_path / "none")
+    assert len((tmp_path / "subsets.csv").read_text().splitlines()) == 26
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{", "no JSON"),
+        ("[" * 100_000, "no JSON"),
+        ("[]", "cannot be drawn as subsets"),
+        ("{}", "cannot be drawn as subsets"),
+        ('{"rules": {"bis": {}}}', "cannot be drawn as subsets"),
+        ('{"rules": {"bis": 3}}', "cannot be drawn as subsets"),
+    ],
+)
+def test_results_that_cannot_be_drawn_are_named(text, message, tmp_path, capsys):
+    (tmp_path / "demo_rules.json").write_text(text)
+    output = tmp_path / "figures"
+    failed = run(
+        capsys, "figures", "--only=subsets", "--results", tmp_path, "--output", output
+    )
+    assert failed.status == 1
+    assert len(failed.err.splitlines()) == 1
+    assert "demo_rules.json: " in failed.err
+    assert message in failed.err
+    assert not output.exists()
+
+
+def test_unknown_figures_are_wrong_usage(capsys):
+    failed = run(capsys, "figures", "--only", "nope")
+    assert (failed.status, "known: information, " in failed.err) == (2, True)
+
+
+@pytest.fixture
+def planned(monkeypatch):
+    """Two figures, one of an experiment without results."""
+    sources = {
+        "bis-order": figures.FIGURES["bis-order"],
+        "planned": figures.Source("subsets", "subsets", ("planned",)),
+    }
+    monkeypatch.setattr(figures, "FIGURES", sources)
+
+
+def test_a_figure_without_results_is_left_out_and_named(planned, tmp_path, capsys):
+    command = ["figures", "--results", tmp_path, "--output", tmp_path]
+    done = run(capsys, *command)
+    assert done.status == 0
+    assert "left out: planned: no results of planned" in done.out
+    assert "mprm run planned" in done.out
+    assert (tmp_path / "bis-order.png").exists()
+    assert set(run(capsys, *command, "--json").json["left_out"]) == {"planned"}
+    failed = run(capsys, *command, "--only", "planned")
+    assert (failed.status, "no results of planned" in failed.err) == (1, True)
+
+
+def test_an_experiment_is_drawn_from_its_latest_cells(
+    planned, tmp_path, capsys, monkeypatch
+):
+    from paper_figures import subsets
+
+    drawn = []
+
+    def draw(cells):
+        drawn.extend(cells)
+        return subsets_of(DOCUMENT)
+
+    subsets_of = subsets.subsets
+    monkeypatch.setattr(subsets, "subsets", draw)
+    for value in (1, 2):
+        append_results(tmp_path, [Result("planned", {"a": 1}, 0, {"value": value})])
+    command = ["figures", "--only=planned", "--results", tmp_path]
+    assert run(capsys, *command, "--output", tmp_path).status == 0
+    assert [cell["metrics"] for cell in drawn] == [{"value": 2}]
+    assert drawn[0]["config"] == {"a": 1}

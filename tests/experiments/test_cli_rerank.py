@@ -1,0 +1,109 @@
+"""`mprm rerank` as a user meets it."""
+
+import json
+
+import pytest
+
+from tests.cli import run
+from tests.mprm_jax.scoring_model import PARAMS, StubModel, png
+
+
+def write(path, problems):
+    path.write_text("".join(json.dumps(one) + "\n" for one in problems))
+    return path
+
+
+SCORED = [
+    {
+        "data_source": "ab"[i % 2],
+        "candidates": [
+            {"correct": k == 0, "prm_scores": [0.9 if k == i % 3 else 0.2, 0.5]}
+            for k in range(4)
+        ],
+    }
+    for i in range(12)
+]
+
+
+def test_scores_of_any_model_can_be_judged(tmp_path, capsys):
+    path = write(tmp_path / "c.jsonl", SCORED)
+    value = run(capsys, "rerank", "--predictions", path, "--json").json
+    # The right one has the best mean in every third problem; the last steps all tie.
+    assert value["mean"] == pytest.approx(1 / 3)
+    assert value["last"] == value["random"] == pytest.approx(1 / 4)
+    assert value["pass_at_n"] == 1
+    assert (value["problems"], value["candidates"]) == (12, [4, 4])
+    assert value["tied"]["last"] == 12
+
+
+def test_the_table_fits_80_columns_and_tells_of_ties(tmp_path, capsys):
+    path = write(tmp_path / "c.jsonl", SCORED)
+    done = run(capsys, "rerank", "--predictions", path)
+    assert done.status == 0
+    assert max(map(len, done.out.splitlines())) <= 80
+    for words in ("12 problems, 4 candidates each", "pass@N", "random choice"):
+        assert words in done.out
+    assert "tie for the best in up to 12 problems (by last)" in " ".join(
+        done.out.split()
+    )
+
+
+def test_a_checkpoint_scores_candidates(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(
+        "mprm_jax.checkpoint.load_model", lambda folder, report: (StubModel(), PARAMS)
+    )
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images" / "0.png").write_bytes(png())
+    problems = [
+        {
+            "question": f"what is {i}?",
+            "image": "0.png",
+            "answer": "7",
+            "candidates": [
+                {"steps": [f"so {k}", f"it is {j}" * k], "answer": str(6 + k)}
+                for j, k in enumerate((1, 2, 3))
+            ],
+        }
+        for i in range(6)
+    ]
+    path = write(tmp_path / "c.jsonl", problems)
+    output = tmp_path / "out" / "scored.jsonl"
+    done = run(
+        capsys,
+        "rerank",
+        f"--checkpoint={tmp_path}",
+        f"--candidates={path}",
+        f"--output={output}",
+        "--json",
+    )
+    assert done.status == 0, done.err
+    value = done.json
+    assert value["random"] == pytest.approx(1 / 3)
+    assert value.pop("predictions") == str(output)
+    assert run(capsys, "rerank", "--predictions", output, "--json").json == value
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "words"),
+    [
+        ([], 2, "give either --checkpoint DIR with --candidates FILE"),
+        (["--checkpoint=c"], 2, "--checkpoint needs --candidates FILE"),
+        (["--predictions=nowhere"], 1, "nowhere: no such file"),
+        (["--checkpoint=c", "--candidates=nowhere"], 1, "nowhere: no such file"),
+    ],
+)
+def test_failures_are_one_line(arguments, status, words, capsys):
+    failed = run(capsys, "rerank", *arguments)
+    assert failed.status == status
+    assert words in failed.err
+    assert failed.err.count("\n") == 1
+
+
+def test_texts_alone_are_no_scores(tmp_path, capsys):
+    problem = {"question": "?", "candidates": [{"steps": ["x"], "correct": True}]}
+    path = write(tmp_path / "c.jsonl", [problem])
+    failed = run(capsys, "rerank", "--predictions", path, "--json")
+    assert failed.status == 1
+    assert failed.json["error"].endswith(
+        "c.jsonl:1: record 1: no scores: candidate 1 has no prm_scores"
+    )

@@ -1,0 +1,189 @@
+"""Intervals over seeds and rollouts, and the words that may be said of them."""
+
+import math
+
+import numpy as np
+import pytest
+
+from experiments.report_answer import (
+    Estimate,
+    Score,
+    answer_sentence,
+    mean_over_seeds,
+    paired_difference,
+    verdict,
+)
+from experiments.report_text import number, signed
+
+
+def scores(values, replicates=None):
+    rows = replicates if replicates is not None else [()] * len(values)
+    return [Score(v, tuple(r)) for v, r in zip(values, rows, strict=True)]
+
+
+def by_seed(*pairs):
+    return dict(pairs)
+
+
+def half_width(estimate):
+    assert estimate.half_width is not None
+    return estimate.half_width
+
+
+def test_seeds_alone_give_students_interval():
+    # Standard deviation .01; t of 2 degrees at .975 from a table: 4.302653.
+    estimate = mean_over_seeds(scores([0.50, 0.51, 0.52]))
+    assert estimate.mean == pytest.approx(0.51)
+    assert estimate.half_width == pytest.approx(4.302653 * 0.01 / math.sqrt(3), 1e-6)
+    assert (estimate.seeds, estimate.covers) == (3, "seeds")
+    assert estimate.low == pytest.approx(0.51 - half_width(estimate))
+    assert estimate.high == pytest.approx(0.51 + half_width(estimate))
+
+
+def test_rollouts_alone_give_the_normal_interval():
+    estimate = mean_over_seeds(scores([0.5], [[0.48, 0.50, 0.52]]))
+    assert estimate.half_width == pytest.approx(1.959964 * 0.02, 1e-6)
+    assert estimate.covers == "rollouts"
+
+
+def test_both_add_their_variances_with_satterthwaites_degrees():
+    shift = np.array([-0.03, 0.0, 0.03])
+    estimate = mean_over_seeds(scores([0.50, 0.52], [0.50 + shift, 0.52 + shift]))
+    v_seeds, v_rollouts = 0.0002 / 2, 0.0009
+    degrees = (v_seeds + v_rollouts) ** 2 / v_seeds**2  # = 100
+    assert degrees == pytest.approx(100)
+    # t of 100 degrees at .975 from a table: 1.983972.
+    assert estimate.half_width == pytest.approx(1.983972 * math.sqrt(0.001), 1e-6)
+    assert estimate.covers == "seeds and rollouts"
+
+
+def test_the_rollout_part_is_of_the_mean_over_seeds():
+    # Opposite in the two seeds, the rollouts' part of the mean vanishes.
+    shift = np.array([-0.03, 0.0, 0.03])
+    cancels = mean_over_seeds(scores([0.50, 0.52], [0.50 + shift, 0.52 - shift]))
+    assert cancels.half_width == pytest.approx(
+        mean_over_seeds(scores([0.50, 0.52])).half_width
+    )
+
+
+def test_replicates_that_are_missing_or_undefined_are_not_made_up():
+    half = (0.4, 0.6)
+    one_without = [Score(0.5, half), Score(0.5)]
+    assert mean_over_seeds(one_without).covers == "seeds"
+    undefined = [Score(0.5, (math.nan, math.nan, 0.6, math.nan, 0.4))] * 2
+    assert mean_over_seeds(undefined).covers == "seeds"
+    mostly = Score(0.5, (math.nan, 0.6, 0.4))
+    assert mean_over_seeds([mostly]).covers == "rollouts"
+    assert mean_over_seeds([Score(0.5)]) == Estimate(0.5, None, 1, "nothing")
+    with pytest.raises(ValueError, match="at least one"):
+        mean_over_seeds([])
+
+
+@pytest.mark.parametrize(("sigma_seed", "sigma_rollout"), [(1, 0), (1, 1), (0.1, 1)])
+def test_the_interval_covers_the_truth_about_as_often_as_it_says(
+    sigma_seed, sigma_rollout
+):
+    rng = np.random.default_rng(4)
+    hits, tries = 0, 600
+    for _ in range(tries):
+        benchmark = sigma_rollout * rng.standard_normal()
+        values = benchmark + sigma_seed * rng.standard_normal(3)
+        resampled = sigma_rollout * rng.standard_normal(200)
+        found = mean_over_seeds(scores(values, values[:, None] + resampled))
+        hits += abs(found.mean) <= half_width(found)
+    assert 0.925 < hits / tries < 0.985
+
+
+def test_differences_are_taken_seed_by_seed():
+    random = by_seed((0, Score(0.40)), (1, Score(0.60)), (2, Score(0.50)))
+    bis = by_seed(
+        (2, Score(0.53)), (1, Score(0.62)), (0, Score(0.42)), (7, Score(0.99))
+    )
+    found = paired_difference(bis, random)
+    assert found is not None
+    assert found.mean == pytest.approx((0.02 + 0.02 + 0.03) / 3)
+    # Unpaired, the spread of .1 between the seeds would drown it.
+    assert found.excludes_zero
+    assert found.seeds == 3
+
+
+def test_replicates_are_subtracted_too():
+    common = np.random.default_rng(0).standard_normal(100)
+    bis = by_seed((0, Score(0.6, tuple(0.6 + common))))
+    random = by_seed((0, Score(0.5, tuple(0.5 + common))))
+    found = paired_difference(bis, random)
+    assert found is not None
+    assert found.half_width == pytest.approx(0, abs=1e-12)
+    unequal = paired_difference(bis, by_seed((0, Score(0.5, (0.5, 0.4)))))
+    assert unequal is not None
+    assert unequal.covers == "nothing"
+
+
+def test_an_arm_without_a_seed_is_set_against_every_seed():
+    base = by_seed((None, Score(0.4)))
+    random = by_seed((0, Score(0.5)), (1, Score(0.6)))
+    forward, backward = paired_difference(base, random), paired_difference(random, base)
+    assert forward is not None
+    assert backward is not None
+    assert forward.seeds == 2
+    assert forward.mean == pytest.approx(-0.15) == -backward.mean
+    assert paired_difference(by_seed((0, Score(1))), by_seed((1, Score(1)))) is None
+    assert paired_difference(by_seed(), random) is None
+
+
+@pytest.mark.parametrize(
+    ("mean", "half_width", "seeds", "expected"),
+    [
+        (0.05, 0.04, 3, "ahead"),
+        (-0.05, 0.04, 3, "behind"),
+        (0.05, 0.06, 3, "undecided"),
+        (-0.05, 0.05, 3, "undecided"),
+        (0.05, 0.01, 1, "one seed"),
+        (0.05, None, 1, "one seed"),
+    ],
+)
+def test_verdicts(mean, half_width, seeds, expected):
+    assert verdict(Estimate(mean, half_width, seeds, "seeds")) == expected
+
+
+def sentence(mean, half_width, seeds=3):
+    covers = "seeds and rollouts" if seeds > 1 else "rollouts"
+    text = answer_sentence("scarce", 0.1, Estimate(mean, half_width, seeds, covers))
+    return text.replace("\N{NO-BREAK SPACE}", " ")
+
+
+def test_the_sentence_says_who_won_by_how_much_and_how_surely():
+    assert sentence(0.0412, 0.02) == (
+        "In the world “scarce”, keeping 10 %, BIS beat Random by 0.041 micro-F1 (mean "
+        "of 3 seeds, paired); the 95 % interval over seeds and rollouts, +0.021 to "
+        "+0.061, excludes zero."
+    )
+    lost = sentence(-0.0412, 0.02)
+    assert "BIS did not beat Random: it lost by 0.041" in lost
+    assert "−0.061 to −0.021, excludes zero." in lost
+    open_ = sentence(-0.01, 0.02)
+    assert "it is not decided whether BIS beats Random" in open_
+    assert "difference is −0.010 micro-F1" in open_
+    assert "−0.030 to +0.010, includes zero." in open_
+
+
+def test_one_seed_or_none_decides_nothing():
+    assert "ahead of Random by 0.200" in sentence(0.2, 0.01, seeds=1)
+    assert "behind Random by 0.200" in sentence(-0.2, None, seeds=1)
+    assert "level with Random" in sentence(0.0, None, seeds=1)
+    for mean in (0.2, -0.2, 0.0):
+        said = sentence(mean, 0.01, seeds=1)
+        assert "decides nothing" in said
+        assert "beat" not in said
+    assert "no answer" in answer_sentence("scarce", 0.1, None)
+
+
+def test_numbers_have_true_minus_signs_and_no_negative_zero():
+    assert number(-0.0004) == "0.000"
+    assert number(-0.0006) == "−0.001"
+    assert (signed(0.0004), signed(-0.0004), signed(0.5)) == (
+        "0.000",
+        "0.000",
+        "+0.500",
+    )
+    assert signed(-1.25, 1) == "−1.2"

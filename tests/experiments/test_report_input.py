@@ -1,0 +1,237 @@
+"""What `mprm report` makes of hostile, missing and wrong input."""
+
+import hashlib
+import json
+import shutil
+
+import msgspec
+import pytest
+
+from experiments.report import gather, render, write_report
+from experiments.report_text import visible
+from experiments.store import append_results
+from mprm_jax.data.problems import DataError
+from tests.cli import run
+from tests.report_document import Document
+from tests.report_run import SOURCES, cells, write_manifest, write_run, write_subsets
+
+HOSTILE = (
+    '</p><script>alert(1)</script><img src=x onerror="alert(2)">{{ 7*7 }}\u202e&amp;'
+)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return write_run(tmp_path_factory.mktemp("run") / "demo")
+
+
+@pytest.fixture
+def copy(folder, tmp_path):
+    """A run of one's own to damage."""
+    return shutil.copytree(folder, tmp_path / "demo")
+
+
+def test_hostile_text_stays_text(copy):
+    for name in SOURCES:
+        path = copy / "scarce" / "corpus" / "annotations" / f"{name}.jsonl"
+        records = [json.loads(line) for line in path.read_text().splitlines()]
+        for record in records:
+            record["question"] = HOSTILE + "x" * 9000
+            record["steps_with_score"][0]["step"] = HOSTILE
+        path.write_text("".join(json.dumps(record) + "\n" for record in records))
+    write_subsets(copy / "scarce")
+    write_manifest(
+        copy,
+        backbone=HOSTILE,
+        commands=[HOSTILE],
+        versions={HOSTILE: HOSTILE},
+        arguments={HOSTILE: [HOSTILE]},
+    )
+    strange = cells("scarce", (0.1, 0.1, 0.1))[-1]
+    config = strange.config | {"arm": HOSTILE}
+    named = msgspec.structs.replace(strange, config=config)
+    append_results(copy / "results", [named])
+    page = render(gather(copy))
+    document = Document(page)
+    assert not [tag for tag, _ in document.tags if tag == "script"]
+    assert not [v for _, v in document.tags if any(k.startswith("on") for k in v)]
+    assert all(link.startswith(("data:", "#")) for link in document.links)
+    shown = HOSTILE.replace("\u202e", "�")
+    # Backbone, command, version (name and value), argument name, arm, steps.
+    assert document.text.count(shown) > 10
+    assert "\u202e" not in page
+    assert (
+        "49" not in document.text.split("What the pretrained")[1].split("Reproduce")[0]
+    )
+    assert "more characters)" in document.text
+
+
+def test_what_must_not_act_is_made_visible():
+    assert visible("a\x00b\x1b[31m\u202ec\ud800\u2066") == "a�b�[31m�c��"
+    assert visible("line\n\ttab é − ✓ שלום") == "line\n\ttab é − ✓ שלום"
+    assert visible("x" * 5000) == "x" * 4000 + " … (1,000 more characters)"
+    assert visible(3) == 3
+
+
+def test_the_page_is_written_whole_with_its_manifest(copy, tmp_path):
+    output = tmp_path / "out" / "page.html"
+    write_report(copy, output)
+    data = output.read_bytes()
+    manifest = json.loads((tmp_path / "out" / "page.html.manifest.json").read_text())
+    assert manifest["output"] == {
+        "file": "page.html",
+        "bytes": len(data),
+        "sha256": hashlib.sha256(data).hexdigest(),
+    }
+    name = "results/demo.jsonl"
+    assert manifest["inputs"][name] in data.decode()
+    expected = hashlib.sha256((copy / name).read_bytes()).hexdigest()
+    assert manifest["inputs"][name] == expected
+    (copy / "manifest.json").unlink()
+    with pytest.raises(DataError):
+        write_report(copy, output)
+    assert output.read_bytes() == data
+    assert len(list(output.parent.iterdir())) == 2
+
+
+def test_without_replicates_the_interval_says_that_it_covers_seeds_only(copy):
+    path = copy / "results" / "demo.jsonl"
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    for line in lines:
+        del line["metrics"]["bootstrap"]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    text = Document(render(gather(copy))).text
+    assert "interval over seeds, +0." in text
+    assert "over seeds and rollouts, " not in text
+
+
+def test_missing_arms_and_metrics_are_dashes_not_failures(copy):
+    path = copy / "results" / "demo.jsonl"
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    lines = [line for line in lines if line["config"]["arm"] in ("bis", "clean")]
+    for line in lines:
+        line["metrics"] = {"rollouts": 3, "updates": 4, "micro_f1": None, "auroc": None}
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    document = Document(render(gather(copy)))
+    assert "there is no answer" in document.text
+    table = document.table(["within-position AUROC", "updates"])
+    assert set(table["BIS"].values()) == {"BIS", "3", "4", "–"}
+    assert "recorded no curves" in document.text
+
+
+def test_curves_of_some_seeds_only_are_drawn(copy):
+    def edit(lines):
+        for line in lines:
+            if line["seed"]:
+                line["metrics"] |= {"curve": [], "eval_curve": []}
+            elif line["config"]["arm"] == "bis":
+                line["metrics"]["eval_curve"] = [[0, 0.5], [9, 0.777]]
+
+    edit_results(copy, edit)
+    page = render(gather(copy))
+    assert page.count("BIS ends at 0.777") == 2
+    assert "recorded no curves" not in page
+
+
+def test_two_keep_ratios_in_one_folder_are_told_apart(copy):
+    def edit(lines):
+        for line in list(lines):
+            again = json.loads(json.dumps(line))
+            again["config"]["keep_ratio"] = 0.5
+            again["metrics"]["updates"] = 77
+            lines.append(again)
+
+    edit_results(copy, edit)
+    document = Document(render(gather(copy)))
+    table = document.table(["within-position AUROC", "updates"])
+    assert table["BIS 25\N{NO-BREAK SPACE}%"]["updates"] == "60"
+    assert table["BIS 50\N{NO-BREAK SPACE}%"]["updates"] == "77"
+    assert table["clean labels 50\N{NO-BREAK SPACE}%"]["updates"] == "77"
+    assert document.text.count("BIS beat Random by 0.055") == 2
+
+
+def edit_results(folder, edit):
+    path = folder / "results" / "demo.jsonl"
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    edit(lines)
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+
+def no_results(folder):
+    (folder / "results" / "demo.jsonl").unlink()
+    return "no results; run: mprm demo --output"
+
+
+def no_manifest(folder):
+    (folder / "manifest.json").unlink()
+    return "manifest.json: No such file"
+
+
+def manifest_without_backbone(folder):
+    (folder / "manifest.json").write_text('{"commands": []}')
+    return "missing required field `backbone`"
+
+
+def f1_above_one(folder):
+    edit_results(folder, lambda lines: lines[0]["metrics"].update(micro_f1=64.5))
+    return "Expected `float` <= 1"
+
+
+def metric_of_another_type(folder):
+    edit_results(folder, lambda lines: lines[0]["metrics"].update(auroc="high"))
+    return "`$.auroc`"
+
+
+def world_that_climbs(folder):
+    edit_results(folder, lambda lines: lines[0]["config"].update(world="../other"))
+    return "names no world"
+
+
+def rule_without_ratio(folder):
+    edit_results(folder, lambda lines: lines[0]["config"].pop("keep_ratio"))
+    return "keep_ratio must lie in (0, 1]"
+
+
+def two_runs(folder):
+    edit_results(
+        folder,
+        lambda lines: lines.append(
+            lines[0] | {"config": lines[0]["config"] | {"world_seed": 1}}
+        ),
+    )
+    return "two results of arm random, seed 0; use one folder for each run"
+
+
+def two_sizes(folder):
+    edit_results(folder, lambda lines: lines[0]["config"].update(size="large"))
+    return "results of the sizes large and small"
+
+
+def world_without_folder(folder):
+    shutil.rmtree(folder / "plentiful")
+    return "plentiful"
+
+
+@pytest.mark.parametrize(
+    "harm",
+    [
+        no_results,
+        no_manifest,
+        manifest_without_backbone,
+        f1_above_one,
+        metric_of_another_type,
+        world_that_climbs,
+        rule_without_ratio,
+        two_runs,
+        two_sizes,
+        world_without_folder,
+    ],
+)
+def test_bad_input_is_one_line_and_status_1(harm, copy, capsys):
+    message = harm(copy)
+    failed = run(capsys, "report", copy)
+    assert failed.status == 1
+    assert failed.err.startswith("mprm report: ")
+    assert message in failed.err
+    assert failed.err.count("\n") == 1
+    assert not (copy / "report.html").exists()

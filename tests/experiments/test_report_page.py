@@ -1,0 +1,213 @@
+"""The page and its command: the numbers it shows are those it was given."""
+
+import json
+import re
+
+import pytest
+
+from experiments.report import gather, render
+from tests.cli import run
+from tests.report_document import LABELS, Document
+from tests.report_run import KEEP_RATIO, LEVELS, RULES, write_run
+
+NBSP = "\N{NO-BREAK SPACE}"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return write_run(tmp_path_factory.mktemp("run") / "demo")
+
+
+@pytest.fixture(scope="module")
+def page(folder):
+    return render(gather(folder))
+
+
+@pytest.fixture(scope="module")
+def document(page):
+    return Document(page)
+
+
+def test_every_number_of_the_results_is_the_mean_of_its_cells(folder, document, page):
+    lines = (folder / "results" / "demo.jsonl").read_text().splitlines()
+    found = [json.loads(line) for line in lines]
+    columns = {
+        "AUROC": "auroc",
+        "within-position AUROC": "within_position_auroc",
+        "position-only AUROC": "position_auroc",
+        "slip-prior AUROC": "slip_prior_auroc",
+    }
+    for number, world in enumerate(("scarce", "plentiful")):
+        table = document.table(["within-position AUROC", "updates"], number)
+        assert set(table) == set(LABELS.values())
+        for arm, label in LABELS.items():
+            of = [
+                cell["metrics"]
+                for cell in found
+                if (cell["config"]["world"], cell["config"]["arm"]) == (world, arm)
+            ]
+            assert len(of) == (1 if arm == "base" else 3)
+
+            def mean(name, of=of):
+                return sum(metrics[name] for metrics in of) / len(of)
+
+            row = table[label]
+            assert row["rollouts"] == str(of[0]["rollouts"])
+            assert row["updates"] == str(of[0]["updates"])
+            assert row["micro-F1"].startswith(f"{mean('micro_f1'):.3f} ± 0.0")
+            for column, name in columns.items():
+                assert row[column] == f"{mean(name):.3f}"
+            best = sum(m["best_of_n"]["mean"] for m in of) / len(of)
+            assert row["best-of-16"] == f"{100 * best:.1f}{NBSP}%"
+    assert f"between 40.0{NBSP}% (a random candidate) and 93.0{NBSP}%" in page
+
+
+def test_references_stand_apart_from_the_rules(document):
+    for table in document.tables:
+        heads = [row[0].strip() for row in table]
+        if "for reference" in heads:
+            after = heads[heads.index("for reference") + 1 :]
+            assert after == ["full data", "clean labels", "untrained base"]
+            rules = heads[1 : heads.index("for reference")]
+            assert rules == ["Random", "BIS", "Mixed", "Low-MC", "Reliable"]
+
+
+def test_seeds_and_sources_are_shown_as_they_are(folder, document):
+    rows = next(t for t in document.tables if "decision threshold" in t[0])[1:]
+    text = (folder / "results" / "demo.jsonl").read_text().splitlines()
+    of_world = [json.loads(line) for line in text if '"scarce"' in line]
+    expected = {
+        (
+            LABELS[cell["config"]["arm"]],
+            "–" if cell["seed"] is None else str(cell["seed"]),
+            f"{cell['metrics']['micro_f1']:.3f}",
+            f"{cell['metrics']['macro_f1_pooled']:.3f}",
+            f"{cell['metrics']['auroc']:.3f}",
+            "0.470",
+        )
+        for cell in of_world
+    }
+    assert {tuple(c.strip() for c in row) for row in rows} == expected
+    sources = document.table(["a", "b"])
+    level = LEVELS["mixed"]
+    values = [level + 0.005 * ((14 + seed) % 3 - 1) for seed in (0, 1, 2)]
+    assert sources["Mixed"]["b"] == f"{sum(values) / 3 + 0.01:.3f}"
+
+
+def test_the_answers_come_first_and_agree_with_the_command(folder, document, capsys):
+    done = run(capsys, "report", folder, "--output", folder / "again.html", "--json")
+    assert done.status == 0
+    first, second = done.json["answers"]
+    assert "beat Random by 0.055" in first["sentence"]
+    assert first["difference"]["mean"] == pytest.approx(0.055)
+    assert "it is not decided" in second["sentence"]
+    text = document.text
+    assert text.index(first["sentence"]) < text.index(second["sentence"])
+    assert text.index(second["sentence"]) < text.index("within-position AUROC")
+    assert "BIS 65.46 against Random 63.37 (InternVL2.5-8B)" in text
+    printed = run(capsys, "report", folder, "--output", folder / "again.html")
+    assert first["sentence"] in printed.out
+    assert str(folder / "again.html") in printed.out
+
+
+def test_micro_f1_is_labelled_as_what_it_is(page):
+    assert "step-weighted mean of the per-source macro-F1" in page
+
+
+def test_the_corpus_stands_beside_the_paper(folder, document):
+    table = document.table(["statistic", "paper"])
+    assert table["rollouts"]["paper"] == "565,096"
+    assert table["steps"]["paper"] == "3,174,394"
+    assert table["steps per rollout"]["paper"] == "5.62"
+    assert table["words per step"]["paper"] == "27.8"
+    assert table["error-step ratio (K = 0)"]["paper"] == f"3.57{NBSP}%"
+    assert table["mean MC score per step"]["paper"] == "0.8566"
+    assert table["mixed rollouts"]["paper"] == f"7.67{NBSP}%"
+    for world in ("scarce", "plentiful"):
+        files = (folder / world / "corpus" / "annotations").glob("*.jsonl")
+        counts = [
+            [s["num_mc_correct"] for s in json.loads(line)["steps_with_score"]]
+            for path in files
+            for line in path.read_text().splitlines()
+        ]
+        steps = [k for of in counts for k in of]
+        mixed = sum(0 < sum(k > 0 for k in of) < len(of) for of in counts)
+        assert table["rollouts"][world] == str(len(counts))
+        assert table["steps"][world] == str(len(steps))
+        share = steps.count(0) / len(steps)
+        assert table["error-step ratio (K = 0)"][world] == f"{100 * share:.2f}{NBSP}%"
+        assert table["mixed rollouts"][world] == f"{100 * mixed / 48:.2f}{NBSP}%"
+        assert (
+            table["mean MC score per step"][world]
+            == f"{sum(steps) / 16 / len(steps):.4f}"
+        )
+
+
+def test_tied_shares_are_the_manifests(folder, document):
+    for number, world in enumerate(("scarce", "plentiful")):
+        table = document.table(["tied share", "wrong positives"], number)
+        for rule in RULES:
+            path = folder / world / "subsets" / f"{rule}.jsonl.manifest.json"
+            tied = json.loads(path.read_text())["tied_share"]
+            assert table[LABELS[rule]]["tied share"] == f"{100 * tied:.1f}{NBSP}%"
+            assert table[LABELS[rule]]["rollouts"] == "12"
+        assert table["all rollouts"]["tied share"] == "–"
+
+
+def test_the_page_loads_nothing_and_runs_nothing(document, page):
+    assert not [
+        tag for tag, _ in document.tags if tag in ("script", "iframe", "object")
+    ]
+    assert all(link.startswith(("data:", "#")) for link in document.links)
+    assert "default-src 'none'" in page
+    assert "@import" not in page
+    assert "url(" not in page
+    handlers = [k for _, values in document.tags for k in values if k.startswith("on")]
+    assert not handlers
+
+
+def test_the_page_is_accessible(document, page):
+    assert document.headings[0] == 1
+    assert document.headings.count(1) == 1
+    for before, after in zip(document.headings, document.headings[1:], strict=False):
+        assert after <= before + 1
+    ids = [values["id"] for _, values in document.tags if "id" in values]
+    assert len(ids) == len(set(ids))
+    targets = {link[1:] for link in document.links if link.startswith("#")}
+    assert targets <= set(ids)
+    for tag, values in document.tags:
+        if tag == "img":
+            assert values["alt"].startswith("Picture of the question: ")
+        if tag == "th":
+            assert values["scope"] in ("col", "row", "rowgroup")
+        if tag == "svg":
+            assert values.get("aria-label") or values.get("aria-hidden") == "true"
+        if tag == "input":
+            assert ("label", {"for": values["id"]}) in document.tags
+    assert page.count("<table") == page.count("<caption")
+
+
+def test_what_the_backbone_has_seen_is_told(document):
+    told = document.text.split("What the pretrained backbone has seen")[1]
+    assert "read the worlds’ own solutions" in told
+    assert "AUROC of its step check0.9812" in told
+    gate = document.table(["with images permuted"])["scarce, bars"]
+    assert list(gate.values()) == ["scarce, bars", "0.871", "0.823", "0.641"]
+
+
+def test_the_same_run_gives_the_same_page(folder, page):
+    assert render(gather(folder)) == page
+
+
+def test_about_sixty_rollouts_are_shown(document, page):
+    cards = [
+        v for t, v in document.tags if t == "details" and "card" in v.get("class", "")
+    ]
+    assert len(cards) == 60
+    kept = [values for values in cards if "is-kept" in values["class"]]
+    counts = re.findall(r'kept by BIS <span class="n">(\d+)', page)
+    assert sum(map(int, counts)) == len(kept) > 0
+
+
+def test_the_keep_ratio_is_named(page):
+    assert f"every rule keeps {100 * KEEP_RATIO:g}" in page

@@ -1,0 +1,163 @@
+"""The results store: whole lines, cells told apart by content, none lost."""
+
+import json
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from experiments.store import (
+    SCHEMA,
+    Result,
+    append_results,
+    cell_key,
+    read_results,
+    store_path,
+)
+from mprm_jax.data.problems import DataError
+
+
+def cell(number=0, seed=0, **metrics):
+    return Result("e", {"arm": f"a{number}", "rho": 0.25}, seed, metrics or {"x": 1.5})
+
+
+def test_what_is_appended_is_read_in_order(tmp_path):
+    assert read_results(tmp_path / "none", "e") == []
+    first, second = [cell(0), cell(1, None)], [cell(2, 5, y=[1, None], z={"a": "ü"})]
+    append_results(tmp_path / "new" / "folder", first)
+    append_results(tmp_path / "new" / "folder", second)
+    assert read_results(tmp_path / "new" / "folder", "e") == first + second
+    assert all(result.versions["numpy"] for result in first)
+    assert read_results(tmp_path / "new" / "folder", "other") == []
+
+
+def test_experiments_have_files_of_their_own(tmp_path):
+    other = Result("f", {"arm": "a0"}, 0, {"x": 2.0})
+    append_results(tmp_path, [cell(0), other, cell(1)])
+    assert read_results(tmp_path, "f") == [other]
+    assert read_results(tmp_path, "e") == [cell(0), cell(1)]
+    assert {path.name for path in tmp_path.iterdir()} == {"e.jsonl", "f.jsonl"}
+
+
+def test_the_latest_of_a_cell_counts_at_its_first_place(tmp_path):
+    append_results(tmp_path, [cell(0), cell(1), cell(0, x=9.0)])
+    assert read_results(tmp_path, "e") == [cell(0, x=9.0), cell(1)]
+
+
+def test_cells_are_equal_iff_configuration_and_seed_are():
+    one, same = (
+        {"a": 1, "b": {"c": 2, "d": [1, 2]}},
+        {"b": {"d": [1, 2], "c": 2}, "a": 1},
+    )
+    assert cell_key(one, 0) == cell_key(same, 0)
+    others = [(one, 1), (one, None), ({**one, "a": 2}, 0), ({**one, "e": None}, 0)]
+    others += [({"a": 1, "b": {"c": 2, "d": [2, 1]}}, 0), ({**one, "a": "1"}, 0)]
+    assert len({cell_key(*other) for other in others} | {cell_key(one, 0)}) == 7
+    assert Result("e", one, 0, {}).key == Result("f", same, 0, {"x": 1}).key
+
+
+def test_a_resumed_run_knows_its_cells_after_the_round_trip(tmp_path):
+    config = {"keep_ratio": 0.1, "size": "small", "n": 3, "names": ["a"], "on": True}
+    append_results(tmp_path, [Result("e", config, 3, {})])
+    (found,) = read_results(tmp_path, "e")
+    assert found.key == cell_key(config, 3)
+
+
+def test_a_torn_line_is_left_out_and_does_not_swallow_the_next(tmp_path):
+    append_results(tmp_path, [cell(0), cell(1)])
+    path = store_path(tmp_path, "e")
+    whole = path.read_bytes()
+    start = whole.index(b"\n") + 1
+    for end in range(start + 1, len(whole) - 1, 3):
+        path.write_bytes(whole[:end])
+        assert read_results(tmp_path, "e") == [cell(0)]
+        append_results(tmp_path, [cell(2)])
+        assert read_results(tmp_path, "e") == [cell(0), cell(2)]
+        assert path.read_bytes().startswith(whole[:end] + b"\n")
+    # Only the newline is missing: the line is whole.
+    path.write_bytes(whole[:-1])
+    append_results(tmp_path, [cell(2)])
+    assert read_results(tmp_path, "e") == [cell(0), cell(1), cell(2)]
+
+
+def test_a_line_torn_within_a_letter_is_left_out(tmp_path):
+    result = Result("e", {"arm": "größe" * 3}, 0, {})
+    append_results(tmp_path, [cell(0), result])
+    path = store_path(tmp_path, "e")
+    path.write_bytes(path.read_bytes()[: path.read_bytes().index(b"\xc3") + 1])
+    assert read_results(tmp_path, "e") == [cell(0)]
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b"[" * 100_000,
+        b"[]",
+        b"3",
+        b'{"experiment": "e"}',
+        b'{"experiment":"e","config":[],"seed":0,"metrics":{}}',
+        b'{"experiment":"e","config":{},"seed":"0","metrics":{}}',
+        b'{"experiment":"e","config":{},"seed":0,"metrics":{},"schema":"mprm-result/9"}',
+    ],
+)
+def test_whole_lines_of_something_else_are_refused_by_number(line, tmp_path):
+    append_results(tmp_path, [cell(0)])
+    path = store_path(tmp_path, "e")
+    path.write_bytes(path.read_bytes() + line + b"\n")
+    with pytest.raises(DataError, match=r"e\.jsonl:2: ") as raised:
+        read_results(tmp_path, "e")
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("line", [b"\xff\xfe", b'{"experiment": "\xc3("}', b'{"a":'])
+def test_bytes_that_are_no_json_count_as_torn(line, tmp_path):
+    append_results(tmp_path, [cell(0)])
+    path = store_path(tmp_path, "e")
+    path.write_bytes(line + b"\n" + path.read_bytes())
+    assert read_results(tmp_path, "e") == [cell(0)]
+
+
+def test_not_a_number_is_stored_as_null(tmp_path):
+    append_results(tmp_path, [cell(0, x=float("nan"))])
+    (found,) = read_results(tmp_path, "e")
+    assert found.metrics == {"x": None}
+    line = json.loads(store_path(tmp_path, "e").read_text())
+    assert line["schema"] == SCHEMA
+
+
+def test_places_that_cannot_be_written_or_read(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(DataError, match="file"):
+        append_results(tmp_path / "file" / "x", [cell(0)])
+    store_path(tmp_path, "e").mkdir()
+    with pytest.raises(DataError, match=r"e\.jsonl: "):
+        append_results(tmp_path, [cell(0)])
+    with pytest.raises(DataError, match=r"e\.jsonl: "):
+        read_results(tmp_path, "e")
+
+
+_WRITER = """
+import sys
+from pathlib import Path
+from experiments.store import Result, append_results
+for i in range(40):
+    metrics = {"curve": [float(i)] * 4_000}
+    append_results(Path(sys.argv[1]), [Result("e", {"who": sys.argv[2]}, i, metrics)])
+"""
+
+
+def test_two_runs_at_a_time_do_not_write_into_each_other(tmp_path):
+    """Lines longer than any buffer."""
+
+    def write(who):
+        command = [sys.executable, "-c", _WRITER, str(tmp_path), who]
+        subprocess.run(command, check=True)
+
+    with ThreadPoolExecutor() as pool:
+        list(pool.map(write, ("one", "two")))
+    found = read_results(tmp_path, "e")
+    assert len(found) == 80
+    for result in found:
+        assert result.metrics["curve"] == [float(result.seed or 0)] * 4_000
+    assert len(store_path(tmp_path, "e").read_bytes().splitlines()) == 80

@@ -1,0 +1,180 @@
+"""Student experiments: cells, resumption, what arms keep, and what is reported."""
+
+from dataclasses import asdict, replace
+
+import numpy as np
+import pytest
+
+from experiments import alpha, labels, mc_budget, plateau, rules, ties
+from experiments.corpus_models import coverage
+from experiments.paired import compare
+from experiments.plateau import fit_laws
+from experiments.store import Result, read_results
+from experiments.student_runs import Arm, choose_rows, run_arms, run_cells
+from experiments.student_worlds import (
+    World,
+    corpus_of_mixed_share,
+    describe,
+    worlds,
+)
+from sim.feature_world import FeatureWorld
+from sim.sources import Source
+from sim.student_world import CorpusLaw, draw_problem, from_moments
+from theory.scores import bis, label_mixture
+from theory.summary import summarise
+
+LAW = CorpusLaw(
+    from_moments(0.6, 0.7),
+    (Source("a", 0.8, 5600, 1000), Source("b", 0.9, 5600, 1000)),
+    400,
+)
+TINY = World("tiny", "fast", LAW, FeatureWorld(dimension=8))
+ARMS = [Arm("full"), Arm("bis", 0.2), Arm("random", 0.2), Arm("bayes")]
+
+
+def test_a_second_run_finds_every_cell_and_a_new_arm_runs_alone(tmp_path):
+    assert run_cells(tmp_path, "x", TINY, ARMS[:2], seeds=2) == 2
+    before = (tmp_path / "x.jsonl").read_bytes()
+    assert run_cells(tmp_path, "x", TINY, ARMS[:2], seeds=2) == 0
+    assert (tmp_path / "x.jsonl").read_bytes() == before
+    assert run_cells(tmp_path, "x", TINY, ARMS[:3], seeds=2) == 1
+    assert run_cells(tmp_path, "x", TINY, ARMS[:2], seeds=2, seed=1) == 2
+    cells = read_results(tmp_path, "x")
+    assert [cell.config["arm"]["rule"] for cell in cells[:3]] == [
+        "full",
+        "bis",
+        "random",
+    ]
+    assert cells[0].config["world"] == describe(TINY)
+
+
+def test_cells_do_not_depend_on_the_arms_beside_them():
+    together = run_arms(TINY, ARMS, [3, 4])
+    for arm, metrics in zip(ARMS, together, strict=True):
+        (alone,) = run_arms(TINY, [arm], [3, 4])
+        assert alone == metrics
+    assert all(len(m["micro_f1"]) == 2 for m in together)
+    # No student beats the Bayes rule but by luck of the draw.
+    assert np.mean(together[3]["auroc"]) > np.mean(together[0]["auroc"]) - 0.02
+    assert np.max(np.abs(together[3]["excess_risk"])) < 0.02
+
+
+def test_labels_and_updates_are_the_arm_s():
+    arms = [
+        Arm("full"),
+        Arm("full", labels="clean"),
+        Arm("full", labels="counts"),
+        Arm("random", 0.25, matched=True),
+    ]
+    found = run_arms(TINY, arms, [0, 1], checkpoints=[5, 50])
+    assert found[3]["subset"]["updates"] == found[0]["subset"]["updates"] == 50
+    assert found[3]["subset"]["rollouts"] == 100
+    assert len({tuple(m["micro_f1"]) for m in found}) == 4
+    for metrics in found:
+        assert metrics["curve"]["auroc"][1] == pytest.approx(
+            np.mean(metrics["auroc"]), abs=1e-5
+        )
+
+
+def test_subset_facts_are_those_of_the_rows():
+    problem = draw_problem(TINY.features, TINY.law, 0)
+    rows, tied = choose_rows(problem, Arm("bis", 0.2))
+    (metrics,) = run_arms(TINY, [Arm("bis", 0.2)], [0])
+    summary = summarise(problem.rollouts.take(rows))
+    subset = metrics["subset"]
+    assert subset["tied_share"] == pytest.approx(tied, abs=1e-6)
+    assert subset["mixed_share"] == pytest.approx(summary.mixed_share, abs=1e-6)
+    assert subset["updates"] == -(-len(rows) // TINY.batch)
+
+
+def test_tie_variants_keep_what_they_say():
+    problem = draw_problem(TINY.features, LAW, 1)
+    rollouts = problem.rollouts
+    mixed = label_mixture(rollouts) > 0
+    negative = rollouts.n_positive == 0
+    score = bis(rollouts, 0.05)
+
+    def rows(variant, keep=0.5):
+        return ties.choose(problem, Arm(variant, keep))[0]
+
+    plain = rows("bis")
+    assert len(plain) == len(rows("bis-random-filler")) == len(rows("bis-file"))
+    above = np.flatnonzero(score > 0.05)
+    for variant in ties.VARIANTS[:-2]:
+        if variant != "bis-no-filler":
+            assert set(above) <= set(rows(variant)), variant
+    assert set(rows("bis-no-filler")) == set(above)
+    assert not np.any(negative[rows("bis-perfect-filler")])
+    ease = problem.steps.ease_S[rollouts.offsets[:-1]]
+    easy, hard = rows("bis-easy-first"), rows("bis-hard-first")
+    assert ease[easy].mean() > ease[hard].mean()
+    assert np.all(mixed[rows("bis-no-filler")])
+    kept, filler = ties.choose(problem, Arm("bis-file", 0.5))
+    assert filler == np.mean(~mixed[kept]) > 0.5
+    np.testing.assert_array_equal(
+        rows("random"), choose_rows(problem, Arm("random", 0.5))[0]
+    )
+
+
+@pytest.mark.parametrize("module", [alpha, labels, plateau, rules, ties, mc_budget])
+def test_every_contrast_singles_out_two_arms_of_the_experiment(module):
+    world = worlds()["scarce"]
+    if module is mc_budget:
+        arms = module.arms(module.at_budget(world, 8))
+    else:
+        arms = module.arms(True) if module is rules else module.arms()
+    assert len(set(arms)) == len(arms)
+    rng = np.random.default_rng(0)
+    results = [
+        Result(
+            "x",
+            {"world": {"name": "w"}, "arm": asdict(arm)},
+            0,
+            {"micro_f1": rng.random(3).tolist()},
+        )
+        for arm in arms
+    ]
+    contrasts = module.contrasts()
+    assert len(compare(results, contrasts)) == len(contrasts) > 0
+
+
+def test_the_law_with_a_floor_is_told_from_equation_4():
+    cells = []
+    for steps in (500, 1000, 2000, 5000, 10_000, 50_000):
+        excess = 0.02 + 30 / steps + 0.5 / (steps / 40)
+        metrics = {
+            "subset": {"steps": steps, "updates": steps / 40},
+            "excess_risk": [excess, excess],
+        }
+        arm = {"rule": "random", "labels": "hard-0"}
+        cells.append(Result("plateau", {"arm": arm}, 0, metrics))
+    laws = fit_laws(cells)
+    assert laws["exact"]["coefficients"][0] == pytest.approx(0.02, rel=1e-6)
+    assert laws["exact"]["rms_left_out"] < 1e-9 < 1e-3 < laws["eq4"]["rms_left_out"]
+
+
+def test_coverage_by_hand():
+    values = np.array([0.0, 0.1, 0.15, 0.5, 1.0, 1.0, 0.95])
+    found = coverage(values, np.array([1, 4, 6]), (0.0, 0.1, 0.5, 1.0))
+    assert found["all"] == [2, 2, 1, 2]
+    assert found["selected"] == [1, 0, 1, 1]
+    assert found["coverage"] == [0.5, 0.0, 1.0, 0.5]
+
+
+def test_the_named_worlds_are_what_they_are_called():
+    named = worlds()
+    for name, share in (("scarce", 0.0767), ("plentiful", 0.48), ("chained", 0.0767)):
+        corpus = named[name].law.draw(np.random.default_rng(0))
+        found = summarise(corpus.rollouts).mixed_share
+        assert found == pytest.approx(share, rel=0.12), name
+    assert all(world.why for world in named.values())
+    assert describe(named["scarce"]) != describe(
+        replace(named["scarce"], features=FeatureWorld(late=0.5))
+    )
+
+
+def test_a_mixed_share_beyond_reach_gives_the_nearest():
+    law = corpus_of_mixed_share(0.9, 0.6, 0.85, 100)
+    wanted = corpus_of_mixed_share(0.1, 0.6, 0.85, 100)
+    assert law.model == wanted.model
+    assert law.sources[0].mean_mc < wanted.sources[0].mean_mc

@@ -1,0 +1,198 @@
+"""The table of the theory: its verdicts, what makes it fail, and what it remembers."""
+
+import dataclasses
+import importlib
+import math
+
+import numpy as np
+import pytest
+
+from experiments import theory_table
+from experiments.store import read_results
+from experiments.theory_table_row import Row, flip, mean_and_se, share_and_se
+from tests.cli import run
+
+DRAWS = 10_000
+
+# What the paper states too generally, or with a number that another takes the place of.
+LOOSE = {
+    "second_moment_is_not_signal": "counterexample",
+    "information_at_one_half": "corrected",
+    "information_elsewhere": "counterexample",
+    "information_under_heavy_noise": "counterexample",
+    "slope_of_the_information": "corrected",
+    "lemma_3_in_float64": "counterexample",
+    "mean_score_does_not_order_noise": "counterexample",
+    "headroom_is_not_information": "counterexample",
+    "equation_24": "corrected",
+    "dependence": "counterexample",
+    "mixed_share": "counterexample",
+    "equation_4": "corrected",
+    "noise_floor": "counterexample",
+}
+
+
+@pytest.fixture(scope="module")
+def computed(tmp_path_factory):
+    """The options and results of one run of all statements."""
+    options = theory_table.Options(tmp_path_factory.mktemp("theory"), draws=DRAWS)
+    return options, theory_table.compute(options)
+
+
+def test_every_statement_holds_or_is_put_right(computed):
+    _, results = computed
+    verdicts = {r.config["statement"]: r.metrics["verdict"] for r in results}
+    assert {k: v for k, v in verdicts.items() if v != "holds"} == LOOSE
+    # One statement, one row; every claim that is put right says why.
+    assert len(verdicts) == len(results) >= 50
+    for result in results:
+        assert result.metrics["verdict"] == "holds" or result.metrics["note"]
+
+
+def test_every_number_is_there_three_ways(computed):
+    _, results = computed
+    rows = [result.metrics for result in results]
+    for row in rows:
+        assert math.isfinite(row["exact"])
+        assert math.isfinite(row["oracle"])
+    simulated = [row for row in rows if row["simulation"] is not None]
+    assert len(simulated) > 0.6 * len(rows)
+    # An oracle that shared its code with the formulas would agree to the last bit.
+    assert sum(row["exact"] != row["oracle"] for row in rows) > 0.4 * len(rows)
+    # The paper's own numbers are among them.
+    papers = {row["statement"]: row["paper"] for row in rows}
+    assert papers["BIS, worked example 1"] == 0.25828125
+    assert papers["BIS, worked example 2"] == 0.15
+
+
+def test_the_table_fits_a_terminal_and_says_everything(computed):
+    _, results = computed
+    text = theory_table.format_rows(results)
+    assert max(map(len, text.splitlines())) <= 100
+    flat = " ".join(text.split())
+    for result in results:
+        assert len(result.metrics["statement"]) <= 30
+        assert result.metrics["statement"] in text
+        assert " ".join(result.metrics["note"].split()) in flat
+    assert f"{len(results) - len(LOOSE)} holds" in text
+
+
+def test_rows_in_the_store_are_not_computed_again(computed, monkeypatch):
+    options, results = computed
+
+    def refuse(rng, draws):
+        raise AssertionError("computed again")
+
+    learning = importlib.import_module("experiments.theory_table_learning")
+    refuse.__name__ = "lemma_1"
+    monkeypatch.setattr(learning, "STATEMENTS", (refuse,))
+    again = theory_table.compute(options)
+    stored = read_results(options.output, "theory")
+    assert len(again) == len(results) - 7
+    assert [r for r in stored if r in again] == again
+    # Another seed, another number of draws and other code are other rows.
+    for other in ({"seed": 1}, {"draws": DRAWS + 1}):
+        monkeypatch.setattr(theory_table, "_SECTIONS", {"learning": learning.__name__})
+        with pytest.raises(AssertionError, match="computed again"):
+            theory_table.compute(dataclasses.replace(options, **other))
+    monkeypatch.setattr(theory_table, "fingerprint", lambda: "other code")
+    with pytest.raises(AssertionError, match="computed again"):
+        theory_table.compute(options)
+
+
+def test_a_row_does_not_depend_on_the_others(computed, monkeypatch, tmp_path):
+    options, results = computed
+    labels = importlib.import_module("experiments.theory_table_labels")
+    monkeypatch.setattr(theory_table, "_SECTIONS", {"alone": labels.__name__})
+    monkeypatch.setattr(labels, "STATEMENTS", labels.STATEMENTS[5:6])
+    (alone,) = theory_table.compute(dataclasses.replace(options, output=tmp_path))
+    assert alone.metrics in [result.metrics for result in results]
+
+
+@pytest.fixture
+def one_section(monkeypatch):
+    """A table of the scores only, which needs no autodiff."""
+    path = "experiments.theory_table_scores"
+    monkeypatch.setattr(theory_table, "_SECTIONS", {"scores": path})
+
+
+def test_the_command_prints_stores_and_answers_in_json(one_section, tmp_path, capsys):
+    command = ["run", "theory", "--draws", "10000", "--output", tmp_path]
+    done = run(capsys, *command)
+    assert done.status == 0
+    assert "worked example 1" in done.out
+    assert "5 holds" in done.out
+    rows = run(capsys, *command, "--json").json["rows"]
+    assert len(rows) == 5
+    assert rows[0]["exact"] == pytest.approx(0.25828125)
+    assert len(read_results(tmp_path, "theory")) == 5
+
+
+def test_a_wrong_formula_fails_by_name(one_section, tmp_path, capsys, monkeypatch):
+    from theory import scores
+
+    right = scores.bis
+    monkeypatch.setattr(scores, "bis", lambda *x: right(*x) * (1 + 1e-6))
+    failed = run(capsys, "run", "theory", "--output", tmp_path)
+    assert failed.status == 1
+    assert "BIS, worked example 1; BIS, worked example 2" in failed.err
+    assert "FAILS" in failed.out
+    assert "2 FAILS" in failed.out
+
+
+def test_options_without_meaning_are_wrong_usage(tmp_path, capsys):
+    for option, value, message in [
+        ("--draws", "9999", "--draws must be at least 10000"),
+        ("--seed", "-1", "--seed must be at least 0"),
+    ]:
+        failed = run(capsys, "run", "theory", f"{option}={value}")
+        assert (failed.status, message in failed.err) == (2, True)
+
+
+def row(**fields):
+    return Row(
+        **({"text": "x", "exact": 1.0, "oracle": 1.0, "kind": "mpmath"} | fields)
+    )
+
+
+@pytest.mark.parametrize(
+    ("fields", "verdict"),
+    [
+        ({}, "holds"),
+        ({"oracle": 1 + 1e-10}, "holds"),
+        ({"oracle": 1 + 1e-8}, "FAILS"),
+        ({"oracle": 1 + 1e-8, "tolerance": 1e-7}, "holds"),
+        ({"exact": 1e6, "oracle": 1e6 + 1e-5}, "holds"),
+        ({"exact": 1e-6, "oracle": 1.1e-6}, "FAILS"),
+        ({"oracle": math.nan}, "FAILS"),
+        ({"exact": math.nan, "oracle": math.nan}, "FAILS"),
+        ({"simulation": 1.04, "se": 0.01 + 1e-9}, "holds"),
+        ({"simulation": 0.96, "se": 0.01 - 1e-9}, "FAILS"),
+        ({"simulation": 1.0, "se": 0.0}, "holds"),
+        ({"simulation": 1.001}, "FAILS"),
+        ({"simulation": math.nan, "se": 1.0}, "FAILS"),
+        ({"paper": 1.0}, "holds"),
+        ({"paper": 2.0}, "corrected"),
+        ({"paper": 2.0, "otherwise": "counterexample"}, "counterexample"),
+        ({"paper": 2.0, "agrees": True}, "holds"),
+        ({"paper": "> 0", "agrees": False}, "corrected"),
+        ({"paper": 2.0, "oracle": 3.0}, "FAILS"),
+        ({"oracle": 0.5, "bound": True}, "holds"),
+        ({"oracle": 1.5, "bound": True}, "FAILS"),
+        ({"oracle": 0.5, "simulation": 1.5, "bound": True}, "FAILS"),
+        ({"oracle": 0.5, "simulation": 0.7, "bound": True}, "holds"),
+    ],
+)
+def test_a_verdict_follows_from_the_numbers(fields, verdict):
+    assert row(**fields).verdict == verdict
+
+
+def test_helpers_are_what_they_say():
+    rng = np.random.default_rng(0)
+    truth = np.arange(40_000) % 2 == 1
+    label = flip(rng, truth, 0.1, 0.3)
+    assert label[~truth].mean() == pytest.approx(0.1, abs=0.01)
+    assert label[truth].mean() == pytest.approx(0.7, abs=0.015)
+    assert mean_and_se(np.array([0.0, 1.0, 0.0, 1.0])) == (0.5, 0.25)
+    assert share_and_se(np.zeros(50, bool)) == (0, 1 / 50)
+    assert share_and_se(np.array([True, False])) == pytest.approx((0.5, 0.5))

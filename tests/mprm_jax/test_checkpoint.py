@@ -1,0 +1,182 @@
+"""Fast sample of ``experiments.benchmarks.kill_resume``, which has the full count."""
+
+import shutil
+
+import jax
+import numpy as np
+import pytest
+
+from experiments.benchmarks.kill_resume import (
+    damage_often,
+    digest,
+    kill_until_done,
+    newest,
+    reference,
+    stub_run,
+)
+from experiments.benchmarks.stub_model import StubModel, read_stub
+from mprm_jax.checkpoint import (
+    FOLDER,
+    Progress,
+    load_model,
+    restore,
+    restore_latest,
+    save,
+    updates_kept,
+)
+from mprm_jax.data.problems import DataError
+from mprm_jax.models.base import DESCRIPTION, model_files, read_model
+from mprm_jax.sealed import Damaged
+
+ROLLOUTS = 64
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """(folder of a finished run, digest of the parameters after each update)."""
+    output = tmp_path_factory.mktemp("finished") / "run"
+    stub_run(output, ROLLOUTS)
+    return output, reference(ROLLOUTS)
+
+
+@pytest.fixture
+def copied(finished, tmp_path):
+    """A copy of it to damage."""
+    shutil.copytree(finished[0], tmp_path / "run")
+    return tmp_path / "run"
+
+
+def test_damaged_checkpoints_are_refused_by_name_and_the_one_before_used(finished):
+    output, expected = finished
+    assert updates_kept(output) == [8, 6, 4]
+    assert damage_often(output, 12, 0, expected) == 12
+
+
+def test_killed_runs_go_on_from_whole_checkpoints(tmp_path):
+    made = kill_until_done(tmp_path / "run", 3, 1, ROLLOUTS)
+    assert made["kills"] == 3
+
+
+def test_a_swapped_checkpoint_is_not_the_one_its_name_says(copied):
+    root = copied / FOLDER
+    (root / "8").rename(root / "x")
+    (root / "6").rename(root / "8")
+    (root / "x").rename(root / "6")
+    said = []
+    found = newest(copied, said.append)
+    assert found is not None
+    assert found.progress.update == 4
+    assert "it is the checkpoint 6" in said[0]
+    assert "it is the checkpoint 8" in said[1]
+
+
+def test_nothing_whole_is_an_error_not_a_new_beginning(copied):
+    for path in (copied / FOLDER).rglob("manifest.json"):
+        path.write_bytes(b"{}")
+    with pytest.raises(DataError, match=r"8: damaged: .*; no earlier checkpoint"):
+        newest(copied)
+    with pytest.raises(DataError, match="no earlier checkpoint is whole"):
+        stub_run(copied, ROLLOUTS)
+
+
+def test_no_checkpoint_is_none(tmp_path):
+    assert newest(tmp_path) is None
+    (tmp_path / FOLDER / ".partial-4").mkdir(parents=True)
+    (tmp_path / FOLDER / "4x").mkdir()
+    assert newest(tmp_path) is None
+
+
+def test_a_checkpoint_of_another_run_is_refused(finished):
+    template = jax.eval_shape(StubModel().init, jax.random.key(0))
+    with pytest.raises(Damaged, match="of another run"):
+        restore(finished[0] / FOLDER / "8", template, run="other")
+
+
+@pytest.mark.parametrize("model", [StubModel(width=6), StubModel(vocabulary=12)])
+def test_a_checkpoint_of_another_shape_is_refused(finished, model):
+    template = jax.eval_shape(model.init, jax.random.key(0))
+    with pytest.raises(
+        DataError, match=r"of another model: params\.blocks\.0\.embedding .*shape"
+    ):
+        restore_latest(finished[0], template)
+
+
+def test_keys_that_differ_in_type_alone_are_the_same_place(finished):
+    """As 0 and "0" are, after a trip through a format of names."""
+    shapes = jax.eval_shape(StubModel().init, jax.random.key(0))
+    found = restore_latest(finished[0], shapes | {"blocks": {"0": shapes["blocks"][0]}})
+    assert found is not None
+    assert list(found.params["blocks"]) == ["0"]
+    assert digest(found.params) == finished[1][8]
+
+
+def test_unfinished_ones_are_cleared_and_old_ones_removed(copied):
+    left = copied / FOLDER / ".partial-6"
+    left.mkdir()
+    (left / "half").write_bytes(b"")
+    found = newest(copied)
+    assert found is not None
+    progress = Progress(9, 9, found.progress.run, {"next_index": 9}, {})
+    save(copied, progress, found.params, {"count": np.zeros(3)}, keep=2)
+    assert updates_kept(copied) == [9, 8]
+    assert not left.exists()
+    template = jax.eval_shape(StubModel().init, jax.random.key(0))
+    again = restore_latest(copied, template, {"count": np.ones(3)})
+    assert again is not None
+    assert digest(again.params) == digest(found.params)
+    assert again.progress == progress
+    np.testing.assert_array_equal(again.training["count"], np.zeros(3))
+
+
+def test_a_checkpoint_that_cannot_be_written_is_one_line(copied):
+    found = newest(copied)
+    assert found is not None
+    root = copied / FOLDER
+    shutil.rmtree(root)
+    root.write_bytes(b"a file in its place")
+    with pytest.raises(DataError, match=r"9: cannot be written") as error:
+        save(copied, Progress(9, 9, "", {}, {}), found.params, {}, keep=1)
+    assert "\n" not in str(error.value)
+
+
+def test_arrays_go_where_the_template_s_lie(finished):
+    """Onto another mesh than they were saved from."""
+    mesh = jax.make_mesh((2,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+    whole = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
+    shapes = jax.eval_shape(StubModel().init, jax.random.key(0))
+    template = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=whole),
+        shapes,
+    )
+    found = restore_latest(finished[0], template)
+    assert found is not None
+    assert {leaf.sharding for leaf in jax.tree.leaves(found.params)} == {whole}
+    assert digest(found.params) == finished[1][8]
+    alone = restore_latest(finished[0], shapes)
+    assert alone is not None
+    assert {len(leaf.devices()) for leaf in jax.tree.leaves(alone.params)} == {1}
+
+
+def test_the_model_of_a_run_is_found(finished, copied):
+    model, params = load_model(finished[0], read=read_stub)
+    assert model == StubModel()
+    assert digest(params) == finished[1][8]
+    shutil.rmtree(copied / FOLDER / "8")
+    said = []
+    _, params = load_model(copied, read=read_stub, report=said.append)
+    assert digest(params) == finished[1][6]
+    assert said == [f"{copied}: unfinished: 6 of 8 updates"]
+
+
+def test_a_folder_without_a_model_is_refused(finished, copied, tmp_path):
+    with pytest.raises(DataError, match=DESCRIPTION):
+        load_model(tmp_path / "none")
+    # The stub is a model of the tests: the package knows no such name.
+    with pytest.raises(DataError, match="unknown model 'stub'"):
+        load_model(finished[0], read=read_model)
+    shutil.rmtree(copied / FOLDER)
+    with pytest.raises(DataError, match="holds no checkpoint"):
+        load_model(copied, read=read_stub)
+    assert (finished[0] / DESCRIPTION).read_bytes() == model_files(StubModel())[
+        DESCRIPTION
+    ]

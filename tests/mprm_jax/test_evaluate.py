@@ -1,0 +1,201 @@
+"""Scores do not depend on batching; benchmark files as users have them."""
+
+import numpy as np
+import pytest
+
+from mprm_jax.data.batches import Example, collate
+from mprm_jax.data.predictions import columns
+from mprm_jax.data.problems import DataError
+from mprm_jax.evaluate import image_root, predict, read_benchmark, score_prompts
+from tests.mprm_jax.scoring_model import PARAMS, StubModel, benchmark, solution
+
+
+def example(rng, tokens, steps, patches=2):
+    markers = np.sort(rng.choice(tokens, steps, replace=False)).astype(np.int32)
+    ones = np.ones(steps, np.int32)
+    return Example(
+        rng.integers(1, 60, tokens, dtype=np.int32),
+        rng.integers(0, 256, (patches, 6), dtype=np.uint8),
+        markers,
+        0 * ones,
+        ones,
+    )
+
+
+def by_hand(one):
+    """The stub's score, in float64."""
+    place = np.arange(1, len(one.tokens_L) + 1)
+    upto = np.cumsum((one.tokens_L + 1) * np.sin(place))
+    margin = 0.02 * upto[one.marker_S] + len(one.tokens_L) / 64
+    margin += (one.images_PxD.astype(float) - 100).mean() / 64 - 0.25
+    return 1 / (1 + np.exp(-margin))
+
+
+@pytest.mark.parametrize("batch_size", [1, 7])
+def test_padding_and_bucketing_never_change_a_score(batch_size):
+    rng = np.random.default_rng(0)
+    examples = [
+        example(rng, int(rng.integers(9, 65)), int(rng.integers(1, 9)), 1 + i % 2)
+        for i in range(90)
+    ]
+    scores = score_prompts(StubModel(), PARAMS, iter(examples), batch_size)
+    assert len(scores) == 90
+    for one, found in zip(examples, scores, strict=True):
+        assert found.dtype == np.float64
+        assert found == pytest.approx(by_hand(one), abs=2e-6)
+
+
+def test_few_shapes_are_compiled_and_none_twice(monkeypatch):
+    seen = []
+
+    def traced(self, params, batch, logits=StubModel.reward_logits):
+        seen.append((*batch.tokens_BxL.shape, batch.marker_BxS.shape[1]))
+        return logits(self, params, batch)
+
+    monkeypatch.setattr(StubModel, "reward_logits", traced)
+    rng = np.random.default_rng(1)
+    examples = [
+        example(rng, int(rng.integers(20, 65)), int(rng.integers(1, 17)))
+        for _ in range(300)
+    ]
+    for _ in range(2):
+        # Equal models share what was compiled, whichever object they are.
+        score_prompts(StubModel(name="traced"), PARAMS, examples, 8)
+    assert len(seen) == len(set(seen))
+    assert set(seen) <= {(8, tokens, s) for tokens in (32, 48, 64) for s in (8, 16)}
+
+
+def test_patches_are_never_padded(monkeypatch):
+    rng = np.random.default_rng(2)
+    seen = []
+
+    def spy(examples, buckets, rows):
+        seen.append({len(one.images_PxD) for one in examples})
+        return collate(examples, buckets, rows)
+
+    monkeypatch.setattr("mprm_jax.evaluate.collate", spy)
+    examples = [example(rng, 30, 2, 1 + i % 2) for i in range(20)]
+    score_prompts(StubModel(), PARAMS, examples, 8)
+    assert sorted(map(sorted, seen)) == [[1], [1], [2], [2]]
+
+
+def test_very_sure_scores_stay_apart():
+    # In float32 both would be 1.
+    examples = [example(np.random.default_rng(3), 9, 1) for _ in range(2)]
+    sure = [{"scale": np.float32(scale)} for scale in (1.0, 1.05)]
+    first, second = (
+        score_prompts(StubModel(), params, examples[:1], 1)[0][0] for params in sure
+    )
+    margins = [np.log(value / (1 - value)) for value in (first, second)]
+    assert abs(margins[0]) > 4
+    assert margins[0] != margins[1]
+
+
+def test_a_benchmark_keeps_its_neutral_steps(tmp_path):
+    path = benchmark(tmp_path, [solution(0, 4), solution(1, 1, [0])])
+    solutions = read_benchmark(path)
+    assert [one.labels for one in solutions] == [(1, -1, 0, 1), (0,)]
+    assert [one.record.source for one in solutions] == ["a", "b"]
+    other = benchmark(tmp_path / "b", [solution(0, 4, [1] * 4), solution(1, 1)])
+    # What is asked, not how it was judged.
+    assert [one.id for one in read_benchmark(other)] == [one.id for one in solutions]
+    assert len({one.id for one in solutions}) == 2
+
+
+def test_a_benchmark_is_scored_in_its_own_order(tmp_path):
+    records = [solution(i, 1 + i % 3) for i in range(20)]
+    path = benchmark(tmp_path, records)
+    solutions = read_benchmark(path)
+    told = []
+    rows = predict(
+        StubModel(),
+        PARAMS,
+        solutions,
+        image_root(path, solutions[0].record.images),
+        2,
+        told.append,
+    )
+    assert told == list(range(1, 21))
+    assert [row.record for row in rows] == list(range(1, 21))
+    for one, row in zip(solutions, rows, strict=True):
+        alone = predict(
+            StubModel(),
+            PARAMS,
+            [one],
+            tmp_path / "images",
+            1,
+        )
+        assert row.scores == pytest.approx(alone[0].scores, abs=1e-6)
+        assert (row.id, row.labels) == (one.id, one.labels)
+    assert columns(rows).n_steps == sum(
+        of.count(1) + of.count(-1) for of in (one.labels for one in solutions)
+    )
+
+
+def test_steps_that_do_not_fit_have_no_score_and_are_counted(tmp_path):
+    path = benchmark(tmp_path, [solution(0, 8), solution(1, 2)])
+    solutions = read_benchmark(path)
+    model = StubModel(max_length=100)
+    long, short = predict(
+        model,
+        PARAMS,
+        solutions,
+        tmp_path / "images",
+        4,
+    )
+    assert long.truncated > 0
+    assert len(long.scores) == len(long.labels) == 8 - long.truncated
+    assert long.labels == solutions[0].labels[: len(long.labels)]
+    assert short.truncated == 0
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"image": "9.png"}, "record 2: image not found: '9.png' below"),
+        ({"image": "../0.png"}, "record 2: unsafe image path"),
+        ({"image": "bad.png"}, "record 2: (unknown image format|damaged image)"),
+        (
+            {"response": {"steps": ["x"], "process_correctness": []}},
+            "1 steps, 0 labels",
+        ),
+        ({"response": {"steps": ["x"], "process_correctness": [2]}}, "record 2: not a"),
+        ({"question": " "}, "record 2: question missing"),
+    ],
+)
+def test_a_bad_solution_is_refused_by_its_number(change, words, tmp_path):
+    path = benchmark(tmp_path, [solution(0, 2), solution(1, 1) | change])
+    (tmp_path / "images" / "bad.png").write_bytes(b"no image")
+    with pytest.raises(DataError, match=words):
+        predict(
+            StubModel(),
+            PARAMS,
+            read_benchmark(path),
+            tmp_path / "images",
+            4,
+        )
+
+
+def test_a_score_that_is_no_number_stops_the_evaluation(tmp_path):
+    path = benchmark(tmp_path, [solution(0, 2)])
+    params = {"scale": np.float32(np.nan)}
+    with pytest.raises(DataError, match="record 1: the model's score is not a number"):
+        predict(
+            StubModel(),
+            params,
+            read_benchmark(path),
+            tmp_path / "images",
+            4,
+        )
+
+
+def test_images_are_looked_for_where_they_are(tmp_path):
+    path = tmp_path / "test.jsonl"
+    assert image_root(path, ["a.png"]) == tmp_path
+    (tmp_path / "images").mkdir()
+    assert image_root(path, ["a.png"]) == tmp_path / "images"
+    (tmp_path / "a.png").touch()
+    assert image_root(path, ["a.png"]) == tmp_path
+    (tmp_path / "images" / "a.png").touch()
+    assert image_root(path, ["a.png"]) == tmp_path / "images"
+    assert image_root(path, []) == tmp_path / "images"

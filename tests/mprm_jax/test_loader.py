@@ -1,0 +1,200 @@
+import gzip
+from itertools import chain
+
+import grain
+import numpy as np
+import pytest
+from PIL import Image
+
+from experiments.benchmarks.stub_model import StubModel, stub_examples
+from mprm_jax.data.batches import buckets_for, open_ladder
+from mprm_jax.data.corpus import read_corpus, usable_rollouts
+from mprm_jax.data.loader import CorpusExamples, Reading, batches
+from mprm_jax.data.problems import DataError
+from mprm_jax.optimizer import plan
+from tests.raw_files import line, random_records, record, write_corpus
+
+
+def places(source, budget, reading=None):
+    """The places of every batch of a run."""
+    data = batches(source, budget, buckets_for(source), reading or Reading(0))
+    return [loaded.places.tolist() for loaded in data]
+
+
+def test_one_pass_shows_every_rollout_once():
+    source = stub_examples(21)
+    met = places(source, plan(21, 8))
+    assert [len(batch) for batch in met] == [8, 8, 5]
+    order = list(chain(*met))
+    assert order != sorted(order) == list(range(21))
+
+
+def test_matched_updates_repeat_the_rollouts_in_new_orders():
+    met = list(chain(*places(stub_examples(10), plan(10, 4, matched_to=40))))
+    assert len(met) == 40
+    passes = [met[i : i + 10] for i in range(0, 40, 10)]
+    assert all(sorted(order) == list(range(10)) for order in passes)
+    assert len(set(map(tuple, passes))) == 4
+
+
+def test_the_order_is_the_seed_s():
+    source, budget = stub_examples(30), plan(30, 8)
+    assert places(source, budget) == places(source, budget)
+    orders = {
+        str(places(source, budget, Reading(seed))) for seed in (0, 1, 2**40, 2**32 + 1)
+    }
+    assert len(orders) == 4
+    with pytest.raises(ValueError, match="negative"):
+        places(source, budget, Reading(-1))
+
+
+@pytest.mark.parametrize("threads", [0, 2])
+def test_an_iterator_goes_on_from_its_state(threads):
+    source, budget = stub_examples(40), plan(40, 8)
+    reading = Reading(3, threads=threads)
+
+    def fresh():
+        return iter(batches(source, budget, buckets_for(source), reading))
+
+    whole = [loaded.places.tolist() for loaded in fresh()]
+    assert whole == places(source, budget, Reading(3))
+    for taken in range(5):
+        iterator = fresh()
+        for _ in range(taken):
+            next(iterator)
+        again = fresh()
+        again.set_state(iterator.get_state())
+        assert [loaded.places.tolist() for loaded in again] == whole[taken:]
+
+
+@pytest.mark.parametrize("rollouts", [16, 17, 21, 23])
+def test_hosts_share_every_batch(rollouts):
+    """What two hosts read together is what one would read, update by update."""
+    source, budget = stub_examples(rollouts), plan(rollouts, 8)
+    alone = places(source, budget)
+    shapes = set()
+    parts = []
+    for host in (0, 1):
+        data = batches(
+            source, budget, buckets_for(source, 3), Reading(0, host=host, hosts=2)
+        )
+        loaded = list(data)
+        shapes |= {one.batch.tokens_BxL.shape for one in loaded}
+        parts.append([one.places.tolist() for one in loaded])
+        for one in loaded:
+            counted = (one.batch.trials_BxS > 0).any(axis=1).sum()
+            assert counted <= len(one.places)
+    joined = [sorted(a + b) for a, b in zip(*parts, strict=True)]
+    assert joined == [sorted(batch) for batch in alone]
+    # One shape: a host cannot know how long the others' rollouts are.
+    assert len(shapes) == 1
+    assert next(iter(shapes))[0] == 4
+
+
+def test_a_host_without_a_rollout_takes_part_with_none():
+    data = batches(
+        stub_examples(9), plan(9, 8), open_ladder(4), Reading(0, host=1, hosts=2)
+    )
+    last = list(data)[-1]
+    assert last.places.tolist() == []
+    assert not last.batch.trials_BxS.any()
+
+
+def test_sizes_that_do_not_fit_are_refused():
+    source = stub_examples(9)
+    with pytest.raises(ValueError, match="3 hosts cannot share a batch of 8"):
+        batches(source, plan(9, 8), open_ladder(4), Reading(0, hosts=3))
+    with pytest.raises(ValueError, match="9 rollouts, planned for 8"):
+        batches(source, plan(8, 8), open_ladder(4), Reading(0))
+
+
+def test_truncated_steps_are_counted():
+    source = stub_examples(30, seed=1)
+    data = batches(source, plan(30, 8), buckets_for(source), Reading(0))
+    total = sum(example.truncated for example in source)
+    assert 0 < total == sum(loaded.truncated for loaded in data)
+
+
+@pytest.fixture
+def world(tmp_path):
+    """A corpus in a plain and a compressed file, and its images."""
+    rng = np.random.default_rng(0)
+    records = random_records(rng, 9)
+    packed = gzip.compress("\n".join(map(line, random_records(rng, 5))).encode())
+    write_corpus(tmp_path / "corpus", {"a.jsonl": records, "b.jsonl.gz": packed})
+    (tmp_path / "images").mkdir()
+    for i in range(9):
+        pixels = rng.integers(0, 256, (1, 2, 3)).astype(np.uint8)
+        Image.fromarray(pixels).save(tmp_path / "images" / f"{i}.png")
+    return tmp_path
+
+
+def examples_of(world, picks=None, **options):
+    usable = usable_rollouts(read_corpus(world / "corpus"), **options)
+    picks = np.arange(len(usable.row)) if picks is None else np.array(picks)
+    return CorpusExamples(usable, picks, StubModel().encode, world)
+
+
+def test_examples_are_those_of_the_files(world):
+    source = examples_of(world, [1, 4, 10, 13])
+    rollouts = source.usable.rollouts
+    assert len(source) == 4
+    for place in (2, 0, 3, 1):
+        row, example = source.picks[place], source[place]
+        steps = slice(*rollouts.offsets[row : row + 2])
+        np.testing.assert_array_equal(example.successes_S, rollouts.successes[steps])
+        np.testing.assert_array_equal(example.trials_S, rollouts.trials[steps])
+        with Image.open(world / source.record(place).images[0]) as opened:
+            expected = np.asarray(opened).reshape(-1, 3)
+        np.testing.assert_array_equal(example.images_PxD, expected)
+
+
+def test_steps_that_the_policy_drops_are_not_shown(world):
+    unmeasured = [((8, 16), (4, 16), (0, 0), (0, 0)), ((0, 0), (0, 0)), ((3, 16),)]
+    write_corpus(
+        world / "corpus",
+        {"c.jsonl": [record(counts, i) for i, counts in enumerate(unmeasured)]},
+    )
+    dropped = examples_of(world, [14, 15], unmeasured="drop")
+    assert [e.trials_S.tolist() for e in (dropped[0], dropped[1])] == [[16, 16], [16]]
+    assert len(dropped[0].marker_S) == 2
+    negative = examples_of(world, [14], unmeasured="negative")
+    assert negative[0].trials_S.tolist() == [16, 16, 1, 1]
+
+
+def test_an_unreadable_example_is_an_error_with_its_line(world):
+    source = examples_of(world)
+    (world / "images" / "3.png").write_bytes(b"no image")
+    with pytest.raises(DataError, match=r"a\.jsonl:4: unknown image format"):
+        source[3]
+    (world / "images" / "3.png").unlink()
+    with pytest.raises(DataError, match=r"b\.jsonl\.gz:4: image not found"):
+        source[12]
+    # and it stops a run, whatever reads ahead
+    for threads in (0, 2):
+        data = batches(source, plan(14, 4), open_ladder(6), Reading(0, threads=threads))
+        with pytest.raises(DataError, match=r"\.jsonl.*: image not found"):
+            list(data)
+
+
+def test_images_need_a_root(world):
+    source = examples_of(world)
+    without = CorpusExamples(source.usable, source.picks, source.encode, None)
+    with pytest.raises(DataError, match=r"a\.jsonl:1: image without root"):
+        without[0]
+
+
+def test_a_file_that_changed_is_refused(world):
+    source = examples_of(world)
+    path = world / "corpus" / "a.jsonl"
+    path.write_bytes(path.read_bytes().replace(b"picture", b"pigture"))
+    with pytest.raises(DataError, match=r"a\.jsonl:1: the file changed"):
+        source[0]
+
+
+def test_grain_s_state_is_json(world):
+    data = batches(examples_of(world), plan(14, 4), open_ladder(6), Reading(0))
+    assert isinstance(data, grain.IterDataset)
+    iterator = iter(data)
+    next(iterator)
+    assert dict(iterator.get_state()) == {"next_index": 1}

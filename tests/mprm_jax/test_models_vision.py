@@ -1,0 +1,241 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from mprm_jax.data.problems import BadRecord
+from mprm_jax.data.vision_patches import (
+    CLIP_MEAN,
+    CLIP_STD,
+    PatchGrid,
+    patch_images,
+    smart_size,
+    tokens_per_image,
+)
+from mprm_jax.data.vision_tiles import Tiling, tile_grid, tile_images
+from mprm_jax.models import decoder, internvl, qwen_vl
+from mprm_jax.models.decoder import DecoderConfig
+from mprm_jax.models.internvl import pixel_shuffle
+from mprm_jax.models.layers import Compute
+from mprm_jax.models.merging import insert_features
+from mprm_jax.models.qwen_vision import (
+    QwenVisionConfig,
+    init,
+    unpack_patches,
+    vision_features,
+)
+from mprm_jax.models.qwen_vl import QwenVLConfig
+from mprm_jax.models.rope import Rope
+from tests.mprm_jax.quick import quick_compilation as quick_compilation
+
+GRID = PatchGrid()
+PLAIN = Compute("float32", remat=False)
+VISION = QwenVisionConfig(
+    width=16, layers=1, heads=2, hidden=12, output=8, window=56, full_layers=()
+)
+
+
+def picture(height, width, seed=0):
+    pixels = np.random.default_rng(seed).integers(0, 256, (height, width, 3))
+    return Image.fromarray(pixels.astype(np.uint8))
+
+
+@pytest.mark.parametrize(
+    ("size", "expected"),
+    [
+        ((448, 448), (448, 448)),  # 200,704 pixels exactly
+        ((449, 449), (448, 448)),
+        ((1000, 500), (616, 308)),  # sqrt(500000 / 200704) = 1.578: 633, 316
+        ((20, 20), (28, 28)),
+        ((1, 1), (28, 28)),
+        ((28, 5600), (28, 5600)),
+        ((42, 70), (56, 56)),  # 1.5 and 2.5 blocks: halves to even
+    ],
+)
+def test_smart_size(size, expected):
+    assert smart_size(size[0], size[1], GRID) == expected
+
+
+@given(st.integers(1, 4000), st.integers(1, 4000))
+def test_sides_are_whole_blocks_within_bounds(height, width):
+    if max(height, width) > 200 * min(height, width):
+        with pytest.raises(BadRecord, match="too long"):
+            smart_size(height, width, GRID)
+        return
+    tall, wide = smart_size(height, width, GRID)
+    assert tall % 28 == wide % 28 == 0
+    assert GRID.min_pixels <= tall * wide
+    # Very long images keep one block on their short side.
+    assert tall * wide <= GRID.max_pixels or min(tall, wide) == 28
+
+
+@pytest.mark.parametrize("sizes", [(0, 5), (5, 0), (40_000, 40_000)])
+def test_images_of_no_or_a_billion_pixels_are_refused(sizes):
+    with pytest.raises(BadRecord):
+        smart_size(sizes[0], sizes[1], GRID)
+    with pytest.raises(BadRecord):
+        tile_grid(sizes[0], sizes[1], Tiling())
+
+
+def test_a_patch_row_is_its_pixels_and_its_place():
+    """Resizing is the identity here, so each patch must be a cut of the image."""
+    images = picture(56, 84, 1), picture(28, 28, 2)
+    rows = patch_images(images, GRID)
+    assert rows.shape == (4 * 6 + 2 * 2, 3 * 14 * 14 + 6)
+    assert tokens_per_image(rows, GRID) == [6, 1]
+    pixels, places = (np.asarray(x) for x in unpack_patches(jnp.asarray(rows[None])))
+    # Blocks of two by two, each row by row.
+    assert places[0, :5, 1:].tolist() == [[0, 0], [0, 1], [1, 0], [1, 1], [0, 2]]
+    assert places[0, :, 0].tolist() == [1] * 24 + [2] * 4
+    for row, (number, i, j) in zip(pixels[0], places[0], strict=True):
+        image = np.asarray(images[number - 1], float)
+        cut = image[14 * i : 14 * i + 14, 14 * j : 14 * j + 14].transpose(2, 0, 1)
+        mean = np.array(CLIP_MEAN)[:, None, None]
+        std = np.array(CLIP_STD)[:, None, None]
+        expected = (cut / 255 - mean) / std
+        np.testing.assert_allclose(row.reshape(3, 14, 14), expected, atol=1e-5)
+
+
+def test_places_beyond_a_byte_survive():
+    rows = patch_images((picture(28, 28 * 150),), GRID)
+    _, places = unpack_patches(jnp.asarray(rows[None]))
+    assert int(places[..., 2].max()) == 299
+
+
+def test_no_image_is_no_patch():
+    assert patch_images((), GRID).shape == (0, 594)
+    assert tile_images((), Tiling(56))[0].shape == (0, 3 * 56 * 56)
+
+
+def test_tokens_of_another_window_or_image_have_exactly_no_influence():
+    params = init(VISION, jax.random.key(0))
+    params = jax.tree.map(lambda leaf: 5 * leaf if leaf.ndim >= 2 else leaf, params)
+    # Windows of 4 x 4 patches: 6 x 8 patches make four, the lower ones half empty.
+    rows = patch_images((picture(84, 112, 1), picture(28, 28, 2)), GRID)
+    pixels = jnp.asarray(rows, jnp.float32)
+
+    @jax.jit
+    @jax.grad
+    def influence(pixels, index):
+        return vision_features(VISION, params, pixels[None], PLAIN)[0, index].sum()
+
+    _, places = unpack_patches(jnp.asarray(rows[None]))
+    window = np.asarray(places[0]) // [1, 4, 4]
+    for index in (0, 3, 11, 12):
+        seen = np.asarray(influence(pixels, index))[:, :-6].any(axis=1)
+        same = (window == window[4 * index]).all(axis=1)
+        np.testing.assert_array_equal(seen, same)
+
+
+LANGUAGE = DecoderConfig(
+    vocabulary=30,
+    width=8,
+    layers=1,
+    heads=1,
+    kv_heads=1,
+    head_width=8,
+    hidden=8,
+    norm_eps=1e-6,
+    rope=Rope(1e4, (1, 1, 2)),
+    qkv_bias=True,
+    tied=True,
+)
+
+
+def test_m_rope_positions_by_hand():
+    """Two text tokens, an image of 2 x 3 blocks, one token, one of 1 x 1, one token."""
+    config = QwenVLConfig(LANGUAGE, VISION, image_token=5)
+    tokens = [7, 7, *[5] * 6, 7, 5, 7]
+    rows = patch_images((picture(56, 84), picture(28, 28)), GRID)
+    _, places = unpack_patches(jnp.asarray(rows[None]))
+    found = qwen_vl.rope_positions(config, jnp.asarray([tokens]), places)[:, 0]
+    assert found.tolist() == [
+        [0, 1, 2, 2, 2, 2, 2, 2, 5, 6, 7],
+        [0, 1, 2, 2, 2, 3, 3, 3, 5, 6, 7],
+        [0, 1, 2, 3, 4, 2, 3, 4, 5, 6, 7],
+    ]
+
+
+def test_a_row_without_images_beside_one_with_images_counts_as_text():
+    config = QwenVLConfig(LANGUAGE, VISION, image_token=5)
+    tokens = jnp.asarray([[7, 5, 8, 9], [7, 8, 9, 9]])
+    rows = np.zeros((2, 4, 594), np.uint8)
+    rows[0] = patch_images((picture(28, 28),), GRID)
+    _, places = unpack_patches(jnp.asarray(rows))
+    found = qwen_vl.rope_positions(config, tokens, places)
+    np.testing.assert_array_equal(found, decoder.text_positions(tokens))
+
+
+def test_the_ith_image_token_becomes_the_ith_feature():
+    embedded, features = jnp.zeros((2, 5, 1)), jnp.arange(1.0, 7).reshape(2, 3, 1)
+    is_image = jnp.asarray([[0, 1, 1, 0, 1], [0, 0, 0, 1, 0]], bool)
+    found = insert_features(embedded, is_image, features)[..., 0]
+    assert found.tolist() == [[0, 1, 2, 0, 3], [0, 0, 0, 4, 0]]
+
+
+def closest(height, width, side, most):
+    """Brute force: least difference of aspect ratios, ties to the largest filled."""
+    grids = [(r, c) for r in range(1, most + 1) for c in range(1, most + 1)]
+    grids = [grid for grid in grids if grid[0] * grid[1] <= most]
+    least = min(abs(width / height - c / r) for r, c in grids)
+    tied = [(r, c) for r, c in grids if abs(width / height - c / r) == least]
+    tied.sort(key=lambda grid: grid[0] * grid[1])
+    filled = [g for g in tied if height * width > 0.5 * side**2 * g[0] * g[1]]
+    return filled[-1] if filled else tied[0]
+
+
+@given(st.integers(1, 3000), st.integers(1, 3000))
+def test_the_grid_of_tiles_has_the_closest_aspect_ratio(height, width):
+    found = tile_grid(height, width, Tiling())
+    assert found == closest(height, width, 448, 6)
+
+
+@pytest.mark.parametrize(
+    ("size", "grid"),
+    [
+        ((448, 448), (1, 1)),
+        ((900, 900), (2, 2)),  # more than half of four tiles' pixels
+        ((448, 896), (1, 2)),
+        ((500, 3000), (1, 6)),
+        ((600, 900), (2, 3)),
+    ],
+)
+def test_known_grids_of_tiles(size, grid):
+    assert tile_grid(size[0], size[1], Tiling()) == grid
+
+
+def test_tiles_are_cuts_of_the_image_and_a_thumbnail():
+    image = picture(112, 168)
+    tiles, counts = tile_images((image,), Tiling(56))
+    assert counts == [7]
+    for number in range(6):
+        i, j = divmod(number, 3)
+        cut = np.asarray(image)[56 * i : 56 * i + 56, 56 * j : 56 * j + 56]
+        np.testing.assert_array_equal(tiles[number].reshape(56, 56, 3), cut)
+    thumbnail = image.resize((56, 56), Image.Resampling.BICUBIC)
+    np.testing.assert_array_equal(tiles[6].reshape(56, 56, 3), thumbnail)
+
+
+def test_several_images_share_the_tiles():
+    wide = picture(56, 6 * 56)
+    assert tile_images((wide,), Tiling(56))[1] == [7]
+    assert tile_images((wide, wide), Tiling(56))[1] == [4, 4]
+    assert tile_images((wide,) * 7, Tiling(56))[1] == [1] * 7
+
+
+def test_pixel_shuffle_joins_squares_row_by_row():
+    x = jnp.arange(16).reshape(1, 4, 4, 1)
+    assert pixel_shuffle(x, 2)[0].tolist() == [
+        [0, 1, 4, 5],
+        [2, 3, 6, 7],
+        [8, 9, 12, 13],
+        [10, 11, 14, 15],
+    ]
+
+
+def test_a_full_tile_of_internvl_takes_256_tokens():
+    vision = internvl.InternViTConfig()
+    assert internvl.InternVLConfig(LANGUAGE, vision, 5).tile_tokens == 256

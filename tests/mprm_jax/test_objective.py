@@ -1,0 +1,198 @@
+import jax
+import jax.numpy as jnp
+import mpmath
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import stats
+
+from mprm_jax.data.batches import Batch
+from mprm_jax.data.formats.base import WriteOptions, hard_labels
+from mprm_jax.data.record import Step
+from mprm_jax.objective import (
+    Objective,
+    beta_binomial_log_likelihood,
+    log_rising_factorial,
+    loss_sum,
+    score_deviation,
+    scores,
+    step_count,
+    step_labels,
+)
+
+# Compiled once, because hundreds of examples run through them.
+likelihood = jax.jit(beta_binomial_log_likelihood)
+likelihood_gradient = jax.jit(jax.value_and_grad(beta_binomial_log_likelihood, (0, 1)))
+rising = jax.jit(log_rising_factorial)
+loss_of = jax.jit(loss_sum, static_argnames="objective")
+loss_gradient = jax.jit(jax.value_and_grad(loss_sum), static_argnames="objective")
+
+
+def counts(successes, trials):
+    """A batch of these counts; nothing else of it matters here."""
+    successes_BxS = jnp.asarray(successes, jnp.int32)
+    trials_BxS = jnp.asarray(trials, jnp.int32)
+    nothing = jnp.zeros(successes_BxS.shape, jnp.int32)
+    return Batch(nothing, nothing[:, 0], nothing, nothing, successes_BxS, trials_BxS)
+
+
+def test_hard_labels_are_those_of_the_exported_files():
+    pairs = [(k, n) for n in (1, 2, 3, 7, 10, 16, 32, 60) for k in range(n + 1)]
+    batch = counts([[k for k, _ in pairs]], [[n for _, n in pairs]])
+    steps = [Step("s", k, n) for k, n in pairs]
+    for threshold in {k / n for k, n in pairs if k < n} | {0.1, 0.3, 0.999}:
+        ours = np.asarray(step_labels(batch, Objective("hard", threshold)))[0]
+        theirs = hard_labels(steps, WriteOptions("hard", threshold))
+        assert ours.astype(bool).tolist() == theirs, threshold
+
+
+def test_soft_labels_are_the_mc_scores():
+    batch = counts([[0, 3, 16, 0]], [[16, 16, 16, 0]])
+    labels = step_labels(batch, Objective("soft"))
+    np.testing.assert_array_equal(labels, [[0, 3 / 16, 1, 0]])
+    with pytest.raises(ValueError, match="has no labels"):
+        step_labels(batch, Objective("beta-binomial"))
+
+
+@pytest.mark.parametrize("threshold", [-0.1, 1.0, float("nan")])
+def test_thresholds_outside_the_range_are_refused(threshold):
+    with pytest.raises(ValueError, match=r"\[0, 1\)"):
+        Objective("hard", threshold)
+
+
+@pytest.mark.parametrize(
+    ("objective", "labels"),
+    [
+        (Objective(), [[1, 0, 1], [1, 0, 0]]),
+        (Objective("hard", 3 / 16), [[0, 0, 1], [1, 0, 0]]),
+        (Objective("soft"), [[3 / 16, 0, 5 / 8], [1, 0, 0]]),
+    ],
+)
+def test_the_loss_is_two_way_cross_entropy_of_the_counted_steps(objective, labels):
+    batch = counts([[3, 0, 5], [4, 0, 0]], [[16, 16, 8], [4, 0, 0]])
+    rng = np.random.default_rng(3)
+    logits = rng.normal(0, 3, (2, 3, 3)).astype(np.float32)
+    expected = 0.0
+    for row, step in [(0, 0), (0, 1), (0, 2), (1, 0)]:
+        yes, no, _ = logits[row, step].astype(np.float64)
+        chance = np.exp([yes, no]) / np.exp([yes, no]).sum()
+        y = labels[row][step]
+        expected -= y * np.log(chance[0]) + (1 - y) * np.log(chance[1])
+    np.testing.assert_allclose(
+        loss_of(jnp.array(logits), batch, objective), expected, 1e-6
+    )
+    assert step_count(batch) == 4
+    chance = 1 / (1 + np.exp(logits[..., 1] - logits[..., 0]))
+    np.testing.assert_allclose(scores(jnp.array(logits)), chance, 1e-5)
+
+
+OBJECTIVES = [Objective(), Objective("soft"), Objective("beta-binomial")]
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES)
+@pytest.mark.parametrize("rubbish", [np.nan, np.inf, -np.inf, 1e38])
+def test_what_stands_at_padded_places_reaches_nothing(objective, rubbish):
+    batch = counts([[3, 0], [0, 0]], [[16, 0], [0, 0]])
+    clean = np.zeros((2, 2, 3), np.float32)
+    clean[0, 0] = [0.3, -0.2, 1.0]
+    dirty = np.where((np.asarray(batch.trials_BxS) == 0)[..., None], rubbish, clean)
+    expected = loss_gradient(jnp.array(clean), batch, objective)
+    found = loss_gradient(jnp.array(dirty, jnp.float32), batch, objective)
+    for one, other in zip(expected, found, strict=True):
+        np.testing.assert_array_equal(one, other)
+    assert not np.asarray(found[1])[1].any()
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_gradients_are_the_differences_of_the_loss(objective):
+    batch = counts([[3, 0, 16]], [[16, 8, 16]])
+    logits = np.random.default_rng(1).normal(0, 1, (1, 3, 3))
+    _, gradient = loss_gradient(jnp.array(logits, jnp.float32), batch, objective)
+    for place in np.ndindex(1, 3, 3):
+        shift = np.zeros((1, 3, 3))
+        shift[place] = 1e-3
+        high = reference_loss(logits + shift, batch, objective)
+        low = reference_loss(logits - shift, batch, objective)
+        expected = (high - low) / 2e-3
+        np.testing.assert_allclose(gradient[place], expected, atol=2e-5, rtol=1e-4)
+
+
+def reference_loss(logits, batch, objective):
+    """The loss in float64, by scipy."""
+    k, n = np.asarray(batch.successes_BxS), np.asarray(batch.trials_BxS)
+    z = logits[..., 0] - logits[..., 1]
+    mean = 1 / (1 + np.exp(-z))
+    if objective.labels == "beta-binomial":
+        c = np.exp(logits[..., 2])
+        return -stats.betabinom.logpmf(k, n, c * mean, c * (1 - mean)).sum()
+    y = k / n if objective.labels == "soft" else k > 0
+    return -(y * np.log(mean) + (1 - y) * np.log(1 - mean)).sum()
+
+
+@pytest.mark.parametrize("n", [1, 2, 16, 64])
+@pytest.mark.parametrize("margin", [-6.0, -1.0, 0.0, 3.0])
+@pytest.mark.parametrize("log_concentration", [-4.0, 0.0, 2.0, 6.0])
+def test_the_likelihood_is_scipy_s(n, margin, log_concentration):
+    k = np.arange(n + 1)
+    c = np.exp(log_concentration)
+    a, b = c / (1 + np.exp(-margin)), c / (1 + np.exp(margin))
+    expected = stats.betabinom.logpmf(k, n, a, b)
+    ours = log_likelihood(margin, log_concentration, k, n)
+    np.testing.assert_allclose(ours, expected, rtol=2e-5, atol=1e-4)
+    np.testing.assert_allclose(np.exp(np.float64(ours)).sum(), 1, atol=1e-4)
+
+
+def log_likelihood(margin, log_concentration, k, n):
+    full = np.full(len(k), 1.0, np.float32)
+    return likelihood(
+        jnp.array(margin * full),
+        jnp.array(log_concentration * full),
+        jnp.array(k),
+        jnp.full(len(k), n),
+    )
+
+
+@pytest.mark.parametrize("margin", [-3.0, 0.0, 1.5])
+def test_without_spread_it_is_the_binomial(margin):
+    k = np.arange(17)
+    expected = stats.binom.logpmf(k, 16, 1 / (1 + np.exp(-margin)))
+    ours = log_likelihood(margin, 19.0, k, 16)
+    np.testing.assert_allclose(ours, expected, rtol=1e-5, atol=2e-5)
+    # and any head output beyond is cut to what float32 can hold
+    logits = jnp.array([[[margin, 0.0, 1e30]]], jnp.float32)
+    capped = loss_of(logits, counts([[5]], [[16]]), Objective("beta-binomial"))
+    np.testing.assert_allclose(capped, -expected[5], rtol=1e-5)
+
+
+def test_with_nothing_but_spread_it_is_all_or_none():
+    k = np.arange(17)
+    ours = np.exp(np.float64(log_likelihood(0.7, -15.0, k, 16)))
+    chance = 1 / (1 + np.exp(-0.7))
+    np.testing.assert_allclose(ours[[0, 16]], [1 - chance, chance], atol=1e-5)
+    assert ours[1:16].max() < 1e-6
+
+
+@given(st.floats(-30, 30, width=32), st.floats(-20, 20, width=32), st.integers(0, 16))
+def test_the_likelihood_and_its_gradient_are_always_finite(margin, spread, k):
+    arguments = (jnp.float32(margin), jnp.float32(spread), jnp.int32(k), jnp.int32(16))
+    value, gradient = likelihood_gradient(*arguments)
+    assert np.isfinite([value, *gradient]).all()
+    assert value < 1e-4
+
+
+@given(st.floats(-18, 18, width=32), st.integers(0, 64))
+def test_the_rising_factorial_is_a_product(log_x, k):
+    with mpmath.workdps(50):
+        x = mpmath.exp(mpmath.mpf(float(np.float32(log_x))))
+        expected = float(mpmath.log(mpmath.rf(x, k)))  # pyright: ignore[reportArgumentType]
+    ours = rising(jnp.float32(log_x), jnp.float32(k))
+    np.testing.assert_allclose(ours, expected, rtol=3e-6, atol=1e-4)
+
+
+def test_the_deviation_is_that_of_the_beta_distribution():
+    logits = jnp.array([[[1.0, 0.25, 2.0], [0.0, 0.0, 0.0]]])
+    mean = 1 / (1 + np.exp(-0.75))
+    c = np.exp(2.0)
+    expected = [stats.beta.std(c * mean, c * (1 - mean)), stats.beta.std(0.5, 0.5)]
+    np.testing.assert_allclose(score_deviation(logits)[0], expected, rtol=1e-5)

@@ -1,0 +1,186 @@
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from experiments.benchmarks.stub_model import StubModel
+from mprm_jax.optimizer import (
+    OptimizerConfig,
+    apply_directions,
+    decayed,
+    join,
+    learning_rate,
+    plan,
+    rate_multipliers,
+    schedule,
+    split,
+    transformation,
+)
+
+
+@given(st.integers(1, 10**6), st.integers(1, 1024))
+def test_a_single_pass_makes_ceil_n_over_b_updates(rollouts, batch):
+    budget = plan(rollouts, batch)
+    assert (budget.updates - 1) * batch < rollouts <= budget.updates * batch
+    assert budget.presentations == rollouts
+    assert budget.warmup == math.ceil(0.05 * budget.updates)
+
+
+def test_the_paper_s_numbers_of_updates():
+    # 565,096 rollouts at batch 512: about the 1,100 updates that Fig. 1 shows.
+    assert plan(565_096, 512).updates == 1_104
+    assert plan(56_509, 512).updates == 111
+    matched = plan(56_509, 512, matched_to=565_096)
+    assert (matched.updates, matched.warmup) == (1_104, 56)
+    assert matched.presentations == 1_104 * 512
+
+
+def test_matching_the_set_itself_is_a_single_pass():
+    assert plan(50, 8, matched_to=50) == plan(50, 8)
+    assert plan(50, 8, matched_to=9) == plan(50, 8)
+
+
+@pytest.mark.parametrize(
+    ("rollouts", "batch", "share"), [(0, 8, 0.05), (8, 0, 0.05), (8, 8, 1.5)]
+)
+def test_budgets_without_meaning_are_refused(rollouts, batch, share):
+    with pytest.raises(ValueError, match=r"nothing to train on|warmup_share"):
+        plan(rollouts, batch, warmup_share=share)
+
+
+@pytest.mark.parametrize("updates", [1, 2, 7, 20, 100])
+def test_the_rate_rises_linearly_and_falls_as_a_cosine(updates):
+    budget = plan(updates * 4, 4)
+    numbers = schedule(budget, 3e-4)
+    rates = np.asarray(learning_rate(numbers, jnp.arange(updates)))
+    warmup = budget.warmup
+    expected = []
+    for t in range(updates):
+        if t < warmup:
+            expected.append(3e-4 * (t + 1) / warmup)
+        else:
+            angle = math.pi * (t - warmup) / (updates - warmup)
+            expected.append(3e-4 * (1 + math.cos(angle)) / 2)
+    np.testing.assert_allclose(rates, expected, rtol=1e-5, atol=1e-10)
+    # No update is wasted at rate zero, and zero comes right after the last.
+    assert rates.min() > 0
+    if updates > warmup:
+        assert abs(float(learning_rate(numbers, jnp.int32(updates)))) < 1e-10
+
+
+def test_no_warm_up_begins_at_the_peak():
+    numbers = schedule(plan(40, 4, warmup_share=0), 1.0)
+    assert float(learning_rate(numbers, jnp.int32(0))) == 1.0
+    with pytest.raises(ValueError, match="learning_rate"):
+        schedule(plan(40, 4), float("nan"))
+
+
+def test_defaults_are_table_7_s():
+    config = OptimizerConfig()
+    assert config.betas == (0.9, 0.999)
+    assert config.epsilon == 1e-8
+    assert config.weight_decay == 0.05
+    assert config.clip_norm == 1.0
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"betas": (1.0, 0.9)},
+        {"epsilon": 0.0},
+        {"clip_norm": math.inf},
+        {"head_multiplier": -1.0},
+        {"weight_decay": -0.1},
+    ],
+)
+def test_settings_without_meaning_are_refused(values):
+    with pytest.raises(ValueError, match=next(iter(values))):
+        OptimizerConfig(**values)
+
+
+def test_three_updates_are_adamw_written_out():
+    """Loshchilov & Hutter 2019, Algorithm 2, with clipping, in float64."""
+    config = OptimizerConfig(weight_decay=0.1, clip_norm=1.0, head_multiplier=10.0)
+    params = {
+        "body": {"kernel": jnp.array([[1.0, -2.0]]), "bias": jnp.array([0.5, 0.1])},
+        "head": {"kernel": jnp.array([[0.3], [0.2]])},
+    }
+    rng = np.random.default_rng(0)
+    tool = transformation(config)
+    state, ours = tool.init(params), params
+    w = [np.asarray(leaf, np.float64) for leaf in jax.tree.leaves(params)]
+    # leaves in the order body/bias, body/kernel, head/kernel
+    decay, multiplier = [0.0, 0.1, 0.1], [1.0, 1.0, 10.0]
+    m, v = [np.zeros_like(x) for x in w], [np.zeros_like(x) for x in w]
+    for t, size in enumerate([5.0, 0.01, 1.0], 1):
+        g = [size * rng.normal(size=x.shape) for x in w]
+        gradient = jax.tree.unflatten(
+            jax.tree.structure(params), [jnp.array(x, jnp.float32) for x in g]
+        )
+        directions, state = tool.update(gradient, state, ours)
+        ours = apply_directions(ours, directions, jnp.float32(0.01), config)
+        norm = math.sqrt(sum((x**2).sum() for x in g))
+        for i in range(3):
+            clipped = g[i] * min(1.0, 1.0 / norm)
+            m[i] = 0.9 * m[i] + 0.1 * clipped
+            v[i] = 0.999 * v[i] + 0.001 * clipped**2
+            adam = (m[i] / (1 - 0.9**t)) / (np.sqrt(v[i] / (1 - 0.999**t)) + 1e-8)
+            w[i] = w[i] - 0.01 * multiplier[i] * (adam + decay[i] * w[i])
+    for leaf, expected in zip(jax.tree.leaves(ours), w, strict=True):
+        # float32 knows 1 - 0.999 to four digits
+        np.testing.assert_allclose(leaf, expected, rtol=2e-5, atol=1e-5)
+
+
+def test_shifts_gains_and_norms_are_not_shrunk():
+    matrix = jnp.ones((2, 2))
+    params = {
+        "blocks": {
+            0: {
+                "norm1": {"scale": jnp.ones(2)},
+                # stacked layers make matrices of what are vectors in each layer
+                "ffn_norm": {"weight": matrix},
+                "query": {"kernel": matrix, "bias": matrix, "q_bias": matrix},
+                "layer_scale": matrix,
+            }
+        },
+        "embed": {"embedding": matrix},
+        "head": {"kernel": matrix, "bias": jnp.ones(3)},
+    }
+    found = {
+        jax.tree_util.keystr(path)
+        for path, keep in jax.tree_util.tree_leaves_with_path(decayed(params))
+        if keep
+    }
+    assert found == {
+        "['blocks'][0]['query']['kernel']",
+        "['embed']['embedding']",
+        "['head']['kernel']",
+    }
+
+
+def test_only_the_head_is_multiplied():
+    params = StubModel().init(jax.random.key(0))
+    config = OptimizerConfig(head_multiplier=10)
+    rates = rate_multipliers(params, config)
+    assert set(jax.tree.leaves(rates["head"])) == {10}
+    assert set(jax.tree.leaves([rates["blocks"], rates["vision"]])) == {1.0}
+    with pytest.raises(ValueError, match="nothing to multiply"):
+        rate_multipliers({"body": params["blocks"]}, config)
+
+
+def test_frozen_parameters_have_no_place_among_the_trained():
+    model = StubModel()
+    params = model.init(jax.random.key(0))
+    trained, frozen = split(params, model.trainable(params))
+    assert jax.tree.leaves(trained["vision"]) == []
+    assert jax.tree.leaves([frozen["blocks"], frozen["head"]]) == []
+    moments = jax.tree.leaves(transformation(OptimizerConfig()).init(trained))
+    # two moments of each trained parameter, and a count
+    assert len(moments) == 2 * len(jax.tree.leaves(trained)) + 1
+    whole = join(trained, frozen)
+    assert jax.tree.structure(whole) == jax.tree.structure(params)
+    assert jax.tree.all(jax.tree.map(lambda a, b: a is b, whole, params))

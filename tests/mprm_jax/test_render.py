@@ -1,0 +1,114 @@
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from tokenizers import Tokenizer, models, pre_tokenizers
+
+from mprm_jax.data.formats.prm import split_prompt
+from mprm_jax.data.problems import BadRecord, DataError
+from mprm_jax.data.record import STEP_MARKER
+from mprm_jax.data.render import encode_prompt, marker_id, render, truncate_prompt
+
+WORDS = ("question", "process", ":", "a", "b", "c", "d", "e")
+
+
+def tokenizer(marker=True):
+    vocabulary = {word: i for i, word in enumerate(["<pad>", "<unk>", *WORDS])}
+    made = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    made.pre_tokenizer = pre_tokenizers.Whitespace()
+    if marker:
+        made.add_special_tokens(["<prm>"])
+    return made
+
+
+texts = (
+    st.text(min_size=1)
+    .map(str.strip)
+    .filter(bool)
+    .filter(str.isprintable)
+    .filter(lambda text: STEP_MARKER not in text)
+)
+
+
+def test_the_prompt_is_the_release_s_character_by_character():
+    assert render("q", ["s1", "s2"]) == "Question: q\nProcess: s1<prm>\n\ns2<prm>"
+
+
+@given(texts, st.lists(texts, min_size=1, max_size=5))
+def test_a_prompt_gives_its_parts_back(question, steps):
+    assert split_prompt(render(question, steps)) == (question, steps)
+
+
+@pytest.mark.parametrize(
+    ("question", "steps", "reason"),
+    [
+        ("a <prm> b", ["c"], "the question contains the literal <prm>"),
+        ("a", ["b", "c<prm>"], "step 2 contains the literal <prm>"),
+        ("a", ["\ud800"], "surrogate"),
+    ],
+)
+def test_texts_that_would_break_the_pairing_are_refused(question, steps, reason):
+    with pytest.raises(BadRecord, match=reason):
+        encode_prompt(tokenizer(), question, steps, 100)
+
+
+def test_every_step_has_its_marker():
+    made = tokenizer()
+    tokens_L, marker_S, truncated = encode_prompt(made, "a b", ["c", "d e", "a"], 100)
+    assert truncated == 0
+    assert tokens_L.dtype == marker_S.dtype == np.int32
+    assert (tokens_L[marker_S] == marker_id(made)).all()
+    words = made.decode(tokens_L.tolist(), skip_special_tokens=False).split()
+    ends = [words[: end + 1].count("<prm>") for end in marker_S]
+    assert ends == [1, 2, 3]
+    assert [words[end - 1] for end in marker_S] == ["c", "e", "a"]
+
+
+def test_a_tokenizer_without_the_marker_is_refused():
+    with pytest.raises(DataError, match="no token <prm>"):
+        encode_prompt(tokenizer(marker=False), "a", ["b"], 10)
+
+
+def test_a_tokenizer_that_makes_other_markers_is_refused():
+    made = tokenizer()
+    # A word that the vocabulary calls by the marker's own id.
+    broken = Tokenizer.from_str(
+        made.to_str().replace('"single_word":false', '"single_word":true')
+    )
+    if len(broken.encode("a<prm>").ids) == 2:
+        pytest.skip("this version matches the marker inside words all the same")
+    with pytest.raises(BadRecord, match="markers and steps differ"):
+        encode_prompt(broken, "a", ["b"], 10)
+
+
+@given(st.data())
+def test_truncation_never_parts_a_label_from_its_marker(data):
+    length = data.draw(st.integers(1, 40))
+    places = st.lists(st.integers(0, length - 1), unique=True, max_size=8)
+    marker_S = np.array(sorted(data.draw(places)), np.int32)
+    tokens_L = np.arange(length, dtype=np.int32)
+    limit = data.draw(st.integers(1, 45))
+    short_L, kept_S, truncated = truncate_prompt(tokens_L, marker_S, limit)
+    assert 1 <= len(short_L) <= limit
+    np.testing.assert_array_equal(short_L, tokens_L[: len(short_L)])
+    np.testing.assert_array_equal(kept_S, marker_S[: len(kept_S)])
+    assert len(kept_S) + truncated == len(marker_S)
+    assert (kept_S < len(short_L)).all()
+    # No more is cut off than must be: the next marker would not have fitted.
+    assert truncated == 0 or marker_S[len(kept_S)] >= limit
+    # What is cut ends at a marker: half a step is not shown.
+    if truncated and len(kept_S):
+        assert len(short_L) == kept_S[-1] + 1
+
+
+def test_the_limit_is_exact():
+    made = tokenizer()
+    tokens_L, marker_S, _ = encode_prompt(made, "a", ["b", "c"], 100)
+    whole = encode_prompt(made, "a", ["b", "c"], len(tokens_L))
+    assert whole[2] == 0
+    cut = encode_prompt(made, "a", ["b", "c"], len(tokens_L) - 1)
+    assert (cut[2], cut[1].tolist()) == (1, marker_S[:1].tolist())
+    nothing = encode_prompt(made, "a", ["b", "c"], int(marker_S[0]))
+    assert (nothing[2], len(nothing[1]), len(nothing[0])) == (2, 0, marker_S[0])
+    with pytest.raises(ValueError, match="at least 1"):
+        encode_prompt(made, "a", ["b"], 0)

@@ -1,0 +1,245 @@
+"""Best-of-N: aggregates, expectation over ties, exact bounds, candidate files."""
+
+import itertools
+import json
+import math
+
+import numpy as np
+import pytest
+
+from mprm_jax.data.candidates import read_candidates, same_answer
+from mprm_jax.data.problems import DataError
+from mprm_jax.evaluate import image_root
+from mprm_jax.rerank import (
+    AGGREGATES,
+    aggregate,
+    best_of_n,
+    choose,
+    encode_scored,
+    score_candidates,
+)
+from tests.mprm_jax.scoring_model import PARAMS, StubModel, png
+
+
+def write(path, *problems):
+    path.write_text("".join(json.dumps(one) + "\n" for one in problems))
+    return path
+
+
+def scored(*candidates, **fields):
+    """A problem whose candidates are (correct, scores)."""
+    return {
+        "candidates": [{"correct": c, "prm_scores": list(s)} for c, s in candidates]
+    } | fields
+
+
+def result(path, *problems, **options):
+    return best_of_n(read_candidates(write(path, *problems), scored=True), **options)
+
+
+def test_aggregates_by_hand():
+    scores = (0.5, 0.25, 0.75)
+    assert aggregate(scores, "mean") == 0.5
+    assert aggregate(scores, "min") == 0.25
+    assert aggregate(scores, "last") == 0.75
+    assert math.exp(aggregate(scores, "product")) == pytest.approx(0.09375)
+    assert aggregate((0.5, 0.0), "product") == -math.inf
+    with pytest.raises(ValueError, match="outside"):
+        aggregate((0.5, 1.5), "product")
+
+
+@pytest.mark.parametrize("how", ["mean", "min", "product"])
+def test_the_order_of_steps_makes_no_tie_of_equals_and_no_winner_of_ties(how):
+    scores = (0.1, 0.7, 0.3, 0.9, 0.2)
+    assert len({aggregate(p, how) for p in itertools.permutations(scores)}) == 1
+
+
+def test_a_product_of_many_steps_does_not_underflow():
+    assert aggregate([0.1] * 400, "product") > aggregate([0.1] * 401, "product")
+
+
+def test_ties_are_broken_by_expectation():
+    assert choose([1, 3, 3, 2], [True, True, False, True]) == (0.5, True)
+    assert choose([3, 3], [True, True]) == (1.0, False)
+    assert choose([3, 1], [False, True]) == (0.0, False)
+
+
+def test_each_aggregate_chooses_its_own_candidate(tmp_path):
+    value = result(
+        tmp_path / "c",
+        scored(
+            (True, [1.0, 0.25, 1.0, 0.75]),  # best mean, with the third
+            (False, [0.625, 0.625]),  # best at nothing
+            (False, [0.75]),  # best mean, min and product
+            (False, [0.78125, 0.78125, 0.625]),  # best at nothing either
+            (True, [0.125, 0.875]),  # best last
+        ),
+        replicates=0,
+    )
+    assert [value[how] for how in AGGREGATES] == [0.5, 0.0, 0.0, 1.0]
+    assert value["tied"] == {"mean": 1, "min": 0, "product": 0, "last": 0}
+    assert (value["random"], value["pass_at_n"]) == (0.4, 1.0)
+
+
+def test_random_and_pass_at_n_are_what_enumeration_gives(tmp_path):
+    rng = np.random.default_rng(0)
+    problems = [
+        scored(*((bool(rng.random() < 0.3), [0.5]) for _ in range(n)))
+        for n in rng.integers(1, 9, 60)
+    ]
+    value = result(tmp_path / "c", *problems, replicates=0)
+    right = [[one["correct"] for one in of["candidates"]] for of in problems]
+    assert value["random"] == pytest.approx(np.mean([np.mean(of) for of in right]))
+    assert value["pass_at_n"] == pytest.approx(np.mean([any(of) for of in right]))
+    # All scores equal: choosing is chance, whatever the aggregate.
+    for how in AGGREGATES:
+        assert value[how] == pytest.approx(value["random"])
+        assert value["gain"][how] == pytest.approx(0)
+        assert value["tied"][how] == sum(0 < sum(of) < len(of) for of in right)
+    assert value["candidates"] == [1, 8]
+
+
+def test_intervals_resample_problems_within_their_sources(tmp_path):
+    # Source a is always right, b a coin: only b's problems vary.
+    a = [scored((True, [0.9]), data_source="a") for _ in range(100)]
+    b = [scored((i % 2 == 0, [0.9]), data_source="b") for i in range(100)]
+    value = result(tmp_path / "c", *a, *b, replicates=2000)
+    low, high = value["intervals"]["mean"]
+    error = 0.5 * (0.25 / 100) ** 0.5
+    assert (low, high) == pytest.approx(
+        (0.75 - 1.96 * error, 0.75 + 1.96 * error), abs=0.01
+    )
+    assert value["intervals"]["gain"]["mean"] == pytest.approx((0, 0), abs=1e-12)
+    assert value["per_source"]["a"]["mean"] == 1
+    assert value["per_source"]["b"] | {"product": 0} == {
+        "mean": 0.5,
+        "min": 0.5,
+        "product": 0,
+        "last": 0.5,
+        "random": 0.5,
+        "pass_at_n": 0.5,
+        "problems": 100,
+    }
+
+
+def test_logits_have_no_product(tmp_path):
+    value = result(tmp_path / "c", scored((True, [3.0]), (False, [-2.0])))
+    assert value["product"] is None
+    assert value["mean"] == 1
+    assert "product" not in value["intervals"]
+    json.dumps(value, allow_nan=False)
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        (" B", "b ", True),
+        ("0.50", ".5", True),
+        ("1e2", "100", True),
+        ("12", "1 2", False),
+        ("1/2", "0.5", False),
+        ("nan", "NaN", True),
+        ("snan", "1", False),
+        ("inf", "infinity", False),
+        ("1e999999999", "2e999999999", False),
+    ],
+)
+def test_answers_are_the_same_text_or_number(one, other, same):
+    assert same_answer(one, other) is same
+
+
+def test_answers_decide_where_correct_does_not(tmp_path):
+    problem = {
+        "question": "?",
+        "answer": 3,
+        "candidates": [
+            {"steps": ["x"], "answer": "3.0"},
+            {"steps": ["x"], "answer": "4"},
+            {"steps": ["x"], "answer": "4", "correct": True},
+            {"steps": ["x"], "answer": "3", "correct": 0},
+        ],
+    }
+    (found,) = read_candidates(write(tmp_path / "c", problem), scored=False)
+    assert [one.correct for one in found.candidates] == [True, False, True, False]
+
+
+TEXT = {"steps": ["x"], "correct": True}
+
+
+@pytest.mark.parametrize(
+    ("problem", "has_scores", "words"),
+    [
+        (scored(), True, "record 2: no candidates"),
+        (scored((True, [])), True, "no scores: candidate 1"),
+        (scored((True, [0.5]), (True, [math.nan])), True, "score is not finite"),
+        ({"candidates": [{"prm_scores": [1]}]}, True, "candidate 1 has neither"),
+        ({"candidates": [{"prm_scores": [1], "answer": 1}]}, True, "the problem has"),
+        ({"candidates": [{"prm_scores": [1], "correct": 2}]}, True, "true or false"),
+        ({"candidates": [{**TEXT, "prm_scores": [1, 2]}]}, True, "1 steps, 2 prm_sc"),
+        ({"candidates": [TEXT]}, False, "question missing"),
+        ({"question": "?", "candidates": [{"correct": True}]}, False, "no steps: cand"),
+        (
+            {"question": "?", "candidates": [{**TEXT, "steps": [" "]}]},
+            False,
+            "empty st",
+        ),
+        (
+            {"question": "?", "candidates": [{**TEXT, "steps": ["<prm>"]}]},
+            False,
+            "step marker in text: candidate 1, step 1",
+        ),
+        ({"question": "?", "image": "/etc/x", "candidates": [TEXT]}, False, "unsafe"),
+        ({"question": "?", "candidates": 7}, False, "not a candidates record"),
+    ],
+)
+def test_bad_candidates_are_refused_by_record(problem, has_scores, words, tmp_path):
+    good = {"question": "?", "candidates": [{**TEXT, "prm_scores": [1]}]}
+    path = write(tmp_path / "c.jsonl", good, problem)
+    with pytest.raises(DataError, match=words) as error:
+        read_candidates(path, scored=has_scores)
+    assert str(error.value).startswith(f"{path}:2: record 2: ")
+
+
+def test_a_model_scores_every_candidate_in_its_place(tmp_path):
+    (tmp_path / "0.png").write_bytes(png())
+    problems = [
+        {
+            "question": f"question {i}",
+            "image": "0.png",
+            "data_source": "a",
+            "candidates": [
+                {"steps": [f"step {j} of {k}" for j in range(1 + k)], "correct": k == i}
+                for k in range(3)
+            ],
+        }
+        for i in range(3)
+    ]
+    path = write(tmp_path / "c.jsonl", *problems)
+    sets = read_candidates(path, scored=False)
+    root = image_root(path, sets[0].images)
+    found = score_candidates(StubModel(), PARAMS, sets, root, 2)
+    assert [[len(one.scores or ()) for one in of.candidates] for of in found] == [
+        [1, 2, 3]
+    ] * 3
+    (alone,) = score_candidates(StubModel(), PARAMS, sets[2:], root, 2)
+    for one, other in zip(found[2].candidates, alone.candidates, strict=True):
+        assert one.scores == pytest.approx(other.scores, abs=1e-6)
+        assert one.correct == other.correct
+    # What is written gives the same result when it is read again.
+    (tmp_path / "s.jsonl").write_bytes(b"".join(map(encode_scored, found)))
+    again = read_candidates(tmp_path / "s.jsonl", scored=True)
+    assert best_of_n(again) == best_of_n(found)
+
+
+def test_a_long_candidate_is_judged_by_what_fits(tmp_path):
+    (tmp_path / "0.png").write_bytes(png())
+    candidate = {"steps": ["a step of thirty-odd letters, or so"] * 3, "correct": True}
+    path = write(
+        tmp_path / "c", {"question": "?", "image": "0.png", "candidates": [candidate]}
+    )
+    sets = read_candidates(path, scored=False)
+    found = score_candidates(StubModel(max_length=80), PARAMS, sets, tmp_path, 2)
+    assert len(found[0].candidates[0].scores or ()) == 2
+    assert best_of_n(found)["steps_truncated"] == 1
+    with pytest.raises(DataError, match="candidate 1: not one step fits the model"):
+        score_candidates(StubModel(max_length=10), PARAMS, sets, tmp_path, 2)

@@ -1,0 +1,173 @@
+"""Features have the moments they are said to have; the Bayes rule is the best."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from scipy.special import expit
+
+from sim.corpus import Simulation
+from sim.corpus_chains import TwoStateChain
+from sim.feature_world import (
+    FeatureWorld,
+    bayes_logits,
+    draw_frame,
+    draw_offsets,
+    draw_steps,
+    draw_truth,
+    relative_position,
+)
+from sim.sources import Source
+from sim.student_world import CorpusLaw, benchmark_mean, draw_problem, from_moments
+from sim.students_evaluation import auroc
+from theory.rollouts import Rollouts
+from theory.summary import summarise
+
+SOURCES = (Source("a", 0.7, 5000, 1000), Source("b", 0.9, 5000, 1000))
+LAW = CorpusLaw(from_moments(0.6, 0.7), SOURCES, 2000)
+
+
+def drawn(world, seed=0):
+    rng = np.random.default_rng(seed)
+    corpus = LAW.draw(rng)
+    frame = draw_frame(world, corpus, rng)
+    offsets = draw_offsets(world, 2, rng)
+    return corpus, frame, offsets, draw_steps(world, frame, corpus, offsets, rng)
+
+
+def test_directions_are_orthonormal_and_means_are_as_documented():
+    world = FeatureWorld(
+        signal=3.0, common_mean=2.0, difficulty=1.5, position=4.0, source_shift=0.8
+    )
+    corpus, frame, offsets, steps = drawn(world)
+    np.testing.assert_allclose(
+        frame.directions_4xD @ frame.directions_4xD.T, np.eye(4), atol=1e-12
+    )
+    source = np.repeat(corpus.rollouts.source, corpus.rollouts.lengths)
+    x = (steps.features_SxD - offsets[source]) @ frame.directions_4xD.T
+    design = np.stack(
+        [
+            np.ones(len(x)),
+            steps.right_S - 0.5,
+            steps.ease_S,
+            steps.position_S - 0.5,
+        ],
+        axis=1,
+    )
+    weights = np.linalg.lstsq(design, x, rcond=None)[0]
+    np.testing.assert_allclose(weights, np.diag([2.0, 3.0, 1.5, 4.0]), atol=0.12)
+
+
+def test_nuisance_is_shared_by_the_steps_of_a_rollout():
+    world = FeatureWorld(signal=0, common_mean=0, difficulty=0, source_shift=0)
+    corpus, _, _, steps = drawn(replace(world, nuisance=0.7))
+    first = corpus.rollouts.offsets[:-1]
+    pairs = first[corpus.rollouts.lengths > 1]
+    product = steps.features_SxD[pairs] * steps.features_SxD[pairs + 1]
+    assert product.mean() == pytest.approx(0.49, abs=0.02)
+    assert (steps.features_SxD**2).mean() == pytest.approx(1.49, abs=0.03)
+
+
+def test_truth_follows_r_with_the_noise_asked_for():
+    corpus = LAW.draw(np.random.default_rng(1))
+    rng = np.random.default_rng(2)
+    clean = draw_truth(FeatureWorld(reliable_at=0.3), corpus, rng)
+    np.testing.assert_array_equal(clean, corpus.r >= 0.3)
+    world = FeatureWorld(reliable_at=0.3, wrong_above=0.1, right_below=0.4, late=1.0)
+    truth = draw_truth(world, corpus, rng)
+    position = relative_position(corpus)
+    for of, rate in ((corpus.r >= 0.3, 0.1), (corpus.r < 0.3, 0.4)):
+        flipped = (truth != clean)[of]
+        assert flipped.mean() == pytest.approx(
+            2 * rate * position[of].mean(), abs=4 / np.sqrt(of.sum())
+        )
+        assert not np.any(flipped & (position[of] == 0))
+
+
+def test_truth_by_state_is_the_chain_s():
+    chain = CorpusLaw(TwoStateChain(0.05, 10.0, True), SOURCES, 300)
+    corpus = chain.draw(np.random.default_rng(0))
+    world = FeatureWorld(truth="state")
+    rng = np.random.default_rng(0)
+    np.testing.assert_array_equal(draw_truth(world, corpus, rng), corpus.good)
+    with pytest.raises(ValueError, match="state"):
+        draw_truth(world, LAW.draw(rng), rng)
+
+
+def test_relative_position_runs_from_zero_to_one():
+    counts = np.zeros(5, np.uint8)
+    offsets = np.array([0, 1, 3, 5])
+    rollouts = Rollouts(counts, counts, offsets, np.zeros(3, int), ("x",))
+    simulation = Simulation(rollouts, np.zeros(5), None)
+    np.testing.assert_array_equal(relative_position(simulation), [0, 0, 1, 0, 1])
+
+
+@pytest.mark.parametrize(
+    "encoded", [{}, {"difficulty": 2.0}, {"difficulty": 1.0, "position": 2.0}]
+)
+def test_the_bayes_rule_is_calibrated_and_beats_its_parts(encoded):
+    world = FeatureWorld(**({"difficulty": 0.0} | encoded))
+    corpus, frame, offsets, steps = drawn(world)
+    source = np.repeat(corpus.rollouts.source, corpus.rollouts.lengths)
+    logit = bayes_logits(world, frame, steps, offsets[source])
+    p = expit(logit)
+    for low, high in ((0.0, 0.3), (0.3, 0.6), (0.6, 0.8), (0.8, 0.95), (0.95, 1)):
+        of = (p >= low) & (p < high)
+        error = 4 * np.sqrt(0.25 / of.sum())
+        assert steps.right_S[of].mean() == pytest.approx(p[of].mean(), abs=error)
+    x = (steps.features_SxD - offsets[source]) @ frame.directions_4xD.T
+    area = auroc(np.stack([logit, x[:, 1]]), steps.right_S)
+    assert area[0] > area[1] + 0.01 if encoded else area[0] == pytest.approx(area[1])
+    # Two normals `signal` apart, of variance 1 + nuisance^2.
+    from scipy.stats import norm
+
+    if not encoded:
+        assert area[0] == pytest.approx(norm.cdf(1.5 / np.sqrt(2 * 1.25)), abs=0.02)
+
+
+def test_moments_give_the_variances_they_name():
+    model = from_moments(spread=0.5, between=0.3)
+    law = CorpusLaw(model, (Source("a", 0.6, 40_000, 20_000),), 20_000)
+    corpus = law.draw(np.random.default_rng(0))
+    mean = np.add.reduceat(corpus.r, corpus.rollouts.offsets[:-1])
+    assert corpus.r.var() == pytest.approx(0.5 * 0.24, rel=0.03)
+    # Products of the two steps of a rollout.
+    assert (corpus.rollouts.lengths == 2).all()
+    first, second = corpus.r[::2], corpus.r[1::2]
+    assert np.cov(first, second)[0, 1] == pytest.approx(0.15 * 0.24, rel=0.08)
+    assert len(mean) == 20_000
+    with pytest.raises(ValueError, match="between"):
+        from_moments(0.5, 1.0)
+
+
+def test_a_problem_is_its_seed_and_its_benchmark_the_real_one_s_shape():
+    world = FeatureWorld(source_shift=0.5)
+    problem, again = (draw_problem(world, LAW, 7) for _ in range(2))
+    np.testing.assert_array_equal(problem.steps.features_SxD, again.steps.features_SxD)
+    np.testing.assert_array_equal(problem.content, again.content)
+    other = draw_problem(world, LAW, 8)
+    assert problem.rollouts.n_steps != other.rollouts.n_steps
+    split = problem.split
+    assert split.right_S.mean() == pytest.approx(16_585 / 24_276, abs=0.04)
+    assert len(split.right_S) == pytest.approx(1200 * 9.4, rel=0.05)
+    assert np.bincount(split.source_S).argmax() == 2
+    assert problem.held_out_S.mean() == pytest.approx(0.5, abs=0.03)
+    assert len(np.unique(problem.content)) == problem.rollouts.n_rollouts
+    assert summarise(problem.rollouts).mean_mc == pytest.approx(0.8, abs=0.02)
+
+
+def test_a_benchmark_that_cannot_be_is_refused():
+    world = FeatureWorld(right_below=0.9)
+    with pytest.raises(ValueError, match=r"68\.3%"):
+        benchmark_mean(world, LAW.model)
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [{"dimension": 3}, {"reliable_at": 1.2}, {"nuisance": -1}, {"late": 2}],
+)
+def test_a_world_names_a_value_outside_its_range(bad):
+    with pytest.raises(ValueError, match=next(iter(bad))):
+        FeatureWorld(**bad)
+    with pytest.raises(ValueError, match="late"):
+        FeatureWorld(wrong_above=0.6, late=1.0)

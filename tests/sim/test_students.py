@@ -1,0 +1,220 @@
+"""Students against jax.grad, plain numpy, and themselves one at a time."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy.special import expit
+from scipy.stats import betabinom
+
+from sim.students import (
+    Labels,
+    Student,
+    Sweep,
+    base_logits,
+    batch_loss,
+    init_params,
+    logits,
+    outputs,
+    schedule,
+    step_losses,
+    train,
+)
+from sim.students_plan import Training, plan_trainings, stack_plans
+from theory.logistic import logistic_gradient
+
+D = 6
+
+
+def problem(seeds=2, rollouts=60, arms=(1.0, 0.5, 0.2, 0.05), passes=1, kinds=1):
+    """Random features whose labels follow a linear teacher."""
+    features, targets, plans = [], [], []
+    for seed in range(seeds):
+        rng = np.random.default_rng(seed)
+        lengths = rng.integers(1, 6, rollouts)
+        offsets = np.concatenate([[0], np.cumsum(lengths)])
+        x = rng.standard_normal((lengths.sum(), D)).astype(np.float32)
+        q = expit(x @ np.arange(D) / 3 + 1)
+        y = (rng.random((kinds, len(x))) < q).astype(np.float32)
+        trainings = [
+            Training(np.arange(max(1, int(share * rollouts))), i % kinds, passes=passes)
+            for i, share in enumerate(arms)
+        ]
+        plans.append(plan_trainings(offsets, trainings, 4, seed))
+        features.append(x)
+        targets.append(y)
+    longest = max(map(len, features))
+    pad = [(0, longest - len(x)) for x in features]
+    features = [np.pad(x, [p, (0, 0)]) for x, p in zip(features, pad, strict=True)]
+    targets = [np.pad(y, [(0, 0), p]) for y, p in zip(targets, pad, strict=True)]
+    labels = Labels(np.stack(targets), np.full((seeds, longest), 4, np.float32))
+    return Sweep(np.stack(features), labels, stack_plans(plans), list(range(seeds)))
+
+
+def alone(sweep, seed, arm):
+    """The sweep of one training."""
+    plan = sweep.plan
+    one = plan._replace(
+        feed_F=plan.feed_F[seed : seed + 1],
+        **{
+            name: getattr(plan, name)[seed : seed + 1, arm : arm + 1]
+            for name in ("start_AxT", "count_AxT", "updates_A", "labels_A")
+        },
+    )
+    labels = Labels(*(np.asarray(x)[seed : seed + 1] for x in sweep.labels))
+    features = sweep.features_NxSxD[seed : seed + 1]
+    return Sweep(features, labels, one, [sweep.seeds[seed]])
+
+
+def numpy_training(student, sweep, seed, arm):
+    """AdamW or SGD written out in float64, batch by batch."""
+    plan, x_all = sweep.plan, sweep.features_NxSxD[seed].astype(np.float64)
+    kind = plan.labels_A[seed, arm]
+    y_all = np.asarray(sweep.labels.target_KxS)[seed, kind]
+    w = np.append(np.zeros(D), float(base_logits(sweep, [arm])[seed, 0]))
+    m, v = np.zeros(D + 1), np.zeros(D + 1)
+    total = plan.updates_A[seed, arm]
+    warm = max(1.0, student.warmup * total)
+    for t in range(total):
+        begin, count = plan.start_AxT[seed, arm, t], plan.count_AxT[seed, arm, t]
+        steps = plan.feed_F[seed, begin : begin + count]
+        x = np.c_[x_all[steps], np.ones(count)]
+        g = logistic_gradient(w, x, y_all[steps]).mean(axis=0)
+        g *= min(1.0, student.clip / np.linalg.norm(g))
+        rate = (t + 1) / warm if t < warm else 0.5 + 0.5 * np.cos(
+            np.pi * (t + 1 - warm) / max(total - warm, 1)
+        )  # fmt: skip
+        rate *= student.learning_rate
+        if student.optimizer == "sgd":
+            w = w - rate * g
+            continue
+        m, v = 0.9 * m + 0.1 * g, 0.999 * v + 0.001 * g**2
+        hat = m / (1 - 0.9 ** (t + 1)) / (np.sqrt(v / (1 - 0.999 ** (t + 1))) + 1e-8)
+        w = w - rate * (hat + student.weight_decay * w)
+    return w
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
+def test_a_sweep_is_the_written_out_training(optimizer):
+    student = Student(optimizer=optimizer, learning_rate=0.3, weight_decay=0.2)
+    sweep = problem(kinds=2, passes=2)
+    params = train(student, sweep)
+    for seed in range(2):
+        for arm in range(4):
+            w = numpy_training(student, sweep, seed, arm)
+            found = params["w_OxH"][seed, arm, 0, 0], params["b_O"][seed, arm, 0]
+            np.testing.assert_allclose(np.append(*found), w, rtol=2e-4, atol=2e-5)
+
+
+def test_one_jit_sweep_is_one_training_at_a_time_up_to_rounding():
+    """XLA sums a batch in another order when it is mapped over more trainings."""
+    student, sweep = Student(learning_rate=0.1), problem()
+    together = train(student, sweep)
+    for seed in range(2):
+        for arm in range(4):
+            single = train(student, alone(sweep, seed, arm))
+            for name, values in together.items():
+                np.testing.assert_allclose(
+                    values[seed, arm], single[name][0, 0], rtol=1e-5, atol=1e-6
+                )
+
+
+@pytest.mark.parametrize(
+    "student", [Student(kind="mlp", hidden=5), Student(likelihood="beta-binomial")]
+)
+def test_other_students_agree_with_themselves_alone(student):
+    sweep = problem(arms=(1.0, 0.3))
+    together = train(student, sweep)
+    for arm in range(2):
+        single = train(student, alone(sweep, 1, arm))
+        for name, values in together.items():
+            np.testing.assert_allclose(values[1, arm], single[name][0, 0], atol=2e-5)
+
+
+def test_gradient_is_the_theory_s():
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((9, D)).astype(np.float32)
+    y = rng.random(9).astype(np.float32)
+    student = Student()
+    w = rng.standard_normal(D).astype(np.float32)
+    params = {"w_OxH": jnp.asarray(w)[None], "b_O": jnp.zeros(1)}
+    real = np.ones(9, np.float32)
+    found = jax.grad(lambda p: batch_loss(student, p, x, y, real, real))(params)
+    expected = logistic_gradient(w, x, y).mean(axis=0)
+    np.testing.assert_allclose(found["w_OxH"][0], expected, rtol=1e-5, atol=1e-6)
+
+
+def test_padding_of_a_batch_has_no_weight():
+    student = Student()
+    params = init_params(student, D, jax.random.key(0))
+    x = np.random.default_rng(1).standard_normal((5, D)).astype(np.float32)
+    y, real = np.array([1, 0, 1, 1, 0], np.float32), np.array([1, 1, 1, 0, 0.0])
+    masked = batch_loss(student, params, x, y, y, jnp.asarray(real, jnp.float32))
+    short = batch_loss(student, params, x[:3], y[:3], y[:3], jnp.ones(3))
+    assert float(masked) == pytest.approx(float(short), rel=1e-6)
+
+
+def test_beta_binomial_loss_is_scipy_s_but_for_the_coefficient():
+    student = Student(likelihood="beta-binomial")
+    z, c = np.array([-1.0, 0.3, 2.0]), np.array([0.5, 1.0, -0.4])
+    k, n = np.array([0, 7, 16]), np.full(3, 16)
+    a, b = np.exp(c) * expit(z), np.exp(c) * expit(-z)
+    from scipy.special import comb
+
+    expected = -betabinom.logpmf(k, n, a, b) + np.log(comb(n, k))
+    out = jnp.asarray(np.stack([z, c], axis=1), jnp.float32)
+    found = step_losses(student, out, jnp.float32(k / n), jnp.float32(n))
+    np.testing.assert_allclose(found, expected, rtol=2e-4)
+
+
+def test_schedule_warms_up_and_ends_at_zero():
+    student = Student(learning_rate=2.0, warmup=0.05)
+    rates = np.array([float(schedule(student, t, 100)) for t in range(103)])
+    np.testing.assert_allclose(rates[:5], 2.0 * np.arange(1, 6) / 5, rtol=1e-6)
+    assert np.all(np.diff(rates[4:100]) < 0)
+    np.testing.assert_array_equal(rates[99:], 0.0)
+    # A single update trains at the full rate.
+    assert float(schedule(student, 0, 1)) == pytest.approx(2.0)
+
+
+def test_intercept_starts_at_the_base_rate():
+    sweep = problem(arms=(1.0,))
+    fed = sweep.plan.feed_F[0, : sweep.plan.count_AxT[0, 0].sum()]
+    mean = np.asarray(sweep.labels.target_KxS)[0, 0, fed].mean()
+    assert expit(base_logits(sweep, [0])[0, 0]) == pytest.approx(mean, abs=0.005)
+    idle = train(Student(learning_rate=1e-20), sweep)
+    np.testing.assert_allclose(idle["b_O"][0, 0, 0], base_logits(sweep, [0])[0])
+
+
+def test_checkpoints_are_the_way_to_the_end():
+    sweep = problem()
+    student = Student(learning_rate=0.1)
+    kept = train(student, sweep, checkpoints=[1, 5, 15])
+    end = train(student, sweep)
+    np.testing.assert_array_equal(kept["w_OxH"][:, :, -1], end["w_OxH"][:, :, 0])
+    assert np.any(kept["w_OxH"][:, 0, 0] != kept["w_OxH"][:, 0, 1])
+    # The smallest arm has one update and then stands still.
+    np.testing.assert_array_equal(kept["w_OxH"][:, 3, 0], kept["w_OxH"][:, 3, 2])
+    for bad in ([0, 3], [3, 3]):
+        with pytest.raises(ValueError, match="ascend"):
+            train(student, sweep, checkpoints=bad)
+
+
+@pytest.mark.parametrize("student", [Student(), Student(kind="mlp", hidden=5)])
+def test_scores_of_steps_are_the_outputs(student):
+    sweep = problem(arms=(1.0, 0.3))
+    params = train(student, sweep, checkpoints=[2, 15])
+    tests = [x[: 7 + i] for i, x in enumerate(sweep.features_NxSxD)]
+    scores = logits(student, params, tests)
+    assert [s.shape for s in scores] == [(2, 2, 7), (2, 2, 8)]
+    one = {name: jnp.asarray(x[1, 0, 1]) for name, x in params.items()}
+    expected = outputs(student, one, jnp.asarray(tests[1]))[:, 0]
+    np.testing.assert_allclose(scores[1][0, 1], expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "bad", [{"learning_rate": 0}, {"warmup": 1.0}, {"weight_decay": -1}, {"clip": 0}]
+)
+def test_a_student_names_a_value_outside_its_range(bad):
+    with pytest.raises(ValueError, match=next(iter(bad))):
+        Student(**bad)
