@@ -2,6 +2,7 @@
 
 import json
 import os
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,7 +20,7 @@ from sim.scenes.world import PLENTIFUL, SCARCE
 from tests.scene_reader import judge, read_picture, running, words
 from tests.scene_reader import read_question as asked_for
 
-SIZES = {"rollouts": 63, "judged": 22, "problems": 6}
+SIZES: dict[str, Any] = {"rollouts": 63, "judged": 22, "problems": 6}
 KINDS = {source.name: source.kind for source in TRAINING_SOURCES + BENCHMARK_SOURCES}
 
 

@@ -18,7 +18,7 @@ from experiments.store import (
 from mprm_jax.data.problems import DataError
 
 
-def cell(number=0, seed=0, **metrics):
+def cell(number: int = 0, seed: int | None = 0, **metrics):
     return Result("e", {"arm": f"a{number}", "rho": 0.25}, seed, metrics or {"x": 1.5})
 
 

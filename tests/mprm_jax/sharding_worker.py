@@ -6,6 +6,7 @@ import sys
 import tempfile
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -26,7 +27,7 @@ LOAD = {"prompting": Prompting(max_length=64), "compute": Compute("float32", Fal
 COMPILATIONS = []
 
 
-def count_compilation(event, duration, **_):
+def count_compilation(event: str, duration: float, **_: Any) -> None:
     """Notes whatever XLA compiles."""
     if event == "/jax/core/compile/backend_compile_duration":
         COMPILATIONS.append(duration)

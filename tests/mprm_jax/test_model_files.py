@@ -170,6 +170,7 @@ def test_a_model_survives_the_round_trip(tmp_path):
     assert read == model != MODEL
     assert hash(read) == hash(model)
     text = "Largest at a1? <prm>"
+    assert isinstance(read, TinyModel)
     assert read.tokenizer.encode(text).ids == model.tokenizer.encode(text).ids
     assert set(model_files(model)) == {DESCRIPTION, TOKENIZER}
     shape = jax.eval_shape(read.init, jax.random.key(0))

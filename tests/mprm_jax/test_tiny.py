@@ -122,6 +122,7 @@ def test_an_update_leaves_the_vision_tower_bitwise_alone():
         name for name, part in state.trained.items() if jax.tree.leaves(part)
     )
     before = jax.tree.map(np.array, PARAMS)
+    metrics = {}
     for _ in range(2):
         state, metrics = compiled_step(
             state,
@@ -150,7 +151,7 @@ def test_prompts_name_every_step_once():
         ["a1: 3, largest 3", "b2: 5, largest 5"],
         (image,),
     )
-    text = [model.tokenizer.id_to_token(i) for i in tokens.tolist()]
+    text = [model.tokenizer.id_to_token(i) or "" for i in tokens.tolist()]
     assert " ".join(text) == (
         "question largest of the dice at a1 b2 process a1 3 largest 3 <prm> "
         "b2 5 largest 5 <prm>"

@@ -203,10 +203,10 @@ def test_the_policy_follows_its_law(source):
             expected = law[row, start // 10, start % 10].ravel() * draws
             assert not seen[expected == 0].any()
             some = expected > 5
-            pooled = [
+            observed, mean = (
                 np.append(x[some], x[~some].sum() + 1e-9) for x in (seen, expected)
-            ]
-            assert chisquare(*pooled, sum_check=False).pvalue > 1e-5
+            )
+            assert chisquare(observed, mean, sum_check=False).pvalue > 1e-5
 
 
 @BY_OPERATION
