@@ -3,10 +3,11 @@
     uv run --group parity python -m experiments.benchmarks.train_step
 
 Cost is CPU time on one core, so that no thread spins while it waits for another and
-busy neighbours count little. The floor is the FLOPs of the matrix products of a forward and a backward pass
-over the rate of one large float32 product, measured in the same rounds. PyTorch runs
-the same model from the same parameters on the same batches; its loss of each update is
-compared with ours before anything is timed. Rounds are interleaved.
+busy neighbours count little. The floor is the FLOPs of the matrix products of a forward
+and a backward pass over the rate of one large float32 product, measured in the same
+rounds. PyTorch runs the same model from the same parameters on the same batches; its
+loss of each update is compared with ours before anything is timed. Rounds are
+interleaved.
 """
 
 from __future__ import annotations

@@ -185,7 +185,7 @@ def test_a_world_is_replaced_whole(tmp_path):
     folder = tmp_path / "w"
     write_world(folder, SCARCE, **SIZES, seed=0)
     before = files(folder)
-    small = {"rollouts": 5, "judged": 5, "problems": 5}
+    small: dict[str, Any] = {"rollouts": 5, "judged": 5, "problems": 5}
     write_world(folder, SCARCE, **small, seed=1)
     after = files(folder)
     assert len([name for name in after if name.endswith(".png")]) == 15

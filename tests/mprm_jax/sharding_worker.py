@@ -27,10 +27,10 @@ LOAD = {"prompting": Prompting(max_length=64), "compute": Compute("float32", Fal
 COMPILATIONS = []
 
 
-def count_compilation(event: str, duration: float, **_: Any) -> None:
+def count_compilation(event: str, duration_secs: float, **_: Any) -> None:
     """Notes whatever XLA compiles."""
     if event == "/jax/core/compile/backend_compile_duration":
-        COMPILATIONS.append(duration)
+        COMPILATIONS.append(duration_secs)
 
 
 def random_batch(rng, model):

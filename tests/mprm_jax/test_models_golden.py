@@ -2,8 +2,8 @@
 
 import functools
 import json
-import operator
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -94,10 +94,12 @@ def test_it_computes_what_the_reference_computed(path, tmp_path):
     found = {}
     for entry in entries(kind, config):
         leaves = [
-            functools.reduce(operator.getitem, p, gradient) for p in entry.targets
+            functools.reduce(lambda tree, key: tree[key], p, gradient)
+            for p in entry.targets
         ]
         if entry.layer is not None:
-            leaves = [leaf[entry.layer] for leaf in leaves]
+            layer: Any = entry.layer
+            leaves = [leaf[layer] for leaf in leaves]
         found[entry.name] = entry.form.write(tuple(map(np.asarray, leaves)))
     expected = zip(
         golden["gradient_names"],
