@@ -58,7 +58,7 @@ def plan_in(folder, **changes):
 @pytest.fixture(scope="module")
 def small():
     """A small world, and a small model that compiles fast, for the module's tests."""
-    model = small_model()
+    model = small_model(vision_layers=0)
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(SIZES, "smoke", TINY)
         patch.setattr(demo, "pretrained", lambda: (model, random_params(model)))
