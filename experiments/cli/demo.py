@@ -29,7 +29,7 @@ class Options:
             medium about an hour, large a night on two cores; smoke only shows that
             everything runs.
         world: scarce has label statistics near the real corpus's; plentiful many
-            rollouts with both labels; in forgiving, half of the wrong steps are
+            rollouts with both labels; in forgiving, most wrong steps are
             labelled positive.
         keep_ratio: Share of the rollouts that every rule keeps, of each source.
         seed: Of the world.

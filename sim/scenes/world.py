@@ -71,7 +71,7 @@ SCARCE = World("scarce", "few rollouts are mixed, as in the real corpus")
 PLENTIFUL = World("plentiful", "a quarter is mixed", errors=1.2, care=1.0)
 FORGIVING = World(
     "forgiving",
-    "as scarce, but half of the wrong steps are labelled positive",
+    "as scarce, but most wrong steps are labelled positive",
     care=0.3,
     forgiveness=5.0,
 )
