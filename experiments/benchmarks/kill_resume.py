@@ -15,6 +15,7 @@ import dataclasses
 import multiprocessing
 import shutil
 import signal
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -107,7 +108,11 @@ def _child(output: Path, cache: Path, rollouts: int) -> None:
 
 
 def kill_until_done(
-    output: Path, kills: int, seed: int, rollouts: int = ROLLOUTS
+    output: Path,
+    kills: int,
+    seed: int,
+    rollouts: int = ROLLOUTS,
+    tick: Callable[[int], None] = lambda kills: None,
 ) -> dict[str, int]:
     """Kill and resume runs; begin a new one whenever one ends before the last kill.
 
@@ -118,6 +123,7 @@ def kill_until_done(
         kills: to make.
         seed: of the moments.
         rollouts: of a run.
+        tick: told of every kill.
 
     Returns:
         kills, kills that left a checkpoint to go on from, runs that were finished.
@@ -147,6 +153,7 @@ def kill_until_done(
                 process.kill()
                 process.join()
                 made["kills"] += 1
+                tick(made["kills"])
             assert process.exitcode in (0, -signal.SIGKILL), "a run failed by itself"
             found = newest(output)
             if found is not None:
@@ -245,11 +252,13 @@ class Options:
     Attributes:
         kills: At random moments.
         damages: Of checkpoints, at random.
+        rollouts: Of a run, 8 to an update.
         seed: Of moments and damages.
     """
 
     kills: int = 100
     damages: int = 200
+    rollouts: int = ROLLOUTS
     seed: int = 0
 
 
@@ -258,7 +267,13 @@ def main(options: Options) -> None:
     with tempfile.TemporaryDirectory() as name:
         output = Path(name) / "run"
         began = time.perf_counter()
-        made = kill_until_done(output, options.kills, options.seed)
+        made = kill_until_done(
+            output,
+            options.kills,
+            options.seed,
+            options.rollouts,
+            lambda kills: print(f"{kills} kills", end="\r", file=sys.stderr),
+        )
         seconds = time.perf_counter() - began
         print(
             f"{made['kills']} kills ({made['with_checkpoint']} after a checkpoint), "
@@ -266,7 +281,8 @@ def main(options: Options) -> None:
             "checkpoint and every finished run bitwise the undisturbed one's"
         )
         began = time.perf_counter()
-        refused = damage_often(output, options.damages, options.seed, reference())
+        expected = reference(options.rollouts)
+        refused = damage_often(output, options.damages, options.seed, expected)
         seconds = time.perf_counter() - began
         print(
             f"{refused} of {options.damages} damaged checkpoints refused by name and "
