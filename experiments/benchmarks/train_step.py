@@ -25,6 +25,7 @@ import numpy as np
 import tyro
 
 from experiments.cli.tables import format_table
+from experiments.demo_training import ACCUMULATE
 from mprm_jax.data.batches import Batch, Bucket, Buckets, Example, collate
 from mprm_jax.models.base import open_model
 from mprm_jax.models.tiny import TinyConfig
@@ -46,6 +47,7 @@ class Options:
         steps: Of every rollout.
         updates: Per round.
         rounds: Interleaved; medians are reported.
+        accumulate: Micro-batches of our update, as the demo has.
     """
 
     batch_size: int = 16
@@ -53,6 +55,7 @@ class Options:
     steps: int = 6
     updates: int = 10
     rounds: int = 5
+    accumulate: int = ACCUMULATE
 
 
 def random_batches(options: Options, config: TinyConfig) -> list[Batch]:
@@ -107,12 +110,18 @@ def matmul_rate(size: int = 1024, repeats: int = 4) -> float:
     return repeats * 2 * size**3 / (time.process_time() - began)
 
 
-def jax_run(model: TinyModel, params: dict, batches: list[Batch]) -> list[float]:
+def jax_run(
+    model: TinyModel, params: dict, accumulate: int, batches: list[Batch]
+) -> list[float]:
     """Losses of one update after another."""
     budget = plan(len(batches), 1, warmup_share=0)
     state, frozen = initial_state(model, params, budget, OptimizerConfig(), _RATE)
     step = partial(
-        compiled_step, model=model, optimizer=OptimizerConfig(), objective=Objective()
+        compiled_step,
+        model=model,
+        optimizer=OptimizerConfig(),
+        objective=Objective(),
+        accumulate=accumulate,
     )
     losses = []
     for batch in batches:
@@ -142,14 +151,15 @@ def main(options: Options) -> None:
     assert isinstance(model, TinyModel)
     batches = random_batches(options, model.config)
     runs: dict[str, Callable[[list[Batch]], list[float]]] = {
-        "this package": partial(jax_run, model, params)
+        f"in {parts} parts": partial(jax_run, model, params, parts)
+        for parts in sorted({1, options.accumulate})
     }
     theirs = torch_run_of(model, params)
     if theirs is not None:
         runs["PyTorch"] = theirs
     losses = {name: run(batches) for name, run in runs.items()}
     if theirs is not None:
-        ours, other = losses["this package"], losses["PyTorch"]
+        ours, other = losses[f"in {options.accumulate} parts"], losses["PyTorch"]
         apart = float(np.max(np.abs(np.array(ours) - np.array(other))))
         print(f"losses of {len(ours)} updates differ by at most {apart:.1e}")
         assert apart < 2e-3

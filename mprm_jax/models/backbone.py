@@ -16,7 +16,12 @@ from tokenizers import Tokenizer
 from mprm_jax.data.batches import Batch
 from mprm_jax.data.problems import DataError
 from mprm_jax.data.render import marker_id
-from mprm_jax.data.vision_patches import PatchGrid, patch_images, tokens_per_image
+from mprm_jax.data.vision_patches import (
+    PLACE_BYTES,
+    PatchGrid,
+    patch_images,
+    patches_per_image,
+)
 from mprm_jax.data.vision_prompt import (
     INTERNVL_TEMPLATE,
     QWEN_TEMPLATE,
@@ -27,6 +32,7 @@ from mprm_jax.data.vision_prompt import (
 )
 from mprm_jax.data.vision_tiles import Tiling, tile_images
 from mprm_jax.models import internvl, qwen_vision, qwen_vl, reward_head, weights
+from mprm_jax.models.base import BACKBONES
 from mprm_jax.models.internvl import InternVLConfig
 from mprm_jax.models.layers import Compute, Params
 from mprm_jax.models.qwen_vl import QwenVLConfig
@@ -34,7 +40,7 @@ from mprm_jax.models.reward_head import ANSWERS, RewardHead
 from mprm_jax.models.weights_config import BackboneConfig
 
 TOKENIZER = "tokenizer.json"
-QWEN_NAME, INTERNVL_NAME = "qwen2.5-vl", "internvl2.5"
+QWEN_NAME, INTERNVL_NAME = BACKBONES
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,6 +100,12 @@ class Backbone:
             return QWEN_TEMPLATE
         return INTERNVL_TEMPLATE
 
+    @property
+    def answer_tokens(self) -> tuple[int, int] | None:
+        """Ids of Yes and No, which a reader of the weights would take."""
+        yes, no = map(self.tokenizer.token_to_id, ANSWERS)
+        return None if yes is None or no is None else (yes, no)
+
     def init(self, key: jax.Array) -> Params:
         """Random parameters, head included, float32."""
         return reward_head.attach(self.head, weights.init(self.config, key), key)
@@ -102,8 +114,14 @@ class Backbone:
         """Yes, No and log concentration at every marker [B, S, 3], float32."""
         inputs = batch.tokens_BxL, batch.images_BxPxD
         hidden_BxLxD = hidden_states(self.config, params, *inputs, self.compute)
+        return self.rewards(params, hidden_BxLxD, batch.marker_BxS)
+
+    def rewards(
+        self, params: Params, hidden_BxLxD: jax.Array, marker_BxS: jax.Array
+    ) -> jax.Array:
+        """The head's logits [B, S, 3] of the decoder's residual stream."""
         return reward_head.reward_logits(
-            self.head, self.config.language, params, hidden_BxLxD, batch.marker_BxS
+            self.head, self.config.language, params, hidden_BxLxD, marker_BxS
         )
 
     def trainable(self, params: Params) -> Params:
@@ -118,23 +136,43 @@ class Backbone:
         Raises:
             BadRecord: a text or an image that the model cannot read.
         """
-        if isinstance(self.config, QwenVLConfig):
-            grid = self.patch_grid
-            pixels_PxD = patch_images(images, grid)
-            counts = tokens_per_image(pixels_PxD, grid)
-        else:
-            tiling = Tiling(self.config.vision.image, self.prompting.max_tiles)
-            pixels_PxD, tiles = tile_images(images, tiling)
-            counts = [self.config.tile_tokens * count for count in tiles]
-        tokens_L, marker_S, truncated = encode_chat(
-            self.tokenizer,
-            self.template,
-            question,
-            steps,
-            counts,
-            self.prompting.max_length,
-        )
+        pixels_PxD, rows = self.cut(images)
+        tokens_L, marker_S, truncated = self.encode_text(question, steps, rows)
         return tokens_L, pixels_PxD, marker_S, truncated
+
+    def cut(self, images: tuple[Image, ...]) -> tuple[np.ndarray, list[int]]:
+        """images_PxD, and how many of its rows (patches or tiles) each image has.
+
+        Raises:
+            BadRecord: an image that the model cannot read.
+        """
+        if isinstance(self.config, QwenVLConfig):
+            pixels_PxD = patch_images(images, self.patch_grid)
+            return pixels_PxD, patches_per_image(pixels_PxD)
+        tiling = Tiling(self.config.vision.image, self.prompting.max_tiles)
+        return tile_images(images, tiling)
+
+    def encode_text(
+        self, question: str, steps: Sequence[str], rows: Sequence[int]
+    ) -> tuple[np.ndarray, np.ndarray, int]:
+        """tokens_L, marker_S and the number of steps cut off.
+
+        Args:
+            question: of the rollout.
+            steps: of the rollout.
+            rows: of each image, as ``cut`` counts them.
+
+        Raises:
+            BadRecord: a text that the model cannot read, or images beyond the context.
+        """
+        if isinstance(self.config, QwenVLConfig):
+            counts = [count // self.config.vision.merge**2 for count in rows]
+        else:
+            counts = [count * self.config.tile_tokens for count in rows]
+        length = self.prompting.max_length
+        return encode_chat(
+            self.tokenizer, self.template, question, steps, counts, length
+        )
 
     @property
     def patch_grid(self) -> PatchGrid:
@@ -183,6 +221,66 @@ def vision_features(
     return internvl.vision_features(config, params, images_BxPxD, compute)
 
 
+def tower_states(
+    config: BackboneConfig, params: Params, images_BxPxD: jax.Array, compute: Compute
+) -> jax.Array:
+    """What the vision tower alone makes of every row of the images [B, P, M]."""
+    if isinstance(config, QwenVLConfig):
+        tower = params["vision"]
+        return qwen_vision.tower_states(config.vision, tower, images_BxPxD, compute)
+    return internvl.tower_states(config, params, images_BxPxD, compute)
+
+
+def tower_params(params: Params) -> Params:
+    """The part of the parameters, or of a tree like them, that the tower reads."""
+    tower = {
+        name: part
+        for name, part in params["vision"].items()
+        if not name.startswith(weights.MERGER)
+    }
+    return {"vision": tower}
+
+
+def hidden_from_states(
+    config: BackboneConfig,
+    params: Params,
+    tokens_BxL: jax.Array,
+    states_BxPxM: jax.Array,
+    place_BxPxK: jax.Array,
+    compute: Compute,
+) -> jax.Array:
+    """``hidden_states`` of images that the tower has seen already.
+
+    Args:
+        config: of the model.
+        params: of which the tower's are not read.
+        tokens_BxL: prompts.
+        states_BxPxM: of ``tower_states``.
+        place_BxPxK: the last ``place_bytes`` of every row of the images.
+        compute: precision and rematerialisation.
+    """
+    if isinstance(config, QwenVLConfig):
+        place_BxPx3 = qwen_vision.unpack_places(place_BxPxK)
+        return qwen_vl.hidden_from_states(
+            config, params, tokens_BxL, states_BxPxM, place_BxPx3, compute
+        )
+    return internvl.hidden_from_states(
+        config, params, tokens_BxL, states_BxPxM, compute
+    )
+
+
+def state_width(config: BackboneConfig) -> int:
+    """M of ``tower_states``."""
+    if isinstance(config, QwenVLConfig):
+        return config.vision.width
+    return config.vision.side**2 * config.vision.width
+
+
+def place_bytes(config: BackboneConfig) -> int:
+    """Bytes at the end of a row of the images that say where it lies."""
+    return PLACE_BYTES if isinstance(config, QwenVLConfig) else 0
+
+
 def read_tokenizer(directory: Path) -> Tokenizer:
     """The tokenizer of a folder.
 
@@ -207,7 +305,7 @@ def load_backbone(
     dtype: Any = np.float32,
     frozen_dtype: Any = None,
     answers: tuple[str, str] | None = ANSWERS,
-    prompting: Prompting = Prompting(),
+    prompting: Prompting | None = None,
     compute: Compute = Compute(),  # noqa: B008  (frozen)
     sharding: weights.ShardingRule | None = None,
     key: jax.Array | None = None,
@@ -220,8 +318,10 @@ def load_backbone(
         directory: a checkpoint in any of the layouts, with tokenizer.json.
         dtype: of trained parameters.
         frozen_dtype: of the others; None: the same.
-        answers: the words whose rows become Yes and No; None: two new rows.
-        prompting: tokens and pixels.
+        answers: the words whose rows become Yes and No; None: two new rows. Rows that
+            ``export`` put beside the weights come before either.
+        prompting: tokens and pixels; None: the paper's, and no more tokens than the
+            model's context.
         compute: precision and rematerialisation.
         sharding: see ``weights.load_pretrained``.
         key: for new rows.
@@ -235,10 +335,13 @@ def load_backbone(
     )
     marker = add_step_marker(tokenizer)
     config, params = reward_head.grow_vocabulary(config, params, marker + 1)
+    own = reward_head.read_own_rows(directory, config.language.width)
     tokens = None
-    if answers is not None:
+    if answers is not None and "answers" not in own:
         tokens = token_id(tokenizer, answers[0]), token_id(tokenizer, answers[1])
     head = RewardHead(tokens, config.language.tied)
+    if prompting is None:
+        prompting = Prompting(min(Prompting.max_length, config.language.context))
     backbone = Backbone(config, head, prompting, compute, tokenizer)
     image_token = token_id(tokenizer, backbone.template.image_token)
     if image_token != config.image_token:
@@ -247,7 +350,8 @@ def load_backbone(
             f"tokenizer {image_token}"
         )
     key = jax.random.key(0) if key is None else key
-    return backbone, reward_head.attach(head, params, key)
+    params = reward_head.attach(head, params, key)
+    return backbone, params | {"head": params["head"] | own}
 
 
 def from_description(name: str, values: dict[str, Any], folder: Path) -> Backbone:

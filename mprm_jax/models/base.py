@@ -19,6 +19,9 @@ Params = Any
 DESCRIPTION = "model.json"
 SCHEMA = "mprm-model/1"
 
+# The names of models.backbone, which is slow to import.
+BACKBONES = ("qwen2.5-vl", "internvl2.5")
+
 
 class Model(Protocol):
     """Pure functions over a nested dict of arrays; hashable, equal iff alike."""
@@ -96,14 +99,20 @@ def read_model(folder: Path) -> Model:
         from mprm_jax.models.tiny_model import from_description
 
         return from_description(described.config, folder)
-    raise DataError(f"{path}: unknown model {described.name!r}; known: tiny")
+    if described.name in BACKBONES:
+        from mprm_jax.models import backbone
+
+        return backbone.from_description(described.name, described.config, folder)
+    known = ", ".join(("tiny", *BACKBONES))
+    raise DataError(f"{path}: unknown model {described.name!r}; known: {known}")
 
 
 def open_model(name: str) -> tuple[Model, Params]:
     """A model to train from, with its pretrained parameters.
 
     Args:
-        name: ``tiny``, or a folder with the weights of a backbone.
+        name: ``tiny``, a folder with released weights of a backbone, or one that
+            mprm train wrote.
 
     Raises:
         DataError: there is none of that name.
@@ -112,4 +121,13 @@ def open_model(name: str) -> tuple[Model, Params]:
         from mprm_jax.models.tiny_model import pretrained
 
         return pretrained()
-    raise DataError(f"{name}: no such model; known: tiny")
+    folder = Path(name)
+    if not folder.is_dir():
+        raise DataError(f"{name}: no such model; give tiny, or a folder with weights")
+    if (folder / DESCRIPTION).is_file():
+        from mprm_jax.checkpoint import load_model
+
+        return load_model(folder)
+    from mprm_jax.models.backbone import load_backbone
+
+    return load_backbone(folder)
