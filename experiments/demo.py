@@ -9,13 +9,13 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import jax
 import msgspec
 
+from experiments.demo_talk import Talk, told, told_gate
 from experiments.demo_training import (
     BATCH_SIZE,
     Bench,
@@ -88,20 +88,6 @@ SIZES = {
 }
 
 
-class Talk(Protocol):
-    """How the demo tells people what it does."""
-
-    def say(self, line: str) -> None:
-        """One line that stays."""
-        ...
-
-    def progress(
-        self, what: str, total: int, unit: str
-    ) -> AbstractContextManager[Callable[[int], None]]:
-        """A bar that goes."""
-        ...
-
-
 @dataclasses.dataclass(frozen=True)
 class Plan:
     """What one run of the demo is.
@@ -170,10 +156,10 @@ def run_demo(plan: Plan, talk: Talk) -> list[Result]:
                 def step(update: int, base: int = base) -> None:
                     tick(base + update)
 
-                result = _run_cell(plan, lab, arm, seed, step)
+                result = _run_cell(plan, lab, arm, seed, step, talk)
                 before += _updates(lab, arm, subsets)
                 append_results(results, [result])
-                talk.say(_told(result, number, len(cells)))
+                talk.say(told(result, number, len(cells)))
     return [
         result
         for result in read_results(results, EXPERIMENT)
@@ -312,7 +298,12 @@ _CURVE_SOLUTIONS = 100
 
 
 def _run_cell(
-    plan: Plan, lab: _Lab, arm: str, seed: int, tick: Callable[[int], None]
+    plan: Plan,
+    lab: _Lab,
+    arm: str,
+    seed: int,
+    tick: Callable[[int], None],
+    talk: Talk,
 ) -> Result:
     start = starting_params(lab.model, lab.params, jax.random.key(seed))
     config = plan.config(arm)
@@ -348,7 +339,10 @@ def _run_cell(
         "eval_curve": trained.eval_curve,
     }
     if arm == CLEAN and seed == 0:
-        _write_manifest(plan, learnability(lab.model, trained.params, lab.bench))
+        gates = learnability(lab.model, trained.params, lab.bench)
+        _write_manifest(plan, gates)
+        for gate in gates:
+            talk.say(told_gate(gate))
     return Result(EXPERIMENT, config, seed, metrics)
 
 
@@ -384,13 +378,3 @@ def _write_manifest(plan: Plan, gates: Sequence[dict[str, Any]]) -> None:
     }
     with OutputSet() as outputs:
         outputs.add(path).write(json.dumps(manifest, indent=1).encode() + b"\n")
-
-
-def _told(result: Result, number: int, of: int) -> str:
-    metrics = result.metrics
-    ranked = "--" if metrics["auroc"] is None else f"{metrics['auroc']:.3f}"
-    return (
-        f"[{number:>2}/{of}] {result.config['arm']:<9} seed {result.seed}: "
-        f"{metrics['rollouts']:>6,} rollouts, micro-F1 {metrics['micro_f1']:.3f}, "
-        f"AUROC {ranked}"
-    )

@@ -30,7 +30,7 @@ from mprm_jax.metrics_summary import decide, evaluation
 from mprm_jax.models.base import Model, Params
 from mprm_jax.objective import Objective
 from mprm_jax.optimizer import OptimizerConfig, plan
-from mprm_jax.rerank import best_of_n
+from mprm_jax.rerank import best_of_n, replicate_accuracy
 from mprm_jax.trainer import TrainConfig, Update, train
 
 # Settings that worked for the tiny model on this world's clean labels; the same for all
@@ -288,6 +288,11 @@ def judge_model(model: Model, params: Params, bench: Bench) -> dict[str, Any]:
         "auroc": drawn.auroc,
         "within_position_auroc": drawn.within_position_auroc,
     }
+    ranked = _ranked(model, params, bench)
+    if ranked:
+        bootstrap["best_of_n"] = replicate_accuracy(
+            ranked, "mean", REPLICATES, np.random.default_rng(0)
+        )
     names = (
         "micro_f1",
         "macro_f1_pooled",
@@ -300,7 +305,7 @@ def judge_model(model: Model, params: Params, bench: Bench) -> dict[str, Any]:
         **{name: metrics[name] for name in names},
         "slip_prior_auroc": metrics["prior"]["auroc"],
         "threshold": decision.threshold,
-        "best_of_n": _rerank(model, params, bench),
+        "best_of_n": _best_of_n(ranked),
         "bootstrap": {
             name: [round(float(v), 5) if np.isfinite(v) else None for v in values]
             for name, values in bootstrap.items()
@@ -308,9 +313,10 @@ def judge_model(model: Model, params: Params, bench: Bench) -> dict[str, Any]:
     }
 
 
-def _rerank(model: Model, params: Params, bench: Bench) -> dict[str, Any]:
+def _ranked(model: Model, params: Params, bench: Bench) -> list[CandidateSet]:
+    """The problems with the model's scores of all candidates."""
     scores = iter(score_prompts(model, params, bench.candidates, SCORING_BATCH))
-    sets = [
+    return [
         msgspec.structs.replace(
             problem,
             candidates=tuple(
@@ -320,6 +326,11 @@ def _rerank(model: Model, params: Params, bench: Bench) -> dict[str, Any]:
         )
         for problem in bench.sets
     ]
+
+
+def _best_of_n(sets: Sequence[CandidateSet]) -> dict[str, Any] | None:
+    if not sets:
+        return None
     found = best_of_n(sets, replicates=0)
     return {
         "mean": found["mean"],

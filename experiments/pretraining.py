@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -22,6 +23,7 @@ import optax
 from tokenizers import Tokenizer
 
 from experiments.scene_text import questions, step_texts
+from mprm_jax import checkpoint
 from mprm_jax.data.record import STEP_MARKER
 from mprm_jax.data.render import render
 from mprm_jax.metrics_ranking import auroc
@@ -201,13 +203,57 @@ class PretrainingState(NamedTuple):
     optimizer: Any
 
 
+# Updates between checkpoints, a multiple of those between reports.
+_CHECKPOINT_EVERY = 500
+
+
+class Keep(NamedTuple):
+    """Where a pretraining keeps its checkpoints.
+
+    Attributes:
+        folder: of them.
+        every: updates, a multiple of 100.
+        say: told where the run goes on, and of damaged checkpoints passed over.
+    """
+
+    folder: Path
+    every: int = _CHECKPOINT_EVERY
+    say: Callable[[str], None] = lambda message: None
+
+    def restore(
+        self, state: PretrainingState, run: str
+    ) -> tuple[PretrainingState, int]:
+        """The state to go on from and its number of updates."""
+        rest = (state.check, state.optimizer)
+        found = checkpoint.restore_latest(
+            self.folder, state.params, rest, run=run, report=self.say
+        )
+        if found is None:
+            return state, 0
+        self.say(f"{self.folder}: goes on after update {found.progress.update}")
+        return PretrainingState(found.params, *found.training), found.progress.update
+
+    def save(self, state: PretrainingState, number: int, of: int, run: str) -> None:
+        """Keep the state after an update."""
+        progress = checkpoint.Progress(number, of, run, {}, {})
+        rest = (state.check, state.optimizer)
+        checkpoint.save(self.folder, progress, state.params, rest, 1)
+
+
 def pretrain(
     model: TinyConfig,
     config: PretrainingConfig,
     text: CheckedText,
     report: Callable[[int, dict[str, float]], None],
+    keep: Keep | None = None,
 ) -> PretrainingState:
-    """Run the pretraining; ``report`` is told the mean losses of every 100 updates."""
+    """Run the pretraining; ``report`` is told the mean losses of every 100 updates.
+
+    With ``keep``, a run that was stopped goes on from its last checkpoint, bit for bit.
+
+    Raises:
+        DataError: a checkpoint cannot be written, or those there are of another run.
+    """
     graph, params = split_module(model, jax.random.key(config.seed))
     schedule = optax.warmup_cosine_decay_schedule(
         0.0, config.learning_rate, config.warmup, config.updates
@@ -255,10 +301,16 @@ def pretrain(
     by_length = np.argsort(lengths, kind="stable")
     neighbours = min(_NEIGHBOURS, len(lengths))
     total = np.zeros(4)
+    done, run = 0, repr((model, config))
+    if keep is not None:
+        state, done = keep.restore(state, run)
     for number in range(1, config.updates + 1):
         # Rollouts of like length together: fewer padded tokens, few shapes to compile.
         first = rng.integers(max(1, len(lengths) - neighbours))
         rows = by_length[first + rng.choice(neighbours, config.batch, replace=False)]
+        if number <= done:
+            # Drawn again, so that all later draws are those of a run never stopped.
+            continue
         length = -(-int(lengths[rows].max()) // _TOKEN_MULTIPLE) * _TOKEN_MULTIPLE
         state, parts = update(state, _cut(text, rows, length))
         total += np.asarray(parts)
@@ -269,11 +321,13 @@ def pretrain(
             )
             report(number, means)
             total[:] = 0
+        if keep is not None and number % keep.every == 0 and number < config.updates:
+            keep.save(state, number, config.updates, run)
     return state
 
 
 def pretrain_tiny(
-    config: PretrainingConfig, tick: Callable[[int], None]
+    config: PretrainingConfig, tick: Callable[[int], None], keep: Keep | None = None
 ) -> tuple[TinyModel, dict, dict[str, float]]:
     """The pretrained tiny model with a reward head of zeros, and what it came to.
 
@@ -292,7 +346,7 @@ def pretrain_tiny(
         losses.update({f"loss: {name}": value for name, value in means.items()})
         tick(number)
 
-    state = pretrain(shape, config, text, report)
+    state = pretrain(shape, config, text, report, keep)
     fresh = checked_text(dataclasses.replace(config, problems=2_000), tokenizer, rng)
     head = jax.tree.map(jnp.zeros_like, state.params["head"])
     params = state.params | {"head": head}

@@ -71,9 +71,9 @@ class Metrics(msgspec.Struct, frozen=True):
         threshold: a step is called right if its score reaches it.
         curve: (update, training loss).
         eval_curve: (update, AUROC on the benchmark).
-        bootstrap: metric name -> its values on resamples of the benchmark's rollouts,
-            the b-th of every model of a world from the same resample; None where a
-            resample does not define it.
+        bootstrap: metric name -> its values on resamples of the benchmark's rollouts
+            (best_of_n: of its problems), the b-th of every model of a world from the
+            same resample; None where a resample does not define it.
     """
 
     rollouts: Count
@@ -174,7 +174,7 @@ class Arm:
     def best_of_n(self) -> Estimate | None:
         """Accuracy of reranking over the seeds."""
         means = [
-            Score(cell.best_of_n.mean)
+            Score(cell.best_of_n.mean, _numbers(cell.bootstrap.get("best_of_n", ())))
             for cell in self.cells.values()
             if cell.best_of_n is not None and cell.best_of_n.mean is not None
         ]

@@ -125,12 +125,7 @@ def best_of_n(
         rng = np.random.default_rng(seed)
         keys = [*outcome, *(f"gain of {how}" for how in gains)]
         table = np.stack([*outcome.values(), *gains.values()], axis=1)
-        drawn = np.concatenate(
-            [
-                weights @ table / len(sets)
-                for weights in weight_chunks(source, replicates, rng, len(sets))
-            ]
-        )
+        drawn = _resampled(table, source, replicates, rng)
         ends = {key: interval(drawn[:, i]) for i, key in enumerate(keys)}
         value["intervals"] = {
             **{how: ends[how] for how in outcome},
@@ -139,6 +134,42 @@ def best_of_n(
             "replicates": replicates,
         }
     return value
+
+
+def replicate_accuracy(
+    sets: Sequence[CandidateSet],
+    how: Aggregate,
+    replicates: int,
+    rng: np.random.Generator,
+) -> np.ndarray:
+    """Accuracy of choosing by one aggregate on resamples of the problems, [replicates].
+
+    Problems are drawn within their sources; the same ``rng`` draws the same problems
+    for every model.
+
+    Args:
+        sets: problems, every candidate with scores.
+        how: the aggregate.
+        replicates: B.
+        rng: of the resamples.
+
+    Raises:
+        ValueError: the aggregate is not defined for these scores.
+    """
+    choices = _choices(sets, how)
+    if choices is None:
+        raise ValueError(f"{how} is not defined for scores outside [0, 1]")
+    _, source = np.unique([of.source for of in sets], return_inverse=True)
+    table = np.array([[choice.accuracy] for choice in choices])
+    return _resampled(table, source, replicates, rng)[:, 0]
+
+
+def _resampled(
+    table: np.ndarray, source: np.ndarray, replicates: int, rng: np.random.Generator
+) -> np.ndarray:
+    """Column means of the rows, a problem each, on resamples within sources."""
+    chunks = weight_chunks(source, replicates, rng, len(table))
+    return np.concatenate([weights @ table / len(table) for weights in chunks])
 
 
 def _choices(sets: Sequence[CandidateSet], how: Aggregate) -> list[Choice] | None:

@@ -106,9 +106,9 @@ def run(options: Options) -> None:
 
 
 _LEGEND = """\
-micro-F1: mean of the sources' macro-F1, weighted by steps; ± half of the 95 %
-interval over seeds and rollouts. pos.: AUROC of a step's position alone. best:
-accuracy of the best of 16 candidates. clean: Random's rollouts with true labels."""
+micro-F1: mean of the sources' macro-F1, weighted by steps. pos.: AUROC of a step's
+position alone. best: accuracy of the best of 16 candidates. clean: Random's
+rollouts with true labels. ±: half of the 95 % interval over seeds and rollouts."""
 
 
 def _command(options: Options, world: str) -> str:
@@ -124,6 +124,9 @@ def _table(world: Any) -> str:
         micro, ranked = arm.estimate("micro_f1"), arm.estimate("auroc")
         position, best = arm.estimate("position_auroc"), arm.best_of_n()
         half = "" if micro.half_width is None else f" ± {micro.half_width:.3f}"
+        spread = ""
+        if best is not None and best.half_width is not None:
+            spread = f" ± {100 * best.half_width:.1f}"
         rows.append(
             (
                 arm.name,
@@ -132,7 +135,7 @@ def _table(world: Any) -> str:
                 f"{micro.mean:.3f}{half}",
                 "--" if ranked is None else f"{ranked.mean:.3f}",
                 "--" if position is None else f"{position.mean:.3f}",
-                "--" if best is None else percent(best.mean, 1),
+                "--" if best is None else percent(best.mean, 1) + spread,
             )
         )
     header = ("rule", "rollouts", "updates", "micro-F1", "AUROC", "pos.", "best")

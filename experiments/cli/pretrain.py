@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
+import sys
 from pathlib import Path
 from typing import Literal
 
@@ -27,6 +29,8 @@ class Options:
         output: File for weights, tokeniser and how they were made.
         problems: Distinct pictures.
         updates: Of the optimiser.
+        resume: Go on with a run of the same settings that was stopped, bit for bit;
+            begin it if there is none.
         seed: Of data, parameters and order.
         json: Print one JSON object to stdout, everything else to stderr.
     """
@@ -35,6 +39,7 @@ class Options:
     output: Path = Path("runs/tiny_base.safetensors")
     problems: int = 30_000
     updates: int = 6_000
+    resume: bool = False
     seed: int = 0
     json: bool = False
 
@@ -51,16 +56,24 @@ def run(options: Options) -> None:
                 f"--{name} must be at least {bound}, not {getattr(options, name)}"
             )
     # Imported here: JAX would slow down --help.
-    from experiments.pretraining import PretrainingConfig, pretrain_tiny
+    from experiments.pretraining import Keep, PretrainingConfig, pretrain_tiny
     from experiments.provenance import versions
     from mprm_jax.data.outputs import OutputSet
+    from mprm_jax.data.problems import DataError
     from mprm_jax.models.tiny_model import weights_bytes
 
     config = PretrainingConfig(
         problems=options.problems, updates=options.updates, seed=options.seed
     )
+    # Beside the output, until that is written.
+    folder = options.output.with_name(f"{options.output.name}.checkpoints")
+    if folder.exists() and not options.resume:
+        raise DataError(
+            f"{folder}: holds a run that was stopped; go on with --resume, or remove it"
+        )
+    keep = Keep(folder, say=_say)
     with shared.progress("pretraining", options.updates, "updates") as tick:
-        model, params, metrics = pretrain_tiny(config, tick)
+        model, params, metrics = pretrain_tiny(config, tick, keep)
     facts = {
         "command": f"mprm pretrain scenes --problems {options.problems} "
         f"--updates {options.updates} --seed {options.seed}",
@@ -69,9 +82,14 @@ def run(options: Options) -> None:
     }
     with OutputSet() as outputs:
         outputs.add(options.output).write(weights_bytes(model, params, facts))
+    shutil.rmtree(folder, ignore_errors=True)
     if options.json:
         shared.print_json({"output": str(options.output), "metrics": metrics})
         return
     for name, value in metrics.items():
         print(f"{name:<40} {value:.4f}")
     print(f"wrote {options.output} ({options.output.stat().st_size / 1e6:.2f} MB)")
+
+
+def _say(message: str) -> None:
+    print(f"mprm pretrain: {message}", file=sys.stderr)

@@ -28,12 +28,15 @@ METRICS |= {"threshold", "rollouts", "updates", "bootstrap"}
 
 
 class Talk:
-    """Remembers what was said; ``stop`` is said after so many lines."""
+    """Remembers what was said; interrupts when ``stop`` cells have been told."""
 
     def __init__(self, stop=None):
-        self.lines, self.done, self.stop = [], {}, stop
+        self.lines, self.gates, self.done, self.stop = [], [], {}, stop
 
     def say(self, line):
+        if "learnable?" in line:
+            self.gates.append(line)
+            return
         self.lines.append(line)
         if len(self.lines) == self.stop:
             raise KeyboardInterrupt
@@ -89,6 +92,12 @@ def test_an_interrupted_run_goes_on_with_the_missing_cells(interrupted):
     assert second.lines[0].startswith("[ 1/5] ")
     told = [re.search(r"\] (\S+) ", line) for line in first.lines + second.lines]
     assert {match[1] for match in told if match} == ARMS
+    # The gate is told once, a row per source of the benchmark.
+    sources = results[0].metrics["per_source"]
+    assert not second.gates
+    assert all(
+        any(f"learnable? {name}:" in line for line in first.gates) for name in sources
+    )
     for done, total in [first.done["simulating"], second.done["training"]]:
         assert done == total > 0
 
@@ -107,6 +116,10 @@ def test_every_arm_is_trained_on_what_it_says(interrupted):
         )
         assert 0 <= metrics["micro_f1"] <= 1
         assert metrics["best_of_n"]["n"] == 16
+        drawn = np.array(metrics["bootstrap"]["best_of_n"])
+        # Of five problems: their mean over resamples is near the accuracy.
+        assert len(drawn) == len(metrics["bootstrap"]["auroc"])
+        assert abs(drawn.mean() - metrics["best_of_n"]["mean"]) < 0.05
         assert result.seed == 0
         if arm != "base":
             assert metrics["curve"][-1][0] == metrics["updates"]

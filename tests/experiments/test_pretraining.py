@@ -1,5 +1,7 @@
 """Pretraining: its labels as a reader finds them, and that it learns them."""
 
+import dataclasses
+
 import jax
 import numpy as np
 import pytest
@@ -7,11 +9,13 @@ import pytest
 from experiments import pretraining
 from experiments.pretraining import (
     CheckedText,
+    Keep,
     PretrainingConfig,
     check_quality,
     checked_text,
     pretrain,
 )
+from mprm_jax.data.problems import DataError
 from mprm_jax.models.tiny import TinyConfig
 from mprm_jax.models.tiny_model import read_weights
 from mprm_jax.models.tiny_tokens import build_tokenizer
@@ -153,13 +157,49 @@ def test_it_learns_to_name_cells_and_the_loss_falls(text):
     assert check_quality(shape, nothing, few)["AUROC: true"] == 0.5
 
 
+def test_a_stopped_pretraining_goes_on_bit_for_bit(text, tmp_path):
+    shape = TinyConfig(
+        TOKENIZER.get_vocab_size(), tuple(range(16)), width=8, layers=1,
+        vision_layers=0, mlp_ratio=1, heads=2,
+    )  # fmt: skip
+    config = dataclasses.replace(CONFIG, updates=300, batch=4)
+    whole = pretrain(shape, config, text, lambda number, means: None)
+
+    def stop(number, means):
+        if number == 300:
+            raise KeyboardInterrupt
+
+    said = []
+    keep = Keep(tmp_path / "run", 100, said.append)
+    with pytest.raises(KeyboardInterrupt):
+        pretrain(shape, config, text, stop, keep)
+    assert said == []
+    told = []
+    again = pretrain(shape, config, text, lambda n, means: told.append(n), keep)
+    assert told == [300]
+    assert said == [f"{tmp_path / 'run'}: goes on after update 200"]
+    jax.tree.map(np.testing.assert_array_equal, again, whole)
+    other = dataclasses.replace(config, seed=1)
+    with pytest.raises(DataError, match="of another run"):
+        pretrain(shape, other, text, stop, keep)
+
+
+def test_a_stopped_run_is_not_overwritten_unasked(tmp_path, capsys):
+    output = tmp_path / "base.safetensors"
+    (tmp_path / "base.safetensors.checkpoints").mkdir()
+    failed = run(capsys, "pretrain", "scenes", "--output", output)
+    assert failed.status == 1
+    assert "--resume" in failed.err
+    assert not output.exists()
+
+
 def test_the_command_writes_a_backbone_and_how_it_was_made(
     tmp_path, capsys, monkeypatch
 ):
     model = small_model()
     asked = []
 
-    def stand_in(config, tick):
+    def stand_in(config, tick, keep):
         asked.append(config)
         tick(config.updates)
         return model, random_params(model), {"AUROC: true": 0.875}
