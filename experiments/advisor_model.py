@@ -174,10 +174,11 @@ def _fit(x: np.ndarray, y: np.ndarray) -> _Ridge:
     coefficients, residuals = min(fits, key=lambda fit: float(np.mean(fit[1] ** 2)))
     absolute = np.abs(residuals)
     # A strong penalty: sizes are noisy, and only their trend is wanted.
-    size, _ = _leave_one_out(z, absolute, len(y))
+    size, size_errors = _leave_one_out(z, absolute, len(y))
     # Where every world has the same gain nothing is left to scale.
     floor = max(float(0.5 * absolute.mean()), np.finfo(float).tiny)
-    ratio = np.sort(absolute / _size(z, size, floor))
+    # Each world's size by the fit to the others, as a new world will have it.
+    ratio = np.sort(absolute / np.maximum(absolute - size_errors, floor))
     rank = min(int(np.ceil(LEVEL * (len(y) + 1))), len(y)) - 1
     return _Ridge(center, scale, coefficients, size, float(ratio[rank]), floor)
 
