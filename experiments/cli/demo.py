@@ -30,7 +30,7 @@ class Options:
             everything runs.
         world: scarce has label statistics near the real corpus's; plentiful many
             rollouts with both labels; in forgiving, most wrong steps are
-            labelled positive.
+            labelled positive; in difficult, few successes mostly mean a hard problem.
         keep_ratio: Share of the rollouts that every rule keeps, of each source.
         seed: Of the world.
         json: Print one JSON object to stdout, everything else to stderr.
@@ -38,7 +38,7 @@ class Options:
 
     output: Path = Path("runs/demo")
     size: Literal["smoke", "small", "medium", "large"] = "small"
-    world: Literal["scarce", "plentiful", "forgiving", "all"] = "scarce"
+    world: Literal["scarce", "plentiful", "forgiving", "difficult", "all"] = "scarce"
     keep_ratio: float = 0.1
     seed: int = 0
     json: bool = False

@@ -29,7 +29,7 @@ class Options:
         problems: With 16 candidate solutions each, for mprm rerank.
         world: scarce has label statistics near the real corpus's; plentiful many
             rollouts with both labels; in forgiving, half of the wrong steps are
-            labelled positive.
+            labelled positive; in difficult, few successes mostly mean a hard problem.
         seed: Same seed, same bytes.
         json: Print one JSON object to stdout, everything else to stderr.
     """
@@ -38,7 +38,7 @@ class Options:
     rollouts: int = 6_000
     judged: int = 500
     problems: int = 100
-    world: Literal["scarce", "plentiful", "forgiving"] = "scarce"
+    world: Literal["scarce", "plentiful", "forgiving", "difficult"] = "scarce"
     seed: int = 0
     json: bool = False
 

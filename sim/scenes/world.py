@@ -75,7 +75,17 @@ FORGIVING = World(
     care=0.3,
     forgiveness=5.0,
 )
-WORLDS = {world.name: world for world in (SCARCE, PLENTIFUL, FORGIVING)}
+# In the other worlds most positives with K of 1 or 2 are wrong (P(wrong | K) about .9);
+# judges of real medical rollouts call .09 to .23 of them wrong, and .43 to .61 of the
+# steps without success (LOG.md, "Judges"). Here .16 and .74: continuations err far more
+# often than the solutions that they label.
+DIFFICULT = World(
+    "difficult",
+    "few successes mostly mean a hard problem, not a wrong step",
+    errors=5.0,
+    care=0.02,
+)
+WORLDS = {world.name: world for world in (SCARCE, PLENTIFUL, FORGIVING, DIFFICULT)}
 
 # Sources of a benchmark err at one rate, whatever the problem.
 BENCHMARK_CARE = Care(1.0)

@@ -7,6 +7,7 @@ from sim.calibration import PAPER_TARGETS
 from sim.scenes.grammar import BENCHMARK_SOURCES, TRAINING_SOURCES
 from sim.scenes.solutions import FINAL
 from sim.scenes.world import (
+    DIFFICULT,
     FORGIVING,
     PLENTIFUL,
     SCARCE,
@@ -74,6 +75,19 @@ def test_the_other_worlds_are_what_they_say(corpora):
     of_forgiving = np.mean(wrong_steps(corpora["forgiving"]) > 0)
     assert 0.5 < of_forgiving < 0.65
     assert of_forgiving > np.mean(wrong_steps(corpora["scarce"]) > 0) + 0.08
+    # Few successes: wrong in scarce, hard in difficult.
+    assert wrong_among_few(corpora["scarce"]) > 0.8
+    assert 0.09 < wrong_among_few(corpora["difficult"]) < 0.23
+    difficult = summarise(rollouts_of(corpora["difficult"]))
+    assert difficult.mixed_share == pytest.approx(PAPER_TARGETS.mixed_share, abs=0.02)
+
+
+def wrong_among_few(corpus):
+    """P(wrong | K = 1 or 2) of the steps that are not neutral."""
+    k = np.concatenate([part.successes for part in corpus])
+    correct = np.concatenate([part.solutions.correct() for part in corpus])
+    few = (k >= 1) & (k <= 2) & (correct != 0)
+    return np.mean(correct[few] == -1)
 
 
 def test_labels_are_those_of_the_world(corpora):
@@ -113,7 +127,7 @@ def test_one_seed_makes_one_world():
 
 def test_what_is_shown_and_asked_does_not_depend_on_the_policy():
     """Same seed, other error rates: the same problems, so the same pictures."""
-    for world in (PLENTIFUL, FORGIVING):
+    for world in (PLENTIFUL, FORGIVING, DIFFICULT):
         assert world.spread == SCARCE.spread
         pairs = zip(
             *(sample_corpus(w, 50, np.random.default_rng(3)) for w in (SCARCE, world)),

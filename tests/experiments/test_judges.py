@@ -1,0 +1,138 @@
+"""Judged rollouts: read, counted and set beside the model by hand-made cases."""
+
+import json
+
+import numpy as np
+import pytest
+
+from experiments.judges import (
+    BINS,
+    Options,
+    intervals,
+    read_judged,
+    run,
+    scene_steps,
+    wrong_by_count,
+)
+from experiments.scene_corpus import write_world
+from experiments.store import read_results
+from mprm_jax.data.problems import DataError
+from sim.scenes.world import WORLDS
+
+
+def sample(counts, one, two, **changes):
+    return {
+        "prm_soft_label": [k / 16 for k in counts],
+        "prm_hard_label": [int(k > 0) for k in counts],
+        "prm_one_label": one,
+        "prm_two_label": two,
+    } | changes
+
+
+def write(folder, samples):
+    path = folder / "samples.json"
+    path.write_text(json.dumps(samples), encoding="utf-8")
+    return path
+
+
+def test_shares_are_those_counted_by_hand(tmp_path):
+    path = write(
+        tmp_path,
+        [
+            sample([16, 2, 0], [1, 0, 0], [1, 1, 0]),
+            sample([0, 1], [1, 1], [0, 0]),
+            sample([16, 16], [1], [1, 1]),
+        ],
+    )
+    judged = read_judged(path)
+    assert judged.left_out == {"a judge did not label every step": 1}
+    assert judged.rollouts.successes.tolist() == [16, 2, 0, 0, 1]
+    assert judged.rollouts.lengths.tolist() == [3, 2]
+    one = wrong_by_count(judged.rollouts.successes, judged.wrong["one"])
+    two = wrong_by_count(judged.rollouts.successes, judged.wrong["two"])
+    # K = 0: steps 3 and 4; K = 1-2: steps 2 and 5; K = 16: step 1.
+    np.testing.assert_array_equal(one, [0.5, 0.5, np.nan, np.nan, np.nan, 0])
+    np.testing.assert_array_equal(two, [1, 0.5, np.nan, np.nan, np.nan, 0])
+
+
+def test_every_count_is_in_one_bin():
+    covered = [k for low, high in BINS for k in range(low, high + 1)]
+    assert covered == list(range(17))
+
+
+def test_intervals_are_of_whole_rollouts(tmp_path):
+    # 100 rollouts of 20 like steps say as much as 100 steps, not as 2,000.
+    rng = np.random.default_rng(0)
+    wrong = rng.random(100) < 0.3
+    samples = [sample([0] * 20, [int(not bad)] * 20, [1] * 20) for bad in wrong]
+    judged = read_judged(write(tmp_path, samples))
+    low, high = intervals(
+        judged.rollouts, judged.wrong["one"].astype(float), np.random.default_rng(1)
+    )[0]
+    half = 1.96 * (wrong.mean() * (1 - wrong.mean()) / 100) ** 0.5
+    assert low == pytest.approx(wrong.mean() - half, abs=0.02)
+    assert high == pytest.approx(wrong.mean() + half, abs=0.02)
+
+
+@pytest.mark.parametrize(
+    ("samples", "message"),
+    [
+        ([{"prm_soft_label": [1.0]}], "no judge's labels"),
+        ([sample([16], [1], [1], prm_soft_label=None)], "sample 1: no prm_soft_label"),
+        ([sample([16], [1], [1], prm_soft_label=[0.3])], "sample 1: "),
+        ([sample([16], [2], [1])], "sample 1: prm_one_label holds more than 0 and 1"),
+        ([sample([16], [], [1])], "no rollout that the judges labelled whole"),
+        ({"a": 1}, "no JSON list of samples"),
+    ],
+)
+def test_bad_samples_are_refused_by_number(samples, message, tmp_path):
+    with pytest.raises(DataError, match=message):
+        read_judged(write(tmp_path, samples))
+
+
+def test_the_simulated_column_is_the_world_s_truth(tmp_path):
+    write_world(
+        tmp_path / "w", WORLDS["plentiful"], rollouts=60, judged=5, problems=5, seed=0
+    )
+    successes, wrong = scene_steps(tmp_path / "w")
+    facts = [
+        (round(step["score"] * 16), correct)
+        for path in sorted((tmp_path / "w" / "annotations").glob("*.jsonl"))
+        for line, truth in zip(
+            path.read_text(encoding="utf-8").splitlines(),
+            (tmp_path / "w" / "truth" / path.name)
+            .read_text(encoding="utf-8")
+            .splitlines(),
+            strict=True,
+        )
+        for step, correct in zip(
+            json.loads(line)["steps_with_score"],
+            json.loads(truth)["correct"],
+            strict=True,
+        )
+    ]
+    kept = [(k, c == -1) for k, c in facts if c != 0]
+    assert successes.tolist() == [k for k, _ in kept]
+    assert wrong.tolist() == [bad for _, bad in kept]
+    next((tmp_path / "w" / "truth").iterdir()).unlink()
+    with pytest.raises(DataError, match="no truth of a simulated world"):
+        scene_steps(tmp_path / "w")
+
+
+def test_the_run_stores_what_it_prints(tmp_path, capsys):
+    rng = np.random.default_rng(0)
+    samples = []
+    for _ in range(60):
+        r = rng.beta(2, 1)
+        counts = rng.binomial(16, np.clip(r * rng.uniform(0, 1.2, 4), 0, 1))
+        right = [int(k > 2) for k in counts]
+        samples.append(sample(counts.tolist(), right, right))
+    path = write(tmp_path, samples)
+    run(Options(path, output=tmp_path / "results"))
+    out = capsys.readouterr().out
+    (result,) = read_results(tmp_path / "results", "judges")
+    shares = result.metrics["wrong_by_count"]
+    assert shares["one"][:3] == [1.0, 1.0, 0.0]
+    assert "one and two agree on 100 %" in out
+    assert set(result.metrics["fit"]) >= {"hierarchical", "absorbing"}
+    assert len(samples) == result.metrics["rollouts"]
