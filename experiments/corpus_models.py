@@ -9,7 +9,7 @@ import numpy as np
 
 from experiments.student_options import StudentOptions
 from theory.rollouts import Rollouts
-from theory.scores import label_mixture, reliability
+from theory.scores import bis, label_mixture, reliability
 from theory.selection import select
 from theory.summary import summarise
 
@@ -23,6 +23,8 @@ SCALES = {"small": 0.1, "full": 1.0}
 # Figure 3: coverage = selected / all in each bin. R = 1 and p(1 - p) = 0 stand alone.
 R_EDGES = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 MIXTURE_EDGES = (0.0, 0.05, 0.1, 0.15, 0.2, 0.25)
+# BIS is at most (1/4 + alpha) R.
+BIS_EDGES = (0.0, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,6 +65,7 @@ def describe_model(
         "table": table,
         "coverage_R": coverage(reliability(rollouts), rows, R_EDGES),
         "coverage_mixture": coverage(label_mixture(rollouts), rows, MIXTURE_EDGES),
+        "per_source": per_source(rollouts),
         "bis_tied_share": chosen["bis"].tied_share,
         "bis_not_mixed": 1 - summarise(rollouts.take(rows)).mixed_share,
     }
@@ -73,6 +76,28 @@ def summary_columns(rollouts: Rollouts) -> dict[str, float]:
     summary = summarise(rollouts)
     names = ("error_step_ratio", "mean_mc", "steps_per_rollout", "mixed_share")
     return {name: getattr(summary, name) for name in names}
+
+
+def per_source(rollouts: Rollouts) -> dict[str, dict[str, Any]]:
+    """Histograms of BIS, R and the mixture of every source (Fig. 10-12).
+
+    Returns:
+        per source its mean MC score, and per score the counts of the bins of
+        :func:`coverage`.
+    """
+    scored = {
+        "BIS": (bis(rollouts), BIS_EDGES),
+        "R": (reliability(rollouts), R_EDGES),
+        "mixture": (label_mixture(rollouts), MIXTURE_EDGES),
+    }
+    found = {}
+    for i, name in enumerate(rollouts.source_names):
+        rows = np.flatnonzero(rollouts.source == i)
+        found[name] = {"mean_mc": summarise(rollouts.take(rows)).mean_mc} | {
+            kind: coverage(values, rows, edges)["selected"]
+            for kind, (values, edges) in scored.items()
+        }
+    return found
 
 
 def coverage(

@@ -99,6 +99,7 @@ class Plan:
         keep_ratio: rho of all rules.
         seed: of the world.
         command: that makes the run again.
+        seeds: trained; None: as many as the size has.
     """
 
     output: Path
@@ -107,6 +108,7 @@ class Plan:
     keep_ratio: float
     seed: int
     command: str
+    seeds: int | None = None
 
     @property
     def folder(self) -> Path:
@@ -136,6 +138,7 @@ def run_demo(plan: Plan, talk: Talk) -> list[Result]:
         DataError: a file cannot be read or written.
     """
     size = SIZES[plan.size]
+    size = dataclasses.replace(size, seeds=plan.seeds or size.seeds)
     results = plan.output / "results"
     found = read_results(results, EXPERIMENT)
     _check_same_world(plan, found)

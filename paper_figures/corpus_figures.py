@@ -113,6 +113,44 @@ def coverage(cells: Cells) -> Drawing:
     return Drawing(figure, _HEADER, rows)
 
 
+# Of each score: name, lower edges of its bins; the last bin is the top value alone.
+_SCORES = (
+    ("BIS", "BIS (alpha .05)", (0, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3)),
+    ("R", "reliability R", (0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1)),
+    ("mixture", "mixture p(1-p)", (0, 0.05, 0.1, 0.15, 0.2, 0.25)),
+)
+
+
+def figure_10(cells: Cells) -> Drawing:
+    """Every source's rollouts over BIS, R and p(1-p) (Fig. 10-12), default model."""
+    sources = latest(cells)["hierarchical"]["per_source"]
+    ordered = sorted(sources, key=lambda name: sources[name]["mean_mc"])
+    figure, axes = new_figure(3, 1, 5.6, sharey=True)
+    rows: list = []
+    shade = None
+    for axis, (key, name, edges) in zip(axes[0], _SCORES, strict=True):
+        counts = np.array([sources[source][key] for source in ordered], float)
+        share = counts / counts.sum(axis=1, keepdims=True)
+        # An empty bin is white, as is less than one rollout in a thousand.
+        shade = axis.imshow(
+            np.log10(np.maximum(share, 1e-3)), cmap="Greys", vmin=-3, vmax=0,
+            aspect="auto", interpolation="nearest",
+        )  # fmt: skip
+        bins = _bins(edges)
+        axis.set_xticks(np.arange(len(bins)), bins, rotation=60)
+        axis.set_xlabel(name)
+        for source, of, part in zip(ordered, counts, share, strict=True):
+            for bin_, count, value in zip(bins, of, part, strict=True):
+                rows.append((name, source, bin_, int(count), value))
+    axes[0, 0].set_yticks(np.arange(len(ordered)), ordered, fontsize=6)
+    axes[0, 0].set_ylabel("sources, by mean MC score (synthetic data)")
+    bar = figure.colorbar(shade, ax=axes[0].tolist(), shrink=0.6, ticks=(-3, -2, -1, 0))
+    bar.ax.set_yticklabels(("0.1 % or less", "1 %", "10 %", "all"))
+    bar.set_label("share of the source's rollouts")
+    label_panels(axes[0])
+    return Drawing(figure, ("panel", "source", "bin", "rollouts", "share"), rows)
+
+
 # Table 1's row of the full data: what calibration knows, or could.
 _PUBLISHED = {
     ("full", "error_step_ratio"): 0.0357,

@@ -31,6 +31,8 @@ class Options:
         world: scarce has label statistics near the real corpus's; plentiful many
             rollouts with both labels; in forgiving, most wrong steps are
             labelled positive; in difficult, few successes mostly mean a hard problem.
+        seeds: How many to train, where not as many as the size has; with more than
+            before, a run goes on with those that are missing.
         keep_ratio: Share of the rollouts that every rule keeps, of each source.
         seed: Of the world.
         json: Print one JSON object to stdout, everything else to stderr.
@@ -39,6 +41,7 @@ class Options:
     output: Path = Path("runs/demo")
     size: Literal["smoke", "small", "medium", "large"] = "small"
     world: Literal["scarce", "plentiful", "forgiving", "difficult", "all"] = "scarce"
+    seeds: int | None = None
     keep_ratio: float = 0.1
     seed: int = 0
     json: bool = False
@@ -66,6 +69,8 @@ def run(options: Options) -> None:
         raise shared.UsageError(
             f"--keep-ratio must lie in (0, 1], not {options.keep_ratio}"
         )
+    if options.seeds is not None and options.seeds < 1:
+        raise shared.UsageError(f"--seeds must be at least 1, not {options.seeds}")
     if options.seed < 0:
         raise shared.UsageError(f"--seed must be at least 0, not {options.seed}")
     # Imported here: JAX would slow down --help.
@@ -85,6 +90,7 @@ def run(options: Options) -> None:
             keep_ratio=options.keep_ratio,
             seed=options.seed,
             command=_command(options, name),
+            seeds=options.seeds,
         )
         run_demo(plan, talk)
     page = options.output / "report.html"
@@ -114,6 +120,8 @@ rollouts with true labels. ±: half of the 95 % interval over seeds and rollouts
 def _command(options: Options, world: str) -> str:
     parts = ["mprm demo", f"--size {options.size}", f"--world {world}"]
     parts += [f"--keep-ratio {options.keep_ratio:g}", f"--seed {options.seed}"]
+    if options.seeds is not None:
+        parts.append(f"--seeds {options.seeds}")
     return " ".join(parts)
 
 

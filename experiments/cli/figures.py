@@ -45,6 +45,7 @@ FIGURES = {
     "figure-1": Source("learning", "figure_1", ("plateau",)),
     "figure-2": Source("learning", "figure_2", ("plateau",)),
     "figure-3": Source("corpus_figures", "figure_3", ("corpus_models",)),
+    "figure-10": Source("corpus_figures", "figure_10", ("corpus_models",)),
     "coverage": Source("corpus_figures", "coverage", ("corpus_models",)),
     "corpus-models": Source("corpus_figures", "predictions", ("corpus_models",)),
     "rules": Source("learning", "rules", ("rules",)),

@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import json
 import re
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -181,6 +182,22 @@ def test_a_finished_run_trains_nothing(interrupted, monkeypatch):
     talk = Talk()
     assert run_demo(plan_in(folder), talk) == results
     assert not talk.lines
+
+
+def test_more_seeds_run_only_those_that_are_missing(interrupted, monkeypatch):
+    folder, _, results, _ = interrupted
+    asked = []
+
+    def cell(plan, lab, arm, seed, tick, talk):
+        asked.append((arm, seed))
+        return results[0]
+
+    monkeypatch.setattr(demo, "_run_cell", cell)
+    monkeypatch.setattr(demo, "append_results", lambda *cells: None)
+    lab = SimpleNamespace(examples=range(TINY.rollouts))
+    monkeypatch.setattr(demo, "_prepare", lambda *of: lab)
+    run_demo(plan_in(folder, seeds=2), Talk())
+    assert asked == [(arm, 1) for arm in ("clean", *RULES, "full", "base")]
 
 
 def test_another_run_in_the_same_folder_is_refused_before_it_starts(

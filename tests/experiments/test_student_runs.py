@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from experiments import alpha, labels, mc_budget, plateau, rules, ties
-from experiments.corpus_models import coverage
+from experiments.corpus_models import coverage, per_source
 from experiments.paired import compare
 from experiments.plateau import fit_laws
 from experiments.store import Result, read_results
@@ -20,6 +20,7 @@ from experiments.student_worlds import (
 from sim.feature_world import FeatureWorld
 from sim.sources import Source
 from sim.student_world import CorpusLaw, draw_problem, from_moments
+from theory.rollouts import Rollouts
 from theory.scores import bis, label_mixture
 from theory.summary import summarise
 
@@ -159,6 +160,24 @@ def test_coverage_by_hand():
     assert found["all"] == [2, 2, 1, 2]
     assert found["selected"] == [1, 0, 1, 1]
     assert found["coverage"] == [0.5, 0.0, 1.0, 0.5]
+
+
+def test_histograms_of_a_source_count_its_own_rollouts():
+    # BIS is (p (1 - p) + .05) R: 1 of 2 positive at R = 1/2 gives .15, all perfect .05.
+    rollouts = Rollouts(
+        np.array([8, 0, 16, 16, 0, 16]),
+        np.full(6, 16),
+        np.array([0, 2, 4, 6]),
+        np.array([1, 0, 1]),
+        ("easy", "mixed"),
+    )
+    found = per_source(rollouts)
+    assert found["easy"]["mean_mc"] == 1
+    assert found["easy"]["BIS"] == [1, 0, 0, 0, 0, 0, 0]
+    assert found["easy"]["R"] == [0] * 10 + [1]
+    # R = 1/2 and R = 1: (.25 + .05) R is .15, the end of its bin, and .3, the top.
+    assert found["mixed"]["BIS"] == [0, 0, 1, 0, 0, 0, 1]
+    assert found["mixed"]["mixture"] == [0, 0, 0, 0, 0, 2]
 
 
 def test_the_named_worlds_are_what_they_are_called():
