@@ -11,11 +11,12 @@ from typing import Literal
 import msgspec
 import numpy as np
 
+from experiments.manifests import InputFile, typed
 from experiments.report_data import arm_order
 from mprm_jax.data.corpus import Corpus, read_corpus, usable_rollouts
 from mprm_jax.data.outputs import MANIFEST_SUFFIX, manifest_path, read_manifest
 from mprm_jax.data.problems import DataError
-from mprm_jax.data.subset import decode_line, read_lines
+from mprm_jax.data.subset import count_words
 from sim.calibration import PAPER_TARGETS
 from theory import scores
 from theory.rollouts import Rollouts
@@ -42,14 +43,9 @@ class _Selected(msgspec.Struct, frozen=True):
     per_source: bool
 
 
-class _Input(msgspec.Struct, frozen=True):
-    file: str
-    sha256: str
-
-
 class _SubsetManifest(msgspec.Struct, frozen=True):
     selection: _Selected
-    inputs: tuple[_Input, ...]
+    inputs: tuple[InputFile, ...]
     cuts: tuple[Cut, ...]
     tied_share: float
     rows: tuple[int, ...]
@@ -169,13 +165,15 @@ def read_world(folder: Path) -> WorldCorpus:
     corpus = read_corpus(corpus_folder)
     usable_rollouts(corpus)  # refuses bad lines and unmeasured steps
     r, correct, slip_rate = _read_truth(corpus_folder, corpus)
+    every = np.arange(corpus.rollouts.n_rollouts)
+    words = count_words(corpus, every, corpus.rollouts.lengths)
     return WorldCorpus(
         folder=corpus_folder,
         corpus=corpus,
         r=r,
         correct=correct,
         slip_rate=slip_rate,
-        words_per_step=_words(corpus) / corpus.rollouts.n_steps,
+        words_per_step=float(words.sum() / corpus.rollouts.n_steps),
         subsets=_read_subsets(folder / "subsets", corpus),
     )
 
@@ -214,15 +212,6 @@ def _read_truth(
     return np.array(r), np.array(correct, np.int8), np.array(slip_rate)
 
 
-def _words(corpus: Corpus) -> int:
-    rows = np.arange(corpus.rollouts.n_rollouts)
-    return sum(
-        len(step.text.split())
-        for row, line in read_lines(corpus, rows)
-        for step in decode_line(corpus, row, line).steps
-    )
-
-
 def _read_subsets(folder: Path, corpus: Corpus) -> dict[str, Subset]:
     found = sorted(folder.glob(f"*{MANIFEST_SUFFIX}"))
     subsets = [
@@ -241,10 +230,7 @@ def _read_subsets(folder: Path, corpus: Corpus) -> dict[str, Subset]:
 
 def _read_subset(output: Path, corpus: Corpus) -> Subset:
     path = manifest_path(output)
-    try:
-        manifest = msgspec.convert(read_manifest(output), _SubsetManifest)
-    except msgspec.ValidationError as error:
-        raise DataError(f"{path}: {error}") from error
+    manifest = typed(output, read_manifest(output), _SubsetManifest)
     if sorted(i.sha256 for i in manifest.inputs) != sorted(corpus.sha256):
         raise DataError(f"{path}: selected from other files than {corpus.path}")
     rows = np.array(manifest.rows, np.int64)

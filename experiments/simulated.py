@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import msgspec
 import numpy as np
 
 from experiments.provenance import versions
@@ -42,19 +43,25 @@ def write_raw_corpus(
         the files, in the order of the sources.
 
     Raises:
-        DataError: a file cannot be written, or the folder holds annotations that no
-            simulation has written.
+        DataError: a file cannot be written, or the folder holds annotations that this
+            function has not written, or those of sources that ``rollouts`` has not.
     """
     made = folder / MADE_HERE
-    if any((folder / "annotations").glob("*.jsonl*")) and not made.is_file():
+    annotations = folder / "annotations"
+    paths = {
+        name: annotations / f"{file_stem(name)}.jsonl" for name in rollouts.source_names
+    }
+    there = sorted(annotations.glob("*.jsonl*"))
+    if there and not _made_here(made):
         raise DataError(
-            f"{folder / 'annotations'}: holds files that no simulation wrote; "
+            f"{annotations}: holds files that mprm simulate corpus did not write; "
             "choose another --output"
         )
-    paths = {
-        name: folder / "annotations" / f"{file_stem(name)}.jsonl"
-        for name in rollouts.source_names
-    }
+    if left := [path for path in there if path not in paths.values()]:
+        raise DataError(
+            f"{annotations}: {left[0].name} of an earlier simulation would stay and be "
+            "read as a part of this one; choose another --output"
+        )
     with OutputSet() as outputs:
         manifest = {
             "versions": versions(),
@@ -71,6 +78,17 @@ def write_raw_corpus(
             if count % 4096 == 0:
                 progress(count)
     return list(paths.values())
+
+
+def _made_here(manifest: Path) -> bool:
+    """Whether a manifest is of such a corpus, which lists its files, and of no other
+    world.
+    """
+    try:
+        value = msgspec.json.decode(manifest.read_bytes())
+    except (OSError, msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return False
+    return isinstance(value, dict) and "files" in value
 
 
 def order_on_disk(rollouts: Rollouts) -> np.ndarray:
@@ -110,7 +128,7 @@ def fit_to_corpus(folder: Path, name: str) -> Fitted:
     Raises:
         DataError: the corpus cannot be read, or is too small to fit; says why.
     """
-    rollouts = usable_rollouts(read_corpus(folder)).rollouts
+    rollouts = usable_rollouts(read_corpus(folder, sha256=False)).rollouts
     try:
         fitted = fit(rollouts, [name])
     except ValueError as error:

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import msgspec
 import numpy as np
 
+from experiments.manifests import InputFile, typed
 from mprm_jax.data.corpus import Corpus, Usable, usable_rollouts
 from mprm_jax.data.formats.base import ReadOptions
 from mprm_jax.data.outputs import MANIFEST_SUFFIX, manifest_path, read_manifest
@@ -32,11 +33,6 @@ class Reading(msgspec.Struct, frozen=True):
         return ReadOptions(self.trials, self.source_from)
 
 
-class _File(msgspec.Struct, frozen=True):
-    file: str
-    sha256: str
-
-
 class SubsetManifest(msgspec.Struct, frozen=True):
     """The part of a manifest that training needs.
 
@@ -48,7 +44,7 @@ class SubsetManifest(msgspec.Struct, frozen=True):
     """
 
     input: Reading
-    inputs: list[_File]
+    inputs: list[InputFile]
     selection: dict[str, Any]
     rows: list[Annotated[int, msgspec.Meta(ge=0)]]
 
@@ -81,10 +77,7 @@ def read_subset(path: Path) -> SubsetManifest:
             f"{manifest_path(output)}: a subset of --compat official has no rows; "
             f"train on the file itself: mprm train {output}"
         )
-    try:
-        return msgspec.convert(value, SubsetManifest)
-    except msgspec.ValidationError as error:
-        raise DataError(f"{manifest_path(output)}: {error}") from error
+    return typed(output, value, SubsetManifest)
 
 
 def fit_subset(

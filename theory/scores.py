@@ -20,13 +20,14 @@ from theory.rollouts import Rollouts
 DEFAULT_ALPHA = 0.05
 
 
-def _label_counts(rollouts: Rollouts) -> tuple[np.ndarray, np.ndarray]:
-    """(n, n_pos) of each rollout, int64 ``[n_rollouts]`` each."""
+def _label_counts(rollouts: Rollouts, first: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """(n, n_pos) of each rollout, int64 ``[n_rollouts]`` each; ``first`` is the row of
+    the first one, for the message.
+    """
     n = rollouts.n_measured
-    if np.any(n == 0):
-        raise ValueError(
-            f"rollout {int(np.argmax(n == 0))} has no measured step; drop it first"
-        )
+    if not np.all(n):
+        row = first + int(np.argmax(n == 0))
+        raise ValueError(f"rollout {row} has no measured step; drop it first")
     return n, rollouts.n_positive
 
 
@@ -35,19 +36,25 @@ def _label_counts(rollouts: Rollouts) -> tuple[np.ndarray, np.ndarray]:
 _MAX_DENOMINATOR = 2**20
 
 
-def _score_sum(rollouts: Rollouts, power: int = 1) -> tuple[np.ndarray, int]:
+def _score_sum(
+    rollouts: Rollouts, power: int = 1, distinct: tuple[int, ...] | None = None
+) -> tuple[np.ndarray, int]:
     """(numerator, denominator) of sum_j s_j^power over the measured steps.
 
     All K/N are brought to their least common denominator L, so that a later division is
     the only rounding and rollouts with equal scores get equal floats whatever N and n
-    are. Where L would exceed 2^20 the sums are floats over 1, rounded once per N.
+    are. Where L would exceed 2^20 the sums are floats over 1, rounded once per N. For a
+    part of a corpus, ``distinct`` holds every N of the whole.
     """
-    common = math.lcm(*rollouts.distinct_trials)
+    distinct = rollouts.distinct_trials if distinct is None else distinct
+    common = math.lcm(*distinct)
     total = np.zeros(rollouts.n_rollouts, np.int64)
     if common > _MAX_DENOMINATOR:
         total = total.astype(np.float64)
-    for trials in rollouts.distinct_trials:
-        powers = rollouts.successes * (rollouts.trials == trials)
+    for trials in distinct:
+        powers = rollouts.successes
+        if len(distinct) > 1:  # else K = 0 wherever N is another, which is 0
+            powers = powers * (rollouts.trials == trials)
         if power > 1:
             powers = np.power(powers, power, dtype=np.int64)
         if common > _MAX_DENOMINATOR:
@@ -62,10 +69,13 @@ def _mixture(n: np.ndarray, n_pos: np.ndarray) -> np.ndarray:
 
 
 def _positive_mean(
-    rollouts: Rollouts, n_pos: np.ndarray, all_negative: float
+    rollouts: Rollouts,
+    n_pos: np.ndarray,
+    all_negative: float,
+    distinct: tuple[int, ...] | None = None,
 ) -> np.ndarray:
     # Negatives have s = 0, so the sum over all steps is the sum over the positives.
-    total, denominator = _score_sum(rollouts)
+    total, denominator = _score_sum(rollouts, distinct=distinct)
     mean = total / (denominator * np.maximum(n_pos, 1))
     return np.where(n_pos > 0, mean, all_negative)
 
@@ -110,9 +120,13 @@ def bis(rollouts: Rollouts, alpha: float = DEFAULT_ALPHA) -> np.ndarray:
         ValueError: ``alpha`` is negative or not finite.
     """
     _check_alpha(alpha)
-    n, n_pos = _label_counts(rollouts)
-    r = _positive_mean(rollouts, n_pos, all_negative=1.0)
-    return (_mixture(n, n_pos) + alpha) * r
+    score = np.empty(rollouts.n_rollouts)
+    distinct = rollouts.distinct_trials
+    for rows, block in rollouts.blocks():
+        n, n_pos = _label_counts(block, rows.start)
+        r = _positive_mean(block, n_pos, 1.0, distinct)
+        score[rows] = (_mixture(n, n_pos) + alpha) * r
+    return score
 
 
 def _check_alpha(alpha: float) -> None:

@@ -9,6 +9,7 @@ many were is always reported.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Literal, get_args
@@ -217,11 +218,7 @@ def select(
     key = rule_key(rule, rollouts, alpha)
     if not np.all(np.isfinite(key)):
         raise ValueError(f"rule {rule} gives rollouts a key that is not finite")
-    if ties == "file" and rule not in _RANDOM_FILL:
-        order = np.arange(rollouts.n_rollouts, dtype=np.uint64)
-    else:
-        order = mix_hash(content, seed)
-    lengths = rollouts.lengths
+    in_file_order = ties == "file" and rule not in _RANDOM_FILL
     if rule in ("ccs", "step-matched-random") and unit == "steps":
         raise ValueError(f"{rule} does not keep a prefix of a ranking: no step budget")
     matched: list[int] | None = None
@@ -241,7 +238,12 @@ def select(
 
     rows, cuts = [], []
     for i, (name, group) in enumerate(_groups(rollouts, per_source)):
-        available_steps = int(lengths[group].sum())
+        of_group = key[group]
+        order = (
+            np.arange(len(group)) if in_file_order else mix_hash(content[group], seed)
+        )
+        lengths = rollouts.offsets[group + 1] - rollouts.offsets[group]
+        available_steps = int(lengths.sum())
         if matched is not None:
             limit = matched[i]
         else:
@@ -249,14 +251,15 @@ def select(
                 available_steps if unit == "steps" else len(group), keep_ratio
             )
         if rule == "ccs":
-            chosen = group[_stratified(key[group], order[group], limit)]
+            chosen = _stratified(of_group, order, limit)
         elif unit == "steps":
-            ranked = group[np.lexsort((order[group], -key[group]))]
+            ranked = np.lexsort((order, -of_group))
             chosen = ranked[: _prefix_within(lengths[ranked], limit)]
         else:
-            chosen = group[_best(key[group], order[group], limit)]
-        cut_value = None if rule == "ccs" else float(key[chosen].min())
-        rows.append(chosen)
+            chosen = _best(of_group, order, limit)
+        kept = of_group[chosen]
+        cut_value = None if rule == "ccs" else float(kept.min())
+        rows.append(group[chosen])
         cuts.append(
             Cut(
                 group=name,
@@ -266,23 +269,29 @@ def select(
                 kept=len(chosen),
                 kept_steps=int(lengths[chosen].sum()),
                 cut_value=cut_value,
-                tied_kept=_tied_kept(key[group], key[chosen], cut_value),
+                tied_kept=_tied_kept(of_group, kept, cut_value),
             )
         )
     return Selection(np.sort(np.concatenate(rows)).astype(np.int64), tuple(cuts))
 
 
-def _groups(rollouts: Rollouts, per_source: bool) -> list[tuple[str, np.ndarray]]:
+def _groups(rollouts: Rollouts, per_source: bool) -> Iterator[tuple[str, np.ndarray]]:
+    """(name, ascending rows) of each group that has any."""
     if not per_source:
-        return [("all", np.arange(rollouts.n_rollouts))]
-    by_source = np.argsort(rollouts.source, kind="stable")
-    counts = np.bincount(rollouts.source, minlength=len(rollouts.source_names))
-    groups = np.split(by_source, np.cumsum(counts)[:-1])
-    return [
-        (name, group)
-        for name, group in zip(rollouts.source_names, groups, strict=True)
-        if len(group)
-    ]
+        yield "all", np.arange(rollouts.n_rollouts)
+        return
+    source = rollouts.source
+    # A corpus of one file per source is in this order as it is read.
+    in_order = bool(np.all(source[1:] >= source[:-1]))
+    by_source = None if in_order else np.argsort(source, kind="stable")
+    counts = np.bincount(source, minlength=len(rollouts.source_names))
+    start = 0
+    for name, count in zip(rollouts.source_names, counts.tolist(), strict=True):
+        rows = slice(start, start + count)
+        start += count
+        if count:
+            group = np.arange(rows.start, rows.stop)
+            yield name, group if by_source is None else by_source[rows]
 
 
 def _best(key: np.ndarray, order: np.ndarray, limit: int) -> np.ndarray:

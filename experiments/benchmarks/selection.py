@@ -102,7 +102,8 @@ def jobs(corpus: Path, output: Path, workers: int) -> dict[str, list[str]]:
         "standard library": [*python, baseline, str(corpus), str(output / "b.jsonl")],
         "select --compat official": [*select, "--compat", "official"],
         "select": [*select, "--no-cache"],
-        "index build": [sys.executable, "-c", _INDEX, str(corpus)],
+        "index build": [sys.executable, "-c", _INDEX, str(corpus), ""],
+        "the same with SHA-256": [sys.executable, "-c", _INDEX, str(corpus), "yes"],
         "select again": [*select, "--format", "rows"],
         "select again, written": select,
     }
@@ -112,7 +113,7 @@ _MAIN = "import sys; from experiments.cli import main; sys.exit(main(sys.argv[1:
 _INDEX = (
     "import sys; from pathlib import Path;"
     "from mprm_jax.data.corpus import read_corpus;"
-    "read_corpus(Path(sys.argv[1]), use_cache=False)"
+    "read_corpus(Path(sys.argv[1]), use_cache=False, sha256=bool(sys.argv[2]))"
 )
 
 

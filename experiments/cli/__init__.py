@@ -69,10 +69,11 @@ def main(arguments: list[str] | None = None) -> int:
             sys.stdout.flush()
     except OSError as error:
         # With the reader gone (head, less) nothing is left to say.
-        if not isinstance(error, BrokenPipeError):
+        gone = isinstance(error, BrokenPipeError)
+        if not gone:
             print(f"mprm: standard output: {error.strerror}", file=sys.stderr)
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
+        return 141 if gone else 1  # 141: as a shell reports a death by SIGPIPE
 
 
 def _dispatch(arguments: list[str]) -> int:

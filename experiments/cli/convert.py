@@ -50,7 +50,7 @@ class Options(shared.CorpusOptions):
     format: OutputFormat = "prm"
     labels: LabelKind = "hard"
     label_threshold: float = 0.0
-    images: Path | None = None
+    images: shared.OptionalPath = None
 
 
 OPTIONS = Options

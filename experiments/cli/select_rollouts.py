@@ -102,7 +102,7 @@ class Options(SelectionArguments):
     format: OutputFormat = "prm"
     labels: LabelKind = "hard"
     label_threshold: float = 0.0
-    images: Path | None = None
+    images: shared.OptionalPath = None
     compat: Literal["official"] | None = None
 
     def check(self) -> None:

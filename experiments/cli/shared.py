@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import BrokenExecutor, Executor
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Literal
+from typing import Any, Literal, Optional
 
 import tyro
 
@@ -39,6 +39,12 @@ InputFormat = Literal[
 # Below this, which one process scans in about three seconds, a second one costs more
 # CPU to start than it saves in time.
 _PARALLEL_BYTES = 512 << 20
+
+
+# With `X | None`, tyro imports typeguard and all that hangs on it: a fifth of start-up.
+OptionalInt = Optional[int]  # noqa: UP045
+OptionalStr = Optional[str]  # noqa: UP045
+OptionalPath = Optional[Path]  # noqa: UP045
 
 
 class UsageError(Exception):
@@ -74,12 +80,12 @@ class CorpusOptions:
 
     corpus: tyro.conf.Positional[Path]
     input_format: InputFormat = "auto"
-    trials: int | None = None
-    source_from: str | None = None
+    trials: OptionalInt = None
+    source_from: OptionalStr = None
     unmeasured: UnmeasuredPolicy = "error"
     max_bad: int = 0
     workers: int = 2
-    dask: str | None = None
+    dask: OptionalStr = None
     no_cache: bool = False
     seed: int = 0
     json: bool = False
@@ -117,6 +123,10 @@ def check_labels(format_name: str, labels: WriteOptions) -> None:
 
 def run_command(name: str, module: ModuleType, arguments: list[str]) -> int:
     """Parse, run, and turn every foreseen failure into one line and a status."""
+    if "" in arguments:
+        # As a path it would be the current folder.
+        print(f"mprm {name}: an empty argument (a variable not set?)", file=sys.stderr)
+        return 2
     options = tyro.cli(
         module.OPTIONS,
         prog=f"mprm {name}",
@@ -203,8 +213,13 @@ def read_options(options: CorpusOptions) -> ReadOptions:
     return ReadOptions(trials=options.trials, source_from=options.source_from)
 
 
-def load_corpus(options: CorpusOptions) -> Corpus:
-    """Scan or recall the corpus, in parallel where that pays, with progress."""
+def load_corpus(options: CorpusOptions, sha256: bool = True) -> Corpus:
+    """Scan or recall the corpus, in parallel where that pays, with progress.
+
+    Args:
+        options: how it is read.
+        sha256: take its files' SHA-256, for a manifest.
+    """
     files = corpus_files(options.corpus)
     size = sum(file.path.stat().st_size for file in files)
     with (
@@ -224,13 +239,15 @@ def load_corpus(options: CorpusOptions) -> Corpus:
             read_options(options),
             executor=executor,
             use_cache=not options.no_cache,
+            sha256=sha256,
             progress=step,
         )
 
 
-def load_usable(options: CorpusOptions) -> Usable:
+def load_usable(options: CorpusOptions, sha256: bool = True) -> Usable:
     """The corpus after the policies for bad lines and unmeasured steps."""
-    usable = usable_rollouts(load_corpus(options), options.unmeasured, options.max_bad)
+    corpus = load_corpus(options, sha256)
+    usable = usable_rollouts(corpus, options.unmeasured, options.max_bad)
     print_problems(usable.problems)
     return usable
 
@@ -255,14 +272,29 @@ def _executor(
         workers = min(options.workers, files, os.cpu_count() or 1)
         with ProcessPoolExecutor(
             workers,
-            mp_context=get_context("spawn"),
-            # Ctrl-C reaches every process; one of them says so.
-            initializer=signal.signal,
-            initargs=(signal.SIGINT, signal.SIG_IGN),
+            mp_context=get_context("fork" if _may_fork() else "spawn"),
+            initializer=_in_worker,
         ) as pool:
+            # Forks now, before anything starts a thread.
+            pool.submit(int)
             yield pool
     else:
         yield None
+
+
+def _in_worker() -> None:
+    # Ctrl-C reaches every process; one of them says so.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # A worker has no partial files to clean up, but inherits the handler that does.
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+def _may_fork() -> bool:
+    """Whether workers can be forked, which saves each half a second of imports: only
+    where the system can, and while no other thread could hold a lock.
+    """
+    threads = Path("/proc/self/task")
+    return threads.is_dir() and len(list(threads.iterdir())) == 1
 
 
 @contextlib.contextmanager

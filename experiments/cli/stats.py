@@ -19,7 +19,7 @@ from experiments.cli.tables import (
 )
 from experiments.selecting import choose, corpus_counts
 from mprm_jax.data.corpus import Usable
-from mprm_jax.data.subset import decode_line, read_lines
+from mprm_jax.data.subset import count_words
 from theory.rollouts import Rollouts
 from theory.selection import RuleName, Selection
 from theory.summary import by_source, summarise
@@ -51,7 +51,7 @@ def run(options: Options) -> None:
     """Describe."""
     options.check()
     selection_options = options.selection(options.rule) if options.rule else None
-    usable = shared.load_usable(options)
+    usable = shared.load_usable(options, sha256=False)
     selection = choose(usable, selection_options) if selection_options else None
     words = None if options.no_words else _words(usable)
     described = _describe(usable.rollouts, words, None, selection)
@@ -75,16 +75,9 @@ def run(options: Options) -> None:
 
 def _words(usable: Usable) -> np.ndarray:
     """Words of the steps of each usable rollout, int64 ``[n_usable]``."""
-    corpus = usable.corpus
     lengths = usable.rollouts.lengths
-    words = np.zeros(len(usable.row), np.int64)
-    with shared.progress("counting words", len(words), "rollouts") as tick:
-        for i, (row, line) in enumerate(read_lines(corpus, usable.row)):
-            steps = decode_line(corpus, row, line).steps[: lengths[i]]
-            words[i] = sum(len(step.text.split()) for step in steps)
-            if i % 4096 == 0:
-                tick(i)
-    return words
+    with shared.progress("counting words", len(lengths), "rollouts") as tick:
+        return count_words(usable.corpus, usable.row, lengths, tick)
 
 
 def _describe(

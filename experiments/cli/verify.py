@@ -15,13 +15,13 @@ from experiments.cli import shared
 from experiments.manifests import InputFile, typed
 from experiments.provenance import file_sha256
 from experiments.selecting import SelectionOptions, choose, evidence
+from experiments.subsets import Reading
 from mprm_jax.data.corpus import read_corpus, usable_rollouts
 from mprm_jax.data.formats import by_name
-from mprm_jax.data.formats.base import ReadOptions, WriteOptions
+from mprm_jax.data.formats.base import WriteOptions
 from mprm_jax.data.framing import corpus_files
-from mprm_jax.data.outputs import manifest_path, read_manifest
+from mprm_jax.data.outputs import MANIFEST_SUFFIX, manifest_path, read_manifest
 from mprm_jax.data.problems import DataError
-from mprm_jax.data.record import UnmeasuredPolicy
 from mprm_jax.data.subset import encoded_lines, write_lines
 
 
@@ -36,25 +36,17 @@ class Options:
     Example: mprm verify subset.jsonl
 
     Attributes:
-        output: A file that mprm select wrote; its manifest must lie beside it.
+        output: A file that mprm select wrote, or the manifest beside it.
         corpus: Where the corpus is now, if it was moved.
         json: Print one JSON object to stdout, everything else to stderr.
     """
 
     output: tyro.conf.Positional[Path]
-    corpus: Path | None = None
+    corpus: shared.OptionalPath = None
     json: bool = False
 
 
 OPTIONS = Options
-
-
-class _Input(msgspec.Struct):
-    format: str
-    trials: int | None
-    source_from: str | None
-    unmeasured: UnmeasuredPolicy
-    max_bad: int
 
 
 class _Written(msgspec.Struct):
@@ -65,7 +57,7 @@ class _Written(msgspec.Struct):
 
 class _Manifest(msgspec.Struct):
     corpus: str
-    input: _Input
+    input: Reading
     selection: SelectionOptions
     labels: WriteOptions
     inputs: list[InputFile]
@@ -75,6 +67,10 @@ class _Manifest(msgspec.Struct):
 
 def run(options: Options) -> None:
     """Verify."""
+    if options.output.is_dir():
+        raise DataError(f"{options.output}: is a folder; name a file of mprm select")
+    if name := options.output.name.removesuffix(MANIFEST_SUFFIX):
+        options = dataclasses.replace(options, output=options.output.with_name(name))
     value = read_manifest(options.output)
     if value.get("compat"):
         from experiments.cli.compat import verify_official
@@ -127,7 +123,7 @@ def _checks(
     corpus = read_corpus(
         path,
         manifest.input.format,
-        ReadOptions(manifest.input.trials, manifest.input.source_from),
+        manifest.input.options,
         # What is to be proven must not rest on what was remembered.
         use_cache=False,
     )

@@ -8,6 +8,7 @@ counts.
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -126,7 +127,7 @@ def select_official(
         keep_ratio: rho in (0, 1]; ``m * rho`` is the product in floats, so 29 of 100
             are 28 at 0.29 (:func:`theory.selection.budget` says 29).
         alpha: BIS's alpha.
-        write: takes each output line with its newline; its errors pass through.
+        write: takes output lines, each with its newline; its errors pass through.
         chunk_bytes: read at most this much at once; the result does not depend on it.
 
     Raises:
@@ -198,9 +199,10 @@ def _select_file(
     write: Callable[[bytes], object],
     chunk_bytes: int,
 ) -> OfficialFile:
-    with RecordFile(CorpusFile(path, path.name)) as records:
+    sha256 = hashlib.sha256()
+    with RecordFile(CorpusFile(path, path.name), sha256) as records:
         ranked = _rank(path, records, alpha, chunk_bytes)
-        sha256 = records.sha256()
+        records.read_rest()
         bis = ranked.column("bis", np.float64)
         rollouts = len(bis)
         selected = max(1, int(rollouts * keep_ratio)) if rollouts else 0
@@ -214,9 +216,11 @@ def _select_file(
             offsets, sizes, numbers = (
                 place[start : start + _BATCH].tolist() for place in places
             )
-            lines = list(map(records.read_at, offsets, sizes))
-            outputs = released_lines(lines)
-            for line, number, output in zip(lines, numbers, outputs, strict=True):
+            lines = records.read_each(offsets, sizes)
+            outputs = []
+            for line, number, output in zip(
+                lines, numbers, released_lines(lines), strict=True
+            ):
                 if output is None:
                     try:
                         pick = read_pick(line)
@@ -226,11 +230,12 @@ def _select_file(
                         output = pick.output()
                     except BadRecord as error:
                         raise _located(path, number, error) from error
-                write(output + b"\n")
+                outputs.append(output)
                 written.append(number)
+            write(b"".join([output + b"\n" for output in outputs]))
     return OfficialFile(
         path=path,
-        sha256=sha256,
+        sha256=sha256.hexdigest(),
         lines=ranked.lines,
         blank=ranked.blank,
         refused=ranked.refused,

@@ -29,7 +29,7 @@ class Corpus:
         format: name of the format its files have.
         options: how they were read.
         files: in the order of their names.
-        sha256: of each file.
+        sha256: of each file; empty if it was not asked for.
         lines: lines over all files, blank ones included.
         blank: blank lines.
         problems: refused lines.
@@ -76,6 +76,7 @@ def read_corpus(
     *,
     executor: Executor | None = None,
     use_cache: bool = True,
+    sha256: bool = True,
     progress: Callable[[CorpusFile], None] = lambda file: None,
 ) -> Corpus:
     """Scan (or recall) every file of a corpus.
@@ -86,6 +87,8 @@ def read_corpus(
         options: what the format leaves open.
         executor: scans files in parallel; the result does not depend on it.
         use_cache: reuse and write the index cache.
+        sha256: take the SHA-256 of every file, for a manifest; it costs a sixth of a
+            scan, and one reading of the files if the cache lacks it.
         progress: called after each file, in order.
 
     Raises:
@@ -96,7 +99,9 @@ def read_corpus(
     if format_name == "auto":
         format_name = _detect(files)
     merged = _Merged()
-    pieces = _pieces(files, format_name, options, executor, use_cache)
+    scan = partial(_scan, format_name, options, use_cache, sha256)
+    known = partial(recall, form=format_name, options=options, sha256=sha256)
+    pieces = _pieces(files, known if use_cache else None, scan, executor)
     for file, (piece, reused) in zip(files, pieces, strict=True):
         merged.add(piece, reused)
         progress(file)
@@ -105,17 +110,16 @@ def read_corpus(
 
 def _pieces(
     files: tuple[CorpusFile, ...],
-    format_name: str,
-    options: ReadOptions,
+    known: Callable[[CorpusFile], FileIndex | None] | None,
+    scan: Callable[[CorpusFile], FileIndex],
     executor: Executor | None,
-    use_cache: bool,
 ) -> Iterator[tuple[FileIndex, bool]]:
     """(index, whether it was recalled) of each file, one at a time while all are in
     the cache: what is yielded need not be held.
     """
     recalled: list[FileIndex | None] = []
     for file in files:
-        piece = recall(file, format_name, options) if use_cache else None
+        piece = known(file) if known is not None else None
         if piece is not None and not recalled:
             yield piece, True
         else:
@@ -124,18 +128,21 @@ def _pieces(
         return
     rest = files[len(files) - len(recalled) :]
     missed = [file for file, piece in zip(rest, recalled, strict=True) if piece is None]
-    scan = partial(_scan, format_name, options, use_cache)
     scanned = iter((executor.map if executor else map)(scan, missed))
     for piece in recalled:
         yield (next(scanned), False) if piece is None else (piece, True)
 
 
 def _scan(
-    format_name: str, options: ReadOptions, use_cache: bool, file: CorpusFile
+    format_name: str,
+    options: ReadOptions,
+    use_cache: bool,
+    sha256: bool,
+    file: CorpusFile,
 ) -> FileIndex:
     # By name, because a format holds functions that other processes cannot be sent.
     form = by_name(format_name)
-    return (scan_and_store if use_cache else scan_file)(file, form, options)
+    return (scan_and_store if use_cache else scan_file)(file, form, options, sha256)
 
 
 def _detect(files: tuple[CorpusFile, ...]) -> str:
@@ -191,7 +198,7 @@ class _Merged:
             format=format_name,
             options=options,
             files=files,
-            sha256=tuple(self.sha256),
+            sha256=tuple(self.sha256) if all(self.sha256) else (),
             lines=self.lines,
             blank=self.blank,
             problems=self.problems,

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import gzip
-import hashlib
 import io
 import os
 import re
 import unicodedata
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import msgspec
 
@@ -149,39 +148,52 @@ def _source_name(path: Path) -> str:
     return _SHARD.sub("", name.removesuffix(".jsonl").removesuffix(".json"))
 
 
+class Hash(Protocol):
+    """What ``hashlib`` and ``xxhash`` give."""
+
+    def update(self, data: memoryview, /) -> None:
+        """Take more bytes in."""
+
+
 class _HashingReader(io.RawIOBase):
     """A file that hashes what is read from it."""
 
-    def __init__(self, file: io.FileIO) -> None:
-        self._file = file
-        self.sha256 = hashlib.sha256()
+    def __init__(self, file: io.FileIO, hashes: Sequence[Hash]) -> None:
+        self._file, self._hashes = file, hashes
 
     def readable(self) -> bool:
         return True
 
     def readinto(self, buffer: Any, /) -> int:
         count = self._file.readinto(buffer)
-        self.sha256.update(memoryview(buffer)[:count])
+        data = memoryview(buffer)[:count]
+        for digest in self._hashes:
+            digest.update(data)
         return count
 
 
 class RecordFile:
     """A corpus file open for reading from start to end; use as a context manager.
 
+    Args:
+        file: to read.
+        hashes: take in the bytes that are read, as they lie on disk; of the whole file
+            after :meth:`read_rest`.
+
     Raises:
         DataError: the file cannot be opened or read, or is no gzip file though its
             name says so.
     """
 
-    def __init__(self, file: CorpusFile) -> None:
-        self.file = file
+    def __init__(self, file: CorpusFile, *hashes: Hash) -> None:
+        self.file, self._hashes = file, hashes
 
     def __enter__(self) -> RecordFile:
         try:
             self._raw = open(self.file.path, "rb", buffering=0)
         except OSError as error:
             raise DataError(f"{self.file.path}: {error.strerror or error}") from error
-        self._hashing = _HashingReader(self._raw)
+        self._hashing = _HashingReader(self._raw, self._hashes)
         buffered = io.BufferedReader(self._hashing, CHUNK_BYTES)
         self._stream = (
             gzip.GzipFile(fileobj=buffered) if self.file.is_gzip else buffered
@@ -200,19 +212,18 @@ class RecordFile:
         except OSError as error:
             raise DataError(f"{self.file.path}: {error.strerror or error}") from error
 
-    def read_at(self, offset: int, size: int) -> bytes:
-        """``size`` bytes at ``offset`` of the file as it lies on disk, not hashed."""
+    def read_each(self, offsets: Sequence[int], sizes: Sequence[int]) -> list[bytes]:
+        """So many bytes at each offset of the file as it lies on disk, not hashed."""
+        return _read_each(self.file, self._raw, offsets, sizes)
+
+    def read_rest(self) -> None:
+        """Read what is left of the file, for the hashes."""
+        buffer = bytearray(CHUNK_BYTES)
         try:
-            return os.pread(self._raw.fileno(), size, offset)
+            while self._hashing.readinto(buffer):
+                pass
         except OSError as error:
             raise DataError(f"{self.file.path}: {error.strerror or error}") from error
-
-    def sha256(self) -> str:
-        """SHA-256 of the file as it lies on disk, reading what is left of it."""
-        buffer = bytearray(CHUNK_BYTES)
-        while self._hashing.readinto(buffer):
-            pass
-        return self._hashing.sha256.hexdigest()
 
     def starts_array(self) -> bool:
         """Whether the file is one JSON array (``*.json``) rather than JSON lines."""
@@ -298,12 +309,28 @@ class RecordReader:
     def __exit__(self, *_: object) -> None:
         self._raw.close()
 
-    def read(self, offset: int, length: int) -> bytes:
-        """``length`` bytes at ``offset`` of the (decompressed) file."""
+    def read_each(self, offsets: Sequence[int], sizes: Sequence[int]) -> list[bytes]:
+        """So many bytes at each offset of the (decompressed) file."""
+        if self._gzip is None:
+            return _read_each(self.file, self._raw, offsets, sizes)
+        lines = []
         try:
-            if self._gzip is None:
-                return os.pread(self._raw.fileno(), length, offset)
-            self._gzip.seek(offset)
-            return self._gzip.read(length)
+            for offset, size in zip(offsets, sizes, strict=True):
+                self._gzip.seek(offset)
+                lines.append(self._gzip.read(size))
         except (OSError, EOFError, zlib.error) as error:
             raise DataError(f"{self.file.path}: {error}") from error
+        return lines
+
+
+def _read_each(
+    file: CorpusFile, raw: io.FileIO, offsets: Sequence[int], sizes: Sequence[int]
+) -> list[bytes]:
+    descriptor, pread = raw.fileno(), os.pread
+    try:
+        return [
+            pread(descriptor, size, offset)
+            for offset, size in zip(offsets, sizes, strict=True)
+        ]
+    except OSError as error:
+        raise DataError(f"{file.path}: {error.strerror or error}") from error

@@ -7,6 +7,7 @@ fits in memory and its text is touched again only for the rollouts that are chos
 from __future__ import annotations
 
 import gc
+import hashlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
@@ -36,7 +37,8 @@ class FileIndex:
     """What one scan of a file keeps.
 
     Attributes:
-        sha256: of the file as it lies on disk.
+        sha256: of the file as it lies on disk, "" if it was not asked for.
+        xxh3: its XXH3-128, "" if its SHA-256 was taken.
         lines: lines of the file, blank ones included (elements of a JSON array).
         blank: blank lines.
         problems: refused lines.
@@ -53,6 +55,7 @@ class FileIndex:
     """
 
     sha256: str
+    xxh3: str
     lines: int
     blank: int
     problems: Problems
@@ -112,26 +115,30 @@ def _raw_records(records: RecordFile) -> Iterator[tuple[int, int, bytes]]:
         yield from chunk.located()
 
 
-def scan_file(file: CorpusFile, form: Format, options: ReadOptions) -> FileIndex:
+def scan_file(
+    file: CorpusFile, form: Format, options: ReadOptions, sha256: bool = True
+) -> FileIndex:
     """Decode and check every record of a file; keep its numbers.
 
     Raises:
         DataError: the file cannot be read at all. (Bad lines are collected instead.)
     """
     scan = _Scan(file, form, options)
+    digest = hashlib.sha256() if sha256 else xxhash.xxh3_128()
     # The decoder allocates many short-lived lists, which trigger the collector although
     # none of them can be part of a cycle.
     enabled = gc.isenabled()
     gc.disable()
     try:
-        with RecordFile(file) as records:
+        with RecordFile(file, digest) as records:
             if records.starts_array():
                 scan.each(records.array_elements())
             else:
                 for chunk in records.chunks():
                     if not scan.at_once(chunk):
                         scan.each(chunk.located(), are_lines=True)
-            return scan.result(records.sha256())
+            records.read_rest()
+            return scan.result(digest.hexdigest(), sha256)
     finally:
         if enabled:
             gc.enable()
@@ -237,7 +244,7 @@ class _Scan:
             Problem(str(self.file.path), line, error.reason, error.detail)
         )
 
-    def result(self, sha256: str) -> FileIndex:
+    def result(self, digest: str, is_sha256: bool) -> FileIndex:
         if self.lines == self.blank:
             self.refuse(0, BadRecord("empty file", "it holds no record"))
         columns = {
@@ -245,7 +252,8 @@ class _Scan:
             for name, blocks in self.blocks.items()
         }
         return FileIndex(
-            sha256=sha256,
+            sha256=digest if is_sha256 else "",
+            xxh3="" if is_sha256 else digest,
             lines=self.lines,
             blank=self.blank,
             problems=self.problems,

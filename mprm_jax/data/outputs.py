@@ -68,6 +68,9 @@ class OutputSet:
     def add(self, path: Path) -> Output:
         """Begin a file that will appear as ``path``."""
         check_path(path)
+        if path.is_symlink():
+            # As /dev/stdout is: the link would be replaced, not what it leads to.
+            raise DataError(f"{path}: is a link; name the file itself")
         if path.is_dir():
             raise DataError(f"{path}: is a folder; name a file")
         if path.exists() and not path.is_file():
@@ -79,6 +82,11 @@ class OutputSet:
         self._partial.append(partial)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
+        except (FileExistsError, NotADirectoryError):
+            raise DataError(f"{path}: {path.parent} is no folder") from None
+        except OSError as error:
+            raise DataError(f"{path}: {error.strerror or error}") from error
+        try:
             file = open(partial, "xb")  # noqa: SIM115 (closed on leaving the block)
         except OSError as error:
             raise DataError(f"{path}: {error.strerror or error}") from error
@@ -156,6 +164,10 @@ def read_manifest(output: Path) -> dict[str, Any]:
     path = manifest_path(output)
     try:
         value = msgspec.json.decode(path.read_bytes())
+    except FileNotFoundError:
+        raise DataError(
+            f"{path}: no such file; what mprm select wrote has its manifest beside it"
+        ) from None
     except OSError as error:
         raise DataError(f"{path}: {error.strerror or error}") from error
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:

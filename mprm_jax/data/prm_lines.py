@@ -9,15 +9,14 @@ write the same bytes. A test compares the two.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from itertools import chain
+from collections.abc import Callable, Sequence
 from operator import attrgetter
 
 import msgspec
 import numpy as np
 
 from mprm_jax.data.record import STEP_MARKER
-from mprm_jax.data.typed_lines import is_utf8
+from mprm_jax.data.typed_lines import holds_pair, is_utf8
 
 
 class _Step(msgspec.Struct, gc=False):
@@ -43,8 +42,8 @@ _ABSENT = frozenset({b"", b'""', b"null"})
 
 # json.dumps escapes neither a slash nor what \u stands for, control characters aside.
 # In \\u the backslash is escaped, not the u: such a line is decoded in vain.
+_OTHER_ESCAPES = (rb"\u", rb"\/")
 _OTHER_ESCAPE = re.compile(rb"\\[u/]")
-_PROCESS = rb"\nProcess: "
 
 # Bytes that can begin and end a text: visible ASCII, no quote, no backslash.
 _PLAIN = np.isin(np.arange(256), [*range(ord("!"), ord("~") + 1)])
@@ -53,11 +52,12 @@ _PLAIN[[*b'"\\']] = False
 _ESCAPED = np.isin(np.arange(256), [*b"bfnrt"])
 
 _SEPARATOR = STEP_MARKER.encode() + rb"\n\n"
-_LINE = (
-    b'{"image": %%b, "conversations": [{"from": "human", "value": '
-    b'"Question: %%b\\nProcess: %%b%b"}, {"from": "gpt", "value": [%%b]}]}'
-    % STEP_MARKER.encode()
-)
+# What a line is made of, around the image, question, steps and labels.
+_IMAGE = b'{"image": "'
+_QUESTION = b'", "conversations": [{"from": "human", "value": "Question: '
+_PROCESS = rb"\nProcess: "
+_LABELS = STEP_MARKER.encode() + b'"}, {"from": "gpt", "value": ['
+_END = b"]}]}"
 
 
 def released_lines(lines: Sequence[bytes]) -> list[bytes | None]:
@@ -73,7 +73,7 @@ def released_lines(lines: Sequence[bytes]) -> list[bytes | None]:
             if None in scores
             else b", ".join([b"1.0" if score > 0 else b"0.0" for score in scores])
         )
-    return _lines(rollouts, labels)
+    return _lines(rollouts, labels, is_utf8)
 
 
 def labelled_lines(
@@ -83,10 +83,10 @@ def labelled_lines(
     None for a line that needs a closer look, or has None for labels.
 
     Args:
-        lines: raw lines that the index has accepted.
+        lines: raw lines that the index has accepted, hence valid UTF-8.
         labels: of each line, JSON numbers separated by ``", "``, one per step.
     """
-    return _lines([_decode(line) for line in lines], labels)
+    return _lines([_decode(line) for line in lines], labels, lambda data: True)
 
 
 def _decode(line: bytes) -> _Rollout | None:
@@ -97,42 +97,46 @@ def _decode(line: bytes) -> _Rollout | None:
 
 
 def _lines(
-    rollouts: list[_Rollout | None], labels: Sequence[bytes | None]
+    rollouts: list[_Rollout | None],
+    labels: Sequence[bytes | None],
+    is_valid: Callable[[bytes], bool],
 ) -> list[bytes | None]:
     output: list[bytes | None] = [None] * len(rollouts)
-    kept = [
-        (row, rollout, label)
-        for row, (rollout, label) in enumerate(zip(rollouts, labels, strict=True))
-        if rollout is not None and label is not None and rollout.steps_with_score
-    ]
-    items = [
-        [rollout.image, _question(rollout), *map(_text, _steps(rollout))]
-        for _, rollout, _ in kept
-    ]
-    joined = b"\n".join(chain.from_iterable(items))
-    ends = np.append(
-        np.flatnonzero(np.frombuffer(joined, np.uint8) == ord("\n")), len(joined)
-    )
-    first = np.cumsum([0, *map(len, items)])
-    # A record of a pretty-printed array may hold newlines of its own.
-    if not kept or len(ends) != first[-1] or not is_utf8(joined):
+    items: list[bytes | msgspec.Raw] = []
+    kept: list[tuple[int, bytes]] = []
+    first = [0]
+    for row, (rollout, label) in enumerate(zip(rollouts, labels, strict=True)):
+        if rollout is not None and label is not None and rollout.steps_with_score:
+            kept.append((row, label))
+            items += (rollout.image, _question(rollout))
+            items += map(_text, rollout.steps_with_score)
+            first.append(len(items))
+    joined = b"".join(items)
+    if not kept or not is_valid(joined):
         return output
-    starts = np.append(0, ends[:-1] + 1)
+    sizes = np.fromiter(map(len, items), np.int64, len(items))
+    ends = np.cumsum(sizes)
+    starts = ends - sizes
     whole = _copied_whole(joined, starts, ends)
     clean = np.logical_and.reduceat(whole, first[:-1]).tolist()
-    starts, ends = starts.tolist(), ends.tolist()
-    first = first.tolist()
-    for i, (row, _, label) in enumerate(kept):
-        image, last = first[i], first[i + 1] - 1
-        question = joined[starts[image + 1] + 1 : ends[image + 1] - 1]
-        if clean[i] and _PROCESS not in question:
-            # No JSON string holds a newline, so this finds the ends of steps alone.
-            process = joined[starts[image + 2] + 1 : ends[last] - 1]
-            output[row] = _LINE % (
-                joined[starts[image] : ends[image]],
-                question,
-                process.replace(b'"\n"', _SEPARATOR),
-                label,
+    # Without their quotes.
+    spans = zip((starts + 1).tolist(), (ends - 1).tolist(), strict=True)
+    texts = [joined[start:end] for start, end in spans]
+    for i, (row, label) in enumerate(kept):
+        at, end = first[i], first[i + 1]
+        if clean[i] and _PROCESS not in texts[at + 1]:
+            output[row] = b"".join(
+                (
+                    _IMAGE,
+                    texts[at],
+                    _QUESTION,
+                    texts[at + 1],
+                    _PROCESS,
+                    _SEPARATOR.join(texts[at + 2 : end]),
+                    _LABELS,
+                    label,
+                    _END,
+                )
             )
     return output
 
@@ -163,6 +167,7 @@ def _copied_whole(joined: bytes, starts: np.ndarray, ends: np.ndarray) -> np.nda
         except (msgspec.DecodeError, RecursionError):
             continue
         plain[i] = bool(text) and text == text.strip()
-    other = [match.start() for match in _OTHER_ESCAPE.finditer(joined)]
-    plain[np.searchsorted(ends, other)] = False
+    if any(holds_pair(joined, pair) for pair in _OTHER_ESCAPES):
+        other = [match.start() for match in _OTHER_ESCAPE.finditer(joined)]
+        plain[np.searchsorted(ends, other, side="right")] = False
     return plain

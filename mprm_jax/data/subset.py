@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
+from itertools import islice
 from pathlib import Path
 
 import msgspec
@@ -24,6 +26,8 @@ from mprm_jax.data.record import Record, resolve_unmeasured
 
 # Records that are read and rewritten together.
 _BATCH = 128
+# Records whose labels are written together: numpy is slow on few.
+_LABELLED = 8192
 
 
 def read_lines(corpus: Corpus, rows: np.ndarray) -> Iterator[tuple[int, bytes]]:
@@ -48,7 +52,7 @@ def _batches(
             for first in range(start, stop, _BATCH):
                 batch = rows[first : min(first + _BATCH, stop)]
                 offsets, sizes = corpus.offset[batch], corpus.size[batch]
-                lines = list(map(reader.read, offsets.tolist(), sizes.tolist()))
+                lines = reader.read_each(offsets.tolist(), sizes.tolist())
                 content = np.array(
                     list(map(xxhash.xxh3_64_intdigest, lines)), np.uint64
                 )
@@ -77,14 +81,43 @@ def decode_line(corpus: Corpus, row: int, data: bytes) -> Record:
     return record
 
 
+def count_words(
+    corpus: Corpus,
+    rows: np.ndarray,
+    lengths: np.ndarray,
+    progress: Callable[[int], None] = lambda count: None,
+) -> np.ndarray:
+    """Words, separated by white space, of the first steps of each of some rollouts.
+
+    Args:
+        corpus: that holds them.
+        rows: of the corpus, ascending int64 ``[n]``.
+        lengths: how many steps count, int64 ``[n]``.
+        progress: called with the number of rollouts read, now and then.
+
+    Returns:
+        int64 ``[n]``.
+
+    Raises:
+        DataError: a record is not the one that was indexed.
+    """
+    words = np.zeros(len(rows), np.int64)
+    for i, (row, line) in enumerate(read_lines(corpus, rows)):
+        steps = decode_line(corpus, row, line).steps[: lengths[i]]
+        words[i] = sum(len(step.text.split()) for step in steps)
+        if i % 4096 == 0:
+            progress(i)
+    return words
+
+
 def encoded_lines(
     usable: Usable,
     picks: np.ndarray,
     form: Format,
     options: WriteOptions,
     images: Path | None = None,
-) -> Iterator[tuple[int, bytes]]:
-    """(corpus row, line without newline) of each chosen rollout in a format.
+) -> Iterator[list[bytes]]:
+    """The line, without newline, of each chosen rollout in a format, some at a time.
 
     Raw lines of a raw corpus are copied byte for byte, unless the policy for
     unmeasured steps changed their steps.
@@ -110,40 +143,48 @@ def encoded_lines(
         )
     rows = usable.row[picks]
     quick = form.name == PRM.name and images is None and _is_raw(corpus)
-    lengths, whole = usable.rollouts.lengths, corpus.rollouts.lengths
+    labels = _labels(usable, picks, options)
     done = 0
     for batch, lines in _batches(corpus, rows):
-        of = picks[done : done + len(batch)]
+        cuts = _cuts(usable, picks[done : done + len(batch)])
         done += len(batch)
-        cut = lengths[of] < whole[batch]
         outputs: list[bytes | None] = [None] * len(lines)
         if quick:
-            outputs = labelled_lines(lines, _labels(usable, of, cut, options))
+            outputs = labelled_lines(lines, list(islice(labels, len(lines))))
         elif copies and images is None:
-            outputs = [None if c else line for c, line in zip(cut, lines, strict=True)]
-        for i, (row, output) in enumerate(zip(batch.tolist(), outputs, strict=True)):
-            if output is None:
-                length = int(lengths[of[i]])
-                output = _encoded_line(
-                    usable,
-                    row,
-                    lines[i],
-                    length if cut[i] else None,
-                    form,
-                    options,
-                    images,
-                )
-            yield row, output
+            outputs = [
+                line if cut is None else None
+                for line, cut in zip(lines, cuts, strict=True)
+            ]
+        rewrite = partial(_encoded_line, usable, form, options, images)
+        yield [
+            rewrite(int(batch[i]), lines[i], cuts[i]) if output is None else output
+            for i, output in enumerate(outputs)
+        ]
+
+
+def _cuts(usable: Usable, picks: np.ndarray) -> list[int | None]:
+    """Steps to which each pick was cut, None if it was not."""
+    if not usable.truncated:
+        return [None] * len(picks)
+    cut, whole = usable.rollouts.offsets, usable.corpus.rollouts.offsets
+    rows = usable.row[picks]
+    lengths = cut[picks + 1] - cut[picks]
+    shorter = lengths < whole[rows + 1] - whole[rows]
+    return [
+        length if short else None
+        for length, short in zip(lengths.tolist(), shorter.tolist(), strict=True)
+    ]
 
 
 def _encoded_line(
     usable: Usable,
-    row: int,
-    data: bytes,
-    cut_to: int | None,
     form: Format,
     options: WriteOptions,
     images: Path | None,
+    row: int,
+    data: bytes,
+    cut_to: int | None,
 ) -> bytes:
     """One line by decoding and encoding it, cut to its first steps if need be."""
     corpus = usable.corpus
@@ -162,25 +203,28 @@ def _encoded_line(
 
 
 def _labels(
-    usable: Usable, picks: np.ndarray, cut: np.ndarray, options: WriteOptions
-) -> list[bytes | None]:
+    usable: Usable, picks: np.ndarray, options: WriteOptions
+) -> Iterator[bytes | None]:
     """The labels of each pick as JSON, None for a rollout that was cut or has a step
     without a label.
     """
-    rollouts = usable.rollouts.take(picks)
-    trials = np.maximum(rollouts.trials, 1)
-    soft = rollouts.successes / trials
-    if options.labels == "hard":
-        soft = (soft > options.label_threshold).astype(np.float64)
-    values, kind = np.unique(soft, return_inverse=True)
-    spelled = [repr(label).encode() for label in values.tolist()]
-    steps = [spelled[i] for i in kind.tolist()]
-    offsets = rollouts.offsets.tolist()
-    unlabelled = cut | (rollouts.n_measured < rollouts.lengths)
-    return [
-        None if skip else b", ".join(steps[a:b])
-        for skip, a, b in zip(unlabelled, offsets, offsets[1:], strict=False)
-    ]
+    for start in range(0, len(picks), _LABELLED):
+        of = picks[start : start + _LABELLED]
+        rollouts = usable.rollouts.take(of)
+        trials = np.maximum(rollouts.trials, 1)
+        soft = rollouts.successes / trials
+        if options.labels == "hard":
+            soft = (soft > options.label_threshold).astype(np.float64)
+        values, kind = np.unique(soft, return_inverse=True)
+        spelled = [repr(label).encode() for label in values.tolist()]
+        steps = [spelled[i] for i in kind.tolist()]
+        offsets = rollouts.offsets.tolist()
+        unmeasured = (rollouts.n_measured < rollouts.lengths).tolist()
+        for cut, skip, a, b in zip(
+            _cuts(usable, of), unmeasured, offsets, offsets[1:], strict=False
+        ):
+            labelled = cut is None and not skip
+            yield b", ".join(steps[a:b]) if labelled else None
 
 
 def check_images(record: Record, root: Path) -> None:
@@ -205,12 +249,13 @@ def _encode(
 
 
 def write_lines(
-    lines: Iterator[tuple[int, bytes]],
+    batches: Iterator[list[bytes]],
     write: Callable[[bytes], object],
     progress: Callable[[int], None] = lambda count: None,
 ) -> None:
-    """Write each line with a newline; call ``progress`` with the count now and then."""
-    for count, (_, line) in enumerate(lines, 1):
-        write(line + b"\n")
-        if count % 4096 == 0:
-            progress(count)
+    """Write each line with a newline; call ``progress`` with the count so far."""
+    count = 0
+    for lines in batches:
+        write(b"\n".join([*lines, b""]))
+        count += len(lines)
+        progress(count)

@@ -237,9 +237,14 @@ def test_duplicate_records_are_counted_and_kept(tmp_path, capsys):
 def test_of_duplicate_keys_the_last_counts_as_everywhere_in_python(tmp_path, capsys):
     text = with_step().replace('"step": ', '"step": "first", "step": ')
     folder = write_corpus(tmp_path / "c", {"a.jsonl": text.encode()})
-    output = tmp_path / "o.jsonl"
-    assert run(capsys, "select", folder, "--output", output).status == 0
-    assert "first" not in output.read_text()
+    for form in ("prm", "trl"):
+        output = tmp_path / f"{form}.jsonl"
+        arguments = ["--format", form, "--output", output]
+        assert run(capsys, "select", folder, *arguments).status == 0
+        assert "first" not in output.read_text()
+        converted = ["--format", form, "--output", tmp_path / form]
+        assert run(capsys, "convert", folder, *converted).status == 0
+        assert "first" not in (tmp_path / form / "a.jsonl").read_text()
 
 
 def test_empty_files_and_missing_folders_say_so(tmp_path, capsys):

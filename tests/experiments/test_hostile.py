@@ -95,6 +95,7 @@ def fuzz(capsys, tmp_path, seeds):
 def test_mutated_files_are_read_or_refused_by_every_command(capsys, tmp_path):
     done = fuzz(capsys, tmp_path, range(60))
     assert min(done.values()) > 50
+    assert run(capsys, "doctor", "--json").json["cpus"]
 
 
 # --- names and kinds of files --------------------------------------------------------
@@ -160,6 +161,18 @@ def test_outputs_replace_files_only(capsys, tmp_path):
             f"mprm select: {output}: is no regular file; name another\n",
         )
         assert not output.is_file()
+    # /dev/stdout is such a link, and was once replaced by the subset.
+    link, target = tmp_path / "link", tmp_path / "target"
+    target.write_text("stays")
+    link.symlink_to(target)
+    for output in (link, loop):
+        failed = run(capsys, "select", folder, "--output", output)
+        assert (failed.status, failed.err.count("\n")) == (1, 1)
+        assert f"{output}: is a link" in failed.err
+        assert output.is_symlink()
+    assert target.read_text() == "stays"
+    failed = run(capsys, "select", folder, "--output", target / "o.jsonl")
+    assert f"{target} is no folder" in failed.err
     for command in ("select", "convert", "score"):
         found = run(capsys, command, folder, "--output", loop / "o.jsonl")
         assert found.status == 1
@@ -266,6 +279,24 @@ def test_workers_read_what_one_process_reads(capsys, tmp_path, monkeypatch):
     assert outputs[0] == outputs[1]
 
 
+def test_forked_workers_read_what_one_process_reads(capsys, tmp_path):
+    files = {f"{c}.jsonl": random_records(np.random.default_rng(i), 9)
+             for i, c in enumerate("abc")}  # fmt: skip
+    folder = write_corpus(tmp_path / "c", files)
+    alone, forked = tmp_path / "1.jsonl", tmp_path / "2.jsonl"
+    options = ["select", str(folder), "--no-cache", "--output"]
+    assert run(capsys, *options, alone).status == 0
+    # In a process of its own: this one has threads by now, where only spawning is safe.
+    script = (
+        "import sys; from experiments.cli import main, shared;"
+        "shared._PARALLEL_BYTES = 1;"
+        "assert shared._may_fork() == (sys.platform == 'linux');"
+        "sys.exit(main())"
+    )
+    subprocess.run([*PYTHON, script, *options, str(forked)], check=True, timeout=60)
+    assert alone.read_bytes() == forked.read_bytes()
+
+
 def test_neighbours_share_a_corpus_and_an_output(capsys, tmp_path):
     folder = write_corpus(tmp_path / "c", {"a.jsonl": GOOD * 20})
     output = tmp_path / "o.jsonl"
@@ -282,7 +313,7 @@ def test_a_reader_that_leaves_early_is_no_error(arguments, tmp_path):
     os.close(reader)
     done = subprocess.run([*MPRM, *arguments], stdout=writer, stderr=subprocess.PIPE)
     os.close(writer)
-    assert (done.returncode, done.stderr) == (1, b"")
+    assert (done.returncode, done.stderr) == (141, b"")
     with open("/dev/full", "wb") as full:
         done = subprocess.run([*MPRM, *arguments], stdout=full, stderr=subprocess.PIPE)
     assert done.returncode == 1

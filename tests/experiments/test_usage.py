@@ -50,6 +50,31 @@ def test_other_wrong_usage_exits_with_2(option, message, tmp_path, capsys):
     assert not (tmp_path / "o.jsonl").exists()
 
 
+def test_an_empty_argument_is_no_name_for_the_current_folder(capsys):
+    for arguments in ([""], ["corpus", "--output", ""]):
+        failed = run(capsys, "select", *arguments)
+        assert (failed.status, failed.err.count("\n")) == (2, 1)
+        assert "an empty argument" in failed.err
+
+
+def test_verify_takes_the_subset_or_its_manifest_and_no_folder(tmp_path, capsys):
+    folder = write_corpus(tmp_path / "c", {"a.jsonl": GOOD})
+    output = tmp_path / "o.jsonl"
+    assert run(capsys, "select", folder, "--output", output).status == 0
+    assert run(capsys, "verify", output).status == 0
+    assert run(capsys, "verify", f"{output}.manifest.json").status == 0
+    for wrong, message in [
+        (".", "is a folder"),
+        ("/", "is a folder"),
+        (tmp_path, "is a folder"),
+        (tmp_path / "none.jsonl", "no such file"),
+        (tmp_path / ".manifest.json", "no such file"),
+    ]:
+        failed = run(capsys, "verify", wrong)
+        assert (failed.status, failed.err.count("\n")) == (1, 1)
+        assert message in failed.err
+
+
 def test_global_and_per_source_exclude_each_other(tmp_path, capsys):
     folder = write_corpus(tmp_path, {"a.jsonl": GOOD})
     failed = run(capsys, "select", folder, "--global", "--per-source")

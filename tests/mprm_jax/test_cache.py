@@ -1,5 +1,6 @@
 """The index cache is reused while the file is the same, and is not fooled."""
 
+import hashlib
 import os
 import time
 from pathlib import Path
@@ -30,7 +31,7 @@ def test_a_second_reading_comes_from_the_cache(settled, monkeypatch):
     first = read_corpus(settled)
     assert first.reused == 0
     monkeypatch.setattr(cache, "scan_file", lambda *_: pytest.fail("scanned again"))
-    monkeypatch.setattr(cache, "_sha256", lambda *_: pytest.fail("hashed again"))
+    monkeypatch.setattr(cache, "_hashes", lambda *_: pytest.fail("hashed again"))
     second = read_corpus(settled)
     assert second.reused == 1
     assert np.array_equal(first.rollouts.successes, second.rollouts.successes)
@@ -43,6 +44,30 @@ def test_a_touched_file_is_hashed_not_scanned(settled, monkeypatch):
     os.utime(settled / "a.jsonl")
     monkeypatch.setattr(cache, "scan_file", lambda *_: pytest.fail("scanned again"))
     assert read_corpus(settled).reused == 1
+
+
+def test_the_sha256_is_taken_when_first_asked_for_and_then_remembered(
+    settled, monkeypatch
+):
+    without = read_corpus(settled, sha256=False)
+    assert without.sha256 == ()
+    wanted = hashlib.sha256((settled / "a.jsonl").read_bytes()).hexdigest()
+    monkeypatch.setattr(cache, "scan_file", lambda *_: pytest.fail("scanned again"))
+    time.sleep(0.02)
+    assert read_corpus(settled).sha256 == (wanted,)
+    monkeypatch.setattr(cache, "_hashes", lambda *_: pytest.fail("hashed again"))
+    assert read_corpus(settled).sha256 == (wanted,)
+    assert read_corpus(settled, sha256=False).reused == 1
+
+
+@pytest.mark.parametrize("sha256", [True, False])
+def test_without_a_sha256_too_only_the_same_bytes_are_recalled(settled, sha256):
+    read_corpus(settled, sha256=False)
+    path = settled / "a.jsonl"
+    os.utime(path)
+    assert read_corpus(settled, sha256=False).reused == 1
+    path.write_bytes(path.read_bytes().replace(b'"answer": "3"', b'"answer": "4"', 1))
+    assert read_corpus(settled, sha256=sha256).reused == 0
 
 
 def test_a_changed_file_is_scanned_again_even_with_size_and_mtime_kept(settled):

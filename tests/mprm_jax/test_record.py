@@ -2,6 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mprm_jax.data import record
 from mprm_jax.data.problems import BadRecord
 from mprm_jax.data.record import (
     Record,
@@ -11,8 +12,13 @@ from mprm_jax.data.record import (
     counts_from_score,
     resolve_unmeasured,
 )
+from theory import rollouts
 
 STEPS = (Step("a", 1, 2), Step("b", 0, 2))
+
+
+def test_every_count_a_file_may_hold_is_one_the_arithmetic_is_exact_for():
+    assert record.MAX_TRIALS <= rollouts.MAX_TRIALS
 
 
 def test_score_is_successes_over_trials():

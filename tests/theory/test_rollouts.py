@@ -119,11 +119,33 @@ def test_totals_refuse_what_would_not_be_exact():
         rollouts.total(np.array([1, 2]))
 
 
-@given(corpora(), st.data())
-def test_take_gives_the_rows_in_order(rollouts, data):
+@given(corpora(), st.integers(1, 5))
+def test_blocks_are_the_rollouts_in_order(rollouts, block):
+    before = module._BLOCK
+    module._BLOCK = block
+    try:
+        parts = list(rollouts.blocks())
+    finally:
+        module._BLOCK = before
+    rows = np.arange(rollouts.n_rollouts)
+    assert [row for part, _ in parts for row in rows[part].tolist()] == rows.tolist()
+    table = [rollout for _, part in parts for rollout in as_table(part)]
+    assert table == as_table(rollouts)
+    for part, of in parts:
+        assert of.n_rollouts <= block
+        assert of.source.tolist() == rollouts.source[part].tolist()
+
+
+@given(corpora(), st.data(), st.integers(1, 5))
+def test_take_gives_the_rows_in_order(rollouts, data, block):
     n = rollouts.n_rollouts
     rows = data.draw(st.lists(st.integers(0, n - 1), max_size=10) if n else st.just([]))
-    taken = rollouts.take(np.array(rows, np.int64))
+    before = module._BLOCK
+    module._BLOCK = block
+    try:
+        taken = rollouts.take(np.array(rows, np.int64))
+    finally:
+        module._BLOCK = before
     table = as_table(rollouts)
     assert as_table(taken) == [table[row] for row in rows]
     assert taken.source.tolist() == [rollouts.source[row] for row in rows]

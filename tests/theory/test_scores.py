@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.corpora import as_table, corpora
+from theory import rollouts as module
 from theory import scores
 from theory.rollouts import Rollouts
 
@@ -256,6 +257,22 @@ def test_trials_without_a_small_common_denominator_still_score():
             rtol=1e-13,
             atol=1e-15,
         )
+
+
+@pytest.mark.parametrize("trials", [(16, 20), (97, 101, 103, 107)])
+def test_bis_does_not_depend_on_the_block_a_rollout_is_in(trials, monkeypatch):
+    rng = np.random.default_rng(4)
+    parts = [
+        rollout(rng.integers(0, n + 1, 5), n) for n in rng.choice(trials, 7).tolist()
+    ]
+    corpus = Rollouts.concat([*parts, *parts])
+    whole = scores.bis(corpus)
+    for block in (1, 2, 3, 5):
+        monkeypatch.setattr(module, "_BLOCK", block)
+        assert scores.bis(corpus).tolist() == whole.tolist()
+    assert whole[:7].tolist() == whole[7:].tolist()
+    with pytest.raises(ValueError, match="rollout 14 has no measured step"):
+        scores.bis(Rollouts.concat([corpus, rollout([0], 0)]))
 
 
 @given(labelled, st.randoms(use_true_random=False))

@@ -2,7 +2,8 @@
 
 ``{image, question, question_orig?, answer, response, steps_with_score: [{step, score,
 num_mc_correct, num_mc_total}], num_mc_sequences?}``, one record per line. ``image`` is
-a path, a list of paths, or null for a text-only rollout; the key must be there.
+a path, a list of paths, or null for a text-only rollout; the key must be there. Where a
+record holds a key twice, the last one counts, as for every JSON reader of Python.
 """
 
 from __future__ import annotations
