@@ -64,7 +64,7 @@ class Restored(NamedTuple):
 
     Attributes:
         progress: what it says beside its arrays.
-        params: parameters, of the template's form.
+        params: parameters, of the template's form; None if not asked.
         training: what else the run needs, of the template's form; None if not asked.
     """
 
@@ -134,7 +134,8 @@ def restore_latest(
     Args:
         output: folder of the run.
         params: template: a pytree of arrays, or of ``jax.ShapeDtypeStruct``; each array
-            is put where the template's lies.
+            is put where the template's lies, on whatever mesh it was written. None:
+            nothing.
         training: template of what else to restore, None: nothing.
         run: identity that the checkpoints must have.
         report: told of every damaged checkpoint that is passed over.
@@ -169,7 +170,8 @@ def restore(
             another checkpoint than its name says, or one of another run.
         DataError: its arrays are not those of the templates.
     """
-    parts = (PARAMS,) if training is None else (PARAMS, TRAINING)
+    wanted = {PARAMS: params, TRAINING: training}
+    parts = tuple(name for name, template in wanted.items() if template is not None)
     try:
         facts = msgspec.convert(verify(folder, parts), _Facts)
     except msgspec.ValidationError as error:
@@ -179,11 +181,8 @@ def restore(
         raise Damaged(folder, f"it is the checkpoint {progress.update}, {facts.schema}")
     if run is not None and progress.run != run:
         raise Damaged(folder, "it is a checkpoint of another run")
-    tree = _read_tree(folder, PARAMS, params, facts)
-    rest = None
-    if training is not None:
-        rest = _read_tree(folder, TRAINING, training, facts)
-    return Restored(progress, tree, rest)
+    found = {name: _read_tree(folder, name, wanted[name], facts) for name in parts}
+    return Restored(progress, found.get(PARAMS), found.get(TRAINING))
 
 
 def _read_tree(folder: Path, name: str, template: Any, facts: _Facts) -> Any:
@@ -259,6 +258,7 @@ def load_model(
     folder: Path,
     *,
     read: Callable[[Path], Model] = read_model,
+    place: Callable[[Model, Any], Any] = lambda model, shapes: shapes,
     report: Callable[[str], None] = lambda message: None,
 ) -> tuple[Model, Any]:
     """(model, parameters) of a run's newest whole checkpoint.
@@ -266,6 +266,8 @@ def load_model(
     Args:
         folder: that ``mprm train`` or ``mprm pretrain`` wrote.
         read: the model of a folder, without its parameters.
+        place: gives the parameters' shapes the precision and sharding to read them in;
+            by default float32 on one device.
         report: told of damaged checkpoints, and of a run that is not finished.
 
     Raises:
@@ -273,7 +275,7 @@ def load_model(
             checkpoint of it.
     """
     model = read(folder)
-    template = jax.eval_shape(model.init, jax.random.key(0))
+    template = place(model, jax.eval_shape(model.init, jax.random.key(0)))
     restored = restore_latest(folder, template, report=report)
     if restored is None:
         raise DataError(f"{folder / FOLDER}: holds no checkpoint")

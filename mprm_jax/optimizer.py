@@ -1,14 +1,15 @@
 """The paper's optimiser (Table 7), and every number that depends on the data's size.
 
-The schedule's numbers are arrays, not constants of the compiled update: subsets of any
-size, and seeds and arms of an experiment, share one compilation.
+Adafactor stands in for AdamW where memory is short. The schedule's numbers are arrays,
+not constants of the compiled update: subsets of any size, and seeds and arms of an
+experiment, share one compilation.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -23,14 +24,22 @@ HEAD = "head"
 _UNDECAYED = ("bias", "scale")
 _NORM = "norm"
 
+# Adafactor clips a parameter's direction to this root mean square (its d, Sec. 6).
+_RMS = 1.0
+
 
 @dataclass(frozen=True)
 class OptimizerConfig:
     """AdamW with decoupled weight decay and clipping; defaults are Table 7's.
 
     Attributes:
-        betas: of the two moments, each in [0, 1).
-        epsilon: added to the root of the second moment, > 0.
+        kind: adamw, or adafactor (Shazeer & Stern 2018), which keeps a mean per row
+            and one per column of each matrix instead of two numbers per parameter.
+        betas: AdamW: of the two moments, each in [0, 1).
+        epsilon: AdamW: added to the root of the second moment, > 0.
+        first_moment: AdamW: precision of the first moment. In bfloat16 it stops up to
+            6 % short of a constant gradient, because 1 - beta1 = 0.1 of what is missing
+            rounds away; the second, with 0.001, would not move: it stays float32.
         weight_decay: lambda of w <- w - lr (u + lambda w), >= 0.
         clip_norm: the global norm of the gradient is brought down to this, > 0.
         head_multiplier: learning rate of the reward head over that of all else, > 0.
@@ -39,8 +48,10 @@ class OptimizerConfig:
         ValueError: a value is out of its range.
     """
 
+    kind: Literal["adamw", "adafactor"] = "adamw"
     betas: tuple[float, float] = (0.9, 0.999)
     epsilon: float = 1e-8
+    first_moment: Literal["float32", "bfloat16"] = "float32"
     weight_decay: float = 0.05
     clip_norm: float = 1.0
     head_multiplier: float = 1.0
@@ -197,10 +208,25 @@ def rate_multipliers(params: Params, config: OptimizerConfig) -> Params:
 
 
 def transformation(config: OptimizerConfig) -> optax.GradientTransformation:
-    """Gradients to AdamW directions, before the learning rate: clip, Adam, decay."""
+    """Gradients to directions, before the learning rate: clip, scale, decay.
+
+    AdamW scales by its moments. Adafactor scales by 1/sqrt(v), v = r c / mean(r) of the
+    running means r of squared gradients over a matrix's rows and c over its columns
+    (Shazeer & Stern 2018, Alg. 4, beta2 = 1 - t^-0.8), then brings each parameter's
+    root mean square down to 1. Its rate is absolute, not a share of the parameter's
+    size (Zhai et al. 2022), so that the schedule means the same to both.
+    """
+    if config.kind == "adafactor":
+        scale = optax.chain(
+            optax.scale_by_factored_rms(), optax.clip_by_block_rms(_RMS)
+        )
+    else:
+        scale = optax.scale_by_adam(
+            *config.betas, eps=config.epsilon, mu_dtype=config.first_moment
+        )
     return optax.chain(
         optax.clip_by_global_norm(config.clip_norm),
-        optax.scale_by_adam(*config.betas, eps=config.epsilon),
+        scale,
         optax.add_decayed_weights(config.weight_decay, mask=decayed),
     )
 

@@ -18,7 +18,7 @@ from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as Spec
 
 from mprm_jax.data.problems import DataError
-from mprm_jax.update import DATA_AXIS, Placement
+from mprm_jax.update import DATA_AXIS, Placement, put
 
 # Rules need the sizes of the axes only, not the devices.
 AnyMesh = Mesh | AbstractMesh
@@ -127,7 +127,7 @@ def parameter_shardings(mesh: AnyMesh, params: Any) -> Any:
 
 def place_parameters(mesh: Mesh) -> Callable[[Any], Any]:
     """Puts a tree of parameters where ``parameter_spec`` says."""
-    return lambda params: jax.device_put(params, parameter_shardings(mesh, params))
+    return lambda params: jax.tree.map(put, params, parameter_shardings(mesh, params))
 
 
 def placement(mesh: Mesh) -> Placement:
@@ -135,14 +135,60 @@ def placement(mesh: Mesh) -> Placement:
     return Placement(mesh, BATCH_AXES, place_parameters(mesh))
 
 
+def parse_mesh(text: str) -> MeshShape:
+    """``DATAxFSDPxTENSOR`` as ``2x4x1``.
+
+    Raises:
+        ValueError: it is none.
+    """
+    parts = text.lower().split("x")
+    if len(parts) != 3 or not all(p.isascii() and p.isdigit() for p in parts):
+        raise ValueError(f"a mesh is written DATAxFSDPxTENSOR, as 2x4x1, not {text!r}")
+    data, fsdp, tensor = map(int, parts)
+    return MeshShape(data, fsdp, tensor)
+
+
+def check_rows(mesh: AnyMesh, batch_size: int, accumulate: int) -> None:
+    """Refuse a batch that the parts of a mesh cannot share.
+
+    Raises:
+        ValueError: they cannot.
+    """
+    parts = math.prod(mesh.shape[axis] for axis in BATCH_AXES)
+    if batch_size % (accumulate * parts):
+        raise ValueError(
+            f"{parts} parts of the mesh cannot share a batch of {batch_size} in "
+            f"{accumulate} micro-batches evenly"
+        )
+
+
 def residual_sharding(mesh: Mesh) -> NamedSharding:
     """Of the residual stream [B, L, D]: rows split as the batch is, the rest whole."""
     return NamedSharding(mesh, Spec(BATCH_AXES, None, None))
 
 
-def bytes_per_device(mesh: AnyMesh, shapes: Any) -> int:
-    """Bytes of the parameters on the fullest device, from their shapes alone."""
-    shardings = parameter_shardings(mesh, shapes)
+def abstract_mesh(shape: MeshShape) -> AbstractMesh:
+    """A mesh of devices that need not be here.
+
+    Raises:
+        ValueError: the shape leaves a size open.
+    """
+    if shape.fsdp is None:
+        raise ValueError("how many devices has the axis fsdp?")
+    sizes = shape.data, shape.fsdp, shape.tensor
+    return AbstractMesh(sizes, (DATA_AXIS, FSDP_AXIS, TENSOR_AXIS))
+
+
+def bytes_per_device(mesh: AnyMesh, shapes: Any, shardings: Any = None) -> int:
+    """Bytes on the fullest device, from shapes alone.
+
+    Args:
+        mesh: of the devices.
+        shapes: pytree of arrays or shapes.
+        shardings: of each; None: they are parameters.
+    """
+    if shardings is None:
+        shardings = parameter_shardings(mesh, shapes)
 
     def one(leaf: Any, sharding: NamedSharding) -> int:
         part = sharding.shard_shape(leaf.shape)

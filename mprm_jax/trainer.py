@@ -18,10 +18,13 @@ from typing import Any, NamedTuple
 
 import jax
 
-from mprm_jax.checkpoint import Progress
+from mprm_jax.checkpoint import Progress, updates_kept
 from mprm_jax.data.batches import Batch, Buckets
 from mprm_jax.data.loader import Reading, Source, batches
+from mprm_jax.hosts import FIRST, any_host, in_turn
 from mprm_jax.interruption import Stop, stoppable
+from mprm_jax.lora import LoraModel, saved_model, saved_params
+from mprm_jax.memory import advised
 from mprm_jax.models.base import Model
 from mprm_jax.objective import Objective
 from mprm_jax.optimizer import Budget, OptimizerConfig, Params, join, split
@@ -109,6 +112,7 @@ def train(
     on_update: Callable[[Update], None] = lambda update: None,
     report: Callable[[str], None] = lambda message: None,
     placement: Placement | None = None,
+    consume: bool = False,
 ) -> Params:
     """Train on rollouts, and return the parameters.
 
@@ -117,7 +121,7 @@ def train(
 
     Args:
         model: pure functions.
-        params: to start from; they stay as they are.
+        params: to start from; they stay as they are unless ``consume`` is set.
         source: rollouts, for example a list of examples.
         budget: of :func:`mprm_jax.optimizer.plan`.
         config: all other settings.
@@ -128,12 +132,14 @@ def train(
             JSON values. A run is only resumed by one that has the same.
         on_update: called after every update.
         report: told of checkpoints passed over and of where a run goes on.
-        placement: on several devices; by default :func:`data_parallel`.
+        placement: on several devices; by default :func:`data_parallel`. A run may go
+            on with another one.
+        consume: take the memory of ``params``, which the caller then no longer has.
 
     Raises:
         DataError: a rollout cannot be read, a file not be written, the loss or the
-            gradient is not finite (the batch is saved to ``output``), or ``output``
-            holds another run.
+            gradient is not finite (the batch is saved to ``output``), ``output`` holds
+            another run, or the devices have too little memory.
         ValueError: the batch cannot be divided as asked.
         KeyboardInterrupt: interrupted; the state was saved to ``output`` first.
     """
@@ -144,9 +150,16 @@ def train(
         )
     if placement is None:
         placement = data_parallel(budget.batch_size, config.accumulate)
-    state, frozen = initial_state(
-        model, params, budget, config.optimizer, config.learning_rate, placement
-    )
+    with advised():
+        state, frozen = initial_state(
+            model,
+            params,
+            budget,
+            config.optimizer,
+            config.learning_rate,
+            placement,
+            consume=consume,
+        )
     reading = Reading(
         config.seed,
         threads=config.threads,
@@ -158,29 +171,78 @@ def train(
     if output is None:
         return run.loop(state, frozen, iterator, {}, Stop(), None)
     files = RunFiles(output, config.keep)
-    files.begin(model, _settings(model, budget, config, identity or {}), resume)
-    found = files.restore(
-        join(state.trained, frozen), state._replace(trained=None), report
-    )
+    settings = _settings(model, budget, config, identity or {})
+    # The other hosts find the run that the first one began, and that it is theirs.
+    for first in in_turn():
+        files.begin(saved_model(model), settings, resume or not first)
     totals: dict[str, int] = {}
-    if found is not None:
-        report(f"{output}: goes on after update {found.progress.update}")
-        trained, frozen = split(found.params, model.trainable(found.params))
-        state = found.training._replace(trained=trained)
-        iterator.set_state(found.progress.loader)
-        totals = found.progress.totals
+    if updates_kept(output):
+        with advised():
+            state, frozen, progress = _restore(
+                model, files, state, frozen, consume, report
+            )
+        report(f"{output}: goes on after update {progress.update}")
+        iterator.set_state(progress.loader)
+        totals = progress.totals
     with stoppable() as stop:
         return run.loop(state, frozen, iterator, totals, stop, files)
+
+
+def _training(model: Model, state: TrainState) -> TrainState:
+    """What a checkpoint holds beside the parameters of the saved model.
+
+    Merged adapters cannot be told from their kernels again, so they are kept apart.
+    """
+    return state if isinstance(model, LoraModel) else state._replace(trained=None)
+
+
+def _restore(
+    model: Model,
+    files: RunFiles,
+    state: TrainState,
+    frozen: Params,
+    consume: bool,
+    report: Callable[[str], None],
+) -> tuple[TrainState, Params, Progress]:
+    """State and frozen parameters of the newest whole checkpoint, where these lie."""
+    # Shapes alone, so that the memory is free before it is needed again.
+    like, frozen_like = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(
+            leaf.shape, leaf.dtype, sharding=leaf.sharding
+        ),
+        (state, frozen),
+    )
+    whole = None
+    if not isinstance(model, LoraModel):
+        whole = join(like.trained, frozen_like)
+    if consume:
+        # Not the frozen ones: a model may read images with them.
+        for leaf in jax.tree.leaves(state):
+            leaf.delete()
+    del state
+    found = files.restore(whole, _training(model, like), report)
+    assert found is not None
+    state = found.training
+    if whole is not None:
+        trained, frozen = split(found.params, model.trainable(found.params))
+        state = state._replace(trained=trained)
+    return state, frozen, found.progress
+
+
+# What changes memory, speed or rounding alone may change when a run goes on.
+_FREE = ("threads", "checkpoint_every", "keep", "tensorboard", "accumulate")
+_FREE_OF_MODEL = ("remat",)
 
 
 def _settings(
     model: Model, budget: Budget, config: TrainConfig, identity: dict[str, Any]
 ) -> dict[str, Any]:
     """What determines a run: a run is resumed only with all of these the same."""
-    free = ("threads", "checkpoint_every", "keep", "tensorboard")
-    chosen = {k: v for k, v in dataclasses.asdict(config).items() if k not in free}
+    chosen = {k: v for k, v in dataclasses.asdict(config).items() if k not in _FREE}
+    described = model.description().items()
+    shape = {k: v for k, v in described if k not in _FREE_OF_MODEL}
     return {
-        "model": {"name": model.name, **model.description()},
+        "model": {"name": model.name, **shape},
         "budget": dataclasses.asdict(budget),
         **chosen,
         **identity,
@@ -212,8 +274,9 @@ class _Run:
         step = self.step(state)
         began, rollouts, truncated = time.perf_counter(), 0, totals.get(_TRUNCATED, 0)
         with contextlib.ExitStack() as stack:
+            stack.enter_context(advised())
             log = None
-            if files is not None:
+            if files is not None and jax.process_index() == FIRST:
                 log = stack.enter_context(files.log(done, self.config.tensorboard))
             following = next(iterator, None)
             for number in range(done + 1, updates + 1):
@@ -239,7 +302,8 @@ class _Run:
                     log.write(number, metrics)
                 params = partial(join, state.trained, frozen)
                 self.on_update(Update(number, updates, metrics, params))
-                if files is not None and (stop.signal or self.due(number)):
+                stopped = any_host(stop.signal is not None)
+                if files is not None and (stopped or self.due(number)):
                     files.save(
                         Progress(
                             number,
@@ -248,10 +312,10 @@ class _Run:
                             position,
                             {_TRUNCATED: truncated},
                         ),
-                        params(),
-                        state._replace(trained=None),
+                        saved_params(self.model, params()),
+                        _training(self.model, state),
                     )
-                if stop.signal is not None:
+                if stopped:
                     stop.leave()
         return join(state.trained, frozen)
 

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec, Sharding
 
@@ -71,13 +72,22 @@ class Placement:
         """The parameters, placed."""
         if self.params is not None:
             return self.params(params)
-        return jax.device_put(params, NamedSharding(self.mesh, PartitionSpec()))
+        whole = NamedSharding(self.mesh, PartitionSpec())
+        return jax.tree.map(lambda leaf: put(leaf, whole), params)
 
     def batch(self, local: Batch) -> Batch:
         """This host's rows as its part of the global batch."""
         sharding = NamedSharding(self.mesh, PartitionSpec(self.batch_axes))
         put = partial(jax.make_array_from_process_local_data, sharding)
         return jax.tree.map(put, local)
+
+
+def put(leaf: Any, sharding: Sharding) -> jax.Array:
+    """The array where it belongs; of several hosts each has all of it at first."""
+    if jax.process_count() == 1 or not getattr(leaf, "is_fully_addressable", True):
+        return jax.device_put(leaf, sharding)
+    whole = np.asarray(leaf)
+    return jax.make_array_from_callback(whole.shape, sharding, lambda at: whole[at])
 
 
 def data_parallel(batch_size: int, accumulate: int = 1) -> Placement | None:
@@ -105,11 +115,23 @@ def initial_state(
     optimizer: OptimizerConfig,
     peak: float,
     placement: Placement | None = None,
+    *,
+    consume: bool = False,
 ) -> tuple[TrainState, Params]:
     """(state before the first update, frozen parameters).
 
-    Trained parameters are copied, as float32: with moments and weights in bfloat16 most
-    updates of size 1e-5 would be lost to rounding.
+    Trained parameters are float32: with moments and weights in bfloat16 most updates of
+    size 1e-5 would be lost to rounding.
+
+    Args:
+        model: says which parameters are trained.
+        params: to start from.
+        budget: of the run.
+        optimizer: whose moments are made.
+        peak: learning rate.
+        placement: on several devices.
+        consume: the first update may take the memory of ``params``; otherwise the
+            trained ones are copied, which for a large model is too much.
 
     Raises:
         ValueError: every parameter is frozen, or ``peak`` is no learning rate.
@@ -118,7 +140,7 @@ def initial_state(
     if not jax.tree.leaves(trained):
         raise ValueError("every parameter is frozen: nothing to train")
     trained = jax.tree.map(
-        lambda leaf: jnp.array(leaf, jnp.float32, copy=True), trained
+        lambda leaf: jnp.array(leaf, jnp.float32, copy=not consume), trained
     )
     tool = transformation(optimizer)
     numbers = jnp.int32(0), schedule(budget, peak)
@@ -126,15 +148,49 @@ def initial_state(
         return TrainState(trained, tool.init(trained), *numbers), frozen
     trained, frozen = placement.place(trained), placement.place(frozen)
     whole = NamedSharding(placement.mesh, PartitionSpec())
-    # Each moment lies where its parameter does.
-    moments = optax.tree_utils.tree_map_params(
-        tool,
-        lambda moment, weight: jax.device_put(moment, weight.sharding),
-        tool.init(trained),
+    shardings = moment_shardings(
+        jax.eval_shape(tool.init, trained),
         trained,
-        transform_non_params=lambda leaf: jax.device_put(leaf, whole),
+        jax.tree.map(lambda leaf: leaf.sharding, trained),
+        whole,
     )
-    return TrainState(trained, moments, *jax.device_put(numbers, whole)), frozen
+    moments = jax.jit(tool.init, out_shardings=shardings)(trained)
+    numbers = jax.tree.map(lambda leaf: put(leaf, whole), numbers)
+    return TrainState(trained, moments, *numbers), frozen
+
+
+def moment_shardings(
+    moments: Any, trained: Params, shardings: Any, whole: Sharding
+) -> Any:
+    """Where the optimiser's state lies: a moment where its parameter does.
+
+    Means over rows and columns (Adafactor's) and counts are on every device: they are
+    a thousandth of the parameters.
+
+    Args:
+        moments: the state, or its shapes.
+        trained: parameters, or their shapes.
+        shardings: of ``trained``.
+        whole: of what is everywhere.
+    """
+    form = jax.tree.structure(trained)
+
+    def is_params(node: Any) -> bool:
+        return jax.tree.structure(node) == form
+
+    def one(node: Any) -> Any:
+        if not is_params(node):
+            return whole
+        return jax.tree.map(
+            lambda moment, weight, place: (
+                place if moment.shape == weight.shape else whole
+            ),
+            node,
+            trained,
+            shardings,
+        )
+
+    return jax.tree.map(one, moments, is_leaf=is_params)
 
 
 def train_step(

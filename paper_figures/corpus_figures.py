@@ -127,15 +127,16 @@ def figure_10(cells: Cells) -> Drawing:
     ordered = sorted(sources, key=lambda name: sources[name]["mean_mc"])
     figure, axes = new_figure(3, 1, 5.6, sharey=True)
     rows: list = []
-    shade = None
+    shades = []
     for axis, (key, name, edges) in zip(axes[0], _SCORES, strict=True):
         counts = np.array([sources[source][key] for source in ordered], float)
         share = counts / counts.sum(axis=1, keepdims=True)
         # An empty bin is white, as is less than one rollout in a thousand.
-        shade = axis.imshow(
+        image = axis.imshow(
             np.log10(np.maximum(share, 1e-3)), cmap="Greys", vmin=-3, vmax=0,
             aspect="auto", interpolation="nearest",
         )  # fmt: skip
+        shades.append(image)
         bins = _bins(edges)
         axis.set_xticks(np.arange(len(bins)), bins, rotation=60)
         axis.set_xlabel(name)
@@ -144,7 +145,8 @@ def figure_10(cells: Cells) -> Drawing:
                 rows.append((name, source, bin_, int(count), value))
     axes[0, 0].set_yticks(np.arange(len(ordered)), ordered, fontsize=6)
     axes[0, 0].set_ylabel("sources, by mean MC score (synthetic data)")
-    bar = figure.colorbar(shade, ax=axes[0].tolist(), shrink=0.6, ticks=(-3, -2, -1, 0))
+    every = axes[0].tolist()
+    bar = figure.colorbar(shades[0], ax=every, shrink=0.6, ticks=(-3, -2, -1, 0))
     bar.ax.set_yticklabels(("0.1 % or less", "1 %", "10 %", "all"))
     bar.set_label("share of the source's rollouts")
     label_panels(axes[0])

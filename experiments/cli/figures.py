@@ -51,6 +51,7 @@ FIGURES = {
     "rules": Source("learning", "rules", ("rules",)),
     "alpha": Source("learning", "alpha", ("alpha",)),
     "mc-budget": Source("learning", "mc_budget", ("mc_budget",)),
+    "selection": Source("selection", "selection", ("selection",)),
     "regime-map": Source("regime_map", "regime_map", ("regimes",)),
 }
 

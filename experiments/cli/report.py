@@ -12,7 +12,7 @@ from experiments.cli import shared
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """Write one page that shows what came out of a run of `mprm demo`.
+    """Write one page on a run of `mprm demo` or of `mprm run selection`.
 
     The page is a single HTML file that loads nothing: the answer, the table, learning
     curves, what each rule kept, rollouts to look at, and how to run it again.
@@ -20,7 +20,7 @@ class Options:
     Example: mprm report runs/demo
 
     Attributes:
-        folder: What `mprm demo --output` wrote.
+        folder: What `mprm demo` or `mprm run selection` wrote to --output.
         output: The page; report.html in the folder by default.
         json: Print one JSON object to stdout, everything else to stderr.
     """
@@ -37,10 +37,14 @@ def run(options: Options) -> None:
     """Gather, render, write, and say the answer."""
     # Imported here: jinja2, Pillow and scipy would slow down --help.
     from experiments.report import answer_rows, write_report
+    from experiments.report_selection import is_selection_run, write_selection_report
 
     output = options.output or options.folder / "report.html"
-    report = write_report(options.folder, output)
-    rows = answer_rows(report)
+    if is_selection_run(options.folder):
+        told = write_selection_report(options.folder, output)
+        rows = [{"sentence": sentence} for sentence in told]
+    else:
+        rows = answer_rows(write_report(options.folder, output))
     if options.json:
         shared.print_json({"output": str(output), "answers": rows})
         return

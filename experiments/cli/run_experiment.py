@@ -33,10 +33,16 @@ EXPERIMENTS = {
     "regimes": "experiments.regimes",
 }
 
+# These need what only the user has, so `mprm run all` leaves them out.
+WITH_DATA = {
+    "selection": "experiments.selection_grid",
+    "judges": "experiments.judges",
+}
+
 
 @dataclasses.dataclass(frozen=True)
 class Everything:
-    """Every experiment below, one after the other; what is done already is skipped.
+    """Every experiment below that needs no data of yours; what is done is skipped.
 
     Example: mprm run all --size small
 
@@ -54,8 +60,8 @@ class Everything:
     json: bool = False
 
 
-def _load() -> dict[str, ModuleType]:
-    return {name: importlib.import_module(path) for name, path in EXPERIMENTS.items()}
+def _load(experiments: dict[str, str]) -> dict[str, ModuleType]:
+    return {name: importlib.import_module(path) for name, path in experiments.items()}
 
 
 def _options_type(modules: dict[str, ModuleType]) -> Any:
@@ -72,8 +78,9 @@ def _options_type(modules: dict[str, ModuleType]) -> Any:
     )
 
 
-_MODULES = _load()
-OPTIONS = _options_type(_MODULES)
+_MODULES = _load(EXPERIMENTS)
+_MODULES_WITH_DATA = _load(WITH_DATA)
+OPTIONS = _options_type(_MODULES | _MODULES_WITH_DATA)
 
 
 def run(options: Any) -> None:
@@ -81,7 +88,7 @@ def run(options: Any) -> None:
     if isinstance(options, Everything):
         run_all(options, _MODULES)
         return
-    for module in _MODULES.values():
+    for module in (*_MODULES.values(), *_MODULES_WITH_DATA.values()):
         if type(options) is module.OPTIONS:
             module.run(options)
 

@@ -134,8 +134,14 @@ def pack_patches(pixels_PxC: np.ndarray, place_Px3: np.ndarray) -> np.ndarray:
     return np.concatenate([pixels_PxC, places], axis=1)
 
 
-def tokens_per_image(images_PxD: np.ndarray, grid: PatchGrid) -> list[int]:
-    """Image tokens of each image of a prompt, in order."""
+def patches_per_image(images_PxD: np.ndarray) -> list[int]:
+    """Patches of each image of a prompt, in order."""
     numbers = images_PxD[:, -PLACE_BYTES:][:, :2].copy().view("<u2")[:, 0]
-    counts = np.bincount(numbers)[1:]
-    return [int(count) // grid.merge**2 for count in counts]
+    return np.bincount(numbers)[1:].tolist()
+
+
+def as_first_image(patches_PxD: np.ndarray) -> np.ndarray:
+    """Patches of one image as they are where it is the first of a prompt."""
+    patches_PxD = patches_PxD.copy()
+    patches_PxD[:, -PLACE_BYTES:][:, :2] = 1, 0
+    return patches_PxD

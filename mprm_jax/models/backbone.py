@@ -34,10 +34,10 @@ from mprm_jax.data.vision_tiles import Tiling, tile_images
 from mprm_jax.models import internvl, qwen_vision, qwen_vl, reward_head, weights
 from mprm_jax.models.base import BACKBONES
 from mprm_jax.models.internvl import InternVLConfig
-from mprm_jax.models.layers import Compute, Params
+from mprm_jax.models.layers import Compute, Params, fused_attention
 from mprm_jax.models.qwen_vl import QwenVLConfig
 from mprm_jax.models.reward_head import ANSWERS, RewardHead
-from mprm_jax.models.weights_config import BackboneConfig
+from mprm_jax.models.weights_config import BackboneConfig, read_config
 
 TOKENIZER = "tokenizer.json"
 QWEN_NAME, INTERNVL_NAME = BACKBONES
@@ -306,7 +306,7 @@ def load_backbone(
     frozen_dtype: Any = None,
     answers: tuple[str, str] | None = ANSWERS,
     prompting: Prompting | None = None,
-    compute: Compute = Compute(),  # noqa: B008  (frozen)
+    compute: Compute | None = None,
     sharding: weights.ShardingRule | None = None,
     key: jax.Array | None = None,
 ) -> tuple[Backbone, Params]:
@@ -322,36 +322,44 @@ def load_backbone(
             ``export`` put beside the weights come before either.
         prompting: tokens and pixels; None: the paper's, and no more tokens than the
             model's context.
-        compute: precision and rematerialisation.
+        compute: precision and rematerialisation; None: bfloat16, each layer again.
         sharding: see ``weights.load_pretrained``.
         key: for new rows.
 
     Raises:
         DataError: something in the folder cannot be used.
     """
+    # Everything that is cheap to find wrong comes before the weights.
     tokenizer = read_tokenizer(directory)
-    config, params = weights.load_pretrained(
-        directory, dtype, sharding, frozen_dtype=frozen_dtype
-    )
     marker = add_step_marker(tokenizer)
-    config, params = reward_head.grow_vocabulary(config, params, marker + 1)
+    _, config = read_config(directory)
     own = reward_head.read_own_rows(directory, config.language.width)
-    tokens = None
-    if answers is not None and "answers" not in own:
-        tokens = token_id(tokenizer, answers[0]), token_id(tokenizer, answers[1])
-    head = RewardHead(tokens, config.language.tied)
     if prompting is None:
         prompting = Prompting(min(Prompting.max_length, config.language.context))
+    compute = compute or Compute(attention=fused_attention())
+    head = RewardHead(None, config.language.tied)
     backbone = Backbone(config, head, prompting, compute, tokenizer)
-    image_token = token_id(tokenizer, backbone.template.image_token)
+    tokens = None
+    try:
+        if answers is not None and "answers" not in own:
+            tokens = token_id(tokenizer, answers[0]), token_id(tokenizer, answers[1])
+        image_token = token_id(tokenizer, backbone.template.image_token)
+    except DataError as error:
+        raise DataError(f"{directory / TOKENIZER}: {error}") from None
     if image_token != config.image_token:
         raise DataError(
             f"{directory}: config.json gives image token {config.image_token}, the "
             f"tokenizer {image_token}"
         )
+    config, params = weights.load_pretrained(
+        directory, dtype, sharding, frozen_dtype=frozen_dtype
+    )
+    config, params = reward_head.grow_vocabulary(config, params, marker + 1)
+    head = RewardHead(tokens, config.language.tied)
     key = jax.random.key(0) if key is None else key
     params = reward_head.attach(head, params, key)
-    return backbone, params | {"head": params["head"] | own}
+    params |= {"head": params["head"] | own}
+    return dataclasses.replace(backbone, config=config, head=head), params
 
 
 def from_description(name: str, values: dict[str, Any], folder: Path) -> Backbone:
@@ -366,8 +374,10 @@ def from_description(name: str, values: dict[str, Any], folder: Path) -> Backbon
         config = msgspec.convert(values["config"], kind)
         head = msgspec.convert(values["head"], RewardHead)
         prompting = msgspec.convert(values["prompting"], Prompting)
-        compute = Compute(str(values["dtype"]), bool(values["remat"]))
+        dtype, remat = str(values["dtype"]), bool(values["remat"])
     except (KeyError, msgspec.ValidationError) as error:
         raise DataError(f"{folder}: no description of {name} ({error})") from error
     marker_id(tokenizer)
+    attention = fused_attention() if dtype == "bfloat16" else "xla"
+    compute = Compute(dtype, remat, attention=attention)
     return Backbone(config, head, prompting, compute, tokenizer)

@@ -96,7 +96,11 @@ def decode(
         key = nn.split_heads(nn.linear(layer["key"], y), config.kv_heads)
         value = nn.split_heads(nn.linear(layer["value"], y), config.kv_heads)
         attended_BxLxHxW = jax.nn.dot_product_attention(
-            rotate(query, turn), rotate(key, turn), value, is_causal=True
+            rotate(query, turn),
+            rotate(key, turn),
+            value,
+            is_causal=True,
+            implementation=compute.attention,
         )
         x_BxLxD += nn.linear(layer["output"], nn.join_heads(attended_BxLxHxW))
         y = nn.rms_norm(layer["mlp_norm"], x_BxLxD, config.norm_eps)

@@ -67,18 +67,49 @@ def pixel_shuffle(x_TxRxCxD: jax.Array, factor: int) -> jax.Array:
     return squares.transpose(0, 1, 3, 2, 4, 5).reshape(tiles, -1, factor**2 * width)
 
 
+def tower_states(
+    config: InternVLConfig, params: Params, images_BxTxD: jax.Array, compute: Compute
+) -> jax.Array:
+    """What the tower makes of every tile, before the projector [B, T, tile_tokens M].
+
+    M = shuffle^2 width is what becomes one image token.
+    """
+    batch, tiles, bytes_per_tile = images_BxTxD.shape
+    flat = images_BxTxD.reshape(batch * tiles, bytes_per_tile)
+    states = internvit.vision_states(config.vision, params["vision"], flat, compute)
+    return pixel_shuffle(states, config.shuffle).reshape(batch, tiles, -1)
+
+
+def project(
+    config: InternVLConfig, params: Params, states_BxTxM: jax.Array, compute: Compute
+) -> jax.Array:
+    """Image tokens [B, T tile_tokens, D] of the tower's states."""
+    batch, tiles = states_BxTxM.shape[:2]
+    x = states_BxTxM.astype(compute.dtype)
+    x = x.reshape(batch, tiles * config.tile_tokens, -1)
+    projector = nn.cast(params["projector"], compute.dtype)
+    x = nn.layer_norm(projector["norm"], x, _PROJECTOR_EPS)
+    return nn.linear(projector["out"], nn.gelu(nn.linear(projector["in"], x)))
+
+
 def vision_features(
     config: InternVLConfig, params: Params, images_BxTxD: jax.Array, compute: Compute
 ) -> jax.Array:
     """Image tokens [B, T tile_tokens, D] of a prompt's tiles, in their order."""
-    batch, tiles, bytes_per_tile = images_BxTxD.shape
-    flat = images_BxTxD.reshape(batch * tiles, bytes_per_tile)
-    states = internvit.vision_states(config.vision, params["vision"], flat, compute)
-    x = pixel_shuffle(states, config.shuffle)
-    projector = nn.cast(params["projector"], compute.dtype)
-    x = nn.layer_norm(projector["norm"], x, _PROJECTOR_EPS)
-    x = nn.linear(projector["out"], nn.gelu(nn.linear(projector["in"], x)))
-    return x.reshape(batch, tiles * config.tile_tokens, -1)
+    states = tower_states(config, params, images_BxTxD, compute)
+    return project(config, params, states, compute)
+
+
+def hidden_from_states(
+    config: InternVLConfig,
+    params: Params,
+    tokens_BxL: jax.Array,
+    states_BxTxM: jax.Array,
+    compute: Compute,
+) -> jax.Array:
+    """``hidden_states`` of tiles that the tower has seen already."""
+    features = project(config, params, states_BxTxM, compute)
+    return _decode(config, params, tokens_BxL, features, compute)
 
 
 def hidden_states(
@@ -89,11 +120,23 @@ def hidden_states(
     compute: Compute,
 ) -> jax.Array:
     """Residual stream of the decoder [B, L, D], before its final norm."""
+    if not images_BxTxD.shape[1]:
+        return _decode(config, params, tokens_BxL, None, compute)
+    features = vision_features(config, params, images_BxTxD, compute)
+    return _decode(config, params, tokens_BxL, features, compute)
+
+
+def _decode(
+    config: InternVLConfig,
+    params: Params,
+    tokens_BxL: jax.Array,
+    features_BxUxD: jax.Array | None,
+    compute: Compute,
+) -> jax.Array:
     embedded = decoder.embed(params["language"], tokens_BxL, compute)
-    if images_BxTxD.shape[1]:
-        features = vision_features(config, params, images_BxTxD, compute)
+    if features_BxUxD is not None:
         is_image_BxL = tokens_BxL == config.image_token
-        embedded = insert_features(embedded, is_image_BxL, features)
+        embedded = insert_features(embedded, is_image_BxL, features_BxUxD)
     positions = decoder.text_positions(tokens_BxL)
     return decoder.decode(
         config.language, params["language"], embedded, positions, compute

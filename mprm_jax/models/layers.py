@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import zlib
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -21,11 +22,13 @@ class Compute:
         dtype: precision of activations and of the weights as they are used.
         remat: recompute each layer in the backward pass instead of storing it.
         residual: sharding of the residual stream [B, L, D]; None leaves it to XLA.
+        attention: of the decoder. XLA's makes all L x L scores, cuDNN's none of them.
     """
 
     dtype: str = "bfloat16"
     remat: bool = True
     residual: NamedSharding | None = None
+    attention: Literal["xla", "cudnn"] = "xla"
 
     def constrain(self, x_BxLxD: jax.Array) -> jax.Array:
         """The same array, pinned to ``residual`` where that is set."""
@@ -46,6 +49,26 @@ class Compute:
             self.residual.mesh, PartitionSpec(tuple(outer), None, inner)
         )
         return self.constrain(jax.lax.with_sharding_constraint(rows_BxLxD, between))
+
+
+@functools.cache
+def fused_attention() -> Literal["xla", "cudnn"]:
+    """``cudnn`` where the devices here can train with it, else ``xla``."""
+    if jax.default_backend() != "gpu":
+        return "xla"
+
+    def attend(x: jax.Array) -> jax.Array:
+        return jax.nn.dot_product_attention(
+            x, x, x, is_causal=True, implementation="cudnn"
+        ).sum()
+
+    # It needs a card and a library of some age: asking is simpler than knowing.
+    try:
+        heads = jax.ShapeDtypeStruct((1, 64, 2, 128), jnp.bfloat16)
+        jax.jit(jax.grad(attend)).lower(heads).compile()
+    except Exception:
+        return "xla"
+    return "cudnn"
 
 
 def cast(params: Params, dtype: Any) -> Params:

@@ -77,17 +77,19 @@ def init(config: QwenVisionConfig, key: jax.Array) -> Params:
 
 def unpack_patches(images_BxPxD: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Normalised pixels [B, P, 3 patch^2], float32, and places [B, P, 3], int32."""
-    pixels, place = jnp.split(images_BxPxD, [images_BxPxD.shape[-1] - PLACE_BYTES], -1)
+    pixels = images_BxPxD[..., :-PLACE_BYTES]
     area = pixels.shape[-1] // 3
     mean = jnp.repeat(jnp.asarray(CLIP_MEAN, jnp.float32), area)
     std = jnp.repeat(jnp.asarray(CLIP_STD, jnp.float32), area)
     scaled = pixels.astype(jnp.float32) / 255.0
     shifted = scaled - jnp.broadcast_to(mean, scaled.shape)
-    place = place.astype(jnp.int32)
-    return (
-        shifted / jnp.broadcast_to(std, scaled.shape),
-        place[..., 0::2] + 256 * place[..., 1::2],
-    )
+    return shifted / jnp.broadcast_to(std, scaled.shape), unpack_places(images_BxPxD)
+
+
+def unpack_places(rows_BxPxD: jax.Array) -> jax.Array:
+    """Places [B, P, 3], int32, that the last bytes of every row hold."""
+    place = rows_BxPxD[..., -PLACE_BYTES:].astype(jnp.int32)
+    return place[..., 0::2] + 256 * place[..., 1::2]
 
 
 def _same(labels_BxPxK: jax.Array) -> jax.Array:
@@ -95,10 +97,10 @@ def _same(labels_BxPxK: jax.Array) -> jax.Array:
     return jnp.all(labels_BxPxK[:, :, None] == labels_BxPxK[:, None], axis=-1)[:, None]
 
 
-def vision_features(
+def tower_states(
     config: QwenVisionConfig, params: Params, images_BxPxD: jax.Array, compute: Compute
 ) -> jax.Array:
-    """Image tokens [B, P / merge^2, output] of packed patches.
+    """What the tower makes of every packed patch, before the merger [B, P, width].
 
     The reference reorders patches so that windows are contiguous; a mask of equal
     windows gives the same sums without the reordering, and costs little at the few
@@ -139,13 +141,28 @@ def vision_features(
         x += nn.linear(layer["output"], nn.join_heads(attended))
         return x + nn.swiglu(layer, nn.rms_norm(layer["mlp_norm"], x, _EPS))
 
-    x_BxPxD = nn.scan_layers(step, x_BxPxD, (params["layers"], full), compute)
+    return nn.scan_layers(step, x_BxPxD, (params["layers"], full), compute)
+
+
+def merge(
+    config: QwenVisionConfig, params: Params, states_BxPxD: jax.Array, compute: Compute
+) -> jax.Array:
+    """Image tokens [B, P / merge^2, output] of the tower's states."""
     outer = nn.cast(
         {name: params[name] for name in ("merger_norm", "merger_in", "merger_out")},
         compute.dtype,
     )
+    x_BxPxD = states_BxPxD.astype(compute.dtype)
     x_BxPxD = nn.rms_norm(outer["merger_norm"], x_BxPxD, _EPS)
     blocks = x_BxPxD.reshape(x_BxPxD.shape[0], -1, config.width * config.merge**2)
     return nn.linear(
         outer["merger_out"], nn.gelu(nn.linear(outer["merger_in"], blocks))
     )
+
+
+def vision_features(
+    config: QwenVisionConfig, params: Params, images_BxPxD: jax.Array, compute: Compute
+) -> jax.Array:
+    """Image tokens [B, P / merge^2, output] of packed patches."""
+    states = tower_states(config, params, images_BxPxD, compute)
+    return merge(config, params, states, compute)

@@ -11,7 +11,7 @@ from mprm_jax.models import decoder, qwen_vision
 from mprm_jax.models.decoder import DecoderConfig
 from mprm_jax.models.layers import Compute, Params
 from mprm_jax.models.merging import insert_features
-from mprm_jax.models.qwen_vision import QwenVisionConfig, unpack_patches
+from mprm_jax.models.qwen_vision import QwenVisionConfig, unpack_places
 
 
 @dataclass(frozen=True)
@@ -69,6 +69,26 @@ def rope_positions(
     return jnp.stack([count_BxL, count_BxL + rows, count_BxL + columns])
 
 
+def hidden_from_states(
+    config: QwenVLConfig,
+    params: Params,
+    tokens_BxL: jax.Array,
+    states_BxPxM: jax.Array,
+    place_BxPx3: jax.Array,
+    compute: Compute,
+) -> jax.Array:
+    """``hidden_states`` of patches that the tower has seen already."""
+    vision = config.vision
+    features = qwen_vision.merge(vision, params["vision"], states_BxPxM, compute)
+    embedded = decoder.embed(params["language"], tokens_BxL, compute)
+    is_image_BxL = tokens_BxL == config.image_token
+    embedded = insert_features(embedded, is_image_BxL, features)
+    positions = rope_positions(config, tokens_BxL, place_BxPx3)
+    return decoder.decode(
+        config.language, params["language"], embedded, positions, compute
+    )
+
+
 def hidden_states(
     config: QwenVLConfig,
     params: Params,
@@ -77,16 +97,12 @@ def hidden_states(
     compute: Compute,
 ) -> jax.Array:
     """Residual stream of the decoder [B, L, D], before its final norm."""
-    embedded = decoder.embed(params["language"], tokens_BxL, compute)
-    positions = decoder.text_positions(tokens_BxL)
-    if images_BxPxD.shape[1]:
-        features = qwen_vision.vision_features(
-            config.vision, params["vision"], images_BxPxD, compute
-        )
-        is_image_BxL = tokens_BxL == config.image_token
-        embedded = insert_features(embedded, is_image_BxL, features)
-        _, place_BxPx3 = unpack_patches(images_BxPxD)
-        positions = rope_positions(config, tokens_BxL, place_BxPx3)
-    return decoder.decode(
-        config.language, params["language"], embedded, positions, compute
-    )
+    language = params["language"]
+    if not images_BxPxD.shape[1]:
+        embedded = decoder.embed(language, tokens_BxL, compute)
+        positions = decoder.text_positions(tokens_BxL)
+        return decoder.decode(config.language, language, embedded, positions, compute)
+    tower = params["vision"]
+    states = qwen_vision.tower_states(config.vision, tower, images_BxPxD, compute)
+    place = unpack_places(images_BxPxD)
+    return hidden_from_states(config, params, tokens_BxL, states, place, compute)

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save
 
+from mprm_jax.data.problems import DataError
 from mprm_jax.models import decoder
 from mprm_jax.models.layers import Init, Params
 from mprm_jax.models.weights_config import BackboneConfig
 
 # Rows of the language-model head that become Yes and No, in this order.
 ANSWERS = ("Yes", "No")
-SIGNS = ("+", "-")
+# Beside exported weights, where their own head does not say it all.
+ROWS_FILE = "reward_head.safetensors"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,10 +61,61 @@ def detach(head: RewardHead, params: Params) -> Params:
     language = params["language"]
     if head.own_answers and head.tokens is not None:
         rows = jnp.asarray(head.tokens)
-        answers = params["head"]["answers"].astype(language["lm_head"].dtype)
-        language = language | {"lm_head": language["lm_head"].at[rows].set(answers)}
+        answers, lm_head = params["head"]["answers"], language["lm_head"]
+        # A frozen head may be stored in fewer bits than its trained rows need.
+        lm_head = lm_head.astype(jnp.promote_types(lm_head.dtype, answers.dtype))
+        language = language | {"lm_head": lm_head.at[rows].set(answers)}
     rest = {name: part for name, part in params.items() if name != "head"}
     return rest | {"language": language}
+
+
+def answer_rows(head: RewardHead, params: Params) -> jax.Array:
+    """The rows of Yes and No [2, D]."""
+    if head.own_answers:
+        return params["head"]["answers"]
+    return params["language"]["embedding"][jnp.asarray(head.tokens)]
+
+
+def own_rows_file(
+    head: RewardHead, params: Params, answers: tuple[int, int] | None
+) -> dict[str, bytes]:
+    """What no language-model head can hold, as a file by name; {} if there is nothing.
+
+    Args:
+        head: of the model.
+        params: of the model.
+        answers: ids of the tokens that a reader takes for Yes and No, if any.
+    """
+    kept: dict[str, np.ndarray] = {}
+    if head.tokens is None or head.tokens != answers:
+        kept["answers"] = np.asarray(answer_rows(head, params), np.float32)
+    concentration = np.asarray(params["head"]["concentration"], np.float32)
+    if concentration.any():
+        kept["concentration"] = concentration
+    return {ROWS_FILE: save(kept)} if kept else {}
+
+
+def read_own_rows(directory: Path, width: int) -> Params:
+    """The rows that ``own_rows_file`` kept; {} where it kept none.
+
+    Raises:
+        DataError: the file is damaged or of another model.
+    """
+    path = directory / ROWS_FILE
+    if not path.is_file():
+        return {}
+    try:
+        rows = load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise DataError(f"{path}: no whole safetensors file ({error})") from error
+    wanted = {"answers": (2, width), "concentration": (1, width)}
+    for name, array in rows.items():
+        if wanted.get(name) != array.shape or array.dtype.kind != "f":
+            raise DataError(
+                f"{path}: {name} {list(array.shape)} is no row of a reward head of "
+                f"width {width}"
+            )
+    return {name: jnp.asarray(array, jnp.float32) for name, array in rows.items()}
 
 
 def reward_logits(
@@ -75,10 +132,7 @@ def reward_logits(
     """
     gathered_BxSxD = decoder.gather_positions(hidden_BxLxD, marker_BxS)
     states_BxSxD = decoder.final_norm(config, params["language"], gathered_BxSxD)
-    if head.own_answers:
-        answers_2xD = params["head"]["answers"]
-    else:
-        answers_2xD = params["language"]["embedding"][jnp.asarray(head.tokens)]
+    answers_2xD = answer_rows(head, params)
     rows_3xD = jnp.concatenate([answers_2xD, params["head"]["concentration"]])
     # A difference of two logits is what is scored: it deserves every bit.
     return jnp.einsum(

@@ -5,8 +5,9 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import jax
@@ -31,6 +32,8 @@ from mprm_jax.models.weights_names import Entry, entries
 # A pytree of shardings, made from the shapes of the parameters.
 ShardingRule = Callable[[Params], Any]
 _SHARD_BYTES = 4 * 2**30
+# How Qwen2.5-VL's projector is called among the parameters of the tower.
+MERGER = "merger"
 
 
 def init(config: BackboneConfig, key: jax.Array) -> Params:
@@ -70,7 +73,7 @@ def trainable(params: Params) -> Params:
     def one(path: tuple, _: Any) -> bool:
         names = [key.key for key in path]
         if names[0] == "vision":
-            return names[1].startswith("merger")
+            return names[1].startswith(MERGER)
         return names[-1] != "lm_head"
 
     return jax.tree_util.tree_map_with_path(one, params)
@@ -165,12 +168,23 @@ def _put(array: np.ndarray, sharding: jax.sharding.Sharding) -> jax.Array:
 
 
 def save_pretrained(
-    directory: Path, config: BackboneConfig, params: Params, dtype: Any = jnp.float32
+    directory: Path,
+    config: BackboneConfig,
+    params: Params,
+    dtype: Any = jnp.float32,
+    beside: Mapping[str, bytes] = MappingProxyType({}),
 ) -> None:
     """Write the model in transformers' own layout, in shards of at most 4 GiB.
 
     InternLM2 is written as Llama, whose mathematics it is. All files appear together
     or not at all.
+
+    Args:
+        directory: for the files.
+        config: of the model.
+        params: without the reward head.
+        dtype: of every tensor.
+        beside: other files of the folder, by name.
 
     Raises:
         DataError: a file cannot be written.
@@ -190,6 +204,8 @@ def save_pretrained(
             outputs.add(directory / name).write(save(arrays, {"format": "pt"}))
         written = config_json(config, dtype.name)
         outputs.add(directory / "config.json").write(_json(written))
+        for name, data in beside.items():
+            outputs.add(directory / name).write(data)
         if not single:
             size = sum(int(np.prod(e.shape)) for e in listed) * dtype.itemsize
             value = {"metadata": {"total_size": size}, "weight_map": index}

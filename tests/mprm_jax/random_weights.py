@@ -88,6 +88,44 @@ def qwen_config(**changes):
     } | changes
 
 
+def internvl_config(**changes):
+    """A tiny InternVL2.5 as transformers writes its config.json."""
+    return {
+        "model_type": "internvl",
+        "image_token_id": 7,
+        "image_seq_length": 4,
+        "downsample_ratio": 0.5,
+        "projector_hidden_act": "gelu",
+        "tie_word_embeddings": True,
+        "text_config": {
+            "model_type": "qwen2",
+            "vocab_size": 120,
+            "hidden_size": 32,
+            "intermediate_size": 48,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 4,
+            "num_key_value_heads": 2,
+            "hidden_act": "silu",
+            "max_position_embeddings": 512,
+            "rms_norm_eps": 1e-6,
+            "rope_parameters": {"rope_type": "default", "rope_theta": 1e6},
+        },
+        "vision_config": {
+            "model_type": "internvl_vision",
+            "hidden_size": 24,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 2,
+            "intermediate_size": 40,
+            "attention_bias": True,
+            "image_size": [56, 56],
+            "patch_size": [14, 14],
+            "layer_norm_eps": 1e-6,
+            "norm_type": "layer_norm",
+            "use_qk_norm": False,
+        },
+    } | changes
+
+
 def internvl_chat_config(family="InternLM2ForCausalLM", **changes):
     """A tiny InternVL2.5 as its remote code writes its config.json."""
     return {

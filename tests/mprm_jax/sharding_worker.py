@@ -1,5 +1,6 @@
 """Trains a tiny backbone on eight fake devices in every way; prints what came out."""
 
+import contextlib
 import dataclasses
 import json
 import sys
@@ -11,13 +12,16 @@ from typing import Any
 import jax
 import numpy as np
 
+from experiments.benchmarks.stub_model import StubModel, stub_examples
 from mprm_jax import sharding, update
-from mprm_jax.data.batches import Batch
+from mprm_jax.data.batches import Batch, Bucket, Buckets, Example, buckets_for
 from mprm_jax.models.backbone import Prompting, load_backbone
 from mprm_jax.models.layers import Compute
 from mprm_jax.objective import Objective
 from mprm_jax.optimizer import OptimizerConfig, plan
+from mprm_jax.run_log import read_metrics
 from mprm_jax.sharding import MeshShape
+from mprm_jax.trainer import TrainConfig, train
 from tests.mprm_jax.backbone_folder import internvl_folder, qwen_folder
 
 UPDATES = 3
@@ -31,6 +35,19 @@ def count_compilation(event: str, duration_secs: float, **_: Any) -> None:
     """Notes whatever XLA compiles."""
     if event == "/jax/core/compile/backend_compile_duration":
         COMPILATIONS.append(duration_secs)
+
+
+def random_examples(rng, model, count):
+    """As many prompts, without labels that mean anything, and their buckets."""
+    rows = []
+    for _ in range(0, count, 8):
+        batch = random_batch(rng, model)
+        rows += [Example(*(leaf[i] for leaf in (
+            batch.tokens_BxL, batch.images_BxPxD, batch.marker_BxS,
+            batch.successes_BxS, batch.trials_BxS,
+        ))) for i in range(8)]  # fmt: skip
+    shape = Bucket(len(rows[0].tokens_L), len(rows[0].images_PxD))
+    return rows, Buckets((shape,), len(rows[0].marker_S))
 
 
 def random_batch(rng, model):
@@ -96,15 +113,55 @@ def run(model, params, batch, mesh=None, accumulate=1):
     return losses, jax.tree.map(np.asarray, state.trained), compiled
 
 
+class Killed(Exception):
+    """Stands for a machine that goes away."""
+
+
+def elastic():
+    """Losses of a run that moves to another mesh, and of one that stays."""
+    model, examples = StubModel(16, 8), stub_examples(32)
+    params = model.init(jax.random.key(0))
+    settings = TrainConfig(learning_rate=0.01, checkpoint_every=2)
+    given = model, params, examples, plan(32, 8), settings, buckets_for(examples, 1)
+
+    def stop(done):
+        if done.number > 2:
+            raise Killed
+
+    with tempfile.TemporaryDirectory() as moving, tempfile.TemporaryDirectory() as home:
+        first, second = (
+            sharding.placement(sharding.make_mesh(shape))
+            for shape in (MeshShape(2, 2, 2), MeshShape(1, 8, 1))
+        )
+        with contextlib.suppress(Killed):
+            train(*given, output=Path(moving), placement=first, on_update=stop)
+        last = train(*given, output=Path(moving), placement=second, resume=True)
+        alone = jax.sharding.Mesh(jax.devices()[:1], "data")
+        one = train(*given, output=Path(home), placement=update.Placement(alone))
+        pairs = zip(*map(jax.tree.leaves, (last, one)), strict=True)
+        moved, stayed = (
+            [line["loss"] for line in read_metrics(Path(folder))]
+            for folder in (moving, home)
+        )
+        apart = max(float(np.abs(np.asarray(a) - b).max()) for a, b in pairs)
+        embedding = last["blocks"][0]["embedding"]
+        return {
+            "moved": moved,
+            "stayed": stayed,
+            "params": apart,
+            "held": embedding.addressable_shards[0].data.size / embedding.size,
+        }
+
+
 def main():
     """One line of JSON: for each way the differences from one device."""
     jax.config.update("jax_disable_most_optimizations", True)
     assert jax.device_count() == 8
     found = {}
+    # A compilation takes seconds: every way once.
     ways = {
-        "fsdp": (MeshShape(), 1),
-        "hsdp": (MeshShape(data=2), 1),
-        "fsdp x tensor, accumulated": (MeshShape(tensor=2), 2),
+        "qwen": ("fsdp, recomputed", MeshShape(), 1, True),
+        "internvl": ("hsdp x tensor, accumulated", MeshShape(2, 2, 2), 2, False),
     }
     for family, make in (("qwen", qwen_folder), ("internvl", internvl_folder)):
         with tempfile.TemporaryDirectory() as folder:
@@ -116,19 +173,18 @@ def main():
         jax.tree.map(np.testing.assert_array_equal, split, params)
         batch = random_batch(np.random.default_rng(0), model)
         alone = run(model, params, batch)
-        chosen = ways if family == "qwen" else dict(list(ways.items())[2:])
-        for name, (shape, accumulate) in chosen.items():
-            remat = dataclasses.replace(model.compute, remat=name == "hsdp")
-            other = dataclasses.replace(model, compute=remat)
-            made = run(other, params, batch, sharding.make_mesh(shape), accumulate)
-            pairs = zip(*map(jax.tree.leaves, (made[1], alone[1])), strict=True)
-            found[f"{family} {name}"] = {
-                "loss": max(abs(np.array(made[0]) - alone[0])),
-                "params": max(float(np.abs(a - b).max()) for a, b in pairs),
-                "compiled": made[2],
-                "learned": alone[0][0] - alone[0][-1],
-            }
-    json.dump(found, sys.stdout)
+        name, shape, accumulate, again = ways[family]
+        remat = dataclasses.replace(model.compute, remat=again)
+        other = dataclasses.replace(model, compute=remat)
+        made = run(other, params, batch, sharding.make_mesh(shape), accumulate)
+        pairs = zip(*map(jax.tree.leaves, (made[1], alone[1])), strict=True)
+        found[f"{family} {name}"] = {
+            "loss": max(abs(np.array(made[0]) - alone[0])),
+            "params": max(float(np.abs(a - b).max()) for a, b in pairs),
+            "compiled": made[2],
+            "learned": alone[0][0] - alone[0][-1],
+        }
+    json.dump({"ways": found, "elastic": elastic()}, sys.stdout)
 
 
 if __name__ == "__main__":

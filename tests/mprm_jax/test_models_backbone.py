@@ -159,7 +159,9 @@ def test_a_description_makes_the_same_model(loaded, tmp_path):
 def test_a_context_too_short_or_a_wrong_tokenizer_is_refused(tmp_path):
     folder = qwen_folder(tmp_path)
     with pytest.raises(DataError, match="max_length 8192 is beyond"):
-        load_backbone(folder)
+        load_backbone(folder, prompting=Prompting())
+    # Who asks for nothing gets what the context holds.
+    assert load_backbone(folder)[0].prompting == Prompting(max_length=512)
     (folder / "tokenizer.json").write_text("{}")
     with pytest.raises(DataError, match="no tokenizer"):
         load_backbone(folder)

@@ -12,8 +12,8 @@ from mprm_jax.data.vision_patches import (
     CLIP_STD,
     PatchGrid,
     patch_images,
+    patches_per_image,
     smart_size,
-    tokens_per_image,
 )
 from mprm_jax.data.vision_tiles import Tiling, tile_grid, tile_images
 from mprm_jax.models import decoder, internvl, qwen_vl
@@ -85,7 +85,7 @@ def test_a_patch_row_is_its_pixels_and_its_place():
     images = picture(56, 84, 1), picture(28, 28, 2)
     rows = patch_images(images, GRID)
     assert rows.shape == (4 * 6 + 2 * 2, 3 * 14 * 14 + 6)
-    assert tokens_per_image(rows, GRID) == [6, 1]
+    assert patches_per_image(rows) == [24, 4]
     pixels, places = (np.asarray(x) for x in unpack_patches(jnp.asarray(rows[None])))
     # Blocks of two by two, each row by row.
     assert places[0, :5, 1:].tolist() == [[0, 0], [0, 1], [1, 0], [1, 1], [0, 2]]

@@ -1,4 +1,5 @@
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -133,6 +134,65 @@ def test_three_updates_are_adamw_written_out():
     for leaf, expected in zip(jax.tree.leaves(ours), w, strict=True):
         # float32 knows 1 - 0.999 to four digits
         np.testing.assert_allclose(leaf, expected, rtol=2e-5, atol=1e-5)
+
+
+def test_three_updates_are_adafactor_written_out():
+    """Shazeer & Stern 2018, Algorithms 4 and 5, at an absolute rate, in float64."""
+    config = OptimizerConfig(kind="adafactor", weight_decay=0.1, clip_norm=2.0)
+    rng = np.random.default_rng(0)
+    # Large enough to be factored, stacked as the layers of a backbone are, or neither.
+    w = {
+        "bias": rng.normal(size=(3,)),
+        "kernel": rng.normal(size=(2, 130, 140)),
+        "small": rng.normal(size=(4, 5)),
+    }
+    ours = {name: jnp.array(value, jnp.float32) for name, value in w.items()}
+    tool = transformation(config)
+    state = tool.init(ours)
+    kept = sum(leaf.size for leaf in jax.tree.leaves(state))
+    assert kept < 2 * (130 + 140) + 3 + 20 + 12
+    v = {name: np.zeros_like(value) for name, value in w.items()}
+    rows, columns = np.zeros((2, 130)), np.zeros((2, 140))
+    for t, size in enumerate([5.0, 0.01, 1.0]):
+        g = {name: size * rng.normal(size=value.shape) for name, value in w.items()}
+        gradient = {name: jnp.array(value, jnp.float32) for name, value in g.items()}
+        directions, state = tool.update(gradient, state, ours)
+        ours = apply_directions(ours, directions, jnp.float32(0.01), config)
+        norm = math.sqrt(sum((value**2).sum() for value in g.values()))
+        beta = 1 - (t + 1) ** -0.8
+        for name, value in w.items():
+            clipped = g[name] * min(1.0, 2.0 / norm)
+            if name == "kernel":
+                rows = beta * rows + (1 - beta) * (clipped**2).mean(axis=2)
+                columns = beta * columns + (1 - beta) * (clipped**2).mean(axis=1)
+                v[name] = rows[:, :, None] * columns[:, None]
+                v[name] /= rows.mean(axis=1)[:, None, None]
+            else:
+                v[name] = beta * v[name] + (1 - beta) * clipped**2
+            u = clipped / np.sqrt(v[name])
+            u /= max(1.0, np.sqrt((u**2).mean()))
+            decay = 0.1 if name != "bias" else 0.0
+            w[name] = value - 0.01 * (u + decay * value)
+    for name, expected in w.items():
+        np.testing.assert_allclose(ours[name], expected, rtol=2e-5, atol=1e-5)
+
+
+def test_a_first_moment_in_bfloat16_still_moves():
+    """And halves what it holds; the second stays float32."""
+    params = {"kernel": jnp.ones((8, 8))}
+    gradient = {"kernel": jnp.full((8, 8), 0.01)}
+    made: dict[str, Any] = {}
+    for name in ("float32", "bfloat16"):
+        tool = transformation(OptimizerConfig(first_moment=name, clip_norm=1e6))
+        state: Any = tool.init(params)
+        for _ in range(60):
+            made[name], state = tool.update(gradient, state, params)
+        mu, nu = state[1].mu["kernel"], state[1].nu["kernel"]
+        assert (mu.dtype, nu.dtype) == (name, jnp.float32)
+    # A constant gradient has direction 1, whatever its size.
+    wide, narrow = (made[name]["kernel"] for name in ("float32", "bfloat16"))
+    np.testing.assert_allclose(wide, 1 + 0.05, rtol=1e-3)
+    np.testing.assert_allclose(narrow, wide, rtol=0.07)
 
 
 def test_shifts_gains_and_norms_are_not_shrunk():

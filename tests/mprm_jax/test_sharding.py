@@ -40,21 +40,47 @@ def worker():
 
 def test_every_way_of_sharing_the_work_equals_one_device(worker):
     """Within the worker: the state is donated and stays where it was put."""
-    assert len(worker) == 4
-    for name, found in worker.items():
+    assert len(worker["ways"]) == 2
+    for name, found in worker["ways"].items():
         assert found["learned"] > 1e-3, name
         assert found["loss"] < 1e-6, (name, found)
         assert found["params"] < 1e-4, (name, found)
 
 
 def test_nothing_is_compiled_again_after_the_first_update(worker):
-    for name, found in worker.items():
+    for name, found in worker["ways"].items():
         assert found["compiled"][0] > 0, name
         assert found["compiled"][1:] == [0, 0], name
 
 
+def test_a_run_goes_on_on_another_mesh(worker):
+    """Begun on 2 x 2 x 2 devices, finished on 1 x 8 x 1."""
+    found = worker["elastic"]
+    assert len(found["moved"]) == len(set(found["stayed"])) == 4
+    np.testing.assert_allclose(found["moved"], found["stayed"], rtol=1e-6)
+    assert found["params"] < 1e-5
+    assert found["held"] == 1 / 8
+
+
 def abstract_mesh(data, fsdp, tensor):
-    return jax.sharding.AbstractMesh((data, fsdp, tensor), ("data", "fsdp", "tensor"))
+    return sharding.abstract_mesh(MeshShape(data, fsdp, tensor))
+
+
+@pytest.mark.parametrize("text", ["2x4", "2x4x1x1", "2x-4x1", "2xfx1", "0x1x1", ""])
+def test_a_mesh_is_written_as_three_numbers(text):
+    assert sharding.parse_mesh("2x4x1") == MeshShape(2, 4, 1)
+    with pytest.raises(ValueError, match=r"DATAxFSDPxTENSOR|at least 1"):
+        sharding.parse_mesh(text)
+
+
+def test_rows_are_shared_by_copies_and_parts():
+    sharding.check_rows(abstract_mesh(2, 4, 3), 16, 2)
+    with pytest.raises(ValueError, match="8 parts of the mesh cannot share a batch"):
+        sharding.check_rows(abstract_mesh(2, 4, 1), 12, 1)
+    with pytest.raises(ValueError, match="of 24 in 2 micro-batches"):
+        sharding.check_rows(abstract_mesh(4, 4, 1), 24, 2)
+    with pytest.raises(ValueError, match="fsdp"):
+        sharding.abstract_mesh(MeshShape())
 
 
 @pytest.mark.parametrize("value", [qwen_7b(), internvl_8b()])

@@ -174,6 +174,56 @@ def test_parameters_may_be_split_over_devices():
     assert moment.sharding == state.trained["blocks"][0]["embedding"].sharding == rows
 
 
+def test_adafactor_s_means_are_everywhere_and_its_vectors_with_theirs():
+    placement = data_parallel(8)
+    assert placement is not None
+    rows = jax.sharding.NamedSharding(
+        placement.mesh, jax.sharding.PartitionSpec("data")
+    )
+    whole = jax.sharding.NamedSharding(placement.mesh, jax.sharding.PartitionSpec())
+    model = StubModel(vocabulary=130, width=140)
+    params = model.init(jax.random.key(0))
+    sharded = Placement(
+        placement.mesh,
+        params=lambda tree: jax.tree.map(
+            lambda leaf: jax.device_put(leaf, rows if len(leaf) > 3 else whole), tree
+        ),
+    )
+    optimizer = OptimizerConfig(kind="adafactor")
+    state, frozen = initial_state(model, params, plan(8, 8), optimizer, 1e-2, sharded)
+    scaled = state.moments[1][0]
+    embedding = scaled.v_row["blocks"][0]["embedding"]
+    assert (embedding.shape, embedding.sharding) == ((130,), whole)
+    gain = scaled.v["blocks"][0]["norm"]["scale"]
+    assert (gain.shape, gain.sharding) == ((140,), rows)
+    # An update on two devices is that on one.
+    examples = stub_examples(8, seed=4)
+    batch = collate(examples, buckets_for(examples), 8)
+    chosen = SETTINGS | {"model": model, "optimizer": optimizer}
+    pinned = tuple(leaf.sharding for leaf in jax.tree.leaves(state))
+    after, _ = compiled_step(
+        state, frozen, placement.batch(batch), **chosen, shardings=pinned
+    )
+    assert tuple(leaf.sharding for leaf in jax.tree.leaves(after)) == pinned
+    alone = initial_state(model, params, plan(8, 8), optimizer, 1e-2)
+    one, _ = compiled_step(*alone, batch, **chosen)
+    assert_close(after.trained, one.trained, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("consume", [True, False])
+def test_parameters_are_taken_only_if_they_may_be(consume):
+    params = MODEL.init(jax.random.key(0))
+    state, frozen = initial_state(
+        MODEL, params, plan(80, 8), SETTINGS["optimizer"], 1e-2, consume=consume
+    )
+    examples = stub_examples(8)
+    compiled_step(
+        state, frozen, collate(examples, buckets_for(examples), 8), **SETTINGS
+    )
+    assert params["head"]["kernel"].is_deleted() == consume
+    assert not params["vision"]["kernel"].is_deleted()
+
+
 def test_a_batch_that_devices_cannot_share_is_refused():
     with pytest.raises(ValueError, match="2 devices cannot share a batch of 6 in 2"):
         data_parallel(6, 2)

@@ -48,6 +48,7 @@ class Shape:
     tied: bool
     images: tuple[tuple[tuple[int, int], ...], ...]
     vision_bias: bool = True
+    vocabulary: int = VOCABULARY
 
 
 SHAPES = {
@@ -70,7 +71,7 @@ SHAPES = {
 def text_fields(shape: Shape) -> dict[str, Any]:
     width = shape.heads * 16
     return {
-        "vocab_size": VOCABULARY,
+        "vocab_size": shape.vocabulary,
         "hidden_size": width,
         "intermediate_size": 3 * width // 2,
         "num_hidden_layers": 3,
@@ -118,7 +119,7 @@ def _remote(shape: Shape, folder: Path) -> tuple[Any, Any, Any]:
     vision = remote_torch.InternViT(48, 2, 3, 80, SIDE, shape.vision_bias)
     if shape.family == "internlm2":
         sizes = (shape.heads, shape.kv_heads, 3 * width // 2)
-        language: Any = remote_torch.InternLM2(VOCABULARY, width, 3, *sizes)
+        language: Any = remote_torch.InternLM2(shape.vocabulary, width, 3, *sizes)
         architecture = "InternLM2ForCausalLM"
         fields |= {"bias": False, "rope_scaling": {"type": "dynamic", "factor": 2.0}}
     else:
@@ -144,12 +145,16 @@ def _remote(shape: Shape, folder: Path) -> tuple[Any, Any, Any]:
     return model, model, model.see
 
 
+def save_internvl(shape: Shape, folder: Path) -> tuple[Any, Any, Any]:
+    """Save a random model of this shape; it, its logits and its image tokens."""
+    return (_native if shape.kind == INTERNVL else _remote)(shape, folder)
+
+
 def make_internvl(name: str, folder: Path) -> Case:
     """Save the model into the folder and draw a batch."""
     shape = SHAPES[name]
     rng = np.random.default_rng(shape.seed)
-    build = _native if shape.kind == INTERNVL else _remote
-    model, run, see = build(shape, folder)
+    model, run, see = save_internvl(shape, folder)
     pictures = [
         tuple(random_image(rng, *size) for size in sizes) for sizes in shape.images
     ]

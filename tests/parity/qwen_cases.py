@@ -13,7 +13,7 @@ from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import (
     Qwen2VLImageProcessorPil,
 )
 
-from mprm_jax.data.vision_patches import PatchGrid, patch_images, tokens_per_image
+from mprm_jax.data.vision_patches import PatchGrid, patch_images, patches_per_image
 from mprm_jax.models.weights_config import QWEN
 from tests.parity.references import (
     VOCABULARY,
@@ -39,6 +39,7 @@ class Shape:
     full: tuple[int, ...]
     tied: bool
     images: tuple[tuple[tuple[int, int], ...], ...]
+    vocabulary: int = VOCABULARY
 
 
 # Windows with odd remainders, several images of several sizes, rows without an image.
@@ -58,7 +59,7 @@ SHAPES = {
 def qwen_config(shape: Shape) -> Any:
     width = shape.heads * 16
     text = {
-        "vocab_size": VOCABULARY,
+        "vocab_size": shape.vocabulary,
         "hidden_size": width,
         "intermediate_size": 3 * width // 2,
         "num_hidden_layers": 3,
@@ -92,19 +93,25 @@ def qwen_config(shape: Shape) -> Any:
     )
 
 
-def make_qwen(name: str, folder: Path) -> Case:
-    """Save the model into the folder and draw a batch."""
-    shape, grid = SHAPES[name], PatchGrid()
-    rng = np.random.default_rng(shape.seed)
+def save_qwen(shape: Shape, folder: Path) -> Any:
+    """Save a random model of this shape into the folder."""
     model: Any = Qwen2_5_VLForConditionalGeneration(qwen_config(shape)).eval()
     model.set_attn_implementation("eager")
     randomise(model, QWEN, shape.seed)
     model.save_pretrained(folder)
+    return model
+
+
+def make_qwen(name: str, folder: Path) -> Case:
+    """Save the model into the folder and draw a batch."""
+    shape, grid = SHAPES[name], PatchGrid()
+    rng = np.random.default_rng(shape.seed)
+    model = save_qwen(shape, folder)
     pictures = [
         tuple(random_image(rng, *size) for size in sizes) for sizes in shape.images
     ]
     patches = [patch_images(row, grid) for row in pictures]
-    counts = [tokens_per_image(row, grid) for row in patches]
+    counts = [[n // grid.merge**2 for n in patches_per_image(row)] for row in patches]
     rows = random_rows(rng, counts, START, IMAGE, END)
     tokens, lengths, images = pad_rows(rows, patches)
     flat = [picture for row in pictures for picture in row]

@@ -1,0 +1,87 @@
+"""`mprm export`: a trained backbone as transformers and PyTorch read it."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Literal
+
+import tyro
+
+from experiments.cli import shared
+from experiments.provenance import package_version, versions
+from mprm_jax.data.outputs import OUTPUT_SCHEMA, manifest_bytes
+from mprm_jax.data.problems import DataError
+
+MANIFEST = "manifest.json"
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """Write a trained backbone as safetensors that transformers loads.
+
+    The score of a step is the sigmoid of the difference of two logits, Yes less No, at
+    its <prm>. The folder is also one that mprm train --model takes.
+
+    Example: mprm export runs/bis10 --output runs/bis10-hf
+
+    Attributes:
+        checkpoint: Folder of a trained model, as mprm train --output makes it.
+        output: Folder to write, new or empty.
+        dtype: Of every tensor; float32 is exact, bfloat16 half as large.
+        json: Print one JSON object to stdout, everything else to stderr.
+    """
+
+    checkpoint: tyro.conf.Positional[Path]
+    output: Path = Path("runs/exported")
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    json: bool = False
+
+
+OPTIONS = Options
+
+
+def run(options: Options) -> None:
+    """Load, write, and say how to use it."""
+    # Imported here: they would slow down --help.
+    import ml_dtypes
+    import numpy as np
+
+    from experiments.cli.scoring import load_checkpoint
+    from mprm_jax.models.backbone import Backbone
+    from mprm_jax.models.export import export
+
+    model, params = load_checkpoint(options.checkpoint)
+    if not isinstance(model, Backbone):
+        raise DataError(
+            f"{options.checkpoint}: holds {model.name}, which transformers does not "
+            "know; only the backbones can be exported"
+        )
+    manifest = {
+        "versions": versions() | {"jax": package_version("jax")},
+        "checkpoint": str(options.checkpoint.resolve()),
+        "dtype": options.dtype,
+    }
+    dtype = ml_dtypes.bfloat16 if options.dtype == "bfloat16" else np.float32
+    beside = {MANIFEST: manifest_bytes(manifest, OUTPUT_SCHEMA)}
+    export(options.output, model, params, dtype, beside)
+    told = {
+        "output": str(options.output),
+        "model": model.name,
+        "dtype": options.dtype,
+        "bytes": sum(path.stat().st_size for path in options.output.iterdir()),
+        "step_marker": model.tokenizer.token_to_id("<prm>"),
+        "yes_no": model.head.tokens,
+    }
+    if options.json:
+        shared.print_json(told)
+        return
+    print(f"wrote {options.output} ({told['bytes'] / 2**20:,.1f} MiB)")
+    if model.head.tokens is None:
+        print("its two reward rows are in reward_head.safetensors")
+    else:
+        yes, no = model.head.tokens
+        print(
+            f"score of a step: sigmoid(logits[{yes}] - logits[{no}]) at its token "
+            f"{told['step_marker']} (<prm>)"
+        )

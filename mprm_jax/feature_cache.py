@@ -1,0 +1,355 @@
+"""What the frozen vision tower makes of images, on disk: it runs once per image.
+
+A folder holds ``features.json``, which says whose features they are, and one file per
+image, named by the hash of the pixels that the tower reads, after resizing and cutting.
+So a renamed image is found again, a changed one never, and other limits on pixels or
+tiles are no other cache: they only ask for other images of it.
+
+States are kept in the precision in which the tower computes them, unless told
+otherwise, so they are what it would compute again; only the order of sums may differ,
+because images are seen one by one. Of an image of N rows (patches or tiles) a file has
+N M bytes, twice or four times the numbers: 2.6 MB for 1,024 patches of Qwen2.5-VL-7B,
+2 MiB per tile of InternVL2.5-8B, in bfloat16.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import sys
+import threading
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import ml_dtypes  # noqa: F401  (teaches numpy what bfloat16 is)
+import msgspec
+import numpy as np
+import xxhash
+from jax.sharding import NamedSharding, PartitionSpec
+from PIL.Image import Image
+
+from mprm_jax.data.batches import Batch
+from mprm_jax.data.outputs import OutputSet
+from mprm_jax.data.problems import DataError
+from mprm_jax.data.vision_patches import CLIP_MEAN, CLIP_STD, as_first_image
+from mprm_jax.data.vision_tiles import IMAGENET_MEAN, IMAGENET_STD
+from mprm_jax.models import backbone
+from mprm_jax.models.backbone import Backbone
+from mprm_jax.models.base import Model
+from mprm_jax.models.layers import Compute, Params
+from mprm_jax.models.qwen_vl import QwenVLConfig
+from mprm_jax.models.weights_config import BackboneConfig
+
+DESCRIPTION = "features.json"
+SCHEMA = "mprm-features/1"
+FeatureDtype = Literal["bfloat16", "float32"]
+
+_DIGEST_BYTES = 16
+
+
+def _say(message: str) -> None:
+    print(message, file=sys.stderr)
+
+
+@dataclasses.dataclass(frozen=True)
+class CachedBackbone:
+    """A backbone whose images are features already: see ``mprm_jax.models.base.Model``.
+
+    A row of ``images_PxD`` holds the tower's state of one patch or tile as bytes, then
+    its place. Everything else, and what is saved, is the backbone's.
+
+    Attributes:
+        backbone: the model.
+        dtype: precision of the features.
+        store: where they are.
+    """
+
+    backbone: Backbone
+    dtype: FeatureDtype
+    store: FeatureStore = dataclasses.field(compare=False)
+
+    @property
+    def name(self) -> str:
+        """Which backbone."""
+        return self.backbone.name
+
+    def init(self, key: jax.Array) -> Params:
+        """Random parameters."""
+        return self.backbone.init(key)
+
+    def trainable(self, params: Params) -> Params:
+        """Which parameters are trained."""
+        return self.backbone.trainable(params)
+
+    def description(self) -> dict[str, Any]:
+        """Shape of the backbone; the features' precision too, for it changes bits."""
+        return self.backbone.description() | {"cached_features": self.dtype}
+
+    def assets(self) -> dict[str, bytes]:
+        """The backbone's."""
+        return self.backbone.assets()
+
+    def encode(
+        self, question: str, steps: Sequence[str], images: tuple[Image, ...]
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, int]:
+        """tokens_L, features as images_PxD, marker_S and the steps cut off.
+
+        Raises:
+            BadRecord: a text or an image that the model cannot read.
+            DataError: the cache cannot be read or written.
+        """
+        pixels_PxD, rows = self.backbone.cut(images)
+        tokens_L, marker_S, truncated = self.backbone.encode_text(question, steps, rows)
+        places = backbone.place_bytes(self.backbone.config)
+        parts = [
+            self.store.states(self._alone(part_PxD))
+            for part_PxD in np.split(pixels_PxD, np.cumsum(rows)[:-1])
+            if len(part_PxD)
+        ]
+        nothing = np.zeros((0, self.store.row_bytes), np.uint8)
+        place_PxK = pixels_PxD[:, pixels_PxD.shape[1] - places :]
+        features_PxD = np.hstack([np.concatenate([*parts, nothing]), place_PxK])
+        return tokens_L, features_PxD, marker_S, truncated
+
+    def _alone(self, part_PxD: np.ndarray) -> np.ndarray:
+        if isinstance(self.backbone.config, QwenVLConfig):
+            return as_first_image(part_PxD)
+        return part_PxD
+
+    def reward_logits(self, params: Params, batch: Batch) -> jax.Array:
+        """Yes, No and log concentration at every marker [B, S, 3], float32.
+
+        The tower's parameters are not read.
+        """
+        model, rows_BxPxD = self.backbone, batch.images_BxPxD
+        config, tokens_BxL, compute = model.config, batch.tokens_BxL, model.compute
+        if rows_BxPxD.shape[1]:
+            states, place_BxPxK = jnp.split(rows_BxPxD, [self.store.row_bytes], axis=-1)
+            states_BxPxM = unpack_states(states, np.dtype(self.dtype))
+            hidden_BxLxD = backbone.hidden_from_states(
+                config, params, tokens_BxL, states_BxPxM, place_BxPxK, compute
+            )
+        else:
+            hidden_BxLxD = backbone.hidden_states(
+                config, params, tokens_BxL, rows_BxPxD, compute
+            )
+        return model.rewards(params, hidden_BxLxD, batch.marker_BxS)
+
+
+def unpack_states(bytes_BxPxN: jax.Array, dtype: np.dtype) -> jax.Array:
+    """Numbers [B, P, M] of bytes [B, P, M itemsize], as they lie in memory."""
+    grouped = bytes_BxPxN.reshape(*bytes_BxPxN.shape[:-1], -1, dtype.itemsize)
+    return jax.lax.bitcast_convert_type(grouped, dtype)
+
+
+class FeatureStore:
+    """Features by image, made where they are missing. Threads may share it.
+
+    Attributes:
+        folder: of the files.
+        row_bytes: of the state of one patch or tile.
+        made: images that the tower has seen, rather than the cache known.
+
+    Raises:
+        DataError: the folder holds something else.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        facts: dict[str, str],
+        see: Callable[[np.ndarray], np.ndarray],
+        row_bytes: int,
+        report: Callable[[str], None] = _say,
+    ) -> None:
+        self.folder, self.row_bytes, self.made = folder, row_bytes, 0
+        self._see, self._report, self._lock = see, report, threading.Lock()
+        self._salt = msgspec.json.encode(facts, order="sorted")
+        _begin(folder, facts)
+
+    def states(self, rows_PxD: np.ndarray) -> np.ndarray:
+        """The tower's states of one image, as bytes [P, row_bytes].
+
+        Raises:
+            DataError: a file cannot be read or written.
+        """
+        rows_PxD = np.ascontiguousarray(rows_PxD)
+        # A collision would have to be made on purpose, by whoever owns the images.
+        key = xxhash.xxh3_128_hexdigest(rows_PxD.tobytes())
+        path = self.folder / key[:2] / key
+        found = self._read(path, len(rows_PxD))
+        if found is not None:
+            return found
+        # One at a time: the device is busy training, and two threads may want the same.
+        with self._lock:
+            found = self._read(path, len(rows_PxD))
+            if found is None:
+                found = self._see(rows_PxD)
+                assert found.shape == (len(rows_PxD), self.row_bytes)
+                self.made += 1
+                data = found.tobytes()
+                with OutputSet() as outputs:
+                    outputs.add(path).write(self._digest(path, data) + data)
+        return found
+
+    def _digest(self, path: Path, data: bytes) -> bytes:
+        # With the name and the tower, so that no file can stand for another.
+        digest = xxhash.xxh3_128(self._salt + path.name.encode())
+        digest.update(data)
+        return digest.digest()
+
+    def _read(self, path: Path, rows: int) -> np.ndarray | None:
+        try:
+            stored = path.read_bytes()
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise DataError(f"{path}: {error.strerror or error}") from error
+        digest, data = stored[:_DIGEST_BYTES], stored[_DIGEST_BYTES:]
+        if len(data) != rows * self.row_bytes or digest != self._digest(path, data):
+            self._report(f"{path}: damaged; the features are made anew")
+            path.unlink(missing_ok=True)
+            return None
+        return np.frombuffer(data, np.uint8).reshape(rows, self.row_bytes)
+
+
+def _begin(folder: Path, facts: dict[str, str]) -> None:
+    """Say whose features a folder holds, or find that they are those."""
+    path = folder / DESCRIPTION
+    try:
+        before = msgspec.json.decode(path.read_bytes(), type=dict[str, str])
+    except FileNotFoundError:
+        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+            raise DataError(
+                f"{folder}: holds other things than features; name a new folder"
+            ) from None
+        with OutputSet() as outputs:
+            data = msgspec.json.format(msgspec.json.encode(facts)) + b"\n"
+            outputs.add(path).write(data)
+        return
+    except OSError as error:
+        raise DataError(f"{path}: {error.strerror or error}") from error
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise DataError(f"{path}: describes no features ({error})") from error
+    changed = [name for name in facts if before.get(name) != facts[name]]
+    if changed:
+        raise DataError(
+            f"{folder}: holds the features of another model ({', '.join(changed)} "
+            "differ); name another folder, or remove this one"
+        )
+
+
+def cached(
+    model: Model,
+    params: Params,
+    folder: Path,
+    *,
+    dtype: FeatureDtype | None = None,
+    report: Callable[[str], None] = _say,
+) -> CachedBackbone:
+    """The same model, with the features of its images kept in a folder.
+
+    Scores and gradients are those of the model, up to the order of sums (and to
+    ``dtype``, where that is narrower than the computation).
+
+    Args:
+        model: a backbone.
+        params: of it; the tower's are read here and never again.
+        folder: new, or one that this tower's features were kept in before.
+        dtype: of the features; None: the precision that the model computes in.
+        report: told of damaged files, which are made anew.
+
+    Raises:
+        DataError: the model has no frozen tower, or the folder holds the features of
+            another one, or something else.
+    """
+    if not isinstance(model, Backbone):
+        raise DataError(f"{model.name}: has no vision tower whose features to keep")
+    if any(jax.tree.leaves(backbone.tower_params(model.trainable(params)))):
+        raise DataError(f"{model.name}: its vision tower is trained: nothing to keep")
+    if dtype is None:
+        dtype = "float32" if model.compute.dtype == "float32" else "bfloat16"
+    tower = _on_one_device(backbone.tower_params(params))
+    facts = {
+        "schema": SCHEMA,
+        "model": model.name,
+        "tower": tower_hash(model.config, tower),
+        "computed_in": model.compute.dtype,
+        "dtype": dtype,
+    }
+    see = functools.partial(
+        _see_image,
+        tower,
+        config=model.config,
+        compute=dataclasses.replace(model.compute, residual=None),
+        dtype=dtype,
+    )
+    row_bytes = backbone.state_width(model.config) * np.dtype(dtype).itemsize
+    return CachedBackbone(
+        model, dtype, FeatureStore(folder, facts, see, row_bytes, report)
+    )
+
+
+def tower_hash(config: BackboneConfig, tower: Params) -> str:
+    """Hash of all that the tower makes of pixels: its shape, weights, normalisation."""
+    shape = {k: v for k, v in dataclasses.asdict(config).items() if k != "language"}
+    scales = CLIP_MEAN, CLIP_STD, IMAGENET_MEAN, IMAGENET_STD
+    digest = xxhash.xxh3_128(msgspec.json.encode([shape, scales], order="sorted"))
+    for path, leaf in jax.tree_util.tree_flatten_with_path(tower)[0]:
+        array = np.ascontiguousarray(leaf)
+        name = f"{jax.tree_util.keystr(path)} {array.dtype} {array.shape}"
+        digest.update(name.encode())
+        digest.update(array.view(np.uint8).data)
+    return digest.hexdigest()
+
+
+def _on_one_device(tower: Params) -> Params:
+    """Images are seen by threads of their own, which must not wait for other devices.
+
+    Where the tower is split over hosts, all of them call this.
+    """
+    first = jax.local_devices()[0]
+
+    def one(leaf: jax.Array) -> jax.Array:
+        if isinstance(leaf.sharding, NamedSharding):
+            whole = NamedSharding(leaf.sharding.mesh, PartitionSpec())
+            leaf = jax.jit(lambda x: x, out_shardings=whole)(leaf).addressable_data(0)
+        return jax.device_put(leaf, first)
+
+    return jax.tree.map(one, tower)
+
+
+def _see_image(
+    tower: Params,
+    rows_PxD: np.ndarray,
+    *,
+    config: BackboneConfig,
+    compute: Compute,
+    dtype: FeatureDtype,
+) -> np.ndarray:
+    """States of one image's rows as bytes; padded so that few shapes are compiled."""
+    count = len(rows_PxD)
+    padded_PxD = np.zeros((_power_of_two(count), rows_PxD.shape[1]), np.uint8)
+    padded_PxD[:count] = rows_PxD
+    states = _states(tower, padded_PxD, config=config, compute=compute, dtype=dtype)
+    return np.ascontiguousarray(np.asarray(states)[:count]).view(np.uint8)
+
+
+@functools.partial(jax.jit, static_argnames=("config", "compute", "dtype"))
+def _states(
+    tower: Params,
+    rows_PxD: jax.Array,
+    *,
+    config: BackboneConfig,
+    compute: Compute,
+    dtype: FeatureDtype,
+) -> jax.Array:
+    states_BxPxM = backbone.tower_states(config, tower, rows_PxD[None], compute)
+    return states_BxPxM[0].astype(dtype)
+
+
+def _power_of_two(count: int) -> int:
+    return 1 << (count - 1).bit_length()

@@ -1,0 +1,249 @@
+"""LoRA (Hu et al. 2021): a product of two thin matrices is trained beside each kernel.
+
+W' = W + (alpha / r) A B, with A [in, r] and B [r, out]; W is frozen. The product is
+added to one layer's kernel at a time as the scan over layers reaches it, so what is
+trained is what the merged model computes, rounding of W' included, and no second copy
+of all kernels is ever made.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from PIL.Image import Image
+
+from mprm_jax.data.batches import Batch
+from mprm_jax.data.problems import DataError
+from mprm_jax.models.base import Model, Params
+from mprm_jax.optimizer import HEAD
+
+# Kernels of a decoder layer; the paper's backbones all have these seven.
+TARGETS = ("query", "key", "value", "output", "gate", "up", "down")
+
+# The subtree of the adapters, and where the kernels beside it lie.
+ADAPTERS = "adapters"
+_LANGUAGE, _LAYERS, _KERNEL = "language", "layers", "kernel"
+
+
+@dataclasses.dataclass(frozen=True)
+class LoraConfig:
+    """Which kernels get an adapter, and how large.
+
+    Attributes:
+        rank: r, columns of A and rows of B, at least 1.
+        alpha: of the scale alpha / r, > 0.
+        targets: kernels of each decoder layer, of :data:`TARGETS`.
+
+    Raises:
+        ValueError: a value is out of its range.
+    """
+
+    rank: int
+    alpha: float = 16.0
+    targets: tuple[str, ...] = TARGETS
+
+    def __post_init__(self) -> None:
+        if self.rank < 1:
+            raise ValueError(f"lora_rank must be at least 1, not {self.rank}")
+        if not 0 < self.alpha < math.inf:
+            raise ValueError(
+                f"lora_alpha must be finite and positive, not {self.alpha}"
+            )
+        wrong = [name for name in self.targets if name not in TARGETS]
+        if wrong or not self.targets or len(set(self.targets)) < len(self.targets):
+            raise ValueError(
+                f"lora_targets must be some of {','.join(TARGETS)}, each once, not "
+                f"{','.join(self.targets)}"
+            )
+
+    @property
+    def scale(self) -> float:
+        """Alpha / r."""
+        return self.alpha / self.rank
+
+
+@dataclasses.dataclass(frozen=True)
+class LoraModel:
+    """A backbone of which only adapters and the reward head are trained.
+
+    Its parameters are the backbone's, and ``adapters``. See
+    :class:`mprm_jax.models.base.Model`.
+
+    Attributes:
+        base: the backbone.
+        config: of the adapters.
+    """
+
+    base: Model
+    config: LoraConfig
+
+    @property
+    def name(self) -> str:
+        """Which backbone."""
+        return self.base.name
+
+    def init(self, key: jax.Array) -> Params:
+        """Random parameters: the backbone's, and adapters that change nothing yet."""
+        first, second = jax.random.split(key)
+        return attach(self.base.init(first), self.config, second)
+
+    def reward_logits(self, params: Params, batch: Batch) -> jax.Array:
+        """Logits at every step marker, [B, S, 3], of the adapted backbone."""
+        return self.base.reward_logits(adapted(params, self.config), batch)
+
+    def trainable(self, params: Params) -> Any:
+        """Adapters and head; reward rows that are the embedding's stay as they are."""
+        return {
+            name: jax.tree.map(lambda _, free=name in (ADAPTERS, HEAD): free, part)
+            for name, part in params.items()
+        }
+
+    def encode(
+        self, question: str, steps: Sequence[str], images: tuple[Image, ...]
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, int]:
+        """As the backbone does."""
+        return self.base.encode(question, steps, images)
+
+    def description(self) -> dict[str, Any]:
+        """The backbone's, with the adapters: it tells one run from another."""
+        return {**self.base.description(), "lora": dataclasses.asdict(self.config)}
+
+    def assets(self) -> dict[str, bytes]:
+        """As the backbone's."""
+        return dict(self.base.assets())
+
+
+def attach(params: Params, config: LoraConfig, key: jax.Array) -> Params:
+    """The parameters with adapters: A ~ N(0, 1 / (3 in)), B = 0, both float32.
+
+    So W' = W before the first update; the variance is that of the reference
+    implementation's uniform draw.
+
+    Raises:
+        DataError: the model has no such kernels.
+    """
+    made = {}
+    for number, target in enumerate(config.targets):
+        *stack, inner, outer = _kernel(params, target).shape
+        draw = jax.random.normal(
+            jax.random.fold_in(key, number), (*stack, inner, config.rank), jnp.float32
+        )
+        made[target] = {
+            "a": draw * (3 * inner) ** -0.5,
+            "b": jnp.zeros((*stack, config.rank, outer), jnp.float32),
+        }
+    return {**params, ADAPTERS: {_LAYERS: made}}
+
+
+def adapted(params: Params, config: LoraConfig) -> Params:
+    """The backbone's parameters, with kernels that add their adapter when used.
+
+    Args:
+        params: of a :class:`LoraModel`.
+        config: of its adapters.
+    """
+    return _each(
+        params,
+        config,
+        lambda linear, adapter: AdaptedLinear(
+            linear, config.scale * adapter["a"], adapter["b"]
+        ),
+    )
+
+
+def merged(params: Params, config: LoraConfig) -> Params:
+    """The backbone's parameters with every adapter added to its kernel for good.
+
+    The sum is made in float32 and rounded once, to the kernel's precision.
+
+    Args:
+        params: of a :class:`LoraModel`.
+        config: of its adapters.
+    """
+    return _each(
+        params,
+        config,
+        lambda linear, adapter: {
+            **linear,
+            _KERNEL: add_product(
+                linear[_KERNEL], config.scale * adapter["a"], adapter["b"]
+            ),
+        },
+    )
+
+
+def add_product(kernel: jax.Array, a: jax.Array, b: jax.Array) -> jax.Array:
+    """W + A B of one layer or a stack of them, summed in float32, as W is stored."""
+    product = jnp.einsum(
+        "...ir,...ro->...io",
+        a,
+        b,
+        precision=jax.lax.Precision.HIGHEST,
+        preferred_element_type=jnp.float32,
+    )
+    return (kernel.astype(jnp.float32) + product).astype(kernel.dtype)
+
+
+@jax.tree_util.register_pytree_with_keys_class
+class AdaptedLinear:
+    """A linear layer whose kernel is W + A B, made where it is read.
+
+    Stands in for the layer's dictionary, and may be sliced by a scan and cast like it.
+    """
+
+    def __init__(self, linear: Any, a: Any, b: Any) -> None:
+        self.linear, self.a, self.b = linear, a, b
+
+    def __getitem__(self, name: str) -> jax.Array:
+        stored = self.linear[name]
+        return add_product(stored, self.a, self.b) if name == _KERNEL else stored
+
+    def __contains__(self, name: str) -> bool:
+        return name in self.linear
+
+    def tree_flatten_with_keys(self) -> tuple[tuple, None]:
+        """For JAX."""
+        key = jax.tree_util.GetAttrKey
+        return tuple((key(n), getattr(self, n)) for n in ("linear", "a", "b")), None
+
+    @classmethod
+    def tree_unflatten(cls, _: None, children: tuple) -> AdaptedLinear:
+        """For JAX."""
+        return cls(*children)
+
+
+def _each(params: Params, config: LoraConfig, change: Any) -> Params:
+    """The backbone's parameters with ``change`` made to every adapted linear layer."""
+    base = {name: part for name, part in params.items() if name != ADAPTERS}
+    layers = dict(base[_LANGUAGE][_LAYERS])
+    for target in config.targets:
+        adapter = params[ADAPTERS][_LAYERS][target]
+        layers[target] = change(layers[target], adapter)
+    return {**base, _LANGUAGE: {**base[_LANGUAGE], _LAYERS: layers}}
+
+
+def _kernel(params: Params, target: str) -> Any:
+    try:
+        return params[_LANGUAGE][_LAYERS][target][_KERNEL]
+    except (KeyError, TypeError):
+        raise DataError(
+            f"LoRA needs a backbone with stacked layers: this model has no {target}"
+        ) from None
+
+
+def saved_model(model: Model) -> Model:
+    """The model that is written to disk: without adapters."""
+    return model.base if isinstance(model, LoraModel) else model
+
+
+def saved_params(model: Model, params: Params) -> Params:
+    """The parameters of :func:`saved_model`: adapters merged."""
+    if not isinstance(model, LoraModel):
+        return params
+    return jax.jit(merged, static_argnums=1)(params, model.config)

@@ -1,0 +1,251 @@
+"""Both backbones, in all three layouts, as a user of the commands meets them."""
+
+import json
+import struct
+import zlib
+
+import jax
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+from experiments.cli import export, main
+from experiments.cli.shared import run_command
+from mprm_jax.checkpoint import load_model
+from mprm_jax.data.vision_prompt import INTERNVL_TEMPLATE, QWEN_TEMPLATE
+from mprm_jax.models.backbone import Backbone, load_backbone, tower_params
+from mprm_jax.models.reward_head import detach
+from tests.cli import Run, run
+from tests.mprm_jax.backbone_folder import LAYOUTS, layout_folder, text_tokenizer
+from tests.mprm_jax.quick import quick_compilation as quick_compilation
+from tests.raw_files import record, write_corpus
+
+SIZES = ["--rollouts", "48", "--judged", "10", "--problems", "5"]
+
+
+def records(path):
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("simulated") / "world"
+    arguments = ["simulate", "scenes", *SIZES, "--world", "plentiful", "--output"]
+    assert main([*arguments, str(folder)]) == 0
+    return folder
+
+
+@pytest.fixture(scope="module")
+def words(world):
+    """A tokenizer that has learned to read the world."""
+    read = [
+        text
+        for path in sorted((world / "annotations").glob("*.jsonl"))
+        for value in records(path)
+        for text in (value["question"], *(s["step"] for s in value["steps_with_score"]))
+    ]
+    return text_tokenizer([*read, QWEN_TEMPLATE.before, INTERNVL_TEMPLATE.before])
+
+
+def train(capsys, world, folder, output, *arguments):
+    given = ("--model", folder, "--batch-size", 12, "--output", output, *arguments)
+    return run(capsys, "train", world, *given)
+
+
+def evaluate(capsys, checkpoint, benchmark, output, world):
+    done = run(
+        capsys, "evaluate", "--checkpoint", checkpoint, "--benchmark", benchmark,
+        "--images", world / "benchmark" / "images", "--output", output, "--json",
+        "--threshold", "0.5", "--replicates", 0, "--batch-size", 10,
+    )  # fmt: skip
+    assert done.status == 0, done.err
+    scores = [value["prm_scores"] for value in records(output)]
+    return done.json, np.concatenate(scores)
+
+
+def exported(capsys, *arguments):
+    """``mprm export``, wherever it is registered."""
+    capsys.readouterr()
+    status = run_command("export", export, [str(value) for value in arguments])
+    captured = capsys.readouterr()
+    return Run(status, captured.out, captured.err)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_from_released_weights_to_scores_and_out_again(
+    capsys, world, words, layout, tmp_path
+):
+    weights = layout_folder(tmp_path / "weights", layout, words)
+    done = train(capsys, world, weights, tmp_path / "run", "--json")
+    assert done.status == 0, done.err
+    assert (done.json["rollouts"], done.json["updates"]) == (48, 4)
+    assert done.json["last_update"]["truncated_steps"] == 0
+    assert done.json["last_update"]["gradient_norm"] > 0
+    again = train(capsys, world, weights, tmp_path / "run", "--resume")
+    assert "nothing was left to do" in again.out, again.err
+
+    model, params = load_model(tmp_path / "run")
+    assert isinstance(model, Backbone)
+    _, before = load_backbone(weights)
+    jax.tree.map(
+        np.testing.assert_array_equal, tower_params(params), tower_params(before)
+    )
+    moved = jax.tree.map(
+        lambda a, b: not np.array_equal(a, b), params["language"], before["language"]
+    )
+    assert all(jax.tree.leaves(moved["layers"])), moved
+    assert moved["embedding"]
+    if "lm_head" in params["language"]:
+        # Frozen; the row of <prm> is new.
+        rows = [of["language"]["lm_head"][:-1] for of in (params, before)]
+        np.testing.assert_array_equal(*rows)
+
+    test = world / "benchmark" / "test.jsonl"
+    found, scores = evaluate(capsys, tmp_path / "run", test, tmp_path / "a", world)
+    assert found["rollouts"] == 10
+    assert found["steps_truncated"] == 0
+    assert len(scores) == found["steps"] + found["steps_neutral"]
+    assert ((scores > 0) & (scores < 1)).all()
+    assert len(np.unique(scores)) > len(scores) / 2
+    # The model looks: other pictures, other scores.
+    rows = records(test)
+    others = [row["image"] for row in rows[1:] + rows[:1]]
+    turned = [row | {"image": path} for row, path in zip(rows, others, strict=True)]
+    path = tmp_path / "turned.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in turned))
+    _, other = evaluate(capsys, tmp_path / "run", path, tmp_path / "b", world)
+    assert (scores != other).mean() > 0.5
+
+    out = tmp_path / "out"
+    done = exported(capsys, tmp_path / "run", "--output", out, "--json")
+    assert done.status == 0, done.err
+    assert done.json["yes_no"] == [words.token_to_id(w) for w in ("Yes", "No")]
+    _, same = load_backbone(out)
+    # The head's rows are where the language model has them, too.
+    expected = detach(model.head, params) | {"head": params["head"]}
+    jax.tree.map(np.testing.assert_array_equal, same, expected)
+    assert model.tokenizer.token_to_id("<prm>") == done.json["step_marker"]
+    refused = exported(capsys, tmp_path / "run", "--output", out)
+    assert refused.status == 1
+    assert "holds files already" in refused.err
+
+
+def test_only_backbones_are_exported(capsys, tmp_path):
+    refused = exported(capsys, tmp_path / "nothing", "--output", tmp_path / "out")
+    assert refused.status == 1
+    assert "no such checkpoint folder" in refused.err
+    assert not (tmp_path / "out").exists()
+
+
+def changed_json(name, change):
+    def damage(folder):
+        value = json.loads((folder / name).read_text())
+        change(value)
+        (folder / name).write_text(json.dumps(value))
+
+    return damage
+
+
+def without_a_shard(folder):
+    tensors = load_file(folder / "model.safetensors")
+    (folder / "model.safetensors").unlink()
+    names = sorted(tensors)
+    parts = {"a.safetensors": names[:5], "b.safetensors": names[5:]}
+    index = {name: file for file, part in parts.items() for name in part}
+    text = json.dumps({"weight_map": index})
+    (folder / "model.safetensors.index.json").write_text(text)
+    save_file({name: tensors[name] for name in names[:5]}, folder / "a.safetensors")
+
+
+def truncated(folder):
+    path = folder / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-1000])
+
+
+def without_answers(folder):
+    path = folder / "tokenizer.json"
+    path.write_text(path.read_text().replace('"Yes"', '"Oui"'))
+
+
+BAD_FOLDERS = {
+    "no config": (
+        lambda folder: (folder / "config.json").unlink(),
+        "config.json: No such file",
+    ),
+    "architecture": (
+        changed_json("config.json", lambda v: v.update(model_type="llava")),
+        "'llava' is not supported; supported are qwen2_5_vl (Qwen2.5-VL), internvl and "
+        "internvl_chat (InternVL2.5)",
+    ),
+    "decoder": (
+        changed_json("config.json", lambda v: v["text_config"].update(hidden_act="x")),
+        "hidden_act is 'x'; only 'silu' is supported",
+    ),
+    "missing shard": (without_a_shard, "b.safetensors: a shard that"),
+    "truncated": (truncated, "model.safetensors: no whole safetensors file"),
+    "no reward tokens": (without_answers, "tokenizer.json: the vocabulary has no"),
+    "no tokenizer": (
+        lambda folder: (folder / "tokenizer.json").unlink(),
+        "tokenizer.json: not found; transformers' AutoTokenizer",
+    ),
+    "no weights": (
+        lambda folder: (folder / "model.safetensors").unlink(),
+        "no model.safetensors and no model.safetensors.index.json",
+    ),
+    "short context": (
+        changed_json(
+            "config.json",
+            lambda v: v["text_config"].update(max_position_embeddings=6),
+        ),
+        "prompt longer than the context: its images alone take 4 of 6 tokens",
+    ),
+}
+
+
+@pytest.mark.parametrize("fault", BAD_FOLDERS)
+def test_a_folder_that_cannot_be_used_is_one_line(
+    capsys, world, words, fault, tmp_path
+):
+    damage, message = BAD_FOLDERS[fault]
+    folder = layout_folder(tmp_path / "weights", "qwen2_5_vl", words)
+    damage(folder)
+    refused = train(capsys, world, folder, tmp_path / "run")
+    assert refused.status == 1
+    assert message in refused.err
+    assert refused.err.count("\n") == 1, refused.err
+    assert refused.out == ""
+
+
+def test_no_folder_at_all(capsys, world, tmp_path):
+    refused = train(capsys, world, tmp_path / "nowhere", tmp_path / "run")
+    assert refused.status == 1
+    assert "nowhere: no such model; give tiny, or a folder with weights" in refused.err
+
+
+def png(width, height):
+    """A file that says this size; the pixels are missing."""
+
+    def chunk(kind, data):
+        check = struct.pack(">I", zlib.crc32(kind + data))
+        return struct.pack(">I", len(data)) + kind + data + check
+
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0))
+    pixels = chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + header + pixels
+
+
+@pytest.mark.parametrize(
+    ("size", "message"),
+    [((31_623, 31_623), "image too large"), ((0, 9), "unknown image format")],
+)
+def test_images_of_no_or_a_billion_pixels_are_one_line(
+    capsys, words, size, message, tmp_path
+):
+    write_corpus(tmp_path / "corpus", {"a.jsonl": [record()]})
+    (tmp_path / "corpus" / "images").mkdir()
+    (tmp_path / "corpus" / "images" / "0.png").write_bytes(png(*size))
+    folder = layout_folder(tmp_path / "weights", "qwen2_5_vl", words)
+    refused = train(capsys, tmp_path / "corpus", folder, tmp_path / "run")
+    assert refused.status == 1
+    assert f"a.jsonl:1: {message}" in refused.err
+    assert refused.err.count("\n") == 1, refused.err

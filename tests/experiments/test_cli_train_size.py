@@ -1,0 +1,214 @@
+"""`mprm train` of backbones: plans, meshes, adapters, devices that are too small."""
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+
+from mprm_jax import trainer
+from mprm_jax.checkpoint import load_model
+from mprm_jax.models.backbone import Backbone
+from tests.cli import run
+from tests.mprm_jax.backbone_folder import internvl_folder, qwen_folder
+from tests.mprm_jax.quick import quick_compilation as quick_compilation
+from tests.mprm_jax.test_pricing import SIZES, full_size
+from tests.raw_files import random_records, write_corpus
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    """A corpus of 20 rollouts with images."""
+    folder = tmp_path_factory.mktemp("world")
+    rng = np.random.default_rng(1)
+    write_corpus(folder / "annotations", {"a.jsonl": random_records(rng, 20)})
+    (folder / "images").mkdir()
+    for i in range(20):
+        pixels = rng.integers(0, 256, (30, 40, 3)).astype(np.uint8)
+        Image.fromarray(pixels).save(folder / "images" / f"{i}.png")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def qwen(tmp_path_factory):
+    return qwen_folder(tmp_path_factory.mktemp("qwen"))
+
+
+def train(capsys, world, folder, *arguments):
+    given = ("--model", folder, "--batch-size", 8, "--threads", 0)
+    return run(capsys, "train", world, *given, *arguments)
+
+
+@pytest.mark.parametrize("family", SIZES)
+def test_the_plan_of_a_released_model(capsys, world, tmp_path, family):
+    folder = full_size(tmp_path, family)
+    asked = ("--mesh", "1x8x1", "--dry-run", "--output", tmp_path / "out")
+    done = train(capsys, world, folder, *asked)
+    assert done.status == 0, done.err
+    count = sum(SIZES[family])
+    assert f"{count:,} parameters" in done.out
+    assert "devices: 8 (1 data x 8 fsdp x 1 tensor)" in done.out
+    assert "3 updates of 8 rollouts" in done.out
+    assert "(from all prompts)" in done.out
+    assert "989 TFLOP/s per device (an H100's bfloat16)" in done.out
+    assert "activations (estimate)" in done.out
+    told = train(capsys, world, folder, *asked, "--json", "--peak-tflops", 494.5)
+    assert told.json["parameters"] == count
+    assert told.json["mesh"] == {"data": 1, "fsdp": 8, "tensor": 1}
+    assert told.json["prompts_read"] == 20
+    assert not told.json["prompts_sampled"]
+    work = 3 * told.json["flops_per_update"]
+    hours = work / (8 * 494.5e12 * 0.4) / 3600
+    assert told.json["hours"] == pytest.approx(hours)
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_plan_of_the_tiny_model_counts_its_parameters(capsys, tmp_path):
+    world = tmp_path / "world"
+    rng = np.random.default_rng(1)
+    write_corpus(world / "annotations", {"a.jsonl": random_records(rng, 4)})
+    (world / "images").mkdir()
+    for i in range(4):
+        Image.new("RGB", (48, 48)).save(world / "images" / f"{i}.png")
+    done = run(capsys, "train", world, "--dry-run", "--json")
+    # The world's words are not those of this corpus: told before anything is made.
+    assert done.status in (0, 1)
+    assert "Traceback" not in done.err
+    if done.status == 0:
+        assert 0 < done.json["trained"] < done.json["parameters"]
+
+
+def test_adapters_on_a_mesh_become_a_plain_backbone(capsys, world, qwen, tmp_path):
+    output = tmp_path / "model"
+    chosen = (
+        "--mesh", "1x2x1", "--lora-rank", 2, "--lora-targets", "query,down",
+        "--optimizer", "adafactor", "--compute", "float32", "--accumulate", 2,
+        "--max-length", 128, "--learning-rate", 0.01, "--output", output,
+    )  # fmt: skip
+    done = train(capsys, world, qwen, *chosen, "--json")
+    assert done.status == 0, done.err
+    assert done.json["updates"] == 3
+    model, params = load_model(output)
+    assert isinstance(model, Backbone)
+    assert model.prompting.max_length == 128
+    # Of the kernels only those with adapters moved.
+    _, before = _opened(qwen)
+    layers, old = params["language"]["layers"], before["language"]["layers"]
+    for name in ("query", "down"):
+        assert np.abs(layers[name]["kernel"] - old[name]["kernel"]).max() > 1e-4
+    for name in ("key", "up"):
+        np.testing.assert_array_equal(layers[name]["kernel"], old[name]["kernel"])
+    # The adapters are told apart from a run without, and the mesh is free to change.
+    other = train(capsys, world, qwen, *chosen[:2], *chosen[6:], "--resume")
+    assert other.status == 1
+    assert "model differ" in other.err or "initial_parameters" in other.err
+    moved = train(capsys, world, qwen, "--mesh", "2x1x1", *chosen[2:], "--resume")
+    assert moved.status == 0, moved.err
+    assert "nothing was left to do" in moved.out
+
+
+def _opened(folder):
+    from mprm_jax.models.backbone import load_backbone
+
+    return load_backbone(folder)
+
+
+def test_defaults_are_bfloat16_and_recomputed(capsys, world, tmp_path):
+    """On both devices of these tests, without asking for a mesh."""
+    folder = internvl_folder(tmp_path / "weights")
+    output = tmp_path / "model"
+    done = train(capsys, world, folder, "--output", output, "--json")
+    assert done.status == 0, done.err
+    model, params = load_model(output)
+    assert isinstance(model, Backbone)
+    assert (model.compute.dtype, model.compute.remat) == ("bfloat16", True)
+    # Masters keep bits that bfloat16 has not; the frozen tower has none beyond it.
+    kernel = params["language"]["layers"]["up"]["kernel"]
+    assert np.abs(kernel - kernel.astype("bfloat16").astype("float32")).max() > 0
+    tower = params["vision"]["layers"]["up"]["kernel"]
+    np.testing.assert_array_equal(tower, tower.astype("bfloat16").astype("float32"))
+    # What a run wrote is a model to go on from.
+    again = ("--output", tmp_path / "again", "--compute", "float32", "--no-remat")
+    more = train(capsys, world, output, *again)
+    assert more.status == 0, more.err
+    wide, _ = load_model(tmp_path / "again")
+    assert isinstance(wide, Backbone)
+    assert (wide.compute.dtype, wide.compute.remat) == ("float32", False)
+
+
+def test_features_of_frozen_images_are_kept(capsys, world, qwen, tmp_path):
+    chosen = ("--compute", "float32", "--feature-cache", tmp_path / "features")
+    done = train(capsys, world, qwen, *chosen, "--output", tmp_path / "one", "--json")
+    assert done.status == 0, done.err
+    plain = train(
+        capsys, world, qwen, *chosen[:2], "--output", tmp_path / "two", "--json"
+    )
+    losses = [of.json["last_update"]["loss"] for of in (done, plain)]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+    assert len(list((tmp_path / "features").iterdir())) > 1
+
+
+def test_too_little_memory_is_one_line_of_advice(
+    capsys, world, qwen, tmp_path, monkeypatch
+):
+    def full(*_, **__):
+        raise jax.errors.JaxRuntimeError(
+            "RESOURCE_EXHAUSTED: Out of memory while trying to allocate 17.24GiB.\n"
+            "BufferAssignment OOM Debugging."
+        )
+
+    monkeypatch.setattr(trainer, "compiled_step", full)
+    failed = train(capsys, world, qwen, "--output", tmp_path / "model")
+    assert failed.status == 1
+    assert failed.err.count("\n") == 1
+    for word in ("17.24GiB", "--accumulate", "--mesh", "--lora-rank", "adafactor"):
+        assert word in failed.err
+    monkeypatch.setattr(trainer, "initial_state", full)
+    failed = train(capsys, world, qwen, "--output", tmp_path / "other")
+    assert "out of device memory (17.24GiB" in failed.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("--mesh", "2x1"), "a mesh is written DATAxFSDPxTENSOR"),
+        (("--mesh", "1x3x1"), "3 parts of the mesh cannot share a batch of 8"),
+        (("--mesh", "1x0x1"), "fsdp must be at least 1"),
+        (("--lora-alpha", "8"), "--lora-alpha needs --lora-rank"),
+        (("--lora-rank", "0"), "--lora-rank must be at least 1"),
+        (("--lora-rank", "1", "--lora-targets", "querry"), "--lora-targets must be"),
+        (("--max-length", "0"), "--max-length must be at least 1"),
+        (
+            ("--optimizer", "adafactor", "--first-moment", "bfloat16"),
+            "adafactor has no --first-moment",
+        ),
+        (("--coordinator", "a:1"), "--coordinator, --hosts and --host together"),
+        (("--join-hosts", "--host", "0"), "--join-hosts alone"),
+        (("--dry-run", "--mfu", "1.5"), "mfu must lie in"),
+        (("--peak-tflops", "5"), "--peak-tflops needs --dry-run"),
+    ],
+)
+def test_values_without_meaning_are_wrong_usage(
+    capsys, world, qwen, tmp_path, arguments, words
+):
+    refused = train(capsys, world, qwen, *arguments, "--output", tmp_path / "model")
+    assert refused.status == 2
+    assert words in refused.err
+    assert refused.err.count("\n") == 1
+    assert not (tmp_path / "model").exists()
+
+
+def test_what_needs_a_backbone_or_other_devices_is_refused(
+    capsys, world, qwen, tmp_path
+):
+    tiny = train(capsys, world, "tiny", "--lora-rank", 2)
+    assert tiny.status == 2
+    assert "--lora-rank needs a backbone" in tiny.err
+    more = train(capsys, world, qwen, "--mesh", "1x4x1", "--output", tmp_path / "model")
+    assert more.status == 1
+    assert "1 x 4 x 1 (data, fsdp, tensor) does not use 2 devices" in more.err
+    absent = train(capsys, world, tmp_path / "nothing", "--dry-run")
+    assert absent.status == 1
+    assert "no such model" in absent.err
+    long = train(capsys, world, qwen, "--max-length", 9999, "--dry-run")
+    assert long.status == 1
+    assert "beyond the model's context" in long.err

@@ -1,0 +1,232 @@
+"""What `mprm run selection` makes of its cells: tables, answers, page and figure."""
+
+import csv
+import io
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from experiments.report_selection import is_selection_run, write_selection_report
+from experiments.selection_grid_results import answers, arm_name, gather, rows
+from experiments.selection_grid_tables import duration, told
+from experiments.store import Result, append_results
+from mprm_jax.data.problems import DataError
+from paper_figures import style
+from paper_figures.selection import selection
+
+SETTINGS = {
+    "world": {"name": "<b>corpus</b>", "synthetic": False},
+    "model": "m",
+    "training": {},
+}
+
+MICRO_F1 = {
+    ("random", 0.1): (0.60, 0.61, 0.62, 0.60),
+    ("random", 0.3): (0.62, 0.63, 0.64, 0.62),
+    ("bis", 0.1): (0.65, 0.66, 0.67, 0.652),
+    ("bis", 0.3): (0.62, 0.64, 0.63, 0.62),
+    ("mixed", 0.1): (0.55, 0.57, 0.56, 0.56),
+    ("full", 1.0): (0.66, 0.66, 0.67, 0.65),
+}
+
+
+def arm(rule, keep_ratio, threshold: float | None = 0.0):
+    alpha = 0.05 if rule == "bis" else None
+    value = {"rule": rule, "keep_ratio": keep_ratio, "alpha": alpha}
+    return value | {"labels": "hard", "label_threshold": threshold}
+
+
+def cell(rule, keep_ratio, seed, micro_f1, **changes):
+    metrics = {
+        "rollouts": 100,
+        "updates": 8,
+        "micro_f1": micro_f1,
+        "auroc": micro_f1 + 0.1,
+        "per_source": {"a": micro_f1, "b": None},
+        "best_of_n": {"mean": 0.5, "random": 0.3, "pass_at_n": 0.9, "n": 16},
+        "f1_curve": [[4, 0.5], [8, micro_f1]],
+        "eval_curve": [[4, 0.6], [8, None]],
+        "curve": [[4, 0.7], [8, 0.3]],
+        "subset": {"steps": 500, "mixed_share": 0.2, "tied_share": 0.4},
+    }
+    config = SETTINGS | {"arm": arm(rule, keep_ratio)}
+    return Result("selection", config, seed, metrics | changes)
+
+
+def base_cell():
+    config = SETTINGS | {"arm": dict.fromkeys(arm("base", None))}
+    config["arm"]["rule"] = "base"
+    metrics = {"rollouts": 0, "updates": 0, "micro_f1": 0.3, "auroc": None}
+    return Result("selection", config, None, metrics)
+
+
+@pytest.fixture
+def cells():
+    trained = [
+        cell(rule, keep, seed, value)
+        for (rule, keep), values in MICRO_F1.items()
+        for seed, value in enumerate(values)
+    ]
+    return [base_cell(), *trained]
+
+
+def test_each_rule_is_paired_with_random_at_its_own_ratio(cells):
+    outcome = gather(cells)
+    gaps = {(gap.arm.rule, gap.arm.keep_ratio or 0.0): gap for gap in outcome.gaps}
+    assert list(gaps) == [("bis", 0.1), ("mixed", 0.1), ("bis", 0.3)]
+    p = {}
+    for key, gap in gaps.items():
+        mine, other = MICRO_F1[key], MICRO_F1["random", key[1]]
+        test = stats.ttest_rel(mine, other)
+        p[key] = test.pvalue
+        low, high = test.confidence_interval(0.95)
+        assert gap.interval == pytest.approx(
+            (np.mean(np.subtract(mine, other)), low, high, test.pvalue, 4)
+        )
+    ranked = sorted(p, key=p.__getitem__)
+    adjusted = np.maximum.accumulate([p[key] * (3 - i) for i, key in enumerate(ranked)])
+    for key, expected in zip(ranked, adjusted, strict=True):
+        assert gaps[key].adjusted_p == pytest.approx(min(expected, 1))
+    verdicts = {key: gap.verdict for key, gap in gaps.items()}
+    assert verdicts == {
+        ("bis", 0.1): "ahead",
+        ("mixed", 0.1): "behind",
+        ("bis", 0.3): "open",
+    }
+    first, second = answers(outcome)
+    assert first.startswith("BIS 10 % beat Random by 0.0505 micro-F1 (4 paired seeds")
+    assert second.startswith("BIS 30 %: not decided whether it beats Random")
+
+
+def test_a_loss_is_called_one(cells):
+    lost = [
+        cell("bis", 0.1, seed, value - 0.05)
+        for seed, value in enumerate((0.60, 0.611, 0.62, 0.60))
+    ]
+    outcome = gather([*cells, *lost])
+    (gap,) = (g for g in outcome.gaps if (g.arm.rule, g.arm.keep_ratio) == ("bis", 0.1))
+    assert gap.verdict == "behind"
+    assert "did NOT beat Random: it lost by 0.0498" in answers(outcome)[0]
+
+
+def test_only_shared_seeds_are_paired_and_one_decides_nothing(cells):
+    few = [
+        cell("random", 0.1, 0, 0.5),
+        cell("random", 0.1, 1, 0.6),
+        cell("bis", 0.1, 1, 0.7),
+        cell("bis", 0.1, 2, 0.1),
+        cell("bis", 0.5, 1, 0.4),
+    ]
+    outcome = gather(few)
+    first, second = outcome.gaps
+    assert first.interval is not None
+    assert (first.interval.mean, first.interval.n) == (pytest.approx(0.1), 1)
+    assert (first.adjusted_p, first.verdict) == (None, "open")
+    assert second.interval is None
+    one, none = answers(outcome)
+    assert "ended ahead of Random by 0.1000 micro-F1 in the one seed" in one
+    assert "decides nothing" in one
+    assert "no Random with the same seeds" in none
+    assert answers(gather(cells[:1])) == ["BIS was not run: nothing is said of it."]
+    assert "0.700" in told(gather(few[2:3]), [])
+
+
+def test_tables_and_json_name_every_arm(cells):
+    outcome = gather(cells)
+    text = told(outcome, [])
+    assert max(map(len, text.splitlines())) <= 80
+    assert "0.608 ± 0.015" in text
+    assert outcome.seeds == [0, 1, 2, 3]
+    value = rows(outcome)
+    assert len(value["arms"]) == 7
+    assert value["arms"][-1]["rule"] == "base"
+    thresholds = [cell("bis", 0.1, 0, 0.5), cell("bis", 0.1, 0, 0.4)]
+    thresholds[1].config["arm"]["label_threshold"] = 0.0625
+    outcome = gather(thresholds)
+    assert len({arm_name(one.arm, outcome) for one in outcome.arms}) == 2
+    assert "labels K/N > 0.0625" in told(outcome, [])
+
+
+def test_the_widest_table_fits_a_terminal():
+    wide = [cell("step-matched-random", 0.125, s, 0.6 + s / 99) for s in (0, 1)]
+    for one in wide:
+        one.config["arm"]["alpha"] = 0.05
+        one.metrics.update(rollouts=565_096, updates=35_319)
+    assert max(map(len, told(gather(wide), []).splitlines())) <= 80
+
+
+def test_a_foreign_cell_is_refused():
+    for config, metrics in (
+        ({"arm": "bis"}, {}),
+        ({"world": "scarce"}, {}),
+        (SETTINGS | {"arm": arm("bis", 0.1)}, {"rollouts": 1}),
+    ):
+        with pytest.raises(DataError, match="no cell of mprm run selection"):
+            gather([Result("selection", config, 0, metrics)])
+
+
+def test_time_is_told_in_the_unit_that_suits():
+    assert [duration(s) for s in (7.2, 600, 90_000)] == ["7 s", "10 min", "25.0 h"]
+
+
+def test_the_page_says_the_answer_and_escapes_names(cells, tmp_path):
+    assert not is_selection_run(tmp_path)
+    append_results(tmp_path / "results", cells)
+    (tmp_path / "manifest.json").write_text(
+        '{"commands": ["mprm run selection --seeds 4"], "backbone": "tiny"}'
+    )
+    assert is_selection_run(tmp_path)
+    page = tmp_path / "report.html"
+    told_by_page = write_selection_report(tmp_path, page)
+    assert list(told_by_page) == answers(gather(cells))
+    text = page.read_text(encoding="utf-8")
+    assert "BIS 10 % beat Random by 0.0505 micro-F1" in text
+    assert "<b>corpus</b>" not in text
+    assert "&lt;b&gt;corpus" in text
+    assert "<script" not in text
+    assert "mprm run selection --seeds 4" in text
+    assert "micro-F1 over updates" in text
+    assert "0.608" in text
+
+
+def read_csv(drawing):
+    lines = csv.DictReader(io.StringIO(style.csv_bytes(drawing).decode()))
+    return {
+        (line["panel"], line["series"], float(line["x"])): float(line["y"])
+        for line in lines
+    }
+
+
+def test_the_figure_shows_means_and_paired_differences(cells):
+    plain = [{"config": c.config, "seed": c.seed, "metrics": c.metrics} for c in cells]
+    drawing = selection(plain)
+    found = read_csv(drawing)
+    panel = "<b>corpus</b> (real corpus)"
+    for (rule, keep), values in MICRO_F1.items():
+        if rule != "full":
+            name = {"random": "Random", "bis": "BIS", "mixed": "Mixed"}[rule]
+            assert found[panel, name, 100 * keep] == pytest.approx(np.mean(values))
+    assert found[panel, "full data", 10] == pytest.approx(0.66)
+    assert found[panel, "untrained", 10] == pytest.approx(0.3)
+    less = f"{panel}, less Random"
+    assert found[less, "BIS", 10] == pytest.approx(5.05)
+    assert found[less, "Mixed", 10] == pytest.approx(-4.75)
+    assert (less, "Random", 10) not in found
+    over = f"{panel}, over updates"
+    assert found[over, "BIS", 4] == pytest.approx(0.5)
+    assert found[over, "BIS", 8] == pytest.approx(0.658)
+    assert style.image_bytes(drawing.figure, "png")
+
+
+def test_the_figure_needs_neither_references_nor_curves_nor_random():
+    few = [cell("bis", 0.1, 0, 0.5, f1_curve=[]), cell("bis", 0.1, 0, 0.4)]
+    few[1].config["arm"] |= {"alpha": 0.2}
+    for chosen in (few, few[:1]):
+        plain = [
+            {"config": c.config, "seed": c.seed, "metrics": c.metrics} for c in chosen
+        ]
+        drawing = selection(plain)
+        assert style.image_bytes(drawing.figure, "pdf")
+    with pytest.raises(KeyError):
+        selection([{"config": {"arm": {}}, "seed": 0, "metrics": {}}])

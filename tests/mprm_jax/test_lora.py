@@ -1,0 +1,210 @@
+"""Adapters beside the kernels of a backbone, and their merging."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from experiments.benchmarks.stub_model import StubModel
+from mprm_jax.checkpoint import load_model, restore_latest
+from mprm_jax.data.problems import DataError
+from mprm_jax.lora import (
+    TARGETS,
+    LoraConfig,
+    LoraModel,
+    add_product,
+    attach,
+    merged,
+    saved_model,
+    saved_params,
+)
+from mprm_jax.models.backbone import Prompting, load_backbone
+from mprm_jax.models.layers import Compute
+from mprm_jax.objective import Objective, loss_sum
+from mprm_jax.optimizer import plan, split
+from mprm_jax.trainer import TrainConfig, train
+from tests.mprm_jax.backbone_folder import qwen_folder
+from tests.mprm_jax.quick import quick_compilation as quick_compilation
+from tests.mprm_jax.sharding_worker import random_batch, random_examples
+
+CONFIG = LoraConfig(rank=3, alpha=12.0)
+
+
+@pytest.fixture(scope="module")
+def loaded(tmp_path_factory):
+    """(backbone, its parameters, a batch)."""
+    folder = qwen_folder(tmp_path_factory.mktemp("weights"))
+    model, params = load_backbone(
+        folder, prompting=Prompting(max_length=64), compute=Compute("float32", False)
+    )
+    return model, params, random_batch(np.random.default_rng(0), model)
+
+
+@pytest.fixture(scope="module")
+def moved(loaded):
+    """Adapters that have left zero, with the backbone."""
+    params = attach(loaded[1], CONFIG, jax.random.key(1))
+    keys = iter(jax.random.split(jax.random.key(2), 7))
+    for layer in params["adapters"]["layers"].values():
+        layer["b"] = 0.3 * jax.random.normal(next(keys), layer["b"].shape)
+    return params
+
+
+def test_adapters_change_nothing_before_the_first_update(loaded):
+    model, params, batch = loaded
+    adapted = attach(params, CONFIG, jax.random.key(1))
+    assert set(adapted["adapters"]["layers"]) == set(TARGETS)
+    up = adapted["adapters"]["layers"]["up"]
+    assert (up["a"].shape, up["b"].shape) == ((2, 32, 3), (2, 3, 48))
+    # U(-1, 1) / sqrt(in) has this deviation; every layer and target its own draw.
+    a = np.asarray(up["a"])
+    assert a.std() == pytest.approx((3 * 32) ** -0.5, rel=0.2)
+    gate = np.asarray(adapted["adapters"]["layers"]["gate"]["a"])
+    assert np.abs(a[0] - a[1]).min() > 0
+    assert np.abs(a - gate).min() > 0
+    merged_kernel = merged(adapted, CONFIG)["language"]["layers"]["up"]["kernel"]
+    before = params["language"]["layers"]["up"]["kernel"]
+    np.testing.assert_array_equal(merged_kernel, before)
+    wrapped = LoraModel(model, CONFIG)
+    np.testing.assert_allclose(
+        jax.jit(wrapped.reward_logits)(adapted, batch),
+        jax.jit(model.reward_logits)(params, batch),
+        rtol=1e-5,
+        atol=1e-6,
+    )
+
+
+def test_adapted_and_merged_are_w_plus_the_scaled_product(loaded, moved):
+    model, params, batch = loaded
+    wrapped = LoraModel(model, CONFIG)
+    assert saved_model(wrapped) is model
+    made = saved_params(wrapped, moved)
+    assert "adapters" not in made
+    layers = jax.tree.map(np.float64, params["language"]["layers"])
+    for target in TARGETS:
+        adapter = moved["adapters"]["layers"][target]
+        for layer in range(2):
+            a, b = (np.asarray(adapter[name][layer], float) for name in "ab")
+            expected = layers[target]["kernel"][layer] + 12 / 3 * a @ b
+            found = made["language"]["layers"][target]["kernel"][layer]
+            np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+    # All else is the backbone's.
+    rest = made["language"]["layers"]["query"]["bias"]
+    np.testing.assert_array_equal(rest, layers["query"]["bias"])
+    logits_of = jax.jit(model.reward_logits)
+    logits = jax.jit(wrapped.reward_logits)(moved, batch)
+    np.testing.assert_allclose(logits, logits_of(made, batch), rtol=1e-5, atol=1e-5)
+    assert np.abs(np.asarray(logits - logits_of(params, batch))).max() > 0.01
+
+
+def test_sums_are_rounded_once():
+    kernel = jnp.full((2, 2), 1.0, jnp.bfloat16)
+    a, b = jnp.full((2, 1), 0.5), jnp.full((1, 2), 2.0**-7)
+    found = add_product(kernel, a, b)
+    assert found.dtype == jnp.bfloat16
+    # 1 + 2^-8 lies between two numbers of bfloat16 and goes to the even one.
+    np.testing.assert_array_equal(np.float32(found), 1.0)
+    np.testing.assert_array_equal(np.float32(add_product(kernel, a, 2 * b)), 1 + 2**-7)
+
+
+def test_only_adapters_and_head_have_gradients(loaded, moved):
+    """And theirs follow from that of the kernel: s dW B^T and s A^T dW."""
+    model, _, batch = loaded
+    wrapped = LoraModel(model, CONFIG)
+    trained, frozen = split(moved, wrapped.trainable(moved))
+    names = {jax.tree_util.keystr(p) for p, _ in jax.tree.leaves_with_path(trained)}
+    assert names == {
+        *(f"['adapters']['layers']['{t}']['{ab}']" for t in TARGETS for ab in "ab"),
+        "['head']['answers']",
+        "['head']['concentration']",
+    }
+    assert jax.tree.leaves(frozen["adapters"]) == []
+
+    def loss_of(of, params):
+        return loss_sum(of.reward_logits(params, batch), batch, Objective("soft"))
+
+    ours = jax.jit(jax.grad(lambda p: loss_of(wrapped, p)))(moved)
+    dense = jax.jit(jax.grad(lambda p: loss_of(model, p)))(merged(moved, CONFIG))
+    for target in ("query", "down"):
+        adapter = moved["adapters"]["layers"][target]
+        kernel = dense["language"]["layers"][target]["kernel"]
+        found = ours["adapters"]["layers"][target]
+        for layer in range(2):
+            dw = np.asarray(kernel[layer], float)
+            a, b = (np.asarray(adapter[name][layer], float) for name in "ab")
+            scale = np.abs(dw).max()
+            np.testing.assert_allclose(
+                found["a"][layer], 4 * dw @ b.T, rtol=1e-4, atol=1e-4 * scale
+            )
+            np.testing.assert_allclose(
+                found["b"][layer], 4 * a.T @ dw, rtol=1e-4, atol=1e-4 * scale
+            )
+
+
+class Killed(Exception):
+    """Stands for a process that ends between two checkpoints."""
+
+
+def test_a_run_saves_the_merged_model_and_goes_on_with_the_adapters(loaded, tmp_path):
+    model, params, batch = loaded
+    config = LoraConfig(2, targets=("query", "up"))
+    wrapped = LoraModel(model, config)
+    start = attach(params, config, jax.random.key(3))
+    examples, buckets = random_examples(np.random.default_rng(4), model, 32)
+    budget = plan(32, 8)
+    settings = TrainConfig(learning_rate=0.01, checkpoint_every=2)
+
+    def go(**changes):
+        return train(wrapped, start, examples, budget, settings, buckets, **changes)
+
+    def stop(update):
+        if update.number == 3:
+            raise Killed
+
+    whole = go()
+    with pytest.raises(Killed):
+        go(output=tmp_path, on_update=stop)
+    found = go(output=tmp_path, resume=True)
+    jax.tree.map(np.testing.assert_array_equal, found, whole)
+    read, saved = load_model(tmp_path)
+    assert read == model
+    jax.tree.map(np.testing.assert_array_equal, saved, merged(whole, config))
+    np.testing.assert_array_equal(found["language"]["norm"], params["language"]["norm"])
+    assert np.abs(whole["adapters"]["layers"]["up"]["b"]).max() > 0.001
+    np.testing.assert_allclose(
+        jax.jit(read.reward_logits)(saved, batch),
+        jax.jit(wrapped.reward_logits)(whole, batch),
+        rtol=1e-4,
+        atol=1e-4,
+    )
+    # What a run goes on from holds no frozen parameter.
+    facts = (tmp_path / "checkpoints" / "4").glob("training/**/*")
+    size = sum(path.stat().st_size for path in facts if path.is_file())
+    kept = sum(leaf.nbytes for leaf in jax.tree.leaves(params))
+    assert size < kept / 2
+    with pytest.raises(DataError, match="is of another model"):
+        restore_latest(tmp_path, start)
+
+
+def test_what_has_no_such_kernels_is_refused():
+    with pytest.raises(DataError, match="LoRA needs a backbone with stacked layers"):
+        attach(StubModel().init(jax.random.key(0)), CONFIG, jax.random.key(0))
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"rank": 0}, "lora_rank must be at least 1"),
+        ({"rank": 1, "alpha": 0.0}, "lora_alpha must be finite and positive"),
+        ({"rank": 1, "targets": ("query", "norm")}, "lora_targets must be some of"),
+        ({"rank": 1, "targets": ()}, "lora_targets"),
+        ({"rank": 1, "targets": ("up", "up")}, "each once"),
+    ],
+)
+def test_settings_without_meaning_are_refused(values, words):
+    with pytest.raises(ValueError, match=words):
+        LoraConfig(**values)
+
+
+def test_the_scale_is_alpha_over_rank():
+    assert LoraConfig(8).scale == 2.0

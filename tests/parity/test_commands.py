@@ -1,0 +1,93 @@
+"""From folders that the references save, through the commands, and back to PyTorch."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+import torch
+import transformers
+from PIL import Image
+
+from mprm_jax.checkpoint import load_model
+from mprm_jax.models.weights_config import INTERNVL_CHAT
+from tests.experiments.test_backbone_commands import (
+    evaluate,
+    exported,
+    records,
+    train,
+)
+from tests.experiments.test_backbone_commands import words as words
+from tests.experiments.test_backbone_commands import world as world
+from tests.parity.internvl_cases import SHAPES as INTERNVL_SHAPES
+from tests.parity.internvl_cases import save_internvl
+from tests.parity.qwen_cases import SHAPES as QWEN_SHAPES
+from tests.parity.qwen_cases import save_qwen
+
+CASES = {
+    "qwen": (save_qwen, QWEN_SHAPES["many images"]),
+    "internvl": (save_internvl, INTERNVL_SHAPES["native qwen2"]),
+    INTERNVL_CHAT: (save_internvl, INTERNVL_SHAPES["remote internlm2"]),
+}
+
+
+def torch_scores(folder, model, rows, world):
+    """sigma(Yes - No) at every marker by what ``transformers`` makes of the folder."""
+    config = transformers.AutoConfig.from_pretrained(folder)
+    assert config.architectures is not None
+    kind = getattr(transformers, config.architectures[0])
+    theirs, report = kind.from_pretrained(folder, output_loading_info=True)
+    assert not report["missing_keys"]
+    assert not report["unexpected_keys"]
+    theirs.eval()
+    processor = transformers.AutoImageProcessor.from_pretrained(folder)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    yes, no, marker = map(tokenizer.convert_tokens_to_ids, ("Yes", "No", "<prm>"))
+    scores = []
+    for row in rows:
+        image = Image.open(world / "benchmark" / "images" / row["image"][0])
+        image = image.convert("RGB")
+        steps = row["response"]["steps"]
+        ids = model.encode(row["question"], steps, (image,))[0]
+        text = "".join(f"{step}<prm>\n\n" for step in steps)
+        # The library's tokenizer reads the same from the exported file.
+        tail = tokenizer(text.removesuffix("\n\n"), add_special_tokens=False).input_ids
+        assert ids.tolist()[-len(tail) + 8 :] == tail[8:]
+        given = dict(processor([image], return_tensors="pt"))
+        given.pop("num_patches", None)
+        tokens = torch.as_tensor(ids).long()[None]
+        if "image_grid_thw" in given:
+            given["mm_token_type_ids"] = (tokens == config.image_token_id).int()
+        with torch.no_grad():
+            logits = theirs(input_ids=tokens, **given).logits[0]
+        at = logits[tokens[0] == marker].double()
+        scores.append(torch.sigmoid(at[:, yes] - at[:, no]).numpy())
+    return np.concatenate(scores)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_what_is_trained_here_scores_alike_in_pytorch(
+    capsys, world, words, name, tmp_path
+):
+    save, shape = CASES[name]
+    weights = tmp_path / "weights"
+    weights.mkdir()
+    save(dataclasses.replace(shape, vocabulary=words.get_vocab_size()), weights)
+    words.save(str(weights / "tokenizer.json"))
+    faster = ("--learning-rate", "1e-3", "--json")
+    done = train(capsys, world, weights, tmp_path / "run", *faster)
+    assert done.status == 0, done.err
+    assert done.json["updates"] == 4
+    # Scored in float32, so that what is compared is the model and not its rounding.
+    path = tmp_path / "run" / "model.json"
+    described = json.loads(path.read_text())
+    described["config"]["dtype"] = "float32"
+    path.write_text(json.dumps(described))
+    test = world / "benchmark" / "test.jsonl"
+    found, scores = evaluate(capsys, tmp_path / "run", test, tmp_path / "a", world)
+    assert found["steps_truncated"] == 0
+    assert exported(capsys, tmp_path / "run", "--output", tmp_path / "out").status == 0
+    model, _ = load_model(tmp_path / "run")
+    expected = torch_scores(tmp_path / "out", model, records(test), world)
+    np.testing.assert_allclose(scores, expected, rtol=1e-4)
+    assert np.std(scores) > 0.01
