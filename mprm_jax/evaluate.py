@@ -188,7 +188,9 @@ def _plan(
         example = window[i]
         steps = _round_up(len(example.marker_S), _SMALLEST_STEPS, halves=False)
         tokens = _round_up(len(example.tokens_L), _SMALLEST_TOKENS, halves=True)
-        return len(example.images_PxD), tokens, steps
+        patches = len(example.images_PxD)
+        # To powers of two, as in training: pictures come in hundreds of sizes.
+        return patches and _round_up(patches, 1, halves=False), tokens, steps
 
     order = sorted(range(len(window)), key=shape)
     for patches, same in groupby(order, key=lambda i: shape(i)[0]):

@@ -21,6 +21,7 @@ import jax
 from mprm_jax.checkpoint import Progress, updates_kept
 from mprm_jax.data.batches import Batch, Buckets
 from mprm_jax.data.loader import Reading, Source, batches
+from mprm_jax.data.problems import DataError
 from mprm_jax.hosts import FIRST, any_host, in_turn
 from mprm_jax.interruption import Stop, stoppable
 from mprm_jax.lora import LoraModel, saved_model, saved_params
@@ -273,6 +274,7 @@ class _Run:
         done, updates = int(state.update), self.budget.updates
         step = self.step(state)
         began, rollouts, truncated = time.perf_counter(), 0, totals.get(_TRUNCATED, 0)
+        counted = totals.get(_COUNTED, 0)
         with contextlib.ExitStack() as stack:
             stack.enter_context(advised())
             log = None
@@ -291,6 +293,7 @@ class _Run:
                     place = files.output if files is not None else None
                     raise not_finite(number, metrics, loaded, self.source, place)
                 truncated += loaded.truncated
+                counted += int(metrics["steps"])
                 rollouts += len(loaded.places)
                 seconds = time.perf_counter() - began
                 metrics |= {
@@ -310,13 +313,18 @@ class _Run:
                             updates,
                             files.run,
                             position,
-                            {_TRUNCATED: truncated},
+                            {_TRUNCATED: truncated, _COUNTED: counted},
                         ),
                         saved_params(self.model, params()),
                         _training(self.model, state),
                     )
                 if stopped:
                     stop.leave()
+        if done < updates and not counted:
+            raise DataError(
+                "no step was trained on: every one was cut off because its prompt is "
+                "too long, or has no label"
+            )
         return join(state.trained, frozen)
 
     def due(self, number: int) -> bool:
@@ -345,4 +353,4 @@ class _Run:
         )
 
 
-_TRUNCATED = "truncated_steps"
+_TRUNCATED, _COUNTED = "truncated_steps", "steps"

@@ -19,6 +19,7 @@ COMMANDS = {
     "evaluate": "how well does a model, or anyone's scores, find wrong steps?",
     "rerank": "best-of-N accuracy of a model on candidate solutions",
     "pretrain": "the tiny backbone, on the simulated world's own solutions",
+    "export": "a trained backbone as transformers and PyTorch read it",
     "run": "an experiment of this package, resumable, into the results store",
     "advise": "does selection pay on this corpus, and which rule?",
     "figures": "every figure, from the results store",

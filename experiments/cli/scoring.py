@@ -83,13 +83,17 @@ class ScoringOptions:
 
 
 def load_checkpoint(folder: Path) -> tuple[Any, Any]:
-    """(model, params) of a checkpoint folder.
+    """(model, params) of a checkpoint folder, or of released weights as they are.
 
     Raises:
         DataError: there is no such folder, or no whole checkpoint in it.
     """
     if not folder.is_dir():
         raise DataError(f"{folder}: no such checkpoint folder")
+    if (folder / "config.json").is_file() and not (folder / "model.json").is_file():
+        from mprm_jax.models.base import open_model
+
+        return open_model(str(folder))
     from mprm_jax.checkpoint import load_model
 
     return load_model(folder, report=lambda line: print(line, file=sys.stderr))

@@ -130,7 +130,7 @@ def run_command(name: str, module: ModuleType, arguments: list[str]) -> int:
     options = tyro.cli(
         module.OPTIONS,
         prog=f"mprm {name}",
-        args=arguments,
+        args=_corpus_by_position(module.OPTIONS, arguments),
         config=(tyro.conf.FlagCreatePairsOff,),
     )
     as_json = getattr(options, "json", False)
@@ -162,6 +162,17 @@ def run_command(name: str, module: ModuleType, arguments: list[str]) -> int:
         name_of_file = f"{error.filename}: " if error.filename else ""
         return _failed(name, f"{name_of_file}{error.strerror or error}", as_json)
     return 0
+
+
+def _corpus_by_position(options: Any, arguments: list[str]) -> list[str]:
+    """The arguments, with the corpus by its position where it was given by name."""
+    if not (isinstance(options, type) and issubclass(options, CorpusOptions)):
+        return arguments
+    return [
+        argument.removeprefix("--corpus=")
+        for argument in arguments
+        if argument != "--corpus"
+    ]
 
 
 def _failed(

@@ -104,3 +104,14 @@ def test_an_output_among_the_inputs_is_refused(tmp_path, capsys):
     assert (failed.status, "the corpus's own folder" in failed.err) == (1, True)
     assert (folder / "a.jsonl").read_bytes() == before
     assert sorted(p.name for p in folder.iterdir() if p.is_file()) == ["a.jsonl"]
+
+
+@pytest.mark.parametrize("named", [["--corpus", "{}"], ["--corpus={}"]])
+def test_the_corpus_may_be_named(named, tmp_path, capsys):
+    folder = write_corpus(tmp_path, {"a.jsonl": GOOD})
+    words = [word.format(folder) for word in named]
+    by_name = run(capsys, "stats", "--rule", "random", *words, "--json")
+    by_place = run(capsys, "stats", folder, "--rule", "random", "--json")
+    assert by_name.status == by_place.status == 0
+    assert by_name.json == by_place.json
+    assert run(capsys, "stats", "--corpus").status == 2

@@ -6,7 +6,7 @@ import pytest
 from mprm_jax.data.batches import Example, collate
 from mprm_jax.data.predictions import columns
 from mprm_jax.data.problems import DataError
-from mprm_jax.evaluate import image_root, predict, read_benchmark, score_prompts
+from mprm_jax.evaluate import _plan, image_root, predict, read_benchmark, score_prompts
 from tests.mprm_jax.scoring_model import PARAMS, StubModel, benchmark, solution
 
 
@@ -65,18 +65,21 @@ def test_few_shapes_are_compiled_and_none_twice(monkeypatch):
     assert set(seen) <= {(8, tokens, s) for tokens in (32, 48, 64) for s in (8, 16)}
 
 
-def test_patches_are_never_padded(monkeypatch):
+def test_patches_are_padded_to_powers_of_two(monkeypatch):
     rng = np.random.default_rng(2)
     seen = []
 
     def spy(examples, buckets, rows):
-        seen.append({len(one.images_PxD) for one in examples})
+        (shape,) = buckets.shapes
+        seen.append((shape.patches, {len(one.images_PxD) for one in examples}))
         return collate(examples, buckets, rows)
 
     monkeypatch.setattr("mprm_jax.evaluate.collate", spy)
-    examples = [example(rng, 30, 2, 1 + i % 2) for i in range(20)]
+    examples = [example(rng, 30, 2, (1, 3, 4, 9)[i % 4]) for i in range(16)]
     score_prompts(StubModel(), PARAMS, examples, 8)
-    assert sorted(map(sorted, seen)) == [[1], [1], [2], [2]]
+    assert seen == [(1, {1}), (4, {3, 4}), (16, {9})]
+    words = [one._replace(images_PxD=one.images_PxD[:0]) for one in examples]
+    assert [shape.shapes[0].patches for _, shape in _plan(words, 16)] == [0]
 
 
 def test_very_sure_scores_stay_apart():

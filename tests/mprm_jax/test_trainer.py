@@ -244,6 +244,14 @@ def test_a_loss_that_is_not_finite_stops_and_saves_its_batch(run, tmp_path, outp
         assert updates_kept(path.parent) == [2]
 
 
+def test_a_run_without_a_single_label_fails(run):
+    blank = [e._replace(trials_S=np.zeros_like(e.trials_S)) for e in EXAMPLES]
+    with pytest.raises(DataError, match="no step was trained on"):
+        run(source=blank)
+    # One label is enough.
+    run(source=[*blank[:-1], EXAMPLES[-1]])
+
+
 def test_an_unreadable_rollout_stops_the_run(run):
     class Source(list):
         def __getitem__(self, place):
