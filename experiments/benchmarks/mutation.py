@@ -197,7 +197,7 @@ def _run_tests(copy: Path, tests: list[str], limit: float) -> NoReturn:
             pytest = importlib.import_module("pytest")
             # Its plugins have been imported before it could rewrite their assertions.
             early = "ignore::pytest.PytestAssertRewriteWarning"
-            options = ["-x", "-q", "-p", "no:cacheprovider", "-W", early]
+            options = ["-x", "-q", "-n", "0", "-p", "no:cacheprovider", "-W", early]
             status = int(pytest.main([*options, *tests]))
     finally:
         os._exit(status)

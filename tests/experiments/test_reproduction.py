@@ -40,7 +40,7 @@ def test_verify_needs_a_manifest(corpus, tmp_path, capsys):
     output = tmp_path / "x.jsonl"
     output.write_text("{}\n")
     failed = run(capsys, "verify", output)
-    assert (failed.status, "No such file" in failed.err) == (1, True)
+    assert (failed.status, "has its manifest beside it" in failed.err) == (1, True)
     for text in ("", "[]", "{}", '{"schema": "mprm-subset/1"}', '{"schema": 3}'):
         (tmp_path / "x.jsonl.manifest.json").write_text(text)
         failed = run(capsys, "verify", output)
@@ -93,7 +93,7 @@ def test_a_simulation_does_not_overwrite_annotations_it_did_not_write(tmp_path, 
     (folder / "AI2D.jsonl").write_text("real data\n")
     arguments = ["simulate", "corpus", "--scale", "0.0001", "--output"]
     failed = run(capsys, *arguments, folder.parent)
-    assert (failed.status, "no simulation wrote" in failed.err) == (1, True)
+    assert (failed.status, "simulate corpus did not write" in failed.err) == (1, True)
     assert (folder / "AI2D.jsonl").read_text() == "real data\n"
     for _ in range(2):  # its own output it may write again
         assert run(capsys, *arguments, tmp_path / "own").status == 0
