@@ -12,7 +12,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import jinja2
 from markupsafe import Markup
 
 from experiments import report_charts as charts
@@ -38,7 +37,7 @@ from experiments.report_data import (
     read_worlds,
 )
 from experiments.report_rollouts import RolloutView, view_examples
-from experiments.report_text import number, percent, signed, visible
+from experiments.report_text import page_template, percent
 from experiments.store import store_path
 from mprm_jax.data.outputs import (
     OUTPUT_SCHEMA,
@@ -285,10 +284,6 @@ def _curves(world: WorldResults) -> list[Markup]:
     return drawn
 
 
-def _or_dash(form: Any) -> Any:
-    return lambda value, *args: "–" if value is None else form(value, *args)
-
-
 def _per_seed(values: Sequence[int]) -> str:
     low, high = min(values), max(values)
     return f"{low:,}" if low == high else f"{low:,}–{high:,}"
@@ -296,23 +291,7 @@ def _per_seed(values: Sequence[int]) -> str:
 
 def render(report: Report) -> str:
     """The page as HTML; the same report gives the same text."""
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("experiments", "templates"),
-        autoescape=True,
-        finalize=visible,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {
-        "num": _or_dash(number),
-        "signed": _or_dash(signed),
-        "percent": _or_dash(percent),
-        "count": _or_dash(lambda x: f"{x:,}"),
-        "per_seed": _per_seed,
-        "label": label,
-    }
-    template = environment.get_template("report.html.j2")
+    template = page_template("report.html.j2", per_seed=_per_seed, label=label)
     return template.render(
         report=report,
         paper=PAPER_TABLE_1,

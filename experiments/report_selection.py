@@ -8,14 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import jinja2
 from markupsafe import Markup
 
 from experiments import report_charts as charts
 from experiments.provenance import file_sha256, versions
 from experiments.report_answer import Estimate
 from experiments.report_data import Run, read_run
-from experiments.report_text import number, percent, signed, visible
+from experiments.report_text import page_template
 from experiments.selection_grid_plan import FULL, Arm
 from experiments.selection_grid_results import (
     NAMES,
@@ -181,27 +180,9 @@ def _mean_curve(one: ArmResults, name: str) -> list[tuple[float, float]]:
     return [(x, sum(curve[x] for curve in curves) / len(curves)) for x in shared]
 
 
-def _or_dash(form: Any) -> Any:
-    return lambda value, *args: "–" if value is None else form(value, *args)
-
-
 def render(page: SelectionPage) -> str:
     """The page as HTML; the same results give the same text."""
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("experiments", "templates"),
-        autoescape=True,
-        finalize=visible,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {
-        "num": _or_dash(number),
-        "signed": _or_dash(signed),
-        "percent": _or_dash(percent),
-        "count": _or_dash(lambda x: f"{x:,}"),
-    }
-    return environment.get_template("selection.html.j2").render(
+    return page_template("selection.html.j2").render(
         page=page,
         name=lambda arm: arm_name(arm, page.outcome),
         series_class=charts.series_class,

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from typing import Any
 
+import jinja2
 from markupsafe import Markup
 
 # What must not act on a page: controls, halves of surrogate pairs, and the characters
@@ -46,3 +48,30 @@ def percent(share: float, digits: int | None = None) -> str:
     """
     text = f"{100 * share:g}" if digits is None else number(100 * share, digits)
     return f"{text}\N{NO-BREAK SPACE}%"
+
+
+def page_template(name: str, **filters: Callable[..., str]) -> jinja2.Template:
+    """A template of the package: everything is escaped, nothing undefined passes.
+
+    Filters num, signed, percent and count print a dash for None; others may be added.
+    """
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("experiments", "templates"),
+        autoescape=True,
+        finalize=visible,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {
+        "num": _or_dash(number),
+        "signed": _or_dash(signed),
+        "percent": _or_dash(percent),
+        "count": _or_dash(lambda x: f"{x:,}"),
+        **filters,
+    }
+    return environment.get_template(name)
+
+
+def _or_dash(form: Callable[..., str]) -> Callable[..., str]:
+    return lambda value, *args: "–" if value is None else form(value, *args)

@@ -166,7 +166,9 @@ def run_command(name: str, module: ModuleType, arguments: list[str]) -> int:
 
 def _corpus_by_position(options: Any, arguments: list[str]) -> list[str]:
     """The arguments, with the corpus by its position where it was given by name."""
-    if not (isinstance(options, type) and issubclass(options, CorpusOptions)):
+    classes = options.__mro__ if isinstance(options, type) else ()
+    owners = (c for c in classes if "corpus" in c.__dict__.get("__annotations__", ()))
+    if next(owners, None) is not CorpusOptions:
         return arguments
     return [
         argument.removeprefix("--corpus=")
