@@ -235,11 +235,11 @@ def test_a_loss_that_is_not_finite_stops_and_saves_its_batch(run, tmp_path, outp
     assert "\n" not in str(error.value)
     assert (str(path) in str(error.value)) == path.exists() == output
     if output:
-        saved = np.load(path)
-        assert saved["places"].tolist() == order[24:32]
-        expected = collate([bad[place] for place in order[24:32]], BUCKETS, 8)
-        for name, array in expected._asdict().items():
-            np.testing.assert_array_equal(saved[name], array)
+        with np.load(path) as saved:
+            assert saved["places"].tolist() == order[24:32]
+            expected = collate([bad[place] for place in order[24:32]], BUCKETS, 8)
+            for name, array in expected._asdict().items():
+                np.testing.assert_array_equal(saved[name], array)
         # The checkpoint before it is whole, and no later one was made.
         assert updates_kept(path.parent) == [2]
 
