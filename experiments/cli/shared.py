@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import inspect
 import json
 import os
 import signal
@@ -167,7 +168,7 @@ def run_command(name: str, module: ModuleType, arguments: list[str]) -> int:
 def _corpus_by_position(options: Any, arguments: list[str]) -> list[str]:
     """The arguments, with the corpus by its position where it was given by name."""
     classes = options.__mro__ if isinstance(options, type) else ()
-    owners = (c for c in classes if "corpus" in c.__dict__.get("__annotations__", ()))
+    owners = (c for c in classes if "corpus" in inspect.get_annotations(c))
     if next(owners, None) is not CorpusOptions:
         return arguments
     return [
