@@ -21,6 +21,17 @@ def corpus():
     )
 
 
+def test_one_positive_and_one_negative_step_make_a_rollout_mixed():
+    counts = np.array([5, 0, 0, 0, 7, 0, 0, 1, 0])
+    rollouts = Rollouts(
+        counts, np.full(9, 16), np.array([0, 3, 5, 7, 9]), np.zeros(4, int), ("a",)
+    )
+    found = summarise(rollouts)
+    assert found.mixed_share == 3 / 4
+    assert found.all_negative_share == 1 / 4
+    assert found.all_positive_share == 0
+
+
 def test_every_statistic_is_the_count_it_names():
     found = summarise(corpus(), alpha=0.2)
     assert (found.rollouts, found.steps, found.unmeasured_steps) == (4, 9, 1)
