@@ -1,4 +1,4 @@
-"""The map's worlds: a Sobol design over nine axes, written down before any was run.
+"""The map's worlds: a Sobol design over ten axes, written down before any was run.
 
     python -m experiments.regimes_design > experiments/results/regimes_design.json
 
