@@ -35,12 +35,12 @@ ARMS = {
 
 @dataclasses.dataclass(frozen=True)
 class Options(StudentOptions):
-    """Where does BIS pay? 256 worlds of a Sobol design over ten axes.
+    """Where does BIS pay? 384 worlds of a Sobol design over ten axes.
 
     Mixed share, spread of r, its share between rollouts, keep ratio, annotator noise
     (two axes), how much features show the rollout's ease, common mean, source shift,
-    and length of training. Small runs the first 40 worlds; every fifth world tests the
-    advisor and is not shown to it. 20 paired seeds.
+    and length of training. Small runs the first 40 worlds; every fifth world, and the
+    last 128, added later, test the advisor and are not shown to it. 20 paired seeds.
 
     Example: mprm run regimes --size full
     """

@@ -1,9 +1,8 @@
 """LoRA (Hu et al. 2021): a product of two thin matrices is trained beside each kernel.
 
-W' = W + (alpha / r) A B, with A [in, r] and B [r, out]; W is frozen. The product is
-added to one layer's kernel at a time as the scan over layers reaches it, so what is
-trained is what the merged model computes, rounding of W' included, and no second copy
-of all kernels is ever made.
+y = x W + (alpha / r) (x A) B, with A [in, r] and B [r, out]; W is frozen. Multiplied in
+this order, neither the product A B nor the gradient of a kernel is ever made: an
+adapter costs r (in + out) multiply-adds where the kernel costs in x out.
 """
 
 from __future__ import annotations
@@ -142,7 +141,10 @@ def attach(params: Params, config: LoraConfig, key: jax.Array) -> Params:
 
 
 def adapted(params: Params, config: LoraConfig) -> Params:
-    """The backbone's parameters, with kernels that add their adapter when used.
+    """The backbone's parameters, with an adapter in each adapted linear layer.
+
+    :func:`mprm_jax.models.layers.linear` applies it. The scale is taken into A in
+    float32, before either is rounded to the precision of the computation.
 
     Args:
         params: of a :class:`LoraModel`.
@@ -151,9 +153,10 @@ def adapted(params: Params, config: LoraConfig) -> Params:
     return _each(
         params,
         config,
-        lambda linear, adapter: AdaptedLinear(
-            linear, config.scale * adapter["a"], adapter["b"]
-        ),
+        lambda linear, adapter: {
+            **linear,
+            "adapter": {**adapter, "a": config.scale * adapter["a"]},
+        },
     )
 
 
@@ -188,34 +191,6 @@ def add_product(kernel: jax.Array, a: jax.Array, b: jax.Array) -> jax.Array:
         preferred_element_type=jnp.float32,
     )
     return (kernel.astype(jnp.float32) + product).astype(kernel.dtype)
-
-
-@jax.tree_util.register_pytree_with_keys_class
-class AdaptedLinear:
-    """A linear layer whose kernel is W + A B, made where it is read.
-
-    Stands in for the layer's dictionary, and may be sliced by a scan and cast like it.
-    """
-
-    def __init__(self, linear: Any, a: Any, b: Any) -> None:
-        self.linear, self.a, self.b = linear, a, b
-
-    def __getitem__(self, name: str) -> jax.Array:
-        stored = self.linear[name]
-        return add_product(stored, self.a, self.b) if name == _KERNEL else stored
-
-    def __contains__(self, name: str) -> bool:
-        return name in self.linear
-
-    def tree_flatten_with_keys(self) -> tuple[tuple, None]:
-        """For JAX."""
-        key = jax.tree_util.GetAttrKey
-        return tuple((key(n), getattr(self, n)) for n in ("linear", "a", "b")), None
-
-    @classmethod
-    def tree_unflatten(cls, _: None, children: tuple) -> AdaptedLinear:
-        """For JAX."""
-        return cls(*children)
 
 
 def _each(params: Params, config: LoraConfig, change: Any) -> Params:

@@ -6,10 +6,9 @@ Operations are those of the matrix products, two per multiply-add, as Chowdhery 
 
 - A kernel of n numbers that reads t vectors costs 2 n t forward, 2 n t for the gradient
   of its input, and 2 n t for its own gradient: 6 n t if trained, the well-known 6 N per
-  token. The last is spared where it is frozen (an adapted kernel's is computed: the
-  adapters' gradients are made from it), both are spared in a frozen vision tower,
-  below which nothing is trained: 2 n t. (The adapters' own products are made once per
-  micro-batch, not per token, and do not count.)
+  token. The last is spared where it is frozen, both are spared in a frozen vision
+  tower, below which nothing is trained: 2 n t. The two matrices of an adapter count
+  like trained kernels.
 - Attention of t vectors, each to s, in heads of width w together costs 4 t s w forward
   and 8 t s w backward: 12 L H Q T per token in PaLM's letters.
 - Embeddings are looked up, and reward rows are read at markers only: neither counts.
@@ -29,7 +28,7 @@ from jax.sharding import AbstractMesh, NamedSharding
 from jax.sharding import PartitionSpec as Spec
 
 from mprm_jax.data.batches import Buckets
-from mprm_jax.lora import LoraModel, saved_model
+from mprm_jax.lora import ADAPTERS, saved_model
 from mprm_jax.models.backbone import Backbone
 from mprm_jax.models.base import Model, Params
 from mprm_jax.models.qwen_vl import QwenVLConfig
@@ -204,7 +203,6 @@ def flops_per_rollout(model: Model, shapes: Params, load: Load) -> dict[str, flo
         trained = _count(split(shapes, is_trained)[0])
         total = load.padded_tokens * (2 * _count(shapes) + 4 * trained)
         return {"all parameters": total}
-    targets = model.config.targets if isinstance(model, LoraModel) else ()
     trained_leaves = jax.tree.leaves(is_trained)
     flat = jax.tree_util.tree_flatten_with_path(shapes)[0]
     found = {"language": 0.0, "projector": 0.0, "vision": 0.0}
@@ -214,13 +212,12 @@ def flops_per_rollout(model: Model, shapes: Params, load: Load) -> dict[str, flo
     )
     for (path, leaf), train in zip(flat, trained_leaves, strict=True):
         names = _names(path)
-        if names[-1] != "kernel":
+        if names[-1] != "kernel" and names[0] != ADAPTERS:
             continue
         part = _part(names)
-        own = train or (part == "language" and names[-2] in targets)
         passes = part == "language" or (part == "projector" and projector_is_trained)
-        times = 2 * (1 + passes + own)
-        found[part] += times * leaf.size * _vectors(backbone, names, load)
+        times = 2 * (1 + passes + train)
+        found[part] += times * leaf.size * _vectors(backbone, part, names, load)
     found["attention"] = sum(_attention(backbone, load))
     return found
 
@@ -232,13 +229,13 @@ def _names(path: tuple) -> list[str]:
 def _part(names: list[str]) -> str:
     if names[0] == "vision" and names[1].startswith(MERGER):
         return "projector"
-    return names[0]
+    return "language" if names[0] == ADAPTERS else names[0]
 
 
-def _vectors(model: Backbone, names: list[str], load: Load) -> float:
-    """How many vectors of a padded rollout a kernel reads."""
+def _vectors(model: Backbone, part: str, names: list[str], load: Load) -> float:
+    """How many vectors of a padded rollout a kernel of a part of the model reads."""
     config, rows = model.config, load.padded_rows
-    if names[0] == "language":
+    if part == "language":
         return load.padded_tokens
     if isinstance(config, QwenVLConfig):
         if names[1] == "patch":

@@ -91,8 +91,11 @@ def scan_layers(step: Any, x: jax.Array, stacked: Any, compute: Compute) -> jax.
 
 
 def linear(params: Params, x: jax.Array) -> jax.Array:
-    """x W + b, with W as [in, out]; b is optional."""
+    """x W + b, with W as [in, out]; b is optional, and so is an adapter (x A) B."""
     y = jnp.einsum("...d,df->...f", x, params["kernel"])
+    if "adapter" in params:
+        thin = jnp.einsum("...d,dr->...r", x, params["adapter"]["a"])
+        y += jnp.einsum("...r,rf->...f", thin, params["adapter"]["b"])
     return y + jnp.broadcast_to(params["bias"], y.shape) if "bias" in params else y
 
 
