@@ -16,6 +16,7 @@ import jax
 import msgspec
 import numpy as np
 
+from experiments.stored_metrics import json_numbers, stored
 from mprm_jax.data.batches import Buckets, Example, buckets_for
 from mprm_jax.data.candidates import CandidateSet, read_candidates
 from mprm_jax.data.corpus import Usable
@@ -293,23 +294,12 @@ def judge_model(model: Model, params: Params, bench: Bench) -> dict[str, Any]:
         bootstrap["best_of_n"] = replicate_accuracy(
             ranked, "mean", REPLICATES, np.random.default_rng(0)
         )
-    names = (
-        "micro_f1",
-        "macro_f1_pooled",
-        "auroc",
-        "within_position_auroc",
-        "position_auroc",
-        "per_source",
-    )
     return {
-        **{name: metrics[name] for name in names},
+        **stored(metrics),
         "slip_prior_auroc": metrics["prior"]["auroc"],
         "threshold": decision.threshold,
         "best_of_n": _best_of_n(ranked),
-        "bootstrap": {
-            name: [round(float(v), 5) if np.isfinite(v) else None for v in values]
-            for name, values in bootstrap.items()
-        },
+        "bootstrap": {name: json_numbers(values) for name, values in bootstrap.items()},
     }
 
 

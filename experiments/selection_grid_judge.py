@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from experiments.stored_metrics import json_numbers, stored
 from mprm_jax.data.batches import Example
 from mprm_jax.data.candidates import CandidateSet
 from mprm_jax.data.loader import Source
@@ -187,24 +188,12 @@ def described(steps: StepScores) -> dict[str, Any]:
     metrics = evaluation(evaluated, decision, replicates=0)
     rng = np.random.default_rng(0)
     drawn = replicate(evaluated, decision.threshold, REPLICATES, rng)
-    names = (
-        "micro_f1",
-        "macro_f1_pooled",
-        "auroc",
-        "within_position_auroc",
-        "position_auroc",
-        "per_source",
-    )
     return {
-        **{name: metrics[name] for name in names},
+        **stored(metrics),
         "micro_f1_on_test": float(f1_at(steps, best_threshold(steps)).micro_f1),
         "threshold": decision.threshold,
         "bootstrap": {
-            "micro_f1": _json_numbers(drawn.f1.micro_f1),
-            "auroc": _json_numbers(drawn.auroc),
+            "micro_f1": json_numbers(drawn.f1.micro_f1),
+            "auroc": json_numbers(drawn.auroc),
         },
     }
-
-
-def _json_numbers(values: np.ndarray) -> list[float | None]:
-    return [round(float(v), 5) if np.isfinite(v) else None for v in values]

@@ -7,10 +7,10 @@ and T is data, not shape: one compilation serves every keep ratio.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -89,7 +89,7 @@ class _Arms(NamedTuple):
 
     start_AxT: jax.Array
     count_AxT: jax.Array
-    updates_A: jax.Array
+    rate_AxT: jax.Array
     labels_A: jax.Array
 
 
@@ -116,8 +116,18 @@ def outputs(student: Student, params: Params, features_CxD: jax.Array) -> jax.Ar
     """What the student says of each step, ``[C, O]``; column 0 is the logit."""
     hidden_CxH = features_CxD
     if student.kind == "mlp":
-        hidden_CxH = jnp.tanh(features_CxD @ params["v_HxD"].T + params["c_H"][None])
-    return hidden_CxH @ params["w_OxH"].T + params["b_O"][None]
+        hidden_CxH = jnp.tanh(_affine(params["v_HxD"], params["c_H"], features_CxD))
+    return _affine(params["w_OxH"], params["b_O"], hidden_CxH)
+
+
+def _affine(w_OxD: jax.Array, b_O: jax.Array, x_CxD: jax.Array) -> jax.Array:
+    """x W^T + b as one product.
+
+    So is the gradient of b then, which XLA otherwise adds up in another order when more
+    trainings are mapped.
+    """
+    one_Cx1 = jnp.ones((len(x_CxD), 1))
+    return jnp.hstack([x_CxD, one_Cx1]) @ jnp.hstack([w_OxD, b_O[:, None]]).T
 
 
 def step_losses(
@@ -139,24 +149,23 @@ def step_losses(
     return betaln(a_C, b_C) - betaln(a_C + k_C, b_C + trials_C - k_C)
 
 
-def schedule(student: Student, t: ArrayLike, updates: ArrayLike) -> jax.Array:
-    """Learning rate of update t = 0, 1, ... of T; 0 from T on.
+def schedule(student: Student, t: ArrayLike, updates: ArrayLike) -> np.ndarray:
+    """Learning rate of update t = 0, 1, ... of T, float32; 0 from T on.
 
     Linear over the first ``max(1, warmup T)`` updates, then cosine to 0 at T.
     """
-    t, total = jnp.asarray(t, jnp.float32), jnp.asarray(updates, jnp.float32)
-    warm = jnp.maximum(1.0, student.warmup * total)
-    done = jnp.clip((t + 1 - warm) / jnp.maximum(total - warm, 1.0), 0.0, 1.0)
-    factor = jnp.where(t < warm, (t + 1) / warm, (1 + jnp.cos(jnp.pi * done)) / 2)
-    return jnp.where(t < total, student.learning_rate * factor, 0.0)
+    t, total = np.asarray(t, np.float64), np.asarray(updates, np.float64)
+    warm = np.maximum(1.0, student.warmup * total)
+    done = np.clip((t + 1 - warm) / np.maximum(total - warm, 1.0), 0.0, 1.0)
+    factor = np.where(t < warm, (t + 1) / warm, (1 + np.cos(np.pi * done)) / 2)
+    return np.where(t < total, student.learning_rate * factor, 0).astype(np.float32)
 
 
 def _transform(student: Student) -> optax.GradientTransformation:
-    clip = optax.clip_by_global_norm(student.clip)
+    """From clipped gradients to changes, number by number."""
     if student.optimizer == "sgd":
-        return clip
+        return optax.identity()
     return optax.chain(
-        clip,
         optax.scale_by_adam(b1=0.9, b2=0.999, eps=1e-8),
         optax.add_decayed_weights(student.weight_decay),
     )
@@ -178,33 +187,30 @@ def batch_loss(
     return jnp.sum(loss_C * real_C) / jnp.maximum(jnp.sum(real_C), 1.0)
 
 
-def _update(
+def _gradient(
     student: Student,
     capacity: int,
     t: jax.Array,
-    state: _State,
+    params: Params,
     arm: _Arms,
     feed_F: jax.Array,
     features_SxD: jax.Array,
     labels: Labels,
-) -> _State:
-    """One update of one training."""
+) -> Params:
+    """Clipped gradient of update t of one training."""
     place = jnp.arange(capacity)
     steps_C = jax.lax.dynamic_slice(feed_F, (arm.start_AxT[t],), (capacity,))
     real_C = (place < arm.count_AxT[t]).astype(jnp.float32)
     gradient = jax.grad(partial(batch_loss, student))(
-        state.params,
+        params,
         features_SxD[steps_C],
         jnp.asarray(labels.target_KxS)[arm.labels_A, steps_C],
         jnp.asarray(labels.trials_S)[steps_C],
         real_C,
     )
-    change, optimizer = _transform(student).update(
-        gradient, state.optimizer, state.params
-    )
-    rate = schedule(student, t, arm.updates_A)
-    params = jax.tree.map(lambda p, c: p - rate * c, state.params, change)
-    return _State(params, optimizer)
+    clip = optax.clip_by_global_norm(student.clip)
+    clipped, _ = clip.update(gradient, clip.init(params))
+    return cast(Params, clipped)
 
 
 @partial(jax.jit, static_argnames=("student", "capacity"), donate_argnames="state")
@@ -220,15 +226,23 @@ def _advance(
     last: ArrayLike,
 ) -> _State:
     """Updates first, ..., last - 1 of every arm (second axis) and seed (first)."""
-    one = partial(_update, student, capacity)
+    one = partial(_gradient, student, capacity)
     over_arms = jax.vmap(one, in_axes=(None, 0, 0, None, None, None))
     over_seeds = jax.vmap(over_arms, in_axes=(None, 0, 0, 0, 0, 0))
-    return jax.lax.fori_loop(
-        first,
-        last,
-        lambda t, s: over_seeds(t, s, arms, feed_NxF, features_NxSxD, labels),
-        state,
-    )
+    transform = _transform(student)
+
+    def update(t: jax.Array, state: _State) -> _State:
+        gradient = over_seeds(t, state.params, arms, feed_NxF, features_NxSxD, labels)
+        change, optimizer = transform.update(gradient, state.optimizer, state.params)
+        rate_NxA = arms.rate_AxT[:, :, t]
+        params = jax.tree.map(
+            lambda p, c: p - jnp.expand_dims(rate_NxA, range(2, p.ndim)) * c,
+            state.params,
+            change,
+        )
+        return _State(params, optimizer)
+
+    return jax.lax.fori_loop(first, last, update, state)
 
 
 @dataclass(frozen=True, eq=False)
@@ -272,20 +286,19 @@ def train(
     if checkpoints is not None and np.any(np.diff(checkpoints, prepend=0) < 1):
         raise ValueError("checkpoints must ascend from 1 or more")
     plan = sweep.plan
-    place = _place_on_devices(len(plan.updates_A))
+    place = partial(jax.device_put, device=seed_sharding(len(plan.updates_A)))
     feed, features = place(plan.feed_F), place(sweep.features_NxSxD)
     labels = jax.tree.map(place, sweep.labels)
-    n_arms = plan.updates_A.shape[1]
+    n_arms, most = plan.start_AxT.shape[1:]
+    rate_NxAxT = schedule(student, np.arange(most), plan.updates_A[..., None])
     results: list[Params] = [{}] * n_arms
     for chosen in _groups(plan.updates_A.max(axis=0), group):
         # Arms are repeated up to a power of two: few sizes, few compilations.
         filled = np.resize(chosen, 1 << (len(chosen) - 1).bit_length())
-        arms = _Arms(
-            *(place(column[:, filled]) for column in (plan.start_AxT, plan.count_AxT)),
-            *(place(column[:, filled]) for column in (plan.updates_A, plan.labels_A)),
-        )
+        tables = plan.start_AxT, plan.count_AxT, rate_NxAxT, plan.labels_A
+        arms = _Arms(*(place(table[:, filled]) for table in tables))
         longest = int(plan.updates_A[:, chosen].max())
-        state = jax.tree.map(place, _initial(student, sweep, filled))
+        state = _initial(student, sweep, filled, place)
         kept, first = [], 0
         for checkpoint in checkpoints or (longest,):
             last = max(first, min(checkpoint, longest))
@@ -313,7 +326,9 @@ def _groups(updates_A: np.ndarray, size: int) -> list[np.ndarray]:
     return [np.array(group) for group in groups]
 
 
-def _initial(student: Student, sweep: Sweep, arms: np.ndarray) -> _State:
+def _initial(
+    student: Student, sweep: Sweep, arms: np.ndarray, place: Callable[[Any], jax.Array]
+) -> _State:
     """Fresh parameters; the intercept is the base rate of what the arm is fed."""
     dimension = sweep.features_NxSxD.shape[-1]
     params = [init_params(student, dimension, jax.random.key(s)) for s in sweep.seeds]
@@ -322,12 +337,8 @@ def _initial(student: Student, sweep: Sweep, arms: np.ndarray) -> _State:
     )
     stacked["b_O"] = np.array(stacked["b_O"])
     stacked["b_O"][..., 0] = base_logits(sweep, arms)
-    state = _transform(student).init(
-        jax.tree.map(lambda x: jnp.zeros(x.shape[2:]), stacked)
-    )
-    lead = stacked["b_O"].shape[:2]
-    optimizer = jax.tree.map(lambda x: np.broadcast_to(x, lead + x.shape), state)
-    return _State(stacked, optimizer)
+    params = jax.tree.map(place, stacked)
+    return _State(params, _transform(student).init(params))
 
 
 def base_logits(sweep: Sweep, arms: Sequence[int] | np.ndarray) -> np.ndarray:
@@ -346,15 +357,14 @@ def base_logits(sweep: Sweep, arms: Sequence[int] | np.ndarray) -> np.ndarray:
     return logits
 
 
-def _place_on_devices(seeds: int):
-    """Put an array with a leading axis of seeds on as many devices as divide them."""
+def seed_sharding(seeds: int) -> NamedSharding:
+    """Over the leading axis, on as many of the devices as divide it."""
     devices = jax.devices()
     count = max(n for n in range(1, len(devices) + 1) if seeds % n == 0)
     mesh = jax.make_mesh(
         (count,), ("seed",), axis_types=(AxisType.Auto,), devices=devices[:count]
     )
-    sharding = NamedSharding(mesh, PartitionSpec("seed"))
-    return lambda x: jax.device_put(x, sharding)
+    return NamedSharding(mesh, PartitionSpec("seed"))
 
 
 def logits(

@@ -57,7 +57,8 @@ class Options(SizeArguments):
         rule: Train on what this rule keeps at --keep-ratio.
         output: Folder for the model, its checkpoints and metrics.
         resume: Go on with the run in --output, bit for bit on the same devices; begin
-            it if there is none.
+            it if there is none. --mesh, --accumulate, --no-remat and the numbers of
+            threads and checkpoints may change, what is learned from may not.
         dry_run: Print parameters, bytes per device, updates, tokens and FLOPs per
             update, and hours; the devices of --mesh need not be here, nor a backbone's
             weights: its config.json and tokenizer.json are enough.

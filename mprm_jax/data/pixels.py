@@ -82,7 +82,8 @@ def decode_image(file: Path, name: str | None = None) -> Image.Image:
         raise BadRecord("image too large", f"{shown}: over {_cap()}") from None
     except Image.UnidentifiedImageError:
         raise BadRecord(
-            "unknown image format", f"{shown}: not one of {', '.join(FORMATS)}"
+            "unknown image format",
+            f"{shown}: not one of {', '.join(FORMATS)}, or without pixels",
         ) from None
     except _DAMAGE as error:
         reason = next(iter(str(error).splitlines()), type(error).__name__)

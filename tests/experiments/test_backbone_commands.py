@@ -1,6 +1,7 @@
 """Both backbones, in all three layouts, as a user of the commands meets them."""
 
 import json
+import re
 import struct
 import zlib
 
@@ -236,7 +237,10 @@ def png(width, height):
 
 @pytest.mark.parametrize(
     ("size", "message"),
-    [((31_623, 31_623), "image too large"), ((0, 9), "unknown image format")],
+    [
+        ((31_623, 31_623), "image too large"),
+        ((0, 9), "unknown image format: .* or without pixels"),
+    ],
 )
 def test_images_of_no_or_a_billion_pixels_are_one_line(
     capsys, words, size, message, tmp_path
@@ -247,5 +251,5 @@ def test_images_of_no_or_a_billion_pixels_are_one_line(
     folder = layout_folder(tmp_path / "weights", "qwen2_5_vl", words)
     refused = train(capsys, tmp_path / "corpus", folder, tmp_path / "run")
     assert refused.status == 1
-    assert f"a.jsonl:1: {message}" in refused.err
+    assert re.search(f"a.jsonl:1: {message}", refused.err)
     assert refused.err.count("\n") == 1, refused.err
