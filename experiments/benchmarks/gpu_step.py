@@ -35,7 +35,6 @@ from experiments.cli.tables import format_table
 
 # Dense bfloat16 of an H100 SXM, its data sheet.
 _PEAK = 989e12
-_BACKBONES = ("internvl2.5-8b", "qwen2.5-vl-7b")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,37 +74,18 @@ class Options:
 
 def slice_config(options: Options) -> Any:
     """The backbone's shape with few layers, and a vision tower of next to nothing."""
-    from mprm_jax.models.decoder import DecoderConfig
+    from experiments.benchmarks.backbone_shapes import full_config
     from mprm_jax.models.internvit import InternViTConfig
-    from mprm_jax.models.internvl import InternVLConfig
     from mprm_jax.models.qwen_vision import QwenVisionConfig
     from mprm_jax.models.qwen_vl import QwenVLConfig
-    from mprm_jax.models.rope import Rope
 
-    qwen = options.backbone == "qwen2.5-vl-7b"
-    sizes = (152064, 3584, 28, 4, 18944) if qwen else (92553, 4096, 32, 8, 14336)
-    sections, head = (16, 24, 24), 128
-    if options.toy:
-        sizes, sections, head = (400, 64, 4, 2, 96), (2, 3, 3), 16
-    vocabulary, width, heads, kv_heads, hidden = sizes
-    language = DecoderConfig(
-        vocabulary=vocabulary,
-        width=width,
-        layers=options.layers,
-        heads=heads,
-        kv_heads=kv_heads,
-        head_width=head,
-        hidden=hidden,
-        norm_eps=1e-6 if qwen else 1e-5,
-        rope=Rope(1e6, sections if qwen else ()),
-        qkv_bias=qwen,
-        tied=False,
-    )
-    if qwen:
-        vision = QwenVisionConfig(32, 1, 2, 32, width, full_layers=(0,))
-        return QwenVLConfig(language, vision, image_token=5, vision_start=3,
-                            vision_end=4)  # fmt: skip
-    return InternVLConfig(language, InternViTConfig(32, 1, 2, 32, 56), image_token=5)
+    config = full_config(options.backbone, options.toy)
+    language = dataclasses.replace(config.language, layers=options.layers)
+    if isinstance(config, QwenVLConfig):
+        vision = QwenVisionConfig(32, 1, 2, 32, language.width, full_layers=(0,))
+        return dataclasses.replace(config, language=language, vision=vision)
+    vision = InternViTConfig(32, 1, 2, 32, 56)
+    return dataclasses.replace(config, language=language, vision=vision)
 
 
 def update_flops(config: Any, options: Options) -> float:

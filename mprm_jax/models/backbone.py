@@ -165,14 +165,16 @@ class Backbone:
         Raises:
             BadRecord: a text that the model cannot read, or images beyond the context.
         """
-        if isinstance(self.config, QwenVLConfig):
-            counts = [count // self.config.vision.merge**2 for count in rows]
-        else:
-            counts = [count * self.config.tile_tokens for count in rows]
-        length = self.prompting.max_length
+        counts, length = self.image_tokens(rows), self.prompting.max_length
         return encode_chat(
             self.tokenizer, self.template, question, steps, counts, length
         )
+
+    def image_tokens(self, rows: Sequence[int]) -> list[int]:
+        """How many tokens stand for each image, given its rows as ``cut`` counts."""
+        if isinstance(self.config, QwenVLConfig):
+            return [count // self.config.vision.merge**2 for count in rows]
+        return [count * self.config.tile_tokens for count in rows]
 
     @property
     def patch_grid(self) -> PatchGrid:

@@ -1,0 +1,242 @@
+"""Memory of one LoRA update of each backbone at full depth: said, compiled, seen.
+
+    uv run python -m experiments.benchmarks.full_depth
+
+InternVL2.5-8B and Qwen2.5-VL-7B by shape, weights random, one image per rollout. Three
+figures for each: what ``mprm train --dry-run`` says before anything is allocated; what
+the compiler of this machine's device says of the update; and, on a GPU, the peak that
+the device saw over a few updates. Without a GPU nothing is allocated and the first two
+are told, in float32: in bfloat16 the CPU's compiler counts copies of all weights.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import statistics
+import subprocess
+import sys
+from typing import Any
+
+import numpy as np
+import tyro
+
+from experiments.benchmarks.backbone_shapes import BACKBONES, BackboneName, full_config
+from experiments.cli.tables import format_table
+
+# 672 x 448 pixels: 7 tiles (6 and the thumbnail), or 364 x 532 after Qwen's resize.
+_IMAGE = (672, 448)
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """Measure the memory of a LoRA update at full depth.
+
+    Attributes:
+        rank: Of the adapters.
+        batch_size: Rollouts per update.
+        tokens: Of every rollout, those of its image included.
+        steps: Of every rollout.
+        updates: Timed, after one that is not; on a GPU only.
+        no_remat: Store what each layer computes instead of computing it again.
+        toy: A toy of each backbone, allocated and run on the CPU.
+        worker: For the script itself: the backbone that a process of it measures.
+    """
+
+    rank: int = 16
+    batch_size: int = 1
+    tokens: int = 4096
+    steps: int = 8
+    updates: int = 5
+    no_remat: bool = False
+    toy: bool = False
+    worker: BackboneName | None = None
+
+
+def make_model(options: Options, name: BackboneName) -> Any:
+    """The backbone with its adapters, computing as this machine can."""
+    import jax
+    from tokenizers import Tokenizer, models
+
+    from mprm_jax.lora import LoraConfig, LoraModel
+    from mprm_jax.models.backbone import Backbone, Prompting
+    from mprm_jax.models.layers import Compute, fused_attention
+    from mprm_jax.models.reward_head import RewardHead
+
+    gpu = jax.default_backend() == "gpu"
+    compute = Compute(
+        "bfloat16" if gpu else "float32",
+        remat=not options.no_remat,
+        attention=fused_attention() if gpu else "xla",
+    )
+    config, head = full_config(name, options.toy), RewardHead((11, 12), tied=False)
+    prompting = Prompting(options.tokens)
+    backbone = Backbone(config, head, prompting, compute, Tokenizer(models.BPE()))
+    return LoraModel(backbone, LoraConfig(options.rank))
+
+
+def make_batch(options: Options, backbone: Any) -> Any:
+    """One image per rollout, then random text."""
+    from PIL import Image
+
+    from mprm_jax.data.batches import Batch
+
+    pixels_PxD, rows = backbone.cut((Image.new("RGB", _IMAGE, (90, 120, 150)),))
+    (image,) = backbone.image_tokens(rows)
+    if image + 2 + options.steps > options.tokens:
+        raise SystemExit(f"full_depth: the image alone has {image} tokens")
+    rng, shape = np.random.default_rng(0), (options.batch_size, options.tokens)
+    tokens = rng.integers(20, backbone.config.language.vocabulary, shape)
+    tokens[:, 0], tokens[:, image + 1] = 3, 4
+    tokens[:, 1 : image + 1] = 5
+    marker = np.linspace(image + 2, options.tokens - 1, options.steps).astype(np.int32)
+    labels = rng.integers(0, 2, (options.batch_size, options.steps)).astype(np.int32)
+    return Batch(
+        tokens.astype(np.int32),
+        np.full(options.batch_size, options.tokens, np.int32),
+        np.tile(pixels_PxD, (options.batch_size, 1, 1)),
+        np.tile(marker, (options.batch_size, 1)),
+        labels,
+        np.ones_like(labels),
+    )
+
+
+def measure(options: Options, name: BackboneName) -> dict[str, Any]:
+    """What is said, compiled and seen of one backbone."""
+    import time
+
+    import jax
+    import jax.numpy as jnp
+
+    from mprm_jax.lora import attach
+    from mprm_jax.objective import Objective
+    from mprm_jax.optimizer import HEAD, OptimizerConfig, plan
+    from mprm_jax.pricing import Load, price
+    from mprm_jax.sharding import MeshShape, abstract_mesh
+    from mprm_jax.update import compiled_step, initial_state
+
+    model = make_model(options, name)
+    batch = make_batch(options, model.base)
+    dtype = jnp.dtype(model.base.compute.dtype)
+    settings, budget = OptimizerConfig(), plan(options.batch_size, options.batch_size)
+
+    def parameters(key: jax.Array) -> Any:
+        made = {
+            part: tree
+            if part == HEAD
+            else jax.tree.map(lambda leaf: leaf.astype(dtype), tree)
+            for part, tree in model.base.init(key).items()
+        }
+        return attach(made, model.config, key)
+
+    def beginning(key: jax.Array) -> Any:
+        return initial_state(model, parameters(key), budget, settings, 1e-5)
+
+    key = jax.random.key(0)
+    shapes = jax.eval_shape(parameters, key)
+    load = Load(options.tokens, options.tokens, batch.images_BxPxD.shape[1])
+    mesh = abstract_mesh(MeshShape(1, 1, 1))
+    said = price(model, shapes, budget, settings, 1, mesh, load, 0.4)
+    allocate = options.toy or jax.default_backend() == "gpu"
+    start = jax.jit(beginning)(key) if allocate else jax.eval_shape(beginning, key)
+    began = time.perf_counter()
+    step = compiled_step.lower(
+        *start, batch, model=model, optimizer=settings, objective=Objective()
+    ).compile()
+    compile_seconds = time.perf_counter() - began
+    compiled = step.memory_analysis()
+    assert compiled is not None
+    seconds, state, frozen = [], *start
+    for _ in range(options.updates + 1 if allocate else 0):
+        began = time.perf_counter()
+        state, metrics = step(state, frozen, batch)
+        if not np.isfinite(float(metrics["loss"])):
+            raise SystemExit(f"full_depth: {name}: the loss is not finite")
+        seconds.append(time.perf_counter() - began)
+    seen = jax.local_devices()[0].memory_stats() or {}
+    return {
+        "name": name,
+        "device": jax.local_devices()[0].device_kind,
+        "dtype": str(dtype),
+        "parameters": said.parameters,
+        "trained": said.trained,
+        "said": said.bytes_per_device,
+        "compiled": {
+            "kept": compiled.argument_size_in_bytes,
+            "temporary": compiled.temp_size_in_bytes,
+        },
+        "compile_seconds": compile_seconds,
+        "seconds": seconds[1:],
+        "peak_bytes": seen.get("peak_bytes_in_use"),
+    }
+
+
+def main(options: Options) -> None:
+    """A process for each backbone, whose device memory ends with it."""
+    if options.worker is not None:
+        print(json.dumps(measure(options, options.worker)))
+        return
+    rows, device = [], ""
+    for name in BACKBONES:
+        found = _spawn(dataclasses.replace(options, worker=name))
+        device = f"{found['device']}, {found['dtype']}"
+        rows.append(_row(found, 2**20 if options.toy else 2**30))
+    print(
+        format_table(
+            ("", "parameters", "trained", "kept, said", "compiled", "temporary, said",
+             "compiled", "peak", "ms", "compile s"),
+            rows,
+        )
+    )  # fmt: skip
+    print(
+        f"{'MiB' if options.toy else 'GiB'}; rank {options.rank}, "
+        f"{options.batch_size} x {options.tokens} tokens, one image each; {device}"
+    )
+
+
+def _row(found: dict[str, Any], unit: int) -> tuple[str, ...]:
+    said, compiled = found["said"], found["compiled"]
+    temporary = said["gradients"] + said["activations"]
+    sizes = (
+        sum(said.values()) - temporary,
+        compiled["kept"],
+        temporary,
+        compiled["temporary"],
+        found["peak_bytes"],
+    )
+    seconds = found["seconds"]
+    return (
+        found["name"],
+        f"{found['parameters']:,}",
+        f"{found['trained']:,}",
+        *("-" if size is None else f"{size / unit:.3g}" for size in sizes),
+        f"{1e3 * statistics.median(seconds):,.0f}" if seconds else "-",
+        f"{found['compile_seconds']:.0f}",
+    )
+
+
+def _spawn(options: Options) -> dict[str, Any]:
+    arguments = []
+    for field in dataclasses.fields(options):
+        value = getattr(options, field.name)
+        if value != field.default:
+            arguments.append("--" + field.name.replace("_", "-"))
+            arguments += [] if value is True else [str(value)]
+    command = [sys.executable, "-m", "experiments.benchmarks.full_depth", *arguments]
+    hidden = {"JAX_PLATFORMS": "cpu", "CUDA_VISIBLE_DEVICES": ""}
+    done = subprocess.run(
+        command,
+        capture_output=True,
+        text=True,
+        check=False,
+        env=os.environ | (hidden if options.toy else {}),
+    )
+    if done.returncode:
+        last = (done.stderr.strip() or "no message").splitlines()[-1]
+        raise SystemExit(f"full_depth: {options.worker} failed: {last}")
+    return json.loads(done.stdout.strip().splitlines()[-1])
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Options))

@@ -1,0 +1,68 @@
+"""The script that measures the memory of an update at full depth, where no GPU is."""
+
+import json
+
+import numpy as np
+import pytest
+
+from experiments.benchmarks import full_depth
+from experiments.benchmarks.backbone_shapes import BACKBONES, full_config
+from experiments.benchmarks.full_depth import Options, make_batch, make_model, measure
+from mprm_jax.models import weights
+
+RELEASED = {"internvl2.5-8b": 8_075_365_376, "qwen2.5-vl-7b": 8_292_166_656}
+
+
+@pytest.mark.parametrize("name", BACKBONES)
+def test_shapes_are_those_of_the_released_files(name):
+    assert weights.parameter_count(full_config(name, toy=False)) == RELEASED[name]
+
+
+@pytest.mark.parametrize("name", BACKBONES)
+def test_what_is_said_is_what_the_compiler_says(name):
+    """On a toy, in which nothing is so large that it hides the rest."""
+    found = measure(Options(tokens=512, updates=1, toy=True), name)
+    said, compiled = found["said"], found["compiled"]
+    temporary = said["gradients"] + said["activations"]
+    assert 0.7 < temporary / compiled["temporary"] < 1.4
+    # The batch is kept, too, and not said.
+    assert 0.7 < (sum(said.values()) - temporary) / compiled["kept"] < 1.1
+    assert len(found["seconds"]) == 1
+    assert found["trained"] < found["parameters"] / 4
+
+
+def test_images_fill_the_tokens_that_stand_for_them():
+    options = Options(tokens=512, batch_size=2, steps=3, toy=True)
+    model = make_model(options, "qwen2.5-vl-7b").base
+    batch = make_batch(options, model)
+    # 364 x 532 pixels in blocks of 28 x 28.
+    assert np.sum(batch.tokens_BxL == 5, axis=1).tolist() == [13 * 19] * 2
+    assert batch.images_BxPxD.shape[:2] == (2, 4 * 13 * 19)
+    assert batch.tokens_BxL[0, np.array([0, 13 * 19 + 1])].tolist() == [3, 4]
+    assert batch.marker_BxS.min() > 13 * 19 + 1
+    with pytest.raises(SystemExit, match="the image alone has 247 tokens"):
+        make_batch(Options(tokens=250, toy=True), model)
+
+
+def test_a_process_per_backbone_prints_a_row_each(capsys, monkeypatch):
+    asked = []
+
+    def run(command, **_):
+        asked.append(command)
+        found = {
+            "name": command[-1], "device": "card", "dtype": "bfloat16",
+            "parameters": 10**9, "trained": 10**6,
+            "said": {"frozen weights": 2**31, "gradients": 2**28, "activations": 2**30},
+            "compiled": {"kept": 2**31, "temporary": 2**30},
+            "compile_seconds": 12.3, "seconds": [0.1, 0.3, 0.2], "peak_bytes": 2**32,
+        }  # fmt: skip
+        return type("Done", (), {"returncode": 0, "stdout": json.dumps(found)})
+
+    monkeypatch.setattr(full_depth.subprocess, "run", run)
+    full_depth.main(Options(rank=4))
+    assert [command[-1] for command in asked] == list(BACKBONES)
+    assert asked[0][3:5] == ["--rank", "4"]
+    printed = capsys.readouterr().out
+    assert "qwen2.5-vl-7b   1,000,000,000  1,000,000" in printed
+    row = next(line for line in printed.splitlines() if line.startswith("qwen"))
+    assert row.split()[3:] == ["2", "2", "1.25", "1", "4", "200", "12"]
