@@ -265,11 +265,12 @@ def _attention(model: Backbone, load: Load) -> Iterator[float]:
 def activation_bytes(model: Model, load: Load, rows: float, mesh: AbstractMesh) -> int:
     """An estimate of what lies between forward and backward pass, per device.
 
-    Kept per layer: its input (with remat), or the roughly 4 D + 2 Q + 4 KV + 3 F
-    numbers of a token that the backward pass reads (D width, Q and KV width of queries
-    and of keys, F of the feed-forward). One layer more is being computed, values and
-    gradients. XLA's attention adds scores and weights, float32; cuDNN's none. The
-    frozen tower keeps nothing: one layer of it is counted where that is more.
+    Kept per layer: its input (with remat), or the roughly 4 D + 2 Q + 4 KV + 6 F
+    numbers of a token that JAX saves for the backward pass (D width, Q and KV width of
+    queries and of keys, F of the feed-forward: gate, three of silu, up, product). One
+    layer more is being computed, values and gradients, with 3 F after fusion. XLA's
+    attention adds scores and weights, float32; cuDNN's none. The frozen tower keeps
+    nothing: one layer of it is counted where that is more.
 
     Args:
         model: to train.
@@ -288,9 +289,11 @@ def activation_bytes(model: Model, load: Load, rows: float, mesh: AbstractMesh) 
     keys = language.kv_heads * language.head_width
     inside = (2 * queries + 4 * keys + 3 * language.hidden) / tensor
     layer = tokens * (4 * language.width + inside) * size
+    saved = layer + tokens * 3 * language.hidden / tensor * size
     if compute.attention == "xla":
-        layer += 2 * 4 * tokens * load.padded_tokens * language.heads / tensor
-    carried = tokens * language.width * size if compute.remat else layer
+        scores = 2 * 4 * tokens * load.padded_tokens * language.heads / tensor
+        layer, saved = layer + scores, saved + scores
+    carried = tokens * language.width * size if compute.remat else saved
     decoder = language.layers * carried + 2 * layer
     if isinstance(config, QwenVLConfig):
         states = rows * load.padded_rows
