@@ -7,12 +7,14 @@ are tested on the same rollouts, so their difference is taken seed by seed.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 from scipy import stats
+from scipy.optimize import root_scalar
 
 from experiments.report_text import number, percent, signed
 
@@ -21,6 +23,9 @@ Verdict = Literal["ahead", "behind", "undecided", "one seed"]
 Covers = Literal["seeds and rollouts", "seeds", "rollouts", "nothing"]
 
 LEVEL = 0.95
+
+# p-values below it are told as 0.
+_LEAST_P = 1e-12
 
 
 @dataclass(frozen=True)
@@ -47,12 +52,14 @@ class Estimate:
         half_width: the interval is mean +- half_width; None where nothing gives one.
         seeds: number of values behind the mean.
         covers: the sources of variation that the interval holds.
+        p: two-sided p-value of mean 0; None where nothing gives one.
     """
 
     mean: float
     half_width: float | None
     seeds: int
     covers: Covers
+    p: float | None = None
 
     @property
     def low(self) -> float | None:
@@ -73,11 +80,12 @@ class Estimate:
 def mean_over_seeds(scores: Sequence[Score], level: float = LEVEL) -> Estimate:
     """Mean over seeds, with an interval that covers seeds and rollouts.
 
-    ``half_width = t_df sqrt(v_S + v_R)``: v_S = Var_s(value) / S is what S seeds leave
-    open, v_R = Var_b(mean_s replicate_sb) what the benchmark's rollouts leave open;
-    ``df = (v_S + v_R)^2 / (v_S^2 / (S - 1))`` (Satterthwaite 1946, v_R taken as known).
-    What a seed and a rollout do together is in both terms, so the interval errs on the
-    wide side.
+    ``half_width^2 = t_{S-1}^2 v_S + z^2 v_R``: v_S = Var_s(value) / S is what S seeds
+    leave open, v_R = Var_b(mean_s replicate_sb) what the benchmark's rollouts leave
+    open; the squares of both half-widths add (Howe 1974; Zou and Donner 2008). Never
+    narrower than either alone: with t of Satterthwaite's degrees of freedom two seeds
+    that happen to agree give an interval that holds the truth in 87 % of cases. What a
+    seed and a rollout do together is in both terms, so it errs on the wide side.
 
     Args:
         scores: one per seed. With replicates only if all have equally many, >= 2.
@@ -99,20 +107,33 @@ def mean_over_seeds(scores: Sequence[Score], level: float = LEVEL) -> Estimate:
             v_rollouts = float(defined.var(ddof=1))
     if seeds >= 2:
         v_seeds = float(values.var(ddof=1)) / seeds
-    variance = (v_seeds or 0.0) + (v_rollouts or 0.0)
-    degrees = np.inf
-    if v_seeds:
-        degrees = variance**2 / (v_seeds**2 / (seeds - 1))
     covers: Covers = "nothing"
     if v_seeds is not None:
         covers = "seeds" if v_rollouts is None else "seeds and rollouts"
     elif v_rollouts is not None:
         covers = "rollouts"
-    half_width = None
-    if covers != "nothing":
-        quantile = float(stats.t.ppf((1 + level) / 2, degrees))
-        half_width = quantile * variance**0.5
-    return Estimate(float(values.mean()), half_width, seeds, covers)
+    mean = float(values.mean())
+    if covers == "nothing":
+        return Estimate(mean, None, seeds, covers)
+
+    def half(alpha: float) -> float:
+        t = stats.t.isf(alpha / 2, seeds - 1) if v_seeds else 0.0
+        z = stats.norm.isf(alpha / 2) if v_rollouts else 0.0
+        return math.hypot(t * (v_seeds or 0.0) ** 0.5, z * (v_rollouts or 0.0) ** 0.5)
+
+    return Estimate(mean, half(1 - level), seeds, covers, _p_value(abs(mean), half))
+
+
+def _p_value(distance: float, half: Callable[[float], float]) -> float:
+    """The alpha at which an interval of level 1 - alpha just reaches zero."""
+    if distance == 0:
+        return 1.0
+    if half(_LEAST_P) <= distance:
+        return 0.0
+    found = root_scalar(
+        lambda p: half(p) - distance, bracket=(_LEAST_P, 1.0), xtol=1e-15
+    )
+    return float(found.root)
 
 
 def paired_difference(

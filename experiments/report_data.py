@@ -139,6 +139,24 @@ class Run(msgspec.Struct, frozen=True):
     learnability: tuple[Gate, ...] = ()
 
 
+def scores(cells: Mapping[Seed, Metrics], metric: str) -> dict[Seed, Score]:
+    """A metric by seed, for the seeds where it is defined; ``best_of_n``: its mean."""
+    found = {}
+    for seed, cell in cells.items():
+        value = getattr(cell, metric)
+        if isinstance(value, BestOfN):
+            value = value.mean
+        if value is not None:
+            found[seed] = Score(value, _numbers(cell.bootstrap.get(metric, ())))
+    return found
+
+
+def estimate(cells: Mapping[Seed, Metrics], metric: str) -> Estimate | None:
+    """A metric over the seeds; None where it is undefined."""
+    found = list(scores(cells, metric).values())
+    return mean_over_seeds(found) if found else None
+
+
 @dataclass(frozen=True)
 class Arm:
     """One way to choose the training set, with its trained models.
@@ -159,26 +177,12 @@ class Arm:
         return self.name in RULE_NAMES
 
     def scores(self, metric: str) -> dict[Seed, Score]:
-        """A metric by seed, for the seeds where it is defined."""
-        return {
-            seed: Score(value, _numbers(cell.bootstrap.get(metric, ())))
-            for seed, cell in self.cells.items()
-            if (value := getattr(cell, metric)) is not None
-        }
+        """As :func:`scores`."""
+        return scores(self.cells, metric)
 
     def estimate(self, metric: str) -> Estimate | None:
-        """A metric over the seeds; None where it is undefined."""
-        scores = list(self.scores(metric).values())
-        return mean_over_seeds(scores) if scores else None
-
-    def best_of_n(self) -> Estimate | None:
-        """Accuracy of reranking over the seeds."""
-        means = [
-            Score(cell.best_of_n.mean, _numbers(cell.bootstrap.get("best_of_n", ())))
-            for cell in self.cells.values()
-            if cell.best_of_n is not None and cell.best_of_n.mean is not None
-        ]
-        return mean_over_seeds(means) if means else None
+        """As :func:`estimate`."""
+        return estimate(self.cells, metric)
 
     def source_mean(self, source: str) -> float | None:
         """Macro-F1 of a benchmark source, mean over the seeds that define it."""

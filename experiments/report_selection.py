@@ -6,13 +6,11 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from markupsafe import Markup
 
 from experiments import report_charts as charts
 from experiments.provenance import file_sha256, versions
-from experiments.report_answer import Estimate
 from experiments.report_data import Run, read_run
 from experiments.report_text import page_template
 from experiments.selection_grid_plan import FULL, Arm
@@ -81,7 +79,7 @@ def gather_page(folder: Path) -> SelectionPage:
         raise DataError(f"{path}: no results; run: mprm run selection")
     outcome = gather(results)
     rows = [
-        charts.Difference(_short(gap.arm, outcome), _estimate(gap.interval))
+        charts.Difference(_short(gap.arm, outcome), gap.difference)
         for gap in outcome.gaps
     ]
     return SelectionPage(
@@ -103,14 +101,6 @@ def _short(arm: Arm, outcome: Outcome) -> str:
     return name if len(name) < 13 else f"{name[:11]}…"
 
 
-def _estimate(of: Any) -> Estimate | None:
-    if of is None:
-        return None
-    if of.n < 2:
-        return Estimate(of.mean, None, of.n, "nothing")
-    return Estimate(of.mean, of.high - of.mean, of.n, "seeds")
-
-
 def _series_name(arm: Arm, arms: Sequence[ArmResults]) -> str:
     """A rule, with its alpha where several were run; lines have room for no more."""
     name = NAMES.get(arm.rule, arm.rule)
@@ -125,7 +115,7 @@ def _levels(outcome: Outcome) -> list[Chart]:
         arms = [one for one in outcome.of_labels(labels) if one.arm.is_rule]
         points: dict[tuple[str, str], list[tuple[float, float]]] = {}
         for one in arms:
-            mean = one.mean("micro_f1")
+            mean = one.estimate("micro_f1")
             if mean is not None and one.arm.keep_ratio is not None:
                 name = _series_name(one.arm, arms)
                 at = (100 * one.arm.keep_ratio, mean.mean)

@@ -321,7 +321,10 @@ def _judged(lab: Lab, params: Params) -> dict[str, Any]:
     began = time.perf_counter()
     metrics = described(lab.bench.score(params))
     metrics["evaluation_seconds"] = time.perf_counter() - began
-    return metrics | {"best_of_n": lab.bench.rerank(params)}
+    accuracy, replicates = lab.bench.rerank(params)
+    if replicates:
+        metrics["bootstrap"]["best_of_n"] = replicates
+    return metrics | {"best_of_n": accuracy}
 
 
 def _subset(lab: Lab, rows: np.ndarray) -> dict[str, float]:

@@ -23,7 +23,7 @@ from mprm_jax.metrics_bootstrap import replicate
 from mprm_jax.metrics_ranking import auroc
 from mprm_jax.metrics_summary import decide, evaluation
 from mprm_jax.models.base import Model, Params
-from mprm_jax.rerank import best_of_n, score_candidates
+from mprm_jax.rerank import best_of_n, replicate_accuracy, score_candidates
 
 # Resamples of the benchmark that the results keep: the same for every model.
 REPLICATES = 200
@@ -150,20 +150,25 @@ class Bench:
             rows.append(Prediction(source, labels, found, solution.id, number))
         return columns(rows)
 
-    def rerank(self, params: Params) -> dict[str, Any] | None:
-        """Best-of-N accuracy; None where no candidates are given.
+    def rerank(self, params: Params) -> tuple[dict[str, Any] | None, list]:
+        """Best-of-N accuracy, and by mean score on resamples of the problems; None and
+        nothing where no candidates are given.
 
         Raises:
             DataError: a candidate cannot be read or scored; the message names it.
         """
         if self.sets is None:
-            return None
+            return None, []
         scored = score_candidates(
             self.model, params, self.sets, self.root, self.batch_size
         )
         found = best_of_n(scored, replicates=0)
         names = ("mean", "random", "pass_at_n")
-        return {name: found[name] for name in names} | {"n": found["candidates"][1]}
+        accuracy = {name: found[name] for name in names}
+        accuracy["n"] = found["candidates"][1]
+        rng = np.random.default_rng(0)
+        drawn = replicate_accuracy(scored, "mean", REPLICATES, rng)
+        return accuracy, json_numbers(drawn)
 
 
 def point(steps: StepScores) -> dict[str, float | None]:

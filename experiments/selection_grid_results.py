@@ -1,7 +1,7 @@
 """What came out of a selection grid: arms over seeds, and each rule against Random.
 
-Arms share their seeds, so a difference is taken seed by seed. Intervals are Student's
-over seeds: how models vary, not how the benchmark's rollouts were drawn.
+Arms share their seeds and their benchmark, so a difference is taken seed by seed and
+resample by resample: intervals cover how models vary and how rollouts were drawn.
 """
 
 from __future__ import annotations
@@ -12,8 +12,9 @@ from typing import Any
 
 import msgspec
 
-from experiments.paired import Interval, holm, paired_interval
-from experiments.report_data import Metrics
+from experiments.paired import holm
+from experiments.report_answer import Estimate, Score, paired_difference
+from experiments.report_data import Metrics, estimate, scores
 from experiments.selection_grid_plan import BASE, FULL, RULES_WITH_ALPHA, Arm
 from experiments.store import Result
 from mprm_jax.data.problems import DataError
@@ -61,30 +62,9 @@ class ArmResults:
     arm: Arm
     cells: dict[int | None, CellMetrics]
 
-    def values(self, metric: str) -> dict[int | None, float]:
-        """A metric by seed, where it is defined."""
-        found = {seed: getattr(cell, metric) for seed, cell in self.cells.items()}
-        return {seed: value for seed, value in found.items() if value is not None}
-
-    def mean(self, metric: str) -> Interval | None:
-        """A metric over the seeds with its t interval; the mean alone for one seed;
-        None where it is undefined.
-        """
-        return _over_seeds(list(self.values(metric).values()))
-
-    def best_of_n(self) -> Interval | None:
-        """Accuracy of reranking over the seeds."""
-        found = [cell.best_of_n for cell in self.cells.values()]
-        means = [one.mean for one in found if one is not None and one.mean is not None]
-        return _over_seeds(means)
-
-
-def _over_seeds(values: Sequence[float]) -> Interval | None:
-    if not values:
-        return None
-    if len(values) == 1:
-        return Interval(values[0], values[0], values[0], 1.0, 1)
-    return paired_interval(values, [0.0] * len(values))
+    def estimate(self, metric: str) -> Estimate | None:
+        """A metric over the seeds; None where it is undefined."""
+        return estimate(self.cells, metric)
 
 
 @dataclass(frozen=True)
@@ -93,21 +73,22 @@ class Gap:
 
     Attributes:
         arm: of the rule.
-        interval: of the paired difference in micro-F1; without width for one pair;
-            None where they share no seed.
-        adjusted_p: Holm's, over all gaps with two pairs or more; None for the others.
+        difference: in micro-F1, paired; None where they share no seed.
+        adjusted_p: Holm's, over all gaps of two seeds or more; None for the others.
     """
 
     arm: Arm
-    interval: Interval | None
+    difference: Estimate | None
     adjusted_p: float | None
 
     @property
     def verdict(self) -> str:
         """ "ahead" or "behind" where Holm's p is below 5 %, else "open"."""
-        if self.interval is None or self.adjusted_p is None or self.adjusted_p >= 0.05:
+        if self.difference is None:
             return "open"
-        return "ahead" if self.interval.mean > 0 else "behind"
+        if self.adjusted_p is None or self.adjusted_p >= 0.05:
+            return "open"
+        return "ahead" if self.difference.mean > 0 else "behind"
 
 
 @dataclass(frozen=True)
@@ -137,6 +118,15 @@ class Outcome:
         """Kinds of labels, in order."""
         arms = [one.arm for one in self.arms if one.arm.labels is not None]
         return list(dict.fromkeys((arm.labels, arm.label_threshold) for arm in arms))
+
+    @property
+    def covers(self) -> str:
+        """What the intervals of micro-F1 hold."""
+        means = [one.estimate("micro_f1") for one in self.arms]
+        held = (of.covers for of in means if of is not None)
+        return (
+            " or ".join(dict.fromkeys(of for of in held if of != "nothing")) or "seeds"
+        )
 
     def of_labels(self, labels: tuple[str | None, float | None]) -> list[ArmResults]:
         """The arms trained on these labels, and the untrained base."""
@@ -190,31 +180,25 @@ def _place(arm: Arm) -> tuple[Any, ...]:
 
 
 def _gaps(arms: Sequence[ArmResults]) -> tuple[Gap, ...]:
-    found: list[tuple[Arm, Interval | None]] = []
+    found: list[tuple[Arm, Estimate | None]] = []
     for one in arms:
-        if not one.arm.is_rule or one.arm.rule == RANDOM:
-            continue
-        base = baseline(arms, one.arm)
-        mine, theirs = one.values("micro_f1"), {} if base is None else base
-        shared = [seed for seed in mine if seed in theirs]
-        pair = [mine[seed] for seed in shared], [theirs[seed] for seed in shared]
-        interval = None
-        if len(shared) == 1:
-            gap = pair[0][0] - pair[1][0]
-            interval = Interval(gap, gap, gap, 1.0, 1)
-        elif shared:
-            interval = paired_interval(*pair)
-        found.append((one.arm, interval))
-    known = [of.p for _, of in found if of is not None and of.n > 1]
-    adjusted = iter(holm(known))
+        if one.arm.is_rule and one.arm.rule != RANDOM:
+            mine, theirs = scores(one.cells, "micro_f1"), baseline(arms, one.arm)
+            found.append((one.arm, paired_difference(mine, theirs)))
+    adjusted = iter(holm([p for _, of in found if (p := _decisive(of)) is not None]))
     return tuple(
-        Gap(arm, of, next(adjusted) if of is not None and of.n > 1 else None)
+        Gap(arm, of, None if _decisive(of) is None else next(adjusted))
         for arm, of in found
     )
 
 
-def baseline(arms: Sequence[ArmResults], arm: Arm) -> dict[int | None, float] | None:
-    """Random's micro-F1 by seed at an arm's keep ratio and labels; None: not run."""
+def _decisive(of: Estimate | None) -> float | None:
+    """The p-value; one seed has none, whatever the rollouts say."""
+    return None if of is None or of.seeds < 2 else of.p
+
+
+def baseline(arms: Sequence[ArmResults], arm: Arm) -> dict[int | None, Score]:
+    """Random's micro-F1 by seed at an arm's keep ratio and labels; empty: not run."""
     for one in arms:
         same = (one.arm.keep_ratio, one.arm.labels, one.arm.label_threshold)
         if one.arm.rule == RANDOM and same == (
@@ -222,8 +206,8 @@ def baseline(arms: Sequence[ArmResults], arm: Arm) -> dict[int | None, float] | 
             arm.labels,
             arm.label_threshold,
         ):
-            return one.values("micro_f1")
-    return None
+            return scores(one.cells, "micro_f1")
+    return {}
 
 
 def arm_name(arm: Arm, outcome: Outcome) -> str:
@@ -253,7 +237,7 @@ def answers(outcome: Outcome) -> list[str]:
 
 
 def _sentence(gap: Gap, outcome: Outcome) -> str:
-    name, of = arm_name(gap.arm, outcome), gap.interval
+    name, of = arm_name(gap.arm, outcome), gap.difference
     if of is None:
         return f"{name}: no Random with the same seeds was run, so there is no answer."
     by = f"{abs(of.mean):.4f} micro-F1"
@@ -267,8 +251,8 @@ def _sentence(gap: Gap, outcome: Outcome) -> str:
             "decides nothing."
         )
     evidence = (
-        f"{of.n} paired seeds, 95 % interval {of.low:+.4f} to {of.high:+.4f}, Holm's p "
-        f"{gap.adjusted_p:.2g}"
+        f"{of.seeds} paired seeds, 95 % interval over {of.covers} {of.low:+.4f} to "
+        f"{of.high:+.4f}, Holm's p {gap.adjusted_p:.2g}"
     )
     match gap.verdict:
         case "ahead":
@@ -283,25 +267,27 @@ def _sentence(gap: Gap, outcome: Outcome) -> str:
 
 def rows(outcome: Outcome) -> dict[str, list[dict[str, Any]]]:
     """Arms and gaps as JSON values."""
-    arms = []
-    for one in outcome.arms:
-        micro, ranked, best = one.mean("micro_f1"), one.mean("auroc"), one.best_of_n()
-        arms.append(
-            asdict(one.arm)
-            | {
-                "seeds": [seed for seed in one.cells if seed is not None],
-                "micro_f1": micro and micro._asdict(),
-                "auroc": ranked and ranked.mean,
-                "best_of_n": best and best.mean,
-            }
-        )
+    metrics = ("micro_f1", "auroc", "best_of_n")
+    arms = [
+        asdict(one.arm)
+        | {"seeds": [seed for seed in one.cells if seed is not None]}
+        | {name: _row(one.estimate(name)) for name in metrics}
+        for one in outcome.arms
+    ]
     gaps = [
         {
             "arm": asdict(gap.arm),
-            "difference": gap.interval and gap.interval._asdict(),
+            "difference": _row(gap.difference),
             "adjusted_p": gap.adjusted_p,
             "verdict": gap.verdict,
         }
         for gap in outcome.gaps
     ]
     return {"arms": arms, "less_random": gaps}
+
+
+def _row(of: Estimate | None) -> dict[str, Any] | None:
+    if of is None:
+        return None
+    names = ("mean", "low", "high", "p", "seeds", "covers")
+    return {name: getattr(of, name) for name in names}

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from experiments.cli.scoring import printable
 from experiments.cli.tables import format_table
-from experiments.paired import Interval
+from experiments.report_answer import Estimate
 from experiments.selection_grid_plan import Planned, Price
 from experiments.selection_grid_results import (
     ArmResults,
@@ -32,12 +32,13 @@ def told(outcome: Outcome, missing: Sequence[Planned]) -> str:
     seeds = ", ".join(map(str, outcome.seeds)) or "none"
     parts.append(
         _wrapped(
-            f"Means over seeds ({seeds}); ± is half of the 95 % t interval over seeds. "
+            f"Means over seeds ({seeds}); ± is half of the 95 % interval over "
+            f"{outcome.covers}. "
             "micro-F1: mean of the sources' macro-F1, weighted by steps; its threshold "
             "is chosen on held-out rollouts."
         )
     )
-    if any(gap.interval is not None for gap in outcome.gaps):
+    if any(gap.difference is not None for gap in outcome.gaps):
         parts.append(gap_table(outcome))
     parts.append("\n".join(map(_wrapped, answers(outcome))))
     if missing:
@@ -56,11 +57,11 @@ def _wrapped(text: str) -> str:
 
 def arm_table(arms: Sequence[ArmResults]) -> str:
     """One line per arm; best-of-N where candidates were given."""
-    reranked = any(one.best_of_n() is not None for one in arms)
+    reranked = any(one.estimate("best_of_n") is not None for one in arms)
     lines = []
     for one in arms:
         arm, cell = one.arm, next(iter(one.cells.values()))
-        best = one.best_of_n()
+        best = one.estimate("best_of_n")
         lines.append(
             (
                 arm.rule,
@@ -68,8 +69,8 @@ def arm_table(arms: Sequence[ArmResults]) -> str:
                 f"{arm.alpha:g}" if arm.alpha is not None else "-",
                 f"{cell.rollouts:,}",
                 f"{cell.updates:,}",
-                plus_minus(one.mean("micro_f1")),
-                _short(one.mean("auroc")),
+                plus_minus(one.estimate("micro_f1")),
+                _short(one.estimate("auroc")),
                 *([_short(best)] if reranked else []),
             )
         )
@@ -77,15 +78,15 @@ def arm_table(arms: Sequence[ArmResults]) -> str:
     return format_table((*header, "best") if reranked else header, lines)
 
 
-def plus_minus(of: Interval | None) -> str:
-    """Mean and half of the interval, where more than one seed gives one."""
+def plus_minus(of: Estimate | None) -> str:
+    """Mean and half of the interval, where there is one."""
     if of is None:
         return "-"
-    half = f" ± {of.high - of.mean:.3f}" if of.n > 1 else ""
+    half = "" if of.half_width is None else f" ± {of.half_width:.3f}"
     return f"{of.mean:.3f}{half}"
 
 
-def _short(of: Interval | None) -> str:
+def _short(of: Estimate | None) -> str:
     return "-" if of is None else f"{of.mean:.3f}"
 
 
@@ -93,7 +94,7 @@ def gap_table(outcome: Outcome) -> str:
     """Every rule less Random, paired by seed."""
     lines = []
     for gap in outcome.gaps:
-        of, p = gap.interval, gap.adjusted_p
+        of, p = gap.difference, gap.adjusted_p
         lines.append(
             (
                 arm_name(gap.arm, outcome),

@@ -130,7 +130,7 @@ def _table(world: Any) -> str:
     for arm in world.arms:
         cell = next(iter(arm.cells.values()))
         micro, ranked = arm.estimate("micro_f1"), arm.estimate("auroc")
-        position, best = arm.estimate("position_auroc"), arm.best_of_n()
+        position, best = arm.estimate("position_auroc"), arm.estimate("best_of_n")
         half = "" if micro.half_width is None else f" ± {micro.half_width:.3f}"
         spread = ""
         if best is not None and best.half_width is not None:

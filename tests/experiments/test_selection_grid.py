@@ -145,7 +145,11 @@ def test_a_finished_grid_runs_nothing_and_prints_its_tables(
             ]
             assert line[5] == f"{np.mean(values):.3f}"
             # Student's 97.5 % quantile with one degree of freedom; sd = |a-b|/sqrt 2.
-            half = 12.7062 * abs(values[0] - values[1]) / 2
+            of_seeds = 12.7062 * abs(values[0] - values[1]) / 2
+            drawn = [
+                found[rule, keep, s].metrics["bootstrap"]["micro_f1"] for s in SEEDS
+            ]
+            half = np.hypot(of_seeds, 1.959964 * np.mean(drawn, axis=0).std(ddof=1))
             assert float(line[7]) == pytest.approx(half, abs=6e-4)
     text = " ".join(done.out.split())
     assert "BIS 20 %" in text

@@ -81,9 +81,12 @@ def test_each_rule_is_paired_with_random_at_its_own_ratio(cells):
         test = stats.ttest_rel(mine, other)
         p[key] = test.pvalue
         low, high = test.confidence_interval(0.95)
-        assert gap.interval == pytest.approx(
-            (np.mean(np.subtract(mine, other)), low, high, test.pvalue, 4)
+        of = gap.difference
+        assert of is not None
+        assert (of.mean, of.low, of.high, of.p) == pytest.approx(
+            (np.mean(np.subtract(mine, other)), low, high, test.pvalue)
         )
+        assert (of.seeds, of.covers) == (4, "seeds")
     ranked = sorted(p, key=p.__getitem__)
     adjusted = np.maximum.accumulate([p[key] * (3 - i) for i, key in enumerate(ranked)])
     for key, expected in zip(ranked, adjusted, strict=True):
@@ -120,16 +123,53 @@ def test_only_shared_seeds_are_paired_and_one_decides_nothing(cells):
     ]
     outcome = gather(few)
     first, second = outcome.gaps
-    assert first.interval is not None
-    assert (first.interval.mean, first.interval.n) == (pytest.approx(0.1), 1)
+    assert first.difference is not None
+    assert first.difference.mean == pytest.approx(0.1)
+    assert first.difference.seeds == 1
     assert (first.adjusted_p, first.verdict) == (None, "open")
-    assert second.interval is None
+    assert second.difference is None
     one, none = answers(outcome)
     assert "ended ahead of Random by 0.1000 micro-F1 in the one seed" in one
     assert "decides nothing" in one
     assert "no Random with the same seeds" in none
     assert answers(gather(cells[:1])) == ["BIS was not run: nothing is said of it."]
     assert "0.700" in told(gather(few[2:3]), [])
+
+
+def test_intervals_hold_the_rollouts_where_resamples_are_stored(cells):
+    """Both models of a seed see the same resamples, so what they share cancels."""
+    rng = np.random.default_rng(0)
+    shared = 0.05 * rng.standard_normal(200)
+    own = {"random": 0.0 * shared, "bis": 0.01 * rng.standard_normal(200)}
+    both = []
+    for one in cells[1:]:
+        if (rule := one.config["arm"]["rule"]) in own:
+            drawn = one.metrics["micro_f1"] + shared + own[rule]
+            one.metrics["bootstrap"] = {"micro_f1": drawn.tolist()}
+            both.append(one)
+    outcome = gather(both)
+    assert outcome.covers == "seeds and rollouts"
+    gap = outcome.gaps[0].difference
+    assert gap is not None
+    difference = np.subtract(MICRO_F1["bis", 0.1], MICRO_F1["random", 0.1])
+    seeds, rollouts = difference.var(ddof=1) / 4, own["bis"].var(ddof=1)
+    half = np.hypot(3.182446 * np.sqrt(seeds), 1.959964 * np.sqrt(rollouts))
+    assert gap.half_width == pytest.approx(half)
+    level = outcome.arms[0].estimate("micro_f1")
+    assert level is not None
+    assert level.half_width is not None
+    assert level.half_width > 1.9 * 0.04 > half
+    assert "interval over seeds and rollouts" in " ".join(told(outcome, []).split())
+
+
+def test_one_seed_decides_nothing_whatever_its_rollouts_say():
+    pair = [cell("random", 0.1, 0, 0.5), cell("bis", 0.1, 0, 0.7)]
+    for one in pair:
+        drawn = one.metrics["micro_f1"] + np.linspace(-0.001, 0.001, 50)
+        one.metrics["bootstrap"] = {"micro_f1": drawn.tolist()}
+    outcome = gather(pair)
+    assert (outcome.gaps[0].adjusted_p, outcome.gaps[0].verdict) == (None, "open")
+    assert "that decides nothing" in " ".join(answers(outcome))
 
 
 def test_tables_and_json_name_every_arm(cells):
