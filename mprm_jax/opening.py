@@ -13,10 +13,9 @@ from jax.sharding import Mesh
 
 from mprm_jax.checkpoint import load_model
 from mprm_jax.data.problems import DataError
-from mprm_jax.data.vision_prompt import add_step_marker, token_id
 from mprm_jax.lora import LoraConfig, LoraModel, attach
-from mprm_jax.models import backbone, reward_head
-from mprm_jax.models.backbone import Backbone, Prompting, load_backbone, read_tokenizer
+from mprm_jax.models import backbone
+from mprm_jax.models.backbone import Backbone, from_small_files, load_backbone
 from mprm_jax.models.base import DESCRIPTION, Model, Params, read_model
 from mprm_jax.models.layers import Compute, fused_attention
 from mprm_jax.models.weights_config import BackboneConfig, read_config
@@ -159,19 +158,15 @@ def _backbone(model: Model, folder: Path) -> Backbone:
 
 def _described(folder: Path) -> Backbone:
     """What ``load_backbone`` would make of a folder."""
-    tokenizer = read_tokenizer(folder)
+    backbone, marker, _ = from_small_files(folder, Compute())
     kind, config = read_config(folder)
     config = _as_stored(folder, kind, config)
-    size = max(config.language.vocabulary, add_step_marker(tokenizer) + 1)
+    size = max(config.language.vocabulary, marker + 1)
     language = dataclasses.replace(config.language, vocabulary=size)
-    config = dataclasses.replace(config, language=language)
-    yes, no = (token_id(tokenizer, word) for word in reward_head.ANSWERS)
-    return Backbone(
-        config,
-        reward_head.RewardHead((yes, no), config.language.tied),
-        Prompting(min(Prompting.max_length, config.language.context)),
-        Compute(),
-        tokenizer,
+    return dataclasses.replace(
+        backbone,
+        config=dataclasses.replace(config, language=language),
+        head=dataclasses.replace(backbone.head, tied=language.tied),
     )
 
 

@@ -332,19 +332,40 @@ def load_backbone(
         DataError: something in the folder cannot be used.
     """
     # Everything that is cheap to find wrong comes before the weights.
+    compute = compute or Compute(attention=fused_attention())
+    backbone, marker, own = from_small_files(directory, compute, answers, prompting)
+    config, params = weights.load_pretrained(
+        directory, dtype, sharding, frozen_dtype=frozen_dtype
+    )
+    config, params = reward_head.grow_vocabulary(config, params, marker + 1)
+    head = dataclasses.replace(backbone.head, tied=config.language.tied)
+    key = jax.random.key(0) if key is None else key
+    params = reward_head.attach(head, params, key)
+    params |= {"head": params["head"] | own}
+    return dataclasses.replace(backbone, config=config, head=head), params
+
+
+def from_small_files(
+    directory: Path,
+    compute: Compute,
+    answers: tuple[str, str] | None = ANSWERS,
+    prompting: Prompting | None = None,
+) -> tuple[Backbone, int, Params]:
+    """A backbone as all files but the weights tell it, the id of ``<prm>``, and the
+    rows of the head that lie beside the weights; as :func:`load_backbone`.
+    """
     tokenizer = read_tokenizer(directory)
     marker = add_step_marker(tokenizer)
     _, config = read_config(directory)
     own = reward_head.read_own_rows(directory, config.language.width)
     if prompting is None:
         prompting = Prompting(min(Prompting.max_length, config.language.context))
-    compute = compute or Compute(attention=fused_attention())
     head = RewardHead(None, config.language.tied)
     backbone = Backbone(config, head, prompting, compute, tokenizer)
-    tokens = None
     try:
         if answers is not None and "answers" not in own:
             tokens = token_id(tokenizer, answers[0]), token_id(tokenizer, answers[1])
+            head = dataclasses.replace(head, tokens=tokens)
         image_token = token_id(tokenizer, backbone.template.image_token)
     except DataError as error:
         raise DataError(f"{directory / TOKENIZER}: {error}") from None
@@ -353,15 +374,7 @@ def load_backbone(
             f"{directory}: config.json gives image token {config.image_token}, the "
             f"tokenizer {image_token}"
         )
-    config, params = weights.load_pretrained(
-        directory, dtype, sharding, frozen_dtype=frozen_dtype
-    )
-    config, params = reward_head.grow_vocabulary(config, params, marker + 1)
-    head = RewardHead(tokens, config.language.tied)
-    key = jax.random.key(0) if key is None else key
-    params = reward_head.attach(head, params, key)
-    params |= {"head": params["head"] | own}
-    return dataclasses.replace(backbone, config=config, head=head), params
+    return dataclasses.replace(backbone, head=head), marker, own
 
 
 def from_description(name: str, values: dict[str, Any], folder: Path) -> Backbone:
