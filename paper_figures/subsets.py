@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -20,8 +21,10 @@ _MARKS = (
 )
 
 
-def subsets(result: dict[str, Any]) -> Drawing:
-    """The subsets of one result of ``mprm run kept --json``, in per cent of each."""
+def subsets(cells: Sequence[Mapping[str, Any]]) -> Drawing:
+    """The subsets of the largest corpus of ``mprm run kept``, in per cent of each."""
+    largest = max(cells, key=lambda cell: cell["config"]["scale"])
+    result = largest["metrics"]
     rules = list(result["rules"])
     y = np.arange(len(rules))[::-1]
     figure, axes = new_figure(columns=2, height=2.6, sharey=True, width_ratios=(3, 2))

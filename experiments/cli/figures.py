@@ -26,8 +26,8 @@ class Source(NamedTuple):
     Attributes:
         module: of ``paper_figures``.
         function: in it, from one argument per name in ``results`` to a Drawing.
-        results: what it draws: an experiment of the results store (a list of cells,
-            dicts of config, seed and metrics), or NAME.json, one JSON document.
+        results: experiments of the results store that it draws; of each it gets a
+            list of cells, dicts of config, seed and metrics.
     """
 
     module: str
@@ -41,7 +41,7 @@ FIGURES = {
     "retained-information": Source("information", "retained_information"),
     "excess-risk": Source("information_use", "excess_risk_over_updates"),
     "bis-order": Source("information_use", "bis_order"),
-    "subsets": Source("subsets", "subsets", ("demo_rules.json",)),
+    "subsets": Source("subsets", "subsets", ("kept",)),
     "figure-1": Source("learning", "figure_1", ("plateau",)),
     "figure-2": Source("learning", "figure_2", ("plateau",)),
     "figure-3": Source("corpus_figures", "figure_3", ("corpus_models",)),
@@ -135,27 +135,14 @@ def _load(folder: Path, what: str) -> _Input:
         NoResults: they are in neither.
         DataError: they cannot be read.
     """
-    document = what.endswith(".json")
     for root in (folder, REFERENCE):
-        path = root / what if document else store_path(root, what)
+        path = store_path(root, what)
         if not path.is_file():
             continue
-        if document:
-            return _Input(path, _read_document(path))
         cells = [msgspec.to_builtins(result) for result in read_results(root, what)]
         if cells:
             return _Input(path, cells)
-    made_by = "mprm demo" if document else f"mprm run {what}"
-    raise NoResults(f"no results of {what} in {folder} yet ({made_by})")
-
-
-def _read_document(path: Path) -> Any:
-    try:
-        return msgspec.json.decode(path.read_bytes())
-    except OSError as error:
-        raise DataError(f"{path}: {error.strerror or error}") from error
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise DataError(f"{path}: no JSON ({error})") from error
+    raise NoResults(f"no results of {what} in {folder} yet (mprm run {what})")
 
 
 def _draw(name: str, inputs: list[_Input], output: Path) -> list[Path]:

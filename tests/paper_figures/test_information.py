@@ -130,6 +130,8 @@ def test_parts_of_a_subset_stand_in_the_table_in_per_cent():
         "tied_share": 0.1,
         "false_positive_share": 0.2,
     }
-    drawing = subsets.subsets({"rules": {"bis": shares}})
+    drawing = subsets.subsets(
+        [{"config": {"scale": 1.0}, "metrics": {"rules": {"bis": shares}}}]
+    )
     assert [row[2] for row in drawing.rows] == [50, 25, 25, 10, 20]
     assert {row[0] for row in drawing.rows} == {"bis"}
