@@ -38,8 +38,10 @@ def regime_map(cells: Cells) -> Drawing:
                 rows.append(
                     (name, cell["config"]["index"], keep, x[-1], y[-1], half[-1])
                 )
+            # Worlds share few mixed shares: keep ratios stand beside each other.
+            beside = np.array(x) * 1.08 ** (i - 1.5)
             axis.errorbar(
-                x, y, half, fmt=MARKERS[i], color=_COLOURS[i], elinewidth=0.6,
+                beside, y, half, fmt=MARKERS[i], color=_COLOURS[i], elinewidth=0.6,
                 label=f"keep {100 * keep:g} %",
                 markerfacecolor="white" if i % 2 else None,
             )  # fmt: skip
