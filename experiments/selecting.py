@@ -86,14 +86,26 @@ def corpus_reading(usable: Usable) -> dict[str, Any]:
     }
 
 
-def evidence(usable: Usable, selection: Selection) -> dict[str, Any]:
+def evidence(usable: Usable, selection: Selection, alpha: float) -> dict[str, Any]:
     """What a manifest says about a selection beside its rows."""
+    subset = summarise(usable.rollouts.take(selection.rows), alpha)
+    never = int(never_sampled(usable)[selection.rows].sum())
     return {
         "counts": corpus_counts(usable),
-        "subset": asdict(summarise(usable.rollouts.take(selection.rows))),
+        "subset": asdict(subset) | {"unmeasured_steps": never},
         "tied_share": selection.tied_share,
         "cuts": [asdict(cut) for cut in selection.cuts],
     }
+
+
+def never_sampled(usable: Usable) -> np.ndarray:
+    """Steps of each usable rollout that were never sampled, int64 ``[n_usable]``: as
+    the corpus has them, before --unmeasured dealt with them.
+    """
+    if usable.unmeasured_steps == 0:
+        return np.zeros(len(usable.row), np.int64)
+    rollouts = usable.corpus.rollouts
+    return rollouts.total(rollouts.trials == 0)[usable.row]
 
 
 def corpus_counts(usable: Usable) -> dict[str, int]:
@@ -111,12 +123,24 @@ def corpus_counts(usable: Usable) -> dict[str, int]:
     }
 
 
+def meta_path(output: Path) -> Path:
+    """Where the meta file of an output lies: beside it, with all of its name but
+    ``.jsonl``.
+    """
+    return output.with_name(f"{_meta_name(output)}.meta.json")
+
+
+def _meta_name(output: Path) -> str:
+    # Not Path.stem, which ends a name like bis0.25 at its dot.
+    return output.name.removesuffix(".jsonl")
+
+
 def meta_bytes(usable: Usable, output: Path, length: int, images: Path | None) -> bytes:
     """InternVL's meta file for an output; images are below the corpus by default."""
     folder = usable.corpus.files[0].path.parent
     if folder.name == "annotations":
         folder = folder.parent
-    meta = internvl_meta(output.stem, str(images or folder), str(output), length)
+    meta = internvl_meta(_meta_name(output), str(images or folder), str(output), length)
     return msgspec.json.format(msgspec.json.encode(meta), indent=2) + b"\n"
 
 
@@ -156,7 +180,7 @@ def write_selection(
             written |= {"bytes": file.size, "sha256": file.sha256.hexdigest()}
             if format_name in META_FORMATS:
                 meta = meta_bytes(usable, output, len(selection.rows), images)
-                outputs.add(output.with_suffix(".meta.json")).write(meta)
+                outputs.add(meta_path(output)).write(meta)
         manifest = {
             "versions": versions(),
             "corpus": str(corpus.path.resolve()),
@@ -165,7 +189,7 @@ def write_selection(
             "labels": asdict(labels),
             "inputs": corpus_inputs(corpus),
             "output": written,
-            **evidence(usable, selection),
+            **evidence(usable, selection, options.alpha),
             "rows": usable.row[selection.rows].astype(np.int64).tolist(),
         }
         outputs.add(manifest_path(output)).write(

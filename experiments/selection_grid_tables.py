@@ -5,8 +5,7 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Sequence
 
-from experiments.cli.scoring import printable
-from experiments.cli.tables import format_table
+from experiments.cli.tables import format_table, printable
 from experiments.report_answer import Estimate
 from experiments.selection_grid_plan import Planned, Price
 from experiments.selection_grid_results import (

@@ -81,9 +81,9 @@ def fit(rollouts: Rollouts, names: Sequence[str] = tuple(PAPER_MODELS)) -> Corpu
 
     The hierarchical Beta and its two limits have a likelihood, by quadrature over the
     rollout's u; chains and the martingale are fitted to the error-step ratio and the
-    mixed share alone. Intervals: the inverse observed information of the likelihood,
-    rollouts independent; for moments the delta method, with the covariance of the two
-    shares over rollouts.
+    mixed share alone. Intervals: the inverse observed information of the likelihood of
+    the rollouts that it reads (at most 4,000), independent; for moments the delta
+    method, with the covariance of the two shares over rollouts.
 
     Args:
         rollouts: every step measured, all with the same N >= 2.
@@ -188,8 +188,8 @@ def _by_likelihood(
         bounds=bounds,
         options={"xatol": 1e-4, "fatol": 1e-4, "maxiter": 200},
     )
-    # The sample has a stride-th of the information of the corpus.
-    covariance = _inverse(_hessian(loss, found.x)) / stride
+    # Of what was read: the rest of the corpus told the estimate nothing.
+    covariance = _inverse(_hessian(loss, found.x))
     return _model_fit(
         start.at(tuple(float(v) for v in np.exp(found.x))),
         "likelihood",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import io
 import os
 import sys
 
@@ -62,6 +63,7 @@ def usage() -> str:
 def main(arguments: list[str] | None = None) -> int:
     """Run one command; returns the exit status."""
     arguments = sys.argv[1:] if arguments is None else arguments
+    _open_streams()
     try:
         try:
             return _dispatch(arguments)
@@ -75,6 +77,18 @@ def main(arguments: list[str] | None = None) -> int:
             print(f"mprm: standard output: {error.strerror}", file=sys.stderr)
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141 if gone else 1  # 141: as a shell reports a death by SIGPIPE
+
+
+def _open_streams() -> None:
+    """Streams that can be written to, whatever the caller's shell has closed and
+    however little its alphabet holds.
+    """
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115
+        elif isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def _dispatch(arguments: list[str]) -> int:

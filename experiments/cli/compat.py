@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from experiments.cli import shared
-from experiments.cli.tables import format_table, percent
+from experiments.cli.tables import format_table, percent, printable
 from experiments.manifests import InputFile, typed
 from experiments.provenance import file_sha256, versions
 from mprm_jax.data.compat import OfficialReport, select_official
@@ -55,6 +55,10 @@ def run_official(options: Options) -> None:
         result = {
             "compat": "official",
             "selection": {"keep_ratio": options.keep_ratio, "alpha": options.alpha},
+            "counts": {
+                name: sum(getattr(file, name) for file in report.files)
+                for name in ("lines", "blank", "refused", "unscored", "rollouts")
+            },
             "selected": report.selected,
             "written": report.written,
             "dropped": report.dropped,
@@ -102,7 +106,7 @@ def _print(output: Path, report: OfficialReport) -> None:
             ("file", "lines", "ranked", "selected", "tied", "dropped", "written"),
             [
                 (
-                    file.path.name[:28],
+                    printable(file.path.name, 28),
                     f"{file.lines:,}",
                     f"{file.rollouts:,}",
                     f"{file.selected:,}",
@@ -121,11 +125,15 @@ def _print(output: Path, report: OfficialReport) -> None:
     )
     for reason, count in report.dropped.items():
         print(f"{count:,} picks dropped and not replaced: {reason}.")
-    refused = sum(file.refused for file in report.files)
-    if refused:
-        print(f"{refused:,} lines passed over because they are not JSON.")
+    for count, what in (
+        (sum(file.blank for file in report.files), "blank lines"),
+        (sum(file.refused for file in report.files), "lines that are not JSON"),
+        (sum(file.unscored for file in report.files), "records without a score"),
+    ):
+        if count:
+            print(f"{count:,} {what} passed over.")
     for path in report.skipped:
-        print(f"{path.name}: skipped, nothing in it can be ranked.")
+        print(f"{printable(path.name, 60)}: skipped, nothing in it can be ranked.")
     print(f"\nselected={report.selected} wrote {report.written}: {output}")
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 from experiments.cli import shared
+from experiments.cli.select_rollouts import folders_of
 from experiments.provenance import versions
 from experiments.selecting import (
     META_FORMATS,
@@ -17,6 +18,7 @@ from experiments.selecting import (
     corpus_inputs,
     corpus_reading,
     meta_bytes,
+    meta_path,
 )
 from mprm_jax.data.formats import by_name
 from mprm_jax.data.formats.base import LabelKind, WriteOptions
@@ -62,14 +64,13 @@ def run(options: Options) -> None:
     form = by_name(options.format)
     labels = WriteOptions(options.labels, options.label_threshold)
     shared.check_labels(options.format, labels)
-    folder = Path(os.path.realpath(options.output))
-    if any(
-        file.path.resolve().parent == folder for file in corpus_files(options.corpus)
-    ):
+    inputs = [file.path for file in corpus_files(options.corpus)]
+    if os.path.realpath(options.output) in folders_of(inputs):
         raise DataError(f"{options.output}: is the corpus's own folder; choose another")
     usable = shared.load_usable(options)
     groups = by_source(usable.rollouts)
     files = _file_names(list(groups))
+    _check_folder(options.output, set(files.values()))
     with (
         OutputSet() as outputs,
         shared.progress("converting", len(usable.row), "rollouts") as tick,
@@ -93,7 +94,7 @@ def run(options: Options) -> None:
             )
             if form.name in META_FORMATS:
                 meta = meta_bytes(usable, path, len(picks), options.images)
-                outputs.add(path.with_suffix(".meta.json")).write(meta)
+                outputs.add(meta_path(path)).write(meta)
         manifest = {
             "versions": versions(),
             "corpus": str(usable.corpus.path.resolve()),
@@ -120,6 +121,22 @@ def run(options: Options) -> None:
         f"wrote {len(usable.row):,} rollouts of {len(written)} sources "
         f"({form.name}): {options.output}"
     )
+
+
+def _check_folder(folder: Path, planned: set[str]) -> None:
+    """Refuse a folder whose other files would be read as a part of the result.
+
+    Raises:
+        DataError: it names the first.
+    """
+    if not folder.is_dir():
+        return
+    for file in sorted(folder.iterdir()):
+        if file.name.endswith((".jsonl", ".jsonl.gz")) and file.name not in planned:
+            raise DataError(
+                f"{file}: was there before and would be read as a part of the result; "
+                "choose an empty --output"
+            )
 
 
 def _file_names(sources: list[str]) -> dict[str, str]:

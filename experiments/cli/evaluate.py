@@ -16,11 +16,10 @@ from experiments.cli.scoring import (
     between,
     load_checkpoint,
     number,
-    printable,
     with_progress,
     write_scored,
 )
-from experiments.cli.tables import format_table, percent
+from experiments.cli.tables import format_table, percent, printable
 from mprm_jax.data.predictions import (
     Prediction,
     columns,

@@ -13,11 +13,10 @@ from experiments.cli.scoring import (
     between,
     load_checkpoint,
     number,
-    printable,
     with_progress,
     write_scored,
 )
-from experiments.cli.tables import format_table
+from experiments.cli.tables import format_table, printable
 from mprm_jax.data.candidates import CandidateSet, read_candidates
 from mprm_jax.rerank import AGGREGATES, best_of_n, encode_scored, score_candidates
 

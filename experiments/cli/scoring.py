@@ -147,8 +147,3 @@ def number(value: float | None) -> str:
 def between(ends: tuple[float, float] | None) -> str:
     """The ends of an interval, or a dash."""
     return "-" if ends is None else f"{ends[0]:.3f} to {ends[1]:.3f}"
-
-
-def printable(name: str, width: int) -> str:
-    """A name from a file, without what a terminal would obey, and cut to fit."""
-    return "".join(c if c.isprintable() else "?" for c in name)[:width]

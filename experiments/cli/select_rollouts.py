@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -11,9 +12,15 @@ import tyro
 
 from experiments.cli import shared
 from experiments.cli.tables import print_comparison
-from experiments.selecting import SelectionOptions, choose, write_selection
+from experiments.selecting import (
+    SelectionOptions,
+    choose,
+    meta_path,
+    write_selection,
+)
 from mprm_jax.data.formats.base import LabelKind, WriteOptions
 from mprm_jax.data.framing import corpus_files
+from mprm_jax.data.outputs import manifest_path
 from mprm_jax.data.problems import DataError
 from theory.scores import DEFAULT_ALPHA
 from theory.selection import BudgetUnit, RuleName, TieRule, budget
@@ -127,7 +134,14 @@ class Options(SelectionArguments):
             "images": None,
             "source_from": None,
             "trials": None,
+            "unmeasured": "error",
+            "max_bad": 0,
+            "ties": "content",
+            "seed": 0,
+            "dask": None,
         }
+        if self.input_format not in ("auto", "raw"):
+            raise shared.UsageError("--compat official reads --input-format raw alone")
         for name, value in fixed.items():
             if getattr(self, name) != value:
                 option = name.strip("_").replace("_", "-")
@@ -164,30 +178,39 @@ def run(options: Options) -> None:
     if options.json:
         shared.print_json(
             {
-                "output": str(options.output),
                 **{k: v for k, v in manifest.items() if k not in ("rows", "inputs")},
+                "output": str(options.output),
+                "written": manifest["output"],
                 "bad_lines": shared.problem_rows(usable.problems),
             }
         )
         return
-    print_comparison(usable, selection, options.rule)
+    print_comparison(usable, selection, options.rule, options.alpha)
     name = options.output if options.format != "rows" else "the manifest alone"
     print(f"\nwrote {len(selection.rows):,} rollouts ({options.format}): {name}")
 
 
 def check_output(output: Path, corpus: Path) -> None:
-    """Refuse an output that is an input, or that the next run would take for one.
+    """Refuse an output that is an input, or that the next run would take for one;
+    the files that go beside it included.
 
     Raises:
         DataError: the output lies among the corpus's files.
     """
-    files = corpus_files(corpus)
-    # Unlike Path.resolve, realpath takes a link to itself for what it is.
-    place = Path(os.path.realpath(output))
-    if any(file.path.resolve() == place for file in files):
-        raise DataError(f"{output}: is a file of the corpus; choose another --output")
-    if corpus.is_dir() and place.parent == files[0].path.resolve().parent:
+    files = [file.path for file in corpus_files(corpus)]
+    inputs = {os.path.realpath(file) for file in files}
+    for file in (output, manifest_path(output), meta_path(output)):
+        # Unlike Path.resolve, realpath takes a link to itself for what it is.
+        if os.path.realpath(file) in inputs:
+            raise DataError(f"{file}: is a file of the corpus; choose another --output")
+    if corpus.is_dir() and os.path.realpath(output.parent) in folders_of(files):
         raise DataError(
             f"{output}: lies in the corpus's own folder and would be read as a part "
             "of it; choose another --output"
         )
+
+
+def folders_of(files: Sequence[Path]) -> set[str]:
+    """The folders in which the files lie, and those in which they are if links."""
+    found = {os.path.realpath(file.parent) for file in files}
+    return found | {os.path.dirname(os.path.realpath(file)) for file in files}

@@ -14,13 +14,13 @@ from experiments.cli.tables import (
     count_sentences,
     format_table,
     percent,
+    printable,
     summary_rows,
     tie_sentence,
 )
-from experiments.selecting import choose, corpus_counts
+from experiments.selecting import choose, corpus_counts, never_sampled
 from mprm_jax.data.corpus import Usable
 from mprm_jax.data.subset import count_words
-from theory.rollouts import Rollouts
 from theory.selection import RuleName, Selection
 from theory.summary import by_source, summarise
 
@@ -50,15 +50,17 @@ OPTIONS = Options
 def run(options: Options) -> None:
     """Describe."""
     options.check()
+    if options.rule is None:
+        _check_no_selection(options)
     selection_options = options.selection(options.rule) if options.rule else None
     usable = shared.load_usable(options, sha256=False)
     selection = choose(usable, selection_options) if selection_options else None
     words = None if options.no_words else _words(usable)
-    described = _describe(usable.rollouts, words, None, selection)
+    described = _describe(usable, words, None, options.alpha)
     result: dict[str, Any] = described
     if selection is not None:
         result = {
-            **_describe(usable.rollouts, words, selection.rows, selection),
+            **_describe(usable, words, selection, options.alpha),
             "corpus": described,
             "rule": asdict(selection_options) if selection_options else None,
             "cuts": [asdict(cut) for cut in selection.cuts],
@@ -70,7 +72,21 @@ def run(options: Options) -> None:
     if options.json:
         shared.print_json(result)
     else:
-        _print(result, usable, selection, options.rule)
+        _print(result, usable, selection, options)
+
+
+def _check_no_selection(options: Options) -> None:
+    """Refuse what only a selection would use."""
+    for name, value in {
+        "keep_ratio": 0.1,
+        "global_": False,
+        "per_source": False,
+        "budget": "rollouts",
+        "ties": "content",
+    }.items():
+        if getattr(options, name) != value:
+            option = name.strip("_").replace("_", "-")
+            raise shared.UsageError(f"--{option} needs --rule")
 
 
 def _words(usable: Usable) -> np.ndarray:
@@ -81,22 +97,24 @@ def _words(usable: Usable) -> np.ndarray:
 
 
 def _describe(
-    rollouts: Rollouts,
+    usable: Usable,
     words: np.ndarray | None,
-    rows: np.ndarray | None,
     selection: Selection | None,
+    alpha: float,
 ) -> dict[str, Any]:
-    """Statistics of the given rows (of all rollouts if None), whole and per source."""
-    if rows is not None:
-        rollouts = rollouts.take(rows)
-        words = None if words is None else words[rows]
-    of_subset = rows is not None and selection is not None
-    cuts = {cut.group: cut for cut in selection.cuts} if of_subset and selection else {}
+    """Statistics of what was selected (of all if None), whole and per source."""
+    rollouts, never = usable.rollouts, never_sampled(usable)
+    cuts = {}
+    if selection is not None:
+        rollouts, never = rollouts.take(selection.rows), never[selection.rows]
+        words = None if words is None else words[selection.rows]
+        cuts = {cut.group: cut for cut in selection.cuts}
 
     def statistics(of: np.ndarray | None, tied_share: float | None) -> dict[str, Any]:
         part = rollouts if of is None else rollouts.take(of)
         counted = words if words is None or of is None else words[of]
-        return asdict(summarise(part)) | {
+        return asdict(summarise(part, alpha)) | {
+            "unmeasured_steps": int((never if of is None else never[of]).sum()),
             "words_per_step": None
             if counted is None
             else float(counted.sum() / part.n_steps),
@@ -109,7 +127,7 @@ def _describe(
 
     return {
         "overall": statistics(
-            None, selection.tied_share if of_subset and selection else None
+            None, None if selection is None else selection.tied_share
         ),
         "per_source": {
             name: statistics(of, tied_share(name))
@@ -122,15 +140,15 @@ def _print(
     result: dict[str, Any],
     usable: Usable,
     selection: Selection | None,
-    rule: str | None,
+    options: Options,
 ) -> None:
     columns = [("corpus", usable.rollouts, result.get("corpus", result))]
     if selection is not None:
         kept = usable.rollouts.take(selection.rows)
-        columns.append((f"kept by {rule}", kept, result))
+        columns.append((f"kept by {options.rule}", kept, result))
     values = [
         [
-            *summary_rows(summarise(rollouts)),
+            *summary_rows(summarise(rollouts, options.alpha)),
             ("words per step", _number(described["overall"]["words_per_step"])),
         ]
         for _, rollouts, described in columns
@@ -151,7 +169,7 @@ def _print(
             ("source", "rollouts", "steps", "mean MC", "errors", "mixed", "all-neg"),
             [
                 (
-                    name[:22],
+                    printable(name, 22),
                     f"{row['rollouts']:,}",
                     f"{row['steps']:,}",
                     f"{row['mean_mc']:.4f}",

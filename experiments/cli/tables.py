@@ -29,6 +29,17 @@ def percent(share: float | None, digits: int = 2) -> str:
     return "-" if share is None else f"{100 * share:.{digits}f} %"
 
 
+def printable(name: str, width: int) -> str:
+    """A name from a file, without what a terminal would obey; a longer one is cut in
+    its middle, since names of a kind often differ in their ends alone.
+    """
+    shown = "".join(c if c.isprintable() else "?" for c in name)
+    if len(shown) <= width:
+        return shown
+    tail = (width - 1) // 2
+    return f"{shown[: width - 1 - tail]}…{shown[len(shown) - tail :]}"
+
+
 def summary_rows(summary: Summary) -> list[tuple[str, str]]:
     """(name, value) of the statistics of Tables 1 and 8."""
     return [
@@ -46,10 +57,12 @@ def summary_rows(summary: Summary) -> list[tuple[str, str]]:
     ]
 
 
-def print_comparison(usable: Usable, selection: Selection, rule: str) -> None:
+def print_comparison(
+    usable: Usable, selection: Selection, rule: str, alpha: float
+) -> None:
     """Corpus beside subset, and how much of the subset the tie rule decided."""
-    whole = summary_rows(summarise(usable.rollouts))
-    kept = summary_rows(summarise(usable.rollouts.take(selection.rows)))
+    whole = summary_rows(summarise(usable.rollouts, alpha))
+    kept = summary_rows(summarise(usable.rollouts.take(selection.rows), alpha))
     rows = [(name, a, b) for (name, a), (_, b) in zip(whole, kept, strict=True)]
     print(format_table(("", "corpus", f"kept by {rule}"), rows))
     print()

@@ -143,7 +143,9 @@ def _checks(
         f"the manifest counts {written.rollouts:,} rollouts and as many rows",
         len(manifest.rows) == written.rollouts,
     )
-    again = msgspec.json.decode(msgspec.json.encode(evidence(usable, selection)))
+    again = msgspec.json.decode(
+        msgspec.json.encode(evidence(usable, selection, manifest.selection.alpha))
+    )
     check(
         "counts, statistics, ties and cuts are those of the manifest",
         all(value.get(name) == of for name, of in again.items()),

@@ -194,7 +194,8 @@ def unmeasured_step(number: int) -> BadRecord:
     """The error for a step that was never sampled, ``number`` counted from 1."""
     return BadRecord(
         "step never sampled",
-        f"step {number} has num_mc_total 0; choose --unmeasured drop or negative",
+        f"step {number} has no continuation (N = 0); choose --unmeasured drop or "
+        "negative",
     )
 
 

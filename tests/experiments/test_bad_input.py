@@ -60,7 +60,7 @@ BAD_LINES = {
     "never sampled": (
         with_step(k=0, n=0),
         "step never sampled",
-        "step 2 has num_mc_total 0; choose --unmeasured drop or negative",
+        "step 2 has no continuation (N = 0); choose --unmeasured drop or negative",
     ),
     "count is a float": (
         with_step(num_mc_total=16.5),

@@ -142,7 +142,8 @@ def test_global_and_step_budgets(corpus, tmp_path, capsys):
     arguments += ["--format", "rows", "--output", tmp_path / "o"]
     whole = run(capsys, *arguments, "--global").json
     assert [cut["group"] for cut in whole["cuts"]] == ["all"]
-    assert whole["output"]["rollouts"] == 30
+    assert whole["output"] == str(tmp_path / "o")
+    assert whole["written"]["rollouts"] == 30
     steps = run(capsys, *arguments, "--budget", "steps").json
     assert all(cut["kept_steps"] <= cut["budget"] for cut in steps["cuts"])
     assert not (tmp_path / "o").exists()

@@ -119,8 +119,8 @@ MARKS = {
 }
 
 
-@settings(max_examples=2000)
-# About 1,400 of them can be written, 900 by the text-only format.
+@settings(max_examples=2400)
+# About 1,700 of them can be written, 1,080 by the text-only format.
 @given(record=records(), threshold=st.sampled_from([0.0, 1 / 16, 1 / 8, 0.5]))
 def test_a_record_is_read_back_or_refused(record, threshold):
     options = WriteOptions(label_threshold=threshold)

@@ -255,7 +255,7 @@ def test_steps_never_sampled_are_refused_unless_a_policy_is_named(tmp_path):
         usable_rollouts(corpus)
     first = caught.value.problems.first["step never sampled"]
     assert first.where.endswith("a.jsonl:2")
-    assert "step 2 has num_mc_total 0" in first.detail
+    assert "step 2 has no continuation (N = 0)" in first.detail
     allowed = usable_rollouts(corpus, max_bad=3)
     assert allowed.row.tolist() == [0]
     assert allowed.rollouts.successes.tolist() == [16, 0]

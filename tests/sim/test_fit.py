@@ -35,6 +35,21 @@ def test_planted_concentrations_lie_in_the_intervals(corpus):
     assert [s.name for s in found.sources] == ["a", "b"]
 
 
+def test_a_thinned_corpus_has_the_intervals_of_what_was_read():
+    large = tuple(
+        Source(s.name, s.mean_mc, 3 * s.steps, 3 * s.rollouts) for s in SOURCES
+    )
+    corpus = sample(PLANTED, large, np.random.default_rng(5))
+    assert corpus.n_rollouts == 6000
+    whole = fit(corpus, ["hierarchical"]).models["hierarchical"]
+    read = corpus.take(np.arange(0, 6000, 2))
+    alone = fit(read, ["hierarchical"]).models["hierarchical"]
+    for low, high, other_low, other_high in zip(
+        whole.low, whole.high, alone.low, alone.high, strict=True
+    ):
+        assert high / low == pytest.approx(other_high / other_low, rel=0.01)
+
+
 def test_likelihood_of_a_tiny_corpus_by_integration():
     rollouts = Rollouts(
         np.array([2, 0, 1]),

@@ -50,8 +50,12 @@ def load_object(line: bytes) -> dict[str, Any]:
 
 def _not_json(text: str, error: json.JSONDecodeError) -> BadRecord:
     if error.msg == "Extra data" and text.startswith("{"):
+        if text[error.pos] == "{":
+            return BadRecord(
+                "two records on one line", f"the second begins at column {error.colno}"
+            )
         return BadRecord(
-            "two records on one line", f"the second begins at column {error.colno}"
+            "not JSON", f"text after the record, from column {error.colno} on"
         )
     if len(text) <= 2 or not text.startswith("{"):
         return BadRecord(
