@@ -153,6 +153,11 @@ def planned_model(folder: Path, opening: Opening) -> tuple[Model, Params]:
 def _backbone(model: Model, folder: Path) -> Backbone:
     if isinstance(model, Backbone):
         return model
+    if isinstance(model, LoraModel):
+        raise DataError(
+            f"{folder}: holds adapters beside their kernels; mprm export merges them "
+            "into a folder to train from"
+        )
     raise DataError(f"{folder}: holds {model.name}, which is no backbone")
 
 

@@ -28,7 +28,7 @@ from jax.sharding import AbstractMesh, NamedSharding
 from jax.sharding import PartitionSpec as Spec
 
 from mprm_jax.data.batches import Buckets
-from mprm_jax.lora import ADAPTERS, saved_model
+from mprm_jax.lora import ADAPTERS, base_of
 from mprm_jax.models.backbone import Backbone
 from mprm_jax.models.base import Model, Params
 from mprm_jax.models.qwen_vl import QwenVLConfig
@@ -307,5 +307,5 @@ def activation_bytes(model: Model, load: Load, rows: float, mesh: AbstractMesh) 
 
 
 def _backbone(model: Model) -> Backbone | None:
-    base = saved_model(model)
+    base = base_of(model)
     return base if isinstance(base, Backbone) else None

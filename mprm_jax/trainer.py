@@ -24,7 +24,6 @@ from mprm_jax.data.loader import Reading, Source, batches
 from mprm_jax.data.problems import DataError
 from mprm_jax.hosts import FIRST, any_host, in_turn
 from mprm_jax.interruption import Stop, stoppable
-from mprm_jax.lora import LoraModel, saved_model, saved_params
 from mprm_jax.memory import advised
 from mprm_jax.models.base import Model
 from mprm_jax.objective import Objective
@@ -175,7 +174,7 @@ def train(
     settings = _settings(model, budget, config, identity or {})
     # The other hosts find the run that the first one began, and that it is theirs.
     for first in in_turn():
-        files.begin(saved_model(model), settings, resume or not first)
+        files.begin(model, settings, resume or not first)
     totals: dict[str, int] = {}
     if updates_kept(output):
         with advised():
@@ -187,14 +186,6 @@ def train(
         totals = progress.totals
     with stoppable() as stop:
         return run.loop(state, frozen, iterator, totals, stop, files)
-
-
-def _training(model: Model, state: TrainState) -> TrainState:
-    """What a checkpoint holds beside the parameters of the saved model.
-
-    Merged adapters cannot be told from their kernels again, so they are kept apart.
-    """
-    return state if isinstance(model, LoraModel) else state._replace(trained=None)
 
 
 def _restore(
@@ -213,21 +204,16 @@ def _restore(
         ),
         (state, frozen),
     )
-    whole = None
-    if not isinstance(model, LoraModel):
-        whole = join(like.trained, frozen_like)
+    whole = join(like.trained, frozen_like)
     if consume:
         # Not the frozen ones: a model may read images with them.
         for leaf in jax.tree.leaves(state):
             leaf.delete()
     del state
-    found = files.restore(whole, _training(model, like), report)
+    found = files.restore(whole, like._replace(trained=None), report)
     assert found is not None
-    state = found.training
-    if whole is not None:
-        trained, frozen = split(found.params, model.trainable(found.params))
-        state = state._replace(trained=trained)
-    return state, frozen, found.progress
+    trained, frozen = split(found.params, model.trainable(found.params))
+    return found.training._replace(trained=trained), frozen, found.progress
 
 
 # What changes memory, speed or rounding alone may change when a run goes on.
@@ -315,8 +301,8 @@ class _Run:
                             position,
                             {_TRUNCATED: truncated, _COUNTED: counted},
                         ),
-                        saved_params(self.model, params()),
-                        _training(self.model, state),
+                        params(),
+                        state._replace(trained=None),
                     )
                 if stopped:
                     stop.leave()

@@ -20,15 +20,17 @@ MANIFEST = "manifest.json"
 class Options:
     """Write a trained backbone as safetensors that transformers loads.
 
-    The score of a step is the sigmoid of the difference of two logits, Yes less No, at
-    its <prm>. The folder is also one that mprm train --model takes.
+    Adapters are merged into their kernels. The score of a step is the sigmoid of the
+    difference of two logits, Yes less No, at its <prm>. The folder is also one that
+    mprm train --model takes.
 
     Example: mprm export runs/bis10 --output runs/bis10-hf
 
     Attributes:
         checkpoint: Folder of a trained model, as mprm train --output makes it.
         output: Folder to write, new or empty.
-        dtype: Of every tensor; float32 is exact, bfloat16 half as large.
+        dtype: Of every tensor; float32 is exact, bfloat16 half as large, and too coarse
+            for most of what adapters (--lora-rank) learn in a short run.
         json: Print one JSON object to stdout, everything else to stderr.
     """
 
@@ -48,10 +50,13 @@ def run(options: Options) -> None:
     import numpy as np
 
     from experiments.cli.scoring import load_checkpoint
+    from mprm_jax.lora import LoraModel, merged
     from mprm_jax.models.backbone import Backbone
     from mprm_jax.models.export import export
 
     model, params = load_checkpoint(options.checkpoint)
+    if isinstance(model, LoraModel):
+        model, params = model.base, merged(params, model.config)
     if not isinstance(model, Backbone):
         raise DataError(
             f"{options.checkpoint}: holds {model.name}, which transformers does not "

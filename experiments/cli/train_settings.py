@@ -89,7 +89,7 @@ class SizeArguments(TrainingArguments):
             instead of computing it again: faster, and much more memory.
         max_length: Most tokens of a prompt (8,192, or the model's context).
         lora_rank: Train two thin matrices of this rank beside each kernel, and the
-            head, instead of the kernels; they are merged when the model is saved.
+            head, instead of the kernels; mprm export merges them.
         lora_alpha: The product of the two is scaled by alpha / rank (16).
         lora_targets: Kernels, of query,key,value,output,gate,up,down (all).
         feature_cache: Folder for what a backbone's frozen vision tower makes of each

@@ -102,9 +102,20 @@ def read_model(folder: Path) -> Model:
     if described.name in BACKBONES:
         from mprm_jax.models import backbone
 
-        return backbone.from_description(described.name, described.config, folder)
+        lora = described.config.pop("lora", None)
+        model = backbone.from_description(described.name, described.config, folder)
+        return model if lora is None else _with_adapters(path, model, lora)
     known = ", ".join(("tiny", *BACKBONES))
     raise DataError(f"{path}: unknown model {described.name!r}; known: {known}")
+
+
+def _with_adapters(path: Path, model: Model, values: Any) -> Model:
+    from mprm_jax import lora
+
+    try:
+        return lora.from_description(model, values)
+    except DataError as error:
+        raise DataError(f"{path}: {error}") from None
 
 
 def open_model(name: str) -> tuple[Model, Params]:

@@ -7,6 +7,7 @@ from PIL import Image
 
 from mprm_jax import trainer
 from mprm_jax.checkpoint import load_model
+from mprm_jax.lora import LoraModel, base_of
 from mprm_jax.models.backbone import Backbone
 from tests.cli import run
 from tests.mprm_jax.backbone_folder import internvl_folder, qwen_folder
@@ -77,7 +78,9 @@ def test_the_plan_of_the_tiny_model_counts_its_parameters(capsys, tmp_path):
         assert 0 < done.json["trained"] < done.json["parameters"]
 
 
-def test_adapters_on_a_mesh_become_a_plain_backbone(capsys, world, qwen, tmp_path):
+def test_adapters_are_trained_on_a_mesh_and_merged_by_export(
+    capsys, world, qwen, tmp_path
+):
     output = tmp_path / "model"
     chosen = (
         "--mesh", "1x2x1", "--lora-rank", 2, "--lora-targets", "query,down",
@@ -87,9 +90,18 @@ def test_adapters_on_a_mesh_become_a_plain_backbone(capsys, world, qwen, tmp_pat
     done = train(capsys, world, qwen, *chosen, "--json")
     assert done.status == 0, done.err
     assert done.json["updates"] == 3
-    model, params = load_model(output)
-    assert isinstance(model, Backbone)
-    assert model.prompting.max_length == 128
+    model, _ = load_model(output)
+    assert isinstance(model, LoraModel)
+    exported = tmp_path / "exported"
+    assert run(capsys, "export", output, "--output", exported).status == 0
+    refused = train(capsys, world, output, "--output", tmp_path / "more")
+    assert refused.status == 1
+    assert "mprm export merges them" in refused.err
+    merged, params = _opened(exported)
+    base = base_of(model)
+    assert isinstance(base, Backbone)
+    assert base.prompting.max_length == 128
+    assert merged.head.tokens == base.head.tokens
     # Of the kernels only those with adapters moved.
     _, before = _opened(qwen)
     layers, old = params["language"]["layers"], before["language"]["layers"]

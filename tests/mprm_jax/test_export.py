@@ -10,7 +10,7 @@ import pytest
 
 from mprm_jax import objective
 from mprm_jax.data.batches import buckets_for, collate
-from mprm_jax.lora import LoraConfig, saved_model
+from mprm_jax.lora import LoraConfig, base_of
 from mprm_jax.objective import Objective
 from mprm_jax.opening import Opening, open_for_training
 from mprm_jax.optimizer import OptimizerConfig, plan
@@ -33,7 +33,7 @@ def adapted(make):
     def case(folder):
         opening, rng = Opening(lora=LoraConfig(2)), np.random.default_rng(0)
         model, params = open_for_training(make(folder), opening)
-        return model, params, random_batch(rng, saved_model(model))
+        return model, params, random_batch(rng, base_of(model))
 
     return case
 

@@ -12,13 +12,12 @@ from mprm_jax.lora import (
     TARGETS,
     LoraConfig,
     LoraModel,
-    add_product,
     attach,
+    base_of,
     merged,
-    saved_model,
-    saved_params,
 )
 from mprm_jax.models.backbone import Prompting, load_backbone
+from mprm_jax.models.base import DESCRIPTION
 from mprm_jax.models.layers import Compute
 from mprm_jax.objective import Objective, loss_sum
 from mprm_jax.optimizer import plan, split
@@ -77,8 +76,8 @@ def test_adapters_change_nothing_before_the_first_update(loaded):
 def test_adapted_and_merged_are_w_plus_the_scaled_product(loaded, moved):
     model, params, batch = loaded
     wrapped = LoraModel(model, CONFIG)
-    assert saved_model(wrapped) is model
-    made = saved_params(wrapped, moved)
+    assert base_of(wrapped) is model
+    made = jax.jit(merged, static_argnums=1)(moved, CONFIG)
     assert "adapters" not in made
     layers = jax.tree.map(np.float64, params["language"]["layers"])
     for target in TARGETS:
@@ -97,14 +96,32 @@ def test_adapted_and_merged_are_w_plus_the_scaled_product(loaded, moved):
     assert np.abs(np.asarray(logits - logits_of(params, batch))).max() > 0.01
 
 
-def test_sums_are_rounded_once():
-    kernel = jnp.full((2, 2), 1.0, jnp.bfloat16)
-    a, b = jnp.full((2, 1), 0.5), jnp.full((1, 2), 2.0**-7)
-    found = add_product(kernel, a, b)
-    assert found.dtype == jnp.bfloat16
-    # 1 + 2^-8 lies between two numbers of bfloat16 and goes to the even one.
-    np.testing.assert_array_equal(np.float32(found), 1.0)
-    np.testing.assert_array_equal(np.float32(add_product(kernel, a, 2 * b)), 1 + 2**-7)
+def test_merged_kernels_keep_what_bfloat16_would_round_away(loaded, moved):
+    """As a short run at a learning rate of 1e-5 leaves them."""
+    model, params, batch = loaded
+    logits_of = jax.jit(model.reward_logits)
+
+    def to(dtype, tree):
+        return jax.tree.map(lambda x: x.astype(dtype), tree)
+
+    narrow = to(jnp.bfloat16, params)
+    adapters = {
+        name: {"a": layer["a"], "b": 1e-4 * layer["b"]}
+        for name, layer in moved["adapters"]["layers"].items()
+    }
+    trained = {**narrow, "adapters": {"layers": adapters}}
+    made = merged(trained, CONFIG)["language"]["layers"]["up"]["kernel"]
+    assert made.dtype == jnp.float32
+    stored = narrow["language"]["layers"]["up"]["kernel"]
+    assert np.mean(made.astype(jnp.bfloat16) == stored) > 0.9
+    before = logits_of(to(jnp.float32, narrow), batch)
+    logits = jax.jit(LoraModel(model, CONFIG).reward_logits)(
+        to(jnp.float32, trained), batch
+    )
+    moved_by = np.abs(np.asarray(logits - before)).max()
+    assert moved_by > 1e-5
+    kept = logits_of(to(jnp.float32, merged(trained, CONFIG)), batch)
+    assert np.abs(np.asarray(kept - logits)).max() < 0.1 * moved_by
 
 
 def test_only_adapters_and_head_have_gradients(loaded, moved):
@@ -145,7 +162,7 @@ class Killed(Exception):
     """Stands for a process that ends between two checkpoints."""
 
 
-def test_a_run_saves_the_merged_model_and_goes_on_with_the_adapters(loaded, tmp_path):
+def test_a_run_saves_its_adapters_and_goes_on_with_them(loaded, tmp_path):
     model, params, batch = loaded
     config = LoraConfig(2, targets=("query", "up"))
     wrapped = LoraModel(model, config)
@@ -167,13 +184,14 @@ def test_a_run_saves_the_merged_model_and_goes_on_with_the_adapters(loaded, tmp_
     found = go(output=tmp_path, resume=True)
     jax.tree.map(np.testing.assert_array_equal, found, whole)
     read, saved = load_model(tmp_path)
-    assert read == model
-    jax.tree.map(np.testing.assert_array_equal, saved, merged(whole, config))
+    assert read == wrapped
+    jax.tree.map(np.testing.assert_array_equal, saved, whole)
     np.testing.assert_array_equal(found["language"]["norm"], params["language"]["norm"])
     assert np.abs(whole["adapters"]["layers"]["up"]["b"]).max() > 0.001
+    plain = merged(saved, config)
     np.testing.assert_allclose(
+        jax.jit(model.reward_logits)(plain, batch),
         jax.jit(read.reward_logits)(saved, batch),
-        jax.jit(wrapped.reward_logits)(whole, batch),
         rtol=1e-4,
         atol=1e-4,
     )
@@ -183,7 +201,11 @@ def test_a_run_saves_the_merged_model_and_goes_on_with_the_adapters(loaded, tmp_
     kept = sum(leaf.nbytes for leaf in jax.tree.leaves(params))
     assert size < kept / 2
     with pytest.raises(DataError, match="is of another model"):
-        restore_latest(tmp_path, start)
+        restore_latest(tmp_path, params)
+    described = tmp_path / DESCRIPTION
+    described.write_text(described.read_text().replace('"rank": 2', '"rank": 0'))
+    with pytest.raises(DataError, match=r"no description of adapters .*lora_rank"):
+        load_model(tmp_path)
 
 
 def test_what_has_no_such_kernels_is_refused():

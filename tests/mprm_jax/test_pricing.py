@@ -11,7 +11,7 @@ import pytest
 
 from mprm_jax import pricing, update
 from mprm_jax.data.batches import Bucket, Buckets
-from mprm_jax.lora import TARGETS, LoraConfig, saved_model
+from mprm_jax.lora import TARGETS, LoraConfig, base_of
 from mprm_jax.models.backbone import load_backbone
 from mprm_jax.models.layers import Compute
 from mprm_jax.objective import Objective
@@ -68,7 +68,7 @@ def test_operations_are_those_of_the_traced_update(family, rank, tmp_path):
     folder = FOLDERS[family](tmp_path)
     opening = dataclasses.replace(PLAIN, lora=lora)
     model, params = open_for_training(folder, opening)
-    batch = random_batch(np.random.default_rng(0), saved_model(model))
+    batch = random_batch(np.random.default_rng(0), base_of(model))
     load = Load(24, 24, batch.images_BxPxD.shape[1])
     shapes = jax.eval_shape(lambda: params)
     counted = 8 * sum(flops_per_rollout(model, shapes, load).values())
