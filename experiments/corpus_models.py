@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -181,6 +182,29 @@ def _print(models: dict[str, dict[str, Any]]) -> None:
     for name in ("bis_tied_share", "bis_not_mixed"):
         rows.append((name, *column(lambda m, n=name: f"{m[n]:.1%}"), ""))
     print(format_table(("", *models, "paper"), rows))
+    print("\nCoverage of BIS-25 %, selected / all; - where the model has no rollout:")
+    for key, name in (("coverage_R", "R"), ("coverage_mixture", "p(1-p)")):
+        print()
+        print(format_table((name, *models), _coverage_rows(models, key)))
+
+
+def _coverage_rows(models: dict[str, dict[str, Any]], key: str) -> list[list[str]]:
+    """A row per bin of :func:`coverage`, a column per model."""
+    rows = []
+    edges = next((metrics[key]["edges"] for metrics in models.values()), [])
+    bins = [
+        f"{'(' if i else '['}{low:g}, {high:g}{']' if high < edges[-1] else ')'}"
+        for i, (low, high) in enumerate(pairwise(edges))
+    ]
+    for i, label in enumerate([*bins, *(f"{top:g}" for top in edges[-1:])]):
+        tables = [metrics[key] for metrics in models.values()]
+        rows.append(
+            [
+                label,
+                *(f"{t['coverage'][i]:.1%}" if t["all"][i] else "-" for t in tables),
+            ]
+        )
+    return rows
 
 
 def _published(subset: str, name: str) -> str:

@@ -1,8 +1,8 @@
 """What simulated students learn: the paper's Figures 1 and 2, rules, alpha, N.
 
-All data here are synthetic. Published numbers, where FACTS gives them, are drawn as
-marks on an axis of their own level: students are not the paper's 8B models, so only
-differences and orders can be compared.
+All data here are synthetic. The paper's numbers are drawn as marks beside them, at a
+level of their own: students are not 8B models, so only differences and orders can be
+compared.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 
+from paper_figures import published
 from paper_figures.style import (
     CURVE_HEADER,
     GREY,
@@ -30,27 +31,6 @@ SYNTHETIC = "synthetic data: simulated students"
 
 # Half the width of a 95 % interval of a mean of 20, in standard errors.
 _T19 = 2.093
-
-# Overall micro-F1 of the paper, InternVL2.5-8B / Qwen2.5-VL-7B, by keep ratio in %.
-PAPER_RANDOM = {
-    5: (63.34, 53.54),
-    10: (62.86, 61.99),
-    15: (63.27, 59.82),
-    25: (63.37, 64.44),
-    35: (63.52, 64.77),
-    50: (64.02, 64.54),
-}
-PAPER_BIS = {
-    5: (64.51, 64.42),
-    10: (65.46, 64.63),
-    15: (64.98, 65.29),
-    25: (65.46, 65.53),
-    35: (64.98, 65.69),
-    50: (65.00, 65.02),
-}
-PAPER_FULL = (65.12, 65.57)
-# InternVL2.5-8B at 25 %, alpha -> micro-F1.
-PAPER_ALPHA = {0.02: 64.84, 0.05: 65.46, 0.08: 64.86}
 
 
 def arms_of(cells: Cells, world: str, **settings: Any) -> list[Mapping[str, Any]]:
@@ -70,9 +50,16 @@ def mean_and_half(values: Sequence[float]) -> tuple[float, float]:
     return float(x.mean()), float(_T19 * x.std(ddof=1) / np.sqrt(len(x)))
 
 
+def all_data_best(cells: Cells) -> float | None:
+    """Micro-F1 of the best checkpoint of all data; None where it was not run."""
+    for cell in arms_of(cells, "scarce", rule="full", labels="hard-0"):
+        return max(cell["metrics"]["curve"]["micro_f1"])
+    return None
+
+
 def figure_1(cells: Cells) -> Drawing:
-    """Micro-F1 over updates: all data against subsets (Fig. 1)."""
-    figure, axes = new_figure(1, 1, 2.8)
+    """Micro-F1 over updates: all data against subsets (Fig. 1), beside the paper's."""
+    figure, axes = new_figure(1, 1, 3.4)
     axis = axes[0, 0]
     rows: list = []
     plain = {"labels": "hard-0", "matched": False}
@@ -85,18 +72,29 @@ def figure_1(cells: Cells) -> Drawing:
     for i, (name, settings) in enumerate(listed):
         for cell in arms_of(cells, "scarce", **settings):
             rows += _learning_curve(axis, i, name, cell)
+    rows = published.simulated(rows)
+    if (level := all_data_best(cells)) is not None:
+        marks = published.full_data()
+        marks += published.of_both("Random 25 %", MARKERS[1], published.RANDOM, (25,))
+        marks += published.of_both("BIS 25 %", MARKERS[2], published.BIS, (25,))
+        marks += published.of_both("BIS 10 %", MARKERS[3], published.BIS, (10,))
+        rows += published.draw(axis, "", level, marks)
+        published.right_axis(axis, level)
     axis.set_xscale("log")
     axis.set_xlabel("updates")
     axis.set_ylabel("micro-F1 (5 sources)")
-    axis.set_title(f"scarce world ({SYNTHETIC})")
-    axis.legend(loc="lower right")
+    axis.set_title(f"scarce world ({SYNTHETIC}); grey marks: the paper's models")
     axis.grid(axis="y")
-    return Drawing(figure, CURVE_HEADER, rows)
+    _legends([axis])
+    return Drawing(figure, published.HEADER, rows)
 
 
 def figure_2(cells: Cells) -> Drawing:
-    """Random subsets in a single pass and at matched updates, and rules at 25 %."""
-    figure, axes = new_figure(3, 1, 2.9, sharey=True)
+    """Random in a single pass and at matched updates, rules at 25 %; the paper's.
+
+    Of the matched runs the paper's text has full data only.
+    """
+    figure, axes = new_figure(3, 1, 3.7, sharey=True)
     single, matched, rules = axes[0]
     rows: list = []
     keeps = (0.05, 0.1, 0.25, 0.5)
@@ -104,20 +102,34 @@ def figure_2(cells: Cells) -> Drawing:
         settings = {"rule": "random", "keep_ratio": keep, "matched": False}
         for cell in arms_of(cells, "scarce", **settings):
             rows += _learning_curve(single, i, f"{100 * keep:g} %", cell, "a")
+    level = all_data_best(cells)
     for cell in arms_of(cells, "scarce", rule="full", labels="hard-0"):
         rows += _learning_curve(single, 4, "all", cell, "a")
         rows += _learning_curve(matched, 4, "all", cell, "b")
-        top = max(cell["metrics"]["curve"]["micro_f1"])
-        rules.axhline(top, color=GREY, linestyle=":", label="all data, best")
-        rows += curve_rows("c", "all data, best", [0, 1250], [top, top])
+    if level is not None:
+        rules.axhline(level, color=GREY, linestyle=":", label="all data, best")
+        rows += curve_rows("c", "all data, best", [0, 1250], [level, level])
     for i, keep in enumerate(keeps):
         settings = {"rule": "random", "keep_ratio": keep, "matched": True}
         for cell in arms_of(cells, "scarce", **settings):
             rows += _learning_curve(matched, i, f"{100 * keep:g} %", cell, "b")
-    for i, rule in enumerate(("random", "low-mc", "mixed", "bis", "reliable")):
+    listed = ("random", "low-mc", "mixed", "bis", "reliable")
+    for i, rule in enumerate(listed):
         settings = {"rule": rule, "keep_ratio": 0.25, "matched": False}
         for cell in arms_of(cells, "scarce", **settings):
             rows += _learning_curve(rules, i, rule, cell, "c")
+    rows = published.simulated(rows)
+    if level is not None:
+        full = published.full_data()
+        random = published.of_both("Random", "s", published.RANDOM, (5, 10, 25, 50))
+        at_25 = [
+            published.Marks(f"{rule} 25 %", 0, marker, ((25, published.RULES[rule]),))
+            for rule, marker in zip(listed, ("s", "^", "D", "P", "v"), strict=True)
+        ]
+        rows += published.draw(single, "a", level, [*full, *random])
+        rows += published.draw(matched, "b", level, full)
+        rows += published.draw(rules, "c", level, at_25)
+        published.right_axis(rules, level)
     for axis, title in (
         (single, "Random, single pass"),
         (matched, "Random, matched updates"),
@@ -127,12 +139,27 @@ def figure_2(cells: Cells) -> Drawing:
         axis.set_xlabel("updates")
         axis.set_title(title)
         axis.grid(axis="y")
-        axis.legend(loc="lower right")
     single.set_ylabel(f"micro-F1 ({SYNTHETIC})")
     # What happens before the intercept has settled is not learning.
     single.set_ylim(bottom=0.6)
     label_panels(axes[0])
-    return Drawing(figure, CURVE_HEADER, rows)
+    _legends(axes[0])
+    return Drawing(figure, published.HEADER, rows)
+
+
+def _legends(axes: Sequence[Axes]) -> None:
+    """Curves inside each panel; the paper's marks of all panels together, below."""
+    paper: dict[str, Any] = {}
+    for axis in axes:
+        curves = {}
+        for handle, label in zip(*axis.get_legend_handles_labels(), strict=True):
+            (paper if label.startswith("paper: ") else curves)[label] = handle
+        axis.legend(curves.values(), curves.keys(), loc="lower right")
+    if paper:
+        axes[0].figure.legend(
+            paper.values(), paper.keys(), loc="outside lower center", ncols=3,
+            handlelength=1.2, columnspacing=1.6,
+        )  # fmt: skip
 
 
 def _learning_curve(
@@ -188,8 +215,8 @@ def rules(cells: Cells) -> Drawing:
     paper = axes[0, -1]
     paper.axhline(0, color=GREY, linewidth=0.8)
     for i, name in enumerate(("InternVL2.5-8B", "Qwen2.5-VL-7B")):
-        x = list(PAPER_BIS)
-        y = [PAPER_BIS[k][i] - PAPER_RANDOM[k][i] for k in x]
+        x = list(published.BIS)
+        y = [published.BIS[k][i] - published.RANDOM[k][i] for k in x]
         paper.plot(
             x, y, MARKERS[i], label=f"BIS, {name}", color=curve(i)["color"],
             markerfacecolor="white",
@@ -227,12 +254,15 @@ def alpha(cells: Cells) -> Drawing:
         if world == "scarce":
             at = arms_of(cells, world, rule="bis", keep_ratio=0.25, alpha=0.05)
             level = np.mean(at[0]["metrics"]["micro_f1"])
-            y = [level + (v - PAPER_ALPHA[0.05]) / 100 for v in PAPER_ALPHA.values()]
+            y = [
+                level + (v - published.ALPHA[0.05]) / 100
+                for v in published.ALPHA.values()
+            ]
             axis.plot(
-                list(PAPER_ALPHA), y, "*", color="black", markersize=7,
+                list(published.ALPHA), y, "*", color="black", markersize=7,
                 markerfacecolor="white", label="published, 25 %, shifted",
             )  # fmt: skip
-            rows += curve_rows(world, "published, shifted", list(PAPER_ALPHA), y)
+            rows += curve_rows(world, "published, shifted", list(published.ALPHA), y)
         axis.set_xscale("symlog", linthresh=0.02)
         axis.set_xticks(
             [0, 0.02, 0.05, 0.1, 0.2, 0.5], ["0", ".02", ".05", ".1", ".2", ".5"]

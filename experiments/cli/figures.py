@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
@@ -18,6 +18,10 @@ from mprm_jax.data.outputs import OUTPUT_SCHEMA, OutputSet, manifest_bytes
 from mprm_jax.data.problems import DataError
 
 REFERENCE = Path(__file__).parents[1] / "results"
+
+
+# Each figure comes as all of these.
+FORMS = ("pdf", "png", "csv")
 
 
 class Source(NamedTuple):
@@ -88,6 +92,11 @@ class Options:
 OPTIONS = Options
 
 
+# What values of another type, length or range than a figure expects give rise to,
+# some only when the picture is laid out.
+_DAMAGED = (LookupError, TypeError, ValueError, AttributeError, ArithmeticError)
+
+
 class NoResults(DataError):
     """Neither the store nor the reference has what a figure draws."""
 
@@ -100,20 +109,9 @@ def run(options: Options) -> None:
             f"--only: no figure {unknown[0]!r}; known: {', '.join(FIGURES)}"
         )
     chosen = options.only or tuple(FIGURES)
-    drawn, left_out = [], {}
-    with shared.progress("drawing", len(chosen), "figures") as tick:
-        for done, name in enumerate(chosen):
-            try:
-                inputs = [
-                    _load(options.results, what) for what in FIGURES[name].results
-                ]
-            except NoResults as error:
-                if options.only:
-                    raise
-                left_out[name] = str(error)
-                continue
-            drawn += _draw(name, inputs, options.output)
-            tick(done + 1)
+    drawn, left_out = _draw_all(chosen, options.results, options.output)
+    if options.only and left_out:
+        raise NoResults(next(iter(left_out.values())))
     if options.json:
         shared.print_json({"files": [str(p) for p in drawn], "left_out": left_out})
         return
@@ -121,6 +119,51 @@ def run(options: Options) -> None:
         print(path)
     for name, reason in left_out.items():
         print(f"left out: {name}: {reason}")
+
+
+def draw_stale(results: Path, output: Path) -> tuple[list[Path], dict[str, str]]:
+    """Draw the figures of which a file is missing, or older than their results.
+
+    Returns:
+        the files written, and per figure left out the reason.
+
+    Raises:
+        DataError: results cannot be read or drawn, or a figure cannot be written.
+    """
+    stale = [name for name in FIGURES if _is_stale(name, results, output)]
+    return _draw_all(stale, results, output) if stale else ([], {})
+
+
+def _is_stale(name: str, results: Path, output: Path) -> bool:
+    sources = [
+        store_path(root, what)
+        for what in FIGURES[name].results
+        for root in (results, REFERENCE)
+    ]
+    times = [path.stat().st_mtime_ns for path in sources if path.is_file()]
+    files = [output / f"{name}.{suffix}" for suffix in (*FORMS, "manifest.json")]
+    return any(
+        not file.is_file() or file.stat().st_mtime_ns < max(times, default=0)
+        for file in files
+    )
+
+
+def _draw_all(
+    names: Sequence[str], results: Path, output: Path
+) -> tuple[list[Path], dict[str, str]]:
+    """Files written, and per figure whose results are nowhere the reason."""
+    drawn: list[Path] = []
+    left_out: dict[str, str] = {}
+    with shared.progress("drawing", len(names), "figures") as tick:
+        for done, name in enumerate(names):
+            try:
+                inputs = [_load(results, what) for what in FIGURES[name].results]
+            except NoResults as error:
+                left_out[name] = str(error)
+                continue
+            drawn += _draw(name, inputs, output)
+            tick(done + 1)
+    return drawn, left_out
 
 
 class _Input(NamedTuple):
@@ -157,18 +200,19 @@ def _draw(name: str, inputs: list[_Input], output: Path) -> list[Path]:
     with mpl.rc_context(style.SETTINGS):
         try:
             drawing = draw(*(value for _, value in inputs))
-        except (KeyError, TypeError, IndexError) as error:
+            forms = {
+                "pdf": style.image_bytes(drawing.figure, "pdf"),
+                "png": style.image_bytes(drawing.figure, "png"),
+                "csv": style.csv_bytes(drawing),
+            }
+        except _DAMAGED as error:
+            # Without inputs, no results can be at fault.
             if not inputs:
                 raise
             paths = ", ".join(str(path) for path, _ in inputs)
             raise DataError(
                 f"{paths}: cannot be drawn as {name} ({error!r})"
             ) from error
-        forms = {
-            "pdf": style.image_bytes(drawing.figure, "pdf"),
-            "png": style.image_bytes(drawing.figure, "png"),
-            "csv": style.csv_bytes(drawing),
-        }
     paths = []
     with OutputSet() as outputs:
         hashes = {}

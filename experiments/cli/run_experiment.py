@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from experiments.cli import shared
+from experiments.cli import figures, shared
 
 # name -> module, in the order in which `mprm run all` runs them. A module has OPTIONS,
 # a frozen dataclass whose docstring is its help, and run(options), which skips the
@@ -44,10 +44,14 @@ WITH_DATA = {
 class Everything:
     """Every experiment below that needs no data of yours; what is done is skipped.
 
+    At the end the figures are drawn into the folder figures of --output, each as PDF,
+    PNG and CSV; one that is there and not older than its results is left as it is.
+
     Example: mprm run all --size small
 
     Attributes:
-        output: Folder of the results store, one JSONL file per experiment.
+        output: Folder of the results store, one JSONL file per experiment; the
+            figures go to figures/ below it.
         size: Of the experiments that have sizes: small is for two cores and minutes,
             full for what a claim rests on.
         seed: Of every random choice.
@@ -94,11 +98,11 @@ def run(options: Any) -> None:
 
 
 def run_all(options: Everything, modules: dict[str, ModuleType]) -> None:
-    """Run every experiment with those of its options that ``options`` has, too.
+    """Run every experiment with those of its options that ``options`` has, too; draw.
 
     Raises:
         UsageError: an option value that an experiment refuses.
-        DataError: an experiment fails; those before it keep their results.
+        DataError: an experiment or a figure fails; those before it keep their results.
     """
     common = {f.name for f in dataclasses.fields(Everything)} - {"json"}
     with contextlib.redirect_stdout(sys.stderr if options.json else sys.stdout):
@@ -106,5 +110,20 @@ def run_all(options: Everything, modules: dict[str, ModuleType]) -> None:
             print(f"== mprm run {name}")
             known = {f.name for f in dataclasses.fields(module.OPTIONS)} & common
             module.run(module.OPTIONS(**{f: getattr(options, f) for f in known}))
+        print("== figures")
+        folder = options.output / "figures"
+        drawn, left_out = figures.draw_stale(options.output, folder)
+        for name, reason in left_out.items():
+            print(f"left out: {name}: {reason}")
+        done = f"{len(drawn)} files drawn" if drawn else "nothing newer to draw"
+        print(f"{done}; figures lie in {folder}")
     if options.json:
-        shared.print_json({"output": str(options.output), "experiments": list(modules)})
+        shared.print_json(
+            {
+                "output": str(options.output),
+                "experiments": list(modules),
+                "figures": str(folder),
+                "drawn": [str(path) for path in drawn],
+                "left_out": left_out,
+            }
+        )

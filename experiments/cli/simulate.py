@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal, get_args
 
@@ -11,11 +12,12 @@ import numpy as np
 import tyro
 
 from experiments.cli import shared
-from experiments.cli.tables import format_table, summary_rows
+from experiments.cli.tables import format_table, printable, summary_rows
 from experiments.simulated import fit_to_corpus, write_raw_corpus
 from sim.calibration import PAPER_MODELS
 from sim.corpus import PAPER_TRIALS, early_stop, sample
-from sim.sources import PAPER_SOURCES
+from sim.corpus_models import CorpusModel, WithAllNegative
+from sim.sources import PAPER_SOURCES, Source
 from theory.summary import summarise
 
 ModelName = Literal[
@@ -43,6 +45,11 @@ class Options:
         output: Folder to write into; files go to annotations/ below it.
         model: How the steps of a rollout depend on each other.
         scale: Share of the real corpus's 565,149 rollouts, or of those of --from.
+        all_negative_share: Share of the rollouts in which no continuation of any step
+            succeeds, in [0, 1), beside those that the model has anyway. The others of
+            the source succeed the more, so that its mean MC score stays: at most 1 less
+            the highest mean, 0.0277 for the paper's sources. With --from it comes on
+            top of the fitted model.
         early_stop: Stop sampling at a rollout's first K = 0, as the annotator does by
             default; later steps then have num_mc_total 0.
         seed: Same seed, same bytes.
@@ -56,6 +63,10 @@ class Options:
     from_corpus: Annotated[
         Path | None,
         tyro.conf.arg(name="from", help="Corpus to fit the model and the sources to."),
+    ] = None
+    all_negative_share: Annotated[
+        float | None,
+        tyro.conf.arg(metavar="SHARE", help_behavior_hint="(default: none)"),
     ] = None
     early_stop: bool = False
     seed: int = 0
@@ -71,12 +82,19 @@ def run(options: Options) -> None:
         raise shared.UsageError(f"--scale must lie in (0, 100], not {options.scale}")
     if options.seed < 0:
         raise shared.UsageError(f"--seed must be at least 0, not {options.seed}")
+    share = options.all_negative_share
+    if share is not None and not 0 <= share < 1:
+        raise shared.UsageError(
+            f"--all-negative-share must lie in [0, 1), not {share:g}"
+        )
     counts, text = np.random.default_rng(options.seed).spawn(2)
     model, sources, trials = PAPER_MODELS[options.model], PAPER_SOURCES, PAPER_TRIALS
     if options.from_corpus is not None:
         fitted = fit_to_corpus(options.from_corpus, options.model)
         model, sources, trials = fitted.model.model, fitted.sources, fitted.trials
         print(fitted.sentence, file=sys.stderr)
+    if share is not None:
+        model = _with_all_negative(model, sources, share)
     rollouts = sample(model, sources, counts, options.scale, trials)
     if options.early_stop:
         rollouts = early_stop(rollouts)
@@ -84,6 +102,7 @@ def run(options: Options) -> None:
         "model": options.model,
         "from": str(options.from_corpus) if options.from_corpus else None,
         "scale": options.scale,
+        "all_negative_share": share,
         "early_stop": options.early_stop,
         "seed": options.seed,
     }
@@ -101,3 +120,21 @@ def run(options: Options) -> None:
         return
     print(format_table(("", "simulated"), summary_rows(summary)))
     print(f"\nwrote {len(files)} files: {options.output / 'annotations'}")
+
+
+def _with_all_negative(
+    model: CorpusModel, sources: Sequence[Source], share: float
+) -> CorpusModel:
+    """The model with a share of hopeless rollouts.
+
+    Raises:
+        UsageError: the share leaves a source no room for its mean MC score.
+    """
+    highest = max(sources, key=lambda source: source.mean_mc)
+    if highest.mean_mc / (1 - share) > 1:
+        raise shared.UsageError(
+            f"--all-negative-share {share:g}: at most {1 - highest.mean_mc:.4g} here; "
+            f"the mean MC score of {printable(highest.name, 40)} is "
+            f"{highest.mean_mc:.4f}"
+        )
+    return WithAllNegative(model, share)

@@ -4,11 +4,12 @@ import csv
 import hashlib
 import importlib
 import json
+import os
 
 import pytest
 
 from experiments.cli import figures
-from experiments.store import Result, append_results
+from experiments.store import Result, append_results, read_results
 from tests.cli import run
 
 DOCUMENT = {
@@ -93,6 +94,110 @@ def test_results_that_cannot_be_drawn_are_named(metrics, tmp_path, capsys):
     assert len(failed.err.splitlines()) == 1
     assert "kept.jsonl: cannot be drawn as subsets" in failed.err
     assert not output.exists()
+
+
+def reference(what):
+    """Cells of the reference results, to be damaged."""
+    return read_results(figures.REFERENCE, what)
+
+
+def all_but_low_keep(cells):
+    return [c for c in cells if c.config["arm"]["keep_ratio"] != 0.02]
+
+
+def unequal(cells):
+    for cell in cells:
+        if "arms" in cell.metrics:
+            cell.metrics["arms"]["bis"]["micro_f1"].pop()
+        elif cell.config["arm"]["rule"] == "bis":
+            cell.metrics["micro_f1"].pop()
+    return cells
+
+
+def one_coverage_short(cells):
+    for cell in cells:
+        cell.metrics["coverage_R"]["coverage"].pop()
+    return cells
+
+
+def no_worlds(cells):
+    for cell in cells:
+        cell.config["world"] = 3
+    return cells
+
+
+def no_text(cells):
+    for cell in cells:
+        cell.config["model"] = "$\\frac$"
+    return cells
+
+
+@pytest.mark.parametrize(
+    ("name", "what", "damage"),
+    [
+        ("regime-map", "regimes", unequal),
+        ("rules", "rules", unequal),
+        ("figure-3", "corpus_models", one_coverage_short),
+        ("alpha", "alpha", all_but_low_keep),
+        ("figure-1", "plateau", no_worlds),
+        # A name that only the layout of the text finds wrong.
+        ("coverage", "corpus_models", no_text),
+    ],
+)
+def test_damaged_lists_are_one_line_too(name, what, damage, tmp_path, capsys):
+    cells = damage(reference(what))
+    append_results(tmp_path, cells)
+    output = tmp_path / "figures"
+    failed = run(
+        capsys, "figures", "--only", name, "--results", tmp_path, "--output", output
+    )
+    assert failed.status == 1
+    path = tmp_path / f"{what}.jsonl"
+    assert f"{path}: cannot be drawn as {name} (" in failed.err
+    assert failed.err.count("\n") == 1
+    assert not output.exists()
+
+
+def test_a_fault_of_a_figure_without_results_stays_a_traceback(tmp_path, monkeypatch):
+    def draw():
+        raise ValueError("programming error")
+
+    monkeypatch.setattr("paper_figures.information_use.bis_order", draw)
+    with pytest.raises(ValueError, match="programming error"):
+        figures.run(figures.Options(("bis-order",), output=tmp_path))
+
+
+@pytest.mark.parametrize("name", ["figure-1", "figure-2"])
+def test_numbers_of_the_paper_are_told_apart_in_the_csv(name, tmp_path, capsys):
+    arguments = ["--results", tmp_path / "none", "--output", tmp_path]
+    assert run(capsys, "figures", "--only", name, *arguments).status == 0
+    with open(tmp_path / f"{name}.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert {row["source"] for row in rows} == {"simulated", "paper"}
+    for row in rows:
+        of_paper = row["source"] == "paper"
+        assert row["series"].startswith("paper: ") == of_paper
+        assert bool(row["published_micro_f1_percent"]) == of_paper
+
+
+def test_only_what_is_older_than_its_results_is_drawn_again(
+    tmp_path, capsys, monkeypatch
+):
+    sources = {name: figures.FIGURES[name] for name in ("bis-order", "subsets")}
+    monkeypatch.setattr(figures, "FIGURES", sources)
+    output = tmp_path / "figures"
+    append_results(tmp_path, [kept(0.2, DOCUMENT)])
+    drawn, left_out = figures.draw_stale(tmp_path, output)
+    assert ({path.stem for path in drawn}, left_out) == (set(sources), {})
+    assert figures.draw_stale(tmp_path, output) == ([], {})
+    # Results that are newer, then a form that is gone.
+    os.utime(tmp_path / "kept.jsonl", (4e9, 4e9))
+    drawn, _ = figures.draw_stale(tmp_path, output)
+    assert {path.stem for path in drawn} == {"subsets"}
+    os.utime(tmp_path / "kept.jsonl", (1e9, 1e9))
+    (output / "bis-order.csv").unlink()
+    drawn, _ = figures.draw_stale(tmp_path, output)
+    assert {path.stem for path in drawn} == {"bis-order"}
 
 
 def test_unknown_figures_are_wrong_usage(capsys):

@@ -1,6 +1,7 @@
 """`mprm run`: what it lists, what it imports, and how it runs everything."""
 
 import dataclasses
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -9,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from experiments.cli import run_experiment, shared
+from experiments.cli import figures, run_experiment, shared
+from experiments.store import Result, append_results
 from mprm_jax.data.problems import DataError
 from tests.cli import run
 
@@ -80,7 +82,13 @@ class WithoutSize:
     json: bool = False
 
 
-def test_all_passes_each_experiment_the_options_it_has(tmp_path, capsys):
+@pytest.fixture
+def one_figure(monkeypatch):
+    """The quickest figure alone, which needs no results."""
+    monkeypatch.setattr(figures, "FIGURES", {"bis-order": figures.FIGURES["bis-order"]})
+
+
+def test_all_passes_each_experiment_the_options_it_has(one_figure, tmp_path, capsys):
     ran = []
 
     def note(options):
@@ -96,6 +104,7 @@ def test_all_passes_each_experiment_the_options_it_has(tmp_path, capsys):
     assert ran == [WithSize(tmp_path, "small", 4), WithoutSize(tmp_path)]
     captured = capsys.readouterr()
     assert captured.out.count("\n") == 1
+    assert json.loads(captured.out)["figures"] == str(tmp_path / "figures")
     assert '"experiments": ["first", "second"]' in captured.out
     assert captured.err.count("table") == 2
     run_experiment.run_all(run_experiment.Everything(tmp_path), modules)
@@ -104,7 +113,41 @@ def test_all_passes_each_experiment_the_options_it_has(tmp_path, capsys):
         "table",
         "== mprm run second",
         "table",
+        "== figures",
+        f"nothing newer to draw; figures lie in {tmp_path / 'figures'}",
     ]
+
+
+def test_all_draws_at_its_end_and_only_what_is_older(tmp_path, capsys, monkeypatch):
+    sources = {
+        "subsets": figures.FIGURES["subsets"],
+        "planned": figures.Source("subsets", "subsets", ("planned",)),
+    }
+    monkeypatch.setattr(figures, "FIGURES", sources)
+    shares = dict.fromkeys(
+        ("mixed_share", "all_positive_share", "all_negative_share", "tied_share",
+         "false_positive_share"), 0.5,
+    )  # fmt: skip
+    cell = Result("kept", {"scale": 1.0}, 0, {"rules": {"bis": shares}})
+    cells = [cell]
+
+    def add(options):
+        append_results(options.output, cells)
+
+    everything = run_experiment.Everything(tmp_path)
+    counts = []
+    for again in (False, False, True):
+        cells[:] = [cell] if again or not counts else []
+        run_experiment.run_all(everything, {"kept": module(WithSize, add)})
+        out = capsys.readouterr().out
+        assert "left out: planned: no results of planned" in out
+        assert f"figures lie in {tmp_path / 'figures'}" in out
+        counts.append(out.splitlines()[-1].split(";")[0])
+    # Drawn; nothing ran; a cell ran again.
+    assert counts == ["3 files drawn", "nothing newer to draw", "3 files drawn"]
+    assert (tmp_path / "figures" / "subsets.csv").read_text().count("\nbis,") == 5
+    help_text = " ".join(run(capsys, "run", "all", "--help").out.split())
+    assert "figures" in help_text.split("Example:")[0]
 
 
 def test_all_stops_at_an_experiment_that_fails(tmp_path):

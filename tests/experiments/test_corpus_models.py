@@ -1,0 +1,44 @@
+"""`mprm run corpus_models`: what its tables print of the predictions."""
+
+from experiments import corpus_models
+from sim.calibration import PAPER_MODELS
+from tests.cli import run
+
+
+def test_coverage_over_r_and_mixture_is_printed_within_eighty_columns(
+    tmp_path, capsys, monkeypatch
+):
+    monkeypatch.setitem(corpus_models.SCALES, "small", 0.001)
+    arguments = ["run", "corpus_models", "--output", tmp_path]
+    found = run(capsys, *arguments, "--json").json["models"]
+    printed = run(capsys, *arguments).out
+    section = printed[printed.index("Coverage of BIS-25 %") :].splitlines()[:-1]
+    assert max(map(len, section)) <= 80
+    for key, name, bins in (("coverage_R", "R", 11), ("coverage_mixture", "p(1-p)", 6)):
+        start = next(i for i, row in enumerate(section) if row.split()[:1] == [name])
+        assert section[start].split()[1:] == list(PAPER_MODELS)
+        rows = section[start + 2 : start + 2 + bins]
+        for i, row in enumerate(rows):
+            cells = row.split()[-len(PAPER_MODELS) :]
+            for cell, model in zip(cells, PAPER_MODELS, strict=True):
+                table = found[model][key]
+                if not table["all"][i]:
+                    assert cell == "-"
+                    continue
+                share = 100 * table["selected"][i] / table["all"][i]
+                assert abs(float(cell.rstrip("%")) - share) <= 0.051
+        # The top edge stands alone, after the bin that ends below it.
+        assert rows[-1].split()[0] == f"{found['hierarchical'][key]['edges'][-1]:g}"
+        assert rows[-2].split("  ")[0].endswith(")")
+        assert rows[0].startswith("[0, ")
+
+
+def test_a_bin_without_rollouts_has_no_coverage():
+    table = {
+        "edges": [0, 0.5, 1],
+        "all": [0, 4, 2],
+        "selected": [0, 1, 2],
+        "coverage": [0.0, 0.25, 1.0],
+    }
+    rows = corpus_models._coverage_rows({"one": {"coverage_R": table}}, "coverage_R")
+    assert rows == [["[0, 0.5]", "-"], ["(0.5, 1)", "25.0%"], ["1", "100.0%"]]
