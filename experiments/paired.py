@@ -106,6 +106,11 @@ def compare(
 ) -> list[Comparison]:
     """Every contrast in every world that has both arms, corrected together.
 
+    Args:
+        results: cells with arms, all of one seed.
+        contrasts: what to compare.
+        metric: a list with one value per paired seed.
+
     Raises:
         ValueError: settings of a contrast fit several arms of a world.
     """

@@ -122,6 +122,7 @@ def run(options: Options) -> None:
     """Run the worlds that the store does not hold, then fit and report the advisor."""
     from experiments.cli import shared
     from experiments.regimes_report import print_map
+    from experiments.regimes_store import read_worlds
     from experiments.store import Result, append_results, cell_key, read_results
     from experiments.student_runs import SEEDS
 
@@ -139,7 +140,7 @@ def run(options: Options) -> None:
                 append_results(options.output, [result])
                 ran += 1
             tick(i + 1)
-    print_map(options, read_results(options.output, NAME), ran)
+    print_map(options, read_worlds(options.output, options.seed), ran)
 
 
 def gains(result: Result, treated: str, baseline: str) -> np.ndarray:

@@ -38,7 +38,13 @@ def sign_counts(
 
 
 def print_map(options: StudentOptions, worlds: Sequence[Result], ran: int) -> None:
-    """Signs per keep ratio and comparison, and the advisor's test."""
+    """Signs per keep ratio and comparison, and the advisor's test.
+
+    Args:
+        options: of the command.
+        worlds: of the options' seed, each once.
+        ran: how many of them were run now.
+    """
     keeps = sorted({world.config["axes"]["keep_ratio"] for world in worlds})
     signs = {
         f"{treated} - {baseline}": {
@@ -56,6 +62,7 @@ def print_map(options: StudentOptions, worlds: Sequence[Result], ran: int) -> No
     if options.json:
         shared.print_json(
             {
+                "seed": options.seed,
                 "worlds": len(worlds),
                 "ran": ran,
                 "signs": signs,
@@ -78,17 +85,21 @@ def print_map(options: StudentOptions, worlds: Sequence[Result], ran: int) -> No
         if found:
             print(f"\nadvisor {title}, 90 % intervals:\n")
             print(_advisor_table(found))
-    print(f"\n{ran} worlds run, {len(worlds)} in the store: {options.output}")
+    print(
+        f"\n{ran} worlds run, {len(worlds)} of seed {options.seed} in the store: "
+        f"{options.output}"
+    )
 
 
 def _advisor_table(tests: dict[str, dict[str, Any]]) -> str:
-    header = ("gain", "worlds", "coverage", "sign right", "rmse", "spread")
+    header = ("gain", "worlds", "coverage", "sign right", "majority", "rmse", "spread")
     rows = [
         (
             name,
             str(t["worlds"]),
             f"{t['coverage']:.2f}",
             f"{t['sign_right']:.2f}",
+            f"{t['majority']:.2f}",
             f"{t['rmse']:.4f}",
             f"{t['spread']:.4f}",
         )
@@ -139,6 +150,7 @@ def _pooled(of: Sequence[dict[str, Any]]) -> dict[str, Any]:
         "worlds": int(worlds.sum()),
         "coverage": mean("coverage"),
         "sign_right": mean("sign_right"),
+        "majority": mean("majority"),
         "rmse": mean("rmse", 2),
         "spread": mean("spread", 2),
         "width": mean("width"),

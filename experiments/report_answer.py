@@ -27,6 +27,9 @@ LEVEL = 0.95
 # p-values below it are told as 0.
 _LEAST_P = 1e-12
 
+# Scores are shares; what differs by less differs by rounding.
+_ROUNDING = 1e-12
+
 
 @dataclass(frozen=True)
 class Score:
@@ -52,7 +55,8 @@ class Estimate:
         half_width: the interval is mean +- half_width; None where nothing gives one.
         seeds: number of values behind the mean.
         covers: the sources of variation that the interval holds.
-        p: two-sided p-value of mean 0; None where nothing gives one.
+        p: two-sided p-value of mean 0; None where the interval does not hold how seeds
+            vary.
     """
 
     mean: float
@@ -87,6 +91,11 @@ def mean_over_seeds(scores: Sequence[Score], level: float = LEVEL) -> Estimate:
     that happen to agree give an interval that holds the truth in 87 % of cases. What a
     seed and a rollout do together is in both terms, so it errs on the wide side.
 
+    Values that are equal in all of two or more seeds leave v_S unknown, not zero: the t
+    statistic is 0/0 (or x/0) whatever the number of seeds, and on a coarse benchmark
+    models of different seeds tie. They count as one seed does: the interval, if there
+    is one, holds the rollouts only, and there is no p-value.
+
     Args:
         scores: one per seed. With replicates only if all have equally many, >= 2.
         level: of the interval, in (0, 1).
@@ -105,7 +114,7 @@ def mean_over_seeds(scores: Sequence[Score], level: float = LEVEL) -> Estimate:
         defined = means_B[np.isfinite(means_B)]
         if len(defined) >= 2 and 2 * len(defined) >= len(means_B):
             v_rollouts = float(defined.var(ddof=1))
-    if seeds >= 2:
+    if seeds >= 2 and np.ptp(values) > _ROUNDING:
         v_seeds = float(values.var(ddof=1)) / seeds
     covers: Covers = "nothing"
     if v_seeds is not None:
@@ -121,7 +130,8 @@ def mean_over_seeds(scores: Sequence[Score], level: float = LEVEL) -> Estimate:
         z = stats.norm.isf(alpha / 2) if v_rollouts else 0.0
         return math.hypot(t * (v_seeds or 0.0) ** 0.5, z * (v_rollouts or 0.0) ** 0.5)
 
-    return Estimate(mean, half(1 - level), seeds, covers, _p_value(abs(mean), half))
+    p = None if v_seeds is None else _p_value(abs(mean), half)
+    return Estimate(mean, half(1 - level), seeds, covers, p)
 
 
 def _p_value(distance: float, half: Callable[[float], float]) -> float:
@@ -164,11 +174,12 @@ def _minus(a: Score, b: Score) -> Score:
 def verdict(difference: Estimate) -> Verdict:
     """What may be said of a difference: undecided iff its interval holds zero.
 
-    One seed decides nothing, whatever the rollouts say.
+    One seed decides nothing, whatever the rollouts say; nor do several that all give
+    the same difference, because they do not show how seeds vary.
     """
     if difference.seeds < 2:
         return "one seed"
-    if not difference.excludes_zero:
+    if "seeds" not in difference.covers or not difference.excludes_zero:
         return "undecided"
     return "ahead" if difference.mean > 0 else "behind"
 
@@ -203,6 +214,12 @@ def answer_sentence(
         return (
             f"{where}{arm} ended {lead} {other} by {by} in the one seed that was run; "
             "that decides nothing."
+        )
+    if "seeds" not in difference.covers:
+        return (
+            f"{where}it is not decided whether {arm} beats {other}: the difference is "
+            f"{signed(difference.mean)} micro-F1 in each of {difference.seeds} seeds, "
+            "which does not show how seeds vary."
         )
     ends = " to ".join(
         signed(end) for end in (difference.low, difference.high) if end is not None

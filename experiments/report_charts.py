@@ -8,6 +8,7 @@ printer. Texts are escaped here.
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -20,6 +21,12 @@ from experiments.report_text import number, signed, visible
 
 # Drawn for a narrow phone at its own size; wider screens enlarge a little.
 WIDTH = 360
+# A character of a label, on the wide side: the style sheet's 10.5 px in a font of broad
+# letters, as which one a screen takes is not known here.
+_CHARACTER = 6.3
+_LINE = 12.0
+# Of a label beside a chart; what is longer goes on in a further line, never cut off.
+_LONGEST_LABEL = 21
 _KNOWN = ("random", "bis", "mixed", "low-mc", "reliable", "full", "clean", "base")
 
 
@@ -81,6 +88,27 @@ def _text(x: float, y: float, text: str, kind: str = "", anchor: str = "middle")
     )
 
 
+def _lines(label: str) -> list[str]:
+    """A label in lines short enough to stand beside a chart, broken after a comma where
+    that is enough.
+    """
+    whole = ", ".join(
+        part.replace(" ", "\N{NO-BREAK SPACE}") if len(part) < _LONGEST_LABEL else part
+        for part in visible(label).split(", ")
+    )
+    return textwrap.wrap(whole, _LONGEST_LABEL, break_on_hyphens=False) or [""]
+
+
+def _label(x: float, y: float, lines: Sequence[str]) -> str:
+    """Lines that end at x, centred about y."""
+    first = y + 3.5 - _LINE * (len(lines) - 1) / 2
+    spans = "".join(
+        f'<tspan x="{x:.1f}" y="{first + _LINE * i:.1f}">{escape(line)}</tspan>'
+        for i, line in enumerate(lines)
+    )
+    return f'<text class="name" text-anchor="end">{spans}</text>'
+
+
 def _line(x1: float, y1: float, x2: float, y2: float, kind: str) -> str:
     return (
         f'<line x1="{x1:.1f}" y1="{y1:.1f}" x2="{x2:.1f}" y2="{y2:.1f}" '
@@ -137,9 +165,11 @@ def line_chart(
     Where the longest line is over four times as long as the shortest, the updates are
     on a logarithmic scale, so that the short ones can be read, too.
     """
-    left, right, top, bottom = 40.0, 80.0, 22.0, 34.0
+    left, top, bottom = 40.0, 22.0, 34.0
     height = 250.0
     series = [one for one in series if one.points]
+    longest = max((len(one.label) for one in series), default=0)
+    right = max(80.0, 28 + _CHARACTER * min(longest, _LONGEST_LABEL + 4))
     xs = [x for one in series for x, _ in one.points] or [0.0, 1.0]
     ys = [y for one in series for _, y in one.points] or [0.0, 1.0]
     lasts = [one.points[-1][0] for one in series] or [1.0]
@@ -275,8 +305,15 @@ def _edges(
 def difference_chart(rows: Sequence[Difference], title: str, x_label: str) -> Markup:
     """Differences with their intervals about a line at zero; a filled mark where the
     interval excludes zero.
+
+    Labels stand in full to the left, in as many lines as they need; the longest sets
+    where the scale begins.
     """
-    left, right, top, row_height = 70.0, 56.0, 8.0, 22.0
+    right, top = 56.0, 8.0
+    labels = [_lines(row.label) for row in rows]
+    longest = max((len(line) for lines in labels for line in lines), default=0)
+    left = 12 + _CHARACTER * longest
+    heights = [_LINE * len(lines) + 10 for lines in labels]
     known = [row.estimate for row in rows if row.estimate is not None]
     ends = [
         end for e in known for end in (e.mean, e.low, e.high) if end is not None
@@ -284,22 +321,26 @@ def difference_chart(rows: Sequence[Difference], title: str, x_label: str) -> Ma
     low, high = min(0.0, *ends), max(0.0, *ends)
     margin = 0.06 * (high - low) or 0.01
     low, high = low - margin, high + margin
-    bottom = top + row_height * len(rows)
+    bottom = top + sum(heights)
 
     def px(x: float) -> float:
         return left + (WIDTH - left - right) * (x - low) / (high - low)
 
     parts = []
-    values = ticks(low, high, 6)
+    values = ticks(low, high, int((WIDTH - left - right) / 42))
     for value, text in zip(values, _tick_texts(values), strict=True):
         parts.append(_line(px(value), top, px(value), bottom, "grid"))
         parts.append(_text(px(value), bottom + 13, text, "tick"))
     parts.append(_line(px(0), top, px(0), bottom, "zero"))
     described = []
-    for i, row in enumerate(rows):
-        y = top + row_height * (i + 0.5)
-        parts.append(_text(left - 8, y + 3.5, row.label, "name", "end"))
+    below = top
+    for row, lines, height in zip(rows, labels, heights, strict=True):
+        y, below = below + height / 2, below + height
         e = row.estimate
+        told = f"{row.label} {'–' if e is None else signed(e.mean)}"
+        described.append(told)
+        parts.append(f"<g><title>{escape(visible(told))}</title>")
+        parts.append(f"{_label(left - 8, y, lines)}</g>")
         if e is None:
             parts.append(_text(WIDTH - 2, y + 3.5, "–", "value", "end"))
             continue
@@ -310,7 +351,6 @@ def difference_chart(rows: Sequence[Difference], title: str, x_label: str) -> Ma
             f'<circle cx="{px(e.mean):.1f}" cy="{y:.1f}" r="4" class="{mark}"/>'
         )
         parts.append(_text(WIDTH - 2, y + 3.5, signed(e.mean), "value", "end"))
-        described.append(f"{row.label} {signed(e.mean)}")
     parts.append(_text((left + WIDTH - right) / 2, bottom + 29, x_label, "axis"))
     return _svg(title, "; ".join(described), bottom + 35, parts)
 

@@ -79,7 +79,11 @@ def gather_page(folder: Path) -> SelectionPage:
         raise DataError(f"{path}: no results; run: mprm run selection")
     outcome = gather(results)
     rows = [
-        charts.Difference(_short(gap.arm, outcome), gap.difference)
+        # The sign stays with its number where the chart breaks lines.
+        charts.Difference(
+            arm_name(gap.arm, outcome).replace(" %", "\N{NO-BREAK SPACE}%"),
+            gap.difference,
+        )
         for gap in outcome.gaps
     ]
     return SelectionPage(
@@ -93,12 +97,6 @@ def gather_page(folder: Path) -> SelectionPage:
         curves=tuple(_curves(outcome)),
         sha256=file_sha256(path),
     )
-
-
-def _short(arm: Arm, outcome: Outcome) -> str:
-    # Charts have room for little beside the rule.
-    name = arm_name(arm, outcome)
-    return name if len(name) < 13 else f"{name[:11]}…"
 
 
 def _series_name(arm: Arm, arms: Sequence[ArmResults]) -> str:

@@ -74,7 +74,8 @@ class Gap:
     Attributes:
         arm: of the rule.
         difference: in micro-F1, paired; None where they share no seed.
-        adjusted_p: Holm's, over all gaps of two seeds or more; None for the others.
+        adjusted_p: Holm's, over all gaps of two seeds or more; None for the others, and
+            for those that have no p-value, which count as 1 in the correction.
     """
 
     arm: Arm
@@ -120,13 +121,18 @@ class Outcome:
         return list(dict.fromkeys((arm.labels, arm.label_threshold) for arm in arms))
 
     @property
-    def covers(self) -> str:
-        """What the intervals of micro-F1 hold."""
-        means = [one.estimate("micro_f1") for one in self.arms]
-        held = (of.covers for of in means if of is not None)
-        return (
-            " or ".join(dict.fromkeys(of for of in held if of != "nothing")) or "seeds"
-        )
+    def level_covers(self) -> str:
+        """What the intervals of the trained arms' micro-F1 hold.
+
+        The untrained base has no seed: its interval never holds what theirs hold.
+        """
+        trained = [one for one in self.arms if set(one.cells) != {None}]
+        return _held([one.estimate("micro_f1") for one in trained])
+
+    @property
+    def gap_covers(self) -> str:
+        """What the intervals of the differences to Random hold."""
+        return _held([gap.difference for gap in self.gaps])
 
     def of_labels(self, labels: tuple[str | None, float | None]) -> list[ArmResults]:
         """The arms trained on these labels, and the untrained base."""
@@ -136,6 +142,14 @@ class Outcome:
             if one.arm.rule == BASE
             or (one.arm.labels, one.arm.label_threshold) == labels
         ]
+
+
+def _held(estimates: Sequence[Estimate | None]) -> str:
+    """One phrase for what a column of intervals holds."""
+    held = {of.covers for of in estimates if of is not None} - {"nothing"}
+    if len(held) > 1:
+        return "seeds and rollouts, as far as known"
+    return next(iter(held), "seeds")
 
 
 def gather(results: Sequence[Result]) -> Outcome:
@@ -185,16 +199,17 @@ def _gaps(arms: Sequence[ArmResults]) -> tuple[Gap, ...]:
         if one.arm.is_rule and one.arm.rule != RANDOM:
             mine, theirs = scores(one.cells, "micro_f1"), baseline(arms, one.arm)
             found.append((one.arm, paired_difference(mine, theirs)))
-    adjusted = iter(holm([p for _, of in found if (p := _decisive(of)) is not None]))
-    return tuple(
-        Gap(arm, of, None if _decisive(of) is None else next(adjusted))
-        for arm, of in found
-    )
-
-
-def _decisive(of: Estimate | None) -> float | None:
-    """The p-value; one seed has none, whatever the rollouts say."""
-    return None if of is None or of.seeds < 2 else of.p
+    # Which gaps are corrected for must not hang on what came out of them: one whose
+    # seeds all tie has no p-value, and still counts.
+    repeated = [i for i, (_, of) in enumerate(found) if of and of.seeds >= 2]
+    p_values = [of.p if (of := found[i][1]) else None for i in repeated]
+    corrected = holm([1.0 if p is None else p for p in p_values])
+    adjusted = {
+        i: value
+        for i, p, value in zip(repeated, p_values, corrected, strict=True)
+        if p is not None
+    }
+    return tuple(Gap(arm, of, adjusted.get(i)) for i, (arm, of) in enumerate(found))
 
 
 def baseline(arms: Sequence[ArmResults], arm: Arm) -> dict[int | None, Score]:
@@ -241,6 +256,12 @@ def _sentence(gap: Gap, outcome: Outcome) -> str:
     if of is None:
         return f"{name}: no Random with the same seeds was run, so there is no answer."
     by = f"{abs(of.mean):.4f} micro-F1"
+    if gap.adjusted_p is None and of.seeds > 1:
+        return (
+            f"{name}: not decided whether it beats Random; the difference is "
+            f"{of.mean:+.4f} micro-F1 in each of {of.seeds} paired seeds, which does "
+            "not show how seeds vary."
+        )
     if gap.adjusted_p is None:
         where = (
             "level with" if of.mean == 0 else "behind" if of.mean < 0 else "ahead of"

@@ -32,7 +32,7 @@ def told(outcome: Outcome, missing: Sequence[Planned]) -> str:
     parts.append(
         _wrapped(
             f"Means over seeds ({seeds}); ± is half of the 95 % interval over "
-            f"{outcome.covers}. "
+            f"{outcome.level_covers}. "
             "micro-F1: mean of the sources' macro-F1, weighted by steps; its threshold "
             "is chosen on held-out rollouts."
         )

@@ -15,7 +15,7 @@ from typing import Any
 
 import msgspec
 
-from experiments.provenance import versions
+from experiments.provenance import result_versions
 from mprm_jax.data.problems import DataError
 
 SCHEMA = "mprm-result/1"
@@ -29,7 +29,8 @@ class Result(msgspec.Struct, frozen=True):
         config: everything that determines the cell but its seed; JSON values only.
         seed: of every random choice in the cell; None where nothing is random.
         metrics: what came out; JSON values only, NaN is stored as null.
-        versions: of the packages that computed it.
+        versions: of the packages that computed it, and the git revision; no part of
+            the key, and in older lines fewer.
         schema: of this line.
     """
 
@@ -37,7 +38,7 @@ class Result(msgspec.Struct, frozen=True):
     config: dict[str, Any]
     seed: int | None
     metrics: dict[str, Any]
-    versions: dict[str, str] = msgspec.field(default_factory=versions)
+    versions: dict[str, str] = msgspec.field(default_factory=result_versions)
     schema: str = SCHEMA
 
     @property

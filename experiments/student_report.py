@@ -17,13 +17,20 @@ from experiments.student_options import StudentOptions
 def print_report(
     options: StudentOptions, experiment: str, contrasts: Sequence[Contrast], ran: int
 ) -> None:
-    """Every arm of every world and every comparison, as tables or as JSON."""
-    results = [r for r in read_results(options.output, experiment) if "arm" in r.config]
+    """Every arm of every world and every comparison of the options' seed, as tables or
+    as JSON.
+    """
+    results = [
+        result
+        for result in read_results(options.output, experiment)
+        if "arm" in result.config and result.seed == options.seed
+    ]
     comparisons = compare(results, contrasts)
     if options.json:
         shared.print_json(
             {
                 "experiment": experiment,
+                "seed": options.seed,
                 "cells": len(results),
                 "ran": ran,
                 "comparisons": [comparison_row(c) for c in comparisons],
@@ -36,7 +43,10 @@ def print_report(
     if comparisons:
         print("\nmicro-F1, paired by seed, 95 % intervals, Holm-corrected:\n")
         print(comparison_table(comparisons))
-    print(f"\n{ran} cells run, {len(results)} in the store: {options.output}")
+    print(
+        f"\n{ran} cells run, {len(results)} of seed {options.seed} in the store: "
+        f"{options.output}"
+    )
 
 
 def arm_table(results: Sequence[Result]) -> str:

@@ -18,6 +18,7 @@ from mprm_jax.models import backbone
 from mprm_jax.models.backbone import Backbone, from_small_files, load_backbone
 from mprm_jax.models.base import DESCRIPTION, Model, Params, read_model
 from mprm_jax.models.layers import Compute, fused_attention
+from mprm_jax.models.reward_head import ANSWERS
 from mprm_jax.models.weights_config import BackboneConfig, read_config
 from mprm_jax.models.weights_files import Tensors
 from mprm_jax.models.weights_names import entries
@@ -39,6 +40,8 @@ class Opening:
         max_length: most tokens of a prompt; None: the paper's 8,192, or the model's
             context where that is shorter.
         lora: train these adapters and the head alone.
+        answers: the words whose rows of the language-model head become Yes and No;
+            None: two new rows. A trained folder keeps its own.
     """
 
     compute: Precision = "bfloat16"
@@ -46,6 +49,7 @@ class Opening:
     remat: bool = True
     max_length: int | None = None
     lora: LoraConfig | None = None
+    answers: tuple[str, str] | None = ANSWERS
 
     def precisions(self, model: Model, shapes: Params) -> Params:
         """Shapes of the parameters of a backbone, in the precision they are kept in."""
@@ -114,6 +118,7 @@ def open_for_training(
             folder,
             dtype=frozen if opening.lora else "float32",
             frozen_dtype=frozen,
+            answers=opening.answers,
             sharding=mesh and functools.partial(parameter_shardings, mesh),
         )
     model = opening.changed(model, mesh)
@@ -135,7 +140,7 @@ def planned_model(folder: Path, opening: Opening) -> tuple[Model, Params]:
     if (folder / DESCRIPTION).is_file():
         model = _backbone(read_model(folder), folder)
     else:
-        model = _described(folder)
+        model = _described(folder, opening)
     model = opening.changed(model, None)
     if opening.compute == "bfloat16":
         compute = dataclasses.replace(model.compute, attention="cudnn")
@@ -161,9 +166,9 @@ def _backbone(model: Model, folder: Path) -> Backbone:
     raise DataError(f"{folder}: holds {model.name}, which is no backbone")
 
 
-def _described(folder: Path) -> Backbone:
+def _described(folder: Path, opening: Opening) -> Backbone:
     """What ``load_backbone`` would make of a folder."""
-    backbone, marker, _ = from_small_files(folder, Compute())
+    backbone, marker, _ = from_small_files(folder, Compute(), opening.answers)
     kind, config = read_config(folder)
     config = _as_stored(folder, kind, config)
     size = max(config.language.vocabulary, marker + 1)

@@ -88,6 +88,9 @@ class SizeArguments(TrainingArguments):
         no_remat: Store what each layer of a backbone computes for the backward pass
             instead of computing it again: faster, and much more memory.
         max_length: Most tokens of a prompt (8,192, or the model's context).
+        answers: What becomes the two rows of the reward head: those of the words Yes
+            and No in the language-model head, those of + and -, or two new ones. A
+            trained folder keeps its own.
         lora_rank: Train two thin matrices of this rank beside each kernel, and the
             head, instead of the kernels; mprm export merges them.
         lora_alpha: The product of the two is scaled by alpha / rank (16).
@@ -105,6 +108,7 @@ class SizeArguments(TrainingArguments):
     frozen_dtype: Precision | None = None
     no_remat: bool = False
     max_length: int | None = None
+    answers: Literal["yes-no", "plus-minus", "new"] = "yes-no"
     lora_rank: int | None = None
     lora_alpha: float | None = None
     lora_targets: str | None = None
@@ -149,7 +153,7 @@ class SizeArguments(TrainingArguments):
 
 _OF_BACKBONES = (
     "mesh", "compute", "frozen_dtype", "no_remat", "max_length", "lora_rank",
-    "feature_cache",
+    "feature_cache", "answers",
 )  # fmt: skip
 
 
@@ -208,6 +212,9 @@ def train_settings(
     return budget, config
 
 
+_ANSWERS = {"yes-no": ("Yes", "No"), "plus-minus": ("+", "-"), "new": None}
+
+
 def _or(value: Any, default: Any) -> Any:
     return default if value is None else value
 
@@ -238,6 +245,7 @@ def opening(options: SizeArguments) -> Opening:
         not options.no_remat,
         options.max_length,
         lora,
+        _ANSWERS[options.answers],
     )
 
 

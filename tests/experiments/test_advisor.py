@@ -3,13 +3,16 @@
 import json
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 
 from experiments.advisor_features import between_share, corpus_measures, inputs
 from experiments.advisor_model import TARGETS, fit_advisor, validate, world_inputs
-from experiments.regimes import ARMS, world_of
-from experiments.regimes_design import AXES, design, design_json
+from experiments.regimes import ARMS, gains, world_of
+from experiments.regimes_design import AXES, RegimeWorld, design, design_json
+from experiments.regimes_report import advisor_tests, cross_validation
+from experiments.regimes_store import read_worlds
 from experiments.store import Result
 from sim.corpus import sample_with_latent
 from sim.sources import Source
@@ -59,6 +62,11 @@ def test_intervals_cover_held_out_worlds_as_often_as_they_say(worlds, advisor):
     assert 0.8 <= found["coverage"] <= 0.97
     assert found["rmse"] < 0.007 < found["spread"]
     assert found["sign_right"] > 0.95
+    # The made-up gain is positive wherever noise does not turn it.
+    test = [w for w in worlds if w.config["held_out"]]
+    assert found["majority"] == np.mean(
+        [gains(w, "bis", "random").mean() > 0 for w in test]
+    )
     # 90 % of a normal of standard deviation .005 lie within 1.645 of them.
     assert found["width"] == pytest.approx(2 * 1.645 * 0.005, rel=0.3)
 
@@ -146,6 +154,71 @@ def test_a_regime_s_world_is_what_its_axes_say():
         "noise"
     ]
     assert built.passes == regime.axes["passes"]
+
+
+@pytest.fixture(scope="module")
+def committed():
+    return read_worlds(REFERENCE)
+
+
+def test_the_committed_worlds_test_the_advisor_as_reported(committed):
+    tests = advisor_tests(committed)
+    for name in ("bis - random", "bis - mixed", "bis - full"):
+        assert tests[name]["worlds"] == 179
+        assert 0.80 <= tests[name]["coverage"] <= 0.97
+
+
+def test_majority_is_that_of_the_worlds_the_advisor_has_seen(committed):
+    tests, turns = advisor_tests(committed), cross_validation(committed)
+    for target in TARGETS:
+        name = " - ".join(target)
+        signs = {
+            held_out: np.array(
+                [
+                    gains(w, *target).mean() > 0
+                    for w in committed
+                    if w.config["held_out"] == held_out
+                ]
+            )
+            for held_out in (False, True)
+        }
+        seen = signs[False].mean() > 0.5
+        assert tests[name]["majority"] == pytest.approx(np.mean(signs[True] == seen))
+        assert 0 < turns[name]["majority"] <= 1
+    train = [w for w in committed if not w.config["held_out"]]
+    swapped = [
+        msgspec.structs.replace(w, config=w.config | {"held_out": True}) for w in train
+    ]
+    # Tested on what it was fitted to, naming the majority is right at least half the
+    # time, whatever its sign.
+    again = advisor_tests([*train, *swapped])
+    assert all(of["majority"] >= 0.5 for of in again.values())
+
+
+def test_a_held_out_world_simulated_anew_looks_as_it_was_stored(committed):
+    """The measures stored are means over three corpora."""
+    stored, other = [
+        next(w for w in committed if w.config["held_out"] and w.config["index"] >= i)
+        for i in (100, 130)
+    ]
+    axes = stored.config["axes"]
+    regime = RegimeWorld(stored.config["index"], True, axes)
+    law = world_of(regime).law
+    fresh = [
+        corpus_measures(law.draw(np.random.default_rng([7, i])).rollouts)
+        for i in range(8)
+    ]
+    gaps = {"stored": [], "other": []}
+    for name, value in stored.metrics["measures"].items():
+        drawn = np.array([measures[name] for measures in fresh])
+        error = drawn.std(ddof=1) * np.sqrt(1 / 3 + 1 / len(drawn))
+        gaps["stored"].append(abs(drawn.mean() - value) / error)
+        gaps["other"].append(
+            abs(drawn.mean() - other.metrics["measures"][name]) / error
+        )
+    # Student's t with 7 degrees of freedom leaves 0.1 % beyond 5.4.
+    assert max(gaps["stored"]) < 5.4
+    assert max(gaps["other"]) > 20
 
 
 def test_every_target_has_both_its_arms():

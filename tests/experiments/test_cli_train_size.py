@@ -118,6 +118,24 @@ def test_adapters_are_trained_on_a_mesh_and_merged_by_export(
     assert "nothing was left to do" in moved.out
 
 
+def test_the_head_s_rows_are_those_asked_for(capsys, world, qwen, tmp_path):
+    new = ("--answers", "new", "--compute", "float32", "--output", tmp_path / "new")
+    done = train(capsys, world, qwen, *new)
+    assert done.status == 0, done.err
+    model, params = load_model(tmp_path / "new")
+    assert isinstance(model, Backbone)
+    assert model.head.tokens is None
+    assert params["head"]["answers"].shape == (2, 32)
+    signs = ("--answers", "plus-minus", "--output", tmp_path / "signs")
+    assert train(capsys, world, qwen, *signs).status == 0
+    model, _ = load_model(tmp_path / "signs")
+    assert isinstance(model, Backbone)
+    expected = tuple(map(model.tokenizer.token_to_id, "+-"))
+    assert model.head.tokens == expected != model.answer_tokens
+    tiny = run(capsys, "train", world, "--answers", "new", "--dry-run")
+    assert (tiny.status, "--answers needs a backbone" in tiny.err) == (2, True)
+
+
 def _opened(folder):
     from mprm_jax.models.backbone import load_backbone
 

@@ -67,9 +67,10 @@ def test_the_rollout_part_is_of_the_mean_over_seeds():
 
 def test_replicates_that_are_missing_or_undefined_are_not_made_up():
     half = (0.4, 0.6)
-    one_without = [Score(0.5, half), Score(0.5)]
+    one_without = [Score(0.5, half), Score(0.6)]
     assert mean_over_seeds(one_without).covers == "seeds"
-    undefined = [Score(0.5, (math.nan, math.nan, 0.6, math.nan, 0.4))] * 2
+    gaps = (math.nan, math.nan, 0.6, math.nan, 0.4)
+    undefined = [Score(0.5, gaps), Score(0.6, gaps)]
     assert mean_over_seeds(undefined).covers == "seeds"
     mostly = Score(0.5, (math.nan, 0.6, 0.4))
     assert mean_over_seeds([mostly]).covers == "rollouts"
@@ -89,9 +90,34 @@ def test_the_p_value_is_where_the_interval_reaches_zero():
     alone = mean_over_seeds(scores([0.02, 0.05, 0.06])).p
     _, expected = stats.ttest_1samp([0.02, 0.05, 0.06], 0)
     assert alone == pytest.approx(expected)
-    assert mean_over_seeds(scores([0.1, 0.1])).p == 0
     assert mean_over_seeds(scores([0.1, -0.1])).p == 1
     assert mean_over_seeds(scores([0.1])).p is None
+
+
+@pytest.mark.parametrize("seeds", [2, 3, 8])
+def test_equal_differences_do_not_show_how_seeds_vary(seeds):
+    """A t interval would have no width, and call any difference certain."""
+    # Equal but for rounding: 0.65 - 0.60 is not 0.66 - 0.61 in floating point.
+    bis = by_seed(*((s, Score(0.65 + 0.01 * s)) for s in range(seeds)))
+    random = by_seed(*((s, Score(0.60 + 0.01 * s)) for s in range(seeds)))
+    found = paired_difference(bis, random)
+    assert found is not None
+    assert found.mean == pytest.approx(0.05)
+    assert found == Estimate(found.mean, None, seeds, "nothing", None)
+    assert not found.excludes_zero
+    assert verdict(found) == "undecided"
+    said = answer_sentence("scarce", 0.1, found)
+    assert "not decided" in said
+    assert f"+0.050 micro-F1 in each of {seeds} seeds" in said
+    assert "interval" not in said
+    # Rollouts alone, however sure, decide as little as in one seed.
+    narrow = [0.049, 0.05, 0.051]
+    rollouts = mean_over_seeds(scores([0.05] * seeds, [narrow] * seeds))
+    assert rollouts.half_width == pytest.approx(1.959964 * 0.001, 1e-6)
+    assert (rollouts.covers, rollouts.p) == ("rollouts", None)
+    assert verdict(rollouts) == "undecided"
+    # What differs beyond rounding counts.
+    assert mean_over_seeds(scores([0.05, 0.05 + 1e-6])).p is not None
 
 
 @pytest.mark.parametrize("seeds", [2, 3])

@@ -35,7 +35,21 @@ def parsed(chart):
 
 
 def texts(root):
-    return [element.text for element in root.iter("text")]
+    """Every text; the lines of one label together."""
+    return ["".join(element.itertext()) for element in root.iter("text")]
+
+
+def plain(text):
+    return text.replace("\N{NO-BREAK SPACE}", " ")
+
+
+def labels(root):
+    """By row of a difference chart: its lines, with their place."""
+    return [
+        [(e.text or "", float(e.get("x", "")), float(e.get("y", ""))) for e in text]
+        for text in root.iter("text")
+        if text.get("text-anchor") == "end" and text.get("class") == "name"
+    ]
 
 
 def of_class(root, kind):
@@ -193,6 +207,63 @@ def test_difference_marks_lie_on_their_side_of_zero_and_show_certainty():
     assert float(whiskers[0].get("x1", "")) > zero
     assert float(whiskers[1].get("x2", "")) > zero
     assert {"+0.050", "−0.010", "−0.030", "–"} <= set(texts(root))
+
+
+NAMES = [
+    "BIS 20 %",
+    "Low-MC 25 %",
+    *(
+        f"{rule} {keep:g} %, alpha {alpha:g}, labels K/N > {threshold:g}"
+        for rule in ("BIS", "step-matched-random")
+        for keep in (12.5, 20)
+        for alpha in (0.05, 0.2)
+        for threshold in (0, 0.0625)
+    ),
+]
+
+
+@pytest.mark.parametrize("names", [NAMES[:1], NAMES[:2], NAMES])
+def test_labels_of_differences_stand_in_full_and_inside_the_frame(names):
+    some = Estimate(0.0123, 0.04, 3, "seeds")
+    rows = [Difference(name, some if i else None) for i, name in enumerate(names)]
+    root = parsed(difference_chart(rows, "t", "x"))
+    height = float(root.get("viewBox", "").split()[3])
+    drawn = labels(root)
+    found = [[plain(line) for line, _, _ in lines] for lines in drawn]
+    assert [" ".join(lines) for lines in found] == names
+    # Lines end where a name's parts do, but for a part that is itself too long.
+    ends = {line for lines in found for line in lines[:-1]}
+    assert all(line.endswith(",") or line == "step-matched-random" for line in ends)
+    assert not any("…" in text for text in texts(root))
+    grid = [float(e.get("x1", "")) for e in of_class(root, "grid")]
+    below = 0.0
+    for lines in drawn:
+        for line, x, y in lines:
+            # Arial's and DejaVu's letters take .5 and .6 of their size of 10.5 px.
+            assert x - 0.6 * 10.5 * len(line) >= 0
+            assert x < min(grid)
+            assert WIDTH - 56 - x > 150
+            assert y - below >= 11
+            below = y
+    assert below < height - 30
+    # Ticks stand clear of each other.
+    assert all(b - a >= 28 for a, b in pairwise(grid))
+    # Marks stand at the height of their labels' middle.
+    for mark, lines in zip(root.iter("circle"), drawn[1:], strict=True):
+        middle = (lines[0][2] + lines[-1][2]) / 2
+        assert float(mark.get("cy", "")) == pytest.approx(middle - 3.5, abs=0.11)
+    titles = [e.text or "" for e in root.iter("title")]
+    for name, title in zip(names, titles, strict=True):
+        assert title.startswith(f"{name} ")
+        assert title in root.get("aria-label", "")
+
+
+def test_labels_at_the_ends_of_lines_have_room():
+    name = "step-matched-random"
+    curve = [(0.0, 0.5), (9.0, 0.6)]
+    root = parsed(line_chart([Series(name, "x", curve)], "t", "x", "y"))
+    (label,) = (e for e in root.iter("text") if e.text == name)
+    assert float(label.get("x", "")) + 0.6 * 10.5 * len(name) <= WIDTH
 
 
 def test_hostile_names_stay_text():

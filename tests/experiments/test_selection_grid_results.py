@@ -148,7 +148,7 @@ def test_intervals_hold_the_rollouts_where_resamples_are_stored(cells):
             one.metrics["bootstrap"] = {"micro_f1": drawn.tolist()}
             both.append(one)
     outcome = gather(both)
-    assert outcome.covers == "seeds and rollouts"
+    assert outcome.level_covers == outcome.gap_covers == "seeds and rollouts"
     gap = outcome.gaps[0].difference
     assert gap is not None
     difference = np.subtract(MICRO_F1["bis", 0.1], MICRO_F1["random", 0.1])
@@ -162,11 +162,66 @@ def test_intervals_hold_the_rollouts_where_resamples_are_stored(cells):
     assert "interval over seeds and rollouts" in " ".join(told(outcome, []).split())
 
 
+def resampled(one, width=0.001):
+    drawn = one.metrics["micro_f1"] + width * np.linspace(-1, 1, 50)
+    one.metrics["bootstrap"] = {"micro_f1": drawn.tolist()}
+    return one
+
+
+def test_captions_say_once_what_intervals_hold(cells, tmp_path):
+    """The untrained base, one model without a seed, has rollouts only."""
+    append_results(tmp_path / "results", list(map(resampled, cells)))
+    (tmp_path / "manifest.json").write_text('{"commands": [], "backbone": "tiny"}')
+    page = tmp_path / "report.html"
+    write_selection_report(tmp_path, page)
+    text = page.read_text(encoding="utf-8")
+    assert "rollouts or rollouts" not in text
+    assert "its 95&nbsp;% interval over seeds and rollouts. A filled" in text
+    assert '<th scope="col">95&nbsp;% over seeds and rollouts</th>' in text
+    assert "interval over seeds and rollouts: how models vary" in text
+    assert "over seeds and rollouts. micro-F1" in " ".join(
+        told(gather(cells), []).split()
+    )
+
+
+def test_gaps_and_levels_each_tell_what_their_own_intervals_hold(cells):
+    # Random without resamples: no difference has any, while BIS's levels do.
+    bis = [resampled(c) for c in cells[1:] if c.config["arm"]["rule"] == "bis"]
+    outcome = gather([*cells[:1], *bis])
+    assert (outcome.level_covers, outcome.gap_covers) == ("seeds and rollouts", "seeds")
+    random = [c for c in cells[1:] if c.config["arm"]["rule"] == "random"]
+    outcome = gather([*bis, *random])
+    assert outcome.gap_covers == "seeds"
+    assert outcome.level_covers == "seeds and rollouts, as far as known"
+    assert gather(cells[:1]).level_covers == "seeds"
+
+
+def test_equal_differences_have_no_verdict_and_still_count_in_the_correction(cells):
+    tied = [
+        cell("bis", 0.1, seed, value + 0.05)
+        for seed, value in enumerate(MICRO_F1["random", 0.1])
+    ]
+    before = {gap.arm: gap.adjusted_p for gap in gather(cells).gaps}
+    outcome = gather([*cells, *tied])
+    (gap,) = (g for g in outcome.gaps if (g.arm.rule, g.arm.keep_ratio) == ("bis", 0.1))
+    assert gap.difference is not None
+    assert (gap.difference.half_width, gap.difference.p) == (None, None)
+    assert (gap.adjusted_p, gap.verdict) == (None, "open")
+    sentence = answers(outcome)[0]
+    assert sentence.startswith("BIS 10 %: not decided whether it beats Random")
+    assert "+0.0500 micro-F1 in each of 4 paired seeds" in sentence
+    (mixed,) = (g for g in outcome.gaps if g.arm.rule == "mixed")
+    unadjusted = mixed.difference and mixed.difference.p
+    assert unadjusted is not None
+    assert mixed.adjusted_p == pytest.approx(3 * unadjusted)
+    assert before[gap.arm] is not None
+    assert "each of 4 paired seeds" in " ".join(told(outcome, []).split())
+
+
 def test_one_seed_decides_nothing_whatever_its_rollouts_say():
     pair = [cell("random", 0.1, 0, 0.5), cell("bis", 0.1, 0, 0.7)]
     for one in pair:
-        drawn = one.metrics["micro_f1"] + np.linspace(-0.001, 0.001, 50)
-        one.metrics["bootstrap"] = {"micro_f1": drawn.tolist()}
+        resampled(one)
     outcome = gather(pair)
     assert (outcome.gaps[0].adjusted_p, outcome.gaps[0].verdict) == (None, "open")
     assert "that decides nothing" in " ".join(answers(outcome))
@@ -228,6 +283,18 @@ def test_the_page_says_the_answer_and_escapes_names(cells, tmp_path):
     assert "mprm run selection --seeds 4" in text
     assert "micro-F1 over updates" in text
     assert "0.608" in text
+    # Rows of the chart are told apart by their full names.
+    wide = [cell("bis", 0.1, 0, 0.5), cell("bis", 0.1, 0, 0.4)]
+    wide[1].config["arm"]["alpha"] = 0.2
+    append_results(tmp_path / "wide" / "results", [*cells, *wide])
+    (tmp_path / "wide" / "manifest.json").write_bytes(
+        (tmp_path / "manifest.json").read_bytes()
+    )
+    write_selection_report(tmp_path / "wide", page)
+    text = page.read_text(encoding="utf-8")
+    for alpha in ("0.05", "0.2"):
+        assert f"<title>BIS 10\N{NO-BREAK SPACE}%, alpha {alpha} " in text
+    assert "…" not in text
 
 
 def read_csv(drawing):

@@ -1,12 +1,15 @@
 """The results store: whole lines, cells told apart by content, none lost."""
 
+import importlib.metadata
 import json
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 
+import msgspec
 import pytest
 
+from experiments import provenance
 from experiments.store import (
     SCHEMA,
     Result,
@@ -30,6 +33,70 @@ def test_what_is_appended_is_read_in_order(tmp_path):
     assert read_results(tmp_path / "new" / "folder", "e") == first + second
     assert all(result.versions["numpy"] for result in first)
     assert read_results(tmp_path / "new" / "folder", "other") == []
+
+
+def test_results_say_which_code_and_packages_made_them(tmp_path, monkeypatch):
+    monkeypatch.setattr(provenance, "git_revision", lambda: "0a1b+")
+    append_results(tmp_path, [cell(0)])
+    (found,) = read_results(tmp_path, "e")
+    assert found.versions["git"] == "0a1b+"
+    for name in ("jax", "optax", "scipy", "numpy", "msgspec"):
+        assert found.versions[name] == importlib.metadata.version(name)
+    assert not {"git", "jax", "optax", "scipy"} & set(provenance.versions())
+    monkeypatch.setattr(provenance, "git_revision", lambda: None)
+    assert "git" not in cell(0).versions
+    # Neither is part of what a resumed run looks for.
+    assert cell(0).key == found.key == cell_key(found.config, 0)
+
+
+def test_lines_of_before_are_read_as_they_are(tmp_path):
+    old = {"mprm": "0.1", "python": "3.12", "numpy": "2.0", "msgspec": "0.19"}
+    append_results(tmp_path, [msgspec.structs.replace(cell(0), versions=old)])
+    (found,) = read_results(tmp_path, "e")
+    assert (found.versions, found.key) == (old, cell(0).key)
+
+
+def test_the_revision_is_that_of_the_checkout(tmp_path, monkeypatch):
+    def git(*arguments):
+        who = ["-c", "user.name=a", "-c", "user.email=a@b", "-c", "commit.gpgsign=no"]
+        command = ["git", "-C", str(tmp_path), *who, *arguments]
+        done = subprocess.run(command, check=True, capture_output=True, text=True)
+        return done.stdout.strip()
+
+    revision = provenance.git_revision.__wrapped__
+    assert revision(tmp_path) is None
+    git("init", "--quiet")
+    # A checkout without a commit.
+    assert revision(tmp_path) is None
+    (tmp_path / "a.py").write_text("a = 1\n")
+    git("add", "a.py")
+    git("commit", "--quiet", "--message", "one")
+    head = git("rev-parse", "HEAD")
+    (tmp_path / "results.jsonl").write_text("{}")
+    assert revision(tmp_path) == head
+    # A hook's variables name another repository.
+    monkeypatch.setenv("GIT_DIR", str(tmp_path / "elsewhere"))
+    assert revision(tmp_path) == head
+    monkeypatch.delenv("GIT_DIR")
+    (tmp_path / "a.py").write_text("a = 2\n")
+    assert revision(tmp_path) == f"{head}+"
+    # Installed in a folder of a repository that is not its own.
+    (tmp_path / "site-packages").mkdir()
+    assert revision(tmp_path / "site-packages") is None
+    monkeypatch.setenv("PATH", "")
+    assert revision(tmp_path) is None
+
+
+def test_versions_are_read_without_importing_the_packages():
+    code = """
+import sys
+from experiments.store import Result
+assert Result("e", {}, 0, {}).versions["jax"]
+print(sorted({"jax", "jaxlib", "optax", "scipy"} & set(sys.modules)))
+"""
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
 
 
 def test_experiments_have_files_of_their_own(tmp_path):

@@ -1,0 +1,98 @@
+"""A store that holds several seeds: every report describes the one it was asked for."""
+
+import numpy as np
+import pytest
+
+from experiments import regimes, student_runs
+from experiments.advisor_model import TARGETS
+from experiments.regimes_design import design
+from experiments.regimes_report import advisor_tests, sign_counts
+from experiments.regimes_store import read_worlds
+from experiments.store import read_results
+from tests.cli import run
+
+SUBSET = {"mixed_share": 0.1, "wrong_positives": 0.1, "updates": 10.0, "steps": 50.0}
+
+
+def made_up_arms(world, arms, seeds, *rest):
+    """The first seed's thousands decide which of two arms wins."""
+    sign = 1 if seeds[0] < 1000 else -1
+    rng = np.random.default_rng(seeds[0])
+    found = []
+    for i, _ in enumerate(arms):
+        f1 = 0.5 + 0.01 * sign * i + rng.normal(0, 1e-4, len(seeds))
+        lists = dict.fromkeys(("micro_f1", "auroc", "excess_risk"), f1.tolist())
+        found.append(lists | {"subset": SUBSET | {"steps": 50.0 + 7 * i}})
+    return found
+
+
+@pytest.fixture
+def made_up(monkeypatch):
+    monkeypatch.setattr(student_runs, "run_arms", made_up_arms)
+
+
+@pytest.mark.parametrize("name", ["labels", "mc_budget", "plateau"])
+def test_an_experiment_s_report_is_of_its_seed(name, made_up, tmp_path, capsys):
+    def report(folder, seed):
+        asked = ["run", name, "--output", folder, "--seed", seed]
+        found = run(capsys, *asked, "--json")
+        assert found.status == 0, found.err
+        return found.json | {"ran": 0}, run(capsys, *asked).out
+
+    alone = {seed: report(tmp_path / f"{seed}", seed) for seed in (0, 1)}
+    report(tmp_path / "both", 0)
+    for seed in (1, 0):
+        found, page = report(tmp_path / "both", seed)
+        assert (found["seed"], found) == (seed, alone[seed][0])
+        assert page == alone[seed][1].replace(
+            str(tmp_path / f"{seed}"), str(tmp_path / "both")
+        )
+    assert alone[0][0]["comparisons"] != alone[1][0]["comparisons"]
+    cells = [r for r in read_results(tmp_path / "both", name) if "arm" in r.config]
+    assert len(cells) == 2 * alone[0][0]["cells"]
+
+
+def made_up_world(regime, seed, seeds):
+    rng = np.random.default_rng([regime.index, seed])
+    axes = regime.axes
+    base = rng.normal(0.7, 0.01, seeds)
+    arms = {
+        name: {"micro_f1": (base + (0.01 - 0.03 * seed) * i).tolist()}
+        for i, name in enumerate(regimes.ARMS)
+    }
+    measures = {
+        "mixed_share": axes["mixed_share"],
+        "error_step_ratio": float(rng.uniform(0.1, 0.3)),
+        "mean_mc": float(rng.uniform(0.4, 0.9)),
+        "between_share": axes["between"],
+        "low_positive_share": float(rng.uniform(0, 0.2)),
+        "mixed_reliability": float(rng.uniform(0.2, 0.7)),
+    }
+    updates = 1000 * axes["keep_ratio"]
+    return {"measures": measures, "updates": updates, "arms": arms}
+
+
+def test_the_map_is_of_its_seed(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(regimes, "run_world", made_up_world)
+    asked = ["run", "regimes", "--output", tmp_path]
+    first = run(capsys, *asked, "--json").json
+    second = run(capsys, *asked, "--seed", "1", "--json").json
+    again = run(capsys, *asked, "--json").json
+    assert again == first | {"ran": 0}
+    assert len(read_results(tmp_path, "regimes")) == 2 * regimes.SMALL_WORLDS
+    for seed, found in ((0, first), (1, second)):
+        worlds = read_worlds(tmp_path, seed)
+        assert {world.seed for world in worlds} == {seed}
+        assert (found["seed"], found["worlds"], found["ran"]) == (seed, 40, 40)
+        keep = design()[0].axes["keep_ratio"]
+        of_keep = [w for w in worlds if w.config["axes"]["keep_ratio"] == keep]
+        counts = found["signs"]["bis - random"][f"{keep:g}"]
+        assert counts == sign_counts(of_keep, "bis", "random")
+        assert sum(counts.values()) == len(of_keep)
+        assert found["advisor"] == advisor_tests(worlds)
+        assert {of["worlds"] for of in found["cross_validation"].values()} == {40}
+        assert {of["majority"] for of in found["advisor"].values()} == {1.0}
+        assert set(found["advisor"]) == {" - ".join(target) for target in TARGETS}
+    page = run(capsys, *asked, "--seed", "1").out
+    assert "0 worlds run, 40 of seed 1 in the store" in page
+    assert "majority" in page
