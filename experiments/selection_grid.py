@@ -56,8 +56,9 @@ def run(options: Options) -> None:
 
     from experiments.selection_grid_cells import cell_config
     from experiments.selection_grid_inputs import read_inputs, refuse_another_run
+    from experiments.selection_grid_price import as_json, as_text, rates
     from experiments.selection_grid_results import gather, rows
-    from experiments.selection_grid_tables import priced, told
+    from experiments.selection_grid_tables import told
 
     inputs = read_inputs(
         usable,
@@ -89,12 +90,12 @@ def run(options: Options) -> None:
     if options.dry_run:
         whole = price(planned, found, options.eval_every)
         left = price(todo, found, options.eval_every)
+        cost = rates(options, inputs, budget, config)
         if options.json:
-            shared.print_json(
-                {"grid": dataclasses.asdict(whole), "left": dataclasses.asdict(left)}
-            )
+            shared.print_json(as_json(whole, left, cost))
         else:
-            print(priced(whole, left, options.shard if part[1] > 1 else None))
+            shown = options.shard if part[1] > 1 else None
+            print(as_text(whole, left, shown, cost))
         return
     if todo:
         _write_manifest(options, training)

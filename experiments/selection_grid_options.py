@@ -18,6 +18,10 @@ from theory.selection import RULE_NAMES
 
 _LABELS = ("hard", "soft", "beta-binomial")
 
+# Far beyond what anybody trains; all cells of a grid are listed before the first runs.
+_MOST_SEEDS = 1000
+_LARGEST_SEED = 2**32 - 1
+
 _List = tyro.conf.arg(metavar="A,B,...")
 
 
@@ -83,7 +87,11 @@ class Options(shared.CorpusOptions):
             does not fit is read again when needed.
         threads: That read rollouts and images ahead.
         shard: Part i of n of the cells, as i/n.
-        dry_run: Say what the grid takes, and do nothing.
+        dry_run: Say what the grid takes, and do nothing: time as cells that were run
+            took it, or else what FLOPs take at --mfu, for which a backbone's
+            config.json and tokenizer.json are enough.
+        mfu: With --dry-run: share of the devices' peak that will be reached.
+        peak_tflops: With --dry-run: peak of one device (989, an H100's in bfloat16).
         output: Folder for results/ and models/.
     """
 
@@ -127,6 +135,8 @@ class Options(shared.CorpusOptions):
     threads: int = 2
     shard: str = "1/1"
     dry_run: bool = False
+    mfu: float = 0.4
+    peak_tflops: float | None = None
     output: Path = Path("runs/selection")
 
     def check(self) -> None:
@@ -153,6 +163,8 @@ class Options(shared.CorpusOptions):
             raise shared.UsageError(
                 f"--learning-rate must be finite and positive, not {rate}"
             )
+        if self.peak_tflops is not None and not self.dry_run:
+            raise shared.UsageError("--peak-tflops needs --dry-run")
         self.training().check()
 
     def training(self, cell: Cell | None = None) -> SizeArguments:
@@ -217,17 +229,28 @@ def parse_seeds(values: Sequence[str]) -> tuple[int, ...]:
     """One number n: the seeds 0, ..., n - 1; several, or with a comma: these.
 
     Raises:
-        UsageError: a value is no whole number in range.
+        UsageError: a value is no whole number in range, or there are too many.
     """
     try:
-        seeds = tuple(int(item) for item in _items(values, "--seeds"))
+        seeds = tuple(dict.fromkeys(map(int, _items(values, "--seeds"))))
     except ValueError:
         seeds = (-1,)
-    if len(values) == 1 and "," not in values[0] and seeds[0] > 0:
-        return tuple(range(seeds[0]))
-    if min(seeds) < 0 or (len(values) == 1 and "," not in values[0]):
+    is_number = len(values) == 1 and "," not in values[0]
+    if min(seeds) < 0 or (is_number and seeds[0] == 0):
         raise shared.UsageError(
             f"--seeds {' '.join(values)}: give how many (3), or which ones (0,1,5)"
+        )
+    count = seeds[0] if is_number else len(seeds)
+    if count > _MOST_SEEDS:
+        hint = f"; the seed {count} alone is {count}," if is_number else ""
+        raise shared.UsageError(
+            f"--seeds: {count} are too many, at most {_MOST_SEEDS}{hint}"
+        )
+    if is_number:
+        return tuple(range(count))
+    if max(seeds) > _LARGEST_SEED:
+        raise shared.UsageError(
+            f"--seeds: {max(seeds)} is beyond the largest seed, {_LARGEST_SEED}"
         )
     return seeds
 
@@ -254,20 +277,19 @@ def parse_grid(options: Options) -> Grid:
     def keeps(value: float) -> bool:
         return 0 < value <= 1
 
+    kinds = _known(options.labels, "--labels", _LABELS)
+    thresholds = _numbers(
+        options.label_thresholds,
+        "--label-thresholds",
+        lambda value: 0 <= value < 1,
+        "in [0, 1)",
+    )
+    if "hard" not in kinds and thresholds != (0.0,):
+        raise shared.UsageError(f"--labels {','.join(kinds)} has no --label-thresholds")
     labels: list[tuple[str, float | None]] = []
-    for kind in _known(options.labels, "--labels", _LABELS):
-        if kind != "hard":
-            labels.append((kind, None))
-            continue
-        labels += [
-            (kind, threshold)
-            for threshold in _numbers(
-                options.label_thresholds,
-                "--label-thresholds",
-                lambda value: 0 <= value < 1,
-                "in [0, 1)",
-            )
-        ]
+    for kind in kinds:
+        of_kind = thresholds if kind == "hard" else (None,)
+        labels += [(kind, threshold) for threshold in of_kind]
     return Grid(
         rules=_known(options.rules, "--rules", RULE_NAMES),
         keep_ratios=_numbers(options.keep_ratios, "--keep-ratios", keeps, "in (0, 1]"),

@@ -20,7 +20,7 @@ FULL, BASE = "full", "base"
 RULES_WITH_ALPHA = ("bis", "shrunken-bis", "ccs", "step-matched-random")
 
 # An update's gradient costs two forward passes beside its own.
-_PASSES_PER_ROLLOUT = 3
+PASSES_PER_ROLLOUT = 3
 
 
 @dataclasses.dataclass(frozen=True)
@@ -205,7 +205,7 @@ def shard(
         count: parts.
         solutions: of the benchmark, which every cell has to judge.
     """
-    work = [_PASSES_PER_ROLLOUT * one.presentations + solutions for one in planned]
+    work = [PASSES_PER_ROLLOUT * one.presentations + solutions for one in planned]
     loads, mine = [0] * count, []
     for i in sorted(range(len(planned)), key=lambda i: (-work[i], i)):
         part = min(range(count), key=lambda p: (loads[p], p))

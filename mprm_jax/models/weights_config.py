@@ -5,9 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import msgspec
-
 from mprm_jax.data.problems import DataError
+from mprm_jax.models.config_fields import Fields, read_json
 from mprm_jax.models.decoder import DecoderConfig
 from mprm_jax.models.internvit import InternViTConfig
 from mprm_jax.models.internvl import InternVLConfig
@@ -24,69 +23,17 @@ INTERNVL_CHAT_FUSED = "internvl_chat with InternLM2"
 _IMAGE_TOKEN = "<IMG_CONTEXT>"
 
 
-class _Fields:
-    """A JSON object of a configuration file: every miss is one clear line."""
-
-    def __init__(self, where: str, values: Any) -> None:
-        if not isinstance(values, dict):
-            raise DataError(f"{where}: expected an object, found {type(values)}")
-        self.where, self.values = where, values
-
-    def part(self, *names: str) -> _Fields:
-        for name in names:
-            if isinstance(self.values.get(name), dict):
-                return _Fields(f"{self.where}: {name}", self.values[name])
-        raise DataError(f"{self.where}: lacks {' or '.join(names)}")
-
-    def number(self, name: str, default: float | None = None) -> float:
-        value = self.values.get(name, default)
-        if isinstance(value, list) and len(set(map(str, value))) == 1:
-            value = value[0]
-        if isinstance(value, bool) or not isinstance(value, int | float):
-            raise DataError(f"{self.where}: lacks {name}, or it is no number")
-        return value
-
-    def count(self, name: str, default: int | None = None) -> int:
-        value = self.number(name, default)
-        if value != int(value) or not 0 < value < 2**31:
-            raise DataError(f"{self.where}: {name} must be a positive integer")
-        return int(value)
-
-    def expect(self, name: str, *allowed: Any) -> None:
-        """Refuse what this package does not compute; absent means the first."""
-        value = self.values.get(name, allowed[0])
-        if value not in allowed:
-            raise DataError(
-                f"{self.where}: {name} is {value!r}; only "
-                f"{' or '.join(map(repr, allowed))} is supported"
-            )
-
-
-def read_json(path: Path) -> Any:
-    """A JSON file.
-
-    Raises:
-        DataError: it cannot be read, or is no JSON.
-    """
-    try:
-        return msgspec.json.decode(path.read_bytes())
-    except OSError as error:
-        raise DataError(f"{path}: {error.strerror or error}") from error
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise DataError(f"{path}: no JSON ({error})") from error
-
-
 def read_config(directory: Path) -> tuple[str, BackboneConfig]:
     """The layout of a checkpoint, and the shape of its model.
 
     Raises:
-        DataError: no such folder, no config.json, or an architecture that is not one
-            of those supported.
+        DataError: no such folder, no config.json, an architecture that is not one of
+            those supported, or a value of it without meaning.
     """
     if not directory.is_dir():
         raise DataError(f"{directory}: no such folder")
     path = directory / "config.json"
-    fields = _Fields(str(path), read_json(path))
+    fields = Fields(str(path), read_json(path))
     kind = fields.values.get("model_type")
     if kind == QWEN:
         return QWEN, _qwen(fields)
@@ -100,7 +47,7 @@ def read_config(directory: Path) -> tuple[str, BackboneConfig]:
     )
 
 
-def _qwen(fields: _Fields) -> QwenVLConfig:
+def _qwen(fields: Fields) -> QwenVLConfig:
     # Older files hold the text's fields at the top.
     text = fields.part("text_config") if "text_config" in fields.values else fields
     vision = fields.part("vision_config")
@@ -108,7 +55,7 @@ def _qwen(fields: _Fields) -> QwenVLConfig:
     vision.expect("in_channels", 3)
     vision.expect("in_chans", 3)
     language = _decoder(text, "qwen2", _tied(fields, text))
-    full_layers = vision.values.get("fullatt_block_indexes", [7, 15, 23, 31])
+    vocabulary = language.vocabulary
     config = QwenVLConfig(
         language=language,
         vision=QwenVisionConfig(
@@ -121,20 +68,28 @@ def _qwen(fields: _Fields) -> QwenVLConfig:
             merge=vision.count("spatial_merge_size", 2),
             frames=vision.count("temporal_patch_size", 2),
             window=vision.count("window_size", 112),
-            full_layers=tuple(full_layers),
+            full_layers=vision.wholes("fullatt_block_indexes", [7, 15, 23, 31]),
         ),
-        image_token=fields.count("image_token_id", 151655),
-        vision_start=fields.count("vision_start_token_id", 151652),
-        vision_end=fields.count("vision_end_token_id", 151653),
+        image_token=fields.token("image_token_id", vocabulary, 151655),
+        vision_start=fields.token("vision_start_token_id", vocabulary, 151652),
+        vision_end=fields.token("vision_end_token_id", vocabulary, 151653),
     )
-    if config.vision.output != language.width:
-        raise DataError(f"{vision.where}: out_hidden_size is not the text's width")
-    if sum(language.rope.sections) * 2 != language.head_width:
-        raise DataError(f"{text.where}: mrope_section does not fill a head")
+    tower = config.vision
+    if tower.output != language.width:
+        raise vision.problem("out_hidden_size is not the text's width")
+    # Rows and columns turn a half of each head, in pairs.
+    _check_heads(vision, "num_heads", tower.width, tower.heads, 4)
+    if tower.window % (tower.patch * tower.merge):
+        raise vision.problem(
+            f"window_size {tower.window} is no multiple of patch_size x "
+            f"spatial_merge_size ({tower.patch * tower.merge})"
+        )
+    if len(language.rope.sections) != 3:
+        raise text.problem("mrope_section must have three sections")
     return config
 
 
-def _internvl(fields: _Fields) -> InternVLConfig:
+def _internvl(fields: Fields) -> InternVLConfig:
     text, vision = fields.part("text_config"), fields.part("vision_config")
     fields.expect("vision_feature_layer", -1)
     fields.expect("vision_feature_select_strategy", "default")
@@ -144,64 +99,93 @@ def _internvl(fields: _Fields) -> InternVLConfig:
     vision.expect("use_absolute_position_embeddings", True)
     vision.expect("use_mean_pooling", True)
     family = text.values.get("model_type", "qwen2")
+    language = _decoder(text, family, _tied(fields, text))
+    tower = _internvit(vision, vision.flag("attention_bias", False))
     return InternVLConfig(
-        language=_decoder(text, family, _tied(fields, text)),
-        vision=_internvit(vision, bool(vision.values.get("attention_bias", False))),
-        image_token=fields.count("image_token_id"),
-        shuffle=_shuffle(fields),
+        language=language,
+        vision=tower,
+        image_token=fields.token("image_token_id", language.vocabulary),
+        shuffle=_shuffle(fields, tower),
     )
 
 
-def _internvl_chat(fields: _Fields, directory: Path) -> tuple[str, InternVLConfig]:
+def _internvl_chat(fields: Fields, directory: Path) -> tuple[str, InternVLConfig]:
     text, vision = fields.part("llm_config"), fields.part("vision_config")
     fields.expect("ps_version", "v2")
     fields.expect("select_layer", -1)
     vision.expect("qk_normalization", False)
-    names = text.values.get("architectures") or ["?"]
+    names = text.values.get("architectures")
+    if not isinstance(names, list) or not names or not isinstance(names[0], str):
+        raise text.problem("architectures must be a list that names the model's class")
     families = {
         "InternLM2ForCausalLM": "internlm2",
         "Qwen2ForCausalLM": "qwen2",
         "LlamaForCausalLM": "llama",
     }
-    family = families.get(str(names[0]), str(names[0]))
-    tied = bool(text.values.get("tie_word_embeddings", False))
+    family = families.get(names[0], names[0])
+    language = _decoder(text, family, text.flag("tie_word_embeddings", False))
+    image_token = added_token(directory, _IMAGE_TOKEN)
+    if image_token >= language.vocabulary:
+        raise text.problem(
+            f"{_IMAGE_TOKEN} is token {image_token}, beyond a vocabulary of "
+            f"{language.vocabulary}"
+        )
+    tower = _internvit(vision, vision.flag("qkv_bias", True))
     kind = INTERNVL_CHAT_FUSED if family == "internlm2" else INTERNVL_CHAT
     return kind, InternVLConfig(
-        language=_decoder(text, family, tied),
-        vision=_internvit(vision, bool(vision.values.get("qkv_bias", True))),
-        image_token=added_token(directory, _IMAGE_TOKEN),
-        shuffle=_shuffle(fields),
+        language=language,
+        vision=tower,
+        image_token=image_token,
+        shuffle=_shuffle(fields, tower),
     )
 
 
-def _shuffle(fields: _Fields) -> int:
-    ratio = fields.number("downsample_ratio", 0.5)
-    if ratio <= 0 or round(1 / ratio) * ratio != 1:
-        raise DataError(f"{fields.where}: downsample_ratio must be 1 / integer")
-    return round(1 / ratio)
+def _shuffle(fields: Fields, tower: InternViTConfig) -> int:
+    ratio = fields.positive("downsample_ratio", 0.5)
+    shuffle = round(1 / ratio)
+    if shuffle * ratio != 1:
+        raise fields.problem("downsample_ratio must be 1 / integer")
+    if tower.side % shuffle:
+        raise fields.problem(
+            f"downsample_ratio 1 / {shuffle} does not divide a side of {tower.side} "
+            "patches"
+        )
+    return shuffle
 
 
-def _internvit(vision: _Fields, qkv_bias: bool) -> InternViTConfig:
+def _check_heads(fields: Fields, name: str, width: int, heads: int, unit: int) -> None:
+    if width % (heads * unit):
+        of = "" if unit == 1 else f" into heads of a multiple of {unit}"
+        raise fields.problem(f"{name} {heads} does not divide hidden_size {width}{of}")
+
+
+def _internvit(vision: Fields, qkv_bias: bool) -> InternViTConfig:
     vision.expect("norm_type", "layer_norm")
     vision.expect("hidden_act", "gelu")
-    return InternViTConfig(
+    tower = InternViTConfig(
         width=vision.count("hidden_size"),
         layers=vision.count("num_hidden_layers"),
         heads=vision.count("num_attention_heads"),
         hidden=vision.count("intermediate_size"),
         image=vision.count("image_size"),
         patch=vision.count("patch_size", 14),
-        norm_eps=vision.number("layer_norm_eps"),
+        norm_eps=vision.positive("layer_norm_eps"),
         qkv_bias=qkv_bias,
     )
+    _check_heads(vision, "num_attention_heads", tower.width, tower.heads, 1)
+    if tower.image % tower.patch:
+        raise vision.problem(
+            f"image_size {tower.image} is no multiple of patch_size {tower.patch}"
+        )
+    return tower
 
 
-def _tied(fields: _Fields, text: _Fields) -> bool:
-    inner = text.values.get("tie_word_embeddings", False)
-    return bool(fields.values.get("tie_word_embeddings", inner))
+def _tied(fields: Fields, text: Fields) -> bool:
+    inner = text.flag("tie_word_embeddings", False)
+    return fields.flag("tie_word_embeddings", inner)
 
 
-def _decoder(text: _Fields, family: str, tied: bool) -> DecoderConfig:
+def _decoder(text: Fields, family: str, tied: bool) -> DecoderConfig:
     if family not in ("qwen2", "llama", "internlm2"):
         raise DataError(
             f"{text.where}: language model {family!r} is not supported; supported are "
@@ -214,14 +198,21 @@ def _decoder(text: _Fields, family: str, tied: bool) -> DecoderConfig:
     text.expect("bias", False)
     heads, width = text.count("num_attention_heads"), text.count("hidden_size")
     kv_heads = heads
-    if text.values.get("num_key_value_heads") is not None:
+    if text.given("num_key_value_heads"):
         kv_heads = text.count("num_key_value_heads")
-    head_width = width // heads
-    if text.values.get("head_dim") is not None:
+    if text.given("head_dim"):
         head_width = text.count("head_dim")
-    if heads % kv_heads or head_width % 2:
-        raise DataError(f"{text.where}: {heads} heads do not group into {kv_heads}")
+    else:
+        _check_heads(text, "num_attention_heads", width, heads, 1)
+        head_width = width // heads
+    if heads % kv_heads:
+        raise text.problem(f"{heads} heads do not group into {kv_heads}")
+    if head_width % 2:
+        raise text.problem(f"heads of an odd width ({head_width}) cannot be rotated")
     context = text.count("max_position_embeddings")
+    rope = _rope(text, context)
+    if rope.sections and sum(rope.sections) * 2 != head_width:
+        raise text.problem("mrope_section does not fill a head")
     return DecoderConfig(
         vocabulary=text.count("vocab_size"),
         width=width,
@@ -230,33 +221,36 @@ def _decoder(text: _Fields, family: str, tied: bool) -> DecoderConfig:
         kv_heads=kv_heads,
         head_width=head_width,
         hidden=text.count("intermediate_size"),
-        norm_eps=text.number("rms_norm_eps"),
-        rope=_rope(text, context),
+        norm_eps=text.positive("rms_norm_eps"),
+        rope=rope,
         qkv_bias=family == "qwen2",
         tied=tied,
         context=context,
     )
 
 
-def _rope(text: _Fields, context: int) -> Rope:
-    scaling: dict = text.values.get("rope_scaling") or {}
-    scaling = text.values.get("rope_parameters") or scaling
-    inner = _Fields(f"{text.where}: rope", scaling)
-    theta = inner.number("rope_theta", text.values.get("rope_theta"))
-    kind = scaling.get("rope_type", scaling.get("type", "default"))
-    sections = tuple(scaling.get("mrope_section", ()))
+def _rope(text: Fields, context: int) -> Rope:
+    name = next(filter(text.given, ("rope_parameters", "rope_scaling")), None)
+    inner = Fields(f"{text.where}: rope", {}) if name is None else text.part(name)
+    theta = inner.positive("rope_theta", text.values.get("rope_theta"))
+    kind = inner.values.get("rope_type", inner.values.get("type", "default"))
+    sections = inner.wholes("mrope_section", [])
     if kind in ("default", "mrope", "dynamic"):
         kind = "dynamic" if kind == "dynamic" else "default"
-        factor = inner.number("factor", 1.0)
+        factor = inner.positive("factor", 1.0)
         return Rope(theta, sections, kind, factor, context=context)
     if kind == "llama3":
+        low = inner.positive("low_freq_factor")
+        high = inner.positive("high_freq_factor")
+        if low >= high:
+            raise inner.problem("low_freq_factor must be below high_freq_factor")
         return Rope(
             theta,
             sections,
             kind,
-            factor=inner.number("factor"),
-            low=inner.number("low_freq_factor"),
-            high=inner.number("high_freq_factor"),
+            factor=inner.positive("factor"),
+            low=low,
+            high=high,
             context=inner.count("original_max_position_embeddings"),
         )
     raise DataError(
@@ -269,16 +263,20 @@ def added_token(directory: Path, text: str) -> int:
     """Id of a token that a tokenizer's files add.
 
     Raises:
-        DataError: no file of the folder names it.
+        DataError: no file of the folder names it, or one cannot be read.
     """
     path = directory / "added_tokens.json"
-    if path.is_file() and isinstance(value := read_json(path).get(text), int):
-        return value
+    if path.is_file():
+        added = Fields(str(path), read_json(path))
+        if text in added.values:
+            return added.token(text, 2**31)
     path = directory / "tokenizer.json"
     if path.is_file():
-        for token in read_json(path).get("added_tokens", []):
-            if token.get("content") == text:
-                return int(token["id"])
+        tokens = Fields(str(path), read_json(path)).values.get("added_tokens", [])
+        for token in tokens if isinstance(tokens, list) else [tokens]:
+            added = Fields(f"{path}: added_tokens", token)
+            if added.values.get("content") == text:
+                return added.token("id", 2**31)
     raise DataError(
         f"{directory}: neither added_tokens.json nor tokenizer.json has {text}"
     )
