@@ -79,6 +79,10 @@ class TrainConfig:
         for name, bound in least.items():
             if (value := getattr(self, name)) < bound:
                 raise ValueError(f"{name} must be at least {bound}, not {value}")
+        if not 0 < self.learning_rate < math.inf:
+            raise ValueError(
+                f"learning_rate must be finite and positive, not {self.learning_rate}"
+            )
 
 
 class Update(NamedTuple):

@@ -93,8 +93,9 @@ class Options(SizeArguments):
                     raise shared.UsageError(f"--{option} needs --rule")
         if self.labels != "hard" and self.label_threshold != 0:
             raise shared.UsageError(f"--labels {self.labels} has no --label-threshold")
-        if self.peak_tflops is not None and not self.dry_run:
-            raise shared.UsageError("--peak-tflops needs --dry-run")
+        for name in ("mfu", "peak_tflops"):
+            if getattr(self, name) != getattr(Options, name) and not self.dry_run:
+                raise shared.UsageError(f"--{name.replace('_', '-')} needs --dry-run")
 
 
 OPTIONS = Options

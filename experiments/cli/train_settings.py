@@ -166,6 +166,7 @@ def as_options(message: str) -> str:
     for field in (
         "learning_rate", "label_threshold", "head_multiplier", "weight_decay",
         "lora_rank", "lora_alpha", "lora_targets", "peak_tflops",
+        "accumulate", "checkpoint_every",
     ):  # fmt: skip
         message = message.replace(field, _option(field))
     return message
