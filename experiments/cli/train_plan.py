@@ -67,7 +67,7 @@ def show_plan(
     from mprm_jax.sharding import MeshShape, abstract_mesh, check_rows
 
     shape = mesh_shape(options, budget)
-    load, read = _load(source, buckets, budget, options.seed)
+    load, read = load_of_corpus(source, buckets, budget, options.seed)
     try:
         mesh = abstract_mesh(shape or MeshShape(jax.device_count(), 1))
         check_rows(mesh, budget.batch_size, config.accumulate)
@@ -102,9 +102,14 @@ def show_plan(
         _print(found, value, device)
 
 
-def _load(
+def load_of_corpus(
     source: CorpusExamples, buckets: Buckets, budget: Budget, seed: int
 ) -> tuple[Load, int]:
+    """The load of a seeded sample of a corpus's prompts, and the sample's size.
+
+    Raises:
+        DataError: a prompt of the sample cannot be read.
+    """
     from mprm_jax.pricing import load_of
 
     rng = np.random.default_rng(seed)

@@ -272,8 +272,11 @@ def added_token(directory: Path, text: str) -> int:
             return added.token(text, 2**31)
     path = directory / "tokenizer.json"
     if path.is_file():
-        tokens = Fields(str(path), read_json(path)).values.get("added_tokens", [])
-        for token in tokens if isinstance(tokens, list) else [tokens]:
+        file = Fields(str(path), read_json(path))
+        tokens = file.values.get("added_tokens", [])
+        if not isinstance(tokens, list):
+            raise file.problem("added_tokens must be a list")
+        for token in tokens:
             added = Fields(f"{path}: added_tokens", token)
             if added.values.get("content") == text:
                 return added.token("id", 2**31)

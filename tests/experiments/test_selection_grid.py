@@ -260,7 +260,6 @@ def test_only_missing_cells_run_and_come_out_the_same(
 def test_a_dry_run_prices_and_does_nothing(
     world, finished, capsys, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(base, "open_model", never)
     monkeypatch.setattr(cells_module, "run_cell", never)
     before = len(jax.live_arrays())
     done = command(capsys, world, tmp_path / "new", *GRID, "--dry-run", "--json").json
@@ -271,9 +270,17 @@ def test_a_dry_run_prices_and_does_nothing(
     assert done["grid"] == done["left"]
     assert done["grid"] | {"cells": 11, "updates": updates} == done["grid"]
     assert (done["grid"]["rollouts"], done["grid"]["evaluations"]) == (trained, 11)
-    assert (done["grid"]["tokens"], done["grid"]["seconds"]) == (None, None)
+    rates, grid = done["rates"], done["grid"]
+    assert grid["measured"] == 0
+    assert grid["tokens"] == round(trained * rates["tokens_per_rollout"])
+    work = updates * rates["flops_per_update"] + 11 * rates["flops_per_evaluation"]
+    assert grid["flops"] == pytest.approx(work)
+    # One device at 40 % of an H100's peak.
+    assert grid["seconds"] == pytest.approx(work / (rates["devices"] * 0.4 * 989e12))
     text = command(capsys, world, tmp_path / "new", *GRID, "--dry-run").out
-    assert text.count("unknown") == 5
+    assert "unknown" not in text
+    assert "hours for the whole grid" in text
+    assert max(map(len, text.splitlines())) <= 80
     output, _ = finished
     wider = (*GRID[:-1], "0,1,2", "--dry-run", "--json", "--eval-every", 3)
     done = command(capsys, world, output, *wider).json

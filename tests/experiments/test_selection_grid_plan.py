@@ -81,9 +81,24 @@ def test_seeds_are_a_number_or_a_list():
     assert parse_seeds(("4,1",)) == (4, 1)
     assert parse_seeds(("7,",)) == (7,)
     assert parse_seeds(("0", "5")) == (0, 5)
-    for bad in (("0",), ("-1,2",), ("x",), ("1.5",), ("-2",)):
+    assert parse_seeds(("1000",)) == tuple(range(1000))
+    assert parse_seeds((f"1,{2**32 - 1}",)) == (1, 2**32 - 1)
+    bad = ("0", "-1,2", "x", "1.5", "-2", "1001", "99999999999", f"0,{2**32}")
+    for text in (*bad, ",".join(map(str, range(1001)))):
         with pytest.raises(shared.UsageError, match="--seeds"):
-            parse_seeds(bad)
+            parse_seeds((text,))
+
+
+def test_thresholds_belong_to_hard_labels():
+    both = options_in("--labels", "soft,hard", "--label-thresholds", "0,0.5")
+    assert parse_grid(both).labels == (("soft", None), ("hard", 0.0), ("hard", 0.5))
+    for default in ((), ("--label-thresholds", "0.0")):
+        soft = options_in("--labels", "soft", *default)
+        assert parse_grid(soft).labels == (("soft", None),)
+    for labels in ("soft", "beta-binomial", "soft,beta-binomial"):
+        wrong = options_in("--labels", labels, "--label-thresholds", "0,0.5")
+        with pytest.raises(shared.UsageError, match=f"{labels} has no --label-thresh"):
+            parse_grid(wrong)
 
 
 def test_evaluations_are_between_and_at_the_end():

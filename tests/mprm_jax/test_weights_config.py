@@ -1,0 +1,216 @@
+"""A config.json is untrusted: whatever it holds, a model that computes or one line."""
+
+import copy
+import json
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from mprm_jax.data.problems import DataError
+from mprm_jax.data.vision_patches import PLACE_BYTES
+from mprm_jax.models import weights
+from mprm_jax.models.backbone import hidden_states
+from mprm_jax.models.layers import Compute
+from mprm_jax.models.qwen_vl import QwenVLConfig
+from mprm_jax.models.weights_config import read_config
+from tests.mprm_jax.backbone_folder import LAYOUTS
+
+STRANGE = (
+    None, True, "x", "", [], {}, [None], {"a": 1}, [[8]], ["x"], 0, -1, -2.5, 0.3,
+    float("1e308"), 10**30, [8, -2, -2], [1, 1, 2.5], 3, 7,
+)  # fmt: skip
+# Not in the made configurations, because they have defaults.
+OPTIONAL = {
+    "qwen2_5_vl": (
+        ("text_config", "head_dim"), ("text_config", "rope_scaling"),
+        ("text_config", "rope_parameters", "factor"),
+    ),
+    "internvl": (("text_config", "head_dim"), ("text_config", "tie_word_embeddings")),
+    "internvl_chat": (
+        ("llm_config", "rope_scaling", "mrope_section"),
+        ("llm_config", "rope_parameters"),
+    ),
+}  # fmt: skip
+
+
+def put(value, path, new):
+    """A copy of a configuration with one field changed."""
+    changed = copy.deepcopy(value)
+    inner = changed
+    for name in path[:-1]:
+        inner = inner[name]
+    inner[path[-1]] = new
+    return changed
+
+
+def paths_of(value, before=()):
+    """Every field of a configuration, parts and leaves."""
+    for name, of in value.items():
+        yield (*before, name)
+        if isinstance(of, dict):
+            yield from paths_of(of, (*before, name))
+
+
+def write(folder, value, added='{"<IMG_CONTEXT>": 7}'):
+    (folder / "config.json").write_text(json.dumps(value))
+    (folder / "added_tokens.json").write_text(added)
+    return folder
+
+
+def read(folder):
+    """A model's shape, or why there is none."""
+    try:
+        return read_config(folder)[1]
+    except DataError as error:
+        return str(error)
+
+
+def refusal(folder):
+    """The one line that refuses a folder, which names the file first."""
+    line = read(folder)
+    assert isinstance(line, str)
+    assert "\n" not in line
+    assert line.startswith(f"{folder}")
+    return line
+
+
+def check_computes(config):
+    """The model of a configuration exists and runs, by shape alone."""
+    params = jax.eval_shape(lambda key: weights.init(config, key), jax.random.key(0))
+    vision = config.vision
+    if isinstance(config, QwenVLConfig):
+        shape = (2, 4 * vision.merge**2, 3 * vision.patch**2 + PLACE_BYTES)
+    else:
+        shape = (2, 1, 3 * vision.image**2)
+    found = jax.eval_shape(
+        lambda params, tokens, images: hidden_states(
+            config, params, tokens, images, Compute("float32")
+        ),
+        params,
+        jax.ShapeDtypeStruct((2, 8), jnp.int32),
+        jax.ShapeDtypeStruct(shape, jnp.uint8),
+    )
+    assert found.shape == (2, 8, config.language.width)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_any_value_of_any_field_is_refused_in_one_line_or_computes(layout, tmp_path):
+    value = LAYOUTS[layout][0]()
+    _, plain = read_config(write(tmp_path, value))
+    check_computes(plain)
+    seen, refused = {plain}, 0
+    for path in (*paths_of(value), *OPTIONAL[layout]):
+        for strange in STRANGE:
+            if path[-1] == "rope_parameters" and strange == {}:
+                continue
+            config = read(write(tmp_path, put(value, path, strange)))
+            if isinstance(config, str):
+                assert config.startswith(f"{tmp_path}"), (path, strange)
+                assert "\n" not in config
+                refused += 1
+            elif config not in seen:
+                seen.add(config)
+                try:
+                    check_computes(config)
+                except Exception as error:
+                    raise AssertionError(f"{path} = {strange!r} is taken") from error
+    assert refused > 300
+
+
+QWEN_FAULTS = [
+    (("vision_config", "fullatt_block_indexes"), None, "fullatt_block_indexes must"),
+    (("vision_config", "fullatt_block_indexes"), 7, "fullatt_block_indexes must"),
+    (("vision_config", "num_heads"), 5, "num_heads 5 does not divide"),
+    # Heads of 6: rows and columns cannot share three pairs.
+    (("vision_config", "num_heads"), 4, "num_heads 4 does not divide hidden_size 24"),
+    (("vision_config", "window_size"), 0, "window_size must be a positive"),
+    (("vision_config", "window_size"), 14, "window_size 14 is no multiple"),
+    (("vision_config", "window_size"), 60, "patch_size x spatial_merge_size (28)"),
+    (("text_config", "rope_parameters", "mrope_section"), None, "mrope_section must"),
+    (("text_config", "rope_parameters", "mrope_section"), 4, "mrope_section must"),
+    (("text_config", "rope_parameters", "mrope_section"), [None], "mrope_section must"),
+    (("text_config", "rope_parameters", "mrope_section"), [8, -2, -2], "from 0"),
+    (("text_config", "rope_parameters", "mrope_section"), [2, 2], "three sections"),
+    (("text_config", "rope_parameters", "mrope_section"), [2, 2, 2], "fill a head"),
+    (
+        ("text_config", "rope_parameters", "rope_theta"),
+        0,
+        "rope_theta must be positive",
+    ),
+    (("text_config", "rope_parameters", "rope_theta"), -1e4, "rope_theta must be"),
+    (("text_config", "rope_parameters", "rope_theta"), 1e300, "rope_theta must be"),
+    (("text_config", "rope_parameters", "factor"), 0, "factor must be positive"),
+    (("image_token_id",), -1, "image_token_id must be a token in [0, 120)"),
+    (("image_token_id",), 120, "image_token_id must be a token in [0, 120)"),
+    (("vision_start_token_id",), 10**6, "vision_start_token_id must be a token"),
+    (("vision_end_token_id",), -3, "vision_end_token_id must be a token"),
+    (("tie_word_embeddings",), "false", "tie_word_embeddings must be true or false"),
+]
+CHAT_FAULTS = [
+    (("llm_config", "architectures"), 3, "architectures must be a list"),
+    (("llm_config", "architectures"), {"a": 1}, "architectures must be a list"),
+    (("llm_config", "num_attention_heads"), 6, "num_attention_heads 6 does not divide"),
+    (("vision_config", "num_attention_heads"), 5, "num_attention_heads 5 does not"),
+    (("vision_config", "image_size"), 60, "image_size 60 is no multiple"),
+    (("downsample_ratio",), 1 / 3, "does not divide a side of 4 patches"),
+    (("downsample_ratio",), 5e-324, "downsample_ratio must be positive"),
+    (("llm_config", "rope_theta"), 0, "rope_theta must be positive"),
+    (("llm_config", "rope_scaling", "factor"), 0, "factor must be positive"),
+    (("llm_config", "rope_scaling", "factor"), -2.0, "factor must be positive"),
+    (("llm_config", "vocab_size"), 7, "is token 7, beyond a vocabulary of 7"),
+]
+
+
+@pytest.mark.parametrize(
+    ("layout", "path", "new", "says"),
+    [("qwen2_5_vl", *fault) for fault in QWEN_FAULTS]
+    + [("internvl_chat", *fault) for fault in CHAT_FAULTS],
+)
+def test_what_has_no_meaning_is_refused_with_the_reason(
+    layout, path, new, says, tmp_path
+):
+    line = refusal(write(tmp_path, put(LAYOUTS[layout][0](), path, new)))
+    assert line.startswith(f"{tmp_path / 'config.json'}: ")
+    assert says in line
+
+
+@pytest.mark.parametrize("added", ["[]", "3", '{"<IMG_CONTEXT>": "7"}', "{", "null"])
+def test_a_broken_file_of_added_tokens_is_named(added, tmp_path):
+    write(tmp_path, LAYOUTS["internvl_chat"][0](), added)
+    assert "added_tokens.json: " in refusal(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "tokens",
+    [3, [3], {"a": 1}, [{"content": "<IMG_CONTEXT>", "id": -1}],
+     [{"content": "<IMG_CONTEXT>"}]],
+)  # fmt: skip
+def test_a_broken_tokenizer_is_named(tokens, tmp_path):
+    write(tmp_path, LAYOUTS["internvl_chat"][0](), "{}")
+    text = json.dumps({"added_tokens": tokens})
+    (tmp_path / "tokenizer.json").write_text(text)
+    assert "tokenizer.json: " in refusal(tmp_path)
+
+
+def test_llama3_frequencies_need_two_bounds_in_order(tmp_path):
+    value = LAYOUTS["internvl_chat"][0]("LlamaForCausalLM")
+    scaling = {
+        "rope_type": "llama3",
+        "factor": 8.0,
+        "low_freq_factor": 1.0,
+        "high_freq_factor": 4.0,
+        "original_max_position_embeddings": 8192,
+    }
+    path = ("llm_config", "rope_scaling")
+    _, config = read_config(write(tmp_path, put(value, path, scaling)))
+    assert (config.language.rope.low, config.language.rope.high) == (1.0, 4.0)
+    wrong = scaling | {"high_freq_factor": 1.0}
+    assert "below high_freq" in refusal(write(tmp_path, put(value, path, wrong)))
+
+
+def test_tokens_at_both_ends_of_the_vocabulary_are_taken(tmp_path):
+    value = LAYOUTS["qwen2_5_vl"][0](image_token_id=0, vision_end_token_id=119)
+    _, config = read_config(write(tmp_path, value))
+    assert isinstance(config, QwenVLConfig)
+    assert (config.image_token, config.vision_end) == (0, 119)
