@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import textwrap
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     from experiments.selection_grid_options import Options
     from mprm_jax.optimizer import Budget
     from mprm_jax.trainer import TrainConfig
+
+_WIDTH = 80
 
 
 @dataclasses.dataclass(frozen=True)
@@ -133,11 +136,11 @@ def as_json(whole: Price, left: Price, of: Rates) -> dict[str, Any]:
 
 def as_text(whole: Price, left: Price, part: str | None, of: Rates) -> str:
     """The table of what was measured, or else of what is to be expected."""
-    counted = (
+    counted = textwrap.fill(
         f"FLOPs: {of.flops(whole):.3g} for the whole grid, {of.flops(left):.3g} for "
-        "what is left.\nCounted as mprm train --dry-run does, from "
-        f"{of.prompts_read:,} prompts; a judged solution as\na third of a trained "
-        "rollout."
+        f"what is left, counted as mprm train --dry-run does, from {of.prompts_read:,} "
+        "prompts; a judged solution as a third of a trained rollout.",
+        _WIDTH,
     )
     if whole.seconds is not None:
         return f"{priced(whole, left, part)}\n\n{counted}"
@@ -159,10 +162,11 @@ def as_text(whole: Price, left: Price, part: str | None, of: Rates) -> str:
         (price.seconds or 0.0) / 3600 for price in map(of.completed, (whole, left))
     ]
     devices = "1 device" if of.devices == 1 else f"{of.devices} devices"
-    return (
-        f"{format_table(header, lines)}\n\n"
+    expected = textwrap.fill(
         f"{hours[0]:,.3g} hours for the whole grid, {hours[1]:,.3g} for what is left, "
-        f"at {of.mfu:.0%} of\n{of.peak_tflops:,g} TFLOP/s on each of {devices}: an "
-        "estimate, since no cell has been measured.\n"
-        f"{counted}\nLoading, compilation and reranking are not counted."
+        f"at {of.mfu:.0%} of {of.peak_tflops:,g} TFLOP/s on each of {devices}: an "
+        "estimate, since no cell has been measured. Loading, compilation and reranking "
+        "are not counted.",
+        _WIDTH,
     )
+    return f"{format_table(header, lines)}\n\n{expected}\n\n{counted}"

@@ -108,15 +108,13 @@ def gap_table(outcome: Outcome) -> str:
 
 
 def priced(whole: Price, left: Price, part: str | None) -> str:
-    """The price of a grid, and of what is left of it here."""
+    """The price of a grid of which cells were measured, and of what is left of it."""
     header = ("", "cells", "updates", "rollouts", "tokens", "time")
     of_part = "left to do" if part is None else f"left in shard {part}"
     lines = [_price_row("whole grid", whole), _price_row(of_part, left)]
     note = (
         f"Tokens and time from {whole.measured:,} measured cells of this store; "
         "loading, compilation and reranking not counted."
-        if whole.seconds is not None
-        else "Tokens and time are unknown until a cell of this grid has been run here."
     )
     return f"{format_table(header, lines)}\n\n{_wrapped(note)}"
 

@@ -72,14 +72,16 @@ def test_the_tiny_model_is_priced_by_its_parameters(dry, world):
     grid = found.json["grid"]
     assert (grid["updates"], grid["measured"]) == (updates, 0)
     assert grid["tokens"] == pytest.approx(presented * np.mean(lengths), abs=1)
-    # Forward 2 and backward 4 per parameter and token, and padding; 11 models are
-    # judged by forward passes alone.
+    # Forward 2 and backward 4 per trained parameter and token, and padding; 11 models
+    # are judged by forward passes alone.
     flops = grid["flops"]
-    numbers = sum(leaf.size for leaf in jax.tree.leaves(params))
+    leaves = jax.tree.leaves(params), jax.tree.leaves(model.trainable(params))
+    work = sum(
+        of.size * (6 if trained else 2) for of, trained in zip(*leaves, strict=True)
+    )
     prompts = updates * 16 + 11 * JUDGED / 3
-    assert all(jax.tree.leaves(model.trainable(params)))
-    assert flops >= 6 * numbers * np.mean(lengths) * prompts
-    assert flops <= 6 * numbers * 2 * max(lengths) * prompts
+    assert flops >= work * np.mean(lengths) * prompts
+    assert flops <= work * 2 * max(lengths) * prompts
     peak = 989e12 * jax.device_count()
     assert grid["seconds"] == pytest.approx(flops / (0.4 * peak))
     assert found.json["left"] == grid
