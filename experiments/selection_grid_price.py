@@ -8,10 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from experiments.cli import shared
 from experiments.cli.tables import format_table
-from experiments.cli.train_plan import load_of_corpus, planned
-from experiments.cli.train_settings import as_options, mesh_shape
+from experiments.cli.train_plan import (
+    load_of_corpus,
+    peak_of,
+    planned,
+    planned_mesh,
+    price_of,
+)
 from experiments.selection_grid_plan import PASSES_PER_ROLLOUT, Price
 from experiments.selection_grid_tables import duration, priced
 
@@ -81,38 +85,19 @@ def rates(
         UsageError: a setting of the model, the mesh or the price is out of range.
         DataError: there is no such model, or a prompt of the sample cannot be read.
     """
-    import jax
-
     from mprm_jax.data.batches import open_ladder
     from mprm_jax.data.loader import CorpusExamples
-    from mprm_jax.pricing import H100_PEAK, price
-    from mprm_jax.sharding import MeshShape, abstract_mesh, check_rows
 
     training = options.training()
-    shape = mesh_shape(training, budget)
+    mesh = planned_mesh(training, budget, config)
     model, shapes = planned(training)
     lengths = inputs.usable.rollouts.lengths
     every = np.arange(len(lengths))
     source = CorpusExamples(inputs.usable, every, model.encode, inputs.images)
-    peak = H100_PEAK if options.peak_tflops is None else options.peak_tflops * 1e12
-    try:
-        mesh = abstract_mesh(shape or MeshShape(jax.device_count(), 1))
-        check_rows(mesh, budget.batch_size, config.accumulate)
-        buckets = open_ladder(int(lengths.max()))
-        load, read = load_of_corpus(source, buckets, budget, training.seed)
-        found = price(
-            model,
-            shapes,
-            budget,
-            config.optimizer,
-            config.accumulate,
-            mesh,
-            load,
-            options.mfu,
-            peak,
-        )
-    except ValueError as error:
-        raise shared.UsageError(as_options(str(error))) from None
+    buckets = open_ladder(int(lengths.max()))
+    load, read = load_of_corpus(source, buckets, budget, training.seed)
+    peak = peak_of(options.peak_tflops)
+    found = price_of(model, shapes, budget, config, mesh, load, options.mfu, peak)
     forward = found.flops_per_update / budget.batch_size / PASSES_PER_ROLLOUT
     return Rates(
         tokens_per_rollout=load.tokens,

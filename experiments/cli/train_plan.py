@@ -19,6 +19,8 @@ from experiments.cli.train_settings import (
 )
 
 if TYPE_CHECKING:
+    from jax.sharding import AbstractMesh
+
     from mprm_jax.data.batches import Buckets
     from mprm_jax.data.loader import CorpusExamples
     from mprm_jax.models.base import Model, Params
@@ -61,31 +63,11 @@ def show_plan(
         UsageError: a number is out of range.
         DataError: a prompt of the sample cannot be read.
     """
-    import jax
-
-    from mprm_jax.pricing import H100_PEAK, price
-    from mprm_jax.sharding import MeshShape, abstract_mesh, check_rows
-
-    shape = mesh_shape(options, budget)
+    mesh = planned_mesh(options, budget, config)
     load, read = load_of_corpus(source, buckets, budget, options.seed)
-    try:
-        mesh = abstract_mesh(shape or MeshShape(jax.device_count(), 1))
-        check_rows(mesh, budget.batch_size, config.accumulate)
-        found = price(
-            model,
-            shapes,
-            budget,
-            config.optimizer,
-            config.accumulate,
-            mesh,
-            load,
-            mfu,
-            H100_PEAK if peak_tflops is None else peak_tflops * 1e12,
-        )
-    except ValueError as error:
-        raise shared.UsageError(as_options(str(error))) from None
+    peak = peak_of(peak_tflops)
+    found = price_of(model, shapes, budget, config, mesh, load, mfu, peak)
     device = "an H100's bfloat16" if peak_tflops is None else "given"
-    peak = H100_PEAK / 1e12 if peak_tflops is None else peak_tflops
     value = {
         **dataclasses.asdict(found),
         "rollouts": budget.rollouts,
@@ -93,13 +75,67 @@ def show_plan(
         "prompts_read": read,
         "prompts_sampled": read < budget.rollouts,
         "mfu": mfu,
-        "peak_tflops": peak,
+        "peak_tflops": peak / 1e12,
         "mesh": dict(mesh.shape),
     }
     if options.json:
         shared.print_json(value)
     else:
         _print(found, value, device)
+
+
+def planned_mesh(
+    options: SizeArguments, budget: Budget, config: TrainConfig
+) -> AbstractMesh:
+    """The mesh that was asked for, else a copy on every device here.
+
+    Raises:
+        UsageError: it is none, or cannot share a micro-batch.
+    """
+    import jax
+
+    from mprm_jax.sharding import MeshShape, abstract_mesh, check_rows
+
+    shape = mesh_shape(options, budget)
+    try:
+        mesh = abstract_mesh(shape or MeshShape(jax.device_count(), 1))
+        check_rows(mesh, budget.batch_size, config.accumulate)
+    except ValueError as error:
+        raise shared.UsageError(as_options(str(error))) from None
+    return mesh
+
+
+def peak_of(peak_tflops: float | None) -> float:
+    """Peak of one device, FLOP/s: as given, or an H100's."""
+    from mprm_jax.pricing import H100_PEAK
+
+    return H100_PEAK if peak_tflops is None else peak_tflops * 1e12
+
+
+def price_of(
+    model: Model,
+    shapes: Params,
+    budget: Budget,
+    config: TrainConfig,
+    mesh: AbstractMesh,
+    load: Load,
+    mfu: float,
+    peak: float,
+) -> Price:
+    """As :func:`mprm_jax.pricing.price`, of a run with these settings.
+
+    Raises:
+        UsageError: the utilisation or the peak is out of range.
+    """
+    from mprm_jax.pricing import price
+
+    optimizer, accumulate = config.optimizer, config.accumulate
+    try:
+        return price(
+            model, shapes, budget, optimizer, accumulate, mesh, load, mfu, peak
+        )
+    except ValueError as error:
+        raise shared.UsageError(as_options(str(error))) from None
 
 
 def load_of_corpus(
