@@ -25,7 +25,7 @@ from PIL.Image import Image
 from mprm_jax.data.batches import Batch
 from mprm_jax.data.problems import DataError
 from mprm_jax.models.base import Model, Params
-from mprm_jax.optimizer import HEAD
+from mprm_jax.train.optimizer import HEAD
 
 # Kernels of a decoder layer; the paper's backbones all have these seven.
 TARGETS = ("query", "key", "value", "output", "gate", "up", "down")

@@ -5,8 +5,8 @@ import json
 import numpy as np
 from PIL import Image, ImageDraw
 
-from experiments.selecting import SelectionOptions, choose, write_selection
-from experiments.store import Result, append_results
+from experiments.store.results import Result, append_results
+from experiments.store.write_subset import SelectionOptions, choose, write_selection
 from mprm_jax.data.corpus import read_corpus, usable_rollouts
 from mprm_jax.data.formats.base import WriteOptions
 from tests.raw_files import step, write_corpus

@@ -17,7 +17,7 @@ from collections.abc import Callable
 import numpy as np
 import tyro
 
-from experiments.cli.tables import format_table
+from experiments.console.tables import format_table
 from mprm_jax.metrics import StepScores, f1, step_scores, sweep
 from mprm_jax.metrics_bootstrap import replicate
 from mprm_jax.metrics_ranking import auroc, within_position_auroc

@@ -23,7 +23,7 @@ import numpy as np
 import tyro
 
 from experiments.benchmarks.backbone_shapes import BACKBONES, BackboneName, full_config
-from experiments.cli.tables import format_table
+from experiments.console.tables import format_table
 
 # 672 x 448 pixels: 7 tiles (6 and the thumbnail), or 364 x 532 after Qwen's resize.
 _IMAGE = (672, 448)
@@ -110,11 +110,11 @@ def measure(options: Options, name: BackboneName) -> dict[str, Any]:
     import jax.numpy as jnp
 
     from mprm_jax.lora import attach
-    from mprm_jax.objective import Objective
-    from mprm_jax.optimizer import HEAD, OptimizerConfig, plan
-    from mprm_jax.pricing import Load, price
-    from mprm_jax.sharding import MeshShape, abstract_mesh
-    from mprm_jax.update import compiled_step, initial_state
+    from mprm_jax.train.objective import Objective
+    from mprm_jax.train.optimizer import HEAD, OptimizerConfig, plan
+    from mprm_jax.train.price import Load, price
+    from mprm_jax.train.sharding import MeshShape, abstract_mesh
+    from mprm_jax.train.update import compiled_step, initial_state
 
     model = make_model(options, name)
     batch = make_batch(options, model.base)

@@ -31,7 +31,7 @@ from typing import Any, Literal
 import numpy as np
 import tyro
 
-from experiments.cli.tables import format_table
+from experiments.console.tables import format_table
 
 # Dense bfloat16 of an H100 SXM, its data sheet.
 _PEAK = 989e12
@@ -132,9 +132,9 @@ def jax_worker(options: Options) -> dict[str, Any]:
     from mprm_jax.models.backbone import Backbone, Prompting
     from mprm_jax.models.layers import Compute, fused_attention
     from mprm_jax.models.reward_head import RewardHead
-    from mprm_jax.objective import Objective
-    from mprm_jax.optimizer import OptimizerConfig, plan
-    from mprm_jax.update import compiled_step, initial_state
+    from mprm_jax.train.objective import Objective
+    from mprm_jax.train.optimizer import OptimizerConfig, plan
+    from mprm_jax.train.update import compiled_step, initial_state
 
     stored = np.load(options.folder / "batch.npz")
     head = RewardHead((_YES, _NO), tied=False)

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 import transformers
 
-from mprm_jax.optimizer import OptimizerConfig
+from mprm_jax.train.optimizer import OptimizerConfig
 
 _CLASSES = {
     "qwen2_5_vl": "Qwen2_5_VLForConditionalGeneration",

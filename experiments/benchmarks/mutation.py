@@ -30,7 +30,7 @@ import numpy as np
 import tyro
 
 from experiments.benchmarks.mutation_operators import Mutant, mutants, mutate
-from experiments.cli.tables import format_table
+from experiments.console.tables import format_table
 
 _ROOT = Path(__file__).parents[2]
 

@@ -23,8 +23,8 @@ from pathlib import Path
 import numpy as np
 import tyro
 
-from experiments.cli.tables import format_table
-from experiments.simulated import write_raw_corpus
+from experiments.console.tables import format_table
+from experiments.corpora.simulated import write_raw_corpus
 from mprm_jax.data.cache import CACHE_FOLDER
 from mprm_jax.data.corpus import read_corpus
 from sim.calibration import PAPER_MODELS

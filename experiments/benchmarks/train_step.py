@@ -24,15 +24,15 @@ import jax.numpy as jnp
 import numpy as np
 import tyro
 
-from experiments.cli.tables import format_table
-from experiments.demo_training import ACCUMULATE
+from experiments.console.tables import format_table
+from experiments.grid.training import ACCUMULATE
 from mprm_jax.data.batches import Batch, Bucket, Buckets, Example, collate
 from mprm_jax.models.base import open_model
 from mprm_jax.models.tiny import TinyConfig
 from mprm_jax.models.tiny_model import TinyModel
-from mprm_jax.objective import Objective
-from mprm_jax.optimizer import OptimizerConfig, plan
-from mprm_jax.update import compiled_step, initial_state
+from mprm_jax.train.objective import Objective
+from mprm_jax.train.optimizer import OptimizerConfig, plan
+from mprm_jax.train.update import compiled_step, initial_state
 
 _RATE = 1e-3
 

@@ -96,7 +96,7 @@ def _dispatch(arguments: list[str]) -> int:
         print(usage())
         return 0 if arguments else 2
     if arguments[0] == "--version":
-        from experiments.provenance import package_version
+        from experiments.store.provenance import package_version
 
         print(f"mprm {package_version()}")
         return 0
@@ -109,7 +109,7 @@ def _dispatch(arguments: list[str]) -> int:
     if name in COUNTING:
         # numpy's BLAS starts a thread per core, which costs as much as numpy's import.
         os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-    from experiments.cli.shared import run_command
+    from experiments.console.shared import run_command
 
     module, words = MODULES.get(name, name), 1
     if tuple(arguments[:2]) in TWO_WORDS:

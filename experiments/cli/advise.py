@@ -7,11 +7,11 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from experiments.cli import shared
-from experiments.cli.tables import format_table
+from experiments.console import shared
+from experiments.console.tables import format_table
 
 if TYPE_CHECKING:
-    from experiments.advisor_model import Advisor
+    from experiments.map.advisor import Advisor
 
 REFERENCE = Path(__file__).parents[1] / "results"
 
@@ -47,7 +47,7 @@ OPTIONS = Options
 
 def run(options: Options) -> None:
     """Predict and print."""
-    from experiments.advisor_features import corpus_measures
+    from experiments.map.features import corpus_measures
     from mprm_jax.data.problems import DataError
 
     options.check()
@@ -99,8 +99,8 @@ def load_advisor(
     Raises:
         DataError: the results are damaged, or neither folder has enough worlds.
     """
-    from experiments.advisor_model import fit_advisor
-    from experiments.regimes_store import read_worlds
+    from experiments.map.advisor import fit_advisor
+    from experiments.map.worlds import read_worlds
     from mprm_jax.data.problems import DataError
 
     worlds, used = max(
@@ -120,8 +120,8 @@ def _advice(
     advisor: Advisor, measures: dict[str, float], keep_ratio: float, updates: int
 ) -> dict[str, Any]:
     """Predictions for one keep ratio; none where it is outside."""
-    from experiments.advisor_features import inputs
-    from experiments.advisor_model import TARGETS
+    from experiments.map.advisor import TARGETS
+    from experiments.map.features import inputs
 
     x = inputs(measures, keep_ratio, updates)
     outside = advisor.outside(x)
@@ -168,7 +168,7 @@ def _recommend(inside: list[dict[str, Any]]) -> dict[str, Any]:
 
 def _candidates(keep_ratio: float, gains: dict[str, Any]) -> list[dict[str, Any]]:
     """Every arm at a keep ratio with its predicted gain over all data."""
-    from experiments.regimes import ARMS
+    from experiments.map.run import ARMS
 
     found = []
     for name, gain in gains.items():

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from experiments.cli import shared
-from experiments.cli.tables import format_table, percent, printable
-from experiments.manifests import InputFile, typed
-from experiments.provenance import file_sha256, versions
+from experiments.console import shared
+from experiments.console.tables import format_table, percent, printable
+from experiments.store.manifests import InputFile, typed
+from experiments.store.provenance import file_sha256, versions
 from mprm_jax.data.compat import OfficialReport, select_official
 from mprm_jax.data.framing import annotations_folder
 from mprm_jax.data.outputs import (

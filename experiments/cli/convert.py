@@ -9,10 +9,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Literal
 
-from experiments.cli import shared
 from experiments.cli.select_rollouts import folders_of
-from experiments.provenance import versions
-from experiments.selecting import (
+from experiments.console import shared
+from experiments.store.provenance import versions
+from experiments.store.write_subset import (
     META_FORMATS,
     corpus_counts,
     corpus_inputs,

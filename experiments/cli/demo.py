@@ -9,8 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
-from experiments.cli import shared
-from experiments.cli.tables import format_table, percent
+from experiments.console import shared
+from experiments.console.tables import format_table, percent
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,8 +74,8 @@ def run(options: Options) -> None:
     if options.seed < 0:
         raise shared.UsageError(f"--seed must be at least 0, not {options.seed}")
     # Imported here: JAX would slow down --help.
-    from experiments.demo import Plan, run_demo
-    from experiments.report import answer_rows, write_report
+    from experiments.grid.demo import Plan, run_demo
+    from experiments.page.demo import answer_rows, write_report
     from sim.scenes.world import WORLDS
 
     talk = _Talk(options.json)

@@ -9,9 +9,9 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from experiments.cli import shared
-from experiments.cli.tables import format_table
-from experiments.provenance import package_version
+from experiments.console import shared
+from experiments.console.tables import format_table
+from experiments.store.provenance import package_version
 
 # distribution -> what needs it
 _LIBRARIES = {

@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 
-from experiments.cli import shared
 from experiments.cli.scoring import (
     ScoringOptions,
     between,
@@ -19,7 +18,8 @@ from experiments.cli.scoring import (
     with_progress,
     write_scored,
 )
-from experiments.cli.tables import format_table, percent, printable
+from experiments.console import shared
+from experiments.console.tables import format_table, percent, printable
 from mprm_jax.data.predictions import (
     Prediction,
     columns,

@@ -8,8 +8,8 @@ from typing import Literal
 
 import tyro
 
-from experiments.cli import shared
-from experiments.provenance import package_version, versions
+from experiments.console import shared
+from experiments.store.provenance import package_version, versions
 from mprm_jax.data.outputs import OUTPUT_SCHEMA, manifest_bytes
 from mprm_jax.data.problems import DataError
 

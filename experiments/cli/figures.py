@@ -11,9 +11,9 @@ from typing import Annotated, Any, NamedTuple
 import msgspec
 import tyro
 
-from experiments.cli import shared
-from experiments.provenance import file_sha256, versions
-from experiments.store import read_results, store_path
+from experiments.console import shared
+from experiments.store.provenance import file_sha256, versions
+from experiments.store.results import read_results, store_path
 from mprm_jax.data.outputs import OUTPUT_SCHEMA, OutputSet, manifest_bytes
 from mprm_jax.data.problems import DataError
 

@@ -10,7 +10,7 @@ from typing import Literal
 
 import tyro
 
-from experiments.cli import shared
+from experiments.console import shared
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,8 +56,8 @@ def run(options: Options) -> None:
                 f"--{name} must be at least {bound}, not {getattr(options, name)}"
             )
     # Imported here: JAX would slow down --help.
-    from experiments.pretraining import Keep, PretrainingConfig, pretrain_tiny
-    from experiments.provenance import versions
+    from experiments.corpora.pretraining import Keep, PretrainingConfig, pretrain_tiny
+    from experiments.store.provenance import versions
     from mprm_jax.data.outputs import OutputSet
     from mprm_jax.data.problems import DataError
     from mprm_jax.models.tiny_model import weights_bytes

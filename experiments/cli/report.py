@@ -7,7 +7,7 @@ from pathlib import Path
 
 import tyro
 
-from experiments.cli import shared
+from experiments.console import shared
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,8 +36,8 @@ OPTIONS = Options
 def run(options: Options) -> None:
     """Gather, render, write, and say the answer."""
     # Imported here: jinja2, Pillow and scipy would slow down --help.
-    from experiments.report import answer_rows, write_report
-    from experiments.report_selection import is_selection_run, write_selection_report
+    from experiments.page.demo import answer_rows, write_report
+    from experiments.page.selection import is_selection_run, write_selection_report
 
     output = options.output or options.folder / "report.html"
     if is_selection_run(options.folder):

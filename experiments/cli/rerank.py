@@ -7,7 +7,6 @@ import textwrap
 from pathlib import Path
 from typing import Any
 
-from experiments.cli import shared
 from experiments.cli.scoring import (
     ScoringOptions,
     between,
@@ -16,7 +15,8 @@ from experiments.cli.scoring import (
     with_progress,
     write_scored,
 )
-from experiments.cli.tables import format_table, printable
+from experiments.console import shared
+from experiments.console.tables import format_table, printable
 from mprm_jax.data.candidates import CandidateSet, read_candidates
 from mprm_jax.rerank import AGGREGATES, best_of_n, encode_scored, score_candidates
 

@@ -14,29 +14,30 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from experiments.cli import figures, shared
+from experiments.cli import figures
+from experiments.console import shared
 
 # name -> module, in the order in which `mprm run all` runs them. A module has OPTIONS,
 # a frozen dataclass whose docstring is its help, and run(options), which skips the
-# cells that experiments.store finds in options.output. Its imports run for every
-# --help, so JAX and scipy belong inside its functions.
+# cells that experiments.store.results finds in options.output. Its imports run for
+# every --help, so JAX and scipy belong inside its functions.
 EXPERIMENTS = {
-    "theory": "experiments.theory_table",
-    "kept": "experiments.kept",
-    "corpus_models": "experiments.corpus_models",
-    "plateau": "experiments.plateau",
-    "rules": "experiments.rules",
-    "labels": "experiments.labels",
-    "alpha": "experiments.alpha",
-    "mc_budget": "experiments.mc_budget",
-    "ties": "experiments.ties",
-    "regimes": "experiments.regimes",
+    "theory": "experiments.theory_table.table",
+    "kept": "experiments.corpora.kept",
+    "corpus_models": "experiments.corpora.corpus_models",
+    "plateau": "experiments.students.plateau",
+    "rules": "experiments.students.rules",
+    "labels": "experiments.students.labels",
+    "alpha": "experiments.students.alpha",
+    "mc_budget": "experiments.students.mc_budget",
+    "ties": "experiments.students.ties",
+    "regimes": "experiments.map.run",
 }
 
 # These need what only the user has, so `mprm run all` leaves them out.
 WITH_DATA = {
-    "selection": "experiments.selection_grid",
-    "judges": "experiments.judges",
+    "selection": "experiments.grid.run",
+    "judges": "experiments.corpora.judges",
 }
 
 

@@ -9,10 +9,10 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from experiments.cli import shared
 from experiments.cli.select_rollouts import check_output
-from experiments.provenance import versions
-from experiments.selecting import corpus_counts, corpus_inputs, corpus_reading
+from experiments.console import shared
+from experiments.store.provenance import versions
+from experiments.store.write_subset import corpus_counts, corpus_inputs, corpus_reading
 from mprm_jax.data.corpus import Usable
 from mprm_jax.data.outputs import (
     OUTPUT_SCHEMA,

@@ -10,8 +10,8 @@ from typing import Any
 
 import msgspec
 
-from experiments.cli import shared
-from experiments.provenance import file_sha256, package_version, versions
+from experiments.console import shared
+from experiments.store.provenance import file_sha256, package_version, versions
 from mprm_jax.data.outputs import (
     OUTPUT_SCHEMA,
     OutputSet,
@@ -94,7 +94,7 @@ def load_checkpoint(folder: Path) -> tuple[Any, Any]:
         from mprm_jax.models.base import open_model
 
         return open_model(str(folder))
-    from mprm_jax.checkpoint import load_model
+    from mprm_jax.train.checkpoint import load_model
 
     return load_model(folder, report=lambda line: print(line, file=sys.stderr))
 

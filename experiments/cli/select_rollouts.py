@@ -10,9 +10,9 @@ from typing import Annotated, Literal
 
 import tyro
 
-from experiments.cli import shared
-from experiments.cli.tables import print_comparison
-from experiments.selecting import (
+from experiments.console import shared
+from experiments.console.tables import print_comparison
+from experiments.store.write_subset import (
     SelectionOptions,
     choose,
     meta_path,

@@ -11,9 +11,9 @@ from typing import Annotated, Literal, get_args
 import numpy as np
 import tyro
 
-from experiments.cli import shared
-from experiments.cli.tables import format_table, printable, summary_rows
-from experiments.simulated import fit_to_corpus, write_raw_corpus
+from experiments.console import shared
+from experiments.console.tables import format_table, printable, summary_rows
+from experiments.corpora.simulated import fit_to_corpus, write_raw_corpus
 from sim.calibration import PAPER_MODELS
 from sim.corpus import PAPER_TRIALS, early_stop, sample
 from sim.corpus_models import CorpusModel, WithAllNegative

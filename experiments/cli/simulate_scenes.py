@@ -6,8 +6,8 @@ import dataclasses
 from pathlib import Path
 from typing import Literal
 
-from experiments.cli import shared
-from experiments.cli.tables import format_table, percent, summary_rows
+from experiments.console import shared
+from experiments.console.tables import format_table, percent, summary_rows
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,8 +59,8 @@ def run(options: Options) -> None:
     if options.seed < 0:
         raise shared.UsageError(f"--seed must be at least 0, not {options.seed}")
     # Imported here: they would slow down --help.
-    from experiments.report_corpus import PAPER_TABLE_1
-    from experiments.scene_corpus import write_world
+    from experiments.corpora.scenes import write_world
+    from experiments.page.corpus import PAPER_TABLE_1
     from mprm_jax.data.corpus import read_corpus
     from sim.scenes.world import WORLDS
     from theory.summary import summarise

@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from experiments.cli import shared
 from experiments.cli.select_rollouts import SelectionArguments
-from experiments.cli.tables import (
+from experiments.console import shared
+from experiments.console.tables import (
     count_sentences,
     format_table,
     percent,
@@ -18,7 +18,7 @@ from experiments.cli.tables import (
     summary_rows,
     tie_sentence,
 )
-from experiments.selecting import choose, corpus_counts, never_sampled
+from experiments.store.write_subset import choose, corpus_counts, never_sampled
 from mprm_jax.data.corpus import Usable
 from mprm_jax.data.subset import count_words
 from theory.selection import RuleName, Selection

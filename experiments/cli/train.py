@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 import xxhash
 
-from experiments.cli import shared
 from experiments.cli.select_rollouts import SelectionArguments
 from experiments.cli.train_settings import (
     TINY,
@@ -19,9 +18,15 @@ from experiments.cli.train_settings import (
     open_model,
     train_settings,
 )
-from experiments.provenance import versions
-from experiments.selecting import choose, corpus_counts, corpus_inputs, corpus_reading
-from experiments.subsets import Reading, Subset, fit_subset, read_subset
+from experiments.console import shared
+from experiments.store.provenance import versions
+from experiments.store.read_subset import Reading, Subset, fit_subset, read_subset
+from experiments.store.write_subset import (
+    choose,
+    corpus_counts,
+    corpus_inputs,
+    corpus_reading,
+)
 from mprm_jax.data.corpus import Corpus, read_corpus
 from mprm_jax.data.framing import corpus_files
 from mprm_jax.data.outputs import OUTPUT_SCHEMA, OutputSet, manifest_bytes
@@ -30,7 +35,7 @@ from theory.selection import RuleName
 if TYPE_CHECKING:
     from mprm_jax.data.loader import CorpusExamples
     from mprm_jax.models.base import Params
-    from mprm_jax.optimizer import Budget
+    from mprm_jax.train.optimizer import Budget
 
 MANIFEST = "manifest.json"
 
@@ -122,9 +127,9 @@ def run(options: Options) -> None:
         show_plan(options, model, shapes, source, buckets, budget, config, *limits)
         return
 
-    from mprm_jax.memory import advised
-    from mprm_jax.sharding import placement
-    from mprm_jax.trainer import Update, train
+    from mprm_jax.train.loop import Update, train
+    from mprm_jax.train.memory import advised
+    from mprm_jax.train.sharding import placement
 
     with advised():
         model, params, mesh = open_model(options, budget)
@@ -207,7 +212,7 @@ def _source(options: Options, subset: Subset, encode: Any) -> CorpusExamples:
 
 def _identity(options: Options, subset: Subset, params: Params) -> dict[str, Any]:
     """What determines the run beside its settings: data and initial parameters."""
-    from mprm_jax.fingerprint import fingerprint
+    from mprm_jax.train.fingerprint import fingerprint
 
     corpus = subset.usable.corpus
     rows = subset.usable.row[subset.picks].astype("<i8")
@@ -225,7 +230,7 @@ def _finish(
     """The manifest, and what the user is told; by the first host."""
     import jax
 
-    from mprm_jax.hosts import FIRST
+    from mprm_jax.train.hosts import FIRST
 
     if jax.process_index() != FIRST:
         return

@@ -8,8 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from experiments.cli import shared
-from experiments.cli.tables import format_table
 from experiments.cli.train_settings import (
     TINY,
     SizeArguments,
@@ -17,6 +15,8 @@ from experiments.cli.train_settings import (
     mesh_shape,
     opening,
 )
+from experiments.console import shared
+from experiments.console.tables import format_table
 
 if TYPE_CHECKING:
     from jax.sharding import AbstractMesh
@@ -24,9 +24,9 @@ if TYPE_CHECKING:
     from mprm_jax.data.batches import Buckets
     from mprm_jax.data.loader import CorpusExamples
     from mprm_jax.models.base import Model, Params
-    from mprm_jax.optimizer import Budget
-    from mprm_jax.pricing import Load, Price
-    from mprm_jax.trainer import TrainConfig
+    from mprm_jax.train.loop import TrainConfig
+    from mprm_jax.train.optimizer import Budget
+    from mprm_jax.train.price import Load, Price
 
 # Prompts that are encoded to learn how long they are.
 _SAMPLE = 256
@@ -37,7 +37,7 @@ def planned(options: SizeArguments) -> tuple[Model, Params]:
     import jax
 
     from mprm_jax.models import base
-    from mprm_jax.opening import is_backbone, planned_model
+    from mprm_jax.train.open_backbone import is_backbone, planned_model
 
     folder = Path(options.model)
     if options.model == TINY or not folder.is_dir() or not is_backbone(folder):
@@ -94,7 +94,7 @@ def planned_mesh(
     """
     import jax
 
-    from mprm_jax.sharding import MeshShape, abstract_mesh, check_rows
+    from mprm_jax.train.sharding import MeshShape, abstract_mesh, check_rows
 
     shape = mesh_shape(options, budget)
     try:
@@ -107,7 +107,7 @@ def planned_mesh(
 
 def peak_of(peak_tflops: float | None) -> float:
     """Peak of one device, FLOP/s: as given, or an H100's."""
-    from mprm_jax.pricing import H100_PEAK
+    from mprm_jax.train.price import H100_PEAK
 
     return H100_PEAK if peak_tflops is None else peak_tflops * 1e12
 
@@ -122,12 +122,12 @@ def price_of(
     mfu: float,
     peak: float,
 ) -> Price:
-    """As :func:`mprm_jax.pricing.price`, of a run with these settings.
+    """As :func:`mprm_jax.train.price.price`, of a run with these settings.
 
     Raises:
         UsageError: the utilisation or the peak is out of range.
     """
-    from mprm_jax.pricing import price
+    from mprm_jax.train.price import price
 
     optimizer, accumulate = config.optimizer, config.accumulate
     try:
@@ -146,7 +146,7 @@ def load_of_corpus(
     Raises:
         DataError: a prompt of the sample cannot be read.
     """
-    from mprm_jax.pricing import load_of
+    from mprm_jax.train.price import load_of
 
     rng = np.random.default_rng(seed)
     count = min(_SAMPLE, len(source))

@@ -6,18 +6,18 @@ import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from experiments.cli import shared
 from experiments.cli.select_rollouts import SelectionArguments
-from experiments.subsets import Subset
+from experiments.console import shared
+from experiments.store.read_subset import Subset
 
 if TYPE_CHECKING:
     from jax.sharding import Mesh
 
     from mprm_jax.models.base import Model, Params
-    from mprm_jax.opening import Opening
-    from mprm_jax.optimizer import Budget
-    from mprm_jax.sharding import MeshShape
-    from mprm_jax.trainer import TrainConfig
+    from mprm_jax.train.loop import TrainConfig
+    from mprm_jax.train.open_backbone import Opening
+    from mprm_jax.train.optimizer import Budget
+    from mprm_jax.train.sharding import MeshShape
 
 # (batch size, learning rate, head multiplier) where the user names none: Table 7, and
 # what the tiny model learned best with from its pretrained start.
@@ -180,9 +180,9 @@ def train_settings(
     Raises:
         UsageError: a value is out of its range.
     """
-    from mprm_jax.objective import Objective
-    from mprm_jax.optimizer import OptimizerConfig, plan
-    from mprm_jax.trainer import TrainConfig
+    from mprm_jax.train.loop import TrainConfig
+    from mprm_jax.train.objective import Objective
+    from mprm_jax.train.optimizer import OptimizerConfig, plan
 
     batch, rate, head = _TINY if options.model == TINY else _PAPER
     whole = len(subset.usable.row)
@@ -227,7 +227,7 @@ def opening(options: SizeArguments) -> Opening:
         UsageError: a value is out of its range.
     """
     from mprm_jax.lora import TARGETS, LoraConfig
-    from mprm_jax.opening import Opening
+    from mprm_jax.train.open_backbone import Opening
 
     lora = None
     if options.lora_rank is not None:
@@ -256,7 +256,7 @@ def mesh_shape(options: SizeArguments, budget: Budget) -> MeshShape | None:
     Raises:
         UsageError: it is none, or cannot.
     """
-    from mprm_jax.sharding import abstract_mesh, check_rows, parse_mesh
+    from mprm_jax.train.sharding import abstract_mesh, check_rows, parse_mesh
 
     if options.mesh is None:
         return None
@@ -271,7 +271,7 @@ def mesh_shape(options: SizeArguments, budget: Budget) -> MeshShape | None:
 def join_hosts(options: SizeArguments) -> None:
     """Join the other hosts, if there are any; before JAX is used for anything else."""
     if options.join_hosts or options.coordinator is not None:
-        from mprm_jax.sharding import start_hosts
+        from mprm_jax.train.sharding import start_hosts
 
         start_hosts(options.coordinator, options.hosts, options.host)
 
@@ -288,8 +288,8 @@ def open_model(
     import jax
 
     from mprm_jax.models import base
-    from mprm_jax.opening import is_backbone, open_for_training
-    from mprm_jax.sharding import MeshShape, check_rows, make_mesh
+    from mprm_jax.train.open_backbone import is_backbone, open_for_training
+    from mprm_jax.train.sharding import MeshShape, check_rows, make_mesh
 
     folder = Path(options.model)
     if options.model == TINY or not folder.is_dir() or not is_backbone(folder):
@@ -306,8 +306,8 @@ def open_model(
     if options.feature_cache is None:
         model, params = open_for_training(folder, asked, mesh, options.seed)
         return model, params, mesh
-    from mprm_jax.feature_cache import cached
     from mprm_jax.lora import LoraModel
+    from mprm_jax.train.features import cached
 
     model, params = open_for_training(folder, asked, mesh, options.seed)
     if isinstance(model, LoraModel):

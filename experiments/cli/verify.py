@@ -11,11 +11,11 @@ import msgspec
 import numpy as np
 import tyro
 
-from experiments.cli import shared
-from experiments.manifests import InputFile, typed
-from experiments.provenance import file_sha256
-from experiments.selecting import SelectionOptions, choose, evidence
-from experiments.subsets import Reading
+from experiments.console import shared
+from experiments.store.manifests import InputFile, typed
+from experiments.store.provenance import file_sha256
+from experiments.store.read_subset import Reading
+from experiments.store.write_subset import SelectionOptions, choose, evidence
 from mprm_jax.data.corpus import read_corpus, usable_rollouts
 from mprm_jax.data.formats import by_name
 from mprm_jax.data.formats.base import WriteOptions

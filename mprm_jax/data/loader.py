@@ -22,7 +22,7 @@ from mprm_jax.data.pixels import read_images
 from mprm_jax.data.problems import BadRecord, DataError
 from mprm_jax.data.record import Record, resolve_unmeasured
 from mprm_jax.data.subset import decode_line, read_lines
-from mprm_jax.optimizer import Budget
+from mprm_jax.train.optimizer import Budget
 
 # (question, step texts, images) -> (tokens_L, images_PxD, marker_S, truncated)
 Encode = Callable[

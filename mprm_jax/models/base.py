@@ -136,7 +136,7 @@ def open_model(name: str) -> tuple[Model, Params]:
     if not folder.is_dir():
         raise DataError(f"{name}: no such model; give tiny, or a folder with weights")
     if (folder / DESCRIPTION).is_file():
-        from mprm_jax.checkpoint import load_model
+        from mprm_jax.train.checkpoint import load_model
 
         return load_model(folder)
     from mprm_jax.models.backbone import load_backbone

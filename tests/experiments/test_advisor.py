@@ -7,13 +7,13 @@ import msgspec
 import numpy as np
 import pytest
 
-from experiments.advisor_features import between_share, corpus_measures, inputs
-from experiments.advisor_model import TARGETS, fit_advisor, validate, world_inputs
-from experiments.regimes import ARMS, gains, world_of
-from experiments.regimes_design import AXES, RegimeWorld, design, design_json
-from experiments.regimes_report import advisor_tests, cross_validation
-from experiments.regimes_store import read_worlds
-from experiments.store import Result
+from experiments.map.advisor import TARGETS, fit_advisor, validate, world_inputs
+from experiments.map.design import AXES, RegimeWorld, design, design_json
+from experiments.map.features import between_share, corpus_measures, inputs
+from experiments.map.report import advisor_tests, cross_validation
+from experiments.map.run import ARMS, gains, world_of
+from experiments.map.worlds import read_worlds
+from experiments.store.results import Result
 from sim.corpus import sample_with_latent
 from sim.sources import Source
 from sim.student_world import from_moments

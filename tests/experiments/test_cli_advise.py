@@ -6,11 +6,11 @@ import msgspec
 import numpy as np
 import pytest
 
-from experiments.advisor_model import fit_advisor
 from experiments.cli.advise import KEEP_RATIOS, REFERENCE, load_advisor
-from experiments.regimes import ARMS
-from experiments.regimes_design import AXES
-from experiments.store import Result, append_results, store_path
+from experiments.map.advisor import fit_advisor
+from experiments.map.design import AXES
+from experiments.map.run import ARMS
+from experiments.store.results import Result, append_results, store_path
 from mprm_jax.data.problems import DataError
 from tests.cli import run
 

@@ -190,7 +190,8 @@ def test_wrong_usage_exits_with_2(arguments, words, capsys):
 def stub(monkeypatch):
     """Any folder is a checkpoint of the stand-in model."""
     monkeypatch.setattr(
-        "mprm_jax.checkpoint.load_model", lambda folder, report: (StubModel(), PARAMS)
+        "mprm_jax.train.checkpoint.load_model",
+        lambda *_, **__: (StubModel(), PARAMS),
     )
 
 

@@ -9,7 +9,7 @@ import os
 import pytest
 
 from experiments.cli import figures
-from experiments.store import Result, append_results, read_results
+from experiments.store.results import Result, append_results, read_results
 from tests.cli import run
 
 DOCUMENT = {

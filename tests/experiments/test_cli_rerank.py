@@ -50,7 +50,8 @@ def test_the_table_fits_80_columns_and_tells_of_ties(tmp_path, capsys):
 
 def test_a_checkpoint_scores_candidates(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(
-        "mprm_jax.checkpoint.load_model", lambda folder, report: (StubModel(), PARAMS)
+        "mprm_jax.train.checkpoint.load_model",
+        lambda *_, **__: (StubModel(), PARAMS),
     )
     (tmp_path / "images").mkdir()
     (tmp_path / "images" / "0.png").write_bytes(png())

@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 
-from experiments.cli import figures, run_experiment, shared
-from experiments.store import Result, append_results
+from experiments.cli import figures, run_experiment
+from experiments.console import shared
+from experiments.store.results import Result, append_results
 from mprm_jax.data.problems import DataError
 from tests.cli import run
 

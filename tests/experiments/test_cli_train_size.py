@@ -5,10 +5,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mprm_jax import trainer
-from mprm_jax.checkpoint import load_model
 from mprm_jax.lora import LoraModel, base_of
 from mprm_jax.models.backbone import Backbone
+from mprm_jax.train import loop
+from mprm_jax.train.checkpoint import load_model
 from tests.cli import run
 from tests.mprm_jax.backbone_folder import internvl_folder, qwen_folder
 from tests.mprm_jax.quick import quick_compilation as quick_compilation
@@ -186,13 +186,13 @@ def test_too_little_memory_is_one_line_of_advice(
             "BufferAssignment OOM Debugging."
         )
 
-    monkeypatch.setattr(trainer, "compiled_step", full)
+    monkeypatch.setattr(loop, "compiled_step", full)
     failed = train(capsys, world, qwen, "--output", tmp_path / "model")
     assert failed.status == 1
     assert failed.err.count("\n") == 1
     for word in ("17.24GiB", "--accumulate", "--mesh", "--lora-rank", "adafactor"):
         assert word in failed.err
-    monkeypatch.setattr(trainer, "initial_state", full)
+    monkeypatch.setattr(loop, "initial_state", full)
     failed = train(capsys, world, qwen, "--output", tmp_path / "other")
     assert "out of device memory (17.24GiB" in failed.err
 

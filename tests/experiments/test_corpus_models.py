@@ -1,6 +1,6 @@
 """`mprm run corpus_models`: what its tables print of the predictions."""
 
-from experiments import corpus_models
+from experiments.corpora import corpus_models
 from sim.calibration import PAPER_MODELS
 from tests.cli import run
 

@@ -9,11 +9,11 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from experiments import demo
-from experiments.demo import SIZES, Plan, Size, run_demo
-from experiments.demo_training import clean_example
-from experiments.report_data import EXPERIMENT, RULES
-from experiments.store import append_results, cell_key, read_results, store_path
+from experiments.grid import demo
+from experiments.grid.demo import SIZES, Plan, Size, run_demo
+from experiments.grid.demo_results import EXPERIMENT, RULES
+from experiments.grid.training import clean_example
+from experiments.store.results import append_results, cell_key, read_results, store_path
 from mprm_jax.data.batches import Example
 from mprm_jax.data.corpus import read_corpus, usable_rollouts
 from mprm_jax.data.problems import DataError

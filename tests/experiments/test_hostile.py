@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import xxhash
 
-from experiments.cli import shared
+from experiments.console import shared
 from mprm_jax.data.cache import CACHE_FOLDER
 from mprm_jax.data.outputs import PARTIAL_SUFFIX
 from tests.cli import run

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from experiments.judges import (
+from experiments.corpora.judges import (
     BINS,
     Options,
     intervals,
@@ -14,8 +14,8 @@ from experiments.judges import (
     scene_steps,
     wrong_by_count,
 )
-from experiments.scene_corpus import write_world
-from experiments.store import read_results
+from experiments.corpora.scenes import write_world
+from experiments.store.results import read_results
 from mprm_jax.data.problems import DataError
 from sim.scenes.world import WORLDS
 

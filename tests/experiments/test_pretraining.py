@@ -6,8 +6,8 @@ import jax
 import numpy as np
 import pytest
 
-from experiments import pretraining
-from experiments.pretraining import (
+from experiments.corpora import pretraining
+from experiments.corpora.pretraining import (
     CheckedText,
     Keep,
     PretrainingConfig,

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from experiments.report_answer import (
+from experiments.console.text import number, signed
+from experiments.grid.answer import (
     Estimate,
     Score,
     answer_sentence,
@@ -14,7 +15,6 @@ from experiments.report_answer import (
     paired_difference,
     verdict,
 )
-from experiments.report_text import number, signed
 
 
 def scores(values, replicates=None):

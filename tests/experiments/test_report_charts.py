@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from markupsafe import Markup
 
-from experiments.report_answer import Estimate
-from experiments.report_charts import (
+from experiments.grid.answer import Estimate
+from experiments.page.charts import (
     WIDTH,
     Difference,
     Series,
@@ -24,7 +24,7 @@ from experiments.report_charts import (
     step_strip,
     ticks,
 )
-from experiments.report_corpus import Bin
+from experiments.page.corpus import Bin
 
 HOSTILE = '<script>alert("x")</script>&\'"'
 

@@ -6,7 +6,7 @@ import shutil
 import numpy as np
 import pytest
 
-from experiments.report_corpus import (
+from experiments.page.corpus import (
     mixture_bins,
     read_world,
     reliability_bins,

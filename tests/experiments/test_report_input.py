@@ -7,9 +7,9 @@ import shutil
 import msgspec
 import pytest
 
-from experiments.report import gather, render, write_report
-from experiments.report_text import visible
-from experiments.store import append_results
+from experiments.console.text import visible
+from experiments.page.demo import gather, render, write_report
+from experiments.store.results import append_results
 from mprm_jax.data.problems import DataError
 from tests.cli import run
 from tests.report_document import Document

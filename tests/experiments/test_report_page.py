@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from experiments.report import gather, render
+from experiments.page.demo import gather, render
 from tests.cli import run
 from tests.report_document import LABELS, Document
 from tests.report_run import KEEP_RATIO, LEVELS, RULES, write_run

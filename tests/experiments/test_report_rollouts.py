@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from experiments.report_corpus import read_world
-from experiments.report_rollouts import cases, choose_examples, view_examples, why
+from experiments.page.corpus import read_world
+from experiments.page.rollouts import cases, choose_examples, view_examples, why
 from mprm_jax.data.problems import DataError
 from tests.report_run import RULES, TRIALS, write_subsets, write_world
 

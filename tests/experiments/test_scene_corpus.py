@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from experiments import scene_corpus
-from experiments.scene_corpus import CANDIDATES, write_world
+from experiments.corpora import scenes
+from experiments.corpora.scenes import CANDIDATES, write_world
 from mprm_jax.data.candidates import read_candidates
 from mprm_jax.data.corpus import read_corpus, usable_rollouts
 from mprm_jax.data.pixels import read_images
@@ -245,7 +245,7 @@ def test_an_interrupted_write_leaves_the_old_world_whole(
             raise failure
         return np.zeros((len(values), 48, 48, 3), np.uint8)
 
-    monkeypatch.setattr(scene_corpus, "draw", draw)
+    monkeypatch.setattr(scenes, "draw", draw)
     expected = DataError if isinstance(failure, OSError) else KeyboardInterrupt
     with pytest.raises(expected) as raised:
         write_world(folder, SCARCE, **SIZES, seed=1)

@@ -3,12 +3,13 @@
 import numpy as np
 import pytest
 
-from experiments import regimes, student_runs
-from experiments.advisor_model import TARGETS
-from experiments.regimes_design import design
-from experiments.regimes_report import advisor_tests, sign_counts
-from experiments.regimes_store import read_worlds
-from experiments.store import read_results
+from experiments.map import run as regimes
+from experiments.map.advisor import TARGETS
+from experiments.map.design import design
+from experiments.map.report import advisor_tests, sign_counts
+from experiments.map.worlds import read_worlds
+from experiments.store.results import read_results
+from experiments.students import runs
 from tests.cli import run
 
 SUBSET = {"mixed_share": 0.1, "wrong_positives": 0.1, "updates": 10.0, "steps": 50.0}
@@ -28,7 +29,7 @@ def made_up_arms(world, arms, seeds, *rest):
 
 @pytest.fixture
 def made_up(monkeypatch):
-    monkeypatch.setattr(student_runs, "run_arms", made_up_arms)
+    monkeypatch.setattr(runs, "run_arms", made_up_arms)
 
 
 @pytest.mark.parametrize("name", ["labels", "mc_budget", "plateau"])

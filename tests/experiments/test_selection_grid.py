@@ -9,13 +9,13 @@ import jax
 import numpy as np
 import pytest
 
-from experiments import selection_grid
-from experiments import selection_grid_cells as cells_module
-from experiments.cli import shared
-from experiments.scene_corpus import write_world
-from experiments.store import append_results, read_results, store_path
+from experiments.console import shared
+from experiments.corpora.scenes import write_world
+from experiments.grid import cells as cells_module
+from experiments.grid import run
+from experiments.store.results import append_results, read_results, store_path
 from mprm_jax.models import base
-from mprm_jax.update import compiled_step
+from mprm_jax.train.update import compiled_step
 from sim.scenes.world import PLENTIFUL
 from tests.cli import Run
 from tests.cli import run as run_command
@@ -49,7 +49,7 @@ def command(capsys, world, output, *arguments):
     given += ["--scoring-batch-size", 80]
     try:
         status = shared.run_command(
-            "run selection", selection_grid, [str(of) for of in (*given, *arguments)]
+            "run selection", run, [str(of) for of in (*given, *arguments)]
         )
     except SystemExit as stop:
         status = stop.code if isinstance(stop.code, int) else 1

@@ -9,11 +9,11 @@ import tyro
 from hypothesis import given
 from hypothesis import strategies as st
 
-from experiments import selection_grid
-from experiments import selection_grid_cells as cells_module
-from experiments.cli import shared
-from experiments.selection_grid_options import parse_grid, parse_seeds, parse_shard
-from experiments.selection_grid_plan import Arm, Cell, Planned, plan_cells, shard
+from experiments.console import shared
+from experiments.grid import cells as cells_module
+from experiments.grid import run
+from experiments.grid.options import parse_grid, parse_seeds, parse_shard
+from experiments.grid.plan import Arm, Cell, Planned, plan_cells, shard
 from mprm_jax.data.corpus import read_corpus, usable_rollouts
 from theory.selection import budget, select
 
@@ -28,9 +28,7 @@ def usable(corpus):
 
 def options_in(*arguments):
     words = ("--corpus", "c", "--benchmark", "b", *map(str, arguments))
-    return tyro.cli(
-        selection_grid.OPTIONS, args=words, config=(tyro.conf.FlagCreatePairsOff,)
-    )
+    return tyro.cli(run.OPTIONS, args=words, config=(tyro.conf.FlagCreatePairsOff,))
 
 
 def test_shards_are_disjoint_whole_and_of_like_cost(usable):

@@ -4,9 +4,9 @@ import jax
 import numpy as np
 import pytest
 
-from experiments import selection_grid
-from experiments.cli import shared
-from experiments.scene_corpus import write_world
+from experiments.console import shared
+from experiments.corpora.scenes import write_world
+from experiments.grid import run
 from mprm_jax.data.corpus import read_corpus, usable_rollouts
 from mprm_jax.data.loader import CorpusExamples
 from mprm_jax.models import base
@@ -46,7 +46,7 @@ def dry(world, capsys, tmp_path):
         capsys.readouterr()
         words = [str(of) for of in (*files, *arguments)]
         try:
-            status = shared.run_command("run selection", selection_grid, words)
+            status = shared.run_command("run selection", run, words)
         except SystemExit as stop:
             status = stop.code if isinstance(stop.code, int) else 1
         captured = capsys.readouterr()

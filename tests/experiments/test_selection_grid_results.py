@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from experiments.report_selection import is_selection_run, write_selection_report
-from experiments.selection_grid_results import answers, arm_name, gather, rows
-from experiments.selection_grid_tables import duration, told
-from experiments.store import Result, append_results
+from experiments.grid.results import answers, arm_name, gather, rows
+from experiments.grid.tables import duration, told
+from experiments.page.selection import is_selection_run, write_selection_report
+from experiments.store.results import Result, append_results
 from mprm_jax.data.problems import DataError
 from paper_figures import style
 from paper_figures.selection import selection

@@ -9,8 +9,8 @@ from concurrent.futures import ThreadPoolExecutor
 import msgspec
 import pytest
 
-from experiments import provenance
-from experiments.store import (
+from experiments.store import provenance
+from experiments.store.results import (
     SCHEMA,
     Result,
     append_results,
@@ -90,7 +90,7 @@ def test_the_revision_is_that_of_the_checkout(tmp_path, monkeypatch):
 def test_versions_are_read_without_importing_the_packages():
     code = """
 import sys
-from experiments.store import Result
+from experiments.store.results import Result
 assert Result("e", {}, 0, {}).versions["jax"]
 print(sorted({"jax", "jaxlib", "optax", "scipy"} & set(sys.modules)))
 """
@@ -207,7 +207,7 @@ def test_places_that_cannot_be_written_or_read(tmp_path):
 _WRITER = """
 import sys
 from pathlib import Path
-from experiments.store import Result, append_results
+from experiments.store.results import Result, append_results
 for i in range(40):
     metrics = {"curve": [float(i)] * 4_000}
     append_results(Path(sys.argv[1]), [Result("e", {"who": sys.argv[2]}, i, metrics)])

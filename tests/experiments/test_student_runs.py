@@ -5,13 +5,13 @@ from dataclasses import asdict, replace
 import numpy as np
 import pytest
 
-from experiments import alpha, labels, mc_budget, plateau, rules, ties
-from experiments.corpus_models import coverage, per_source
-from experiments.paired import compare
-from experiments.plateau import fit_laws
-from experiments.store import Result, read_results
-from experiments.student_runs import Arm, choose_rows, run_arms, run_cells
-from experiments.student_worlds import (
+from experiments.corpora.corpus_models import coverage, per_source
+from experiments.store.paired import compare
+from experiments.store.results import Result, read_results
+from experiments.students import alpha, labels, mc_budget, plateau, rules, ties
+from experiments.students.plateau import fit_laws
+from experiments.students.runs import Arm, choose_rows, run_arms, run_cells
+from experiments.students.worlds import (
     World,
     corpus_of_mixed_share,
     describe,

@@ -7,9 +7,9 @@ import math
 import numpy as np
 import pytest
 
-from experiments import theory_table
-from experiments.store import read_results
-from experiments.theory_table_row import Row, flip, mean_and_se, share_and_se
+from experiments.store.results import read_results
+from experiments.theory_table import table
+from experiments.theory_table.row import Row, flip, mean_and_se, share_and_se
 from tests.cli import run
 
 DRAWS = 10_000
@@ -35,8 +35,8 @@ LOOSE = {
 @pytest.fixture(scope="module")
 def computed(tmp_path_factory):
     """The options and results of one run of all statements."""
-    options = theory_table.Options(tmp_path_factory.mktemp("theory"), draws=DRAWS)
-    return options, theory_table.compute(options)
+    options = table.Options(tmp_path_factory.mktemp("theory"), draws=DRAWS)
+    return options, table.compute(options)
 
 
 def test_every_statement_holds_or_is_put_right(computed):
@@ -67,7 +67,7 @@ def test_every_number_is_there_three_ways(computed):
 
 def test_the_table_fits_a_terminal_and_says_everything(computed):
     _, results = computed
-    text = theory_table.format_rows(results)
+    text = table.format_rows(results)
     assert max(map(len, text.splitlines())) <= 100
     flat = " ".join(text.split())
     for result in results:
@@ -83,37 +83,37 @@ def test_rows_in_the_store_are_not_computed_again(computed, monkeypatch):
     def refuse(rng, draws):
         raise AssertionError("computed again")
 
-    learning = importlib.import_module("experiments.theory_table_learning")
+    learning = importlib.import_module("experiments.theory_table.learning")
     refuse.__name__ = "lemma_1"
     monkeypatch.setattr(learning, "STATEMENTS", (refuse,))
-    again = theory_table.compute(options)
+    again = table.compute(options)
     stored = read_results(options.output, "theory")
     assert len(again) == len(results) - 7
     assert [r for r in stored if r in again] == again
     # Another seed, another number of draws and other code are other rows.
     for other in ({"seed": 1}, {"draws": DRAWS + 1}):
-        monkeypatch.setattr(theory_table, "_SECTIONS", {"learning": learning.__name__})
+        monkeypatch.setattr(table, "_SECTIONS", {"learning": learning.__name__})
         with pytest.raises(AssertionError, match="computed again"):
-            theory_table.compute(dataclasses.replace(options, **other))
-    monkeypatch.setattr(theory_table, "fingerprint", lambda: "other code")
+            table.compute(dataclasses.replace(options, **other))
+    monkeypatch.setattr(table, "fingerprint", lambda: "other code")
     with pytest.raises(AssertionError, match="computed again"):
-        theory_table.compute(options)
+        table.compute(options)
 
 
 def test_a_row_does_not_depend_on_the_others(computed, monkeypatch, tmp_path):
     options, results = computed
-    labels = importlib.import_module("experiments.theory_table_labels")
-    monkeypatch.setattr(theory_table, "_SECTIONS", {"alone": labels.__name__})
+    labels = importlib.import_module("experiments.theory_table.labels")
+    monkeypatch.setattr(table, "_SECTIONS", {"alone": labels.__name__})
     monkeypatch.setattr(labels, "STATEMENTS", labels.STATEMENTS[5:6])
-    (alone,) = theory_table.compute(dataclasses.replace(options, output=tmp_path))
+    (alone,) = table.compute(dataclasses.replace(options, output=tmp_path))
     assert alone.metrics in [result.metrics for result in results]
 
 
 @pytest.fixture
 def one_section(monkeypatch):
     """A table of the scores only, which needs no autodiff."""
-    path = "experiments.theory_table_scores"
-    monkeypatch.setattr(theory_table, "_SECTIONS", {"scores": path})
+    path = "experiments.theory_table.scores"
+    monkeypatch.setattr(table, "_SECTIONS", {"scores": path})
 
 
 def test_the_command_prints_stores_and_answers_in_json(one_section, tmp_path, capsys):

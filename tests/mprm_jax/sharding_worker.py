@@ -13,15 +13,15 @@ import jax
 import numpy as np
 
 from experiments.benchmarks.stub_model import StubModel, stub_examples
-from mprm_jax import sharding, update
 from mprm_jax.data.batches import Batch, Bucket, Buckets, Example, buckets_for
 from mprm_jax.models.backbone import Prompting, load_backbone
 from mprm_jax.models.layers import Compute
-from mprm_jax.objective import Objective
-from mprm_jax.optimizer import OptimizerConfig, plan
-from mprm_jax.run_log import read_metrics
-from mprm_jax.sharding import MeshShape
-from mprm_jax.trainer import TrainConfig, train
+from mprm_jax.train import sharding, update
+from mprm_jax.train.loop import TrainConfig, train
+from mprm_jax.train.objective import Objective
+from mprm_jax.train.optimizer import OptimizerConfig, plan
+from mprm_jax.train.run_log import read_metrics
+from mprm_jax.train.sharding import MeshShape
 from tests.mprm_jax.backbone_folder import internvl_folder, qwen_folder
 
 UPDATES = 3

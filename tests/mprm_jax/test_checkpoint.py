@@ -15,7 +15,9 @@ from experiments.benchmarks.kill_resume import (
     stub_run,
 )
 from experiments.benchmarks.stub_model import StubModel, read_stub
-from mprm_jax.checkpoint import (
+from mprm_jax.data.problems import DataError
+from mprm_jax.models.base import DESCRIPTION, model_files, read_model
+from mprm_jax.train.checkpoint import (
     FOLDER,
     Progress,
     load_model,
@@ -24,9 +26,7 @@ from mprm_jax.checkpoint import (
     save,
     updates_kept,
 )
-from mprm_jax.data.problems import DataError
-from mprm_jax.models.base import DESCRIPTION, model_files, read_model
-from mprm_jax.sealed import Damaged
+from mprm_jax.train.file_hashes import Damaged
 
 ROLLOUTS = 64
 

@@ -7,16 +7,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mprm_jax import objective
-from mprm_jax.checkpoint import read_model, write_model
 from mprm_jax.data.batches import Example, buckets_for, collate
 from mprm_jax.data.problems import BadRecord, DataError
-from mprm_jax.feature_cache import DESCRIPTION, cached
 from mprm_jax.models.backbone import Backbone, Prompting, load_backbone
 from mprm_jax.models.base import open_model
 from mprm_jax.models.layers import Compute
-from mprm_jax.optimizer import join, split
-from mprm_jax.sharding import MeshShape, make_mesh, parameter_shardings
+from mprm_jax.train import objective
+from mprm_jax.train.checkpoint import read_model, write_model
+from mprm_jax.train.features import DESCRIPTION, cached
+from mprm_jax.train.optimizer import join, split
+from mprm_jax.train.sharding import MeshShape, make_mesh, parameter_shardings
 from tests.mprm_jax.backbone_folder import internvl_folder, qwen_folder
 from tests.mprm_jax.quick import quick_compilation as quick_compilation
 

@@ -11,13 +11,13 @@ import pytest
 
 from experiments.benchmarks.kill_resume import digest
 from experiments.benchmarks.stub_model import StubModel, read_stub, stub_examples
-from mprm_jax.checkpoint import load_model, updates_kept
 from mprm_jax.data.batches import buckets_for
-from mprm_jax.hosts import any_host, in_turn
-from mprm_jax.optimizer import plan
-from mprm_jax.run_log import read_metrics
-from mprm_jax.sharding import start_hosts
-from mprm_jax.trainer import TrainConfig, train
+from mprm_jax.train.checkpoint import load_model, updates_kept
+from mprm_jax.train.hosts import any_host, in_turn
+from mprm_jax.train.loop import TrainConfig, train
+from mprm_jax.train.optimizer import plan
+from mprm_jax.train.run_log import read_metrics
+from mprm_jax.train.sharding import start_hosts
 
 ROOT = Path(__file__).parents[2]
 

@@ -4,7 +4,7 @@ import threading
 
 import pytest
 
-from mprm_jax.interruption import stoppable
+from mprm_jax.train.interruption import stoppable
 
 
 def test_a_signal_is_noted_and_a_second_raises():

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 from experiments.benchmarks.stub_model import StubModel
-from mprm_jax.checkpoint import load_model, restore_latest
 from mprm_jax.data.problems import DataError
 from mprm_jax.lora import (
     TARGETS,
@@ -19,9 +18,10 @@ from mprm_jax.lora import (
 from mprm_jax.models.backbone import Prompting, load_backbone
 from mprm_jax.models.base import DESCRIPTION
 from mprm_jax.models.layers import Compute
-from mprm_jax.objective import Objective, loss_sum
-from mprm_jax.optimizer import plan, split
-from mprm_jax.trainer import TrainConfig, train
+from mprm_jax.train.checkpoint import load_model, restore_latest
+from mprm_jax.train.loop import TrainConfig, train
+from mprm_jax.train.objective import Objective, loss_sum
+from mprm_jax.train.optimizer import plan, split
 from tests.mprm_jax.backbone_folder import qwen_folder
 from tests.mprm_jax.quick import quick_compilation as quick_compilation
 from tests.mprm_jax.sharding_worker import random_batch, random_examples

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from mprm_jax.data.problems import DataError
-from mprm_jax.fingerprint import fingerprint
-from mprm_jax.memory import advised
+from mprm_jax.train.fingerprint import fingerprint
+from mprm_jax.train.memory import advised
 
 
 @pytest.mark.parametrize(

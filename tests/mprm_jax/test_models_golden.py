@@ -15,7 +15,7 @@ from mprm_jax.models import backbone, reward_head, weights
 from mprm_jax.models.layers import Compute
 from mprm_jax.models.reward_head import RewardHead
 from mprm_jax.models.weights_names import entries
-from mprm_jax.objective import Objective, loss_sum, step_count
+from mprm_jax.train.objective import Objective, loss_sum, step_count
 from tests.mprm_jax.quick import quick_compilation as quick_compilation
 from tests.mprm_jax.random_weights import random_tensor, write_checkpoint
 

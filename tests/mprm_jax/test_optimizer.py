@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from experiments.benchmarks.stub_model import StubModel
-from mprm_jax.optimizer import (
+from mprm_jax.train.optimizer import (
     OptimizerConfig,
     apply_directions,
     decayed,

@@ -9,16 +9,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mprm_jax import pricing, update
 from mprm_jax.data.batches import Bucket, Buckets
 from mprm_jax.lora import TARGETS, LoraConfig, base_of
 from mprm_jax.models.backbone import load_backbone
 from mprm_jax.models.layers import Compute
-from mprm_jax.objective import Objective
-from mprm_jax.opening import Opening, open_for_training, planned_model
-from mprm_jax.optimizer import OptimizerConfig, plan
-from mprm_jax.pricing import Load, flops_per_rollout, load_of, price
-from mprm_jax.sharding import MeshShape, abstract_mesh
+from mprm_jax.train import update
+from mprm_jax.train.objective import Objective
+from mprm_jax.train.open_backbone import Opening, open_for_training, planned_model
+from mprm_jax.train.optimizer import OptimizerConfig, plan
+from mprm_jax.train.price import H100_PEAK, Load, flops_per_rollout, load_of, price
+from mprm_jax.train.sharding import MeshShape, abstract_mesh
 from tests.mprm_jax.backbone_folder import internvl_folder, qwen_folder, tokenizer
 from tests.mprm_jax.sharding_worker import random_batch
 from tests.mprm_jax.test_weights_full_size import internvl_8b, qwen_7b
@@ -218,4 +218,4 @@ def test_a_utilisation_is_a_share(tmp_path):
     with pytest.raises(ValueError, match="peak_tflops"):
         price(*given, 0.4, -1.0)
     assert price(*given, 0.4, 2e12).hours == price(*given, 0.4, 1e12).hours / 2
-    assert pricing.H100_PEAK == 989e12
+    assert H100_PEAK == 989e12

@@ -3,7 +3,7 @@ import json
 import pytest
 
 from mprm_jax.data.problems import DataError
-from mprm_jax.run_log import METRICS, TENSORBOARD, RunLog, read_metrics
+from mprm_jax.train.run_log import METRICS, TENSORBOARD, RunLog, read_metrics
 
 
 def write(output, updates, after=0, tensorboard=False):

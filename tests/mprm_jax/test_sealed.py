@@ -3,7 +3,7 @@ import json
 import pytest
 import xxhash
 
-from mprm_jax.sealed import MANIFEST, Damaged, seal, verify
+from mprm_jax.train.file_hashes import MANIFEST, Damaged, seal, verify
 
 
 @pytest.fixture

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 from jax.sharding import PartitionSpec as Spec
 
-from mprm_jax import sharding
 from mprm_jax.data.batches import Batch
 from mprm_jax.data.problems import DataError
 from mprm_jax.models import weights
-from mprm_jax.sharding import MeshShape, make_mesh
+from mprm_jax.train import sharding
+from mprm_jax.train.sharding import MeshShape, make_mesh
 from tests.mprm_jax.test_weights_full_size import internvl_8b, qwen_7b, read
 
 ROOT = Path(__file__).parents[2]

@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from experiments.scene_text import questions, step_texts
+from experiments.corpora.scene_text import questions, step_texts
 from mprm_jax.data.render import render
 from mprm_jax.models.tiny_model import MAX_TOKENS, pretrained
 from mprm_jax.models.tiny_tokens import UNKNOWN, build_tokenizer

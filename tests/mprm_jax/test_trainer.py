@@ -9,14 +9,14 @@ import pytest
 
 from experiments.benchmarks.kill_resume import digest
 from experiments.benchmarks.stub_model import StubModel, read_stub, stub_examples
-from mprm_jax.checkpoint import load_model, updates_kept
 from mprm_jax.data.batches import buckets_for, collate
 from mprm_jax.data.loader import Reading, batches
 from mprm_jax.data.problems import DataError
-from mprm_jax.optimizer import join, plan
-from mprm_jax.run_log import read_metrics
-from mprm_jax.trainer import TrainConfig, train
-from mprm_jax.update import compiled_step, initial_state
+from mprm_jax.train.checkpoint import load_model, updates_kept
+from mprm_jax.train.loop import TrainConfig, train
+from mprm_jax.train.optimizer import join, plan
+from mprm_jax.train.run_log import read_metrics
+from mprm_jax.train.update import compiled_step, initial_state
 
 MODEL = StubModel()
 EXAMPLES = stub_examples(40)

@@ -9,9 +9,9 @@ import pytest
 
 from experiments.benchmarks.stub_model import StubModel, stub_examples
 from mprm_jax.data.batches import Batch, Bucket, Buckets, buckets_for, collate
-from mprm_jax.objective import Objective, loss_sum
-from mprm_jax.optimizer import OptimizerConfig, join, plan
-from mprm_jax.update import Placement, compiled_step, data_parallel, initial_state
+from mprm_jax.train.objective import Objective, loss_sum
+from mprm_jax.train.optimizer import OptimizerConfig, join, plan
+from mprm_jax.train.update import Placement, compiled_step, data_parallel, initial_state
 
 MODEL = StubModel()
 SETTINGS = {

@@ -6,7 +6,7 @@ import jax
 import numpy as np
 from PIL import Image
 
-from experiments.scene_text import questions, step_texts
+from experiments.corpora.scene_text import questions, step_texts
 from mprm_jax.data.batches import Example
 from mprm_jax.models.tiny import TinyConfig
 from mprm_jax.models.tiny_model import TinyModel

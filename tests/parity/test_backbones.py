@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import torch
 
-from mprm_jax import objective, optimizer
 from mprm_jax.models import backbone, decoder, reward_head, weights
 from mprm_jax.models.layers import Compute
 from mprm_jax.models.reward_head import RewardHead
 from mprm_jax.models.weights_names import canonical_name, entries
+from mprm_jax.train import objective, optimizer
 from tests.parity.internvl_cases import SHAPES as INTERNVL_SHAPES
 from tests.parity.internvl_cases import make_internvl
 from tests.parity.qwen_cases import SHAPES as QWEN_SHAPES

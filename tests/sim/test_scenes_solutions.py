@@ -6,7 +6,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from experiments.scene_text import questions, step_texts
+from experiments.corpora.scene_text import questions, step_texts
 from sim.scenes.grammar import BENCHMARK_SOURCES, TRAINING_SOURCES, vocabulary
 from sim.scenes.policy import MISREAD, SLIP, Care
 from sim.scenes.solutions import (

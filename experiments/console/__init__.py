@@ -1,0 +1,1 @@
+"""The ground of every command: options, errors, progress, tables; no experiment."""

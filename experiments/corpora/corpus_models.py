@@ -1,0 +1,218 @@
+"""What each corpus model predicts of the paper's tables, side by side."""
+
+from __future__ import annotations
+
+import dataclasses
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from experiments.students.options import StudentOptions
+from theory.rollouts import Rollouts
+from theory.scores import bis, label_mixture, reliability
+from theory.selection import select
+from theory.summary import summarise
+
+if TYPE_CHECKING:
+    from sim.corpus_models import CorpusModel
+
+NAME = "corpus_models"
+
+SCALES = {"small": 0.1, "full": 1.0}
+
+# Figure 3: coverage = selected / all in each bin. R = 1 and p(1 - p) = 0 stand alone.
+R_EDGES = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
+MIXTURE_EDGES = (0.0, 0.05, 0.1, 0.15, 0.2, 0.25)
+# BIS is at most (1/4 + alpha) R.
+BIS_EDGES = (0.0, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3)
+
+
+@dataclasses.dataclass(frozen=True)
+class Options(StudentOptions):
+    """What do corpus models predict that they were not fitted to?
+
+    Six models that know each source's mean MC score, rollouts and steps, the error-step
+    ratio and the mixed share, as far as they can meet them. Predicted: the columns of
+    Table 1 for Low-MC-25 % and Mixed-25 %, coverage of BIS-25 % over R and over
+    p(1-p), and the share of its picks that ties decide.
+
+    Example: mprm run corpus_models --size full
+    """
+
+
+OPTIONS = Options
+
+
+def describe_model(
+    model: CorpusModel, scale: float, rng: np.random.Generator
+) -> dict[str, Any]:
+    """Everything that is compared, of one sampled corpus."""
+    from sim.corpus import sample
+    from sim.sources import PAPER_SOURCES
+
+    rollouts = sample(model, PAPER_SOURCES, rng, scale)
+    content = rng.integers(0, 2**64, rollouts.n_rollouts, np.uint64, endpoint=False)
+    chosen = {
+        rule: select(rollouts, rule, 0.25, content)
+        for rule in ("low-mc", "mixed", "bis")
+    }
+    table = {"full": summary_columns(rollouts)} | {
+        f"{rule} 25 %": summary_columns(rollouts.take(selection.rows))
+        for rule, selection in chosen.items()
+    }
+    rows = chosen["bis"].rows
+    return {
+        "table": table,
+        "coverage_R": coverage(reliability(rollouts), rows, R_EDGES),
+        "coverage_mixture": coverage(label_mixture(rollouts), rows, MIXTURE_EDGES),
+        "per_source": per_source(rollouts),
+        "bis_tied_share": chosen["bis"].tied_share,
+        "bis_not_mixed": 1 - summarise(rollouts.take(rows)).mixed_share,
+    }
+
+
+def summary_columns(rollouts: Rollouts) -> dict[str, float]:
+    """The columns of Table 1, and the mixed share."""
+    summary = summarise(rollouts)
+    names = ("error_step_ratio", "mean_mc", "steps_per_rollout", "mixed_share")
+    return {name: getattr(summary, name) for name in names}
+
+
+def per_source(rollouts: Rollouts) -> dict[str, dict[str, Any]]:
+    """Histograms of BIS, R and the mixture of every source (Fig. 10-12).
+
+    Returns:
+        per source its mean MC score, and per score the counts of the bins of
+        :func:`coverage`.
+    """
+    scored = {
+        "BIS": (bis(rollouts), BIS_EDGES),
+        "R": (reliability(rollouts), R_EDGES),
+        "mixture": (label_mixture(rollouts), MIXTURE_EDGES),
+    }
+    found = {}
+    for i, name in enumerate(rollouts.source_names):
+        rows = np.flatnonzero(rollouts.source == i)
+        found[name] = {"mean_mc": summarise(rollouts.take(rows)).mean_mc} | {
+            kind: coverage(values, rows, edges)["selected"]
+            for kind, (values, edges) in scored.items()
+        }
+    return found
+
+
+def coverage(
+    values: np.ndarray, rows: np.ndarray, edges: tuple[float, ...]
+) -> dict[str, list[float]]:
+    """Selected over all per bin, open below at the first edge and closed above.
+
+    Returns:
+        ``edges``, and ``all``, ``selected`` and ``coverage`` per bin ``(a, b]``; the
+        first bin holds its lower edge, and a last one of its own what equals the top
+        edge.
+    """
+    inner = np.array(edges[:-1])
+    # Values equal to the top edge are a group of their own, not the end of a bin.
+    place = np.where(
+        values >= edges[-1], len(inner), np.searchsorted(inner, values, "left") - 1
+    )
+    place = np.maximum(place, 0)
+    everything = np.bincount(place, minlength=len(inner) + 1)
+    selected = np.bincount(place[rows], minlength=len(inner) + 1)
+    return {
+        "edges": list(edges),
+        "all": everything.tolist(),
+        "selected": selected.tolist(),
+        "coverage": (selected / np.maximum(everything, 1)).tolist(),
+    }
+
+
+def run(options: Options) -> None:
+    """Run what is missing, and print the predictions."""
+    from experiments.console import shared
+    from experiments.store.results import Result, append_results, cell_key, read_results
+    from sim.calibration import PAPER_MODELS
+
+    if options.seed < 0:
+        raise shared.UsageError(f"--seed must be at least 0, not {options.seed}")
+    scale = SCALES[options.size]
+    done = {result.key for result in read_results(options.output, NAME)}
+    ran = 0
+    with shared.progress(NAME, len(PAPER_MODELS), "models") as tick:
+        for i, (name, model) in enumerate(PAPER_MODELS.items()):
+            config = {"model": name, "scale": scale}
+            if cell_key(config, options.seed) not in done:
+                rng = np.random.default_rng(options.seed)
+                metrics = describe_model(model, scale, rng)
+                result = Result(NAME, config, options.seed, metrics)
+                append_results(options.output, [result])
+                ran += 1
+            tick(i + 1)
+    results = [
+        result
+        for result in read_results(options.output, NAME)
+        if result.config["scale"] == scale and result.seed == options.seed
+    ]
+    if options.json:
+        models = {result.config["model"]: result.metrics for result in results}
+        shared.print_json({"experiment": NAME, "ran": ran, "models": models})
+        return
+    _print({result.config["model"]: result.metrics for result in results})
+    print(f"\n{ran} models run, {len(results)} in the store: {options.output}")
+
+
+def _print(models: dict[str, dict[str, Any]]) -> None:
+    from experiments.console.tables import format_table
+
+    def column(value) -> list[str]:
+        return [value(metrics) for metrics in models.values()]
+
+    rows = []
+    for subset in ("full", "low-mc 25 %", "mixed 25 %"):
+        for name, form in (
+            ("error_step_ratio", "{:.2%}"),
+            ("mean_mc", "{:.3f}"),
+            ("steps_per_rollout", "{:.2f}"),
+            ("mixed_share", "{:.2%}"),
+        ):
+            values = column(
+                lambda m, s=subset, n=name, f=form: f.format(m["table"][s][n])
+            )
+            rows.append((f"{subset}: {name}", *values, _published(subset, name)))
+    for name in ("bis_tied_share", "bis_not_mixed"):
+        rows.append((name, *column(lambda m, n=name: f"{m[n]:.1%}"), ""))
+    print(format_table(("", *models, "paper"), rows))
+    print("\nCoverage of BIS-25 %, selected / all; - where the model has no rollout:")
+    for key, name in (("coverage_R", "R"), ("coverage_mixture", "p(1-p)")):
+        print()
+        print(format_table((name, *models), _coverage_rows(models, key)))
+
+
+def _coverage_rows(models: dict[str, dict[str, Any]], key: str) -> list[list[str]]:
+    """A row per bin of :func:`coverage`, a column per model."""
+    rows = []
+    edges = next((metrics[key]["edges"] for metrics in models.values()), [])
+    bins = [
+        f"{'(' if i else '['}{low:g}, {high:g}{']' if high < edges[-1] else ')'}"
+        for i, (low, high) in enumerate(pairwise(edges))
+    ]
+    for i, label in enumerate([*bins, *(f"{top:g}" for top in edges[-1:])]):
+        tables = [metrics[key] for metrics in models.values()]
+        rows.append(
+            [
+                label,
+                *(f"{t['coverage'][i]:.1%}" if t["all"][i] else "-" for t in tables),
+            ]
+        )
+    return rows
+
+
+def _published(subset: str, name: str) -> str:
+    """Table 1, full data; the predicted columns have no published value here."""
+    full = {
+        "error_step_ratio": "3.57%",
+        "mean_mc": "0.857",
+        "steps_per_rollout": "5.62",
+        "mixed_share": "7.67%",
+    }
+    return full[name] if subset == "full" else ""

@@ -1,0 +1,333 @@
+"""What independent judges say of Monte-Carlo labels, beside what simulators say."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import msgspec
+import numpy as np
+import tyro
+
+if TYPE_CHECKING:
+    from theory.rollouts import Rollouts
+
+NAME = "judges"
+
+# Ranges of K of 16 that a few hundred steps can fill: lowest and highest.
+BINS = ((0, 0), (1, 2), (3, 5), (6, 10), (11, 15), (16, 16))
+TRIALS = 16
+
+# Resamples of the rollouts behind the intervals, and their level.
+_REPLICATES, _LEVEL = 2000, 0.95
+
+# Rollouts that the fitted model is sampled for.
+_SIMULATED = 20_000
+
+# No sample of judged rollouts is larger; a larger file is something else.
+_MAX_BYTES = 64 * 2**20
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """How often is a step wrong that K of 16 continuations saved?
+
+    Reads rollouts whose steps have Monte-Carlo scores and the labels of judges that
+    have not seen them (Med-PRM samples: one JSON list of objects with prm_soft_label
+    and prm_NAME_label per judge), prints P(judged wrong | K), fits the corpus models to
+    the counts, and sets P(r < 1/2 | K) of the fitted model beside it, and P(wrong | K)
+    of simulated scenes where their folders are given.
+
+    Example: mprm run judges samples.json --world runs/demo/scarce/corpus
+
+    Attributes:
+        samples: The judged rollouts.
+        world: Folders that mprm simulate scenes or mprm demo wrote.
+        output: Folder of the results store.
+        seed: Of resamples and simulation.
+        json: Print one JSON object to stdout, everything else to stderr.
+    """
+
+    samples: tyro.conf.Positional[Path]
+    world: Annotated[tuple[Path, ...], tyro.conf.arg(metavar="FOLDER ...")] = ()
+    output: Path = Path("runs/results")
+    seed: int = 0
+    json: bool = False
+
+
+OPTIONS = Options
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Judged:
+    """Steps with counts and with labels of judges.
+
+    Attributes:
+        rollouts: the counts, every rollout that could be used.
+        wrong: judge -> whether the step was judged wrong, ``[n_steps]``.
+        left_out: reasons why rollouts were left out, with counts.
+    """
+
+    rollouts: Rollouts
+    wrong: Mapping[str, np.ndarray]
+    left_out: Mapping[str, int]
+
+
+def read_judged(path: Path) -> Judged:
+    """The rollouts of a file of Med-PRM samples.
+
+    A rollout whose judges did not label every step is left out and counted.
+
+    Raises:
+        DataError: the file cannot be read or is none.
+    """
+    from mprm_jax.data.problems import BadRecord, DataError
+    from mprm_jax.data.record import counts_from_score
+    from theory.rollouts import Rollouts
+
+    try:
+        if path.stat().st_size > _MAX_BYTES:
+            raise DataError(f"{path}: more than 64 MiB: no sample of judged rollouts")
+        samples = msgspec.json.decode(path.read_bytes(), type=list[dict[str, Any]])
+    except OSError as error:
+        raise DataError(f"{path}: {error.strerror or error}") from error
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise DataError(f"{path}: no JSON list of samples ({error})") from error
+    judges = sorted({name for sample in samples for name in _judges(sample)})
+    if not judges:
+        raise DataError(f"{path}: no judge's labels (prm_NAME_label) beside the scores")
+    counts: list[int] = []
+    lengths: list[int] = []
+    wrong: dict[str, list[bool]] = {name: [] for name in judges}
+    left_out: dict[str, int] = {}
+    for number, sample in enumerate(samples, 1):
+        scores = sample.get("prm_soft_label")
+        labels = [sample.get(f"prm_{name}_label") for name in judges]
+        if not isinstance(scores, list) or not scores:
+            raise DataError(f"{path}: sample {number}: no prm_soft_label")
+        if not all(isinstance(of, list) and len(of) == len(scores) for of in labels):
+            reason = "a judge did not label every step"
+            left_out[reason] = left_out.get(reason, 0) + 1
+            continue
+        try:
+            counts += [
+                counts_from_score(score, TRIALS, step)[0]
+                for step, score in enumerate(scores, 1)
+            ]
+        except BadRecord as error:
+            raise DataError(f"{path}: sample {number}: {error}") from None
+        lengths.append(len(scores))
+        for name, of in zip(judges, labels, strict=True):
+            assert isinstance(of, list)
+            if not all(label in (0, 1) for label in of):
+                raise DataError(
+                    f"{path}: sample {number}: prm_{name}_label holds more than 0 and 1"
+                )
+            wrong[name] += [label == 0 for label in of]
+    if not lengths:
+        raise DataError(f"{path}: no rollout that the judges labelled whole")
+    rollouts = Rollouts(
+        np.array(counts),
+        np.full(len(counts), TRIALS),
+        np.concatenate([[0], np.cumsum(lengths)]),
+        np.zeros(len(lengths), np.int64),
+        ("judged",),
+    )
+    return Judged(
+        rollouts, {name: np.array(of) for name, of in wrong.items()}, left_out
+    )
+
+
+def _judges(sample: dict[str, Any]) -> list[str]:
+    names = [key.removeprefix("prm_").removesuffix("_label") for key in sample]
+    keys = [key.startswith("prm_") and key.endswith("_label") for key in sample]
+    return [
+        name
+        for name, one in zip(names, keys, strict=True)
+        if one and name not in ("hard", "soft")
+    ]
+
+
+def wrong_by_count(successes: np.ndarray, wrong: np.ndarray) -> list[float]:
+    """P(wrong | K in the bin) for each of :data:`BINS`; NaN where a bin is empty.
+
+    Args:
+        successes: K of 16, ``[n_steps]``.
+        wrong: indicators or probabilities, ``[n_steps]``.
+    """
+    shares = []
+    for low, high in BINS:
+        inside = (successes >= low) & (successes <= high)
+        shares.append(float(wrong[inside].mean()) if inside.any() else float("nan"))
+    return shares
+
+
+def intervals(
+    rollouts: Rollouts, wrong: np.ndarray, rng: np.random.Generator
+) -> list[tuple[float, float]]:
+    """95 % intervals of :func:`wrong_by_count` by resampling whole rollouts."""
+    n = rollouts.n_rollouts
+    row = np.repeat(np.arange(n), rollouts.lengths)
+    ends = []
+    for low, high in BINS:
+        inside = (rollouts.successes >= low) & (rollouts.successes <= high)
+        steps = np.bincount(row[inside], minlength=n)
+        errors = np.bincount(row[inside], wrong[inside], minlength=n)
+        weight = rng.multinomial(n, np.full(n, 1 / n), size=_REPLICATES)
+        total = weight @ steps
+        drawn = (weight @ errors)[total > 0] / total[total > 0]
+        if len(drawn) == 0:
+            ends.append((float("nan"), float("nan")))
+            continue
+        tail = (1 - _LEVEL) / 2
+        bounds = np.quantile(drawn, [tail, 1 - tail])
+        ends.append((float(bounds[0]), float(bounds[1])))
+    return ends
+
+
+def scene_steps(folder: Path) -> tuple[np.ndarray, np.ndarray]:
+    """K and whether each step is wrong, of all steps of a simulated scenes corpus.
+
+    Neutral steps are left out.
+
+    Raises:
+        DataError: the folder holds no truth beside its annotations.
+    """
+    from mprm_jax.data.corpus import read_corpus, usable_rollouts
+    from mprm_jax.data.problems import DataError
+
+    usable = usable_rollouts(read_corpus(folder))
+    correct: list[int] = []
+    for file in usable.corpus.files:
+        path = folder / "truth" / file.path.name
+        try:
+            lines = path.read_bytes().splitlines()
+            correct += [
+                c for line in lines for c in msgspec.json.decode(line)["correct"]
+            ]
+        except (OSError, msgspec.DecodeError, KeyError, TypeError) as error:
+            raise DataError(f"{path}: no truth of a simulated world") from error
+    if len(correct) != usable.rollouts.n_steps:
+        raise DataError(f"{folder / 'truth'}: not line by line the annotations")
+    judged = np.array(correct) != 0
+    wrong = np.array(correct)[judged] == -1
+    return usable.rollouts.successes[judged], wrong
+
+
+def run(options: Options) -> None:
+    """Read, fit, compare, print."""
+    from experiments.console import shared
+    from experiments.store.provenance import file_sha256
+    from experiments.store.results import Result, append_results
+    from mprm_jax.data.problems import DataError
+    from sim.corpus import sample_with_latent
+    from sim.fit import fit
+
+    if options.seed < 0:
+        raise shared.UsageError(f"--seed must be at least 0, not {options.seed}")
+    judged = read_judged(options.samples)
+    rollouts = judged.rollouts
+    try:
+        fitted = fit(rollouts)
+    except ValueError as error:
+        raise DataError(f"{options.samples}: {error}") from None
+    rng = np.random.default_rng(options.seed)
+    columns: dict[str, list[float]] = {}
+    spread: dict[str, list[tuple[float, float]]] = {}
+    judges = dict(judged.wrong)
+    if len(judges) > 1:
+        judges["all judges"] = np.logical_and.reduce(list(judges.values()))
+    for name, wrong in judges.items():
+        columns[name] = wrong_by_count(rollouts.successes, wrong)
+        spread[name] = intervals(rollouts, wrong.astype(np.float64), rng)
+    model = fitted.models["hierarchical"].model
+    scale = max(1.0, _SIMULATED / rollouts.n_rollouts)
+    simulated = sample_with_latent(model, fitted.sources, rng, scale, TRIALS)
+    columns["model, r < 1/2"] = wrong_by_count(
+        simulated.rollouts.successes, simulated.r < 0.5
+    )
+    for folder in options.world:
+        columns[f"scenes {folder.parent.name or folder.name}"] = wrong_by_count(
+            *scene_steps(folder)
+        )
+    negative = rollouts.successes == 0
+    metrics = {
+        "rollouts": rollouts.n_rollouts,
+        "left_out": dict(judged.left_out),
+        "steps_by_bin": [
+            int(((rollouts.successes >= a) & (rollouts.successes <= b)).sum())
+            for a, b in BINS
+        ],
+        "wrong_by_count": columns,
+        "intervals": spread,
+        "negative_share": float(negative.mean()),
+        "negative_of_wrong": {
+            name: float(negative[wrong].mean()) if wrong.any() else float("nan")
+            for name, wrong in judges.items()
+        },
+        "agreement": {
+            f"{a} and {b}": float(np.mean(judged.wrong[a] == judged.wrong[b]))
+            for i, a in enumerate(judged.wrong)
+            for b in list(judged.wrong)[i + 1 :]
+        },
+        "fit": {name: _fit_row(one) for name, one in fitted.models.items()},
+    }
+    config = {
+        "samples": file_sha256(options.samples),
+        "worlds": [folder.name for folder in options.world],
+    }
+    append_results(options.output, [Result(NAME, config, options.seed, metrics)])
+    if options.json:
+        shared.print_json(metrics)
+        return
+    _print(metrics)
+
+
+def _fit_row(one: Any) -> dict[str, Any]:
+    return {
+        "method": one.method,
+        "parameters": dict(zip(one.parameters, one.estimate, strict=True)),
+        "intervals": dict(
+            zip(one.parameters, zip(one.low, one.high, strict=True), strict=True)
+        ),
+        "log_likelihood": one.log_likelihood,
+        "misses": one.misses,
+    }
+
+
+def _print(metrics: Mapping[str, Any]) -> None:
+    from experiments.console.tables import format_table
+
+    for reason, count in metrics["left_out"].items():
+        print(f"{count} left out: {reason}")
+    names = [f"K = {a}" if a == b else f"{a}-{b}" for a, b in BINS]
+    print(f"P(wrong | K of {TRIALS}), 95 % intervals over rollouts:\n")
+    rows: list[Sequence[str]] = [("steps", *map(str, metrics["steps_by_bin"]))]
+    for name, shares in metrics["wrong_by_count"].items():
+        rows.append((name, *(_share(share) for share in shares)))
+        if name in metrics["intervals"]:
+            ends = metrics["intervals"][name]
+            rows.append(("", *(f"{_share(a)}-{_share(b)}" for a, b in ends)))
+    print(format_table(("", *names), rows))
+    for name, share in metrics["negative_of_wrong"].items():
+        print(f"of the steps that {name} calls wrong, K = 0 in {100 * share:.0f} %")
+    for pair, share in metrics["agreement"].items():
+        print(f"{pair} agree on {100 * share:.0f} % of the steps")
+    print("\ncorpus models fitted to the counts, 95 % intervals:\n")
+    rows = []
+    for name, one in metrics["fit"].items():
+        parts = [
+            f"{key} {value:.3g} ({one['intervals'][key][0]:.3g} to "
+            f"{one['intervals'][key][1]:.3g})"
+            for key, value in one["parameters"].items()
+        ]
+        rows.append((name, one["method"], "; ".join(parts)))
+        if one["misses"]:
+            rows.append(("", "", f"cannot reach {one['misses']}"))
+    print(format_table(("model", "by", "parameters"), rows))
+
+
+def _share(value: float) -> str:
+    return "--" if np.isnan(value) else f"{value:.2f}".removeprefix("0")

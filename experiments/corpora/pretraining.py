@@ -1,0 +1,380 @@
+"""The tiny backbone's pretraining: what cells show, next tokens, and step checks.
+
+The vision tower learns to name what every cell of a picture shows. Half of the
+solutions are right in every step: their values and results are predicted. The other
+half are by a policy that errs often and anywhere (rates that have nothing to do with
+those of any corpus): two auxiliary rows, thrown away afterwards, learn from the known
+truth whether a step follows from picture and step before it, and whether all it states
+is true. Like a released backbone, the result can check a step if asked; a process
+reward model has to be taught to be asked.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from tokenizers import Tokenizer
+
+from experiments.corpora.scene_text import questions, step_texts
+from mprm_jax.data.record import STEP_MARKER
+from mprm_jax.data.render import render
+from mprm_jax.metrics_ranking import auroc
+from mprm_jax.models.tiny import TinyConfig, merge_module, patchify, split_module
+from mprm_jax.models.tiny_model import TinyModel
+from mprm_jax.models.tiny_tokens import build_tokenizer
+from mprm_jax.train import checkpoint
+from sim.scenes.grammar import (
+    BENCHMARK_SOURCES,
+    CELLS,
+    RESULT_NAMES,
+    TRAINING_SOURCES,
+    Source,
+    value_name,
+    vocabulary,
+)
+from sim.scenes.pictures import draw
+from sim.scenes.policy import Care
+from sim.scenes.solutions import Solutions, sample_problems, solve
+
+
+@dataclasses.dataclass(frozen=True)
+class PretrainingConfig:
+    """What is learned from, and how long.
+
+    Attributes:
+        problems: distinct pictures, spread evenly over all ten sources.
+        updates: of the optimiser.
+        batch: rollouts per update.
+        learning_rate: at its peak, after ``warmup`` updates; falls to 0 as a cosine.
+        warmup: updates.
+        weight_decay: of AdamW.
+        error_rate: of the erring half, for reading as for arithmetic.
+        repair_rate: of the erring half.
+        seed: of everything.
+    """
+
+    problems: int = 30_000
+    updates: int = 6_000
+    batch: int = 32
+    learning_rate: float = 2e-3
+    warmup: int = 200
+    weight_decay: float = 0.01
+    error_rate: float = 0.3
+    repair_rate: float = 0.4
+    seed: int = 0
+
+
+class CheckedText(NamedTuple):
+    """Tokenised solutions with what is known about their steps.
+
+    Attributes:
+        tokens_NxL: int32, padded with 0.
+        images_NxPxD: uint8 patches.
+        is_marker_NxL: where a step ends.
+        valid_NxL: at markers, whether the step follows.
+        true_NxL: at markers, whether all it states is true.
+        predict_NxL: values and results of right solutions: their prediction is learned.
+        names_NxP: token that names what each cell shows.
+    """
+
+    tokens_NxL: Any
+    images_NxPxD: Any
+    is_marker_NxL: Any
+    valid_NxL: Any
+    true_NxL: Any
+    predict_NxL: Any
+    names_NxP: Any
+
+
+def erring(source: Source, config: PretrainingConfig) -> Source:
+    """The source with the pretraining's own error rates."""
+    repair = (config.repair_rate,) * 2
+    return dataclasses.replace(
+        source,
+        misread=config.error_rate,
+        slip=config.error_rate,
+        repair=repair,
+        check=repair,
+    )
+
+
+def checked_text(
+    config: PretrainingConfig, tokenizer: Tokenizer, rng: np.random.Generator
+) -> CheckedText:
+    """The pretraining corpus: all sources, half right and half erring solutions."""
+    parts = []
+    sources = TRAINING_SOURCES + BENCHMARK_SOURCES
+    for source in sources:
+        for care in (Care(0.0), Care(1.0)):
+            n = config.problems // (2 * len(sources))
+            problems = sample_problems(erring(source, config), n, 0.0, rng)
+            solutions = solve(problems, care, 0.1, rng)
+            images = patchify(draw(source.kind, problems.values, rng))
+            parts.append(_tokenise(solutions, images, tokenizer, care.factor == 0))
+    length = max(part.tokens_NxL.shape[1] for part in parts)
+
+    def joined(arrays: list[np.ndarray]) -> np.ndarray:
+        padded = [np.pad(a, ((0, 0), (0, length - a.shape[1]))) for a in arrays]
+        return np.concatenate(padded)
+
+    columns = CheckedText(*(list(column) for column in zip(*parts, strict=True)))
+    return CheckedText(
+        *(
+            np.concatenate(column) if name in _PER_PICTURE else joined(column)
+            for name, column in zip(CheckedText._fields, columns, strict=True)
+        )
+    )
+
+
+# Columns whose second axis is not that of the tokens.
+_PER_PICTURE = ("images_NxPxD", "names_NxP")
+
+
+def _tokenise(
+    solutions: Solutions, images: np.ndarray, tokenizer: Tokenizer, right: bool
+) -> CheckedText:
+    prompts = [
+        render(question, steps)
+        for question, steps in zip(
+            questions(solutions), step_texts(solutions), strict=True
+        )
+    ]
+    ids = [encoding.ids for encoding in tokenizer.encode_batch(prompts)]
+    tokens = np.zeros((len(ids), max(map(len, ids))), np.int32)
+    for row, line in enumerate(ids):
+        tokens[row, : len(line)] = line
+    is_marker = tokens == tokenizer.token_to_id(STEP_MARKER)
+    valid, true = np.zeros(tokens.shape, bool), np.zeros(tokens.shape, bool)
+    # Neutral steps state nothing: they are as true as the result they carry on.
+    correct = np.where(
+        solutions.correct() == 0, solutions.result_is_right(), solutions.correct() == 1
+    )
+    valid[is_marker], true[is_marker] = solutions.locally_valid(), correct
+    start = np.argmax(tokens == tokenizer.token_to_id("process"), axis=1)
+    # The rest of a step is template: which cell is next, the word before a result.
+    vocabulary_ids = tokenizer.get_vocab()
+    before = [vocabulary_ids[word] for word in (*CELLS, *RESULT_NAMES, "answer")]
+    stated = np.isin(np.roll(tokens, 1, axis=1), before)
+    answer = stated & (np.arange(tokens.shape[1]) > start[:, None])
+    source = solutions.problems.source
+    names = {
+        value: tokenizer.token_to_id(value_name(source.kind, value))
+        for value in source.values.tolist()
+    }
+    return CheckedText(
+        tokens,
+        images,
+        is_marker,
+        valid,
+        true,
+        answer & right,
+        np.vectorize(names.__getitem__)(solutions.problems.values),
+    )
+
+
+# Rollouts that a batch is drawn from, neighbours in length.
+_NEIGHBOURS = 2_000
+_TOKEN_MULTIPLE = 16
+
+
+def _cut(text: CheckedText, rows: np.ndarray, length: int) -> CheckedText:
+    return CheckedText(
+        *(
+            column[rows]
+            if name in _PER_PICTURE
+            else np.pad(column[rows], ((0, 0), (0, length)))[:, :length]
+            for name, column in zip(CheckedText._fields, text, strict=True)
+        )
+    )
+
+
+class PretrainingState(NamedTuple):
+    """Everything that an update changes."""
+
+    params: dict
+    check: dict
+    optimizer: Any
+
+
+# Updates between checkpoints, a multiple of those between reports.
+_CHECKPOINT_EVERY = 500
+
+
+class Keep(NamedTuple):
+    """Where a pretraining keeps its checkpoints.
+
+    Attributes:
+        folder: of them.
+        every: updates, a multiple of 100.
+        say: told where the run goes on, and of damaged checkpoints passed over.
+    """
+
+    folder: Path
+    every: int = _CHECKPOINT_EVERY
+    say: Callable[[str], None] = lambda message: None
+
+    def restore(
+        self, state: PretrainingState, run: str
+    ) -> tuple[PretrainingState, int]:
+        """The state to go on from and its number of updates."""
+        rest = (state.check, state.optimizer)
+        found = checkpoint.restore_latest(
+            self.folder, state.params, rest, run=run, report=self.say
+        )
+        if found is None:
+            return state, 0
+        self.say(f"{self.folder}: goes on after update {found.progress.update}")
+        return PretrainingState(found.params, *found.training), found.progress.update
+
+    def save(self, state: PretrainingState, number: int, of: int, run: str) -> None:
+        """Keep the state after an update."""
+        progress = checkpoint.Progress(number, of, run, {}, {})
+        rest = (state.check, state.optimizer)
+        checkpoint.save(self.folder, progress, state.params, rest, 1)
+
+
+def pretrain(
+    model: TinyConfig,
+    config: PretrainingConfig,
+    text: CheckedText,
+    report: Callable[[int, dict[str, float]], None],
+    keep: Keep | None = None,
+) -> PretrainingState:
+    """Run the pretraining; ``report`` is told the mean losses of every 100 updates.
+
+    With ``keep``, a run that was stopped goes on from its last checkpoint, bit for bit.
+
+    Raises:
+        DataError: a checkpoint cannot be written, or those there are of another run.
+    """
+    graph, params = split_module(model, jax.random.key(config.seed))
+    schedule = optax.warmup_cosine_decay_schedule(
+        0.0, config.learning_rate, config.warmup, config.updates
+    )
+    optimizer = optax.chain(
+        optax.clip_by_global_norm(1.0),
+        optax.adamw(schedule, b2=0.98, weight_decay=config.weight_decay),
+    )
+    check = {"kernel": jnp.zeros((model.width, 2)), "bias": jnp.zeros(2)}
+    state = PretrainingState(params, check, optimizer.init((params, check)))
+
+    def loss(trained: tuple[dict, dict], batch: CheckedText) -> tuple[Any, Any]:
+        module = merge_module(graph, trained[0])
+        seen = module.see(batch.images_NxPxD)
+        names = optax.softmax_cross_entropy_with_integer_labels(
+            module.token_logits(seen), batch.names_NxP
+        ).mean()
+        hidden = module.hidden(batch.tokens_NxL, seen)
+        logits = module.token_logits(hidden[:, :-1])
+        predict = batch.predict_NxL[:, 1:]
+        losses = optax.softmax_cross_entropy_with_integer_labels(
+            logits, batch.tokens_NxL[:, 1:]
+        )
+        language = jnp.sum(losses * predict) / jnp.maximum(predict.sum(), 1)
+        checks = hidden @ trained[1]["kernel"] + trained[1]["bias"][None, None]
+        labels = jnp.stack([batch.valid_NxL, batch.true_NxL], axis=-1)
+        losses = optax.sigmoid_binary_cross_entropy(checks, labels.astype(jnp.float32))
+        marked = batch.is_marker_NxL[..., None]
+        count = batch.is_marker_NxL.sum()
+        valid, true = jnp.sum(losses * marked, axis=(0, 1)) / count
+        return names + language + valid + true, (names, language, valid, true)
+
+    @jax.jit
+    def update(
+        state: PretrainingState, batch: CheckedText
+    ) -> tuple[PretrainingState, Any]:
+        trained = (state.params, state.check)
+        gradient, parts = jax.grad(loss, has_aux=True)(trained, batch)
+        step, moments = optimizer.update(gradient, state.optimizer, trained)
+        moved: Any = optax.apply_updates(trained, step)
+        return PretrainingState(moved[0], moved[1], moments), jnp.stack(parts)
+
+    rng = np.random.default_rng(config.seed)
+    lengths = (text.tokens_NxL > 0).sum(axis=1)
+    by_length = np.argsort(lengths, kind="stable")
+    neighbours = min(_NEIGHBOURS, len(lengths))
+    total = np.zeros(4)
+    done, run = 0, repr((model, config))
+    if keep is not None:
+        state, done = keep.restore(state, run)
+    for number in range(1, config.updates + 1):
+        # Rollouts of like length together: fewer padded tokens, few shapes to compile.
+        first = rng.integers(max(1, len(lengths) - neighbours))
+        rows = by_length[first + rng.choice(neighbours, config.batch, replace=False)]
+        if number <= done:
+            # Drawn again, so that all later draws are those of a run never stopped.
+            continue
+        length = -(-int(lengths[rows].max()) // _TOKEN_MULTIPLE) * _TOKEN_MULTIPLE
+        state, parts = update(state, _cut(text, rows, length))
+        total += np.asarray(parts)
+        if number % 100 == 0:
+            names = ("names", "next_token", "follows", "true")
+            means: dict[str, float] = dict(
+                zip(names, (total / 100).tolist(), strict=True)
+            )
+            report(number, means)
+            total[:] = 0
+        if keep is not None and number % keep.every == 0 and number < config.updates:
+            keep.save(state, number, config.updates, run)
+    return state
+
+
+def pretrain_tiny(
+    config: PretrainingConfig, tick: Callable[[int], None], keep: Keep | None = None
+) -> tuple[TinyModel, dict, dict[str, float]]:
+    """The pretrained tiny model with a reward head of zeros, and what it came to.
+
+    The metrics are the losses of the last hundred updates, and on fresh pictures the
+    AUROC of the two auxiliary checks.
+    """
+    tokenizer = build_tokenizer(vocabulary())
+    tokens = tokenizer.get_vocab()
+    cells = tuple(tokens[cell] for cell in CELLS)
+    shape = TinyConfig(tokenizer.get_vocab_size(), cells)
+    rng = np.random.default_rng(config.seed)
+    text = checked_text(config, tokenizer, rng)
+    losses: dict[str, float] = {}
+
+    def report(number: int, means: dict[str, float]) -> None:
+        losses.update({f"loss: {name}": value for name, value in means.items()})
+        tick(number)
+
+    state = pretrain(shape, config, text, report, keep)
+    fresh = checked_text(dataclasses.replace(config, problems=2_000), tokenizer, rng)
+    head = jax.tree.map(jnp.zeros_like, state.params["head"])
+    params = state.params | {"head": head}
+    quality = check_quality(shape, state, fresh)
+    return TinyModel(shape, tokenizer), params, losses | quality
+
+
+def check_quality(
+    shape: TinyConfig, state: PretrainingState, text: CheckedText
+) -> dict[str, float]:
+    """AUROC of the two auxiliary checks at the steps of a text."""
+    graph, _ = split_module(shape, jax.random.key(0))
+
+    @jax.jit
+    def checks(batch: CheckedText) -> jax.Array:
+        module = merge_module(graph, state.params)
+        hidden = module.hidden(batch.tokens_NxL, module.see(batch.images_NxPxD))
+        return hidden @ state.check["kernel"] + state.check["bias"][None, None]
+
+    scores = np.concatenate(
+        [
+            np.asarray(checks(CheckedText(*(c[rows] for c in text))))
+            for rows in np.split(np.arange(len(text.tokens_NxL)), 10)
+        ]
+    )[text.is_marker_NxL]
+    return {
+        f"AUROC: {name}": auroc(scores[:, i], column[text.is_marker_NxL]) or 0.0
+        for i, (name, column) in enumerate(
+            [("follows", text.valid_NxL), ("true", text.true_NxL)]
+        )
+    }

@@ -1,0 +1,289 @@
+"""A world of scenes on disk, in the formats of real corpora and benchmarks.
+
+``annotations/<source>.jsonl`` (raw records), ``images/``, and what only a simulator
+knows in ``truth/<source>.jsonl``, line by line; ``benchmark/`` holds judged solutions
+of held-out sources (``test.jsonl``, ``truth.jsonl``), candidate sets
+(``candidates.jsonl``) and their ``images/``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import itertools
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from experiments.corpora.scene_text import questions, step_texts
+from experiments.corpora.simulated import MADE_HERE
+from experiments.store.provenance import versions
+from mprm_jax.data.outputs import OUTPUT_SCHEMA, manifest_bytes
+from mprm_jax.data.problems import DataError
+from sim.scenes.pictures import draw
+from sim.scenes.policy import Problems
+from sim.scenes.solutions import Solutions
+from sim.scenes.world import (
+    Labelled,
+    World,
+    sample_benchmark,
+    sample_candidates,
+    sample_corpus,
+)
+
+CANDIDATES = 16
+# Pictures drawn at a time: those of a source of any size need not fit the memory.
+_BLOCK = 1024
+
+
+def write_world(
+    folder: Path,
+    world: World,
+    *,
+    rollouts: int,
+    judged: int,
+    problems: int,
+    seed: int,
+    tick: Callable[[int], None] = lambda done: None,
+) -> list[Labelled]:
+    """Simulate and write a world; the folder appears whole or not at all.
+
+    Args:
+        folder: to write; a world that was written there before is replaced.
+        world: which.
+        rollouts: of the corpus.
+        judged: solutions of the benchmark.
+        problems: with candidates.
+        seed: same seed, same bytes.
+        tick: told how many pictures have been drawn.
+
+    Returns:
+        the corpus, source by source.
+
+    Raises:
+        DataError: it cannot be written, or ``folder`` holds files that no simulation
+            wrote.
+    """
+    streams = np.random.default_rng(seed).spawn(4)
+    corpus = sample_corpus(world, rollouts, streams[0])
+    benchmark = sample_benchmark(judged, streams[1])
+    sets = sample_candidates(problems, CANDIDATES, streams[2])
+    arguments = {
+        "world": world.name,
+        "rollouts": rollouts,
+        "judged": judged,
+        "problems": problems,
+        "seed": seed,
+    }
+    with _new_folder(folder) as new:
+        counter = _Counter(tick)
+        pictures = _Pictures(streams[3], counter)
+        for part in corpus:
+            _write_source(new, part, world, pictures)
+        test, truth = [], []
+        for part in benchmark:
+            for record, fact in _judged_records(part.solutions, part.prior):
+                test.append(record)
+                truth.append(fact)
+            pictures.write(new / "benchmark" / "images", part.solutions.problems, "")
+        _write_lines(new / "benchmark" / "test.jsonl", test)
+        _write_lines(new / "benchmark" / "truth.jsonl", truth)
+        lines = []
+        for solutions in sets:
+            lines.extend(_candidate_records(solutions))
+            firsts = np.arange(0, len(solutions.problems), CANDIDATES)
+            shown = solutions.problems.take(firsts)
+            pictures.write(new / "benchmark" / "images", shown, "c")
+        _write_lines(new / "benchmark" / "candidates.jsonl", lines)
+        manifest = {"versions": versions(), **arguments}
+        (new / MADE_HERE).write_bytes(manifest_bytes(manifest, OUTPUT_SCHEMA))
+    return corpus
+
+
+class _Counter:
+    def __init__(self, tick: Callable[[int], None]) -> None:
+        self._tick, self._done = tick, 0
+
+    def add(self, count: int) -> None:
+        self._done += count
+        self._tick(self._done)
+
+
+class _Pictures:
+    def __init__(self, rng: np.random.Generator, counter: _Counter) -> None:
+        self._rng, self._counter = rng, counter
+
+    def write(self, root: Path, problems: Problems, prefix: str) -> None:
+        folder = root / problems.source.name
+        folder.mkdir(parents=True, exist_ok=True)
+        for start in range(0, len(problems), _BLOCK):
+            values = problems.values[start : start + _BLOCK]
+            for i, pixels in enumerate(draw(problems.source.kind, values, self._rng)):
+                data = io.BytesIO()
+                Image.fromarray(pixels).save(data, "png", compress_level=0)
+                name = _picture_name(start + i, prefix)
+                (folder / name).write_bytes(data.getvalue())
+            self._counter.add(len(values))
+
+
+def _picture_name(row: int, prefix: str) -> str:
+    return f"{prefix}{row:06d}.png"
+
+
+def _picture_path(problems: Problems, row: int, prefix: str = "") -> str:
+    return f"{problems.source.name}/{_picture_name(row, prefix)}"
+
+
+def _write_source(
+    folder: Path, part: Labelled, world: World, pictures: _Pictures
+) -> None:
+    solutions = part.solutions
+    name = solutions.problems.source.name
+    _write_lines(
+        folder / "annotations" / f"{name}.jsonl", _raw_records(part, world.trials)
+    )
+    slip = world.solver.misread(solutions.problems)
+    correct = solutions.correct()
+    _write_lines(
+        folder / "truth" / f"{name}.jsonl",
+        (
+            {
+                "r": [round(r, 6) for r in part.r[start:end].tolist()],
+                "correct": correct[start:end].tolist(),
+                "slip_rate": round(float(slip[row]), 6),
+            }
+            for row, (start, end) in enumerate(_spans(solutions))
+        ),
+    )
+    pictures.write(folder / "images", solutions.problems, "")
+
+
+def _spans(solutions: Solutions) -> Iterator[tuple[int, int]]:
+    ends = solutions.offsets.tolist()
+    return itertools.pairwise(ends)
+
+
+def _raw_records(part: Labelled, trials: int) -> Iterator[dict[str, Any]]:
+    solutions = part.solutions
+    problems = solutions.problems
+    answers = problems.true_results()[:, -1].tolist()
+    successes = part.successes.tolist()
+    for row, (question, texts, (start, end)) in enumerate(
+        zip(questions(solutions), step_texts(solutions), _spans(solutions), strict=True)
+    ):
+        yield {
+            "image": _picture_path(problems, row),
+            "question": question,
+            "answer": str(answers[row]),
+            "response": "\n\n".join(texts),
+            "steps_with_score": [
+                {
+                    "step": text,
+                    "score": k / trials,
+                    "num_mc_correct": k,
+                    "num_mc_total": trials,
+                }
+                for text, k in zip(texts, successes[start:end], strict=True)
+            ],
+            "num_mc_sequences": trials,
+        }
+
+
+def _judged_records(
+    solutions: Solutions, prior: np.ndarray
+) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
+    problems = solutions.problems
+    correct = solutions.correct().tolist()
+    answers = problems.true_results()[:, -1].tolist()
+    for row, (question, texts, (start, end)) in enumerate(
+        zip(questions(solutions), step_texts(solutions), _spans(solutions), strict=True)
+    ):
+        record = {
+            "image": [_picture_path(problems, row)],
+            "question": question,
+            "response": {
+                "steps": texts,
+                "process_correctness": correct[start:end],
+            },
+            "answer": str(answers[row]),
+            "data_source": problems.source.name,
+        }
+        yield record, {"slip_prior": [round(p, 6) for p in prior[start:end].tolist()]}
+
+
+def _candidate_records(solutions: Solutions) -> Iterator[dict[str, Any]]:
+    problems = solutions.problems
+    asked = questions(solutions)
+    texts = list(step_texts(solutions))
+    truth = problems.true_results()[:, -1].tolist()
+    answers = solutions.result[solutions.offsets[1:] - 1].tolist()
+    for first in range(0, len(problems), CANDIDATES):
+        rows = range(first, first + CANDIDATES)
+        yield {
+            "image": _picture_path(problems, first // CANDIDATES, "c"),
+            "question": asked[first],
+            "answer": str(truth[first]),
+            "data_source": problems.source.name,
+            "candidates": [
+                {"steps": texts[row], "answer": str(answers[row])} for row in rows
+            ],
+        }
+
+
+def _write_lines(path: Path, records: Any) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "w", encoding="utf-8", newline="\n") as file:
+        for record in records:
+            file.write(json.dumps(record, ensure_ascii=False) + "\n")
+
+
+@contextlib.contextmanager
+def _new_folder(folder: Path) -> Iterator[Path]:
+    """A folder beside ``folder`` that takes its place when the block ends well."""
+    if folder.exists() and _occupied(folder):
+        raise DataError(
+            f"{folder}: holds files that no simulation wrote; choose another --output"
+        )
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        new = Path(
+            tempfile.mkdtemp(
+                prefix=f".{folder.name}.", suffix=".partial", dir=folder.parent
+            )
+        )
+    except OSError as error:
+        raise DataError(f"{folder}: {error.strerror or error}") from error
+    old = new.with_suffix(".old")
+    try:
+        yield new
+        umask = os.umask(0)
+        os.umask(umask)
+        os.chmod(new, 0o777 & ~umask)
+        if folder.exists():
+            os.rename(folder, old)
+        os.rename(new, folder)
+    except OSError as error:
+        raise DataError(f"{folder}: {error.strerror or error}") from error
+    finally:
+        if old.exists() and not folder.exists():
+            os.rename(old, folder)
+        shutil.rmtree(new, ignore_errors=True)
+        shutil.rmtree(old, ignore_errors=True)
+
+
+# All that a world's folder holds; anything else in it is somebody's work.
+_PARTS = {"annotations", "images", "truth", "benchmark", MADE_HERE}
+
+
+def _occupied(folder: Path) -> bool:
+    if not folder.is_dir():
+        return True
+    names = {path.name for path in folder.iterdir()}
+    return bool(names) and (MADE_HERE not in names or not names <= _PARTS)

@@ -1,0 +1,1 @@
+"""Rules, keep ratios and seeds: select, train, judge, compare."""

@@ -1,0 +1,219 @@
+"""What a selection grid is run on: corpus, benchmark, candidates and model, by content.
+
+The store keeps these beside every cell, so that results of another corpus, benchmark or
+model are never compared with, or taken for, those of this one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import xxhash
+
+from experiments.corpora.simulated import MADE_HERE
+from experiments.store.provenance import file_sha256
+from experiments.store.results import Result
+from experiments.store.write_subset import corpus_reading
+from mprm_jax.data.candidates import CandidateSet, read_candidates
+from mprm_jax.data.corpus import Usable
+from mprm_jax.data.framing import corpus_files
+from mprm_jax.data.outputs import OUTPUT_SCHEMA
+from mprm_jax.data.problems import DataError
+from mprm_jax.evaluate import Solution, image_root, read_benchmark
+from mprm_jax.metrics import step_scores
+from mprm_jax.metrics_summary import decide
+from mprm_jax.models.base import DESCRIPTION
+
+TINY = "tiny"
+
+# Weights are gigabytes; training changes the end of every file as much as its middle.
+_ENDS = 1 << 20
+
+
+@dataclass(frozen=True, eq=False)
+class Inputs:
+    """What all cells share, before the model is opened.
+
+    Attributes:
+        usable: the corpus.
+        images: root of its image paths; None: the model sees none.
+        solutions: the benchmark.
+        benchmark_images: root of its image paths, and of the candidates'.
+        sets: candidates; None where none are given.
+        settings: what determines every cell beside its arm and seed, JSON values.
+    """
+
+    usable: Usable
+    images: Path | None
+    solutions: Sequence[Solution]
+    benchmark_images: Path
+    sets: Sequence[CandidateSet] | None
+    settings: dict[str, Any]
+
+
+def read_inputs(
+    usable: Usable,
+    benchmark: Path,
+    candidates: Path | None,
+    images: Path | None,
+    benchmark_images: Path | None,
+    model: str,
+    name: str | None,
+    training: dict[str, Any],
+) -> Inputs:
+    """Read and check all but the pictures and the weights.
+
+    Args:
+        usable: the corpus.
+        benchmark: file of judged solutions.
+        candidates: file of candidate solutions.
+        images: root of the corpus's image paths; None: where ``mprm train`` looks.
+        benchmark_images: root of the others; None: where ``mprm evaluate`` looks.
+        model: as the user named it.
+        name: of the corpus; None: its folder's, or the simulated world's.
+        training: settings of the training, JSON values.
+
+    Raises:
+        DataError: a file or folder is missing or cannot be used.
+    """
+    solutions = read_benchmark(benchmark)
+    _check_split(solutions, benchmark)
+    for root in (images, benchmark_images):
+        if root is not None and not root.is_dir():
+            raise DataError(f"{root}: no such folder of images")
+    sets = None
+    if candidates is not None:
+        sets = read_candidates(candidates, scored=False)
+    folder = _corpus_folder(usable)
+    made = _made_here(folder)
+    settings = {
+        "world": {
+            "name": name or (made or {}).get("world") or folder.name,
+            "synthetic": made is not None,
+            "corpus": xxhash.xxh3_128_hexdigest("".join(usable.corpus.sha256)),
+            "reading": corpus_reading(usable),
+            "benchmark": file_sha256(benchmark),
+            "candidates": None if candidates is None else file_sha256(candidates),
+        },
+        "model": fingerprint(model),
+        "training": training,
+    }
+    if images is None:
+        # Only the first record says whether paths begin with images/ or lie below it.
+        images = image_root(folder / "annotations", _first_images(usable))
+    root = benchmark_images or image_root(benchmark, solutions[0].record.images)
+    return Inputs(usable, images, solutions, root, sets, settings)
+
+
+def _check_split(solutions: Sequence[Solution], benchmark: Path) -> None:
+    """Before hours of training: some solutions must be left to choose a threshold."""
+    labels = [solution.labels for solution in solutions]
+    steps = step_scores(
+        [solution.record.source or "" for solution in solutions],
+        labels,
+        [[0.5] * len(of) for of in labels],
+        [solution.id for solution in solutions],
+    )
+    if not steps.n_steps:
+        raise DataError(f"{benchmark}: every label is 0 (neutral): nothing to judge by")
+    try:
+        decide(steps, "held-out")
+    except DataError:
+        raise DataError(
+            f"{benchmark}: {len(solutions)} solutions are too few to hold some out for "
+            "the decision threshold"
+        ) from None
+
+
+def _corpus_folder(usable: Usable) -> Path:
+    folder = corpus_files(usable.corpus.path)[0].path.resolve().parent
+    return folder.parent if folder.name == "annotations" else folder
+
+
+def _made_here(folder: Path) -> dict[str, Any] | None:
+    """What a simulation of this package wrote beside its corpus; None: it is real."""
+    try:
+        manifest = msgspec.json.decode((folder / MADE_HERE).read_bytes(), type=dict)
+    except (OSError, msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None
+    return manifest if manifest.get("schema") == OUTPUT_SCHEMA else None
+
+
+def _first_images(usable: Usable) -> Sequence[str]:
+    import numpy as np
+
+    from mprm_jax.data.loader import CorpusExamples
+
+    # Nothing is encoded to read one record.
+    encode: Any = None
+    return CorpusExamples(usable, np.arange(1), encode, None).record(0).images
+
+
+def fingerprint(model: str) -> str:
+    """Hash of a model's weights and configuration, without opening it.
+
+    Of files beyond 2 MiB the size and both ends count.
+
+    Raises:
+        DataError: there is no model of that name.
+    """
+    digest = xxhash.xxh3_128()
+    if model == TINY:
+        from mprm_jax.models.tiny_model import WEIGHTS
+
+        digest.update((resources.files("mprm_jax.models") / WEIGHTS).read_bytes())
+        return digest.hexdigest()
+    folder = Path(model)
+    if not folder.is_dir():
+        raise DataError(f"{model}: no such model; give tiny, or a folder with weights")
+    if not any((folder / name).is_file() for name in (DESCRIPTION, "config.json")):
+        raise DataError(f"{folder}: no model: neither config.json nor {DESCRIPTION}")
+    patterns = ("*.json", "*.safetensors", "checkpoints/*/*.json")
+    try:
+        for path in sorted(path for of in patterns for path in folder.glob(of)):
+            digest.update(f"{path.relative_to(folder)} {path.stat().st_size}".encode())
+            with open(path, "rb") as file:
+                digest.update(file.read(_ENDS))
+                file.seek(max(file.tell(), path.stat().st_size - _ENDS))
+                digest.update(file.read(_ENDS))
+    except OSError as error:
+        raise DataError(f"{error.filename}: {error.strerror or error}") from error
+    return digest.hexdigest()
+
+
+def refuse_another_run(
+    found: Sequence[Result], settings: dict[str, Any], store: Path
+) -> None:
+    """One table and one figure compare only what shares corpus, benchmark and model.
+
+    Raises:
+        DataError: a cell has other settings; the message names them.
+    """
+    mine = _flat(settings)
+    for result in found:
+        theirs = _flat({k: v for k, v in result.config.items() if k != "arm"})
+        changed = [
+            name
+            for name in sorted(mine.keys() | theirs.keys())
+            if mine.get(name) != theirs.get(name)
+        ]
+        if changed:
+            raise DataError(
+                f"{store}: holds another run: {', '.join(changed)} differ; choose "
+                "another --output, or the settings of that run"
+            )
+
+
+def _flat(settings: dict[str, Any]) -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for part, value in settings.items():
+        if isinstance(value, dict):
+            flat |= {f"{part}.{name}": of for name, of in value.items()}
+        else:
+            flat[part] = value
+    return flat

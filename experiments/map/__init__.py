@@ -1,0 +1,1 @@
+"""Where selection pays: many simulated worlds, and the advisor fitted to them."""

@@ -1,0 +1,1 @@
+"""What runs leave behind: results, manifests, and the subsets they name."""

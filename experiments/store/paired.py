@@ -1,0 +1,143 @@
+"""Paired comparisons of arms over seeds, with Holm's correction."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from experiments.store.results import Result
+
+
+class Interval(NamedTuple):
+    """A paired mean difference and its two-sided t interval.
+
+    Attributes:
+        mean: of the differences.
+        low: lower end.
+        high: upper end.
+        p: two-sided p-value of mean 0; 1 where all differences are 0.
+        n: pairs.
+    """
+
+    mean: float
+    low: float
+    high: float
+    p: float
+    n: int
+
+
+def paired_interval(
+    treated: ArrayLike, baseline: ArrayLike, level: float = 0.95
+) -> Interval:
+    """Student's t interval of the mean of ``treated - baseline``.
+
+    Raises:
+        ValueError: the lists differ in length, or have fewer than two pairs.
+    """
+    from scipy import stats
+
+    difference = np.asarray(treated, float) - np.asarray(baseline, float)
+    n = len(difference)
+    if n < 2:
+        raise ValueError("a paired interval needs at least two pairs")
+    mean = float(difference.mean())
+    error = float(difference.std(ddof=1) / np.sqrt(n))
+    if error == 0:
+        return Interval(mean, mean, mean, 1.0 if mean == 0 else 0.0, n)
+    half = error * float(stats.t.ppf((1 + level) / 2, n - 1))
+    p = 2 * float(stats.t.sf(abs(mean) / error, n - 1))
+    return Interval(mean, mean - half, mean + half, p, n)
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Holm's step-down adjusted p-values (Holm 1979), in the order given."""
+    order = np.argsort(p_values, kind="stable")
+    adjusted, running = [0.0] * len(p_values), 0.0
+    for rank, i in enumerate(order):
+        running = max(running, (len(p_values) - rank) * p_values[i])
+        adjusted[i] = min(running, 1.0)
+    return adjusted
+
+
+@dataclass(frozen=True)
+class Contrast:
+    """A comparison written down before results are seen.
+
+    Attributes:
+        claim: what a positive difference would mean.
+        treated: settings that single out one arm, e.g. {"rule": "bis", ...}.
+        baseline: settings of the other.
+    """
+
+    claim: str
+    treated: Mapping[str, Any]
+    baseline: Mapping[str, Any]
+
+
+class Comparison(NamedTuple):
+    """A contrast in one world.
+
+    Attributes:
+        claim: of the contrast.
+        world: name.
+        interval: of treated minus baseline.
+        adjusted_p: Holm's, over all comparisons of the same call.
+    """
+
+    claim: str
+    world: str
+    interval: Interval
+    adjusted_p: float
+
+    @property
+    def verdict(self) -> str:
+        """ "holds" or "fails" if the sign is beyond doubt at 5 %, else "open"."""
+        if self.adjusted_p >= 0.05:
+            return "open"
+        return "holds" if self.interval.mean > 0 else "fails"
+
+
+def compare(
+    results: Sequence[Result], contrasts: Sequence[Contrast], metric: str = "micro_f1"
+) -> list[Comparison]:
+    """Every contrast in every world that has both arms, corrected together.
+
+    Args:
+        results: cells with arms, all of one seed.
+        contrasts: what to compare.
+        metric: a list with one value per paired seed.
+
+    Raises:
+        ValueError: settings of a contrast fit several arms of a world.
+    """
+    worlds = list(dict.fromkeys(r.config["world"]["name"] for r in results))
+    found: list[tuple[str, str, Interval]] = []
+    for contrast in contrasts:
+        for world in worlds:
+            arms = [r for r in results if r.config["world"]["name"] == world]
+            treated, baseline = (
+                _only(arms, settings)
+                for settings in (contrast.treated, contrast.baseline)
+            )
+            if treated and baseline:
+                interval = paired_interval(
+                    treated.metrics[metric], baseline.metrics[metric]
+                )
+                found.append((contrast.claim, world, interval))
+    adjusted = holm([interval.p for _, _, interval in found])
+    return [Comparison(*row, p) for row, p in zip(found, adjusted, strict=True)]
+
+
+def _only(arms: Sequence[Result], settings: Mapping[str, Any]) -> Result | None:
+    fits = [
+        result
+        for result in arms
+        if all(result.config["arm"].get(k) == v for k, v in settings.items())
+    ]
+    if len(fits) > 1:
+        raise ValueError(f"{dict(settings)} fits {len(fits)} arms")
+    return fits[0] if fits else None

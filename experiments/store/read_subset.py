@@ -1,0 +1,119 @@
+"""A subset that was selected before: its rows, once they fit the corpus at hand."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import msgspec
+import numpy as np
+
+from experiments.store.manifests import InputFile, typed
+from mprm_jax.data.corpus import Corpus, Usable, usable_rollouts
+from mprm_jax.data.formats.base import ReadOptions
+from mprm_jax.data.outputs import MANIFEST_SUFFIX, manifest_path, read_manifest
+from mprm_jax.data.problems import DataError
+from mprm_jax.data.record import UnmeasuredPolicy
+
+
+class Reading(msgspec.Struct, frozen=True):
+    """How the corpus was read when the subset was selected."""
+
+    format: str
+    trials: int | None
+    source_from: str | None
+    unmeasured: UnmeasuredPolicy
+    max_bad: int
+
+    @property
+    def options(self) -> ReadOptions:
+        """The part that formats see."""
+        return ReadOptions(self.trials, self.source_from)
+
+
+class SubsetManifest(msgspec.Struct, frozen=True):
+    """The part of a manifest that training needs.
+
+    Attributes:
+        input: how the corpus was read.
+        inputs: its files.
+        selection: how the rows were chosen.
+        rows: of the corpus, ascending.
+    """
+
+    input: Reading
+    inputs: list[InputFile]
+    selection: dict[str, Any]
+    rows: list[Annotated[int, msgspec.Meta(ge=0)]]
+
+
+@dataclass(frozen=True)
+class Subset:
+    """Rollouts to train on.
+
+    Attributes:
+        usable: the corpus after its policies.
+        picks: ascending rows of ``usable.rollouts``.
+        selection: how they were chosen; None: all.
+    """
+
+    usable: Usable
+    picks: np.ndarray
+    selection: dict[str, Any] | None
+
+
+def read_subset(path: Path) -> SubsetManifest:
+    """The manifest of a subset, named by itself or by the output it lies beside.
+
+    Raises:
+        DataError: there is none, or it is not of a subset with rows.
+    """
+    output = path.with_name(path.name.removesuffix(MANIFEST_SUFFIX))
+    value = read_manifest(output)
+    if value.get("compat"):
+        raise DataError(
+            f"{manifest_path(output)}: a subset of --compat official has no rows; "
+            f"train on the file itself: mprm train {output}"
+        )
+    return typed(output, value, SubsetManifest)
+
+
+def fit_subset(
+    manifest: SubsetManifest, read: Callable[[Reading], Corpus], name: Path
+) -> Subset:
+    """The subset's rollouts in the corpus, which must be the one it was selected from.
+
+    Args:
+        manifest: of the subset.
+        read: reads the corpus.
+        name: of the subset, for messages.
+
+    Raises:
+        DataError: a file of the corpus is missing, new or changed, or a row is none.
+    """
+    reading = manifest.input
+    corpus = read(reading)
+    here = {
+        file.path.name: sha256
+        for file, sha256 in zip(corpus.files, corpus.sha256, strict=True)
+    }
+    there = {file.file: file.sha256 for file in manifest.inputs}
+    for file in sorted(here.keys() | there.keys()):
+        if here.get(file) != there.get(file):
+            words = "changed" if file in here and file in there else "missing"
+            if file not in there:
+                words = "new"
+            raise DataError(
+                f"{name}: selected from another corpus than {corpus.path}: {file} is "
+                f"{words}"
+            )
+    usable = usable_rollouts(corpus, reading.unmeasured, reading.max_bad)
+    rows = np.array(manifest.rows, np.int64)
+    picks = np.searchsorted(usable.row, rows)
+    known = picks < len(usable.row)
+    known[known] = usable.row[picks[known]] == rows[known]
+    if not len(rows) or not known.all() or np.any(np.diff(rows) <= 0):
+        raise DataError(f"{name}: its rows are not ascending rows of {corpus.path}")
+    return Subset(usable, picks, manifest.selection)

@@ -1,0 +1,198 @@
+"""One selection: options to rows, rows to files, and the manifest that binds them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from experiments.store.provenance import versions
+from mprm_jax.data.corpus import Corpus, Usable
+from mprm_jax.data.formats import by_name
+from mprm_jax.data.formats.base import WriteOptions
+from mprm_jax.data.formats.meta import internvl_meta
+from mprm_jax.data.outputs import (
+    SUBSET_SCHEMA,
+    OutputSet,
+    manifest_bytes,
+    manifest_path,
+)
+from mprm_jax.data.problems import DataError
+from mprm_jax.data.subset import encoded_lines, write_lines
+from theory.selection import BudgetUnit, RuleName, Selection, TieRule, select
+from theory.summary import summarise
+
+# Formats that InternVL's trainers read through a meta file.
+META_FORMATS = ("prm", "visualprm")
+
+
+@dataclass(frozen=True)
+class SelectionOptions:
+    """Everything a selection depends on besides the corpus."""
+
+    rule: RuleName
+    keep_ratio: float
+    alpha: float
+    per_source: bool
+    unit: BudgetUnit
+    ties: TieRule
+    seed: int
+
+
+def choose(usable: Usable, options: SelectionOptions) -> Selection:
+    """The rows of ``usable`` that the options select.
+
+    Raises:
+        DataError: the rule's score is undefined on this corpus.
+    """
+    try:
+        return select(
+            usable.rollouts,
+            options.rule,
+            options.keep_ratio,
+            usable.content,
+            alpha=options.alpha,
+            per_source=options.per_source,
+            unit=options.unit,
+            ties=options.ties,
+            seed=options.seed,
+        )
+    except ValueError as error:
+        raise DataError(
+            f"{usable.corpus.path}: --rule {options.rule}: {error}"
+        ) from None
+
+
+def corpus_inputs(corpus: Corpus) -> list[dict[str, Any]]:
+    """Name, size and SHA-256 of every input file."""
+    return [
+        {"file": file.path.name, "bytes": file.path.stat().st_size, "sha256": sha256}
+        for file, sha256 in zip(corpus.files, corpus.sha256, strict=True)
+    ]
+
+
+def corpus_reading(usable: Usable) -> dict[str, Any]:
+    """How the corpus was read: all that `mprm verify` needs to read it again."""
+    return {
+        "format": usable.corpus.format,
+        "trials": usable.corpus.options.trials,
+        "source_from": usable.corpus.options.source_from,
+        "unmeasured": usable.unmeasured,
+        "max_bad": usable.problems.total,
+    }
+
+
+def evidence(usable: Usable, selection: Selection, alpha: float) -> dict[str, Any]:
+    """What a manifest says about a selection beside its rows."""
+    subset = summarise(usable.rollouts.take(selection.rows), alpha)
+    never = int(never_sampled(usable)[selection.rows].sum())
+    return {
+        "counts": corpus_counts(usable),
+        "subset": asdict(subset) | {"unmeasured_steps": never},
+        "tied_share": selection.tied_share,
+        "cuts": [asdict(cut) for cut in selection.cuts],
+    }
+
+
+def never_sampled(usable: Usable) -> np.ndarray:
+    """Steps of each usable rollout that were never sampled, int64 ``[n_usable]``: as
+    the corpus has them, before --unmeasured dealt with them.
+    """
+    if usable.unmeasured_steps == 0:
+        return np.zeros(len(usable.row), np.int64)
+    rollouts = usable.corpus.rollouts
+    return rollouts.total(rollouts.trials == 0)[usable.row]
+
+
+def corpus_counts(usable: Usable) -> dict[str, int]:
+    """Where every line of the corpus went."""
+    corpus = usable.corpus
+    return {
+        "lines": corpus.lines,
+        "blank": corpus.blank,
+        "bad": usable.problems.total,
+        "rollouts": len(usable.row),
+        "duplicates": corpus.duplicates,
+        "unmeasured_steps": usable.unmeasured_steps,
+        "truncated_rollouts": usable.truncated,
+        "emptied_rollouts": usable.emptied,
+    }
+
+
+def meta_path(output: Path) -> Path:
+    """Where the meta file of an output lies: beside it, with all of its name but
+    ``.jsonl``.
+    """
+    return output.with_name(f"{_meta_name(output)}.meta.json")
+
+
+def _meta_name(output: Path) -> str:
+    # Not Path.stem, which ends a name like bis0.25 at its dot.
+    return output.name.removesuffix(".jsonl")
+
+
+def meta_bytes(usable: Usable, output: Path, length: int, images: Path | None) -> bytes:
+    """InternVL's meta file for an output; images are below the corpus by default."""
+    folder = usable.corpus.files[0].path.parent
+    if folder.name == "annotations":
+        folder = folder.parent
+    meta = internvl_meta(_meta_name(output), str(images or folder), str(output), length)
+    return msgspec.json.format(msgspec.json.encode(meta), indent=2) + b"\n"
+
+
+def write_selection(
+    usable: Usable,
+    selection: Selection,
+    options: SelectionOptions,
+    output: Path,
+    format_name: str,
+    labels: WriteOptions,
+    images: Path | None = None,
+    progress: Callable[[int], None] = lambda count: None,
+) -> dict[str, Any]:
+    """Write the subset, its manifest, and a meta file for InternVL's trainers.
+
+    With ``format_name`` "rows" the manifest alone is written: it holds the rows, which
+    is all that ``mprm train --subset`` needs.
+
+    Returns:
+        the manifest.
+
+    Raises:
+        DataError: the format cannot hold a record, or a file cannot be written.
+    """
+    corpus = usable.corpus
+    written: dict[str, Any] = {
+        "file": output.name,
+        "format": format_name,
+        "rollouts": len(selection.rows),
+    }
+    with OutputSet() as outputs:
+        if format_name != "rows":
+            form = by_name(format_name)
+            lines = encoded_lines(usable, selection.rows, form, labels, images)
+            file = outputs.add(output)
+            write_lines(lines, file.write, progress)
+            written |= {"bytes": file.size, "sha256": file.sha256.hexdigest()}
+            if format_name in META_FORMATS:
+                meta = meta_bytes(usable, output, len(selection.rows), images)
+                outputs.add(meta_path(output)).write(meta)
+        manifest = {
+            "versions": versions(),
+            "corpus": str(corpus.path.resolve()),
+            "input": corpus_reading(usable),
+            "selection": asdict(options),
+            "labels": asdict(labels),
+            "inputs": corpus_inputs(corpus),
+            "output": written,
+            **evidence(usable, selection, options.alpha),
+            "rows": usable.row[selection.rows].astype(np.int64).tolist(),
+        }
+        outputs.add(manifest_path(output)).write(
+            manifest_bytes(manifest, SUBSET_SCHEMA)
+        )
+    return manifest

@@ -1,0 +1,1 @@
+"""Every statement of the theory, by closed form, oracle and simulation."""

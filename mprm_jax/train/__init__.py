@@ -1,0 +1,1 @@
+"""Training: objective, optimiser, update, loop, checkpoints, price."""

@@ -1,0 +1,206 @@
+"""Backbones opened for training: their precision, their mesh, their adapters."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from pathlib import Path
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+
+from mprm_jax.data.problems import DataError
+from mprm_jax.lora import LoraConfig, LoraModel, attach
+from mprm_jax.models import backbone
+from mprm_jax.models.backbone import Backbone, from_small_files, load_backbone
+from mprm_jax.models.base import DESCRIPTION, Model, Params, read_model
+from mprm_jax.models.layers import Compute, fused_attention
+from mprm_jax.models.reward_head import ANSWERS
+from mprm_jax.models.weights_config import BackboneConfig, read_config
+from mprm_jax.models.weights_files import Tensors
+from mprm_jax.models.weights_names import entries
+from mprm_jax.train.checkpoint import load_model
+from mprm_jax.train.optimizer import HEAD
+from mprm_jax.train.sharding import parameter_shardings, residual_sharding
+
+Precision = Literal["bfloat16", "float32"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Opening:
+    """How a backbone is opened; trained parameters are always float32.
+
+    Attributes:
+        compute: precision of the forward and backward pass.
+        frozen: precision of parameters that are not trained; None: that of ``compute``,
+            for which they need no more.
+        remat: recompute each layer in the backward pass instead of storing it.
+        max_length: most tokens of a prompt; None: the paper's 8,192, or the model's
+            context where that is shorter.
+        lora: train these adapters and the head alone.
+        answers: the words whose rows of the language-model head become Yes and No;
+            None: two new rows. A trained folder keeps its own.
+    """
+
+    compute: Precision = "bfloat16"
+    frozen: Precision | None = None
+    remat: bool = True
+    max_length: int | None = None
+    lora: LoraConfig | None = None
+    answers: tuple[str, str] | None = ANSWERS
+
+    def precisions(self, model: Model, shapes: Params) -> Params:
+        """Shapes of the parameters of a backbone, in the precision they are kept in."""
+        frozen = jnp.dtype(self.frozen or self.compute)
+        trained = model.trainable(shapes)
+        if self.lora is not None:
+            trained = {
+                name: jax.tree.map(lambda _, head=name == HEAD: head, part)
+                for name, part in shapes.items()
+            }
+        return jax.tree.map(
+            lambda leaf, train: jax.ShapeDtypeStruct(
+                leaf.shape, jnp.float32 if train else frozen
+            ),
+            shapes,
+            trained,
+        )
+
+    def changed(self, model: Backbone, mesh: Mesh | None) -> Backbone:
+        """The same backbone, computing as this says."""
+        compute = Compute(
+            self.compute,
+            self.remat,
+            None if mesh is None else residual_sharding(mesh),
+            "xla" if self.compute == "float32" else fused_attention(),
+        )
+        prompting = model.prompting
+        if self.max_length is not None:
+            prompting = dataclasses.replace(prompting, max_length=self.max_length)
+        return dataclasses.replace(model, compute=compute, prompting=prompting)
+
+
+def open_for_training(
+    folder: Path, opening: Opening, mesh: Mesh | None = None, seed: int = 0
+) -> tuple[Model, Params]:
+    """A backbone and its parameters, each put where it belongs as it is read.
+
+    Args:
+        folder: released weights, or what ``mprm train`` wrote.
+        opening: precision, lengths and adapters.
+        mesh: of several devices; None: one.
+        seed: of the adapters.
+
+    Raises:
+        DataError: the folder holds no backbone, or not all of one.
+    """
+    if (folder / DESCRIPTION).is_file():
+
+        def place(model: Model, shapes: Params) -> Params:
+            shapes = opening.precisions(_backbone(model, folder), shapes)
+            if mesh is None:
+                return shapes
+            return jax.tree.map(
+                lambda leaf, where: jax.ShapeDtypeStruct(
+                    leaf.shape, leaf.dtype, sharding=where
+                ),
+                shapes,
+                parameter_shardings(mesh, shapes),
+            )
+
+        read, params = load_model(folder, place=place)
+        model = _backbone(read, folder)
+    else:
+        frozen = opening.frozen or opening.compute
+        model, params = load_backbone(
+            folder,
+            dtype=frozen if opening.lora else "float32",
+            frozen_dtype=frozen,
+            answers=opening.answers,
+            sharding=mesh and functools.partial(parameter_shardings, mesh),
+        )
+    model = opening.changed(model, mesh)
+    if opening.lora is None:
+        return model, params
+    adapted = LoraModel(model, opening.lora)
+    return adapted, attach(params, opening.lora, jax.random.key(seed))
+
+
+def planned_model(folder: Path, opening: Opening) -> tuple[Model, Params]:
+    """The same model and the shapes of its parameters, with nothing allocated.
+
+    config.json and tokenizer.json are enough; where there are weights, their headers
+    are checked. In bfloat16 the attention is taken to be a GPU's, whatever is here.
+
+    Raises:
+        DataError: as :func:`open_for_training`.
+    """
+    if (folder / DESCRIPTION).is_file():
+        model = _backbone(read_model(folder), folder)
+    else:
+        model = _described(folder, opening)
+    model = opening.changed(model, None)
+    if opening.compute == "bfloat16":
+        compute = dataclasses.replace(model.compute, attention="cudnn")
+        model = dataclasses.replace(model, compute=compute)
+    shapes = jax.eval_shape(model.init, jax.random.key(0))
+    shapes = opening.precisions(model, shapes)
+    if opening.lora is None:
+        return model, shapes
+    with_adapters = functools.partial(attach, config=opening.lora)
+    return LoraModel(model, opening.lora), jax.eval_shape(
+        lambda params, key: with_adapters(params, key=key), shapes, jax.random.key(0)
+    )
+
+
+def _backbone(model: Model, folder: Path) -> Backbone:
+    if isinstance(model, Backbone):
+        return model
+    if isinstance(model, LoraModel):
+        raise DataError(
+            f"{folder}: holds adapters beside their kernels; mprm export merges them "
+            "into a folder to train from"
+        )
+    raise DataError(f"{folder}: holds {model.name}, which is no backbone")
+
+
+def _described(folder: Path, opening: Opening) -> Backbone:
+    """What ``load_backbone`` would make of a folder."""
+    backbone, marker, _ = from_small_files(folder, Compute(), opening.answers)
+    kind, config = read_config(folder)
+    config = _as_stored(folder, kind, config)
+    size = max(config.language.vocabulary, marker + 1)
+    language = dataclasses.replace(config.language, vocabulary=size)
+    return dataclasses.replace(
+        backbone,
+        config=dataclasses.replace(config, language=language),
+        head=dataclasses.replace(backbone.head, tied=language.tied),
+    )
+
+
+def _as_stored(folder: Path, kind: str, config: BackboneConfig) -> BackboneConfig:
+    """The configuration, with a head of its own where the weights have one."""
+    if not any(folder.glob("*.safetensors*")):
+        return config
+    tensors = Tensors(folder, kind)
+    language = dataclasses.replace(config.language, tied=False)
+    untied = dataclasses.replace(config, language=language)
+    heads = {entry.name for entry in entries(kind, untied)}
+    heads -= {entry.name for entry in entries(kind, config)}
+    if any(name in tensors for name in heads):
+        config = untied
+    tensors.check(entries(kind, config))
+    return config
+
+
+def is_backbone(folder: Path) -> bool:
+    """Whether a folder holds a backbone, rather than a tiny model or nothing.
+
+    Raises:
+        DataError: it describes a model that nobody knows.
+    """
+    if (folder / DESCRIPTION).is_file():
+        return read_model(folder).name in backbone.BACKBONES
+    return True

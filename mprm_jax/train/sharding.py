@@ -1,0 +1,220 @@
+"""Where parameters, batches and activations lie on many devices: one mesh, one rule.
+
+The mesh has three axes. ``data`` holds copies of the parameters, ``fsdp`` splits them
+and gathers them as they are used, ``tensor`` splits the work of a layer. FSDP is
+(1, n, 1), hybrid (HSDP) (m, n, 1) with a copy per node, tensor parallelism (1, n, t).
+A batch is split over ``data`` and ``fsdp`` together.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding
+from jax.sharding import PartitionSpec as Spec
+
+from mprm_jax.data.problems import DataError
+from mprm_jax.train.update import DATA_AXIS, Placement, put
+
+# Rules need the sizes of the axes only, not the devices.
+AnyMesh = Mesh | AbstractMesh
+
+FSDP_AXIS, TENSOR_AXIS = "fsdp", "tensor"
+BATCH_AXES = (DATA_AXIS, FSDP_AXIS)
+
+# Kernels [in, out] whose output is split by heads or hidden units, and those that take
+# such an input: a pair needs one sum over the tensor axis.
+_COLUMNS = ("query", "key", "value", "gate", "up")
+_ROWS = ("output", "down")
+# [vocabulary, width]
+_VOCABULARY = ("embedding", "lm_head")
+_STACK = "layers"
+
+
+@dataclass(frozen=True)
+class MeshShape:
+    """Devices along each axis.
+
+    Attributes:
+        data: copies of the parameters.
+        fsdp: parts of each copy; None: as many as the devices leave.
+        tensor: devices that share each layer's work.
+
+    Raises:
+        ValueError: a number is below 1.
+    """
+
+    data: int = 1
+    fsdp: int | None = None
+    tensor: int = 1
+
+    def __post_init__(self) -> None:
+        for name in ("data", "fsdp", "tensor"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name} must be at least 1, not {value}")
+
+
+def make_mesh(shape: MeshShape, devices: int | None = None) -> Mesh:
+    """The mesh over all devices of all hosts.
+
+    Raises:
+        DataError: the axes do not multiply to the number of devices.
+    """
+    count = jax.device_count() if devices is None else devices
+    fsdp = shape.fsdp or max(1, count // (shape.data * shape.tensor))
+    sizes = shape.data, fsdp, shape.tensor
+    if math.prod(sizes) != count:
+        raise DataError(
+            f"a mesh of {shape.data} x {fsdp} x {shape.tensor} (data, fsdp, tensor) "
+            f"does not use {count} devices"
+        )
+    return jax.make_mesh(
+        sizes,
+        (DATA_AXIS, FSDP_AXIS, TENSOR_AXIS),
+        axis_types=(AxisType.Auto,) * 3,
+        devices=jax.devices()[:count],
+    )
+
+
+def parameter_spec(
+    mesh: AnyMesh, path: tuple[str, ...], shape: tuple[int, ...]
+) -> Spec:
+    """How one parameter is split, from its name and shape alone.
+
+    Kernels of attention and feed-forward: one side over ``tensor``, the other over
+    ``fsdp``. Other matrices: their longest side over ``fsdp``. Vectors, the reward
+    rows and the leading axis of stacked layers: not at all. A side that does not
+    divide evenly is left whole.
+    """
+    stack = 1 if _STACK in path else 0
+    sides: list[str | None] = [None] * len(shape)
+    if len(shape) - stack == 2 and "head" not in path:
+        role = path[-2] if path[-1] == "kernel" else path[-1]
+        first, second = stack, stack + 1
+        if role in _COLUMNS and stack:
+            sides[first], sides[second] = FSDP_AXIS, TENSOR_AXIS
+        elif role in _ROWS and stack:
+            sides[first], sides[second] = TENSOR_AXIS, FSDP_AXIS
+        elif role in _VOCABULARY:
+            # Split by width, so that looking a token up needs no other device's rows.
+            sides[second] = FSDP_AXIS
+        else:
+            sides[first if shape[first] >= shape[second] else second] = FSDP_AXIS
+    for axis, name in enumerate(sides):
+        parts = 1 if name is None else mesh.shape[name]
+        if parts == 1 or shape[axis] % parts:
+            sides[axis] = None
+    # As XLA writes it: what comes out of an update then equals what went in.
+    while sides and sides[-1] is None:
+        sides.pop()
+    return Spec(*sides)
+
+
+def parameter_shardings(mesh: AnyMesh, params: Any) -> Any:
+    """A tree of shardings like the tree of parameters (or of their shapes)."""
+
+    def one(path: tuple, leaf: Any) -> NamedSharding:
+        names = tuple(str(getattr(key, "key", key)) for key in path)
+        return NamedSharding(mesh, parameter_spec(mesh, names, leaf.shape))
+
+    return jax.tree_util.tree_map_with_path(one, params)
+
+
+def place_parameters(mesh: Mesh) -> Callable[[Any], Any]:
+    """Puts a tree of parameters where ``parameter_spec`` says."""
+    return lambda params: jax.tree.map(put, params, parameter_shardings(mesh, params))
+
+
+def placement(mesh: Mesh) -> Placement:
+    """What the trainer needs to know of the mesh."""
+    return Placement(mesh, BATCH_AXES, place_parameters(mesh))
+
+
+def parse_mesh(text: str) -> MeshShape:
+    """``DATAxFSDPxTENSOR`` as ``2x4x1``.
+
+    Raises:
+        ValueError: it is none.
+    """
+    parts = text.lower().split("x")
+    if len(parts) != 3 or not all(p.isascii() and p.isdigit() for p in parts):
+        raise ValueError(f"a mesh is written DATAxFSDPxTENSOR, as 2x4x1, not {text!r}")
+    data, fsdp, tensor = map(int, parts)
+    return MeshShape(data, fsdp, tensor)
+
+
+def check_rows(mesh: AnyMesh, batch_size: int, accumulate: int) -> None:
+    """Refuse a batch that the parts of a mesh cannot share.
+
+    Raises:
+        ValueError: they cannot.
+    """
+    parts = math.prod(mesh.shape[axis] for axis in BATCH_AXES)
+    if batch_size % (accumulate * parts):
+        raise ValueError(
+            f"{parts} parts of the mesh cannot share a batch of {batch_size} in "
+            f"{accumulate} micro-batches evenly"
+        )
+
+
+def residual_sharding(mesh: Mesh) -> NamedSharding:
+    """Of the residual stream [B, L, D]: rows split as the batch is, the rest whole."""
+    return NamedSharding(mesh, Spec(BATCH_AXES, None, None))
+
+
+def abstract_mesh(shape: MeshShape) -> AbstractMesh:
+    """A mesh of devices that need not be here.
+
+    Raises:
+        ValueError: the shape leaves a size open.
+    """
+    if shape.fsdp is None:
+        raise ValueError("how many devices has the axis fsdp?")
+    sizes = shape.data, shape.fsdp, shape.tensor
+    return AbstractMesh(sizes, (DATA_AXIS, FSDP_AXIS, TENSOR_AXIS))
+
+
+def bytes_per_device(mesh: AnyMesh, shapes: Any, shardings: Any = None) -> int:
+    """Bytes on the fullest device, from shapes alone.
+
+    Args:
+        mesh: of the devices.
+        shapes: pytree of arrays or shapes.
+        shardings: of each; None: they are parameters.
+    """
+    if shardings is None:
+        shardings = parameter_shardings(mesh, shapes)
+
+    def one(leaf: Any, sharding: NamedSharding) -> int:
+        part = sharding.shard_shape(leaf.shape)
+        return math.prod(part) * leaf.dtype.itemsize
+
+    return sum(jax.tree.leaves(jax.tree.map(one, shapes, shardings)))
+
+
+def start_hosts(
+    coordinator: str | None = None, hosts: int | None = None, host: int | None = None
+) -> None:
+    """Join the other hosts of a run, before anything else of JAX is used.
+
+    On TPU pods, Slurm and Open MPI nothing needs to be given; elsewhere every host
+    names the same coordinator. Each host then reads its own rows of every batch.
+
+    Args:
+        coordinator: ``address:port`` of the first host.
+        hosts: how many.
+        host: number of this one, from 0.
+
+    Raises:
+        DataError: the others cannot be reached.
+    """
+    try:
+        jax.distributed.initialize(coordinator, hosts, host)
+    except (RuntimeError, ValueError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise DataError(f"cannot join the other hosts: {reason}") from error
