@@ -22,7 +22,7 @@ from mprm_jax.data.pixels import read_images
 from mprm_jax.data.predictions import Prediction, json_records
 from mprm_jax.data.problems import BadRecord, DataError
 from mprm_jax.data.record import Record
-from mprm_jax.models.base import Model, Params
+from mprm_jax.models.model import Model, Params
 
 # Examples are encoded, sorted by length and scored this many batches at a time: images
 # of a whole benchmark need not fit the memory, and lengths in a batch are near alike.

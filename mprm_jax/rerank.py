@@ -22,7 +22,7 @@ from mprm_jax.metrics_bootstrap import LEVEL, REPLICATES, interval, weight_chunk
 
 if TYPE_CHECKING:
     from mprm_jax.data.batches import Example
-    from mprm_jax.models.base import Model, Params
+    from mprm_jax.models.model import Model, Params
 
 Aggregate = Literal["mean", "min", "product", "last"]
 AGGREGATES: tuple[Aggregate, ...] = get_args(Aggregate)

@@ -59,9 +59,9 @@ def make_model(options: Options, name: BackboneName) -> Any:
     import jax
     from tokenizers import Tokenizer, models
 
-    from mprm_jax.lora import LoraConfig, LoraModel
     from mprm_jax.models.backbone import Backbone, Prompting
     from mprm_jax.models.layers import Compute, fused_attention
+    from mprm_jax.models.lora import LoraConfig, LoraModel
     from mprm_jax.models.reward_head import RewardHead
 
     gpu = jax.default_backend() == "gpu"
@@ -109,7 +109,7 @@ def measure(options: Options, name: BackboneName) -> dict[str, Any]:
     import jax
     import jax.numpy as jnp
 
-    from mprm_jax.lora import attach
+    from mprm_jax.models.lora import attach
     from mprm_jax.train.objective import Objective
     from mprm_jax.train.optimizer import HEAD, OptimizerConfig, plan
     from mprm_jax.train.price import Load, price

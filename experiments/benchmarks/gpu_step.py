@@ -2,7 +2,7 @@
 
     uv run --group parity python -m experiments.benchmarks.gpu_step
 
-A backbone of the real width and a few decoder layers gets random weights, which both
+A backbone of the real width and a few decoder layers gets random tensors, which both
 sides read from the same safetensors files. Text alone is trained on: the vision tower,
 which is frozen, is not measured. Both sides keep float32 masters and AdamW moments,
 compute in bfloat16, recompute each layer in the backward pass, and read two rows of the
@@ -103,11 +103,11 @@ def make_case(options: Options) -> None:
     """Weights, and the batch, into the folder."""
     import jax
 
-    from mprm_jax.models import weights
+    from mprm_jax.models.weights import tensors
 
     config = slice_config(options)
-    params = weights.init(config, jax.random.key(0))
-    weights.save_pretrained(options.folder / "weights", config, params)
+    params = tensors.init(config, jax.random.key(0))
+    tensors.save_pretrained(options.folder / "weights", config, params)
     rng = np.random.default_rng(0)
     shape = options.batch_size, options.tokens
     marker = np.linspace(8, options.tokens - 1, options.steps).astype(np.int32)
@@ -128,17 +128,18 @@ def jax_worker(options: Options) -> dict[str, Any]:
     from tokenizers import Tokenizer, models
 
     from mprm_jax.data.batches import Batch
-    from mprm_jax.models import reward_head, weights
+    from mprm_jax.models import reward_head
     from mprm_jax.models.backbone import Backbone, Prompting
     from mprm_jax.models.layers import Compute, fused_attention
     from mprm_jax.models.reward_head import RewardHead
+    from mprm_jax.models.weights import tensors
     from mprm_jax.train.objective import Objective
     from mprm_jax.train.optimizer import OptimizerConfig, plan
     from mprm_jax.train.update import compiled_step, initial_state
 
     stored = np.load(options.folder / "batch.npz")
     head = RewardHead((_YES, _NO), tied=False)
-    config, params = weights.load_pretrained(options.folder / "weights", jnp.float32)
+    config, params = tensors.load_pretrained(options.folder / "weights", jnp.float32)
     params = reward_head.attach(head, params, jax.random.key(0))
     model = Backbone(
         config,

@@ -27,9 +27,9 @@ from experiments.console.tables import format_table
 from experiments.corpora.simulated import write_raw_corpus
 from mprm_jax.data.cache import CACHE_FOLDER
 from mprm_jax.data.corpus import read_corpus
-from sim.calibration import PAPER_MODELS
-from sim.corpus import sample
-from sim.sources import PAPER_SOURCES
+from sim.corpus.calibrate import PAPER_MODELS
+from sim.corpus.draw import sample
+from sim.corpus.sources import PAPER_SOURCES
 from theory.scores import bis
 
 KEEP_RATIO = "0.25"

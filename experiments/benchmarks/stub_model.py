@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 
 from mprm_jax.data.batches import Batch, Example
-from mprm_jax.models.base import Params
+from mprm_jax.models.model import Params
 
 PATCHES, PATCH_DIM = 2, 3
 
@@ -22,7 +22,7 @@ PATCHES, PATCH_DIM = 2, 3
 class StubModel:
     """Running mean of embeddings, and of the image through a frozen map, to a head.
 
-    See :class:`mprm_jax.models.base.Model`.
+    See :class:`mprm_jax.models.model.Model`.
     """
 
     vocabulary: int = 11

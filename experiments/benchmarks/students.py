@@ -20,13 +20,13 @@ import numpy as np
 import tyro
 from scipy.special import expit
 
-from sim.calibration import PAPER_MODELS
-from sim.corpus import sample_with_latent
-from sim.feature_world import FeatureWorld, draw_frame, draw_offsets, draw_steps
-from sim.sources import PAPER_SOURCES
-from sim.students import Labels, Student, Sweep, base_logits, logits, train
-from sim.students_evaluation import Split, auroc, micro_f1, sweep_thresholds
-from sim.students_plan import Training, plan_trainings, stack_plans
+from sim.corpus.calibrate import PAPER_MODELS
+from sim.corpus.draw import sample_with_latent
+from sim.corpus.sources import PAPER_SOURCES
+from sim.students.evaluation import Split, auroc, micro_f1, sweep_thresholds
+from sim.students.features import FeatureWorld, draw_frame, draw_offsets, draw_steps
+from sim.students.plan import Training, plan_trainings, stack_plans
+from sim.students.train import Labels, Student, Sweep, base_logits, logits, train
 
 KEEP_RATIOS = (0.02, 0.05, 0.1, 0.15, 0.25, 0.35, 0.5)
 

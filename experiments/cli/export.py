@@ -50,9 +50,9 @@ def run(options: Options) -> None:
     import numpy as np
 
     from experiments.cli.scoring import load_checkpoint
-    from mprm_jax.lora import LoraModel, merged
     from mprm_jax.models.backbone import Backbone
     from mprm_jax.models.export import export
+    from mprm_jax.models.lora import LoraModel, merged
 
     model, params = load_checkpoint(options.checkpoint)
     if isinstance(model, LoraModel):

@@ -14,10 +14,10 @@ import tyro
 from experiments.console import shared
 from experiments.console.tables import format_table, printable, summary_rows
 from experiments.corpora.simulated import fit_to_corpus, write_raw_corpus
-from sim.calibration import PAPER_MODELS
-from sim.corpus import PAPER_TRIALS, early_stop, sample
-from sim.corpus_models import CorpusModel, WithAllNegative
-from sim.sources import PAPER_SOURCES, Source
+from sim.corpus.calibrate import PAPER_MODELS
+from sim.corpus.draw import PAPER_TRIALS, early_stop, sample
+from sim.corpus.laws import CorpusModel, WithAllNegative
+from sim.corpus.sources import PAPER_SOURCES, Source
 from theory.summary import summarise
 
 ModelName = Literal[

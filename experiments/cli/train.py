@@ -34,7 +34,7 @@ from theory.selection import RuleName
 
 if TYPE_CHECKING:
     from mprm_jax.data.loader import CorpusExamples
-    from mprm_jax.models.base import Params
+    from mprm_jax.models.model import Params
     from mprm_jax.train.optimizer import Budget
 
 MANIFEST = "manifest.json"

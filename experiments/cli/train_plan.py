@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from mprm_jax.data.batches import Buckets
     from mprm_jax.data.loader import CorpusExamples
-    from mprm_jax.models.base import Model, Params
+    from mprm_jax.models.model import Model, Params
     from mprm_jax.train.loop import TrainConfig
     from mprm_jax.train.optimizer import Budget
     from mprm_jax.train.price import Load, Price
@@ -36,12 +36,12 @@ def planned(options: SizeArguments) -> tuple[Model, Params]:
     """The model, and the shapes of its parameters as they would be kept."""
     import jax
 
-    from mprm_jax.models import base
+    from mprm_jax.models import model
     from mprm_jax.train.open_backbone import is_backbone, planned_model
 
     folder = Path(options.model)
     if options.model == TINY or not folder.is_dir() or not is_backbone(folder):
-        model, params = base.open_model(options.model)
+        model, params = model.open_model(options.model)
         return model, jax.eval_shape(lambda: params)
     return planned_model(folder, opening(options))
 

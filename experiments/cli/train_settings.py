@@ -13,7 +13,7 @@ from experiments.store.read_subset import Subset
 if TYPE_CHECKING:
     from jax.sharding import Mesh
 
-    from mprm_jax.models.base import Model, Params
+    from mprm_jax.models.model import Model, Params
     from mprm_jax.train.loop import TrainConfig
     from mprm_jax.train.open_backbone import Opening
     from mprm_jax.train.optimizer import Budget
@@ -226,7 +226,7 @@ def opening(options: SizeArguments) -> Opening:
     Raises:
         UsageError: a value is out of its range.
     """
-    from mprm_jax.lora import TARGETS, LoraConfig
+    from mprm_jax.models.lora import TARGETS, LoraConfig
     from mprm_jax.train.open_backbone import Opening
 
     lora = None
@@ -287,13 +287,13 @@ def open_model(
     """
     import jax
 
-    from mprm_jax.models import base
+    from mprm_jax.models import model
     from mprm_jax.train.open_backbone import is_backbone, open_for_training
     from mprm_jax.train.sharding import MeshShape, check_rows, make_mesh
 
     folder = Path(options.model)
     if options.model == TINY or not folder.is_dir() or not is_backbone(folder):
-        return *base.open_model(options.model), None
+        return *model.open_model(options.model), None
     shape = mesh_shape(options, budget)
     mesh = None
     if shape is not None or jax.device_count() > 1:
@@ -306,7 +306,7 @@ def open_model(
     if options.feature_cache is None:
         model, params = open_for_training(folder, asked, mesh, options.seed)
         return model, params, mesh
-    from mprm_jax.lora import LoraModel
+    from mprm_jax.models.lora import LoraModel
     from mprm_jax.train.features import cached
 
     model, params = open_for_training(folder, asked, mesh, options.seed)

@@ -15,7 +15,7 @@ from theory.selection import select
 from theory.summary import summarise
 
 if TYPE_CHECKING:
-    from sim.corpus_models import CorpusModel
+    from sim.corpus.laws import CorpusModel
 
 NAME = "corpus_models"
 
@@ -48,8 +48,8 @@ def describe_model(
     model: CorpusModel, scale: float, rng: np.random.Generator
 ) -> dict[str, Any]:
     """Everything that is compared, of one sampled corpus."""
-    from sim.corpus import sample
-    from sim.sources import PAPER_SOURCES
+    from sim.corpus.draw import sample
+    from sim.corpus.sources import PAPER_SOURCES
 
     rollouts = sample(model, PAPER_SOURCES, rng, scale)
     content = rng.integers(0, 2**64, rollouts.n_rollouts, np.uint64, endpoint=False)
@@ -131,7 +131,7 @@ def run(options: Options) -> None:
     """Run what is missing, and print the predictions."""
     from experiments.console import shared
     from experiments.store.results import Result, append_results, cell_key, read_results
-    from sim.calibration import PAPER_MODELS
+    from sim.corpus.calibrate import PAPER_MODELS
 
     if options.seed < 0:
         raise shared.UsageError(f"--seed must be at least 0, not {options.seed}")

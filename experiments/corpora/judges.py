@@ -222,8 +222,8 @@ def run(options: Options) -> None:
     from experiments.store.provenance import file_sha256
     from experiments.store.results import Result, append_results
     from mprm_jax.data.problems import DataError
-    from sim.corpus import sample_with_latent
-    from sim.fit import fit
+    from sim.corpus.draw import sample_with_latent
+    from sim.corpus.fit import fit
 
     if options.seed < 0:
         raise shared.UsageError(f"--seed must be at least 0, not {options.seed}")

@@ -103,9 +103,9 @@ def _simulate(options: Options) -> tuple[Usable, np.ndarray]:
     """The corpus as read back from disk, and the true r of its steps."""
     # Imported here: scipy would slow down --help.
     from experiments.corpora.simulated import order_on_disk, write_raw_corpus
-    from sim.calibration import PAPER_MODELS
-    from sim.corpus import sample_with_latent
-    from sim.sources import PAPER_SOURCES
+    from sim.corpus.calibrate import PAPER_MODELS
+    from sim.corpus.draw import sample_with_latent
+    from sim.corpus.sources import PAPER_SOURCES
 
     counts, text = np.random.default_rng(options.seed).spawn(2)
     model = PAPER_MODELS["hierarchical"]
@@ -140,7 +140,7 @@ def _describe(usable: Usable, selection: Selection, r: np.ndarray) -> dict[str, 
 
 
 def _print(options: Options, everything: Summary, rows: dict[str, dict]) -> None:
-    from sim.calibration import PAPER_TARGETS
+    from sim.corpus.calibrate import PAPER_TARGETS
 
     print(
         format_table(

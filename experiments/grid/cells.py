@@ -34,7 +34,7 @@ from experiments.store.write_subset import choose
 from mprm_jax.data.batches import Example, open_ladder
 from mprm_jax.data.loader import CorpusExamples
 from mprm_jax.data.problems import DataError
-from mprm_jax.models.base import Model, Params
+from mprm_jax.models.model import Model, Params
 from mprm_jax.train.loop import TrainConfig, Update, train
 from mprm_jax.train.optimizer import Budget
 from mprm_jax.train.run_log import METRICS

@@ -22,7 +22,7 @@ from mprm_jax.metrics import StepScores, best_threshold, f1_at
 from mprm_jax.metrics_bootstrap import replicate
 from mprm_jax.metrics_ranking import auroc
 from mprm_jax.metrics_summary import decide, evaluation
-from mprm_jax.models.base import Model, Params
+from mprm_jax.models.model import Model, Params
 from mprm_jax.rerank import best_of_n, replicate_accuracy, score_candidates
 
 # Resamples of the benchmark that the results keep: the same for every model.

@@ -41,7 +41,7 @@ from mprm_jax.data.problems import DataError
 if TYPE_CHECKING:
     from experiments.grid.cells import Lab, Settings
     from experiments.grid.inputs import Inputs
-    from mprm_jax.models.base import Params
+    from mprm_jax.models.model import Params
     from mprm_jax.train.loop import TrainConfig
     from mprm_jax.train.optimizer import Budget
 

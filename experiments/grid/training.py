@@ -28,7 +28,7 @@ from mprm_jax.metrics import StepScores, step_scores
 from mprm_jax.metrics_bootstrap import replicate
 from mprm_jax.metrics_ranking import within_position_auroc
 from mprm_jax.metrics_summary import decide, evaluation
-from mprm_jax.models.base import Model, Params
+from mprm_jax.models.model import Model, Params
 from mprm_jax.rerank import best_of_n, replicate_accuracy
 from mprm_jax.train.loop import TrainConfig, Update, train
 from mprm_jax.train.objective import Objective

@@ -52,7 +52,7 @@ OPTIONS = Options
 def world_of(regime: RegimeWorld) -> World:
     """The world of a point of the design."""
     from experiments.students.worlds import World, corpus_of_mixed_share
-    from sim.feature_world import FeatureWorld
+    from sim.students.features import FeatureWorld
 
     axes = regime.axes
     right_below, wrong_above = axes["noise"]

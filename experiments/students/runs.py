@@ -16,16 +16,16 @@ import numpy as np
 
 from experiments.store.results import Result, append_results, cell_key, read_results
 from experiments.students.worlds import World, describe
-from sim.student_world import Problem, draw_problem
-from sim.students import Labels, Student, Sweep, logits, train
-from sim.students_evaluation import (
+from sim.students.evaluation import (
     Split,
     auroc,
     excess_risk,
     micro_f1,
     sweep_thresholds,
 )
-from sim.students_plan import Training, plan_trainings, stack_plans
+from sim.students.plan import Training, plan_trainings, stack_plans
+from sim.students.problem import Problem, draw_problem
+from sim.students.train import Labels, Student, Sweep, logits, train
 from theory.scores import DEFAULT_ALPHA
 from theory.selection import select
 from theory.summary import summarise

@@ -15,7 +15,7 @@ from theory.selection import budget
 
 if TYPE_CHECKING:
     from experiments.students.runs import Arm
-    from sim.student_world import Problem
+    from sim.students.problem import Problem
 
 NAME = "ties"
 

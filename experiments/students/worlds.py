@@ -13,12 +13,12 @@ from typing import Any
 import numpy as np
 from scipy.optimize import root_scalar
 
-from sim.calibration import PAPER_MODELS
-from sim.corpus import expected
-from sim.feature_world import FeatureWorld
-from sim.sources import PAPER_SOURCES, Source
-from sim.student_world import CorpusLaw, from_moments
-from sim.students import Student
+from sim.corpus.calibrate import PAPER_MODELS
+from sim.corpus.draw import expected
+from sim.corpus.sources import PAPER_SOURCES, Source
+from sim.students.features import FeatureWorld
+from sim.students.problem import CorpusLaw, from_moments
+from sim.students.train import Student
 
 # 5 % of 10,000 rollouts in batches of 8 are 63 updates; the paper's 5 % are 56, all of
 # it 1,104. Below some 55 updates results show how the intercept moves, not what is

@@ -31,13 +31,14 @@ from mprm_jax.data.vision_prompt import (
     token_id,
 )
 from mprm_jax.data.vision_tiles import Tiling, tile_images
-from mprm_jax.models import internvl, qwen_vision, qwen_vl, reward_head, weights
-from mprm_jax.models.base import BACKBONES
+from mprm_jax.models import internvl, qwen_vision, qwen_vl, reward_head
 from mprm_jax.models.internvl import InternVLConfig
 from mprm_jax.models.layers import Compute, Params, fused_attention
+from mprm_jax.models.model import BACKBONES
 from mprm_jax.models.qwen_vl import QwenVLConfig
 from mprm_jax.models.reward_head import ANSWERS, RewardHead
-from mprm_jax.models.weights_config import BackboneConfig, read_config
+from mprm_jax.models.weights import tensors
+from mprm_jax.models.weights.config import BackboneConfig, read_config
 
 TOKENIZER = "tokenizer.json"
 QWEN_NAME, INTERNVL_NAME = BACKBONES
@@ -62,7 +63,7 @@ class Prompting:
 
 @dataclasses.dataclass(frozen=True)
 class Backbone:
-    """See :class:`mprm_jax.models.base.Model`.
+    """See :class:`mprm_jax.models.model.Model`.
 
     Attributes:
         config: the model.
@@ -108,7 +109,7 @@ class Backbone:
 
     def init(self, key: jax.Array) -> Params:
         """Random parameters, head included, float32."""
-        return reward_head.attach(self.head, weights.init(self.config, key), key)
+        return reward_head.attach(self.head, tensors.init(self.config, key), key)
 
     def reward_logits(self, params: Params, batch: Batch) -> jax.Array:
         """Yes, No and log concentration at every marker [B, S, 3], float32."""
@@ -125,8 +126,8 @@ class Backbone:
         )
 
     def trainable(self, params: Params) -> Params:
-        """Which parameters are trained; see ``weights.trainable``."""
-        return weights.trainable(params)
+        """Which parameters are trained; see ``tensors.trainable``."""
+        return tensors.trainable(params)
 
     def encode(
         self, question: str, steps: Sequence[str], images: tuple[Image, ...]
@@ -238,7 +239,7 @@ def tower_params(params: Params) -> Params:
     tower = {
         name: part
         for name, part in params["vision"].items()
-        if not name.startswith(weights.MERGER)
+        if not name.startswith(tensors.MERGER)
     }
     return {"vision": tower}
 
@@ -309,10 +310,10 @@ def load_backbone(
     answers: tuple[str, str] | None = ANSWERS,
     prompting: Prompting | None = None,
     compute: Compute | None = None,
-    sharding: weights.ShardingRule | None = None,
+    sharding: tensors.ShardingRule | None = None,
     key: jax.Array | None = None,
 ) -> tuple[Backbone, Params]:
-    """A process reward model from released weights.
+    """A process reward model from released tensors.
 
     ``<prm>`` is added to the tokenizer, and to the embedding where it has no row left.
 
@@ -325,16 +326,16 @@ def load_backbone(
         prompting: tokens and pixels; None: the paper's, and no more tokens than the
             model's context.
         compute: precision and rematerialisation; None: bfloat16, each layer again.
-        sharding: see ``weights.load_pretrained``.
+        sharding: see ``tensors.load_pretrained``.
         key: for new rows.
 
     Raises:
         DataError: something in the folder cannot be used.
     """
-    # Everything that is cheap to find wrong comes before the weights.
+    # Everything that is cheap to find wrong comes before the tensors.
     compute = compute or Compute(attention=fused_attention())
     backbone, marker, own = from_small_files(directory, compute, answers, prompting)
-    config, params = weights.load_pretrained(
+    config, params = tensors.load_pretrained(
         directory, dtype, sharding, frozen_dtype=frozen_dtype
     )
     config, params = reward_head.grow_vocabulary(config, params, marker + 1)

@@ -13,10 +13,11 @@ import numpy as np
 from mprm_jax.data.problems import DataError
 from mprm_jax.data.vision_patches import CLIP_MEAN, CLIP_STD
 from mprm_jax.data.vision_tiles import IMAGENET_MEAN, IMAGENET_STD
-from mprm_jax.models import reward_head, weights
+from mprm_jax.models import reward_head
 from mprm_jax.models.backbone import Backbone
 from mprm_jax.models.layers import Params
 from mprm_jax.models.qwen_vl import QwenVLConfig
+from mprm_jax.models.weights import tensors
 
 # Pillow's number of the filter that both backbones resize with.
 _BICUBIC = 3
@@ -33,7 +34,7 @@ def export(
 
     The score of a step is sigma(Yes - No) of the language-model head's logits at the
     step's ``<prm>``. What no such head can hold (two rows of its own, the log
-    concentration) goes to reward_head.safetensors beside the weights, which
+    concentration) goes to reward_head.safetensors beside the tensors, which
     ``load_backbone`` reads and ``transformers`` does not. All files appear together or
     not at all.
 
@@ -58,7 +59,7 @@ def export(
     }
     for name, value in described.items():
         files[name] = (json.dumps(value, indent=2) + "\n").encode()
-    weights.save_pretrained(
+    tensors.save_pretrained(
         folder,
         model.config,
         reward_head.detach(model.head, params),

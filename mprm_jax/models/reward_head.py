@@ -14,7 +14,7 @@ from safetensors.numpy import load_file, save
 from mprm_jax.data.problems import DataError
 from mprm_jax.models import decoder
 from mprm_jax.models.layers import Init, Params
-from mprm_jax.models.weights_config import BackboneConfig
+from mprm_jax.models.weights.config import BackboneConfig
 
 # Rows of the language-model head that become Yes and No, in this order.
 ANSWERS = ("Yes", "No")

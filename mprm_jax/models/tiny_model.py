@@ -23,7 +23,7 @@ from tokenizers import Tokenizer
 from mprm_jax.data.batches import Batch
 from mprm_jax.data.problems import BadRecord, DataError
 from mprm_jax.data.render import encode_prompt, marker_id
-from mprm_jax.models.base import Params
+from mprm_jax.models.model import Params
 from mprm_jax.models.tiny import TinyConfig, TinyModule, merge_module, patchify
 
 TOKENIZER = "tokenizer.json"
@@ -37,7 +37,7 @@ MAX_TOKENS = 192
 
 @dataclasses.dataclass(frozen=True)
 class TinyModel:
-    """See :class:`mprm_jax.models.base.Model`.
+    """See :class:`mprm_jax.models.model.Model`.
 
     Attributes:
         config: shape.

@@ -21,7 +21,7 @@ import orbax.checkpoint as ocp
 
 from mprm_jax.data.outputs import OutputSet
 from mprm_jax.data.problems import DataError
-from mprm_jax.models.base import Model, model_files, read_model
+from mprm_jax.models.model import Model, model_files, read_model
 from mprm_jax.train.file_hashes import Damaged, seal, verify
 
 FOLDER = "checkpoints"

@@ -38,10 +38,10 @@ from mprm_jax.data.vision_patches import CLIP_MEAN, CLIP_STD, as_first_image
 from mprm_jax.data.vision_tiles import IMAGENET_MEAN, IMAGENET_STD
 from mprm_jax.models import backbone
 from mprm_jax.models.backbone import Backbone
-from mprm_jax.models.base import Model
 from mprm_jax.models.layers import Compute, Params
+from mprm_jax.models.model import Model
 from mprm_jax.models.qwen_vl import QwenVLConfig
-from mprm_jax.models.weights_config import BackboneConfig
+from mprm_jax.models.weights.config import BackboneConfig
 
 DESCRIPTION = "features.json"
 SCHEMA = "mprm-features/1"
@@ -56,7 +56,7 @@ def _say(message: str) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class CachedBackbone:
-    """A backbone whose images are features already: see ``mprm_jax.models.base.Model``.
+    """A backbone whose images are features already: see ``models.model.Model``.
 
     A row of ``images_PxD`` holds the tower's state of one patch or tile as bytes, then
     its place. Everything else, and what is saved, is the backbone's.

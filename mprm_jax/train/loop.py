@@ -21,7 +21,7 @@ import jax
 from mprm_jax.data.batches import Batch, Buckets
 from mprm_jax.data.loader import Reading, Source, batches
 from mprm_jax.data.problems import DataError
-from mprm_jax.models.base import Model
+from mprm_jax.models.model import Model
 from mprm_jax.train.checkpoint import Progress, updates_kept
 from mprm_jax.train.hosts import FIRST, any_host, in_turn
 from mprm_jax.train.interruption import Stop, stoppable

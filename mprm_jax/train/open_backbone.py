@@ -12,15 +12,15 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from mprm_jax.data.problems import DataError
-from mprm_jax.lora import LoraConfig, LoraModel, attach
 from mprm_jax.models import backbone
 from mprm_jax.models.backbone import Backbone, from_small_files, load_backbone
-from mprm_jax.models.base import DESCRIPTION, Model, Params, read_model
 from mprm_jax.models.layers import Compute, fused_attention
+from mprm_jax.models.lora import LoraConfig, LoraModel, attach
+from mprm_jax.models.model import DESCRIPTION, Model, Params, read_model
 from mprm_jax.models.reward_head import ANSWERS
-from mprm_jax.models.weights_config import BackboneConfig, read_config
-from mprm_jax.models.weights_files import Tensors
-from mprm_jax.models.weights_names import entries
+from mprm_jax.models.weights.config import BackboneConfig, read_config
+from mprm_jax.models.weights.files import Tensors
+from mprm_jax.models.weights.names import entries
 from mprm_jax.train.checkpoint import load_model
 from mprm_jax.train.optimizer import HEAD
 from mprm_jax.train.sharding import parameter_shardings, residual_sharding

@@ -28,11 +28,11 @@ from jax.sharding import AbstractMesh, NamedSharding
 from jax.sharding import PartitionSpec as Spec
 
 from mprm_jax.data.batches import Buckets
-from mprm_jax.lora import ADAPTERS, base_of
 from mprm_jax.models.backbone import Backbone
-from mprm_jax.models.base import Model, Params
+from mprm_jax.models.lora import ADAPTERS, base_of
+from mprm_jax.models.model import Model, Params
 from mprm_jax.models.qwen_vl import QwenVLConfig
-from mprm_jax.models.weights import MERGER
+from mprm_jax.models.weights.tensors import MERGER
 from mprm_jax.train.optimizer import Budget, OptimizerConfig, split, transformation
 from mprm_jax.train.sharding import BATCH_AXES, bytes_per_device, parameter_shardings
 from mprm_jax.train.update import moment_shardings

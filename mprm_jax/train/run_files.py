@@ -14,7 +14,7 @@ import xxhash
 from mprm_jax.data.loader import Loaded, Source
 from mprm_jax.data.outputs import OutputSet
 from mprm_jax.data.problems import DataError
-from mprm_jax.models.base import Model
+from mprm_jax.models.model import Model
 from mprm_jax.train import checkpoint
 from mprm_jax.train.run_log import RunLog
 

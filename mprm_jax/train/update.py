@@ -19,7 +19,7 @@ import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec, Sharding
 
 from mprm_jax.data.batches import Batch
-from mprm_jax.models.base import Model
+from mprm_jax.models.model import Model
 from mprm_jax.train.objective import Objective, loss_sum, step_count
 from mprm_jax.train.optimizer import (
     Budget,

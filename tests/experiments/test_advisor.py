@@ -14,9 +14,9 @@ from experiments.map.report import advisor_tests, cross_validation
 from experiments.map.run import ARMS, gains, world_of
 from experiments.map.worlds import read_worlds
 from experiments.store.results import Result
-from sim.corpus import sample_with_latent
-from sim.sources import Source
-from sim.student_world import from_moments
+from sim.corpus.draw import sample_with_latent
+from sim.corpus.sources import Source
+from sim.students.problem import from_moments
 from theory.rollouts import Rollouts
 from theory.summary import summarise
 

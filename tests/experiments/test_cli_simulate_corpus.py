@@ -4,9 +4,9 @@ import json
 
 import pytest
 
-from sim.calibration import PAPER_MODELS
-from sim.corpus import expected
-from sim.sources import PAPER_SOURCES
+from sim.corpus.calibrate import PAPER_MODELS
+from sim.corpus.draw import expected
+from sim.corpus.sources import PAPER_SOURCES
 from tests.cli import run
 from tests.raw_files import record, write_corpus
 

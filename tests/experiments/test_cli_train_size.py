@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mprm_jax.lora import LoraModel, base_of
 from mprm_jax.models.backbone import Backbone
+from mprm_jax.models.lora import LoraModel, base_of
 from mprm_jax.train import loop
 from mprm_jax.train.checkpoint import load_model
 from tests.cli import run

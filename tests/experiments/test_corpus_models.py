@@ -1,7 +1,7 @@
 """`mprm run corpus_models`: what its tables print of the predictions."""
 
 from experiments.corpora import corpus_models
-from sim.calibration import PAPER_MODELS
+from sim.corpus.calibrate import PAPER_MODELS
 from tests.cli import run
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from experiments.benchmarks import gpu_step
 from experiments.benchmarks.gpu_step import Options, gate, slice_config, update_flops
-from mprm_jax.models import weights
+from mprm_jax.models.weights import tensors
 
 
 def test_without_a_gpu_nothing_is_measured(capsys):
@@ -24,7 +24,7 @@ def test_model_flops_are_six_for_each_weight_and_token(backbone, biases):
     options = Options(backbone=backbone, layers=8, batch_size=3, tokens=2048)
     more = dataclasses.replace(options, layers=9)
     count, larger = (
-        weights.parameter_count(slice_config(chosen)) for chosen in (options, more)
+        tensors.parameter_count(slice_config(chosen)) for chosen in (options, more)
     )
     width = slice_config(options).language.width
     in_products = larger - count - 2 * width - biases

@@ -17,9 +17,9 @@ from experiments.students.worlds import (
     describe,
     worlds,
 )
-from sim.feature_world import FeatureWorld
-from sim.sources import Source
-from sim.student_world import CorpusLaw, draw_problem, from_moments
+from sim.corpus.sources import Source
+from sim.students.features import FeatureWorld
+from sim.students.problem import CorpusLaw, draw_problem, from_moments
 from theory.rollouts import Rollouts
 from theory.scores import bis, label_mixture
 from theory.summary import summarise

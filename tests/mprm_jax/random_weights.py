@@ -6,8 +6,8 @@ import zlib
 import numpy as np
 from safetensors.numpy import save_file
 
-from mprm_jax.models.weights_config import read_config
-from mprm_jax.models.weights_names import entries
+from mprm_jax.models.weights.config import read_config
+from mprm_jax.models.weights.names import entries
 
 
 def random_tensor(name, shape, seed):

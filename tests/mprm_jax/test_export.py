@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from mprm_jax.data.batches import buckets_for, collate
-from mprm_jax.lora import LoraConfig, base_of
+from mprm_jax.models.lora import LoraConfig, base_of
 from mprm_jax.train import objective
 from mprm_jax.train.objective import Objective
 from mprm_jax.train.open_backbone import Opening, open_for_training

@@ -10,8 +10,8 @@ from PIL import Image
 from mprm_jax.data.batches import Example, buckets_for, collate
 from mprm_jax.data.problems import BadRecord, DataError
 from mprm_jax.models.backbone import Backbone, Prompting, load_backbone
-from mprm_jax.models.base import open_model
 from mprm_jax.models.layers import Compute
+from mprm_jax.models.model import open_model
 from mprm_jax.train import objective
 from mprm_jax.train.checkpoint import read_model, write_model
 from mprm_jax.train.features import DESCRIPTION, cached

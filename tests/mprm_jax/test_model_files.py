@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from safetensors.numpy import load, save
 
 from mprm_jax.data.problems import DataError
-from mprm_jax.models.base import DESCRIPTION, model_files, open_model, read_model
+from mprm_jax.models.model import DESCRIPTION, model_files, open_model, read_model
 from mprm_jax.models.tiny_model import (
     TOKENIZER,
     TinyModel,

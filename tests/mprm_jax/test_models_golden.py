@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 
 from mprm_jax.data.batches import Batch
-from mprm_jax.models import backbone, reward_head, weights
+from mprm_jax.models import backbone, reward_head
 from mprm_jax.models.layers import Compute
 from mprm_jax.models.reward_head import RewardHead
-from mprm_jax.models.weights_names import entries
+from mprm_jax.models.weights import tensors
+from mprm_jax.models.weights.names import entries
 from mprm_jax.train.objective import Objective, loss_sum, step_count
 from tests.mprm_jax.quick import quick_compilation as quick_compilation
 from tests.mprm_jax.random_weights import random_tensor, write_checkpoint
@@ -66,7 +67,7 @@ def test_it_computes_what_the_reference_computed(path, tmp_path):
         int(golden["seed"]),
         json.loads(str(golden["added_tokens"])),
     )
-    config, params = weights.load_pretrained(tmp_path, jnp.float32)
+    config, params = tensors.load_pretrained(tmp_path, jnp.float32)
     head = RewardHead((YES, NO), config.language.tied)
     params = reward_head.attach(head, params, jax.random.key(0))
     batch = batch_of(golden)

@@ -12,7 +12,7 @@ from jax.sharding import PartitionSpec as Spec
 
 from mprm_jax.data.batches import Batch
 from mprm_jax.data.problems import DataError
-from mprm_jax.models import weights
+from mprm_jax.models.weights import tensors
 from mprm_jax.train import sharding
 from mprm_jax.train.sharding import MeshShape, make_mesh
 from tests.mprm_jax.test_weights_full_size import internvl_8b, qwen_7b, read
@@ -86,9 +86,9 @@ def test_rows_are_shared_by_copies_and_parts():
 @pytest.mark.parametrize("value", [qwen_7b(), internvl_8b()])
 def test_a_device_holds_its_share_of_a_full_size_model(value, tmp_path):
     _, config = read(tmp_path, value)
-    shapes = weights.parameter_shapes(config, jnp.bfloat16)
+    shapes = tensors.parameter_shapes(config, jnp.bfloat16)
     whole = sharding.bytes_per_device(abstract_mesh(1, 1, 1), shapes)
-    assert whole == 2 * weights.parameter_count(config)
+    assert whole == 2 * tensors.parameter_count(config)
     for sizes in ((1, 8, 1), (2, 8, 1), (1, 4, 2)):
         held = sharding.bytes_per_device(abstract_mesh(*sizes), shapes)
         parts = sizes[1] * sizes[2]

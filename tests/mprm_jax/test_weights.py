@@ -8,9 +8,9 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from mprm_jax.data.problems import DataError
-from mprm_jax.models import weights
-from mprm_jax.models.weights_config import INTERNVL, INTERNVL_CHAT_FUSED, QWEN
-from mprm_jax.models.weights_names import canonical_name, entries
+from mprm_jax.models.weights import tensors as weights
+from mprm_jax.models.weights.config import INTERNVL, INTERNVL_CHAT_FUSED, QWEN
+from mprm_jax.models.weights.names import canonical_name, entries
 from tests.mprm_jax.random_weights import (
     internvl_chat_config,
     qwen_config,
@@ -217,7 +217,7 @@ def test_pickles_are_refused(qwen):
         load(qwen)
 
 
-@pytest.mark.parametrize("name", ["../secret.safetensors", "weights.bin", "/etc/x"])
+@pytest.mark.parametrize("name", ["../secret.safetensors", "tensors.bin", "/etc/x"])
 def test_an_index_names_only_safetensors_beside_it(qwen, name):
     index = {"weight_map": {"model.norm.weight": name}}
     (qwen / "model.safetensors.index.json").write_text(json.dumps(index))

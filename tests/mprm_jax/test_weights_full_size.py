@@ -6,9 +6,9 @@ import json
 import numpy as np
 import pytest
 
-from mprm_jax.models import weights
-from mprm_jax.models.weights_config import config_json, read_config
-from mprm_jax.models.weights_names import entries
+from mprm_jax.models.weights import tensors
+from mprm_jax.models.weights.config import config_json, read_config
+from mprm_jax.models.weights.names import entries
 from tests.mprm_jax.random_weights import internvl_chat_config, qwen_config
 
 
@@ -71,7 +71,7 @@ def read(folder, value):
 )
 def test_the_released_models_have_their_number_of_parameters(value, count, tmp_path):
     kind, config = read(tmp_path, value)
-    assert weights.parameter_count(config) == count
+    assert tensors.parameter_count(config) == count
     assert sum(int(np.prod(e.shape)) for e in entries(kind, config)) == count
 
 

@@ -18,7 +18,7 @@ from mprm_jax.data.vision_tiles import (
     Tiling,
     tile_images,
 )
-from mprm_jax.models.weights_config import (
+from mprm_jax.models.weights.config import (
     INTERNVL,
     INTERNVL_CHAT,
     INTERNVL_CHAT_FUSED,

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from mprm_jax.models.weights_names import canonical_name
+from mprm_jax.models.weights.names import canonical_name
 from tests.mprm_jax.random_weights import random_tensor
 from tests.parity.internvl_cases import make_internvl
 from tests.parity.qwen_cases import make_qwen

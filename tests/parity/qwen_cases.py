@@ -14,7 +14,7 @@ from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import (
 )
 
 from mprm_jax.data.vision_patches import PatchGrid, patch_images, patches_per_image
-from mprm_jax.models.weights_config import QWEN
+from mprm_jax.models.weights.config import QWEN
 from tests.parity.references import (
     VOCABULARY,
     Case,

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from mprm_jax.data.batches import Batch
-from mprm_jax.models.weights_names import canonical_name
+from mprm_jax.models.weights.names import canonical_name
 from tests.mprm_jax.random_weights import random_tensor
 
 with warnings.catch_warnings():

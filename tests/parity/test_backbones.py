@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 import torch
 
-from mprm_jax.models import backbone, decoder, reward_head, weights
+from mprm_jax.models import backbone, decoder, reward_head
 from mprm_jax.models.layers import Compute
 from mprm_jax.models.reward_head import RewardHead
-from mprm_jax.models.weights_names import canonical_name, entries
+from mprm_jax.models.weights import tensors
+from mprm_jax.models.weights.names import canonical_name, entries
 from mprm_jax.train import objective, optimizer
 from tests.parity.internvl_cases import SHAPES as INTERNVL_SHAPES
 from tests.parity.internvl_cases import make_internvl
@@ -29,7 +30,7 @@ def case(request, tmp_path_factory):
     family, name = request.param
     folder = tmp_path_factory.mktemp(family)
     made = {"qwen": make_qwen, "internvl": make_internvl}[family](name, folder)
-    config, params = weights.load_pretrained(folder, jnp.float32)
+    config, params = tensors.load_pretrained(folder, jnp.float32)
     return made, config, params
 
 
@@ -136,7 +137,7 @@ def test_three_updates_of_adamw_give_the_parameters_of_torch(case):
     before = {
         name: weight.detach().clone() for name, weight in made.model.named_parameters()
     }
-    trained = weights.trainable(params)
+    trained = tensors.trainable(params)
     frozen_names = {
         name
         for name, kept in on_disk_flags(made, config, trained).items()
@@ -202,7 +203,7 @@ def on_disk_flags(made, config, flags):
 
 
 def our_updates(config, head, params, made, settings):
-    trained, frozen = optimizer.split(params, weights.trainable(params))
+    trained, frozen = optimizer.split(params, tensors.trainable(params))
     tool, batch = optimizer.transformation(settings), batch_of(made)
 
     @jax.jit

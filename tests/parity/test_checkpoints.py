@@ -1,4 +1,4 @@
-"""What this package writes, ``transformers`` reads; and full size without weights."""
+"""What this package writes, ``transformers`` reads; and full size without tensors."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -6,9 +6,9 @@ import pytest
 import torch
 import transformers
 
-from mprm_jax.models import weights
-from mprm_jax.models.weights_config import INTERNVL, config_json
-from mprm_jax.models.weights_names import canonical_name, entries
+from mprm_jax.models.weights import tensors
+from mprm_jax.models.weights.config import INTERNVL, config_json
+from mprm_jax.models.weights.names import canonical_name, entries
 from tests.mprm_jax.test_weights_full_size import internvl_8b, qwen_7b, read
 from tests.parity import remote_torch
 from tests.parity.internvl_cases import make_internvl
@@ -32,8 +32,8 @@ def test_transformers_loads_what_is_saved_and_computes_the_same(
 ):
     (tmp_path / "in").mkdir()
     case = make(name, tmp_path / "in")
-    config, params = weights.load_pretrained(tmp_path / "in", jnp.float32)
-    weights.save_pretrained(tmp_path / "out", config, params)
+    config, params = tensors.load_pretrained(tmp_path / "in", jnp.float32)
+    tensors.save_pretrained(tmp_path / "out", config, params)
     kind = getattr(transformers, architecture)
     loaded, report = kind.from_pretrained(tmp_path / "out", output_loading_info=True)
     assert not report["missing_keys"]
@@ -65,7 +65,7 @@ def compare(model, kind, config):
         for name, weight in model.named_parameters()
     }
     assert found == expected
-    assert weights.parameter_count(config) == sum(
+    assert tensors.parameter_count(config) == sum(
         int(np.prod(shape)) for shape in expected.values()
     )
 

@@ -9,7 +9,7 @@ import torch
 import transformers
 from PIL import Image
 
-from mprm_jax.models.weights_config import INTERNVL_CHAT
+from mprm_jax.models.weights.config import INTERNVL_CHAT
 from mprm_jax.train.checkpoint import load_model
 from tests.experiments.test_backbone_commands import (
     evaluate,

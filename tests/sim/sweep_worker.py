@@ -6,7 +6,7 @@ import sys
 import jax
 import numpy as np
 
-from sim.students import seed_sharding, train
+from sim.students.train import seed_sharding, train
 from tests.sim.test_students import STUDENTS, problem
 
 

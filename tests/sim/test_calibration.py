@@ -3,20 +3,20 @@
 import numpy as np
 import pytest
 
-import sim.corpus_chains
-import sim.corpus_models
-from sim.calibration import (
+import sim.corpus.chains
+import sim.corpus.laws
+from sim.corpus.calibrate import (
     PAPER_MODELS,
     PAPER_TARGETS,
     Targets,
     UnreachableTargets,
     calibrate,
 )
-from sim.corpus import expected, sample
-from sim.corpus_chains import Martingale, TwoStateChain
-from sim.corpus_models import HierarchicalBeta, WithAllNegative
-from sim.quadrature import beta_rule
-from sim.sources import PAPER_SOURCES, Source
+from sim.corpus.chains import Martingale, TwoStateChain
+from sim.corpus.draw import expected, sample
+from sim.corpus.laws import HierarchicalBeta, WithAllNegative
+from sim.corpus.quadrature import beta_rule
+from sim.corpus.sources import PAPER_SOURCES, Source
 from theory.summary import summarise
 
 INF = np.inf
@@ -179,14 +179,14 @@ def test_finer_quadrature_changes_no_expectation(name, monkeypatch):
     def fine(mean, concentration, nodes=48):
         return beta_rule(mean, concentration, 2 * nodes)
 
-    monkeypatch.setattr(sim.corpus_models, "beta_rule", fine)
-    monkeypatch.setattr(sim.corpus_chains, "beta_rule", fine)
-    monkeypatch.setattr(sim.corpus_chains, "_GRID", 96)
-    sim.corpus_chains._to_coefficients.cache_clear()
-    sim.corpus_chains._martingale_counts.cache_clear()
+    monkeypatch.setattr(sim.corpus.laws, "beta_rule", fine)
+    monkeypatch.setattr(sim.corpus.chains, "beta_rule", fine)
+    monkeypatch.setattr(sim.corpus.chains, "_GRID", 96)
+    sim.corpus.chains._to_coefficients.cache_clear()
+    sim.corpus.chains._martingale_counts.cache_clear()
     try:
         finer = expected(PAPER_MODELS[name], sources)
     finally:
-        sim.corpus_chains._to_coefficients.cache_clear()
-        sim.corpus_chains._martingale_counts.cache_clear()
+        sim.corpus.chains._to_coefficients.cache_clear()
+        sim.corpus.chains._martingale_counts.cache_clear()
     assert vars(coarse) == pytest.approx(vars(finer), abs=1e-7)

@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 
-from sim.calibration import PAPER_MODELS
-from sim.corpus import early_stop, expected, sample, sample_with_latent
-from sim.corpus_chains import Martingale
-from sim.corpus_models import HierarchicalBeta, WithAllNegative
-from sim.sources import PAPER_SOURCES, Source
+from sim.corpus.calibrate import PAPER_MODELS
+from sim.corpus.chains import Martingale
+from sim.corpus.draw import early_stop, expected, sample, sample_with_latent
+from sim.corpus.laws import HierarchicalBeta, WithAllNegative
+from sim.corpus.sources import PAPER_SOURCES, Source
 from theory.rollouts import Rollouts
 
 SOURCES = (

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from scipy import integrate, special, stats
 
-from sim.corpus_chains import Martingale, TwoStateChain, label_recursion
-from sim.corpus_models import HierarchicalBeta, WithAllNegative
-from sim.sources import LengthLaw
+from sim.corpus.chains import Martingale, TwoStateChain, label_recursion
+from sim.corpus.laws import HierarchicalBeta, WithAllNegative
+from sim.corpus.sources import LengthLaw
 
 INF = np.inf
 LAW = LengthLaw.of_mean(4.5)

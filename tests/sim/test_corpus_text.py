@@ -5,10 +5,10 @@ import json
 import numpy as np
 import pytest
 
-from sim.calibration import PAPER_MODELS
-from sim.corpus import early_stop, sample
-from sim.corpus_text import file_stem, placeholder_records
-from sim.sources import PAPER_SOURCES, Source
+from sim.corpus.calibrate import PAPER_MODELS
+from sim.corpus.draw import early_stop, sample
+from sim.corpus.sources import PAPER_SOURCES, Source
+from sim.corpus.text import file_stem, placeholder_records
 from theory.rollouts import Rollouts
 
 

@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 from scipy.special import expit
 
-from sim.corpus import Simulation
-from sim.corpus_chains import TwoStateChain
-from sim.feature_world import (
+from sim.corpus.chains import TwoStateChain
+from sim.corpus.draw import Simulation
+from sim.corpus.sources import Source
+from sim.students.evaluation import auroc
+from sim.students.features import (
     FeatureWorld,
     bayes_logits,
     draw_frame,
@@ -17,9 +19,7 @@ from sim.feature_world import (
     draw_truth,
     relative_position,
 )
-from sim.sources import Source
-from sim.student_world import CorpusLaw, benchmark_mean, draw_problem, from_moments
-from sim.students_evaluation import auroc
+from sim.students.problem import CorpusLaw, benchmark_mean, draw_problem, from_moments
 from theory.rollouts import Rollouts
 from theory.summary import summarise
 

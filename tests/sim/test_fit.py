@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from sim.corpus import sample
-from sim.corpus_models import HierarchicalBeta
-from sim.fit import fit, log_likelihood, share_covariance
-from sim.sources import Source, sources_of
+from sim.corpus.draw import sample
+from sim.corpus.fit import fit, log_likelihood, share_covariance
+from sim.corpus.laws import HierarchicalBeta
+from sim.corpus.sources import Source, sources_of
 from theory.rollouts import Rollouts
 
 SOURCES = (Source("a", 0.85, 5600, 1000), Source("b", 0.7, 5600, 1000))
@@ -80,7 +80,7 @@ def test_moments_of_a_chain_meet_both_shares_with_intervals(corpus):
     found = fit(corpus, ["absorbing"])
     chain = found.models["absorbing"]
     assert (chain.method, chain.misses) == ("moments", "")
-    from sim.corpus import expected
+    from sim.corpus.draw import expected
 
     shares = expected(chain.model, found.sources)
     assert shares.error_step_ratio == pytest.approx(found.targets.error_step_ratio)

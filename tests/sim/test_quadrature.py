@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import integrate, special
 
-from sim.quadrature import beta_rule
+from sim.corpus.quadrature import beta_rule
 
 
 @given(

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from sim.calibration import PAPER_TARGETS
+from sim.corpus.calibrate import PAPER_TARGETS
 from sim.scenes.grammar import BENCHMARK_SOURCES, TRAINING_SOURCES
 from sim.scenes.solutions import FINAL
 from sim.scenes.world import (

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from sim.sources import PAPER_SOURCES, LengthLaw, Source, sources_of
+from sim.corpus.sources import PAPER_SOURCES, LengthLaw, Source, sources_of
 from theory.rollouts import Rollouts
 
 

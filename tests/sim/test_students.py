@@ -13,7 +13,8 @@ import pytest
 from scipy.special import expit
 from scipy.stats import betabinom
 
-from sim.students import (
+from sim.students.plan import Training, plan_trainings, stack_plans
+from sim.students.train import (
     Labels,
     Student,
     Sweep,
@@ -26,7 +27,6 @@ from sim.students import (
     step_losses,
     train,
 )
-from sim.students_plan import Training, plan_trainings, stack_plans
 from theory.logistic import logistic_gradient
 
 D = 6

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import f1_score, log_loss, roc_auc_score
 
-from sim.students_evaluation import (
+from sim.students.evaluation import (
     Split,
     auroc,
     excess_risk,

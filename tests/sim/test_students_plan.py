@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from sim.students_plan import Training, plan_trainings, stack_plans
+from sim.students.plan import Training, plan_trainings, stack_plans
 
 OFFSETS = np.array([0, 2, 3, 7, 8, 13, 14, 20])
 

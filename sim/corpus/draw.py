@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from sim.corpus_models import CorpusModel
-from sim.sources import Source
+from sim.corpus.laws import CorpusModel
+from sim.corpus.sources import Source
 from theory.domain import check_positive
 from theory.rollouts import Rollouts
 

@@ -10,8 +10,8 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from mprm_jax.data.problems import DataError
-from mprm_jax.models.weights_config import read_json
-from mprm_jax.models.weights_names import Entry, canonical_name
+from mprm_jax.models.weights.config import read_json
+from mprm_jax.models.weights.names import Entry, canonical_name
 
 _INDEX = "model.safetensors.index.json"
 _SINGLE = "model.safetensors"

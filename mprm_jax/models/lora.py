@@ -24,7 +24,7 @@ from PIL.Image import Image
 
 from mprm_jax.data.batches import Batch
 from mprm_jax.data.problems import DataError
-from mprm_jax.models.base import Model, Params
+from mprm_jax.models.model import Model, Params
 from mprm_jax.train.optimizer import HEAD
 
 # Kernels of a decoder layer; the paper's backbones all have these seven.
@@ -77,7 +77,7 @@ class LoraModel:
     """A backbone of which only adapters and the reward head are trained.
 
     Its parameters are the backbone's, and ``adapters``. See
-    :class:`mprm_jax.models.base.Model`.
+    :class:`mprm_jax.models.model.Model`.
 
     Attributes:
         base: the backbone.

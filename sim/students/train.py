@@ -19,7 +19,7 @@ import optax
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from jax.typing import ArrayLike
 
-from sim.students_plan import Plan
+from sim.students.plan import Plan
 from theory.domain import check_nonnegative, check_positive
 
 Params = dict[str, jax.Array]
@@ -252,7 +252,7 @@ class Sweep:
     Attributes:
         features_NxSxD: float32; rows beyond a seed's steps are never read.
         labels: with a leading axis of seeds.
-        plan: from :func:`sim.students_plan.stack_plans`.
+        plan: from :func:`sim.students.plan.stack_plans`.
         seeds: of the mlp's initial weights, one per seed.
     """
 

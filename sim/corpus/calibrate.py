@@ -11,10 +11,10 @@ from typing import NamedTuple, TypeVar
 import numpy as np
 from scipy.optimize import minimize_scalar, root_scalar
 
-from sim.corpus import PAPER_TRIALS, ExpectedSummary, expected
-from sim.corpus_chains import Martingale, TwoStateChain
-from sim.corpus_models import CorpusModel, HierarchicalBeta
-from sim.sources import PAPER_SOURCES, Source
+from sim.corpus.chains import Martingale, TwoStateChain
+from sim.corpus.draw import PAPER_TRIALS, ExpectedSummary, expected
+from sim.corpus.laws import CorpusModel, HierarchicalBeta
+from sim.corpus.sources import PAPER_SOURCES, Source
 from theory.domain import check_probability
 
 Model = TypeVar("Model", bound=CorpusModel)
@@ -125,7 +125,7 @@ def calibrate(
     Raises:
         UnreachableTargets: the model has no such parameters; says which target it
             misses and how near it comes.
-        ValueError: as :func:`sim.corpus.expected`.
+        ValueError: as :func:`sim.corpus.draw.expected`.
     """
     ranges = model.free(min(source.mean_mc for source in sources))
     free = [(float(np.log(low)), float(np.log(high))) for low, high in ranges]

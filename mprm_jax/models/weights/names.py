@@ -16,7 +16,7 @@ from mprm_jax.models.internvit import InternViTConfig
 from mprm_jax.models.internvl import InternVLConfig
 from mprm_jax.models.qwen_vision import QwenVisionConfig
 from mprm_jax.models.qwen_vl import QwenVLConfig
-from mprm_jax.models.weights_config import (
+from mprm_jax.models.weights.config import (
     INTERNVL,
     INTERNVL_CHAT_FUSED,
     QWEN,

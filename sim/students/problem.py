@@ -7,9 +7,11 @@ from functools import cached_property, lru_cache
 
 import numpy as np
 
-from sim.corpus import Simulation, sample_with_latent
-from sim.corpus_models import CorpusModel, HierarchicalBeta
-from sim.feature_world import (
+from sim.corpus.draw import Simulation, sample_with_latent
+from sim.corpus.laws import CorpusModel, HierarchicalBeta
+from sim.corpus.sources import Source
+from sim.students.evaluation import Split
+from sim.students.features import (
     FeatureWorld,
     Frame,
     Steps,
@@ -19,8 +21,6 @@ from sim.feature_world import (
     draw_steps,
     draw_truth,
 )
-from sim.sources import Source
-from sim.students_evaluation import Split
 from theory.rollouts import Rollouts
 
 # VisualProcessBench: solutions per source, steps per solution, and the share of right

@@ -19,15 +19,15 @@ from mprm_jax.data.outputs import OutputSet
 from mprm_jax.models import internvl, qwen_vl
 from mprm_jax.models.layers import Params
 from mprm_jax.models.qwen_vl import QwenVLConfig
-from mprm_jax.models.weights_config import (
+from mprm_jax.models.weights.config import (
     INTERNVL,
     QWEN,
     BackboneConfig,
     config_json,
     read_config,
 )
-from mprm_jax.models.weights_files import Tensors
-from mprm_jax.models.weights_names import Entry, entries
+from mprm_jax.models.weights.files import Tensors
+from mprm_jax.models.weights.names import Entry, entries
 
 # A pytree of shardings, made from the shapes of the parameters.
 ShardingRule = Callable[[Params], Any]

@@ -16,7 +16,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 from scipy.special import logsumexp
 
-from sim.corpus import Simulation
+from sim.corpus.draw import Simulation
 from theory.domain import check_nonnegative, check_probability
 
 # Ease and position are averaged over so many values per class; the noise of a feature

@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import Any
 
 from mprm_jax.data.problems import DataError
-from mprm_jax.models.config_fields import Fields, read_json
 from mprm_jax.models.decoder import DecoderConfig
 from mprm_jax.models.internvit import InternViTConfig
 from mprm_jax.models.internvl import InternVLConfig
 from mprm_jax.models.qwen_vision import QwenVisionConfig
 from mprm_jax.models.qwen_vl import QwenVLConfig
 from mprm_jax.models.rope import Rope
+from mprm_jax.models.weights.fields import Fields, read_json
 
 BackboneConfig = QwenVLConfig | InternVLConfig
 

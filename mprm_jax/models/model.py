@@ -110,7 +110,7 @@ def read_model(folder: Path) -> Model:
 
 
 def _with_adapters(path: Path, model: Model, values: Any) -> Model:
-    from mprm_jax import lora
+    from mprm_jax.models import lora
 
     try:
         return lora.from_description(model, values)

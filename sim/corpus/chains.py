@@ -9,7 +9,7 @@ import numpy as np
 from numpy.polynomial import chebyshev
 from scipy.optimize import root_scalar
 
-from sim.corpus_models import (
+from sim.corpus.laws import (
     CONCENTRATIONS,
     HierarchicalBeta,
     LabelExpectation,
@@ -17,8 +17,8 @@ from sim.corpus_models import (
     check_concentration,
     draw_beta,
 )
-from sim.quadrature import beta_rule
-from sim.sources import LengthLaw
+from sim.corpus.quadrature import beta_rule
+from sim.corpus.sources import LengthLaw
 from theory.domain import check_probability
 
 # Functions of r are kept by their values at so many Chebyshev nodes. They are

@@ -10,11 +10,11 @@ import numpy as np
 from scipy.optimize import minimize
 from scipy.special import betaln, gammaln
 
-from sim.calibration import PAPER_MODELS, Targets, UnreachableTargets, calibrate
-from sim.corpus import expected
-from sim.corpus_models import CorpusModel, HierarchicalBeta
-from sim.quadrature import beta_rule
-from sim.sources import Source, sources_of
+from sim.corpus.calibrate import PAPER_MODELS, Targets, UnreachableTargets, calibrate
+from sim.corpus.draw import expected
+from sim.corpus.laws import CorpusModel, HierarchicalBeta
+from sim.corpus.quadrature import beta_rule
+from sim.corpus.sources import Source, sources_of
 from theory.rollouts import Rollouts
 
 # Below these a share has no more than an order of magnitude.
@@ -67,7 +67,7 @@ class CorpusFit:
         sources: mean MC, rollouts and steps of each source, which every model meets.
         trials: N of the corpus.
         targets: its two shares.
-        models: by the names of :data:`sim.calibration.PAPER_MODELS`.
+        models: by the names of :data:`sim.corpus.calibrate.PAPER_MODELS`.
     """
 
     sources: tuple[Source, ...]

@@ -2,7 +2,7 @@
 
 Every model has a few numbers for the whole corpus and takes from a source only its
 mean MC score and its lengths; the annotator then draws K | r ~ Binomial(N, r). All
-expectations are exact up to quadrature (:mod:`sim.quadrature`): no simulation.
+expectations are exact up to quadrature (:mod:`sim.corpus.quadrature`): no simulation.
 
 | model | r of a step | free |
 |---|---|---|
@@ -22,8 +22,8 @@ from typing import NamedTuple, Protocol, Self
 
 import numpy as np
 
-from sim.quadrature import beta_rule
-from sim.sources import LengthLaw
+from sim.corpus.quadrature import beta_rule
+from sim.corpus.sources import LengthLaw
 from theory.beta_binomial import positive_label_prob
 from theory.domain import check_probability
 

@@ -1,0 +1,1 @@
+"""Released weights in, trained weights out: safetensors and config.json."""

@@ -1,0 +1,1 @@
+"""Small students of step labels: features, truth, one-pass training, evaluation."""
