@@ -176,7 +176,7 @@ def rule_key(
 
 def select(
     rollouts: Rollouts,
-    rule: RuleName,
+    rule: RuleName | np.ndarray,
     keep_ratio: float,
     content: np.ndarray,
     *,
@@ -193,7 +193,8 @@ def select(
 
     Args:
         rollouts: the corpus.
-        rule: what to keep.
+        rule: what to keep: a rule's name, or anyone's scores, finite ``[n_rollouts]``,
+            of which the largest are kept.
         keep_ratio: rho in (0, 1], of the rollouts (or steps) of each group.
         content: uint64 ``[n_rollouts]``, a hash of each rollout's content.
         alpha: BIS's alpha; other rules ignore it.
@@ -207,6 +208,15 @@ def select(
 
     Raises:
         ValueError: an argument is out of range, or the corpus has no rollout.
+
+    Example:
+        >>> scores = np.array([1.0, 0.5, 0.0, 1.0, 1.0, 0.0])
+        >>> corpus = Rollouts.from_scores(scores, 2, np.array([0, 3, 5, 6]))
+        >>> content = np.arange(3, dtype=np.uint64)
+        >>> select(corpus, "bis", 0.34, content).rows
+        array([0])
+        >>> select(corpus, np.array([0.1, 0.2, 0.3]), 0.34, content).rows
+        array([2])
     """
     if rollouts.n_rollouts == 0:
         raise ValueError("the corpus has no rollout to select from")
@@ -215,7 +225,10 @@ def select(
             f"content has {len(content)} hashes for {rollouts.n_rollouts} rollouts"
         )
     budget(1, keep_ratio)
-    key = rule_key(rule, rollouts, alpha)
+    if isinstance(rule, str):
+        key = rule_key(rule, rollouts, alpha)
+    else:
+        key, rule = _own_key(rule, rollouts), "scores"
     if not np.all(np.isfinite(key)):
         raise ValueError(f"rule {rule} gives rollouts a key that is not finite")
     in_file_order = ties == "file" and rule not in _RANDOM_FILL
@@ -273,6 +286,16 @@ def select(
             )
         )
     return Selection(np.sort(np.concatenate(rows)).astype(np.int64), tuple(cuts))
+
+
+def _own_key(scores: np.ndarray, rollouts: Rollouts) -> np.ndarray:
+    key = np.asarray(scores, np.float64)
+    if key.shape != (rollouts.n_rollouts,):
+        raise ValueError(
+            f"scores have shape {key.shape}, not one for each of "
+            f"{rollouts.n_rollouts} rollouts"
+        )
+    return key
 
 
 def _groups(rollouts: Rollouts, per_source: bool) -> Iterator[tuple[str, np.ndarray]]:

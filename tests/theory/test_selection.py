@@ -357,3 +357,18 @@ def test_each_rule_ranks_a_worked_example(rule):
     assert not rest or (max(key[rest]) < key[ranked[-1]] and max(key[rest]) == 0)
     order = np.argsort(-key, kind="stable")[: len(ranked)].tolist()
     assert order == ranked
+
+
+@given(labelled, st.sampled_from(["bis", "reliable", "low-mc", "max-drop"]), ratios)
+def test_anyones_scores_are_ranked_as_a_rule_of_the_same_keys(corpus, rule, rho):
+    content = hashes(corpus.n_rollouts)
+    ours = select(corpus, rule, rho, content)
+    theirs = select(corpus, rule_key(rule, corpus), rho, content)
+    np.testing.assert_array_equal(theirs.rows, ours.rows)
+    assert theirs.cuts == ours.cuts
+
+
+@pytest.mark.parametrize("scores", [[1.0], [[1.0, 2.0]], [1.0, np.nan]])
+def test_scores_that_fit_no_corpus_are_refused(scores):
+    with pytest.raises(ValueError, match=r"shape|finite"):
+        select(uniform([1, 2]), np.array(scores), 0.5, hashes(2))
