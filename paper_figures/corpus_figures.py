@@ -20,6 +20,7 @@ from paper_figures.style import (
     label_panels,
     new_figure,
 )
+from theory.paper import FULL_DATA
 
 Cells = Sequence[Mapping[str, Any]]
 
@@ -153,15 +154,6 @@ def figure_10(cells: Cells) -> Drawing:
     return Drawing(figure, ("panel", "source", "bin", "rollouts", "share"), rows)
 
 
-# Table 1's row of the full data: what calibration knows, or could.
-_PUBLISHED = {
-    ("full", "error_step_ratio"): 0.0357,
-    ("full", "mean_mc"): 0.8566,
-    ("full", "steps_per_rollout"): 5.62,
-    ("full", "mixed_share"): 0.0767,
-}
-
-
 def predictions(cells: Cells) -> Drawing:
     """Columns of Table 1 that the models were not fitted to, side by side."""
     models = latest(cells)
@@ -180,8 +172,9 @@ def predictions(cells: Cells) -> Drawing:
                 for subset, value in zip(subsets, values, strict=True)
             ]
         for i, subset in enumerate(subsets):
-            published = _PUBLISHED.get((subset, column))
-            if published is not None:
+            # What calibration knows, or could.
+            if subset == "full":
+                published = getattr(FULL_DATA, column)
                 axis.plot(
                     [i - 0.4, i + 0.4], [published] * 2, color="black", linewidth=1
                 )

@@ -33,9 +33,7 @@ from theory.label_noise import (
     predictive_values,
 )
 from theory.logistic import gradient_second_moment
-
-# Mean MC score, error-step ratio and N of the paper's corpus (Table 1).
-_MEAN_MC, _ERROR_STEPS, _TRIALS = 0.8566, 0.0357, 16
+from theory.paper import FULL_DATA, TRIALS
 
 # On small public corpora with an independent judge's step labels: the share of positive
 # labels that the judge calls wrong, and of negative ones that it calls right.
@@ -112,19 +110,21 @@ def information_under_noise() -> Drawing:
 
 def effective_noise() -> Drawing:
     """eta_eff(k) under the prior of the paper's corpus, and the pseudo-positives."""
-    a, b = fit_from_mean_and_zero_rate(_MEAN_MC, _ERROR_STEPS, _TRIALS)
-    k = np.arange(_TRIALS + 1)
+    a, b = fit_from_mean_and_zero_rate(
+        FULL_DATA.mean_mc, FULL_DATA.error_step_ratio, TRIALS
+    )
+    k = np.arange(TRIALS + 1)
     figure, axes = new_figure(columns=2, height=2.9)
     left, right = axes[0]
     rows = []
     for i, tau in enumerate((0.25, 0.5, 0.75)):
-        eta = unreliability_posterior(k, a, b, _TRIALS, tau)
+        eta = unreliability_posterior(k, a, b, TRIALS, tau)
         left.plot(k, eta, marker=MARKERS[i], label=f"$\\tau$ = {tau:g}", **curve(i))
         rows += curve_rows("eta_eff", f"tau {tau:g}", k, eta)
-    left.axvspan(0.5, _TRIALS + 0.5, ymin=0.5, color="#EFEFEF", zorder=0)
+    left.axvspan(0.5, TRIALS + 0.5, ymin=0.5, color="#EFEFEF", zorder=0)
     left.axhline(0.5, color=GREY, linewidth=0.7)
     left.text(
-        _TRIALS + 0.3,
+        TRIALS + 0.3,
         0.97,
         "labelled\npositive,\nlikely\nunreliable",
         ha="right",
@@ -136,8 +136,8 @@ def effective_noise() -> Drawing:
     left.legend(loc="lower left")
 
     tau = 0.5
-    pmf = count_pmf(a, b, _TRIALS)
-    eta = unreliability_posterior(k, a, b, _TRIALS, tau)
+    pmf = count_pmf(a, b, TRIALS)
+    eta = unreliability_posterior(k, a, b, TRIALS, tau)
     for i, (name, mass, face, hatch) in enumerate(
         (
             (f"reliable, $r \\geq$ {tau:g}", pmf * (1 - eta), COLOURS[3], ""),
@@ -156,7 +156,7 @@ def effective_noise() -> Drawing:
         )
         series = ("reliable", "unreliable")[i]
         rows += curve_rows("joint probability", series, k, mass)
-    share = float(pseudo_positive_rate(a, b, _TRIALS, tau))
+    share = float(pseudo_positive_rate(a, b, TRIALS, tau))
     right.axvline(0.5, color="black", linewidth=0.8, linestyle=DASHES[2])
     right.text(
         0.7, 0.55, f"positive labels:\n{100 * share:.1f} % of them unreliable", va="top"
@@ -167,9 +167,9 @@ def effective_noise() -> Drawing:
     right.set_ylabel("$\\Pr(K = k$, and $r$ on that side)")
     right.legend(loc="upper center", bbox_to_anchor=(0.45, 0.78))
     for axis in (left, right):
-        axis.set_xlim(-0.5, _TRIALS + 0.5)
-        axis.set_xticks(range(0, _TRIALS + 1, 4))
-        axis.set_xlabel(f"successes $k$ of {_TRIALS}")
+        axis.set_xlim(-0.5, TRIALS + 0.5)
+        axis.set_xticks(range(0, TRIALS + 1, 4))
+        axis.set_xlabel(f"successes $k$ of {TRIALS}")
     label_panels([left, right])
     return Drawing(figure, CURVE_HEADER, rows)
 
@@ -177,9 +177,9 @@ def effective_noise() -> Drawing:
 def retained_information() -> Drawing:
     """What noisy labels keep of the information, beside the scores that resemble it."""
     # Bayes: from the predictive values and the base rate of the labels to the channel.
-    positive = 1 - _ERROR_STEPS
+    positive = 1 - FULL_DATA.error_step_ratio
     false_positive = _WRONG_POSITIVES * positive
-    false_negative = _RIGHT_NEGATIVES * _ERROR_STEPS
+    false_negative = _RIGHT_NEGATIVES * FULL_DATA.error_step_ratio
     truth = positive - false_positive + false_negative
     fpr, fnr = false_positive / (1 - truth), false_negative / truth
     figure, axes = new_figure(columns=3, height=2.9, sharey=True)

@@ -18,6 +18,7 @@ from paper_figures.style import (
     label_panels,
     new_figure,
 )
+from theory.intervals import mean_and_half_width
 
 Cell = Mapping[str, Any]
 
@@ -32,17 +33,6 @@ _NAMES |= {"reliable": "Reliable", "full": "full data", "base": "untrained"}
 _MOST = 5
 # Rows of panels: corpora and kinds of labels.
 _MOST_ROWS = 4
-
-
-def mean_and_half(values: Sequence[float]) -> tuple[float, float]:
-    """Mean and half the width of its 95 % t interval; NaN for one value."""
-    from scipy.stats import t
-
-    x = np.asarray(values, float)
-    if len(x) < 2:
-        return float(x.mean()), float("nan")
-    error = x.std(ddof=1) / np.sqrt(len(x))
-    return float(x.mean()), float(t.ppf(0.975, len(x) - 1) * error)
 
 
 def selection(cells: Sequence[Cell]) -> Drawing:
@@ -131,7 +121,7 @@ def _levels(axis: Axes, cells: Sequence[Cell], panel: str) -> list[tuple[Any, ..
     rows: list[tuple[Any, ...]] = []
     series = _by_series(cells)
     for i, (one, by_keep) in enumerate(series.items()):
-        points = [mean_and_half(_micro_f1(of)) for of in by_keep.values()]
+        points = [mean_and_half_width(_micro_f1(of)) for of in by_keep.values()]
         x, name = [100 * keep for keep in by_keep], _name(one, list(series))
         rows += curve_rows(panel, name, x, [mean for mean, _ in points])
         if i < _MOST:
@@ -141,7 +131,7 @@ def _levels(axis: Axes, cells: Sequence[Cell], panel: str) -> list[tuple[Any, ..
         of = [c for c in cells if c["config"]["arm"]["rule"] == rule]
         if not of:
             continue
-        mean, half = mean_and_half([c["metrics"]["micro_f1"] for c in of])
+        mean, half = mean_and_half_width([c["metrics"]["micro_f1"] for c in of])
         rows += curve_rows(panel, _NAMES[rule], [min(ends), max(ends)], [mean, mean])
         if rule == "base":
             # Far below, it would flatten what is compared.
@@ -196,7 +186,7 @@ def _gaps(axis: Axes, cells: Sequence[Cell], panel: str) -> list[tuple[Any, ...]
             ]
             if gaps:
                 x.append(100 * keep)
-                points.append(mean_and_half(gaps))
+                points.append(mean_and_half_width(gaps))
         name = _name(one, list(series))
         rows += curve_rows(f"{panel}, less Random", name, x, [m for m, _ in points])
         ends += x

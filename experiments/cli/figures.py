@@ -56,7 +56,7 @@ FIGURES = {
     "alpha": Source("learning", "alpha", ("alpha",)),
     "mc-budget": Source("learning", "mc_budget", ("mc_budget",)),
     "selection": Source("selection", "selection", ("selection",)),
-    "regime-map": Source("regime_map", "regime_map", ("regimes",)),
+    "regime-map": Source("learning", "regime_map", ("regimes",)),
 }
 
 

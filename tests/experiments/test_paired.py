@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from experiments.store.paired import Contrast, compare, holm, paired_interval
+from experiments.store.paired import Contrast, compare
 from experiments.store.results import Result
+from theory.intervals import holm, paired_interval
 
 RNG = np.random.default_rng(0)
 A, B = RNG.normal(0.3, 1, 25), RNG.normal(0, 1, 25)
