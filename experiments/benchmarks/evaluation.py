@@ -18,9 +18,8 @@ import numpy as np
 import tyro
 
 from experiments.console.tables import format_table
-from mprm_jax.metrics import StepScores, f1, step_scores, sweep
-from mprm_jax.metrics_bootstrap import replicate
-from mprm_jax.metrics_ranking import auroc, within_position_auroc
+from mprm_jax.summary import replicate, within_position_auroc
+from theory.agreement import StepScores, auroc, f1, step_scores, sweep
 from theory.paper import VISUAL_PROCESS_BENCH
 
 # What the issue of this command asks for, in milliseconds.
