@@ -71,6 +71,22 @@ def _two_sided_t(alpha: float, n: int) -> float:
     return float(stats.t.isf(alpha / 2, n - 1))
 
 
+def normal_half_width(error: ArrayLike, level: float = LEVEL) -> np.ndarray:
+    """``z error``: half the interval of an asymptotically normal estimate.
+
+    Args:
+        error: standard error, any shape.
+        level: of the interval, in (0, 1).
+    """
+    return np.asarray(error) * _two_sided_z(1 - level)
+
+
+def _two_sided_z(alpha: float) -> float:
+    from scipy import stats
+
+    return float(stats.norm.isf(alpha / 2))
+
+
 def mean_and_half_width(values: ArrayLike, level: float = LEVEL) -> tuple[float, float]:
     """Mean of ``[n]`` values and half the width of its t interval; NaN for n = 1."""
     x = np.asarray(values, float)
@@ -233,8 +249,6 @@ def mean_over_seeds(scores: Sequence[Score], level: float = LEVEL) -> Estimate:
     Raises:
         ValueError: there is no score.
     """
-    from scipy import stats
-
     if not scores:
         raise ValueError("a mean needs at least one score")
     values = np.array([score.value for score in scores])
@@ -259,7 +273,7 @@ def mean_over_seeds(scores: Sequence[Score], level: float = LEVEL) -> Estimate:
 
     def half(alpha: float) -> float:
         t = _two_sided_t(alpha, seeds) if v_seeds else 0.0
-        z = stats.norm.isf(alpha / 2) if v_rollouts else 0.0
+        z = _two_sided_z(alpha) if v_rollouts else 0.0
         return math.hypot(t * (v_seeds or 0.0) ** 0.5, z * (v_rollouts or 0.0) ** 0.5)
 
     p = None if v_seeds is None else _p_value(abs(mean), half)

@@ -11,9 +11,8 @@ from typing import NamedTuple, TypeVar
 import numpy as np
 from scipy.optimize import minimize_scalar, root_scalar
 
-from sim.corpus.chains import Martingale, TwoStateChain
 from sim.corpus.draw import ExpectedSummary, expected
-from sim.corpus.laws import CorpusModel, HierarchicalBeta
+from sim.corpus.laws import CorpusModel, HierarchicalBeta, Martingale, TwoStateChain
 from sim.corpus.sources import PAPER_SOURCES, Source
 from theory import paper
 from theory.domain import check_probability
@@ -131,7 +130,7 @@ def calibrate(
         ValueError: as :func:`sim.corpus.draw.expected`.
     """
     ranges = model.free(min(source.mean_mc for source in sources))
-    free = [(float(np.log(low)), float(np.log(high))) for low, high in ranges]
+    free = [(float(np.log(low)), float(np.log(high))) for low, high in ranges.values()]
 
     def shares(candidate: CorpusModel) -> ExpectedSummary:
         return expected(candidate, sources, targets.trials)
@@ -141,7 +140,8 @@ def calibrate(
         """The model that meets the error-step ratio given the first, or the nearest."""
 
         def at(x: float) -> Model:
-            return model.at(tuple(float(v) for v in np.exp((*first, x))))
+            values = np.exp((*first, x)).tolist()
+            return model.at(dict(zip(ranges, values, strict=True)))
 
         def excess(x: float) -> float:
             return shares(at(x)).error_step_ratio - targets.error_step_ratio
