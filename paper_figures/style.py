@@ -121,6 +121,30 @@ def curve_rows(
 CURVE_HEADER = ("panel", "series", "x", "y")
 
 
+def plot(
+    rows: list[tuple[Any, ...]],
+    axis: Axes,
+    panel: str,
+    series: str,
+    x: ArrayLike,
+    y: ArrayLike,
+    **look: Any,
+) -> None:
+    """Draw a curve, and add it to the rows of the CSV.
+
+    Args:
+        rows: of the drawing.
+        axis: to draw on.
+        panel: its name in the CSV.
+        series: name of the curve there.
+        x: of each point.
+        y: of each point.
+        look: for ``Axes.plot``.
+    """
+    axis.plot(np.ravel(x), np.ravel(y), **look)
+    rows += curve_rows(panel, series, x, y)
+
+
 def points(
     axis: Axes,
     index: int,
