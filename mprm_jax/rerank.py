@@ -18,7 +18,7 @@ import numpy as np
 
 from mprm_jax.data.candidates import CandidateSet
 from mprm_jax.data.problems import BadRecord, DataError
-from mprm_jax.metrics_bootstrap import LEVEL, REPLICATES, interval, weight_chunks
+from theory.intervals import LEVEL, REPLICATES, percentile_interval, weight_chunks
 
 if TYPE_CHECKING:
     from mprm_jax.data.batches import Example
@@ -126,7 +126,7 @@ def best_of_n(
         keys = [*outcome, *(f"gain of {how}" for how in gains)]
         table = np.stack([*outcome.values(), *gains.values()], axis=1)
         drawn = _resampled(table, source, replicates, rng)
-        ends = {key: interval(drawn[:, i]) for i, key in enumerate(keys)}
+        ends = {key: percentile_interval(drawn[:, i]) for i, key in enumerate(keys)}
         value["intervals"] = {
             **{how: ends[how] for how in outcome},
             "gain": {how: ends[f"gain of {how}"] for how in gains},

@@ -1,1 +1,35 @@
-"""Exact theory of learning from Monte-Carlo step labels (numpy and scipy, no JAX)."""
+"""Exact theory of learning from Monte-Carlo step labels (numpy and scipy, no JAX).
+
+    from theory import Rollouts, bis, select
+
+The names below are imported when first used; ``import theory`` loads nothing.
+"""
+
+from theory.lazy import lazy_exports
+
+_HOMES = {
+    "Rollouts": "rollouts",
+    "bis": "scores",
+    "reliability": "scores",
+    "label_mixture": "scores",
+    "shrunken_bis": "scores",
+    "select": "selection",
+    "summarise": "summary",
+    "label_mixture_moments": "mixture",
+    "noisy_fisher_weight": "label_noise",
+    "unreliability_posterior": "beta_binomial",
+    "posterior_fisher": "beta_binomial",
+    "expected_bis": "beta_binomial",
+    "fit_beta_binomial": "beta_binomial_fit",
+    "excess_risk": "asymptotics",
+    "rollout_information": "design",
+    "f1_at": "agreement",
+    "auroc": "agreement",
+    "best_threshold": "agreement",
+    "paired_interval": "intervals",
+    "mean_over_seeds": "intervals",
+    "holm": "intervals",
+}
+
+__all__ = list(_HOMES)  # pyright: ignore[reportUnsupportedDunderAll]
+__getattr__, __dir__ = lazy_exports(__name__, _HOMES)

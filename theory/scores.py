@@ -14,10 +14,11 @@ import math
 
 import numpy as np
 
+from theory import paper
 from theory.rollouts import Rollouts
 
 # Section 4 of the paper: the default that its ablation (Table 5) finds best at 25 %.
-DEFAULT_ALPHA = 0.05
+DEFAULT_ALPHA = paper.ALPHA
 
 
 def _label_counts(rollouts: Rollouts, first: int = 0) -> tuple[np.ndarray, np.ndarray]:

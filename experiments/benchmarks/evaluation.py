@@ -18,21 +18,12 @@ import numpy as np
 import tyro
 
 from experiments.console.tables import format_table
-from mprm_jax.metrics import StepScores, f1, step_scores, sweep
-from mprm_jax.metrics_bootstrap import replicate
-from mprm_jax.metrics_ranking import auroc, within_position_auroc
+from mprm_jax.summary import replicate, within_position_auroc
+from theory.agreement import StepScores, auroc, f1, step_scores, sweep
+from theory.paper import VISUAL_PROCESS_BENCH
 
 # What the issue of this command asks for, in milliseconds.
 _ALLOWED_MS = 20.0
-
-# Solutions of each source of VisualProcessBench.
-_SOLUTIONS = {
-    "MMMU": 267,
-    "MathVision": 712,
-    "MathVerse": 1026,
-    "DynaMath": 570,
-    "WeMath": 291,
-}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,7 +38,7 @@ class Options:
         seed: Of the scores.
     """
 
-    steps: int = 26_950
+    steps: int = VISUAL_PROCESS_BENCH.steps
     rounds: int = 15
     sample: int = 200
     replicates: int = 1000
@@ -57,7 +48,9 @@ class Options:
 def scores_like_the_benchmark(n_steps: int, seed: int) -> StepScores:
     """Distinct scores of ``n_steps`` judged steps, a third of them wrong."""
     rng = np.random.default_rng(seed)
-    names = [name for name, n in _SOLUTIONS.items() for _ in range(n)]
+    names = [
+        name for name, n in VISUAL_PROCESS_BENCH.solutions.items() for _ in range(n)
+    ]
     lengths = 1 + rng.multinomial(n_steps - len(names), [1 / len(names)] * len(names))
     labels = [np.where(rng.random(n) < 0.68, 1, -1) for n in lengths]
     scores = [rng.normal(size=len(of)) + 0.7 * of for of in labels]

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from experiments.console import shared
 from experiments.console.tables import format_table
+from theory.paper import TRAINING
 
 if TYPE_CHECKING:
     from experiments.map.advisor import Advisor
@@ -37,7 +38,7 @@ class Options(shared.CorpusOptions):
             comes with the package is read where it has more worlds.
     """
 
-    batch: int = 512
+    batch: int = TRAINING.batch_size
     passes: int = 1
     results: Path = Path("runs/results")
 

@@ -28,8 +28,8 @@ from mprm_jax.data.predictions import (
     read_prior,
 )
 from mprm_jax.data.problems import DataError
-from mprm_jax.metrics import HELD_OUT_SHARE, StepScores, ThresholdChoice
-from mprm_jax.metrics_summary import decide, evaluation
+from mprm_jax.summary import HELD_OUT_SHARE, ThresholdChoice, decide, evaluation
+from theory.agreement import StepScores
 
 
 @dataclasses.dataclass(frozen=True)
@@ -148,7 +148,7 @@ def _judge(options: Options, rows: list[Prediction], file: Path) -> dict[str, An
         replicates=options.replicates,
         seed=options.seed,
         prior=prior,
-    )
+    ).as_json()
     kept = [rows[i] for i in left]
     value["steps_neutral"] = sum(row.labels.count(0) for row in kept)
     value["steps_truncated"] = sum(row.truncated for row in kept)

@@ -19,7 +19,7 @@ from mprm_jax.data.outputs import (
     manifest_path,
 )
 from mprm_jax.data.problems import DataError
-from mprm_jax.metrics_bootstrap import REPLICATES
+from theory.intervals import REPLICATES
 
 
 @dataclasses.dataclass(frozen=True)

@@ -15,9 +15,10 @@ from experiments.console import shared
 from experiments.console.tables import format_table, printable, summary_rows
 from experiments.corpora.simulated import fit_to_corpus, write_raw_corpus
 from sim.corpus.calibrate import PAPER_MODELS
-from sim.corpus.draw import PAPER_TRIALS, early_stop, sample
+from sim.corpus.draw import early_stop, sample
 from sim.corpus.laws import CorpusModel, WithAllNegative
 from sim.corpus.sources import PAPER_SOURCES, Source
+from theory.paper import TRIALS
 from theory.summary import summarise
 
 ModelName = Literal[
@@ -88,7 +89,7 @@ def run(options: Options) -> None:
             f"--all-negative-share must lie in [0, 1), not {share:g}"
         )
     counts, text = np.random.default_rng(options.seed).spawn(2)
-    model, sources, trials = PAPER_MODELS[options.model], PAPER_SOURCES, PAPER_TRIALS
+    model, sources, trials = PAPER_MODELS[options.model], PAPER_SOURCES, TRIALS
     if options.from_corpus is not None:
         fitted = fit_to_corpus(options.from_corpus, options.model)
         model, sources, trials = fitted.model.model, fitted.sources, fitted.trials

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from experiments.cli.select_rollouts import SelectionArguments
 from experiments.console import shared
 from experiments.store.read_subset import Subset
+from theory.paper import TRAINING
 
 if TYPE_CHECKING:
     from jax.sharding import Mesh
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
 # (batch size, learning rate, head multiplier) where the user names none: Table 7, and
 # what the tiny model learned best with from its pretrained start.
-_PAPER = (512, 1e-5, 1.0)
+_PAPER = (TRAINING.batch_size, TRAINING.learning_rate, 1.0)
 _TINY = (16, 1e-3, 10.0)
 
 TINY = "tiny"
@@ -61,7 +62,7 @@ class TrainingArguments(SelectionArguments):
     batch_size: int | None = None
     learning_rate: float | None = None
     head_multiplier: float | None = None
-    weight_decay: float = 0.05
+    weight_decay: float = TRAINING.weight_decay
     optimizer: Literal["adamw", "adafactor"] = "adamw"
     first_moment: Precision = "float32"
     labels: Literal["hard", "soft", "beta-binomial"] = "hard"

@@ -11,6 +11,8 @@ import msgspec
 import numpy as np
 import tyro
 
+from theory.intervals import Interval, percentile_interval
+
 if TYPE_CHECKING:
     from theory.rollouts import Rollouts
 
@@ -21,7 +23,7 @@ BINS = ((0, 0), (1, 2), (3, 5), (6, 10), (11, 15), (16, 16))
 TRIALS = 16
 
 # Resamples of the rollouts behind the intervals, and their level.
-_REPLICATES, _LEVEL = 2000, 0.95
+_REPLICATES = 2000
 
 # Rollouts that the fitted model is sampled for.
 _SIMULATED = 20_000
@@ -178,12 +180,8 @@ def intervals(
         weight = rng.multinomial(n, np.full(n, 1 / n), size=_REPLICATES)
         total = weight @ steps
         drawn = (weight @ errors)[total > 0] / total[total > 0]
-        if len(drawn) == 0:
-            ends.append((float("nan"), float("nan")))
-            continue
-        tail = (1 - _LEVEL) / 2
-        bounds = np.quantile(drawn, [tail, 1 - tail])
-        ends.append((float(bounds[0]), float(bounds[1])))
+        nothing = Interval(float("nan"), float("nan"))
+        ends.append(percentile_interval(drawn) or nothing)
     return ends
 
 

@@ -14,6 +14,7 @@ from experiments.console.tables import format_table, percent
 from experiments.store.results import Result, append_results, cell_key, read_results
 from experiments.store.write_subset import SelectionOptions, choose
 from mprm_jax.data.corpus import Usable, read_corpus, usable_rollouts
+from theory.paper import FULL_DATA
 from theory.scores import DEFAULT_ALPHA
 from theory.selection import RuleName, Selection
 from theory.summary import Summary, summarise
@@ -25,9 +26,6 @@ _RULES: tuple[RuleName, ...] = ("random", "bis", "mixed", "low-mc", "reliable")
 
 # A step is called sound if a continuation from it succeeds more often than not.
 _TAU = 0.5
-
-# Table 1 of the paper, for the columns that the simulation did not fit.
-_PAPER_STEPS_PER_ROLLOUT, _PAPER_MEAN_MC = 5.62, 0.8566
 
 
 @dataclasses.dataclass(frozen=True)
@@ -140,32 +138,30 @@ def _describe(usable: Usable, selection: Selection, r: np.ndarray) -> dict[str, 
 
 
 def _print(options: Options, everything: Summary, rows: dict[str, dict]) -> None:
-    from sim.corpus.calibrate import PAPER_TARGETS
-
     print(
         format_table(
             ("corpus", "simulated", "paper"),
             [
-                ("rollouts", f"{everything.rollouts:,}", "565,096"),
+                ("rollouts", f"{everything.rollouts:,}", f"{FULL_DATA.rollouts:,}"),
                 (
                     "steps per rollout",
                     f"{everything.steps_per_rollout:.2f}",
-                    f"{_PAPER_STEPS_PER_ROLLOUT:.2f}",
+                    f"{FULL_DATA.steps_per_rollout:.2f}",
                 ),
                 (
                     "mean MC score per step",
                     f"{everything.mean_mc:.4f}",
-                    f"{_PAPER_MEAN_MC:.4f}",
+                    f"{FULL_DATA.mean_mc:.4f}",
                 ),
                 (
                     "error-step ratio (fitted)",
                     percent(everything.error_step_ratio),
-                    percent(PAPER_TARGETS.error_step_ratio),
+                    percent(FULL_DATA.error_step_ratio),
                 ),
                 (
                     "mixed rollouts (fitted)",
                     percent(everything.mixed_share),
-                    percent(PAPER_TARGETS.mixed_share),
+                    percent(FULL_DATA.mixed_share),
                 ),
             ],
         )

@@ -25,7 +25,6 @@ from tokenizers import Tokenizer
 from experiments.corpora.scene_text import questions, step_texts
 from mprm_jax.data.record import STEP_MARKER
 from mprm_jax.data.render import render
-from mprm_jax.metrics_ranking import auroc
 from mprm_jax.models.tiny import TinyConfig, merge_module, patchify, split_module
 from mprm_jax.models.tiny_model import TinyModel
 from mprm_jax.models.tiny_tokens import build_tokenizer
@@ -42,6 +41,7 @@ from sim.scenes.grammar import (
 from sim.scenes.pictures import draw
 from sim.scenes.policy import Care
 from sim.scenes.solutions import Solutions, sample_problems, solve
+from theory.agreement import auroc
 
 
 @dataclasses.dataclass(frozen=True)

@@ -7,143 +7,14 @@ are tested on the same rollouts, so their difference is taken seed by seed.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
 from typing import Literal
 
-import numpy as np
-from scipy import stats
-from scipy.optimize import root_scalar
-
 from experiments.console.text import number, percent, signed
+from theory.intervals import LEVEL, Estimate, Score, mean_over_seeds
 
 Seed = int | None
 Verdict = Literal["ahead", "behind", "undecided", "one seed"]
-Covers = Literal["seeds and rollouts", "seeds", "rollouts", "nothing"]
-
-LEVEL = 0.95
-
-# p-values below it are told as 0.
-_LEAST_P = 1e-12
-
-# Scores are shares; what differs by less differs by rounding.
-_ROUNDING = 1e-12
-
-
-@dataclass(frozen=True)
-class Score:
-    """One metric of one trained model.
-
-    Attributes:
-        value: on the benchmark.
-        replicates: on resamples of the benchmark's rollouts; the b-th of every model of
-            a world comes from the same resample. NaN where a resample does not define
-            it; empty: not recorded.
-    """
-
-    value: float
-    replicates: tuple[float, ...] = ()
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """A mean over seeds with its interval.
-
-    Attributes:
-        mean: over the seeds.
-        half_width: the interval is mean +- half_width; None where nothing gives one.
-        seeds: number of values behind the mean.
-        covers: the sources of variation that the interval holds.
-        p: two-sided p-value of mean 0; None where the interval does not hold how seeds
-            vary.
-    """
-
-    mean: float
-    half_width: float | None
-    seeds: int
-    covers: Covers
-    p: float | None = None
-
-    @property
-    def low(self) -> float | None:
-        """Lower end of the interval."""
-        return None if self.half_width is None else self.mean - self.half_width
-
-    @property
-    def high(self) -> float | None:
-        """Upper end of the interval."""
-        return None if self.half_width is None else self.mean + self.half_width
-
-    @property
-    def excludes_zero(self) -> bool:
-        """Whether the interval, ends included, lies on one side of zero."""
-        return self.half_width is not None and abs(self.mean) > self.half_width
-
-
-def mean_over_seeds(scores: Sequence[Score], level: float = LEVEL) -> Estimate:
-    """Mean over seeds, with an interval that covers seeds and rollouts.
-
-    ``half_width^2 = t_{S-1}^2 v_S + z^2 v_R``: v_S = Var_s(value) / S is what S seeds
-    leave open, v_R = Var_b(mean_s replicate_sb) what the benchmark's rollouts leave
-    open; the squares of both half-widths add (Howe 1974; Zou and Donner 2008). Never
-    narrower than either alone: with t of Satterthwaite's degrees of freedom two seeds
-    that happen to agree give an interval that holds the truth in 87 % of cases. What a
-    seed and a rollout do together is in both terms, so it errs on the wide side.
-
-    Values that are equal in all of two or more seeds leave v_S unknown, not zero: the t
-    statistic is 0/0 (or x/0) whatever the number of seeds, and on a coarse benchmark
-    models of different seeds tie. They count as one seed does: the interval, if there
-    is one, holds the rollouts only, and there is no p-value.
-
-    Args:
-        scores: one per seed. With replicates only if all have equally many, >= 2.
-        level: of the interval, in (0, 1).
-
-    Raises:
-        ValueError: there is no score.
-    """
-    if not scores:
-        raise ValueError("a mean needs at least one score")
-    values = np.array([score.value for score in scores])
-    seeds = len(values)
-    counts = {len(score.replicates) for score in scores}
-    v_rollouts = v_seeds = None
-    if len(counts) == 1:
-        means_B = np.array([score.replicates for score in scores]).mean(axis=0)
-        defined = means_B[np.isfinite(means_B)]
-        if len(defined) >= 2 and 2 * len(defined) >= len(means_B):
-            v_rollouts = float(defined.var(ddof=1))
-    if seeds >= 2 and np.ptp(values) > _ROUNDING:
-        v_seeds = float(values.var(ddof=1)) / seeds
-    covers: Covers = "nothing"
-    if v_seeds is not None:
-        covers = "seeds" if v_rollouts is None else "seeds and rollouts"
-    elif v_rollouts is not None:
-        covers = "rollouts"
-    mean = float(values.mean())
-    if covers == "nothing":
-        return Estimate(mean, None, seeds, covers)
-
-    def half(alpha: float) -> float:
-        t = stats.t.isf(alpha / 2, seeds - 1) if v_seeds else 0.0
-        z = stats.norm.isf(alpha / 2) if v_rollouts else 0.0
-        return math.hypot(t * (v_seeds or 0.0) ** 0.5, z * (v_rollouts or 0.0) ** 0.5)
-
-    p = None if v_seeds is None else _p_value(abs(mean), half)
-    return Estimate(mean, half(1 - level), seeds, covers, p)
-
-
-def _p_value(distance: float, half: Callable[[float], float]) -> float:
-    """The alpha at which an interval of level 1 - alpha just reaches zero."""
-    if distance == 0:
-        return 1.0
-    if half(_LEAST_P) <= distance:
-        return 0.0
-    found = root_scalar(
-        lambda p: half(p) - distance, bracket=(_LEAST_P, 1.0), xtol=1e-15
-    )
-    return float(found.root)
 
 
 def paired_difference(

@@ -40,10 +40,10 @@ from mprm_jax.data.corpus import Usable, read_corpus, usable_rollouts
 from mprm_jax.data.formats.base import WriteOptions
 from mprm_jax.data.outputs import OutputSet
 from mprm_jax.data.problems import DataError
-from mprm_jax.metrics_ranking import auroc
 from mprm_jax.models.model import Model, Params
 from mprm_jax.models.tiny_model import pretrained, pretraining_facts
 from sim.scenes.world import World
+from theory.agreement import auroc
 from theory.scores import DEFAULT_ALPHA
 from theory.selection import RuleName, Selection
 

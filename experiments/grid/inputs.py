@@ -25,9 +25,9 @@ from mprm_jax.data.framing import corpus_files
 from mprm_jax.data.outputs import OUTPUT_SCHEMA
 from mprm_jax.data.problems import DataError
 from mprm_jax.evaluate import Solution, image_root, read_benchmark
-from mprm_jax.metrics import step_scores
-from mprm_jax.metrics_summary import decide
 from mprm_jax.models.model import DESCRIPTION
+from mprm_jax.summary import decide
+from theory.agreement import step_scores
 
 TINY = "tiny"
 

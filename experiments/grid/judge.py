@@ -18,12 +18,10 @@ from mprm_jax.data.pixels import read_images
 from mprm_jax.data.predictions import Prediction, columns
 from mprm_jax.data.problems import BadRecord, DataError
 from mprm_jax.evaluate import Solution, encode_example, score_prompts
-from mprm_jax.metrics import StepScores, best_threshold, f1_at
-from mprm_jax.metrics_bootstrap import replicate
-from mprm_jax.metrics_ranking import auroc
-from mprm_jax.metrics_summary import decide, evaluation
 from mprm_jax.models.model import Model, Params
 from mprm_jax.rerank import best_of_n, replicate_accuracy, score_candidates
+from mprm_jax.summary import decide, evaluation, replicate
+from theory.agreement import StepScores, auroc, best_threshold, f1_at
 
 # Resamples of the benchmark that the results keep: the same for every model.
 REPLICATES = 200

@@ -13,6 +13,7 @@ import tyro
 from experiments.cli.train_settings import TINY, Precision, SizeArguments
 from experiments.console import shared
 from experiments.grid.plan import BASE, FULL, Cell, Grid
+from theory.paper import TRAINING
 from theory.scores import DEFAULT_ALPHA
 from theory.selection import RULE_NAMES
 
@@ -114,7 +115,7 @@ class Options(shared.CorpusOptions):
     batch_size: int | None = None
     learning_rate: float | None = None
     head_multiplier: float | None = None
-    weight_decay: float = 0.05
+    weight_decay: float = TRAINING.weight_decay
     optimizer: Literal["adamw", "adafactor"] = "adamw"
     first_moment: Precision = "float32"
     matched_updates: bool = False

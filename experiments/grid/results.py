@@ -15,9 +15,9 @@ import msgspec
 from experiments.grid.answer import Estimate, Score, paired_difference
 from experiments.grid.demo_results import Metrics, estimate, scores
 from experiments.grid.plan import BASE, FULL, RULES_WITH_ALPHA, Arm
-from experiments.store.paired import holm
 from experiments.store.results import Result
 from mprm_jax.data.problems import DataError
+from theory.intervals import holm
 from theory.scores import DEFAULT_ALPHA
 from theory.selection import RULE_NAMES
 

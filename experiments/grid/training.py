@@ -24,15 +24,13 @@ from mprm_jax.data.loader import CorpusExamples
 from mprm_jax.data.pixels import read_images
 from mprm_jax.data.problems import DataError
 from mprm_jax.evaluate import Solution, encode_example, read_benchmark, score_prompts
-from mprm_jax.metrics import StepScores, step_scores
-from mprm_jax.metrics_bootstrap import replicate
-from mprm_jax.metrics_ranking import within_position_auroc
-from mprm_jax.metrics_summary import decide, evaluation
 from mprm_jax.models.model import Model, Params
 from mprm_jax.rerank import best_of_n, replicate_accuracy
+from mprm_jax.summary import decide, evaluation, replicate, within_position_auroc
 from mprm_jax.train.loop import TrainConfig, Update, train
 from mprm_jax.train.objective import Objective
 from mprm_jax.train.optimizer import OptimizerConfig, plan
+from theory.agreement import StepScores, step_scores
 
 # Settings that worked for the tiny model on this world's clean labels; the same for all
 # arms. A fresh head learns ten times as fast as the pretrained rest.
@@ -296,7 +294,7 @@ def judge_model(model: Model, params: Params, bench: Bench) -> dict[str, Any]:
         )
     return {
         **stored(metrics),
-        "slip_prior_auroc": metrics["prior"]["auroc"],
+        "slip_prior_auroc": metrics.prior and metrics.prior.auroc,
         "threshold": decision.threshold,
         "best_of_n": _best_of_n(ranked),
         "bootstrap": {name: json_numbers(values) for name, values in bootstrap.items()},

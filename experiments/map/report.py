@@ -12,9 +12,9 @@ from experiments.console.tables import format_table
 from experiments.map.advisor import TARGETS, fit_advisor, validate
 from experiments.map.design import HELD_OUT_EVERY
 from experiments.map.run import gains
-from experiments.store.paired import holm, paired_interval
 from experiments.store.results import Result
 from experiments.students.options import StudentOptions
+from theory.intervals import holm, paired_interval
 
 COMPARED = (("bis", "random"), ("bis", "mixed"), ("bis", "full"))
 

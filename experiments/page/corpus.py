@@ -17,22 +17,12 @@ from mprm_jax.data.corpus import Corpus, read_corpus, usable_rollouts
 from mprm_jax.data.outputs import MANIFEST_SUFFIX, manifest_path, read_manifest
 from mprm_jax.data.problems import DataError
 from mprm_jax.data.subset import count_words
-from sim.corpus.calibrate import PAPER_TARGETS
-from theory import scores
+from theory import paper, scores
 from theory.rollouts import Rollouts
 from theory.selection import Cut, RuleName
 from theory.summary import Summary, summarise
 
-# Table 1 of the paper, row "full data"; words per step from its text.
-PAPER_TABLE_1 = {
-    "rollouts": 565_096,
-    "steps": 3_174_394,
-    "steps_per_rollout": 5.62,
-    "words_per_step": 27.8,
-    "error_step_ratio": PAPER_TARGETS.error_step_ratio,
-    "mean_mc": 0.8566,
-    "mixed_share": PAPER_TARGETS.mixed_share,
-}
+PAPER_TABLE_1 = paper.FULL_DATA._asdict()
 
 
 class _Selected(msgspec.Struct, frozen=True):

@@ -45,6 +45,7 @@ from mprm_jax.data.outputs import (
     manifest_bytes,
     manifest_path,
 )
+from theory import paper
 
 LABELS = {
     "random": "Random",
@@ -64,12 +65,8 @@ _CURVE_POINTS = 40
 # Overall micro-F1 in the paper, in per cent: keep ratio -> (Random, BIS) of
 # InternVL2.5-8B and of Qwen2.5-VL-7B.
 _PAPER_MICRO_F1 = {
-    0.05: ((63.34, 64.51), (53.54, 64.42)),
-    0.1: ((62.86, 65.46), (61.99, 64.63)),
-    0.15: ((63.27, 64.98), (59.82, 65.29)),
-    0.25: ((63.37, 65.46), (64.44, 65.53)),
-    0.35: ((63.52, 64.98), (64.77, 65.69)),
-    0.5: ((64.02, 65.00), (64.54, 65.02)),
+    keep: tuple(zip(paper.RANDOM[keep], paper.BIS[keep], strict=True))
+    for keep in paper.BIS
 }
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
-# Of the metrics of mprm_jax.metrics_summary.evaluation.
+from mprm_jax.summary import Evaluation
+
+# Of the fields of mprm_jax.summary.Evaluation.
 NAMES = (
     "micro_f1",
     "macro_f1_pooled",
@@ -18,9 +19,9 @@ NAMES = (
 )
 
 
-def stored(metrics: Mapping[str, Any]) -> dict[str, Any]:
+def stored(metrics: Evaluation) -> dict[str, Any]:
     """Those of the metrics that are stored."""
-    return {name: metrics[name] for name in NAMES}
+    return {name: getattr(metrics, name) for name in NAMES}
 
 
 def json_numbers(values: np.ndarray) -> list[float | None]:

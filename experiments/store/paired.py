@@ -6,61 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-import numpy as np
-from numpy.typing import ArrayLike
-
 from experiments.store.results import Result
-
-
-class Interval(NamedTuple):
-    """A paired mean difference and its two-sided t interval.
-
-    Attributes:
-        mean: of the differences.
-        low: lower end.
-        high: upper end.
-        p: two-sided p-value of mean 0; 1 where all differences are 0.
-        n: pairs.
-    """
-
-    mean: float
-    low: float
-    high: float
-    p: float
-    n: int
-
-
-def paired_interval(
-    treated: ArrayLike, baseline: ArrayLike, level: float = 0.95
-) -> Interval:
-    """Student's t interval of the mean of ``treated - baseline``.
-
-    Raises:
-        ValueError: the lists differ in length, or have fewer than two pairs.
-    """
-    from scipy import stats
-
-    difference = np.asarray(treated, float) - np.asarray(baseline, float)
-    n = len(difference)
-    if n < 2:
-        raise ValueError("a paired interval needs at least two pairs")
-    mean = float(difference.mean())
-    error = float(difference.std(ddof=1) / np.sqrt(n))
-    if error == 0:
-        return Interval(mean, mean, mean, 1.0 if mean == 0 else 0.0, n)
-    half = error * float(stats.t.ppf((1 + level) / 2, n - 1))
-    p = 2 * float(stats.t.sf(abs(mean) / error, n - 1))
-    return Interval(mean, mean - half, mean + half, p, n)
-
-
-def holm(p_values: Sequence[float]) -> list[float]:
-    """Holm's step-down adjusted p-values (Holm 1979), in the order given."""
-    order = np.argsort(p_values, kind="stable")
-    adjusted, running = [0.0] * len(p_values), 0.0
-    for rank, i in enumerate(order):
-        running = max(running, (len(p_values) - rank) * p_values[i])
-        adjusted[i] = min(running, 1.0)
-    return adjusted
+from theory.intervals import TInterval, holm, paired_interval
 
 
 @dataclass(frozen=True)
@@ -90,7 +37,7 @@ class Comparison(NamedTuple):
 
     claim: str
     world: str
-    interval: Interval
+    interval: TInterval
     adjusted_p: float
 
     @property
@@ -115,7 +62,7 @@ def compare(
         ValueError: settings of a contrast fit several arms of a world.
     """
     worlds = list(dict.fromkeys(r.config["world"]["name"] for r in results))
-    found: list[tuple[str, str, Interval]] = []
+    found: list[tuple[str, str, TInterval]] = []
     for contrast in contrasts:
         for world in worlds:
             arms = [r for r in results if r.config["world"]["name"] == world]

@@ -9,6 +9,7 @@ import numpy as np
 
 from experiments.store.paired import Contrast
 from experiments.students.options import StudentOptions
+from theory.paper import FULL_DATA
 from theory.rollouts import Rollouts
 from theory.scores import bis, reliability
 from theory.selection import budget
@@ -19,8 +20,8 @@ if TYPE_CHECKING:
 
 NAME = "ties"
 
-# Below, at, and above the mixed share of the scarce world (7.67 %).
-KEEP_RATIOS = (0.02, 0.05, 0.0767, 0.1, 0.25)
+# Below, at, and above the mixed share of the scarce world (that of the paper's corpus).
+KEEP_RATIOS = (0.02, 0.05, FULL_DATA.mixed_share, 0.1, 0.25)
 
 # How rollouts with equal scores are ordered, and what may fill the budget.
 VARIANTS = (
@@ -81,7 +82,7 @@ def contrasts() -> list[Contrast]:
             {"rule": "bis", "keep_ratio": keep},
             {"rule": rule, "keep_ratio": keep},
         )
-        for keep in (0.02, 0.05, 0.0767)
+        for keep in KEEP_RATIOS[:3]
         for rule in ("mixed", "random")
     ]
 

@@ -19,6 +19,7 @@ from sim.corpus.sources import PAPER_SOURCES, Source
 from sim.students.features import FeatureWorld
 from sim.students.problem import CorpusLaw, from_moments
 from sim.students.train import Student
+from theory.paper import FULL_DATA
 
 # 5 % of 10,000 rollouts in batches of 8 are 63 updates; the paper's 5 % are 56, all of
 # it 1,104. Below some 55 updates results show how the intercept moves, not what is
@@ -59,12 +60,13 @@ def shifted_sources(mean_mc: float, spread: float = 0.5, count: int = 8):
         count: number of sources.
 
     Returns:
-        sources with the paper's 5.62 steps per rollout.
+        sources with the steps per rollout of the paper's corpus.
     """
     middle = np.log(mean_mc) - np.log1p(-mean_mc)
     logits = middle + spread * np.linspace(-1, 1, count)
+    steps = round(1000 * FULL_DATA.steps_per_rollout)
     return tuple(
-        Source(f"source-{i}", float(1 / (1 + np.exp(-z))), 5620, 1000)
+        Source(f"source-{i}", float(1 / (1 + np.exp(-z))), steps, 1000)
         for i, z in enumerate(logits)
     )
 
@@ -117,7 +119,8 @@ def worlds() -> Mapping[str, World]:
     listed = (
         World(
             "scarce",
-            "the paper's corpus (7.67 % mixed), features of middling difficulty",
+            f"the paper's corpus ({100 * FULL_DATA.mixed_share:g} % mixed), features "
+            "of middling difficulty",
             paper,
         ),
         World(

@@ -14,9 +14,7 @@ from experiments.theory_table.row import (
     mean_and_se,
     share_and_se,
 )
-
-# Table 1 of the paper, and its N.
-_MEAN_MC, _ERROR_STEPS, _TRIALS = 0.8566, 0.0357, 16
+from theory.paper import FULL_DATA, TRIALS
 
 _TAU = 0.5
 _DIGITS = 50
@@ -26,7 +24,9 @@ def _prior() -> tuple[float, float]:
     """The Beta prior with the mean MC and the error-step ratio of Table 1."""
     from theory.beta_binomial_fit import fit_from_mean_and_zero_rate
 
-    a, b = fit_from_mean_and_zero_rate(_MEAN_MC, _ERROR_STEPS, _TRIALS)
+    a, b = fit_from_mean_and_zero_rate(
+        FULL_DATA.mean_mc, FULL_DATA.error_step_ratio, TRIALS
+    )
     return float(a), float(b)
 
 
@@ -34,15 +34,15 @@ def _annotate(
     rng: np.random.Generator, draws: int | tuple[int, ...], a: float, b: float
 ) -> tuple[np.ndarray, np.ndarray]:
     r = rng.beta(a, b, draws)
-    return r, rng.binomial(_TRIALS, r)
+    return r, rng.binomial(TRIALS, r)
 
 
 def _mp_joint(k: int, a: float, b: float, low: float, high: float):
     """Pr(K = k, low < r < high) to many digits."""
     import mpmath as mp
 
-    shape = mp.mpf(a) + k, mp.mpf(b) + _TRIALS - k
-    weight = mp.binomial(_TRIALS, k) * mp.beta(*shape) / mp.beta(a, b)
+    shape = mp.mpf(a) + k, mp.mpf(b) + TRIALS - k
+    weight = mp.binomial(TRIALS, k) * mp.beta(*shape) / mp.beta(a, b)
     return weight * mp.betainc(*shape, low, high, regularized=True)
 
 
@@ -62,10 +62,10 @@ def positive_labels(rng: np.random.Generator, draws: int) -> Row:
     simulation, se = mean_and_se(k > 0)
     return Row(
         "Pr(K>0) = 1 - B(a,b+N)/B(a,b)",
-        exact=float(positive_label_prob(a, b, _TRIALS)),
+        exact=float(positive_label_prob(a, b, TRIALS)),
         oracle=_digits(lambda: 1 - _mp_joint(0, a, b, 0, 1)),
         kind="mpmath",
-        paper=1 - _ERROR_STEPS,
+        paper=1 - FULL_DATA.error_step_ratio,
         simulation=simulation,
         se=se,
     )
@@ -81,7 +81,7 @@ def effective_noise(rng: np.random.Generator, draws: int) -> Row:
     posterior = _digits(lambda: _mp_joint(k, a, b, 0, _TAU) / _mp_joint(k, a, b, 0, 1))
     return Row(
         "eta_eff(4) = I_tau(a+4, b+12)",
-        exact=float(unreliability_posterior(k, a, b, _TRIALS, _TAU)),
+        exact=float(unreliability_posterior(k, a, b, TRIALS, _TAU)),
         oracle=posterior,
         kind="mpmath",
         simulation=simulation,
@@ -94,7 +94,7 @@ def effective_noise_at_the_ends(rng: np.random.Generator, draws: int) -> Row:
     from theory.beta_binomial import unreliability_posterior
 
     a, b = _prior()
-    none, every = unreliability_posterior(0, a, b, _TRIALS, [0.0, 1.0])
+    none, every = unreliability_posterior(0, a, b, TRIALS, [0.0, 1.0])
     total = _digits(_mp_joint, 0, a, b, 0, 1)
     return Row(
         "eta_eff(0), tau 1 less tau 0",
@@ -135,11 +135,11 @@ def _rate(rng: np.random.Generator, draws: int, false_positives: bool) -> Row:
     from theory.beta_binomial import class_conditional_rates
 
     a, b = _prior()
-    fpr, fnr = class_conditional_rates(a, b, _TRIALS, _TAU)
+    fpr, fnr = class_conditional_rates(a, b, TRIALS, _TAU)
     low, high = (0.0, _TAU) if false_positives else (_TAU, 1.0)
 
     def zeros():
-        total = sum(_mp_joint(k, a, b, low, high) for k in range(_TRIALS + 1))
+        total = sum(_mp_joint(k, a, b, low, high) for k in range(TRIALS + 1))
         return _mp_joint(0, a, b, low, high) / total
 
     share = _digits(lambda: 1 - zeros() if false_positives else zeros())
@@ -181,13 +181,13 @@ def pseudo_positives(rng: np.random.Generator, draws: int) -> Row:
     simulation, se = mean_and_se(r[k > 0] < _TAU)
 
     def share():
-        counts = range(1, _TRIALS + 1)
+        counts = range(1, TRIALS + 1)
         below = sum(_mp_joint(k, a, b, 0, _TAU) for k in counts)
         return below / sum(_mp_joint(k, a, b, 0, 1) for k in counts)
 
     return Row(
         "pseudo-positives, r<tau | K>0",
-        exact=float(pseudo_positive_rate(a, b, _TRIALS, _TAU)),
+        exact=float(pseudo_positive_rate(a, b, TRIALS, _TAU)),
         oracle=_digits(share),
         kind="mpmath",
         simulation=simulation,
@@ -204,17 +204,17 @@ def _score(rng: np.random.Generator, draws: int, alpha: float | None) -> Row:
     def score(k: np.ndarray) -> np.ndarray:
         p = (k > 0).mean(axis=-1)
         positives = np.maximum((k > 0).sum(axis=-1), 1)
-        r = np.where(p > 0, k.sum(axis=-1) / (_TRIALS * positives), 1.0)
+        r = np.where(p > 0, k.sum(axis=-1) / (TRIALS * positives), 1.0)
         return r if alpha is None else (p * (1 - p) + alpha) * r
 
-    pmf = [_digits(_mp_joint, k, a, b, 0, 1) for k in range(_TRIALS + 1)]
-    outcomes = np.array(list(itertools.product(range(_TRIALS + 1), repeat=n)))
+    pmf = [_digits(_mp_joint, k, a, b, 0, 1) for k in range(TRIALS + 1)]
+    outcomes = np.array(list(itertools.product(range(TRIALS + 1), repeat=n)))
     weights = np.prod(np.array(pmf)[outcomes], axis=-1)
     simulation, se = mean_and_se(score(_annotate(rng, (draws, n), a, b)[1]))
     exact = (
-        expected_reliability(a, b, _TRIALS, n)
+        expected_reliability(a, b, TRIALS, n)
         if alpha is None
-        else expected_bis(a, b, _TRIALS, n, alpha)
+        else expected_bis(a, b, TRIALS, n, alpha)
     )
     return Row(
         "E[R], 3 independent steps" if alpha is None else "E[BIS], the same",
@@ -241,7 +241,7 @@ def mean_score_does_not_order_noise(rng: np.random.Generator, draws: int) -> Row
     from theory.beta_binomial import unreliability_posterior
 
     a, b = 2.0, 1.0
-    eta = unreliability_posterior([8, 16, 1], a, b, _TRIALS, _TAU)
+    eta = unreliability_posterior([8, 16, 1], a, b, TRIALS, _TAU)
 
     def exact(k):
         return _mp_joint(k, a, b, 0, _TAU) / _mp_joint(k, a, b, 0, 1)
@@ -268,13 +268,13 @@ def noise_is_not_identified(rng: np.random.Generator, draws: int) -> Row:
     from theory.beta_binomial import count_pmf
 
     a, b = _prior()
-    right, wrong = count_pmf(a + 1, b, _TRIALS)[0], count_pmf(a, b + 1, _TRIALS)[0]
+    right, wrong = count_pmf(a + 1, b, TRIALS)[0], count_pmf(a, b + 1, TRIALS)[0]
     return Row(
         "Pr(K = 0), two-class model",
         exact=float(a / (a + b) * right + b / (a + b) * wrong),
         oracle=_digits(_mp_joint, 0, a, b, 0, 1),
         kind="mpmath",
-        paper=_ERROR_STEPS,
+        paper=FULL_DATA.error_step_ratio,
         note=f"the same histogram with fpr {1 - wrong:.2f}, fnr {right:.3f} and with "
         "labels that ignore the truth: counts alone do not identify the noise",
     )
@@ -287,7 +287,7 @@ def _classes() -> tuple[float, np.ndarray, np.ndarray]:
     from theory.beta_binomial import class_conditional_counts
 
     a, b = _prior()
-    return float(betaincc(a, b, _TAU)), *class_conditional_counts(a, b, _TRIALS, _TAU)
+    return float(betaincc(a, b, _TAU)), *class_conditional_counts(a, b, TRIALS, _TAU)
 
 
 def _information_by_autodiff(q: float, f0: np.ndarray, f1: np.ndarray) -> float:
@@ -309,7 +309,7 @@ def information_of_counts(rng: np.random.Generator, draws: int) -> Row:
     (a, b), (q, f0, f1) = _prior(), _classes()
     posterior = [
         _digits(lambda k=k: _mp_joint(k, a, b, _TAU, 1) / _mp_joint(k, a, b, 0, 1))
-        for k in range(_TRIALS + 1)
+        for k in range(TRIALS + 1)
     ]
     _, k = _annotate(rng, draws, a, b)
     simulation, se = mean_and_se((np.array(posterior)[k] - q) ** 2)

@@ -8,11 +8,10 @@ from fractions import Fraction
 import numpy as np
 
 from experiments.theory_table.row import Row, Statement, mean_and_se
+from theory.paper import WORKED_EXAMPLES
 from theory.rollouts import Rollouts
 
-# The paper's worked examples, in sixteenths (Section 4).
-_FIRST = (14, 14, 15, 14, 0, 0, 0, 0, 0, 0)
-_SECOND = (9, 11, 11, 1, 0, 0, 0, 0)
+(_FIRST, _FIRST_BIS), (_SECOND, _SECOND_BIS) = WORKED_EXAMPLES
 
 
 def _rollout(counts: tuple[int, ...]) -> Rollouts:
@@ -42,12 +41,12 @@ def _worked(counts: tuple[int, ...], number: int, paper: float) -> Row:
 
 def worked_example_1(rng: np.random.Generator, draws: int) -> Row:
     """Section 4."""
-    return _worked(_FIRST, 1, 0.25828125)
+    return _worked(_FIRST, 1, _FIRST_BIS)
 
 
 def worked_example_2(rng: np.random.Generator, draws: int) -> Row:
     """Section 4."""
-    return _worked(_SECOND, 2, 0.15)
+    return _worked(_SECOND, 2, _SECOND_BIS)
 
 
 def bis_is_a_covariance(rng: np.random.Generator, draws: int) -> Row:

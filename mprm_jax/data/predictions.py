@@ -23,7 +23,7 @@ from mprm_jax.data.formats.raw import load_object
 from mprm_jax.data.framing import CorpusFile, RecordFile
 from mprm_jax.data.problems import BadRecord, DataError
 from mprm_jax.data.record import check_encodable
-from mprm_jax.metrics import StepScores, step_scores
+from theory.agreement import StepScores, step_scores
 
 
 class Prediction(msgspec.Struct, frozen=True):

@@ -15,6 +15,7 @@ from PIL import Image
 
 from mprm_jax.data.pixels import MAX_PIXELS
 from mprm_jax.data.problems import BadRecord
+from theory.paper import TRAINING
 
 # Image, row and column of a patch, two bytes each.
 PLACE_BYTES = 6
@@ -38,8 +39,8 @@ class PatchGrid:
 
     patch: int = 14
     merge: int = 2
-    min_pixels: int = 784
-    max_pixels: int = 200_704
+    min_pixels: int = TRAINING.min_pixels
+    max_pixels: int = TRAINING.max_pixels
 
     @property
     def factor(self) -> int:

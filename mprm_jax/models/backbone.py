@@ -39,6 +39,7 @@ from mprm_jax.models.qwen_vl import QwenVLConfig
 from mprm_jax.models.reward_head import ANSWERS, RewardHead
 from mprm_jax.models.weights import tensors
 from mprm_jax.models.weights.config import BackboneConfig, read_config
+from theory.paper import TRAINING
 
 TOKENIZER = "tokenizer.json"
 QWEN_NAME, INTERNVL_NAME = BACKBONES
@@ -55,10 +56,10 @@ class Prompting:
         max_pixels: Qwen2.5-VL: most pixels of an image.
     """
 
-    max_length: int = 8192
-    max_tiles: int = 6
-    min_pixels: int = 784
-    max_pixels: int = 200_704
+    max_length: int = TRAINING.max_tokens
+    max_tiles: int = TRAINING.max_tiles
+    min_pixels: int = TRAINING.min_pixels
+    max_pixels: int = TRAINING.max_pixels
 
 
 @dataclasses.dataclass(frozen=True)

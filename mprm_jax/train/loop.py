@@ -36,6 +36,7 @@ from mprm_jax.train.update import (
     data_parallel,
     initial_state,
 )
+from theory.paper import TRAINING
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,7 +61,7 @@ class TrainConfig:
 
     objective: Objective = dataclasses.field(default_factory=Objective)
     optimizer: OptimizerConfig = dataclasses.field(default_factory=OptimizerConfig)
-    learning_rate: float = 1e-5
+    learning_rate: float = TRAINING.learning_rate
     accumulate: int = 1
     seed: int = 0
     threads: int = 0

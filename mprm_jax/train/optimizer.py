@@ -15,6 +15,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from theory.paper import TRAINING
+
 Params = Any
 
 # The subtree that holds the reward rows is called so in every model.
@@ -49,11 +51,11 @@ class OptimizerConfig:
     """
 
     kind: Literal["adamw", "adafactor"] = "adamw"
-    betas: tuple[float, float] = (0.9, 0.999)
-    epsilon: float = 1e-8
+    betas: tuple[float, float] = TRAINING.betas
+    epsilon: float = TRAINING.epsilon
     first_moment: Literal["float32", "bfloat16"] = "float32"
-    weight_decay: float = 0.05
-    clip_norm: float = 1.0
+    weight_decay: float = TRAINING.weight_decay
+    clip_norm: float = TRAINING.clip_norm
     head_multiplier: float = 1.0
 
     def __post_init__(self) -> None:
@@ -100,7 +102,7 @@ def plan(
     rollouts: int,
     batch_size: int,
     *,
-    warmup_share: float = 0.05,
+    warmup_share: float = TRAINING.warmup,
     matched_to: int | None = None,
 ) -> Budget:
     """T = ceil(N / B), and ceil(5 % of T) updates of warm-up (Table 7).

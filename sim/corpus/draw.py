@@ -9,11 +9,9 @@ import numpy as np
 
 from sim.corpus.laws import CorpusModel
 from sim.corpus.sources import Source
+from theory import paper
 from theory.domain import check_positive
 from theory.rollouts import Rollouts
-
-# Continuations per step in VisualPRM400K-v1.1.
-PAPER_TRIALS = 16
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,7 +54,7 @@ def sample(
     sources: Sequence[Source],
     rng: np.random.Generator,
     scale: float = 1.0,
-    trials: int = PAPER_TRIALS,
+    trials: int = paper.TRIALS,
 ) -> Rollouts:
     """Counts of a corpus: n ~ the source's law, r ~ model, K | r ~ Binomial(N, r).
 
@@ -82,7 +80,7 @@ def sample_with_latent(
     sources: Sequence[Source],
     rng: np.random.Generator,
     scale: float = 1.0,
-    trials: int = PAPER_TRIALS,
+    trials: int = paper.TRIALS,
 ) -> Simulation:
     """The corpus of :func:`sample`, equal for equal ``rng``, with the truth behind it.
 
@@ -128,7 +126,7 @@ def early_stop(rollouts: Rollouts) -> Rollouts:
 
 
 def expected(
-    model: CorpusModel, sources: Sequence[Source], trials: int = PAPER_TRIALS
+    model: CorpusModel, sources: Sequence[Source], trials: int = paper.TRIALS
 ) -> ExpectedSummary:
     """What ``theory.summary.summarise`` measures on :func:`sample`'s corpus, expected.
 

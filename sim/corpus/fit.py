@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 from scipy.optimize import minimize
@@ -15,7 +16,10 @@ from sim.corpus.draw import expected
 from sim.corpus.laws import CorpusModel, HierarchicalBeta
 from sim.corpus.quadrature import beta_rule
 from sim.corpus.sources import Source, sources_of
+from theory.intervals import normal_half_width
 from theory.rollouts import Rollouts
+
+Model = TypeVar("Model", bound=CorpusModel)
 
 # Below these a share has no more than an order of magnitude.
 MIN_ROLLOUTS = 30
@@ -24,9 +28,6 @@ MIN_NEGATIVES = 5
 # Rollouts that the likelihood reads at most; at 4,000 the interval is already narrower
 # than the difference between models.
 _LIKELIHOOD_ROLLOUTS = 4000
-
-# Half the width of a 95 % normal interval, in standard errors.
-_WIDTH = 1.959963984540054
 
 # Step of finite differences, in logarithms of parameters.
 _STEP = 1e-3
@@ -129,31 +130,42 @@ def _check(rollouts: Rollouts) -> int:
     return rollouts.distinct_trials[0]
 
 
-def log_likelihood(
-    model: HierarchicalBeta, rollouts: Rollouts, sources: Sequence[Source]
-) -> float:
-    """Log probability of the counts, in nats, given the lengths.
+class Likelihood:
+    """Log probability of the counts, in nats, given the lengths, of any such model.
 
     ``sum_x log E_u prod_j Pr(K_j | u)``: u ~ Beta(k0 mu, k0 (1 - mu)) with the source's
     mean MC, and K_j beta-binomial with Beta(k u, k (1 - u)), binomial for k = inf.
     """
-    trials = rollouts.distinct_trials[0]
-    total = 0.0
-    by_name = {source.name: source.mean_mc for source in sources}
-    for i, name in enumerate(rollouts.source_names):
-        rows = np.flatnonzero(rollouts.source == i)
-        if len(rows) == 0:
-            continue
-        part = rollouts.take(rows)
-        u, weight = beta_rule(by_name[name], model.k0)
-        log_pmf_QxK = _log_count_pmf(u, model.k, trials)
-        counts_NxK = np.zeros((len(rows), trials + 1))
-        row = np.repeat(np.arange(len(rows)), part.lengths)
-        np.add.at(counts_NxK, (row, part.successes.astype(np.int64)), 1.0)
-        log_joint_NxQ = counts_NxK @ log_pmf_QxK.T
-        log_weight = np.log(np.maximum(weight, 1e-300))
-        total += float(np.logaddexp.reduce(log_joint_NxQ + log_weight, axis=1).sum())
-    return total
+
+    def __init__(self, rollouts: Rollouts, sources: Sequence[Source]) -> None:
+        """Count once how often each rollout has each K, source by source.
+
+        Args:
+            rollouts: all with the same N.
+            sources: of the rollouts.
+        """
+        self.trials = rollouts.distinct_trials[0]
+        by_name = {source.name: source.mean_mc for source in sources}
+        row = np.repeat(np.arange(rollouts.n_rollouts), rollouts.lengths)
+        counts_XxK = np.zeros((rollouts.n_rollouts, self.trials + 1))
+        np.add.at(counts_XxK, (row, rollouts.successes.astype(np.int64)), 1.0)
+        self.parts = [
+            (by_name[name], counts_XxK[of])
+            for i, name in enumerate(rollouts.source_names)
+            if np.any(of := rollouts.source == i)
+        ]
+
+    def __call__(self, model: HierarchicalBeta) -> float:
+        """The log probability under a model."""
+        total = 0.0
+        for mean_mc, counts_NxK in self.parts:
+            u, weight = beta_rule(mean_mc, model.k0)
+            log_pmf_QxK = _log_count_pmf(u, model.k, self.trials)
+            log_joint_NxQ = counts_NxK @ log_pmf_QxK.T
+            log_weight = np.log(np.maximum(weight, 1e-300))
+            joint_N = np.logaddexp.reduce(log_joint_NxQ + log_weight, axis=1)
+            total += float(joint_N.sum())
+        return total
 
 
 def _log_count_pmf(u: np.ndarray, concentration: float, trials: int) -> np.ndarray:
@@ -173,32 +185,24 @@ def _by_likelihood(
     # A deterministic thinning: every rollout has the same chance, whatever the order.
     stride = -(-rollouts.n_rollouts // _LIKELIHOOD_ROLLOUTS)
     sample = rollouts.take(np.arange(0, rollouts.n_rollouts, stride))
-    names = tuple(n for n in ("k0", "k") if np.isfinite(getattr(start, n)))
+    likelihood = Likelihood(sample, sources)
+    names = _free(start, sources)
 
     def loss(log_values: np.ndarray) -> float:
-        model = start.at(tuple(float(v) for v in np.exp(log_values)))
-        return -log_likelihood(model, sample, sources)
+        return -likelihood(_moved(start, names, log_values))
 
-    begin = np.zeros(len(names))
-    bounds = [(np.log(1e-2), np.log(1e3))] * len(names)
     found = minimize(
         loss,
-        begin,
+        np.zeros(len(names)),
         method="Nelder-Mead",
-        bounds=bounds,
+        bounds=[(np.log(1e-2), np.log(1e3))] * len(names),
         options={"xatol": 1e-4, "fatol": 1e-4, "maxiter": 200},
     )
+    model = _moved(start, names, found.x)
     # Of what was read: the rest of the corpus told the estimate nothing.
     covariance = _inverse(_hessian(loss, found.x))
-    return _model_fit(
-        start.at(tuple(float(v) for v in np.exp(found.x))),
-        "likelihood",
-        names,
-        found.x,
-        covariance,
-        -float(found.fun),
-        "",
-    )
+    ends = _ends(names, found.x, covariance)
+    return ModelFit(model, "likelihood", *ends, -float(found.fun), "")
 
 
 def _by_moments(
@@ -215,12 +219,11 @@ def _by_moments(
         misses = "; ".join(
             f"{m.name} {m.wanted:.4g}, nearest {m.nearest:.4g}" for m in error.misses
         )
-    names = ("k0", "k") if hasattr(model, "k0") else ("spread", "recovery")
+    names = _free(model, sources)
     log_values = np.log([getattr(model, name) for name in names])
 
     def shares(x: np.ndarray) -> np.ndarray:
-        moved = model.at(tuple(float(v) for v in np.exp(x)))
-        found = expected(moved, sources, targets.trials)
+        found = expected(_moved(model, names, x), sources, targets.trials)
         return np.array([found.error_step_ratio, found.mixed_share])
 
     covariance = np.full((len(names), len(names)), np.nan)
@@ -234,7 +237,16 @@ def _by_moments(
         )
         inverse = _inverse(jacobian)
         covariance = inverse @ share_covariance(rollouts) @ inverse.T
-    return _model_fit(model, "moments", names, log_values, covariance, np.nan, misses)
+    ends = _ends(names, log_values, covariance)
+    return ModelFit(model, "moments", *ends, np.nan, misses)
+
+
+def _free(model: CorpusModel, sources: Sequence[Source]) -> tuple[str, ...]:
+    return tuple(model.free(min(source.mean_mc for source in sources)))
+
+
+def _moved(model: Model, names: Sequence[str], log_values: np.ndarray) -> Model:
+    return model.at(dict(zip(names, np.exp(log_values).tolist(), strict=True)))
 
 
 def share_covariance(rollouts: Rollouts) -> np.ndarray:
@@ -272,26 +284,23 @@ def _inverse(matrix: np.ndarray) -> np.ndarray:
         return np.full(matrix.shape, np.nan)
 
 
-def _model_fit(
-    model: CorpusModel,
-    method: str,
-    names: tuple[str, ...],
-    log_values: np.ndarray,
-    covariance: np.ndarray,
-    likelihood: float,
-    misses: str,
-) -> ModelFit:
+class _Ends(NamedTuple):
+    """The fields of :class:`ModelFit` from parameters to high."""
+
+    parameters: tuple[str, ...]
+    estimate: tuple[float, ...]
+    low: tuple[float, ...]
+    high: tuple[float, ...]
+
+
+def _ends(
+    names: tuple[str, ...], log_values: np.ndarray, covariance: np.ndarray
+) -> _Ends:
+    """Estimates with 95 % intervals that are symmetric in the logarithm."""
     variance = np.diag(covariance)
     # A variance below 0 is a flat or rising likelihood: no interval.
-    error = np.sqrt(np.where(variance >= 0, variance, np.nan))
-    ends = [np.exp(log_values + sign * _WIDTH * error) for sign in (-1, 1)]
-    return ModelFit(
-        model,
-        method,
-        names,
-        tuple(float(v) for v in np.exp(log_values)),
-        tuple(float(v) for v in ends[0]),
-        tuple(float(v) for v in ends[1]),
-        likelihood,
-        misses,
+    half = normal_half_width(np.sqrt(np.where(variance >= 0, variance, np.nan)))
+    estimate, low, high = (
+        tuple(np.exp(log_values + sign * half).tolist()) for sign in (0, -1, 1)
     )
+    return _Ends(names, estimate, low, high)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats
 
+from theory import paper
 from theory.domain import check_count, check_probability
 from theory.rollouts import Rollouts
 from theory.summary import by_source, summarise
@@ -114,46 +115,5 @@ def sources_of(rollouts: Rollouts) -> tuple[Source, ...]:
     )
 
 
-# Table 8 of the paper (arXiv 2602.04145v2). Its columns sum to 3,174,492 steps and
-# 565,149 rollouts with a step-weighted mean MC of 0.860, where Table 1 gives 3,174,394,
-# 565,096 and 0.8566; the paper does not explain the difference.
-PAPER_SOURCES: tuple[Source, ...] = (
-    Source("AI2D", 0.9409, 146_419, 28_147),
-    Source("ChartQA", 0.9078, 136_655, 28_049),
-    Source("CLEVR", 0.9106, 109_317, 24_004),
-    Source("COCO-ReM (Y/N)", 0.8933, 55_628, 18_450),
-    Source("DocVQA", 0.8663, 85_589, 21_049),
-    Source("DVQA", 0.9453, 177_352, 35_367),
-    Source("FigureQA", 0.7615, 57_601, 12_345),
-    Source("Geo170K", 0.9023, 61_314, 8_205),
-    Source("Geometry3K", 0.9243, 94_624, 11_756),
-    Source("Geometry3K (Open)", 0.8707, 58_569, 7_090),
-    Source("GeomVerse", 0.6819, 38_156, 7_765),
-    Source("GeoQA+ (Open)", 0.5720, 45_287, 7_025),
-    Source("GeoQA+ (MC)", 0.8486, 67_715, 9_216),
-    Source("GEOS", 0.9061, 16_847, 1_827),
-    Source("GEOS (Open)", 0.8217, 1_563, 178),
-    Source("IconQA", 0.8908, 121_873, 25_811),
-    Source("InfographicVQA", 0.7645, 78_408, 17_996),
-    Source("KonIQ-10k", 0.8822, 72_430, 13_337),
-    Source("M3CoT", 0.8811, 115_649, 19_476),
-    Source("MAPQA-SUV", 0.7260, 48_368, 12_366),
-    Source("MathV360K", 0.8759, 107_503, 20_132),
-    Source("MAVIS-Abs", 0.8104, 166_756, 16_530),
-    Source("MAVIS-Cos", 0.8057, 86_393, 9_174),
-    Source("MAVIS-Log", 0.7357, 162_713, 15_422),
-    Source("MAVIS-Poly", 0.8836, 206_293, 23_461),
-    Source("MAVIS-Sin", 0.8231, 88_130, 9_675),
-    Source("MAVIS-Tan", 0.8027, 60_391, 6_180),
-    Source("MAVIS-Geo-0", 0.9280, 78_764, 13_149),
-    Source("MAVIS-Geo-1", 0.8765, 37_760, 6_728),
-    Source("MAVIS-Geo-2", 0.7990, 25_851, 4_801),
-    Source("MAVIS-Geo-3", 0.7719, 19_080, 3_706),
-    Source("NLVR2", 0.9672, 96_072, 26_439),
-    Source("ScienceQA", 0.9723, 186_894, 34_523),
-    Source("SROIE", 0.8708, 83_389, 18_074),
-    Source("Super-CLEVR (Int)", 0.7325, 37_279, 12_070),
-    Source("Super-CLEVR (Y/N)", 0.7713, 33_171, 10_440),
-    Source("UniGeo", 0.6015, 41_523, 6_299),
-    Source("VQAv2", 0.8253, 67_166, 18_887),
-)
+# Table 8.
+PAPER_SOURCES = tuple(Source(*row) for row in paper.SOURCES)

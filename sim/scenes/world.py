@@ -16,6 +16,7 @@ from sim.scenes.solutions import (
     step_prior,
     step_success_probability,
 )
+from theory.paper import TRIALS
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,7 +44,7 @@ class World:
     spread: float = 1.0
     forgiveness: float = 1.0
     neutral_share: float = 0.05
-    trials: int = 16
+    trials: int = TRIALS
 
     @property
     def solver(self) -> Care:

@@ -21,19 +21,10 @@ from sim.students.features import (
     draw_steps,
     draw_truth,
 )
+from theory.paper import TRIALS, VISUAL_PROCESS_BENCH
 from theory.rollouts import Rollouts
 
-# VisualProcessBench: solutions per source, steps per solution, and the share of right
-# steps among those that are judged right or wrong (16,585 of 24,276).
-BENCHMARK_SOLUTIONS = {
-    "MMMU": 267,
-    "MathVision": 712,
-    "MathVerse": 1026,
-    "DynaMath": 570,
-    "WeMath": 291,
-}
-BENCHMARK_STEPS = 9.4
-BENCHMARK_RIGHT = 16_585 / 24_276
+_BENCHMARK = VISUAL_PROCESS_BENCH
 
 # Rollouts, seed and grid by which the benchmark's mean MC is found.
 _PILOT, _PILOT_SEED = 4000, 20_260_101
@@ -54,7 +45,7 @@ class CorpusLaw:
     model: CorpusModel
     sources: tuple[Source, ...]
     rollouts: int
-    trials: int = 16
+    trials: int = TRIALS
 
     def draw(self, rng: np.random.Generator) -> Simulation:
         """A corpus."""
@@ -121,7 +112,7 @@ def draw_problem(
     streams = np.random.default_rng(seed).spawn(7)
     corpus = law.draw(streams[0])
     frame = draw_frame(world, corpus, streams[1])
-    names = tuple(BENCHMARK_SOLUTIONS)
+    names = tuple(_BENCHMARK.solutions)
     offsets = draw_offsets(world, len(law.sources), streams[2])
     test_offsets = (
         offsets[np.arange(len(names)) % len(offsets)]
@@ -129,7 +120,7 @@ def draw_problem(
         else draw_offsets(world, len(names), streams[3])
     )
     sources = benchmark_sources(benchmark_mean(world, law.model))
-    scale = solutions / sum(BENCHMARK_SOLUTIONS.values())
+    scale = solutions / sum(_BENCHMARK.solutions.values())
     test = sample_with_latent(law.model, sources, streams[4], scale)
     steps = draw_steps(world, frame, corpus, offsets, streams[5])
     benchmark = draw_steps(world, frame, test, test_offsets, streams[6])
@@ -153,8 +144,8 @@ def draw_problem(
 def benchmark_sources(mean_mc: float) -> tuple[Source, ...]:
     """The five sources of the benchmark at one mean MC."""
     return tuple(
-        Source(name, mean_mc, round(BENCHMARK_STEPS * solutions), solutions)
-        for name, solutions in BENCHMARK_SOLUTIONS.items()
+        Source(name, mean_mc, round(_BENCHMARK.steps_per_solution * n), n)
+        for name, n in _BENCHMARK.solutions.items()
     )
 
 
@@ -167,7 +158,8 @@ def benchmark_mean(world: FeatureWorld, model: CorpusModel) -> float:
     Raises:
         ValueError: no mean MC on the grid gives that share.
     """
-    length_law = Source("", 0.5, round(BENCHMARK_STEPS * _PILOT), _PILOT).length_law
+    steps = round(_BENCHMARK.steps_per_solution * _PILOT)
+    length_law = Source("", 0.5, steps, _PILOT).length_law
     lengths = length_law.draw(_PILOT, np.random.default_rng(_PILOT_SEED))
     zeros = np.zeros(int(lengths.sum()), np.uint8)
     counts = Rollouts(
@@ -189,12 +181,12 @@ def benchmark_mean(world: FeatureWorld, model: CorpusModel) -> float:
         means.append(mean)
         shares.append(draw_truth(world, simulation, rng).mean())
     ascending = np.maximum.accumulate(shares)
-    if not ascending[0] <= BENCHMARK_RIGHT <= ascending[-1]:
+    if not ascending[0] <= _BENCHMARK.correct_share <= ascending[-1]:
         raise ValueError(
-            f"no benchmark of this world has {BENCHMARK_RIGHT:.1%} right steps: they "
-            f"range from {ascending[0]:.1%} to {ascending[-1]:.1%}"
+            f"no benchmark of this world has {_BENCHMARK.correct_share:.1%} right "
+            f"steps: they range from {ascending[0]:.1%} to {ascending[-1]:.1%}"
         )
-    return float(np.interp(BENCHMARK_RIGHT, ascending, means))
+    return float(np.interp(_BENCHMARK.correct_share, ascending, means))
 
 
 def from_moments(spread: float, between: float) -> HierarchicalBeta:

@@ -21,6 +21,7 @@ from jax.typing import ArrayLike
 
 from sim.students.plan import Plan
 from theory.domain import check_nonnegative, check_positive
+from theory.paper import TRAINING
 
 Params = dict[str, jax.Array]
 
@@ -54,9 +55,9 @@ class Student:
     likelihood: Literal["cross-entropy", "beta-binomial"] = "cross-entropy"
     optimizer: Literal["adamw", "sgd"] = "adamw"
     learning_rate: float = LEARNING_RATE
-    weight_decay: float = 0.05
-    warmup: float = 0.05
-    clip: float = 1.0
+    weight_decay: float = TRAINING.weight_decay
+    warmup: float = TRAINING.warmup
+    clip: float = TRAINING.clip_norm
 
     def __post_init__(self) -> None:
         for name in ("hidden", "learning_rate", "clip"):
@@ -166,7 +167,7 @@ def _transform(student: Student) -> optax.GradientTransformation:
     if student.optimizer == "sgd":
         return optax.identity()
     return optax.chain(
-        optax.scale_by_adam(b1=0.9, b2=0.999, eps=1e-8),
+        optax.scale_by_adam(*TRAINING.betas, eps=TRAINING.epsilon),
         optax.add_decayed_weights(student.weight_decay),
     )
 

@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 
-import sim.corpus.chains
 import sim.corpus.laws
 from sim.corpus.calibrate import (
     PAPER_MODELS,
@@ -12,9 +11,8 @@ from sim.corpus.calibrate import (
     UnreachableTargets,
     calibrate,
 )
-from sim.corpus.chains import Martingale, TwoStateChain
 from sim.corpus.draw import expected, sample
-from sim.corpus.laws import HierarchicalBeta, WithAllNegative
+from sim.corpus.laws import HierarchicalBeta, Martingale, TwoStateChain, WithAllNegative
 from sim.corpus.quadrature import beta_rule
 from sim.corpus.sources import PAPER_SOURCES, Source
 from theory.summary import summarise
@@ -93,7 +91,8 @@ def test_default_model_meets_its_targets_when_sampled():
 )
 def test_planted_parameters_are_recovered(planted):
     # Calibration starts from other values; only what is at a limit is kept.
-    start = planted.at(tuple(1.7 * low for low, _ in planted.free(0.6)))
+    free = planted.free(0.6)
+    start = planted.at({name: 1.7 * low for name, (low, _) in free.items()})
     fitted = calibrate(start, targets_of(planted, FEW), FEW)
     numbers = [getattr(fitted, "base", fitted), getattr(planted, "base", planted)]
     found, wanted = (list(vars(model).values()) for model in numbers)
@@ -180,13 +179,12 @@ def test_finer_quadrature_changes_no_expectation(name, monkeypatch):
         return beta_rule(mean, concentration, 2 * nodes)
 
     monkeypatch.setattr(sim.corpus.laws, "beta_rule", fine)
-    monkeypatch.setattr(sim.corpus.chains, "beta_rule", fine)
-    monkeypatch.setattr(sim.corpus.chains, "_GRID", 96)
-    sim.corpus.chains._to_coefficients.cache_clear()
-    sim.corpus.chains._martingale_counts.cache_clear()
+    monkeypatch.setattr(sim.corpus.laws, "_GRID", 96)
+    sim.corpus.laws._to_coefficients.cache_clear()
+    sim.corpus.laws._martingale_counts.cache_clear()
     try:
         finer = expected(PAPER_MODELS[name], sources)
     finally:
-        sim.corpus.chains._to_coefficients.cache_clear()
-        sim.corpus.chains._martingale_counts.cache_clear()
+        sim.corpus.laws._to_coefficients.cache_clear()
+        sim.corpus.laws._martingale_counts.cache_clear()
     assert vars(coarse) == pytest.approx(vars(finer), abs=1e-7)

@@ -4,9 +4,8 @@ import numpy as np
 import pytest
 
 from sim.corpus.calibrate import PAPER_MODELS
-from sim.corpus.chains import Martingale
 from sim.corpus.draw import early_stop, expected, sample, sample_with_latent
-from sim.corpus.laws import HierarchicalBeta, WithAllNegative
+from sim.corpus.laws import HierarchicalBeta, Martingale, WithAllNegative
 from sim.corpus.sources import PAPER_SOURCES, Source
 from theory.rollouts import Rollouts
 

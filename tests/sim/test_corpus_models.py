@@ -6,8 +6,13 @@ import numpy as np
 import pytest
 from scipy import integrate, special, stats
 
-from sim.corpus.chains import Martingale, TwoStateChain, label_recursion
-from sim.corpus.laws import HierarchicalBeta, WithAllNegative
+from sim.corpus.laws import (
+    HierarchicalBeta,
+    Martingale,
+    TwoStateChain,
+    WithAllNegative,
+    label_recursion,
+)
 from sim.corpus.sources import LengthLaw
 
 INF = np.inf
@@ -284,13 +289,21 @@ def test_parameters_outside_their_range_are_refused(make):
         make()
 
 
-def test_parameters_at_a_limit_stay_there():
-    assert HierarchicalBeta(INF, 1.0).at((3.0,)) == HierarchicalBeta(INF, 3.0)
-    assert HierarchicalBeta(1.0, INF).at((3.0,)) == HierarchicalBeta(3.0, INF)
-    assert HierarchicalBeta(1.0, 1.0).at((3.0, 4.0)) == HierarchicalBeta(3.0, 4.0)
-    assert Martingale(1.0, 1.0).at((3.0, 4.0)) == Martingale(3.0, 4.0)
-    assert TwoStateChain(0.1, 1.0, True).at((3.0, 0.2)) == TwoStateChain(0.2, 3.0, True)
-    assert TwoStateChain(0.1, INF, False).at((0.2,)) == TwoStateChain(0.2, INF, False)
-    for model in (HierarchicalBeta(INF, 1.0), TwoStateChain(0.1, INF, True)):
-        assert len(model.free(0.5)) == 1
-        assert len(WithAllNegative(model, 0.1).free(0.5)) == 1
+@pytest.mark.parametrize(
+    ("model", "free"),
+    [
+        (HierarchicalBeta(INF, 1.0), {"k"}),
+        (HierarchicalBeta(1.0, INF), {"k0"}),
+        (Martingale(1.0, 1.0), {"k0", "k"}),
+        (TwoStateChain(0.1, 1.0, True), {"spread", "recovery"}),
+        (TwoStateChain(0.1, INF, False), {"recovery"}),
+    ],
+)
+def test_parameters_at_a_limit_stay_there(model, free):
+    assert model.free(0.5).keys() == free
+    mixed = WithAllNegative(model, 0.1)
+    assert mixed.free(0.5).keys() == free
+    values = dict.fromkeys(free, 0.3)
+    moved = model.at(values)
+    assert vars(moved) == vars(model) | values
+    assert mixed.at(values) == WithAllNegative(moved, 0.1)

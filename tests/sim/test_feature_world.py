@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from scipy.special import expit
 
-from sim.corpus.chains import TwoStateChain
 from sim.corpus.draw import Simulation
+from sim.corpus.laws import TwoStateChain
 from sim.corpus.sources import Source
 from sim.students.evaluation import auroc
 from sim.students.features import (

@@ -7,7 +7,7 @@ import pytest
 from scipy import stats
 
 from sim.corpus.draw import sample
-from sim.corpus.fit import fit, log_likelihood, share_covariance
+from sim.corpus.fit import Likelihood, fit, share_covariance
 from sim.corpus.laws import HierarchicalBeta
 from sim.corpus.sources import Source, sources_of
 from theory.rollouts import Rollouts
@@ -66,13 +66,14 @@ def test_likelihood_of_a_tiny_corpus_by_integration():
         return stats.betabinom.pmf(k, 2, 3 * u, 3 * (1 - u))
 
     expected = np.log(weight @ (pmf(2) * pmf(0))) + np.log(weight @ pmf(1))
-    found = log_likelihood(HierarchicalBeta(2.0, 3.0), rollouts, source)
+    likelihood = Likelihood(rollouts, source)
+    found = likelihood(HierarchicalBeta(2.0, 3.0))
     assert found == pytest.approx(expected, abs=1e-4)
     # Rollout-constant r: a binomial given u.
     binomial = stats.binom.pmf
     product = binomial(2, 2, u) * binomial(0, 2, u)
     expected = np.log(weight @ product) + np.log(weight @ binomial(1, 2, u))
-    constant = log_likelihood(HierarchicalBeta(2.0, np.inf), rollouts, source)
+    constant = likelihood(HierarchicalBeta(2.0, np.inf))
     assert constant == pytest.approx(expected, abs=1e-4)
 
 

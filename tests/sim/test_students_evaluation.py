@@ -1,8 +1,8 @@
-"""Evaluation against scikit-learn and brute force over thresholds."""
+"""Rows are judged one by one as theory.agreement does; excess risk by a grid."""
 
 import numpy as np
 import pytest
-from sklearn.metrics import f1_score, log_loss, roc_auc_score
+from sklearn.metrics import log_loss
 
 from sim.students.evaluation import (
     Split,
@@ -11,6 +11,7 @@ from sim.students.evaluation import (
     micro_f1,
     sweep_thresholds,
 )
+from theory import agreement
 
 RNG = np.random.default_rng(4)
 N = 90
@@ -21,50 +22,26 @@ SCORES = np.stack(
 )
 
 
-def oracle(scores, threshold):
-    total = 0.0
-    for source in range(3):
-        of = SPLIT.source_S == source
-        called = scores[of] >= threshold
-        total += of.sum() * f1_score(
-            SPLIT.right_S[of],
-            called,
-            average="macro",
-            zero_division=0,  # pyright: ignore[reportArgumentType]
-        )
-    return total / N
-
-
-def test_micro_f1_is_the_step_weighted_mean_of_the_sources_macro_f1():
+def test_rows_are_judged_one_by_one():
     thresholds = np.array([0.1, 0.5, 2.0])
-    found = micro_f1(SCORES, SPLIT, thresholds)
-    expected = [oracle(s, t) for s, t in zip(SCORES, thresholds, strict=True)]
-    np.testing.assert_allclose(found, expected, rtol=1e-12)
-
-
-def test_the_sweep_finds_the_best_of_all_thresholds():
-    found = sweep_thresholds(SCORES, SPLIT)
-    for row, threshold, best in zip(SCORES, *found, strict=True):
-        values = [oracle(row, t) for t in np.unique(row)]
-        assert best == pytest.approx(max(values), rel=1e-12)
-        assert oracle(row, threshold) == pytest.approx(best, rel=1e-12)
-
-
-def test_more_rows_than_a_block_are_all_evaluated():
-    many = np.repeat(SCORES, 7, axis=0)
-    np.testing.assert_array_equal(
-        sweep_thresholds(many, SPLIT).micro_f1_A[::7],
-        sweep_thresholds(SCORES, SPLIT).micro_f1_A,
-    )
-    assert len(auroc(many, SPLIT.right_S)) == 21
-
-
-def test_auroc_with_and_without_ties_is_scikit_learn_s():
-    expected = [roc_auc_score(SPLIT.right_S, row) for row in SCORES]
-    np.testing.assert_allclose(auroc(SCORES, SPLIT.right_S), expected, rtol=1e-12)
-    constant = np.zeros((1, N))
-    assert auroc(constant, SPLIT.right_S)[0] == 0.5
+    found = micro_f1(SCORES, SPLIT, thresholds), auroc(SCORES, SPLIT.right_S)
+    for i, row in enumerate(SCORES):
+        steps = agreement.JudgedSteps(row, *SPLIT)
+        assert found[0][i] == agreement.f1_at(steps, thresholds[i]).micro_f1
+        assert found[1][i] == agreement.auroc(row, SPLIT.right_S)
     assert np.isnan(auroc(SCORES, np.ones(N, bool))).all()
+
+
+def test_the_sweep_takes_the_highest_of_the_best_scores():
+    found = sweep_thresholds(SCORES.astype(np.float32), SPLIT)
+    assert found.threshold_A.dtype == np.float32
+    for row, threshold, best in zip(SCORES.astype(np.float32), *found, strict=True):
+        steps = agreement.JudgedSteps(row, *SPLIT)
+        values = {t: agreement.f1_at(steps, t).micro_f1 for t in np.unique(row)}
+        assert best == pytest.approx(max(values.values()), rel=1e-12)
+        assert threshold == max(t for t, v in values.items() if v >= best - 1e-12)
+    with pytest.raises(ValueError, match="steps"):
+        sweep_thresholds(SCORES[:, :0], Split(SPLIT.right_S[:0], SPLIT.source_S[:0]))
 
 
 def test_excess_risk_forgives_a_shift_and_nothing_else():

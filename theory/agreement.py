@@ -1,4 +1,4 @@
-"""Judged steps, their F1 at one decision threshold, and at all of them by one sort.
+"""Agreement of scores with judgements of steps: F1, its threshold sweep, AUROC.
 
 A step is predicted correct ("positive") iff its score is at least the decision
 threshold. Neutral steps are never counted. F1 is 0 where its denominator is 0. A source
@@ -9,20 +9,29 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import xxhash
 
-ThresholdChoice = Literal["held-out", "fixed", "test"]
 
-# A fifth: 573 of the benchmark's 2,866 solutions, some 5,000 steps for one number.
-HELD_OUT_SHARE = 0.2
+class JudgedSteps(NamedTuple):
+    """Scores of judged steps whose rollouts do not matter.
+
+    Attributes:
+        scores: float ``[n_steps]``, finite; larger means more likely correct.
+        correct: bool ``[n_steps]``, the judgement.
+        step_source: int ``[n_steps]``, source of each step, at least 0.
+    """
+
+    scores: np.ndarray
+    correct: np.ndarray
+    step_source: np.ndarray
 
 
 @dataclass(frozen=True, eq=False)
 class StepScores:
-    """Scores of judged steps; neutral and unscored steps are not in here.
+    """Scores of judged steps in rollouts; neutral and unscored steps are not in here.
 
     Attributes:
         scores: float64 ``[n_steps]``, finite; larger means more likely correct.
@@ -111,6 +120,9 @@ def step_scores(
     )
 
 
+Judged = JudgedSteps | StepScores
+
+
 class Confusion(NamedTuple):
     """Steps by judgement and prediction; four arrays of one shape."""
 
@@ -184,45 +196,36 @@ def combined_f1(by_source: Iterable[Confusion]) -> F1:
     )
 
 
-def confusion_per_rollout(steps: StepScores, threshold: float) -> Confusion:
-    """Counts of each rollout at one decision threshold, float64 ``[n_rollouts]``."""
-    positive = steps.scores >= threshold
+def confusion(
+    steps: Judged, threshold: float, group: np.ndarray | None = None, groups: int = 1
+) -> Confusion:
+    """Counts at one decision threshold, int64 ``[n_groups]``.
+
+    Args:
+        steps: to count.
+        threshold: of the decision.
+        group: int ``[n_steps]``, at least 0; by source if None.
+        groups: at least so many, though the last ones have no steps.
+    """
+    group = steps.step_source if group is None else group
+    positive, correct = steps.scores >= threshold, steps.correct
+    n = max(groups, int(group.max(initial=0)) + 1)
 
     def count(of: np.ndarray) -> np.ndarray:
-        return np.bincount(steps.rollout[of], minlength=steps.n_rollouts).astype(float)
+        return np.bincount(group[of], minlength=n)
 
     return Confusion(
-        count(steps.correct & positive),
-        count(~steps.correct & positive),
-        count(steps.correct & ~positive),
-        count(~steps.correct & ~positive),
+        count(correct & positive),
+        count(~correct & positive),
+        count(correct & ~positive),
+        count(~correct & ~positive),
     )
 
 
-def confusion_per_source(steps: StepScores, threshold: float) -> Confusion:
-    """Counts of each source at one decision threshold, float64 ``[n_sources]``."""
-    return Confusion(
-        *(
-            np.bincount(steps.source, of, len(steps.source_names))
-            for of in confusion_per_rollout(steps, threshold)
-        )
-    )
-
-
-def f1_at(steps: StepScores, threshold: float) -> F1:
+def f1_at(steps: Judged, threshold: float) -> F1:
     """F1 at one decision threshold, scalars."""
-    return combined_f1(_rows(confusion_per_source(steps, threshold)))
-
-
-def macro_f1_per_source(steps: StepScores, threshold: float) -> dict[str, float]:
-    """Macro-F1 of every source that has counted steps."""
-    counts = confusion_per_source(steps, threshold)
-    named = zip(steps.source_names, macro_f1(counts), counts.steps, strict=True)
-    return {name: float(value) for name, value, n in named if n}
-
-
-def _rows(counts: Confusion) -> Iterator[Confusion]:
-    return (Confusion(*row) for row in np.stack(counts, axis=-1))
+    rows = np.stack(confusion(steps, threshold), axis=-1)
+    return combined_f1(Confusion(*row) for row in rows)
 
 
 class Sweep(NamedTuple):
@@ -238,13 +241,13 @@ class Sweep(NamedTuple):
     f1: F1
 
 
-def sweep(steps: StepScores) -> Sweep:
+def sweep(steps: Judged) -> Sweep:
     """F1 at all decision thresholds, by one sort and cumulative sums.
 
     Raises:
         ValueError: there is no counted step.
     """
-    if not steps.n_steps:
+    if not len(steps.scores):
         raise ValueError("no counted steps")
     order = np.argsort(steps.scores)
     ordered = steps.scores[order]
@@ -258,7 +261,7 @@ def sweep(steps: StepScores) -> Sweep:
         return np.append(0, np.cumsum(of))[cut]
 
     def by_source() -> Iterator[Confusion]:
-        for i in range(len(steps.source_names)):
+        for i in np.unique(source):
             member = source == i
             positive, negative = below(member & correct), below(member & ~correct)
             yield Confusion(
@@ -268,7 +271,7 @@ def sweep(steps: StepScores) -> Sweep:
     return Sweep(thresholds, combined_f1(by_source()))
 
 
-def best_threshold(steps: StepScores) -> float:
+def best_threshold(steps: Judged) -> float:
     """The decision threshold of the largest micro-F1, the lowest of equal ones.
 
     Raises:
@@ -278,55 +281,134 @@ def best_threshold(steps: StepScores) -> float:
     return float(swept.thresholds[np.argmax(swept.f1.micro_f1)])
 
 
-def held_out(steps: StepScores, share: float = HELD_OUT_SHARE) -> np.ndarray:
-    """Which rollouts the hash of the rollout holds out, bool ``[n_rollouts]``.
-
-    Args:
-        steps: the rollouts.
-        share: held out on average, in (0, 1).
-    """
-    # The high bits decide here, the low ones in the folds of a fit: independent.
-    return (steps.keys >> np.uint64(11)) * 2.0**-53 < share
-
-
-class FirstError(NamedTuple):
-    """How well the first wrong step is found (ProcessBench).
+class Pairs(NamedTuple):
+    """Pairs of a correct and a wrong step of one group; float64 ``[G, W]``.
 
     Attributes:
-        f1: harmonic mean of the other two; None where one is missing.
-        wrong_found: share of the rollouts with a wrong step whose first wrong step is
-            the first one predicted wrong; None without such rollouts.
-        right_passed: share of the rollouts without a wrong step of which no step is
-            predicted wrong; None without such rollouts.
+        wins: pairs whose correct step scores higher, ties half.
+        pairs: all of them.
     """
 
-    f1: float | None
-    wrong_found: float | None
-    right_passed: float | None
+    wins: np.ndarray
+    pairs: np.ndarray
 
 
-def first_error_f1(steps: StepScores, threshold: float) -> FirstError:
-    """F1 of finding the first wrong step, over rollouts with counted steps.
+@dataclass(frozen=True, eq=False)
+class PairPlan:
+    """Steps sorted once by group and score, to count pairs under many weightings.
 
-    A neutral step is neither the first wrong one nor a false alarm. ProcessBench
-    (Zheng et al. 2024): harmonic mean of the two accuracies.
+    Groups without a pair are left out.
+
+    Attributes:
+        groups: int64 ``[G]``, ascending.
+        right: int64 ``[n_right]``, unit of each correct step, in that order.
+        wrong: int64 ``[n_wrong]``, unit of each wrong step, in that order.
+        right_start: int64 ``[G + 1]``, where each group's correct steps begin.
+        wrong_start: int64 ``[G + 1]``, where each group's wrong steps begin.
+        below: int64 ``[n_wrong]``, correct steps before those that tie with it.
+        upto: int64 ``[n_wrong]``, correct steps before those that beat it.
     """
-    judged = np.bincount(steps.rollout, minlength=steps.n_rollouts) > 0
-    truth = _first(steps, ~steps.correct)[judged]
-    found = _first(steps, steps.scores < threshold)[judged]
-    wrong, hit = truth >= 0, truth == found
-    shares = [float(hit[of].mean()) if of.any() else None for of in (wrong, ~wrong)]
-    wrong_found, right_passed = shares
-    if wrong_found is None or right_passed is None:
-        return FirstError(None, wrong_found, right_passed)
-    both = wrong_found + right_passed
-    mean = 2 * wrong_found * right_passed / both if both else 0.0
-    return FirstError(mean, wrong_found, right_passed)
+
+    groups: np.ndarray
+    right: np.ndarray
+    wrong: np.ndarray
+    right_start: np.ndarray
+    wrong_start: np.ndarray
+    below: np.ndarray
+    upto: np.ndarray
 
 
-def _first(steps: StepScores, of: np.ndarray) -> np.ndarray:
-    """Position of each rollout's first step in ``of``, -1 where there is none."""
-    none = np.iinfo(np.int64).max
-    first = np.full(steps.n_rollouts, none)
-    np.minimum.at(first, steps.rollout[of], steps.position[of])
-    return np.where(first == none, -1, first)
+def pair_plan(
+    scores: np.ndarray,
+    correct: np.ndarray,
+    group: np.ndarray | None = None,
+    unit: np.ndarray | None = None,
+) -> PairPlan:
+    """Sort steps for :func:`count_pairs`.
+
+    Args:
+        scores: ``[n_steps]``.
+        correct: bool ``[n_steps]``.
+        group: int ``[n_steps]``; one group if None.
+        unit: int ``[n_steps]``, what is weighted (the rollout of each step); each step
+            is its own unit if None.
+    """
+    unit = np.arange(len(scores)) if unit is None else unit
+    if group is None:
+        group = np.zeros(len(scores), np.int64)
+        both = correct.any() and not correct.all()
+        order = np.argsort(scores, kind="stable") if both else np.arange(0)
+    else:
+        paired = np.isin(group, np.intersect1d(group[correct], group[~correct]))
+        order = np.flatnonzero(paired)
+        order = order[np.lexsort((scores[order], group[order]))]
+    group, scores, right = group[order], scores[order], correct[order]
+    groups = np.unique(group)
+    # Runs of steps that tie within their group, and correct steps up to each's end.
+    same = (group[1:] == group[:-1]) & (scores[1:] == scores[:-1])
+    run = np.cumsum(np.append(0, ~same))[: len(order)]
+    ends = np.append(0, np.cumsum(np.bincount(run, right)).astype(np.int64))
+    return PairPlan(
+        groups,
+        unit[order[right]],
+        unit[order[~right]],
+        np.searchsorted(group[right], np.append(groups, np.iinfo(np.int64).max)),
+        np.searchsorted(group[~right], np.append(groups, np.iinfo(np.int64).max)),
+        ends[run[~right]],
+        ends[run[~right] + 1],
+    )
+
+
+def count_pairs(plan: PairPlan, weights_UxW: np.ndarray) -> Pairs:
+    """Count the pairs of each group, a step counting as often as its unit's weight.
+
+    wins = sum over wrong steps i of w_i (C(all) - (C(below_i) + C(upto_i)) / 2), where
+    C is the cumulative weight of the group's correct steps; exact for integer weights.
+
+    Args:
+        plan: of the steps.
+        weights_UxW: W weightings of the units.
+    """
+    width = weights_UxW.shape[1]
+    # Weightings lie side by side in memory: sums and look-ups move whole rows.
+    right = np.zeros((len(plan.right) + 1, width))
+    np.cumsum(weights_UxW[plan.right], axis=0, out=right[1:])
+    wrong = weights_UxW[plan.wrong]
+    total_GxW = np.add.reduceat(wrong, plan.wrong_start[:-1], axis=0)
+    beaten = right[plan.below]
+    if not np.array_equal(plan.below, plan.upto):
+        beaten = (beaten + right[plan.upto]) / 2
+    beaten *= wrong
+    beaten_GxW = np.add.reduceat(beaten, plan.wrong_start[:-1], axis=0)
+    start, end = right[plan.right_start[:-1]], right[plan.right_start[1:]]
+    return Pairs(end * total_GxW - beaten_GxW, (end - start) * total_GxW)
+
+
+def auroc(
+    scores: np.ndarray, correct: np.ndarray, group: np.ndarray | None = None
+) -> float | None:
+    """Pr(a correct step scores higher than a wrong one of its group), ties half.
+
+    Every pair has the same weight, so a group weighs as much as it has pairs. In
+    [0, 1]; None where there is no pair (only one class).
+    """
+    wins, pairs = count_pairs(
+        pair_plan(scores, correct, group), np.ones((len(scores), 1))
+    )
+    total = float(pairs.sum())
+    return float(wins.sum()) / total if total else None
+
+
+def average_precision(scores: np.ndarray, correct: np.ndarray) -> float | None:
+    """Sum over distinct thresholds of precision times gain in recall; None without
+    correct steps. In [0, 1]; its value for a useless score is the share of correct
+    steps."""
+    total = int(np.count_nonzero(correct))
+    if not total:
+        return None
+    order = np.argsort(-scores)
+    ordered = scores[order]
+    last = np.flatnonzero(np.append(ordered[1:] != ordered[:-1], True))
+    hits = np.cumsum(correct[order])[last]
+    precision = hits / (last + 1)
+    return float(np.sum(np.diff(hits, prepend=0) * precision) / total)

@@ -1,0 +1,549 @@
+"""Everything that is said about one model on one benchmark, ready for JSON.
+
+Agreement of its scores with the judgements (:mod:`theory.agreement`), what position or
+a known prior alone would score, calibration, the first wrong step, and intervals by
+resampling whole rollouts within their sources: the sources are the benchmark's own and
+keep their sizes. The decision threshold stays what it is in every replicate.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+
+from mprm_jax.data.problems import DataError
+from theory.agreement import (
+    F1,
+    Confusion,
+    PairPlan,
+    StepScores,
+    auroc,
+    average_precision,
+    best_threshold,
+    combined_f1,
+    confusion,
+    count_pairs,
+    f1_at,
+    macro_f1,
+    pair_plan,
+)
+from theory.intervals import (
+    LEVEL,
+    REPLICATES,
+    Interval,
+    percentile_interval,
+    weight_chunks,
+)
+
+ThresholdChoice = Literal["held-out", "fixed", "test"]
+
+# A fifth: some 570 of the benchmark's solutions, about 5,000 steps for one number.
+HELD_OUT_SHARE = 0.2
+
+
+# Parts of the cross-fit of position; comparisons are made inside each part only.
+FOLDS = 5
+
+# Quantile classes of a prior when it is fitted together with position.
+PRIOR_CLASSES = 10
+
+# Bins of the calibration curve.
+BINS = 15
+
+
+def held_out(steps: StepScores, share: float = HELD_OUT_SHARE) -> np.ndarray:
+    """Which rollouts the hash of the rollout holds out, bool ``[n_rollouts]``.
+
+    Args:
+        steps: the rollouts.
+        share: held out on average, in (0, 1).
+    """
+    # The high bits decide here, the low ones in the folds of a fit: independent.
+    return (steps.keys >> np.uint64(11)) * 2.0**-53 < share
+
+
+@dataclass(frozen=True)
+class Decision:
+    """A decision threshold and where it comes from.
+
+    Attributes:
+        threshold: a step is predicted correct iff its score is at least this.
+        chosen_on: "held-out": best micro-F1 on rollouts that are then left out;
+            "fixed": given; "test": best micro-F1 on the evaluated steps themselves,
+            which flatters.
+        rollouts: on which it was chosen; 0 if fixed.
+        steps: on which it was chosen; 0 if fixed.
+    """
+
+    threshold: float
+    chosen_on: ThresholdChoice
+    rollouts: int = 0
+    steps: int = 0
+
+
+def decide(
+    steps: StepScores, chosen_on: ThresholdChoice, fixed: float = 0.5
+) -> tuple[Decision, np.ndarray]:
+    """The decision threshold, and the rows of the rollouts that are left to evaluate.
+
+    Raises:
+        DataError: there is no counted step, or none on one side of the split.
+    """
+    every = np.arange(steps.n_rollouts)
+    if not steps.n_steps:
+        raise DataError(
+            "no counted steps: every label is 0 (neutral), or there is none"
+        )
+    if chosen_on == "fixed":
+        return Decision(fixed, "fixed"), every
+    if chosen_on == "test":
+        counts = steps.n_rollouts, steps.n_steps
+        return Decision(best_threshold(steps), "test", *counts), every
+    out = held_out(steps)
+    split = steps.take(np.flatnonzero(out))
+    if split.n_steps in (0, steps.n_steps):
+        raise DataError(
+            f"{steps.n_rollouts} rollouts are too few to hold some out for the "
+            "decision threshold; give one (--threshold 0.5)"
+        )
+    counts = split.n_rollouts, split.n_steps
+    return Decision(best_threshold(split), "held-out", *counts), np.flatnonzero(~out)
+
+
+@dataclass(frozen=True)
+class FirstError:
+    """How well the first wrong step is found (ProcessBench).
+
+    Attributes:
+        f1: harmonic mean of the other two; None where one is missing.
+        wrong_found: share of the rollouts with a wrong step whose first wrong step is
+            the first one predicted wrong; None without such rollouts.
+        right_passed: share of the rollouts without a wrong step of which no step is
+            predicted wrong; None without such rollouts.
+    """
+
+    f1: float | None
+    wrong_found: float | None
+    right_passed: float | None
+
+
+def first_error_f1(steps: StepScores, threshold: float) -> FirstError:
+    """F1 of finding the first wrong step, over rollouts with counted steps.
+
+    A neutral step is neither the first wrong one nor a false alarm. ProcessBench
+    (Zheng et al. 2024): harmonic mean of the two accuracies.
+    """
+    judged = np.bincount(steps.rollout, minlength=steps.n_rollouts) > 0
+    truth = _first(steps, ~steps.correct)[judged]
+    found = _first(steps, steps.scores < threshold)[judged]
+    wrong, hit = truth >= 0, truth == found
+    shares = [float(hit[of].mean()) if of.any() else None for of in (wrong, ~wrong)]
+    wrong_found, right_passed = shares
+    if wrong_found is None or right_passed is None:
+        return FirstError(None, wrong_found, right_passed)
+    both = wrong_found + right_passed
+    mean = 2 * wrong_found * right_passed / both if both else 0.0
+    return FirstError(mean, wrong_found, right_passed)
+
+
+def _first(steps: StepScores, of: np.ndarray) -> np.ndarray:
+    """Position of each rollout's first step in ``of``, -1 where there is none."""
+    none = np.iinfo(np.int64).max
+    first = np.full(steps.n_rollouts, none)
+    np.minimum.at(first, steps.rollout[of], steps.position[of])
+    return np.where(first == none, -1, first)
+
+
+def within_position_auroc(steps: StepScores) -> float | None:
+    """AUROC over pairs of steps at the same position, of any two rollouts."""
+    return auroc(steps.scores, steps.correct, steps.position)
+
+
+def position_auroc(steps: StepScores) -> float | None:
+    """AUROC of a step's position alone: how well a model could do without reading.
+
+    The score is the empirical P(correct | position), cross-fitted; see
+    :func:`fitted_auroc`.
+    """
+    return fitted_auroc(steps, steps.position)
+
+
+def fitted_auroc(steps: StepScores, cell: np.ndarray) -> float | None:
+    """AUROC of the cross-fitted share of correct steps in each step's cell.
+
+    The hash of the rollout puts it into one of five folds. The score of a step in fold
+    f and cell c is (n+_c + b) / (n_c + 1): n_c and n+_c count the steps and correct
+    steps of that cell in the other folds, b is the share of correct steps there. Only
+    pairs of the same fold are compared, because scores of other folds come from another
+    fit (compared across, they would rank a fold below 1/2 by what it was left out of).
+
+    Args:
+        steps: what to fit and to rank.
+        cell: int ``[n_steps]``, non-negative.
+    """
+    if not steps.n_steps:
+        return None
+    fold = (steps.keys % np.uint64(FOLDS)).astype(np.int64)[steps.rollout]
+    cells, index = np.unique(cell, return_inverse=True)
+    shape = (FOLDS, len(cells))
+    flat = fold * len(cells) + index
+    size = np.bincount(flat, minlength=FOLDS * len(cells)).reshape(shape)
+    correct = np.bincount(flat, steps.correct, FOLDS * len(cells)).reshape(shape)
+    others, others_correct = size.sum(0) - size, correct.sum(0) - correct
+    base = others_correct.sum(1) / np.maximum(others.sum(1), 1)
+    rate_FxC = (others_correct + base[:, None]) / (others + 1)
+    return auroc(rate_FxC[fold, index], steps.correct, fold)
+
+
+@dataclass(frozen=True)
+class PriorAuroc:
+    """What a column known beforehand, such as a slip rate, would score.
+
+    Attributes:
+        auroc: of the column itself, in its better direction, so at least 1/2.
+        higher_is: "correct" or "wrong", that direction.
+        with_position: AUROC of the cross-fitted P(correct | tenth of the column,
+            position), see :func:`fitted_auroc`.
+    """
+
+    auroc: float | None
+    higher_is: str
+    with_position: float | None
+
+
+def prior_auroc(steps: StepScores, prior: np.ndarray) -> PriorAuroc:
+    """AUROC of a column given for every counted step, float64 ``[n_steps]``."""
+    plain = auroc(prior, steps.correct)
+    if plain is None:
+        return PriorAuroc(None, "correct", None)
+    edges = np.quantile(prior, np.arange(1, PRIOR_CLASSES) / PRIOR_CLASSES)
+    tenth = np.searchsorted(edges, prior, side="right")
+    with_position = fitted_auroc(steps, steps.position * PRIOR_CLASSES + tenth)
+    higher_is = "correct" if plain >= 0.5 else "wrong"
+    return PriorAuroc(max(plain, 1 - plain), higher_is, with_position)
+
+
+@dataclass(frozen=True)
+class ReliabilityBin:
+    """Steps whose score lies in [low, high), the last bin with its end.
+
+    Attributes:
+        low: lower end.
+        high: upper end.
+        steps: how many.
+        mean_score: of them.
+        share_correct: of them.
+    """
+
+    low: float
+    high: float
+    steps: int
+    mean_score: float
+    share_correct: float
+
+
+class Calibration(NamedTuple):
+    """Agreement of scores, read as probabilities, with judgements.
+
+    Attributes:
+        ece: expected calibration error, sum over bins of n_b/n |share_correct_b -
+            mean_score_b|, 15 equal bins; in [0, 1].
+        brier: mean of (score - correct)^2; in [0, 1].
+        curve: the bins that hold steps.
+    """
+
+    ece: float
+    brier: float
+    curve: tuple[ReliabilityBin, ...]
+
+
+def calibration(
+    scores: np.ndarray, correct: np.ndarray, bins: int = BINS
+) -> Calibration | None:
+    """Calibration of scores in [0, 1]; None if one lies outside (a logit, say).
+
+    Source: Guo et al. 2017, Eq. 3 (ECE); Brier 1950.
+    """
+    if not len(scores) or scores.min() < 0 or scores.max() > 1:
+        return None
+    edges = np.arange(bins + 1) / bins
+    which = np.searchsorted(edges[1:-1], scores, side="right")
+    size = np.bincount(which, minlength=bins)
+    n = np.maximum(size, 1)
+    mean = np.bincount(which, scores, bins) / n
+    share = np.bincount(which, correct, bins) / n
+    return Calibration(
+        float(np.sum(size * np.abs(share - mean)) / len(scores)),
+        float(np.mean((scores - correct) ** 2)),
+        tuple(
+            ReliabilityBin(
+                float(edges[b]),
+                float(edges[b + 1]),
+                int(size[b]),
+                float(mean[b]),
+                float(share[b]),
+            )
+            for b in np.flatnonzero(size)
+        ),
+    )
+
+
+def macro_f1_per_source(steps: StepScores, threshold: float) -> dict[str, float]:
+    """Macro-F1 of every source that has counted steps."""
+    counts = confusion(steps, threshold, groups=len(steps.source_names))
+    named = zip(steps.source_names, macro_f1(counts), counts.steps, strict=True)
+    return {name: float(value) for name, value, n in named if n}
+
+
+class Replicates(NamedTuple):
+    """Metrics of R resampled data sets; NaN where a replicate does not define one.
+
+    Attributes:
+        f1: of all sources together, each ``[R]``.
+        auroc: ``[R]``.
+        within_position_auroc: ``[R]``.
+        source_macro_f1: of each source, ``[n_sources, R]``.
+        source_auroc: likewise.
+        source_within_position: likewise, of pairs within the source only.
+    """
+
+    f1: F1
+    auroc: np.ndarray
+    within_position_auroc: np.ndarray
+    source_macro_f1: np.ndarray
+    source_auroc: np.ndarray
+    source_within_position: np.ndarray
+
+
+def replicate(
+    steps: StepScores, threshold: float, replicates: int, rng: np.random.Generator
+) -> Replicates:
+    """Metrics of resampled data sets.
+
+    Raises:
+        ValueError: there is no counted step.
+    """
+    if not steps.n_steps:
+        raise ValueError("no counted steps")
+    by_rollout = confusion(steps, threshold, steps.rollout, steps.n_rollouts)
+    counts_Nx4 = np.stack(by_rollout, axis=1).astype(float)
+    n_sources = len(steps.source_names)
+    rows = [np.flatnonzero(steps.source == i) for i in range(n_sources)]
+    step_source = steps.step_source
+    n_positions = int(steps.position.max()) + 1
+    cell = step_source * n_positions + steps.position
+    everything, at_position, in_source, in_cell = (
+        pair_plan(steps.scores, steps.correct, group, steps.rollout)
+        for group in (None, steps.position, step_source, cell)
+    )
+    parts = []
+    for weights_WxN in weight_chunks(steps.source, replicates, rng, steps.n_steps):
+        by_source = [Confusion(*(weights_WxN[:, of] @ counts_Nx4[of]).T) for of in rows]
+        weights_NxW = np.ascontiguousarray(weights_WxN.T)
+        parts.append(
+            Replicates(
+                combined_f1(by_source),
+                _auroc(everything, weights_NxW),
+                _auroc(at_position, weights_NxW),
+                np.stack([macro_f1(counts) for counts in by_source]),
+                _merged_auroc(in_source, weights_NxW, in_source.groups, n_sources),
+                _merged_auroc(
+                    in_cell, weights_NxW, in_cell.groups // n_positions, n_sources
+                ),
+            )
+        )
+
+    def join(of: Sequence[np.ndarray]) -> np.ndarray:
+        return np.concatenate(of, axis=-1)
+
+    return Replicates(
+        F1(*map(join, zip(*(part.f1 for part in parts), strict=True))),
+        *map(join, zip(*(part[1:] for part in parts), strict=True)),
+    )
+
+
+def _auroc(plan: PairPlan, weights_NxW: np.ndarray) -> np.ndarray:
+    """AUROC over the pairs of all groups, ``[W]``."""
+    return _merged_auroc(plan, weights_NxW, np.zeros_like(plan.groups), 1)[0]
+
+
+def _merged_auroc(
+    plan: PairPlan, weights_NxW: np.ndarray, into: np.ndarray, n: int
+) -> np.ndarray:
+    """AUROC over the pairs of the groups that go ``into`` each of n, ``[n, W]``."""
+    wins, pairs = count_pairs(plan, weights_NxW)
+    member = np.arange(n)[:, None] == into
+    with np.errstate(invalid="ignore"):
+        return (member @ wins) / (member @ pairs)
+
+
+@dataclass(frozen=True)
+class SourceSummary:
+    """One source of the benchmark.
+
+    Attributes:
+        rollouts: with counted steps.
+        steps: counted.
+        steps_wrong: of them.
+        auroc: of the source's steps.
+        within_position_auroc: likewise.
+        intervals: of macro_f1, auroc and within_position_auroc; None: not asked for.
+    """
+
+    rollouts: int
+    steps: int
+    steps_wrong: int
+    auroc: float | None
+    within_position_auroc: float | None
+    intervals: dict[str, Interval | None] | None = None
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """All metrics of one model; None where one is undefined.
+
+    Attributes:
+        micro_f1: see :class:`theory.agreement.F1`.
+        macro_f1_pooled: likewise.
+        f1_positive: likewise.
+        f1_negative: likewise.
+        steps: counted.
+        per_source: macro-F1 of every source that has counted steps.
+        auroc: of all steps.
+        within_position_auroc: over pairs of the same position.
+        position_auroc: of the position alone.
+        average_precision: of the correct steps.
+        average_precision_wrong: of the wrong steps.
+        first_error: how well the first wrong step is found.
+        ece: expected calibration error.
+        brier: Brier score.
+        reliability: the calibration curve.
+        rollouts: with counted steps.
+        steps_wrong: of the counted ones.
+        threshold: of the decision.
+        sources: every source that has counted steps.
+        prior: what the given prior would score; None: none was given.
+        intervals: of the four F1, auroc and within_position_auroc; None: not asked for.
+        replicates: of the bootstrap behind the intervals.
+    """
+
+    micro_f1: float
+    macro_f1_pooled: float
+    f1_positive: float
+    f1_negative: float
+    steps: int
+    per_source: dict[str, float]
+    auroc: float | None
+    within_position_auroc: float | None
+    position_auroc: float | None
+    average_precision: float | None
+    average_precision_wrong: float | None
+    first_error: FirstError
+    ece: float | None
+    brier: float | None
+    reliability: tuple[ReliabilityBin, ...]
+    rollouts: int
+    steps_wrong: int
+    threshold: Decision
+    sources: dict[str, SourceSummary]
+    prior: PriorAuroc | None
+    intervals: dict[str, Interval | None] | None
+    replicates: int
+
+    def as_json(self) -> dict[str, Any]:
+        """The same as JSON values; what was not asked for is left out."""
+        value = asdict(self)
+        replicates = value.pop("replicates")
+        if self.prior is None:
+            del value["prior"]
+        if self.intervals is None:
+            for of in (value, *value["sources"].values()):
+                del of["intervals"]
+        else:
+            value["intervals"] |= {"level": LEVEL, "replicates": replicates}
+        return value
+
+
+def evaluation(
+    steps: StepScores,
+    decision: Decision,
+    *,
+    replicates: int = REPLICATES,
+    seed: int = 0,
+    prior: np.ndarray | None = None,
+) -> Evaluation:
+    """All metrics of the given steps.
+
+    Args:
+        steps: to evaluate, at least one counted.
+        decision: the threshold.
+        replicates: of the bootstrap; 0 for no intervals.
+        seed: of the bootstrap.
+        prior: float64 ``[n_steps]``, known beforehand (see ``prior_auroc``).
+    """
+    drawn = None
+    if replicates:
+        rng = np.random.default_rng(seed)
+        drawn = replicate(steps, decision.threshold, replicates, rng)
+    f1 = {
+        name: float(of)
+        for name, of in f1_at(steps, decision.threshold)._asdict().items()
+    }
+    calibrated = calibration(steps.scores, steps.correct)
+    return Evaluation(
+        **f1,
+        steps=steps.n_steps,
+        per_source=macro_f1_per_source(steps, decision.threshold),
+        auroc=auroc(steps.scores, steps.correct),
+        within_position_auroc=within_position_auroc(steps),
+        position_auroc=position_auroc(steps),
+        average_precision=average_precision(steps.scores, steps.correct),
+        average_precision_wrong=average_precision(-steps.scores, ~steps.correct),
+        first_error=first_error_f1(steps, decision.threshold),
+        ece=calibrated and calibrated.ece,
+        brier=calibrated and calibrated.brier,
+        reliability=calibrated.curve if calibrated else (),
+        rollouts=len(np.unique(steps.rollout)),
+        steps_wrong=int(np.count_nonzero(~steps.correct)),
+        threshold=decision,
+        sources=_sources(steps, drawn),
+        prior=None if prior is None else prior_auroc(steps, prior),
+        intervals=drawn and _intervals(drawn),
+        replicates=replicates,
+    )
+
+
+def _intervals(drawn: Replicates) -> dict[str, Interval | None]:
+    metrics = drawn.f1._asdict()
+    metrics["auroc"] = drawn.auroc
+    metrics["within_position_auroc"] = drawn.within_position_auroc
+    return {name: percentile_interval(of) for name, of in metrics.items()}
+
+
+def _sources(steps: StepScores, drawn: Replicates | None) -> dict[str, SourceSummary]:
+    described = {}
+    for i, name in enumerate(steps.source_names):
+        part = steps.take(np.flatnonzero(steps.source == i))
+        if not part.n_steps:
+            continue
+        intervals = None
+        if drawn is not None:
+            intervals = {
+                "macro_f1": percentile_interval(drawn.source_macro_f1[i]),
+                "auroc": percentile_interval(drawn.source_auroc[i]),
+                "within_position_auroc": percentile_interval(
+                    drawn.source_within_position[i]
+                ),
+            }
+        described[name] = SourceSummary(
+            rollouts=len(np.unique(part.rollout)),
+            steps=part.n_steps,
+            steps_wrong=int(np.count_nonzero(~part.correct)),
+            auroc=auroc(part.scores, part.correct),
+            within_position_auroc=within_position_auroc(part),
+            intervals=intervals,
+        )
+    return described

@@ -1,0 +1,263 @@
+"""What is said of one model: splits, first errors, ranking by position, bootstrap."""
+
+import json
+
+import numpy as np
+import pytest
+from sklearn.metrics import brier_score_loss, roc_auc_score
+
+from mprm_jax.data.problems import DataError
+from mprm_jax.summary import (
+    Decision,
+    FirstError,
+    calibration,
+    decide,
+    evaluation,
+    first_error_f1,
+    fitted_auroc,
+    held_out,
+    macro_f1_per_source,
+    position_auroc,
+    prior_auroc,
+    replicate,
+    within_position_auroc,
+)
+from tests.judged_steps import picked_steps, random_steps
+from theory.agreement import auroc, best_threshold, f1_at, step_scores
+from theory.intervals import draw_weights, percentile_interval
+
+
+def test_the_held_out_split_depends_on_ids_alone():
+    n = 4000
+    ids = [f"solution {i}" for i in range(n)]
+    steps = step_scores(["a"] * n, [[1]] * n, [[0.5]] * n, ids)
+    out = held_out(steps)
+    assert abs(out.mean() - 0.2) < 0.03
+    order = np.random.default_rng(0).permutation(n)
+    other = step_scores(["b"] * n, [[-1]] * n, [[7.0]] * n, [ids[i] for i in order])
+    assert np.array_equal(held_out(other), out[order])
+
+
+def plain_first_error(rows, threshold):
+    """ProcessBench's F1 with loops."""
+    hits = {True: [], False: []}
+    for _, labels, scores, _ in zip(*rows, strict=True):
+        pairs = [
+            (j, a, b) for j, (a, b) in enumerate(zip(labels, scores, strict=True)) if a
+        ]
+        if pairs:
+            truth = next((j for j, a, _ in pairs if a == -1), -1)
+            found = next((j for j, _, b in pairs if b < threshold), -1)
+            hits[truth >= 0].append(truth == found)
+    one, other = (np.mean(hits[key]) for key in (True, False))
+    return 2 * one * other / (one + other)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_first_error_f1_is_that_of_a_plain_loop(seed):
+    rows = random_steps(np.random.default_rng(seed), 200)
+    found = first_error_f1(step_scores(*rows), 0.0)
+    assert found.f1 == pytest.approx(plain_first_error(rows, 0.0))
+
+
+def test_first_errors_by_hand():
+    labels = [[1, -1, -1], [1, 0, -1], [1, 1], [1, 0], [0, 0]]
+    scores = [[0.9, 0.1, 0.9], [0.2, 0.1, 0.1], [0.9, 0.9], [0.9, 0.1], [0, 0]]
+    # Found at 2; false alarm at 1; passed; passed (the low step is neutral); no judge.
+    found = first_error_f1(
+        step_scores(["a"] * 5, labels, scores, list("vwxyz")), threshold=0.5
+    )
+    assert found == FirstError(2 / 3, 0.5, 1.0)
+    none = first_error_f1(step_scores(["a"], [[1]], [[0.9]], ["x"]), 0.5)
+    assert none == FirstError(None, None, 1.0)
+
+
+def test_a_replicate_is_the_data_set_with_rollouts_repeated():
+    rows = random_steps(np.random.default_rng(1), 30, levels=6)
+    steps = step_scores(*rows)
+    weights = draw_weights(steps.source, 7, np.random.default_rng(9))
+    drawn = replicate(steps, 0.4, 7, np.random.default_rng(9))
+    for r in range(7):
+        picked = np.repeat(np.arange(30), weights[r].astype(int))
+        data = picked_steps(rows, picked)
+        for name, value in f1_at(data, 0.4)._asdict().items():
+            assert getattr(drawn.f1, name)[r] == pytest.approx(value)
+        assert drawn.auroc[r] == pytest.approx(auroc(data.scores, data.correct))
+        assert drawn.within_position_auroc[r] == pytest.approx(
+            within_position_auroc(data)
+        )
+        for i, name in enumerate(steps.source_names):
+            of = np.flatnonzero(data.source == data.source_names.index(name))
+            part = data.take(of)
+            assert drawn.source_macro_f1[i, r] == pytest.approx(
+                f1_at(part, 0.4).micro_f1
+            )
+            for values, expected in (
+                (drawn.source_auroc, auroc(part.scores, part.correct)),
+                (drawn.source_within_position, within_position_auroc(part)),
+            ):
+                assert values[i, r] == pytest.approx(
+                    np.nan if expected is None else expected, nan_ok=True
+                )
+
+
+def test_the_interval_covers_the_truth_about_as_often_as_it_says():
+    # Rollout effects: steps alone would give an interval of half the width.
+    covered, truth = 0, 0.76024  # Phi(1 / sqrt 2): N(1, 1) over N(0, 1)
+    for seed in range(60):
+        rng = np.random.default_rng(seed)
+        correct = rng.random(150) < 0.5
+        scores = np.where(correct, 1.0, 0.0) + rng.normal(size=150)
+        labels = [[1 if one else -1] * 4 for one in correct]
+        steps = step_scores(
+            ["a"] * 150,
+            labels,
+            [[one] * 4 for one in scores],
+            [str(i) for i in range(150)],
+        )
+        drawn = replicate(steps, 0.5, 200, rng)
+        ends = percentile_interval(drawn.auroc)
+        assert ends is not None
+        covered += ends.low <= truth <= ends.high
+    assert 51 <= covered <= 60
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_within_position_auroc_compares_equal_positions_only(seed):
+    steps = step_scores(*random_steps(np.random.default_rng(seed), 30, 7))
+    expected = auroc(steps.scores, steps.correct, steps.position)
+    assert within_position_auroc(steps) == expected
+
+
+def test_a_score_of_position_alone_is_worth_nothing_within_positions():
+    rng = np.random.default_rng(0)
+    labels = [
+        np.where(rng.random(6) < np.linspace(0.95, 0.3, 6), 1, -1) for _ in "x" * 300
+    ]
+    scores = [[-float(j) for j in range(6)] for _ in labels]
+    n = len(labels)
+    ids = [str(i) for i in range(n)]
+    steps = step_scores(["a"] * n, [of.tolist() for of in labels], scores, ids)
+    assert within_position_auroc(steps) == 0.5
+    plain = auroc(steps.scores, steps.correct)
+    assert plain is not None
+    assert plain > 0.75
+    # The fit finds what this score says: P(correct) falls with the position.
+    assert position_auroc(steps) == pytest.approx(plain, abs=0.01)
+
+
+def test_a_fit_of_nothing_scores_a_half_on_average():
+    # Scored across folds it would be below a half; on its own data, above.
+    values = []
+    for seed in range(60):
+        rng = np.random.default_rng(seed)
+        labels = [rng.choice([1, 1, 1, -1], 5).tolist() for _ in range(60)]
+        ids = [f"{seed} {i}" for i in range(60)]
+        steps = step_scores(["a"] * 60, labels, labels, ids)
+        values.append(position_auroc(steps))
+    assert np.mean(values) == pytest.approx(0.5, abs=3 * np.std(values) / 60**0.5)
+
+
+def test_the_fit_is_the_share_of_correct_steps_in_the_other_folds():
+    rng = np.random.default_rng(5)
+    steps = step_scores(*random_steps(rng, 80))
+    fold = (steps.keys % np.uint64(5)).astype(int)[steps.rollout]
+    score = []
+    for f, c in zip(fold, steps.position, strict=True):
+        others = steps.correct[fold != f]
+        cell = steps.correct[(fold != f) & (steps.position == c)]
+        score.append((cell.sum() + others.mean()) / (len(cell) + 1))
+    expected = auroc(np.array(score), steps.correct, fold)
+    assert fitted_auroc(steps, steps.position) == pytest.approx(expected)
+
+
+def test_a_prior_is_judged_in_its_better_direction():
+    rng = np.random.default_rng(1)
+    n = 400
+    slip = rng.random(n)
+    labels = [[1 if rng.random() > h else -1 for _ in range(4)] for h in slip]
+    steps = step_scores(["a"] * n, labels, labels, [str(i) for i in range(n)])
+    column = slip[steps.rollout]
+    found = prior_auroc(steps, column)
+    assert found.higher_is == "wrong"
+    assert found.auroc == pytest.approx(roc_auc_score(steps.correct, -column))
+    assert found.with_position == pytest.approx(found.auroc, abs=0.02)
+    assert prior_auroc(steps, -column).higher_is == "correct"
+    assert prior_auroc(steps, -column).auroc == pytest.approx(found.auroc)
+
+
+def test_calibration_by_loops():
+    rng = np.random.default_rng(3)
+    scores, correct = rng.random(500), rng.random(500) < 0.6
+    scores[:2] = 0.0, 1.0
+    found = calibration(scores, correct)
+    assert found is not None
+    assert found.brier == pytest.approx(brier_score_loss(correct, scores))
+    ece = 0.0
+    for b in range(15):
+        low, high = b / 15, (b + 1) / 15
+        inside = (scores >= low) & ((scores < high) | ((b == 14) & (scores == 1)))
+        assert found.curve[b].steps == inside.sum()
+        assert found.curve[b].share_correct == pytest.approx(correct[inside].mean())
+        ece += inside.sum() * abs(correct[inside].mean() - scores[inside].mean())
+    assert found.ece == pytest.approx(ece / 500)
+
+
+def test_calibrated_scores_have_no_error_and_logits_have_none_at_all():
+    scores = np.repeat([0.25, 0.75], 4)
+    found = calibration(scores, np.array([1, 0, 0, 0, 1, 1, 1, 0], bool))
+    assert found is not None
+    assert found.ece == 0
+    assert [of.steps for of in found.curve] == [4, 4]
+    assert calibration(np.array([0.5, 1.5]), np.array([True, False])) is None
+    assert calibration(np.array([]), np.array([], bool)) is None
+
+
+def test_the_default_threshold_is_chosen_where_nothing_is_evaluated():
+    steps = step_scores(*random_steps(np.random.default_rng(0), 300))
+    decision, left = decide(steps, "held-out")
+    out = np.flatnonzero(held_out(steps))
+    assert decision.threshold == best_threshold(steps.take(out))
+    assert sorted([*left, *out]) == list(range(300))
+    assert (decision.chosen_on, decision.rollouts) == ("held-out", len(out))
+    test, everything = decide(steps, "test")
+    assert test.threshold == best_threshold(steps)
+    assert test.chosen_on == "test"
+    fixed, also_everything = decide(steps, "fixed", 0.3)
+    assert fixed == Decision(0.3, "fixed")
+    assert len(everything) == len(also_everything) == 300
+
+
+def test_a_threshold_needs_steps_on_both_sides():
+    one = step_scores(["a"], [[1, -1]], [[0.9, 0.1]], ["x"])
+    with pytest.raises(DataError, match=r"too few to hold some out.*--threshold"):
+        decide(one, "held-out")
+    neutral = step_scores(["a"], [[0]], [[0.9]], ["x"])
+    for chosen_on in ("held-out", "fixed", "test"):
+        with pytest.raises(DataError, match="no counted steps"):
+            decide(neutral, chosen_on)
+
+
+def test_the_summary_is_json_and_agrees_with_its_parts():
+    steps = step_scores(*random_steps(np.random.default_rng(8), 120))
+    found = evaluation(steps, Decision(0.0, "fixed"), replicates=200)
+    value = found.as_json()
+    assert json.loads(json.dumps(value, allow_nan=False))["steps"] == steps.n_steps
+    assert found.auroc == pytest.approx(roc_auc_score(steps.correct, steps.scores))
+    assert found.micro_f1 == f1_at(steps, 0.0).micro_f1
+    assert found.ece is None
+    for name in ("micro_f1", "auroc", "within_position_auroc", "f1_negative"):
+        low, high = value["intervals"][name]
+        assert low < value[name] < high
+    assert found.per_source == macro_f1_per_source(steps, 0.0)
+    for i, (name, of) in enumerate(value["sources"].items()):
+        low, high = of["intervals"]["macro_f1"]
+        assert low < value["per_source"][name] < high
+        part = steps.take(np.flatnonzero(steps.source == i))
+        expected = f1_at(part, 0.0).macro_f1_pooled
+        assert value["per_source"][name] == pytest.approx(expected)
+    assert sum(of["steps"] for of in value["sources"].values()) == steps.n_steps
+    assert evaluation(steps, Decision(0.0, "fixed"), replicates=200) == found
+    without = evaluation(steps, Decision(0.0, "fixed"), replicates=0).as_json()
+    assert not {"intervals", "prior"} & without.keys()
+    assert "intervals" not in without["sources"]["a"]
