@@ -226,16 +226,16 @@ def select(
         )
     budget(1, keep_ratio)
     if isinstance(rule, str):
-        key = rule_key(rule, rollouts, alpha)
+        name, key = rule, rule_key(rule, rollouts, alpha)
     else:
-        key, rule = _own_key(rule, rollouts), "scores"
+        name, key = "scores", _own_key(rule, rollouts)
     if not np.all(np.isfinite(key)):
-        raise ValueError(f"rule {rule} gives rollouts a key that is not finite")
-    in_file_order = ties == "file" and rule not in _RANDOM_FILL
-    if rule in ("ccs", "step-matched-random") and unit == "steps":
-        raise ValueError(f"{rule} does not keep a prefix of a ranking: no step budget")
+        raise ValueError(f"rule {name} gives rollouts a key that is not finite")
+    in_file_order = ties == "file" and name not in _RANDOM_FILL
+    if name in ("ccs", "step-matched-random") and unit == "steps":
+        raise ValueError(f"{name} does not keep a prefix of a ranking: no step budget")
     matched: list[int] | None = None
-    if rule == "step-matched-random":
+    if name == "step-matched-random":
         reference = select(
             rollouts,
             "bis",
@@ -250,7 +250,7 @@ def select(
         unit = "steps"
 
     rows, cuts = [], []
-    for i, (name, group) in enumerate(_groups(rollouts, per_source)):
+    for i, (of, group) in enumerate(_groups(rollouts, per_source)):
         of_group = key[group]
         order = (
             np.arange(len(group)) if in_file_order else mix_hash(content[group], seed)
@@ -263,7 +263,7 @@ def select(
             limit = budget(
                 available_steps if unit == "steps" else len(group), keep_ratio
             )
-        if rule == "ccs":
+        if name == "ccs":
             chosen = _stratified(of_group, order, limit)
         elif unit == "steps":
             ranked = np.lexsort((order, -of_group))
@@ -271,11 +271,11 @@ def select(
         else:
             chosen = _best(of_group, order, limit)
         kept = of_group[chosen]
-        cut_value = None if rule == "ccs" else float(kept.min())
+        cut_value = None if name == "ccs" else float(kept.min())
         rows.append(group[chosen])
         cuts.append(
             Cut(
-                group=name,
+                group=of,
                 available=len(group),
                 available_steps=available_steps,
                 budget=limit,

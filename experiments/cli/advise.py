@@ -48,7 +48,7 @@ OPTIONS = Options
 
 def run(options: Options) -> None:
     """Predict and print."""
-    from experiments.map.features import corpus_measures
+    from experiments.map.advisor import corpus_measures
     from mprm_jax.data.problems import DataError
 
     options.check()
@@ -121,8 +121,7 @@ def _advice(
     advisor: Advisor, measures: dict[str, float], keep_ratio: float, updates: int
 ) -> dict[str, Any]:
     """Predictions for one keep ratio; none where it is outside."""
-    from experiments.map.advisor import TARGETS
-    from experiments.map.features import inputs
+    from experiments.map.advisor import TARGETS, inputs
 
     x = inputs(measures, keep_ratio, updates)
     outside = advisor.outside(x)
@@ -169,7 +168,7 @@ def _recommend(inside: list[dict[str, Any]]) -> dict[str, Any]:
 
 def _candidates(keep_ratio: float, gains: dict[str, Any]) -> list[dict[str, Any]]:
     """Every arm at a keep ratio with its predicted gain over all data."""
-    from experiments.map.run import ARMS
+    from experiments.map.design import ARMS
 
     found = []
     for name, gain in gains.items():

@@ -5,32 +5,31 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
-import importlib
 import operator
+import pkgutil
 import sys
-from pathlib import Path
-from types import ModuleType
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import tyro
 
 from experiments.cli import figures
 from experiments.console import shared
+from experiments.store.experiment import SizedOptions
 
-# name -> module, in the order in which `mprm run all` runs them. A module has OPTIONS,
-# a frozen dataclass whose docstring is its help, and run(options), which skips the
-# cells that experiments.store.results finds in options.output. Its imports run for
-# every --help, so JAX and scipy belong inside its functions.
+# name -> module, or module:object, in the order in which `mprm run all` runs them. It
+# has OPTIONS, a frozen dataclass whose docstring is its help, and run(options), which
+# skips the cells that experiments.store.results finds in options.output. Its imports
+# run for every --help, so JAX and scipy belong inside its functions.
 EXPERIMENTS = {
     "theory": "experiments.theory_table.table",
     "kept": "experiments.corpora.kept",
     "corpus_models": "experiments.corpora.corpus_models",
-    "plateau": "experiments.students.plateau",
-    "rules": "experiments.students.rules",
-    "labels": "experiments.students.labels",
-    "alpha": "experiments.students.alpha",
-    "mc_budget": "experiments.students.mc_budget",
-    "ties": "experiments.students.ties",
+    "plateau": "experiments.students.sweeps:PLATEAU",
+    "rules": "experiments.students.sweeps:RULES",
+    "labels": "experiments.students.sweeps:LABELS",
+    "alpha": "experiments.students.sweeps:ALPHA",
+    "mc_budget": "experiments.students.sweeps:MC_BUDGET",
+    "ties": "experiments.students.sweeps:TIES",
     "regimes": "experiments.map.run",
 }
 
@@ -42,34 +41,21 @@ WITH_DATA = {
 
 
 @dataclasses.dataclass(frozen=True)
-class Everything:
+class Everything(SizedOptions):
     """Every experiment below that needs no data of yours; what is done is skipped.
 
     At the end the figures are drawn into the folder figures of --output, each as PDF,
     PNG and CSV; one that is there and not older than its results is left as it is.
 
     Example: mprm run all --size small
-
-    Attributes:
-        output: Folder of the results store, one JSONL file per experiment; the
-            figures go to figures/ below it.
-        size: Of the experiments that have sizes: small is for two cores and minutes,
-            full for what a claim rests on.
-        seed: Of every random choice.
-        json: Print one JSON object to stdout, everything else to stderr.
     """
 
-    output: Path = Path("runs/results")
-    size: Literal["small", "full"] = "small"
-    seed: int = 0
-    json: bool = False
+
+def _load(experiments: dict[str, str]) -> dict[str, Any]:
+    return {name: pkgutil.resolve_name(path) for name, path in experiments.items()}
 
 
-def _load(experiments: dict[str, str]) -> dict[str, ModuleType]:
-    return {name: importlib.import_module(path) for name, path in experiments.items()}
-
-
-def _options_type(modules: dict[str, ModuleType]) -> Any:
+def _options_type(modules: dict[str, Any]) -> Any:
     """The subcommands: a union of the experiments' options."""
     types = {"all": Everything} | {
         name: module.OPTIONS for name, module in modules.items()
@@ -98,7 +84,7 @@ def run(options: Any) -> None:
             module.run(options)
 
 
-def run_all(options: Everything, modules: dict[str, ModuleType]) -> None:
+def run_all(options: Everything, modules: dict[str, Any]) -> None:
     """Run every experiment with those of its options that ``options`` has, too; draw.
 
     Raises:

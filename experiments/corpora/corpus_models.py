@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from experiments.students.options import StudentOptions
+from experiments.store.experiment import SizedOptions
 from theory.paper import FULL_DATA
 from theory.rollouts import Rollouts
 from theory.scores import bis, label_mixture, reliability
@@ -30,7 +30,7 @@ BIS_EDGES = (0.0, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3)
 
 
 @dataclasses.dataclass(frozen=True)
-class Options(StudentOptions):
+class Options(SizedOptions):
     """What do corpus models predict that they were not fitted to?
 
     Six models that know each source's mean MC score, rollouts and steps, the error-step

@@ -1,25 +1,126 @@
 """Predicts what a selection gains from what a corpus's counts say.
 
-Ridge regression on the inputs of :mod:`experiments.map.features`, their squares and
-products with the keep ratio; the penalty by leave-one-out error. Most axes of the map
-(what features encode, how labels err) cannot be seen in counts: worlds that look alike
-gain differently, and the intervals are as wide as that, by conformal prediction from
-leave-one-out residuals (Barber et al. 2021), scaled by a fit of their size.
+Ridge regression on :data:`NAMES`, their squares and products with the keep ratio; the
+penalty by leave-one-out error. Most axes of the map (what features encode, how labels
+err) cannot be seen in counts: worlds that look alike gain differently, and the
+intervals are as wide as that, by conformal prediction from leave-one-out residuals
+(Barber et al. 2021), scaled by a fit of their size.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from experiments.map.features import NAMES, inputs
-from experiments.map.run import ARMS, gains
+from experiments.map.design import ARMS
+from experiments.map.worlds import gains
 from experiments.store.results import Result
+from theory.rollouts import Rollouts
+from theory.scores import reliability
+from theory.summary import summarise
+
+# --- what counts say ------------------------------------------------------------------
+
+# A positive with at most this share of successes is in doubt (K <= 2 of 16).
+_LOW_SCORE = 1 / 8
+
+# Inputs of the predictor, in order, each of a corpus, a keep ratio and a training.
+NAMES = (
+    "log mixed share",
+    "log error-step ratio",
+    "mean MC score",
+    "share of Var(MC) between rollouts",
+    "positives with K/N <= 1/8",
+    "reliability of mixed rollouts",
+    "log keep ratio",
+    "keep ratio over mixed share, log",
+    "log updates on the subset",
+)
+
+
+def corpus_measures(rollouts: Rollouts) -> dict[str, float]:
+    """The corpus's part of the inputs, before logarithms.
+
+    Raises:
+        ValueError: there is no measured step, no mixed rollout, or no negative step:
+            then there is nothing for BIS to rank.
+    """
+    summary = summarise(rollouts)
+    if summary.mixed_share == 0:
+        raise ValueError("no rollout is mixed: BIS has nothing to rank")
+    measured = rollouts.measured
+    scores = rollouts.successes[measured] / rollouts.trials[measured]
+    positive = scores > 0
+    n, n_positive = rollouts.n_measured, rollouts.n_positive
+    mixed = (n_positive > 0) & (n_positive < n)
+    return {
+        "mixed_share": summary.mixed_share,
+        "error_step_ratio": summary.error_step_ratio,
+        "mean_mc": summary.mean_mc,
+        "between_share": between_share(rollouts),
+        "low_positive_share": float(np.mean(scores[positive] <= _LOW_SCORE)),
+        "mixed_reliability": float(
+            reliability(rollouts.take(np.flatnonzero(mixed))).mean()
+        ),
+    }
+
+
+def between_share(rollouts: Rollouts) -> float:
+    """Share of the variance of the MC score that lies between rollouts, in [0, 1].
+
+    Of the law of r that moments give: variance between rollouts by the products of
+    different steps of a rollout, variance within less the binomial's.
+    """
+    measured = rollouts.measured
+    trials = rollouts.trials[measured].astype(np.float64)
+    s = rollouts.successes[measured] / trials
+    n = rollouts.n_measured
+    row = np.repeat(np.arange(len(n)), n)
+    total, squares = (np.bincount(row, x, len(n)) for x in (s, s**2))
+    pairs = n * (n - 1)
+    if pairs.sum() == 0:
+        return 0.0
+    mean = s.mean()
+    between = (total**2 - squares).sum() / pairs.sum() - mean**2
+    several = trials > 1
+    # E[s^2] = E[r^2] + E[r (1 - r)] / N.
+    second = (trials * s**2 - s)[several] / (trials - 1)[several]
+    spread = (second.mean() if several.any() else (s**2).mean()) - mean**2
+    return float(np.clip(between / spread, 0.0, 1.0)) if spread > 0 else 0.0
+
+
+def inputs(
+    measures: Mapping[str, float], keep_ratio: float, updates: float
+) -> np.ndarray:
+    """Inputs of the predictor, float64 ``[len(NAMES)]``.
+
+    Args:
+        measures: from :func:`corpus_measures`.
+        keep_ratio: rho.
+        updates: on the subset.
+    """
+    return np.array(
+        [
+            np.log(measures["mixed_share"]),
+            np.log(measures["error_step_ratio"]),
+            measures["mean_mc"],
+            measures["between_share"],
+            measures["low_positive_share"],
+            measures["mixed_reliability"],
+            np.log(keep_ratio),
+            np.log(keep_ratio / measures["mixed_share"]),
+            np.log(updates),
+        ]
+    )
+
+
+# --- what is predicted ----------------------------------------------------------------
 
 LEVEL = 0.9
+MIN_WORLDS = 20
 _PENALTIES = tuple(10.0**k for k in range(-1, 5))
 _KEEP = NAMES.index("log keep ratio")
 
@@ -80,8 +181,7 @@ class Advisor:
         """Distance to the nearest simulated world, in standard deviations of the
         worlds, root mean square over the inputs; at most ``reach`` is inside.
         """
-        scale = self.seen.std(axis=0)
-        return float(_distances(x[None], self.seen, scale).min())
+        return float(_distances(x[None], self.seen).min())
 
     def outside(self, x: np.ndarray) -> list[str]:
         """Names of the inputs that lie beyond every simulated world; "all together"
@@ -105,7 +205,7 @@ class Advisor:
         model = self.models[target]
         z = _expand((x[None] - model.center) / model.scale)
         gain = float((z @ model.coefficients)[0])
-        half = model.quantile * float(_size(z, model.size, model.floor)[0])
+        half = model.quantile * max(float((z @ model.size)[0]), model.floor)
         return Prediction(gain, gain - half, gain + half)
 
     def drivers(
@@ -114,12 +214,11 @@ class Advisor:
         """What each input adds to the gain compared with its mean over the worlds, the
         largest first.
         """
-        at = self.predict(target, x).gain
-        parts = []
-        for i, name in enumerate(NAMES):
-            average = x.copy()
-            average[i] = self.seen[:, i].mean()
-            parts.append((name, at - self.predict(target, average).gain))
+        at, mean = self.predict(target, x).gain, self.seen.mean(axis=0)
+        parts = [
+            (name, at - self.predict(target, np.where(one, mean, x)).gain)
+            for name, one in zip(NAMES, np.eye(len(NAMES), dtype=bool), strict=True)
+        ]
         return sorted(parts, key=lambda part: -abs(part[1]))
 
 
@@ -138,20 +237,23 @@ def fit_advisor(worlds: Sequence[Result]) -> Advisor:
     Raises:
         ValueError: there are fewer than 20 worlds.
     """
-    if len(worlds) < 20:
-        raise ValueError(f"an advisor needs at least 20 worlds, not {len(worlds)}")
+    if len(worlds) < MIN_WORLDS:
+        raise ValueError(
+            f"an advisor needs at least {MIN_WORLDS} worlds, not {len(worlds)}"
+        )
     x = np.stack([world_inputs(world) for world in worlds])
     means = {
         target: np.array([gains(world, *target).mean() for world in worlds])
         for target in TARGETS
     }
-    models = {target: _fit(x, y) for target, y in means.items()}
-    majority = {
-        target: 1 if np.sign(y).sum() >= 0 else -1 for target, y in means.items()
-    }
-    between = _distances(x, x, x.std(axis=0))
+    between = _distances(x, x)
     np.fill_diagonal(between, np.inf)
-    return Advisor(x, models, majority, _REACH * float(between.min(axis=1).max()))
+    return Advisor(
+        x,
+        {target: _fit(x, y) for target, y in means.items()},
+        {target: 1 if np.sign(y).sum() >= 0 else -1 for target, y in means.items()},
+        _REACH * float(between.min(axis=1).max()),
+    )
 
 
 def validate(
@@ -165,14 +267,11 @@ def validate(
         frequent sign gets right; ``rmse`` and ``spread``, errors of the predictions and
         of the mean gain; ``width`` of the intervals.
     """
-    rows = []
-    for world in held_out:
-        prediction = advisor.predict(target, world_inputs(world))
-        true = float(gains(world, *target).mean())
-        rows.append((*prediction, true))
-    gain, low, high, true = np.array(rows).T
+    predicted = [advisor.predict(target, world_inputs(world)) for world in held_out]
+    gain, low, high = np.array(predicted).T
+    true = np.array([gains(world, *target).mean() for world in held_out])
     return {
-        "worlds": len(rows),
+        "worlds": len(true),
         "coverage": float(np.mean((low <= true) & (true <= high))),
         "sign_right": float(np.mean(np.sign(gain) == np.sign(true))),
         "majority": float(np.mean(np.sign(true) == advisor.majority[target])),
@@ -216,10 +315,6 @@ def _leave_one_out(
     return coefficients, (y - z @ coefficients) / np.maximum(1 - leverage, 1e-6)
 
 
-def _size(z: np.ndarray, size: np.ndarray, floor: float) -> np.ndarray:
-    return np.maximum(z @ size, floor)
-
-
-def _distances(x: np.ndarray, seen: np.ndarray, scale: np.ndarray) -> np.ndarray:
-    gaps = (x[:, None] - seen) / np.maximum(scale, 1e-9)
+def _distances(x: np.ndarray, seen: np.ndarray) -> np.ndarray:
+    gaps = (x[:, None] - seen) / np.maximum(seen.std(axis=0), 1e-9)
     return np.sqrt((gaps**2).mean(axis=-1))

@@ -11,6 +11,21 @@ import dataclasses
 import json
 from typing import Any
 
+# In the results store.
+NAME = "regimes"
+
+# Name in results -> rule and alpha of the arms in every world.
+ARMS = {
+    "random": ("random", 0.05),
+    "bis": ("bis", 0.05),
+    "bis, alpha 0": ("bis", 0.0),
+    "bis, alpha 0.2": ("bis", 0.2),
+    "mixed": ("mixed", 0.05),
+    "low-mc": ("low-mc", 0.05),
+    "reliable": ("reliable", 0.05),
+    "full": ("full", 0.05),
+}
+
 # Levels of each axis. Noise is (Pr(right | r < tau), Pr(wrong | r >= tau)), from none
 # over symmetric flips to what judges say of real Monte-Carlo labels.
 AXES: dict[str, tuple[Any, ...]] = {

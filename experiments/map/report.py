@@ -9,11 +9,11 @@ import numpy as np
 
 from experiments.console import shared
 from experiments.console.tables import format_table
-from experiments.map.advisor import TARGETS, fit_advisor, validate
+from experiments.map.advisor import MIN_WORLDS, TARGETS, fit_advisor, validate
 from experiments.map.design import HELD_OUT_EVERY
-from experiments.map.run import gains
+from experiments.map.worlds import gains
+from experiments.store.experiment import SizedOptions
 from experiments.store.results import Result
-from experiments.students.options import StudentOptions
 from theory.intervals import holm, paired_interval
 
 COMPARED = (("bis", "random"), ("bis", "mixed"), ("bis", "full"))
@@ -37,7 +37,7 @@ def sign_counts(
     return counts
 
 
-def print_map(options: StudentOptions, worlds: Sequence[Result], ran: int) -> None:
+def print_map(options: SizedOptions, worlds: Sequence[Result], ran: int) -> None:
     """Signs per keep ratio and comparison, and the advisor's test.
 
     Args:
@@ -45,80 +45,63 @@ def print_map(options: StudentOptions, worlds: Sequence[Result], ran: int) -> No
         worlds: of the options' seed, each once.
         ran: how many of them were run now.
     """
-    keeps = sorted({world.config["axes"]["keep_ratio"] for world in worlds})
+    by_keep: dict[float, list[Result]] = {}
+    for world in sorted(worlds, key=lambda w: w.config["axes"]["keep_ratio"]):
+        by_keep.setdefault(world.config["axes"]["keep_ratio"], []).append(world)
     signs = {
         f"{treated} - {baseline}": {
-            f"{keep:g}": sign_counts(
-                [w for w in worlds if w.config["axes"]["keep_ratio"] == keep],
-                treated,
-                baseline,
-            )
-            for keep in keeps
+            f"{keep:g}": sign_counts(of, treated, baseline)
+            for keep, of in by_keep.items()
         }
         for treated, baseline in COMPARED
     }
     tests = advisor_tests(worlds)
     turns = cross_validation(worlds) if tests else {}
     if options.json:
-        shared.print_json(
-            {
-                "seed": options.seed,
-                "worlds": len(worlds),
-                "ran": ran,
-                "signs": signs,
-                "advisor": tests,
-                "cross_validation": turns,
-            }
-        )
+        report = {"seed": options.seed, "worlds": len(worlds), "ran": ran}
+        tested = {"advisor": tests, "cross_validation": turns}
+        shared.print_json(report | {"signs": signs} | tested)
         return
     rows = [
         (name, f"{100 * float(keep):g} %", *(str(n) for n in counts.values()))
-        for name, by_keep in signs.items()
-        for keep, counts in by_keep.items()
+        for name, counted in signs.items()
+        for keep, counts in counted.items()
     ]
-    header = ("difference", "keep", "gains", "open", "loses")
-    print(format_table(header, rows))
+    print(format_table(("difference", "keep", "gains", "open", "loses"), rows))
     for title, found in (
         ("on held-out worlds", tests),
         ("on every fifth of the worlds in turn, fitted to the others", turns),
     ):
         if found:
             print(f"\nadvisor {title}, 90 % intervals:\n")
-            print(_advisor_table(found))
+            rows = [
+                (name, *(form.format(test[column]) for column, form in _TESTS.items()))
+                for name, test in found.items()
+            ]
+            header = ("gain", *(column.replace("_", " ") for column in _TESTS))
+            print(format_table(header, rows))
     print(
         f"\n{ran} worlds run, {len(worlds)} of seed {options.seed} in the store: "
         f"{options.output}"
     )
 
 
-def _advisor_table(tests: dict[str, dict[str, Any]]) -> str:
-    header = ("gain", "worlds", "coverage", "sign right", "majority", "rmse", "spread")
-    rows = [
-        (
-            name,
-            str(t["worlds"]),
-            f"{t['coverage']:.2f}",
-            f"{t['sign_right']:.2f}",
-            f"{t['majority']:.2f}",
-            f"{t['rmse']:.4f}",
-            f"{t['spread']:.4f}",
-        )
-        for name, t in tests.items()
-    ]
-    return format_table(header, rows)
+# Columns of the advisor's tests.
+_TESTS = {
+    "worlds": "{}",
+    "coverage": "{:.2f}",
+    "sign_right": "{:.2f}",
+    "majority": "{:.2f}",
+    "rmse": "{:.4f}",
+    "spread": "{:.4f}",
+}
 
 
 def advisor_tests(worlds: Sequence[Result]) -> dict[str, Any]:
     """Validation of every target; empty while there are too few worlds."""
     train = [world for world in worlds if not world.config["held_out"]]
     test = [world for world in worlds if world.config["held_out"]]
-    if len(train) < 20 or not test:
-        return {}
-    advisor = fit_advisor(train)
-    return {
-        f"{treated} - {baseline}": validate(advisor, test, (treated, baseline))
-        for treated, baseline in TARGETS
-    }
+    return _tested(train, test) if len(train) >= MIN_WORLDS and test else {}
 
 
 def cross_validation(worlds: Sequence[Result]) -> dict[str, Any]:
@@ -126,32 +109,26 @@ def cross_validation(worlds: Sequence[Result]) -> dict[str, Any]:
 
     The held-out worlds alone are too few to tell a coverage of 80 % from one of 95 %.
     """
-    validated: dict[str, list[dict[str, Any]]] = {}
+    turns = []
     for turn in range(HELD_OUT_EVERY):
         left = [w for w in worlds if w.config["index"] % HELD_OUT_EVERY == turn]
         rest = [w for w in worlds if w.config["index"] % HELD_OUT_EVERY != turn]
-        if not left:
-            continue
-        advisor = fit_advisor(rest)
-        for target in TARGETS:
-            name = " - ".join(target)
-            validated.setdefault(name, []).append(validate(advisor, left, target))
-    return {name: _pooled(of) for name, of in validated.items()}
+        if left:
+            turns.append(_tested(rest, left))
+    return {name: _pooled([one[name] for one in turns]) for name in turns[0]}
+
+
+def _tested(train: Sequence[Result], test: Sequence[Result]) -> dict[str, Any]:
+    advisor = fit_advisor(train)
+    return {" - ".join(target): validate(advisor, test, target) for target in TARGETS}
 
 
 def _pooled(of: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    worlds = np.array([one["worlds"] for one in of])
-
-    def mean(name: str, power: int = 1) -> float:
+    """Means over the worlds of all turns; of errors the root mean square."""
+    worlds = [one["worlds"] for one in of]
+    pooled: dict[str, Any] = {"worlds": sum(worlds)}
+    for name in list(of[0])[1:]:
+        power = 2 if name in ("rmse", "spread") else 1
         values = np.array([one[name] for one in of]) ** power
-        return float(np.average(values, weights=worlds) ** (1 / power))
-
-    return {
-        "worlds": int(worlds.sum()),
-        "coverage": mean("coverage"),
-        "sign_right": mean("sign_right"),
-        "majority": mean("majority"),
-        "rmse": mean("rmse", 2),
-        "spread": mean("spread", 2),
-        "width": mean("width"),
-    }
+        pooled[name] = float(np.average(values, weights=worlds) ** (1 / power))
+    return pooled

@@ -3,38 +3,26 @@
 from __future__ import annotations
 
 import dataclasses
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from experiments.map.design import ROLLOUTS, RegimeWorld, design
-from experiments.students.options import StudentOptions
+from experiments.map.advisor import corpus_measures
+from experiments.map.design import ARMS, NAME, ROLLOUTS, RegimeWorld, design
+from experiments.map.report import print_map
+from experiments.map.worlds import read_worlds
+from experiments.store.experiment import SizedOptions, complete
+from experiments.students.arms import Arm
 
 if TYPE_CHECKING:
-    from experiments.store.results import Result
-    from experiments.students.runs import Arm
     from experiments.students.worlds import World
-
-NAME = "regimes"
 
 # The small size takes the first worlds of the Sobol sequence: themselves a design.
 SMALL_WORLDS = 40
 
-# Name in results -> rule and alpha.
-ARMS = {
-    "random": ("random", 0.05),
-    "bis": ("bis", 0.05),
-    "bis, alpha 0": ("bis", 0.0),
-    "bis, alpha 0.2": ("bis", 0.2),
-    "mixed": ("mixed", 0.05),
-    "low-mc": ("low-mc", 0.05),
-    "reliable": ("reliable", 0.05),
-    "full": ("full", 0.05),
-}
 
-
-@dataclasses.dataclass(frozen=True)
-class Options(StudentOptions):
+class Options(SizedOptions):
     """Where does BIS pay? 384 worlds of a Sobol design over ten axes.
 
     Mixed share, spread of r, its share between rollouts, keep ratio, annotator noise
@@ -74,32 +62,25 @@ def world_of(regime: RegimeWorld) -> World:
     )
 
 
-def arms(keep_ratio: float) -> dict[str, Arm]:
-    """The arms of a world by their names in the results."""
-    from experiments.students.runs import Arm
-
-    return {
-        name: Arm(rule, 1.0 if rule == "full" else keep_ratio, alpha)
-        for name, (rule, alpha) in ARMS.items()
-    }
-
-
 def run_world(regime: RegimeWorld, seed: int, seeds: int) -> dict[str, Any]:
     """Metrics of every arm, and what the counts of the world's corpora say."""
-    from experiments.map.features import corpus_measures
     from experiments.students.runs import run_arms
 
     world = world_of(regime)
     numbers = range(1000 * seed, 1000 * seed + seeds)
-    chosen = arms(regime.axes["keep_ratio"])
-    found = run_arms(world, list(chosen.values()), numbers, excess=False)
+    keep_ratio = regime.axes["keep_ratio"]
+    arms = [
+        Arm(rule, 1.0 if rule == "full" else keep_ratio, alpha)
+        for rule, alpha in ARMS.values()
+    ]
+    found = run_arms(world, arms, numbers, excess=False)
     # As draw_problem draws them; three say all that seeds differ in.
     corpora = [
         world.law.draw(np.random.default_rng(number).spawn(1)[0])
         for number in numbers[:3]
     ]
     measured = [corpus_measures(corpus.rollouts) for corpus in corpora]
-    by_name = dict(zip(chosen, found, strict=True))
+    by_name = dict(zip(ARMS, found, strict=True))
     return {
         "measures": {
             name: round(float(np.mean([m[name] for m in measured])), 6)
@@ -120,30 +101,14 @@ def run_world(regime: RegimeWorld, seed: int, seeds: int) -> dict[str, Any]:
 
 def run(options: Options) -> None:
     """Run the worlds that the store does not hold, then fit and report the advisor."""
-    from experiments.console import shared
-    from experiments.map.report import print_map
-    from experiments.map.worlds import read_worlds
-    from experiments.store.results import Result, append_results, cell_key, read_results
     from experiments.students.runs import SEEDS
 
-    if options.seed < 0:
-        raise shared.UsageError(f"--seed must be at least 0, not {options.seed}")
-    listed = design()[: SMALL_WORLDS if options.size == "small" else None]
-    done = {result.key for result in read_results(options.output, NAME)}
-    ran = 0
-    with shared.progress(NAME, len(listed), "worlds") as tick:
-        for i, regime in enumerate(listed):
-            config = dataclasses.asdict(regime) | {"seeds": SEEDS}
-            if cell_key(config, options.seed) not in done:
-                metrics = run_world(regime, options.seed, SEEDS)
-                result = Result(NAME, config, options.seed, metrics)
-                append_results(options.output, [result])
-                ran += 1
-            tick(i + 1)
+    cells = [
+        (
+            dataclasses.asdict(regime) | {"seeds": SEEDS},
+            partial(run_world, regime, options.seed, SEEDS),
+        )
+        for regime in design()[: SMALL_WORLDS if options.size == "small" else None]
+    ]
+    _, ran = complete(options, NAME, cells, "worlds")
     print_map(options, read_worlds(options.output, options.seed), ran)
-
-
-def gains(result: Result, treated: str, baseline: str) -> np.ndarray:
-    """Paired differences of micro-F1 in one world, ``[seeds]``."""
-    arms = result.metrics["arms"]
-    return np.subtract(arms[treated]["micro_f1"], arms[baseline]["micro_f1"])

@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import msgspec
+import numpy as np
 
-from experiments.map.run import ARMS, NAME
+from experiments.map.design import ARMS, NAME
 from experiments.store.results import Result, read_results, store_path
 from mprm_jax.data.problems import DataError
 
@@ -90,3 +91,9 @@ def _fault(result: Result) -> str:
             return f"no arm {name!r}"
         lengths.add(len(world.metrics.arms[name].micro_f1))
     return "" if len(lengths) == 1 else "its arms have unequal numbers of seeds"
+
+
+def gains(result: Result, treated: str, baseline: str) -> np.ndarray:
+    """Paired differences of micro-F1 in one world, ``[seeds]``."""
+    arms = result.metrics["arms"]
+    return np.subtract(arms[treated]["micro_f1"], arms[baseline]["micro_f1"])

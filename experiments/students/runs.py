@@ -10,11 +10,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from experiments.store.results import Result, append_results, cell_key, read_results
+from experiments.students.arms import Arm, LabelKind
 from experiments.students.worlds import World, describe
 from sim.students.evaluation import (
     Split,
@@ -26,8 +27,9 @@ from sim.students.evaluation import (
 from sim.students.plan import Training, plan_trainings, stack_plans
 from sim.students.problem import Problem, draw_problem
 from sim.students.train import Labels, Student, Sweep, logits, train
-from theory.scores import DEFAULT_ALPHA
-from theory.selection import select
+from theory.rollouts import Rollouts
+from theory.scores import bis
+from theory.selection import budget, select
 from theory.summary import summarise
 
 SEEDS = 20
@@ -37,40 +39,55 @@ _CHUNK = 96
 
 _STEPS_ROUNDING = 4096
 
-LabelKind = Literal["hard-0", "hard-1", "hard-2", "soft", "counts", "clean"]
+
+# --- what an arm keeps ----------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Arm:
-    """What a student is trained on.
+class Variant(NamedTuple):
+    """BIS with other ties: all that is not mixed scores alpha, or is pushed back to 0.
 
     Attributes:
-        rule: of :mod:`theory.selection`; "full" keeps everything; "bayes" is no
-            student, but the best rule there is. Experiments may add rules of their own.
-        keep_ratio: rho.
-        alpha: BIS's alpha.
-        labels: "hard-i": 1[K > i]; "soft": K/N; "counts": K and N, by the
-            beta-binomial likelihood; "clean": the truth.
-        unit: of the budget.
-        ties: how equal scores are ordered.
-        matched: train for as many updates as on all data.
+        order: of equal scores, ascending, ``[R]``; None: by content.
+        last: which rollouts score 0.
+        filler: which of the rollouts that do not score above alpha score alpha, all
+            others 0; None: every one as BIS has it.
+        fills: whether rollouts that do not score above alpha are kept at all.
     """
 
-    rule: str
-    keep_ratio: float = 1.0
-    alpha: float = DEFAULT_ALPHA
-    labels: LabelKind = "hard-0"
-    unit: Literal["rollouts", "steps"] = "rollouts"
-    ties: Literal["content", "file"] = "content"
-    matched: bool = False
+    order: Callable[[Problem], np.ndarray] | None = None
+    last: Callable[[Rollouts], np.ndarray] | None = None
+    filler: Callable[[Rollouts], np.ndarray] | None = None
+    fills: bool = True
 
 
-# Rows that an arm keeps of a problem, and the share of them that ties decided.
-Chooser = Callable[[Problem, Arm], tuple[np.ndarray, float]]
+def _ease(problem: Problem) -> np.ndarray:
+    """A rollout's ease as features show it, which is its true mean r."""
+    return problem.steps.ease_S[problem.rollouts.offsets[:-1]]
+
+
+def _all_negative(rollouts: Rollouts) -> np.ndarray:
+    return rollouts.n_positive == 0
+
+
+def _perfect(rollouts: Rollouts) -> np.ndarray:
+    return rollouts.n_positive == rollouts.n_measured
+
+
+VARIANTS = {
+    "bis-file": Variant(order=lambda problem: np.arange(problem.rollouts.n_rollouts)),
+    "bis-easy-first": Variant(order=lambda problem: -_ease(problem)),
+    "bis-hard-first": Variant(order=_ease),
+    "bis-all-negative-0": Variant(last=_all_negative),
+    "bis-no-filler": Variant(fills=False),
+    "bis-random-filler": Variant(filler=lambda of: np.ones(of.n_rollouts, bool)),
+    "bis-perfect-filler": Variant(filler=_perfect),
+    "bis-all-negative-filler": Variant(filler=_all_negative),
+}
 
 
 def choose_rows(problem: Problem, arm: Arm) -> tuple[np.ndarray, float]:
-    """Rows that a rule of the library keeps.
+    """Rows that an arm keeps, and the share of them that ties decided; of a variant of
+    BIS, the share of its filler: rollouts not mixed.
 
     Raises:
         ValueError: the rule is unknown or undefined on this corpus.
@@ -78,6 +95,10 @@ def choose_rows(problem: Problem, arm: Arm) -> tuple[np.ndarray, float]:
     rollouts = problem.rollouts
     if arm.rule == "full":
         return np.arange(rollouts.n_rollouts), 0.0
+    if arm.rule in VARIANTS:
+        rows = _variant_rows(problem, VARIANTS[arm.rule], arm)
+        mixed = ~_all_negative(rollouts) & ~_perfect(rollouts)
+        return rows, float(np.mean(~mixed[rows]))
     selection = select(
         rollouts,
         arm.rule,  # pyright: ignore[reportArgumentType]
@@ -90,6 +111,34 @@ def choose_rows(problem: Problem, arm: Arm) -> tuple[np.ndarray, float]:
     return selection.rows, selection.tied_share
 
 
+def _variant_rows(problem: Problem, variant: Variant, arm: Arm) -> np.ndarray:
+    """Rows with the largest keys of each source, equal ones by the variant's order."""
+    rollouts = problem.rollouts
+    key = bis(rollouts, arm.alpha)
+    if variant.last is not None:
+        key = np.where(variant.last(rollouts), 0.0, key)
+    if variant.filler is not None:
+        filled = np.where(variant.filler(rollouts), arm.alpha, 0.0)
+        key = np.where(key > arm.alpha, key, filled)
+    order = problem.content.astype(np.float64)
+    if variant.order is not None:
+        order = variant.order(problem)
+    chosen = []
+    for source in range(len(rollouts.source_names)):
+        rows = np.flatnonzero(rollouts.source == source)
+        ranked = rows[np.lexsort((order[rows], -key[rows]))]
+        chosen.append(ranked[: budget(len(rows), arm.keep_ratio)])
+    rows = np.sort(np.concatenate(chosen))
+    if variant.fills:
+        return rows
+    above = rows[key[rows] > arm.alpha]
+    # A subset must not be empty: the best rollout stays.
+    return above if len(above) else rows[[np.argmax(key[rows])]]
+
+
+# --- cells ----------------------------------------------------------------------------
+
+
 def run_cells(
     folder: Path,
     experiment: str,
@@ -98,7 +147,6 @@ def run_cells(
     *,
     seed: int = 0,
     seeds: int = SEEDS,
-    choose: Chooser = choose_rows,
     checkpoints: Sequence[int] | None = None,
     tick: Callable[[int], None] = lambda count: None,
 ) -> int:
@@ -111,7 +159,6 @@ def run_cells(
         arms: what.
         seed: the first of the seeds is ``1000 seed``.
         seeds: how many.
-        choose: how an arm selects.
         checkpoints: also evaluate after so many updates, as the metric "curve".
         tick: called with the number of cells done.
 
@@ -130,7 +177,6 @@ def run_cells(
             world,
             [arms[i] for i in chunk],
             range(1000 * seed, 1000 * seed + seeds),
-            choose,
             checkpoints,
         )
         append_results(
@@ -148,7 +194,6 @@ def run_arms(
     world: World,
     arms: Sequence[Arm],
     seeds: Sequence[int],
-    choose: Chooser = choose_rows,
     checkpoints: Sequence[int] | None = None,
     excess: bool = True,
 ) -> list[dict[str, Any]]:
@@ -158,68 +203,65 @@ def run_arms(
         world: where.
         arms: what.
         seeds: of corpus, features, benchmark and orders.
-        choose: how an arm selects.
         checkpoints: also evaluate after so many updates.
         excess: whether to compute the excess risk, for which the Bayes rule is needed.
     """
-    problems = [draw_problem(world.features, world.law, seed) for seed in seeds]
+    bench = _Bench(
+        world,
+        [draw_problem(world.features, world.law, seed) for seed in seeds],
+        seeds,
+        checkpoints,
+        excess,
+    )
     metrics: list[dict[str, Any]] = [{} for _ in arms]
+    groups = {"cross-entropy": [], "beta-binomial": []}
     for i, arm in enumerate(arms):
         if arm.rule == "bayes":
-            metrics[i] = _bayes(problems)
-    for likelihood in ("cross-entropy", "beta-binomial"):
-        chosen = [
-            i
-            for i, arm in enumerate(arms)
-            if arm.rule != "bayes"
-            and (arm.labels == "counts") == (likelihood == "beta-binomial")
-        ]
+            metrics[i] = _bayes(bench)
+        else:
+            counts = arm.labels == "counts"
+            groups["beta-binomial" if counts else "cross-entropy"].append(i)
+    for likelihood, chosen in groups.items():
         if chosen:
             student = replace(world.student, likelihood=likelihood)
-            found = _train_arms(
-                world, student, [arms[i] for i in chosen], problems, seeds,
-                choose, checkpoints, excess,
-            )  # fmt: skip
+            found = _train_arms(bench, student, [arms[i] for i in chosen])
             for i, values in zip(chosen, found, strict=True):
                 metrics[i] = values
     return metrics
 
 
+@dataclass(frozen=True)
+class _Bench:
+    """What the arms of a world share: a problem per seed, and how it is evaluated."""
+
+    world: World
+    problems: Sequence[Problem]
+    seeds: Sequence[int]
+    checkpoints: Sequence[int] | None
+    excess: bool
+
+
 def _train_arms(
-    world: World,
-    student: Student,
-    arms: Sequence[Arm],
-    problems: Sequence[Problem],
-    seeds: Sequence[int],
-    choose: Chooser,
-    checkpoints: Sequence[int] | None,
-    excess: bool,
+    bench: _Bench, student: Student, arms: Sequence[Arm]
 ) -> list[dict[str, Any]]:
+    world, problems, checkpoints = bench.world, bench.problems, bench.checkpoints
     kinds: list[LabelKind] = sorted({arm.labels for arm in arms})
     facts: list[list[dict[str, float]]] = [[] for _ in arms]
     plans = []
-    for problem, seed in zip(problems, seeds, strict=True):
+    for problem, seed in zip(problems, bench.seeds, strict=True):
         full = Training(np.arange(problem.rollouts.n_rollouts), passes=world.passes)
-        cache: dict[Arm, tuple[np.ndarray, float]] = {}
+        chosen = {
+            selection: _choose(problem, selection)
+            for selection in dict.fromkeys(arm.selection for arm in arms)
+        }
         trainings = []
-        for i, arm in enumerate(arms):
-            selects = Arm(
-                arm.rule, arm.keep_ratio, arm.alpha, unit=arm.unit, ties=arm.ties
-            )
-            if selects not in cache:
-                cache[selects] = choose(problem, arm)
-            rows, tied = cache[selects]
-            training = Training(
-                rows,
-                kinds.index(arm.labels),
-                full.length(world.batch) if arm.matched else None,
-                world.passes,
-            )
+        for arm, of_arm in zip(arms, facts, strict=True):
+            rows, subset = chosen[arm.selection]
+            length = full.length(world.batch) if arm.matched else None
+            label = kinds.index(arm.labels)
+            training = Training(rows, label, length, world.passes)
             trainings.append(training)
-            facts[i].append(
-                _facts(problem, rows)
-                | {"tied_share": tied, "updates": training.length(world.batch)}
-            )
+            of_arm.append(subset | {"updates": training.length(world.batch)})
         plans.append(
             plan_trainings(problem.rollouts.offsets, trainings, world.batch, seed)
         )
@@ -230,25 +272,26 @@ def _train_arms(
             _stack([p.rollouts.trials.astype(np.float32) for p in problems]),
         ),
         stack_plans(plans),
-        list(seeds),
+        list(bench.seeds),
     )
     params = train(student, sweep, checkpoints)
     scores = logits(student, params, [p.benchmark.features_SxD for p in problems])
-    final = _evaluate([x[:, -1] for x in scores], problems, excess)
-    curves = _curves(scores, problems, checkpoints) if checkpoints else None
-    results = []
-    for i in range(len(arms)):
-        values = {name: _rounded(column[:, i]) for name, column in final.items()}
-        described = {
-            name: round(float(np.mean([f[name] for f in facts[i]])), 6)
-            for name in facts[i][0]
-        }
-        results.append(values | {"subset": described})
-        if curves is not None:
-            results[-1]["curve"] = {
-                name: _rounded(column[i]) for name, column in curves.items()
-            }
+    final = _evaluate([x[:, -1] for x in scores], problems, bench.excess)
+    curves = _curves(scores, problems, checkpoints) if checkpoints else {}
+    results: list[dict[str, Any]] = [
+        {name: _rounded(column[:, i]) for name, column in final.items()}
+        | {"subset": _means(of_arm)}
+        for i, of_arm in enumerate(facts)
+    ]
+    for i, result in enumerate(results):
+        if curves:
+            result["curve"] = {n: _rounded(column[i]) for n, column in curves.items()}
     return results
+
+
+def _choose(problem: Problem, arm: Arm) -> tuple[np.ndarray, dict[str, float]]:
+    rows, tied = choose_rows(problem, arm)
+    return rows, _facts(problem, rows) | {"tied_share": tied}
 
 
 def _stack(columns: Sequence[np.ndarray]) -> np.ndarray:
@@ -324,16 +367,15 @@ def _evaluate(
     return {name: np.stack([row[name] for row in rows]) for name in rows[0]}
 
 
-def _bayes(problems: Sequence[Problem]) -> dict[str, Any]:
-    scores = [problem.bayes[None] for problem in problems]
-    found = _evaluate(scores, problems, excess=True)
-    values: dict[str, Any] = {n: _rounded(column[:, 0]) for n, column in found.items()}
-    facts = [
-        _facts(problem, np.arange(problem.rollouts.n_rollouts)) for problem in problems
+def _bayes(bench: _Bench) -> dict[str, Any]:
+    scores = [problem.bayes[None] for problem in bench.problems]
+    found = _evaluate(scores, bench.problems, excess=True)
+    everything = [
+        _facts(problem, np.arange(problem.rollouts.n_rollouts))
+        for problem in bench.problems
     ]
-    return values | {
-        "subset": {n: round(float(np.mean([f[n] for f in facts])), 6) for n in facts[0]}
-    }
+    values: dict[str, Any] = {n: _rounded(column[:, 0]) for n, column in found.items()}
+    return values | {"subset": _means(everything)}
 
 
 def _curves(
@@ -352,6 +394,11 @@ def _curves(
         curves[name] = values.mean(axis=0)
         curves[f"{name}_se"] = values.std(axis=0, ddof=1) / np.sqrt(len(values))
     return curves
+
+
+def _means(facts: Sequence[dict[str, float]]) -> dict[str, float]:
+    """Means of the facts of an arm over its seeds."""
+    return {n: round(float(np.mean([f[n] for f in facts])), 6) for n in facts[0]}
 
 
 def _rounded(values: np.ndarray) -> list[float]:

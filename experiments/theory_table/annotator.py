@@ -2,28 +2,32 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 
+import jax.numpy as jnp
+import mpmath as mp
 import numpy as np
+from scipy.special import betaincc
 
-from experiments.theory_table.row import (
-    Row,
+from experiments.theory_table.statement import (
     Statement,
     autodiff_hessian,
     mean_and_se,
-    share_and_se,
 )
+from theory import beta_binomial, label_noise
+from theory.beta_binomial_fit import fit_from_mean_and_zero_rate
 from theory.paper import FULL_DATA, TRIALS
 
 _TAU = 0.5
-_DIGITS = 50
+
+Prior = tuple[float, float]
 
 
-def _prior() -> tuple[float, float]:
+@functools.cache
+def _prior() -> Prior:
     """The Beta prior with the mean MC and the error-step ratio of Table 1."""
-    from theory.beta_binomial_fit import fit_from_mean_and_zero_rate
-
     a, b = fit_from_mean_and_zero_rate(
         FULL_DATA.mean_mc, FULL_DATA.error_step_ratio, TRIALS
     )
@@ -31,268 +35,124 @@ def _prior() -> tuple[float, float]:
 
 
 def _annotate(
-    rng: np.random.Generator, draws: int | tuple[int, ...], a: float, b: float
+    rng: np.random.Generator,
+    draws: int | tuple[int, ...],
+    prior: Prior | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
-    r = rng.beta(a, b, draws)
+    """r and K of simulated steps."""
+    r = rng.beta(*(prior or _prior()), draws)
     return r, rng.binomial(TRIALS, r)
 
 
-def _mp_joint(k: int, a: float, b: float, low: float, high: float):
-    """Pr(K = k, low < r < high) to many digits."""
-    import mpmath as mp
-
+def _joint(k: int, low: float = 0, high: float = 1, prior: Prior | None = None):
+    """Pr(K = k, low < r < high), a number of mpmath."""
+    a, b = prior or _prior()
     shape = mp.mpf(a) + k, mp.mpf(b) + TRIALS - k
     weight = mp.binomial(TRIALS, k) * mp.beta(*shape) / mp.beta(a, b)
     return weight * mp.betainc(*shape, low, high, regularized=True)
 
 
-def _digits(function, *arguments) -> float:
-    import mpmath as mp
-
-    with mp.workdps(_DIGITS):
-        return float(function(*arguments))
+def _unreliable(k: int, prior: Prior | None = None):
+    """Pr(r < tau | K = k), a number of mpmath."""
+    return _joint(k, 0, _TAU, prior) / _joint(k, prior=prior)
 
 
-def positive_labels(rng: np.random.Generator, draws: int) -> Row:
-    """Share of positive labels under the prior of the paper's corpus."""
-    from theory.beta_binomial import positive_label_prob
+def _zeros(low: float, high: float):
+    """Pr(K = 0 | low < r < high), a number of mpmath."""
+    total = sum(_joint(k, low, high) for k in range(TRIALS + 1))
+    return _joint(0, low, high) / total
 
+
+def _eta(k, prior: Prior | None = None, trials: int = TRIALS, tau=_TAU):
+    a, b = prior or _prior()
+    return beta_binomial.unreliability_posterior(k, a, b, trials, tau)
+
+
+def _unreliable_with(k: int, r: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """Whether r < tau, of simulated steps with K = k."""
+    return r[counts == k] < _TAU
+
+
+# --- Lemma 3, and what is not linear in K ---------------------------------------------
+
+
+def _lemma_3_drop():
+    return mp.mpf(_TAU) ** 201 / mp.beta(1, 201)
+
+
+# A prior at which K = (8, 8) has the lower mean score and the lower mean eta_eff.
+_LINEAR = (2.0, 1.0)
+
+
+def _difference_of_means() -> float:
+    middle, top, low = _eta([8, 16, 1], _LINEAR)
+    return float(middle - (top + low) / 2)
+
+
+def _simulated_difference(rng: np.random.Generator, draws: int) -> tuple[float, float]:
+    r, counts = _annotate(rng, draws, _LINEAR)
+    (middle, se_middle), (top, se_top), (low, se_low) = (
+        mean_and_se(_unreliable_with(k, r, counts)) for k in (8, 16, 1)
+    )
+    se = np.hypot(se_middle, np.hypot(se_top, se_low) / 2)
+    return middle - (top + low) / 2, float(se)
+
+
+# --- noise rates ----------------------------------------------------------------------
+
+
+def _rates():
+    return beta_binomial.class_conditional_rates(*_prior(), TRIALS, _TAU)
+
+
+def _wrong_label(truth: bool, r: np.ndarray, k: np.ndarray) -> np.ndarray:
+    """Whether the label is wrong, of reliable (True) or unreliable (False) steps."""
+    return ((k > 0) != truth)[(r >= _TAU) == truth]
+
+
+def _unreliable_positives(r: np.ndarray, k: np.ndarray) -> np.ndarray:
+    return r[k > 0] < _TAU
+
+
+def _pseudo_positives():
+    below = sum(_joint(k, 0, _TAU) for k in range(1, TRIALS + 1))
+    return below / sum(_joint(k) for k in range(1, TRIALS + 1))
+
+
+@functools.cache
+def _two_classes() -> tuple[float, float]:
+    """Pr(K = 0) of right and of wrong steps whose mixture has the prior's counts."""
     a, b = _prior()
-    _, k = _annotate(rng, draws, a, b)
-    simulation, se = mean_and_se(k > 0)
-    return Row(
-        "Pr(K>0) = 1 - B(a,b+N)/B(a,b)",
-        exact=float(positive_label_prob(a, b, TRIALS)),
-        oracle=_digits(lambda: 1 - _mp_joint(0, a, b, 0, 1)),
-        kind="mpmath",
-        paper=1 - FULL_DATA.error_step_ratio,
-        simulation=simulation,
-        se=se,
+    right = beta_binomial.count_pmf(a + 1, b, TRIALS)[0]
+    return float(right), float(beta_binomial.count_pmf(a, b + 1, TRIALS)[0])
+
+
+def _mixture_of_classes() -> float:
+    (a, b), (right, wrong) = _prior(), _two_classes()
+    return a / (a + b) * right + b / (a + b) * wrong
+
+
+def _not_identified() -> str:
+    right, wrong = _two_classes()
+    return (
+        f"the same histogram with fpr {1 - wrong:.2f}, fnr {right:.3f} and with "
+        "labels that ignore the truth: counts alone do not identify the noise"
     )
 
 
-def effective_noise(rng: np.random.Generator, draws: int) -> Row:
-    """Posterior probability that a step with 4 of 16 successes is unreliable."""
-    from theory.beta_binomial import unreliability_posterior
-
-    (a, b), k = _prior(), 4
-    r, counts = _annotate(rng, draws, a, b)
-    simulation, se = share_and_se(r[counts == k] < _TAU)
-    posterior = _digits(lambda: _mp_joint(k, a, b, 0, _TAU) / _mp_joint(k, a, b, 0, 1))
-    return Row(
-        "eta_eff(4) = I_tau(a+4, b+12)",
-        exact=float(unreliability_posterior(k, a, b, TRIALS, _TAU)),
-        oracle=posterior,
-        kind="mpmath",
-        simulation=simulation,
-        se=se,
-    )
+# --- information ----------------------------------------------------------------------
 
 
-def effective_noise_at_the_ends(rng: np.random.Generator, draws: int) -> Row:
-    """Its edges: k = 0 where every step, and where none, is reliable."""
-    from theory.beta_binomial import unreliability_posterior
-
-    a, b = _prior()
-    none, every = unreliability_posterior(0, a, b, TRIALS, [0.0, 1.0])
-    total = _digits(_mp_joint, 0, a, b, 0, 1)
-    return Row(
-        "eta_eff(0), tau 1 less tau 0",
-        exact=float(every - none),
-        oracle=_digits(lambda: _mp_joint(0, a, b, 0, 1) / total),
-        kind="mpmath",
-        paper=1.0,
-    )
-
-
-def lemma_3_in_float64(rng: np.random.Generator, draws: int) -> Row:
-    """Strictly decreasing in k, but not in the arithmetic of computers."""
-    from theory.beta_binomial import unreliability_posterior
-
-    first, second = unreliability_posterior([0, 1], 1, 1, 200, _TAU)
-
-    def drop():
-        import mpmath as mp
-
-        return mp.mpf(_TAU) ** 201 / mp.beta(1, 201)
-
-    exact = _digits(drop)
-    return Row(
-        "Lemma 3: eta(0)-eta(1), N 200",
-        exact=float(first - second),
-        oracle=exact,
-        kind="mpmath",
-        paper="> 0",
-        agrees=bool(first > second),
-        otherwise="counterexample",
-        tolerance=1e-15,
-        note=f"true in exact arithmetic (the drop is {exact:.1e}), a tie in float64: "
-        "rank by the counts, not by a computed eta_eff",
-    )
-
-
-def _rate(rng: np.random.Generator, draws: int, false_positives: bool) -> Row:
-    from theory.beta_binomial import class_conditional_rates
-
-    a, b = _prior()
-    fpr, fnr = class_conditional_rates(a, b, TRIALS, _TAU)
-    low, high = (0.0, _TAU) if false_positives else (_TAU, 1.0)
-
-    def zeros():
-        total = sum(_mp_joint(k, a, b, low, high) for k in range(TRIALS + 1))
-        return _mp_joint(0, a, b, low, high) / total
-
-    share = _digits(lambda: 1 - zeros() if false_positives else zeros())
-    r, k = _annotate(rng, draws, a, b)
-    wrong = (k > 0)[r < _TAU] if false_positives else (k == 0)[r >= _TAU]
-    simulation, se = share_and_se(wrong)
-    return Row(
-        "fpr = Pr(K > 0 | r < tau)"
-        if false_positives
-        else "fnr = Pr(K = 0 | r >= tau)",
-        exact=float(fpr if false_positives else fnr),
-        oracle=share,
-        kind="mpmath",
-        simulation=simulation,
-        se=se,
-        note="the noise of Monte-Carlo labels is one-sided: one eta for both classes, "
-        "as in Eq. 6, describes neither"
-        if false_positives
-        else "",
-    )
-
-
-def false_positive_rate(rng: np.random.Generator, draws: int) -> Row:
-    """How often an unreliable step is labelled positive."""
-    return _rate(rng, draws, false_positives=True)
-
-
-def false_negative_rate(rng: np.random.Generator, draws: int) -> Row:
-    """How often a reliable step is labelled negative."""
-    return _rate(rng, draws, false_positives=False)
-
-
-def pseudo_positives(rng: np.random.Generator, draws: int) -> Row:
-    """Share of the positive labels that are unreliable."""
-    from theory.beta_binomial import pseudo_positive_rate
-
-    a, b = _prior()
-    r, k = _annotate(rng, draws, a, b)
-    simulation, se = mean_and_se(r[k > 0] < _TAU)
-
-    def share():
-        counts = range(1, TRIALS + 1)
-        below = sum(_mp_joint(k, a, b, 0, _TAU) for k in counts)
-        return below / sum(_mp_joint(k, a, b, 0, 1) for k in counts)
-
-    return Row(
-        "pseudo-positives, r<tau | K>0",
-        exact=float(pseudo_positive_rate(a, b, TRIALS, _TAU)),
-        oracle=_digits(share),
-        kind="mpmath",
-        simulation=simulation,
-        se=se,
-    )
-
-
-def _score(rng: np.random.Generator, draws: int, alpha: float | None) -> Row:
-    """Expected R, or BIS at alpha, of three steps, against all 17^3 outcomes."""
-    from theory.beta_binomial import expected_bis, expected_reliability
-
-    (a, b), n = _prior(), 3
-
-    def score(k: np.ndarray) -> np.ndarray:
-        p = (k > 0).mean(axis=-1)
-        positives = np.maximum((k > 0).sum(axis=-1), 1)
-        r = np.where(p > 0, k.sum(axis=-1) / (TRIALS * positives), 1.0)
-        return r if alpha is None else (p * (1 - p) + alpha) * r
-
-    pmf = [_digits(_mp_joint, k, a, b, 0, 1) for k in range(TRIALS + 1)]
-    outcomes = np.array(list(itertools.product(range(TRIALS + 1), repeat=n)))
-    weights = np.prod(np.array(pmf)[outcomes], axis=-1)
-    simulation, se = mean_and_se(score(_annotate(rng, (draws, n), a, b)[1]))
-    exact = (
-        expected_reliability(a, b, TRIALS, n)
-        if alpha is None
-        else expected_bis(a, b, TRIALS, n, alpha)
-    )
-    return Row(
-        "E[R], 3 independent steps" if alpha is None else "E[BIS], the same",
-        exact=float(exact),
-        oracle=math.fsum(weights * score(outcomes)),
-        kind="enumeration",
-        simulation=simulation,
-        se=se,
-    )
-
-
-def expected_r(rng: np.random.Generator, draws: int) -> Row:
-    """Expected reliability of a rollout."""
-    return _score(rng, draws, None)
-
-
-def expected_score(rng: np.random.Generator, draws: int) -> Row:
-    """Expected BIS of a rollout."""
-    return _score(rng, draws, 0.05)
-
-
-def mean_score_does_not_order_noise(rng: np.random.Generator, draws: int) -> Row:
-    """K = (8, 8) has the lower mean score and the lower mean eta_eff."""
-    from theory.beta_binomial import unreliability_posterior
-
-    a, b = 2.0, 1.0
-    eta = unreliability_posterior([8, 16, 1], a, b, TRIALS, _TAU)
-
-    def exact(k):
-        return _mp_joint(k, a, b, 0, _TAU) / _mp_joint(k, a, b, 0, 1)
-
-    r, counts = _annotate(rng, draws, a, b)
-    parts = [share_and_se(r[counts == k] < _TAU) for k in (8, 16, 1)]
-    return Row(
-        "eta_eff of K=(8,8) less (16,1)",
-        exact=float(eta[0] - (eta[1] + eta[2]) / 2),
-        oracle=_digits(lambda: exact(8) - (exact(16) + exact(1)) / 2),
-        kind="mpmath",
-        paper="> 0",
-        agrees=bool(eta[0] > (eta[1] + eta[2]) / 2),
-        otherwise="counterexample",
-        simulation=parts[0][0] - (parts[1][0] + parts[2][0]) / 2,
-        se=float(np.hypot(parts[0][1], np.hypot(parts[1][1], parts[2][1]) / 2)),
-        note="mean s is .50 against .53, so a lower mean score does not mean more "
-        "noise: eta_eff is not linear in k",
-    )
-
-
-def noise_is_not_identified(rng: np.random.Generator, draws: int) -> Row:
-    """Two classes whose counts mix to the histogram of one."""
-    from theory.beta_binomial import count_pmf
-
-    a, b = _prior()
-    right, wrong = count_pmf(a + 1, b, TRIALS)[0], count_pmf(a, b + 1, TRIALS)[0]
-    return Row(
-        "Pr(K = 0), two-class model",
-        exact=float(a / (a + b) * right + b / (a + b) * wrong),
-        oracle=_digits(_mp_joint, 0, a, b, 0, 1),
-        kind="mpmath",
-        paper=FULL_DATA.error_step_ratio,
-        note=f"the same histogram with fpr {1 - wrong:.2f}, fnr {right:.3f} and with "
-        "labels that ignore the truth: counts alone do not identify the noise",
-    )
-
-
+@functools.cache
 def _classes() -> tuple[float, np.ndarray, np.ndarray]:
     """Pr(r >= tau) and the distributions of K in both classes."""
-    from scipy.special import betaincc
-
-    from theory.beta_binomial import class_conditional_counts
-
-    a, b = _prior()
-    return float(betaincc(a, b, _TAU)), *class_conditional_counts(a, b, TRIALS, _TAU)
+    (a, b), tau = _prior(), _TAU
+    counts = beta_binomial.class_conditional_counts(a, b, TRIALS, tau)
+    return float(betaincc(a, b, tau)), *counts
 
 
-def _information_by_autodiff(q: float, f0: np.ndarray, f1: np.ndarray) -> float:
-    import jax.numpy as jnp
-
+def _curvature(q: float, f0: np.ndarray, f1: np.ndarray) -> float:
+    """Information on the logit of q, by autodiff of the expected log-likelihood."""
     marginal = q * f1 + (1 - q) * f0
 
     def negative_log_likelihood(z):
@@ -302,55 +162,175 @@ def _information_by_autodiff(q: float, f0: np.ndarray, f1: np.ndarray) -> float:
     return float(autodiff_hessian(negative_log_likelihood, np.log(q / (1 - q))))
 
 
-def information_of_counts(rng: np.random.Generator, draws: int) -> Row:
-    """What K itself tells, by Louis's identity."""
-    from theory.label_noise import count_information
-
-    (a, b), (q, f0, f1) = _prior(), _classes()
-    posterior = [
-        _digits(lambda k=k: _mp_joint(k, a, b, _TAU, 1) / _mp_joint(k, a, b, 0, 1))
-        for k in range(TRIALS + 1)
-    ]
-    _, k = _annotate(rng, draws, a, b)
-    simulation, se = mean_and_se((np.array(posterior)[k] - q) ** 2)
-    return Row(
-        "I_K = q(1-q) - E Var(Y | K)",
-        exact=float(count_information(q, f0, f1)),
-        oracle=_information_by_autodiff(q, f0, f1),
-        kind="autodiff",
-        simulation=simulation,
-        se=se,
-    )
+def _squared_surprise(r: np.ndarray, k: np.ndarray) -> np.ndarray:
+    """(Pr(r >= tau | K) - Pr(r >= tau))^2 of simulated steps."""
+    with mp.workdps(50):
+        posterior = [_joint(k, _TAU, 1) / _joint(k) for k in range(TRIALS + 1)]
+    return (np.array(posterior, float)[k] - _classes()[0]) ** 2
 
 
-def information_of_the_hard_label(rng: np.random.Generator, draws: int) -> Row:
-    """What 1[K > 0] keeps of it."""
-    from theory.label_noise import count_information, noisy_fisher_weight
-
+def _kept_by_the_label() -> float:
     q, f0, f1 = _classes()
-    kept = noisy_fisher_weight(q, min(f0[1:].sum(), 1.0), f1[0])
+    kept = label_noise.noisy_fisher_weight(q, min(f0[1:].sum(), 1.0), f1[0])
+    return float(kept / label_noise.count_information(q, f0, f1))
+
+
+def _kept_oracle() -> float:
+    q, f0, f1 = _classes()
     both = [np.array([f[0], f[1:].sum()]) for f in (f0, f1)]
-    return Row(
-        "share of I_K kept by 1[K > 0]",
-        exact=float(kept / count_information(q, f0, f1)),
-        oracle=_information_by_autodiff(q, *both) / _information_by_autodiff(q, f0, f1),
-        kind="autodiff",
-        note="the rest is what training on hard labels throws away",
+    return _curvature(q, *both) / _curvature(q, f0, f1)
+
+
+# --- scores ---------------------------------------------------------------------------
+
+_STEPS = 3
+
+
+def _expected_score(name: str, text: str, exact, alpha: float | None) -> Statement:
+    """Expected R, or BIS at alpha, of three steps, against all 17^3 outcomes."""
+
+    def score(k: np.ndarray) -> np.ndarray:
+        p = (k > 0).mean(axis=-1)
+        positives = np.maximum((k > 0).sum(axis=-1), 1)
+        r = np.where(p > 0, k.sum(axis=-1) / (TRIALS * positives), 1.0)
+        return r if alpha is None else (p * (1 - p) + alpha) * r
+
+    def oracle() -> float:
+        pmf = np.array([_joint(k) for k in range(TRIALS + 1)], float)
+        outcomes = np.array(list(itertools.product(range(TRIALS + 1), repeat=_STEPS)))
+        return math.fsum(np.prod(pmf[outcomes], axis=-1) * score(outcomes))
+
+    return Statement(
+        name,
+        text,
+        "enumeration",
+        exact=exact,
+        oracle=oracle,
+        simulate=lambda rng, draws: score(_annotate(rng, (draws, _STEPS))[1]),
     )
 
 
 STATEMENTS: tuple[Statement, ...] = (
-    positive_labels,
-    effective_noise,
-    effective_noise_at_the_ends,
-    lemma_3_in_float64,
-    mean_score_does_not_order_noise,
-    false_positive_rate,
-    false_negative_rate,
-    pseudo_positives,
-    noise_is_not_identified,
-    information_of_counts,
-    information_of_the_hard_label,
-    expected_r,
-    expected_score,
+    Statement(
+        "positive_labels",
+        "Pr(K>0) = 1 - B(a,b+N)/B(a,b)",
+        "mpmath",
+        exact=lambda: beta_binomial.positive_label_prob(*_prior(), TRIALS),
+        oracle=lambda: 1 - _joint(0),
+        simulate=lambda *by: _annotate(*by)[1] > 0,
+        paper=1 - FULL_DATA.error_step_ratio,
+    ),
+    Statement(
+        "effective_noise",
+        "eta_eff(4) = I_tau(a+4, b+12)",
+        "mpmath",
+        exact=lambda: _eta(4),
+        oracle=lambda: _unreliable(4),
+        simulate=lambda *by: _unreliable_with(4, *_annotate(*by)),
+    ),
+    # k = 0 where every step, and where none, is reliable.
+    Statement(
+        "effective_noise_at_the_ends",
+        "eta_eff(0), tau 1 less tau 0",
+        "mpmath",
+        exact=lambda: -np.subtract(*_eta(0, tau=[0.0, 1.0])),
+        oracle=lambda: _joint(0) / float(_joint(0)),
+        paper=1.0,
+    ),
+    # Strictly decreasing in k, but not in the arithmetic of computers.
+    Statement(
+        "lemma_3_in_float64",
+        "Lemma 3: eta(0)-eta(1), N 200",
+        "mpmath",
+        exact=lambda: np.subtract(*_eta([0, 1], (1, 1), 200)),
+        oracle=_lemma_3_drop,
+        paper="> 0",
+        claim=lambda exact: exact > 0,
+        otherwise="counterexample",
+        tolerance=1e-15,
+        note=lambda: (
+            f"true in exact arithmetic (the drop is {float(_lemma_3_drop()):.1e})"
+            ", a tie in float64: rank by the counts, not by a computed eta_eff"
+        ),
+    ),
+    Statement(
+        "mean_score_does_not_order_noise",
+        "eta_eff of K=(8,8) less (16,1)",
+        "mpmath",
+        exact=_difference_of_means,
+        oracle=lambda: (
+            _unreliable(8, _LINEAR)
+            - (_unreliable(16, _LINEAR) + _unreliable(1, _LINEAR)) / 2
+        ),
+        simulate=_simulated_difference,
+        paper="> 0",
+        claim=lambda exact: exact > 0,
+        otherwise="counterexample",
+        note="mean s is .50 against .53, so a lower mean score does not mean more "
+        "noise: eta_eff is not linear in k",
+    ),
+    Statement(
+        "false_positive_rate",
+        "fpr = Pr(K > 0 | r < tau)",
+        "mpmath",
+        exact=lambda: _rates()[0],
+        oracle=lambda: 1 - _zeros(0.0, _TAU),
+        simulate=lambda *by: _wrong_label(False, *_annotate(*by)),
+        note="the noise of Monte-Carlo labels is one-sided: one eta for both classes, "
+        "as in Eq. 6, describes neither",
+    ),
+    Statement(
+        "false_negative_rate",
+        "fnr = Pr(K = 0 | r >= tau)",
+        "mpmath",
+        exact=lambda: _rates()[1],
+        oracle=lambda: _zeros(_TAU, 1.0),
+        simulate=lambda *by: _wrong_label(True, *_annotate(*by)),
+    ),
+    Statement(
+        "pseudo_positives",
+        "pseudo-positives, r<tau | K>0",
+        "mpmath",
+        exact=lambda: beta_binomial.pseudo_positive_rate(*_prior(), TRIALS, _TAU),
+        oracle=_pseudo_positives,
+        simulate=lambda *by: _unreliable_positives(*_annotate(*by)),
+    ),
+    Statement(
+        "noise_is_not_identified",
+        "Pr(K = 0), two-class model",
+        "mpmath",
+        exact=_mixture_of_classes,
+        oracle=lambda: _joint(0),
+        paper=FULL_DATA.error_step_ratio,
+        note=_not_identified,
+    ),
+    # What K itself tells, by Louis's identity.
+    Statement(
+        "information_of_counts",
+        "I_K = q(1-q) - E Var(Y | K)",
+        "autodiff",
+        exact=lambda: label_noise.count_information(*_classes()),
+        oracle=lambda: _curvature(*_classes()),
+        simulate=lambda *by: _squared_surprise(*_annotate(*by)),
+    ),
+    Statement(
+        "information_of_the_hard_label",
+        "share of I_K kept by 1[K > 0]",
+        "autodiff",
+        exact=_kept_by_the_label,
+        oracle=_kept_oracle,
+        note="the rest is what training on hard labels throws away",
+    ),
+    _expected_score(
+        "expected_r",
+        "E[R], 3 independent steps",
+        lambda: beta_binomial.expected_reliability(*_prior(), TRIALS, _STEPS),
+        alpha=None,
+    ),
+    _expected_score(
+        "expected_score",
+        "E[BIS], the same",
+        lambda: beta_binomial.expected_bis(*_prior(), TRIALS, _STEPS, 0.05),
+        alpha=0.05,
+    ),
 )

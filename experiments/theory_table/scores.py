@@ -7,7 +7,11 @@ from fractions import Fraction
 
 import numpy as np
 
-from experiments.theory_table.row import Row, Statement, mean_and_se
+from experiments.theory_table.statement import (
+    Statement,
+    half_mean_squared_difference,
+)
+from theory import score_identities, scores
 from theory.paper import WORKED_EXAMPLES
 from theory.rollouts import Rollouts
 
@@ -15,102 +19,92 @@ from theory.rollouts import Rollouts
 
 
 def _rollout(counts: tuple[int, ...]) -> Rollouts:
+    n = len(counts)
     return Rollouts(
         np.array(counts),
-        np.full(len(counts), 16),
-        np.array([0, len(counts)]),
+        np.full(n, 16),
+        np.array([0, n]),
         np.array([0]),
         ("example",),
     )
 
 
-def _worked(counts: tuple[int, ...], number: int, paper: float) -> Row:
-    from theory.scores import bis
-
+def _worked_example(counts: tuple[int, ...], number: int, paper: float) -> Statement:
     n_pos = sum(k > 0 for k in counts)
     p = Fraction(n_pos, len(counts))
     reliability = Fraction(sum(counts), 16 * n_pos)
-    return Row(
+    return Statement(
+        f"worked_example_{number}",
         f"BIS, worked example {number}",
-        exact=float(bis(_rollout(counts))[0]),
-        oracle=float((p * (1 - p) + Fraction(1, 20)) * reliability),
-        kind="enumeration",
+        "enumeration",
+        exact=lambda: scores.bis(_rollout(counts))[0],
+        oracle=lambda: (p * (1 - p) + Fraction(1, 20)) * reliability,
         paper=paper,
     )
 
 
-def worked_example_1(rng: np.random.Generator, draws: int) -> Row:
-    """Section 4."""
-    return _worked(_FIRST, 1, _FIRST_BIS)
-
-
-def worked_example_2(rng: np.random.Generator, draws: int) -> Row:
-    """Section 4."""
-    return _worked(_SECOND, 2, _SECOND_BIS)
-
-
-def bis_is_a_covariance(rng: np.random.Generator, draws: int) -> Row:
-    """What BIS at alpha = 0 is."""
-    from theory.score_identities import bis_covariance
-
+def _simulated_covariance(rng, draws: int) -> np.ndarray:
     s = np.array(_FIRST) / 16
     y = s > 0
     j = rng.integers(len(s), size=draws)
-    simulation, se = mean_and_se((y[j] - y.mean()) * (s[j] - s.mean()))
+    return (y[j] - y.mean()) * (s[j] - s.mean())
+
+
+def _covariance_of_pairs() -> float:
+    s = np.array(_FIRST) / 16
+    y = (s > 0).astype(float)
     pairs = itertools.product(range(len(s)), repeat=2)
-    twice = sum((float(y[i]) - float(y[k])) * (s[i] - s[k]) for i, k in pairs)
-    return Row(
-        "p(1-p) R = Cov_j(y_j, s_j)",
-        exact=float(bis_covariance(_rollout(_FIRST))[0]),
-        oracle=float(twice / (2 * len(s) ** 2)),
-        kind="enumeration",
-        simulation=simulation,
-        se=se,
-    )
+    return sum((y[i] - y[k]) * (s[i] - s[k]) for i, k in pairs) / (2 * len(s) ** 2)
 
 
-def variance_splits(rng: np.random.Generator, draws: int) -> Row:
-    """What the hard label explains of the score, and what it does not."""
-    from theory.score_identities import mc_variance_parts
-
+def _simulated_variance(rng, draws: int) -> np.ndarray:
     s = np.array(_SECOND) / 16
     j = rng.integers(len(s), size=draws)
-    simulation, se = mean_and_se((s[j] - s.mean()) ** 2)
-    between, within = mc_variance_parts(_rollout(_SECOND))
-    pairs = [(x - y) ** 2 for x, y in itertools.product(s, s)]
-    return Row(
-        "Var s = p(1-p)R^2 + p Var+(s)",
-        exact=float(between[0] + within[0]),
-        oracle=float(sum(pairs) / (2 * len(s) ** 2)),
-        kind="enumeration",
-        simulation=simulation,
-        se=se,
-    )
+    return (s[j] - s.mean()) ** 2
 
 
-def break_even(rng: np.random.Generator, draws: int) -> Row:
-    """The reliability above which a mixed rollout outranks a perfect one."""
-    from theory.score_identities import break_even_reliability
+def _variance_parts() -> float:
+    between, within = score_identities.mc_variance_parts(_rollout(_SECOND))
+    return between[0] + within[0]
 
+
+def _bisected_break_even() -> Fraction:
+    """The R at which a mixed rollout of p = .4 scores as a perfect one, alpha .05."""
     p, alpha = Fraction(4, 10), Fraction(1, 20)
     low, high = Fraction(0), Fraction(1)
     for _ in range(60):
         middle = (low + high) / 2
-        mixed, perfect = (p * (1 - p) + alpha) * middle, alpha
-        low, high = (low, middle) if mixed > perfect else (middle, high)
-    return Row(
-        "break-even R, p .4, alpha .05",
-        exact=float(break_even_reliability(float(p), float(alpha))),
-        oracle=float(high),
-        kind="enumeration",
-        note="mixed rollouts below it rank below every perfect one",
-    )
+        above = (p * (1 - p) + alpha) * middle > alpha
+        low, high = (low, middle) if above else (middle, high)
+    return high
 
 
 STATEMENTS: tuple[Statement, ...] = (
-    worked_example_1,
-    worked_example_2,
-    bis_is_a_covariance,
-    variance_splits,
-    break_even,
+    _worked_example(_FIRST, 1, _FIRST_BIS),
+    _worked_example(_SECOND, 2, _SECOND_BIS),
+    Statement(
+        "bis_is_a_covariance",
+        "p(1-p) R = Cov_j(y_j, s_j)",
+        "enumeration",
+        exact=lambda: score_identities.bis_covariance(_rollout(_FIRST))[0],
+        oracle=_covariance_of_pairs,
+        simulate=_simulated_covariance,
+    ),
+    # What the hard label explains of the score, and what it does not.
+    Statement(
+        "variance_splits",
+        "Var s = p(1-p)R^2 + p Var+(s)",
+        "enumeration",
+        exact=_variance_parts,
+        oracle=lambda: half_mean_squared_difference(np.array(_SECOND) / 16),
+        simulate=_simulated_variance,
+    ),
+    Statement(
+        "break_even",
+        "break-even R, p .4, alpha .05",
+        "enumeration",
+        exact=lambda: score_identities.break_even_reliability(0.4, 0.05),
+        oracle=_bisected_break_even,
+        note="mixed rollouts below it rank below every perfect one",
+    ),
 )

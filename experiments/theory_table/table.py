@@ -7,20 +7,16 @@ import hashlib
 import importlib
 import textwrap
 import zlib
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from experiments.console import shared
+from experiments.store.experiment import ExperimentOptions, complete
 from experiments.store.provenance import versions
-from experiments.store.results import (
-    Result,
-    append_results,
-    cell_key,
-    read_results,
-    store_path,
-)
+from experiments.store.results import Result, store_path
 
 EXPERIMENT = "theory"
 
@@ -41,7 +37,7 @@ _ROOT = Path(__file__).parents[2]
 
 
 @dataclasses.dataclass(frozen=True)
-class Options:
+class Options(ExperimentOptions):
     """Every statement of the theory, four ways: the paper's number, ours, an oracle's
     and a simulation's.
 
@@ -53,16 +49,16 @@ class Options:
     Example: mprm run theory
 
     Attributes:
-        output: Folder of the results store; the rows go to theory.jsonl in it.
         draws: Random draws behind each simulated number.
-        seed: Of the simulations.
-        json: Print one JSON object to stdout, everything else to stderr.
     """
 
-    output: Path = Path("runs/results")
     draws: int = 200_000
-    seed: int = 0
-    json: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        # Fewer leave too few of the rarer counts.
+        if self.draws < 10_000:
+            raise ValueError(f"draws must be at least 10000, not {self.draws}")
 
 
 OPTIONS = Options
@@ -70,11 +66,6 @@ OPTIONS = Options
 
 def run(options: Options) -> None:
     """Compute what is missing, store it, print the table."""
-    if options.draws < 10_000:
-        # Fewer leave too few of the rarer counts.
-        raise shared.UsageError(f"--draws must be at least 10000, not {options.draws}")
-    if options.seed < 0:
-        raise shared.UsageError(f"--seed must be at least 0, not {options.seed}")
     results = compute(options)
     rows = [result.metrics for result in results]
     if options.json:
@@ -89,38 +80,20 @@ def run(options: Options) -> None:
 
 
 def compute(options: Options) -> list[Result]:
-    """All rows in the order of the table, those in the store as they are there.
-
-    A row of other code than this is computed again.
+    """All rows in the order of the table; one of other code than this is computed
+    again.
     """
-    made_by = versions() | {"theory": fingerprint()}
-    cells = {
-        (heading, statement.__name__): statement
-        for heading, path in _SECTIONS.items()
-        for statement in importlib.import_module(path).STATEMENTS
-    }
-    stored = {
-        result.key: result
-        for result in read_results(options.output, EXPERIMENT)
-        if result.versions == made_by
-    }
-    found = []
-    with shared.progress("theory", len(cells), "statements") as tick:
-        for done, ((heading, name), statement) in enumerate(cells.items()):
+    cells = []
+    for heading, path in _SECTIONS.items():
+        for statement in importlib.import_module(path).STATEMENTS:
+            name = statement.name
             config = {"section": heading, "statement": name, "draws": options.draws}
-            result = stored.get(cell_key(config, options.seed))
-            if result is None:
-                # Each statement has a stream of its own: rows do not depend on which
-                # others are computed.
-                rng = np.random.default_rng([options.seed, zlib.crc32(name.encode())])
-                row = statement(rng, options.draws)
-                result = Result(
-                    EXPERIMENT, config, options.seed, row.metrics(), made_by
-                )
-                append_results(options.output, [result])
-            found.append(result)
-            tick(done + 1)
-    return found
+            # Each statement has a stream of its own: rows do not depend on which
+            # others are computed.
+            rng = np.random.default_rng([options.seed, zlib.crc32(name.encode())])
+            cells.append((config, partial(statement.row, rng, options.draws)))
+    made_by = versions() | {"theory": fingerprint()}
+    return complete(options, EXPERIMENT, cells, "statements", made_by)[0]
 
 
 def fingerprint() -> str:

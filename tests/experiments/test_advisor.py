@@ -7,12 +7,19 @@ import msgspec
 import numpy as np
 import pytest
 
-from experiments.map.advisor import TARGETS, fit_advisor, validate, world_inputs
-from experiments.map.design import AXES, RegimeWorld, design, design_json
-from experiments.map.features import between_share, corpus_measures, inputs
+from experiments.map.advisor import (
+    TARGETS,
+    between_share,
+    corpus_measures,
+    fit_advisor,
+    inputs,
+    validate,
+    world_inputs,
+)
+from experiments.map.design import ARMS, AXES, RegimeWorld, design, design_json
 from experiments.map.report import advisor_tests, cross_validation
-from experiments.map.run import ARMS, gains, world_of
-from experiments.map.worlds import read_worlds
+from experiments.map.run import world_of
+from experiments.map.worlds import gains, read_worlds
 from experiments.store.results import Result
 from sim.corpus.draw import sample_with_latent
 from sim.corpus.sources import Source

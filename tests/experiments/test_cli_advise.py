@@ -8,8 +8,7 @@ import pytest
 
 from experiments.cli.advise import KEEP_RATIOS, REFERENCE, load_advisor
 from experiments.map.advisor import fit_advisor
-from experiments.map.design import AXES
-from experiments.map.run import ARMS
+from experiments.map.design import ARMS, AXES
 from experiments.store.results import Result, append_results, store_path
 from mprm_jax.data.problems import DataError
 from tests.cli import run

@@ -5,7 +5,7 @@ import pytest
 
 from experiments.map import run as regimes
 from experiments.map.advisor import TARGETS
-from experiments.map.design import design
+from experiments.map.design import ARMS, design
 from experiments.map.report import advisor_tests, sign_counts
 from experiments.map.worlds import read_worlds
 from experiments.store.results import read_results
@@ -59,7 +59,7 @@ def made_up_world(regime, seed, seeds):
     base = rng.normal(0.7, 0.01, seeds)
     arms = {
         name: {"micro_f1": (base + (0.01 - 0.03 * seed) * i).tolist()}
-        for i, name in enumerate(regimes.ARMS)
+        for i, name in enumerate(ARMS)
     }
     measures = {
         "mixed_share": axes["mixed_share"],

@@ -8,9 +8,9 @@ import pytest
 from experiments.corpora.corpus_models import coverage, per_source
 from experiments.store.paired import compare
 from experiments.store.results import Result, read_results
-from experiments.students import alpha, labels, mc_budget, plateau, rules, ties
-from experiments.students.plateau import fit_laws
-from experiments.students.runs import Arm, choose_rows, run_arms, run_cells
+from experiments.students import sweeps
+from experiments.students.arms import Arm
+from experiments.students.runs import VARIANTS, choose_rows, run_arms, run_cells
 from experiments.students.worlds import (
     World,
     corpus_of_mixed_share,
@@ -96,35 +96,31 @@ def test_tie_variants_keep_what_they_say():
     score = bis(rollouts, 0.05)
 
     def rows(variant, keep=0.5):
-        return ties.choose(problem, Arm(variant, keep))[0]
+        return choose_rows(problem, Arm(variant, keep))[0]
 
     plain = rows("bis")
     assert len(plain) == len(rows("bis-random-filler")) == len(rows("bis-file"))
     above = np.flatnonzero(score > 0.05)
-    for variant in ties.VARIANTS[:-2]:
-        if variant != "bis-no-filler":
-            assert set(above) <= set(rows(variant)), variant
+    for variant in VARIANTS:
+        assert set(above) <= set(rows(variant)), variant
     assert set(rows("bis-no-filler")) == set(above)
     assert not np.any(negative[rows("bis-perfect-filler")])
     ease = problem.steps.ease_S[rollouts.offsets[:-1]]
     easy, hard = rows("bis-easy-first"), rows("bis-hard-first")
     assert ease[easy].mean() > ease[hard].mean()
     assert np.all(mixed[rows("bis-no-filler")])
-    kept, filler = ties.choose(problem, Arm("bis-file", 0.5))
+    kept, filler = choose_rows(problem, Arm("bis-file", 0.5))
     assert filler == np.mean(~mixed[kept]) > 0.5
-    np.testing.assert_array_equal(
-        rows("random"), choose_rows(problem, Arm("random", 0.5))[0]
-    )
 
 
-@pytest.mark.parametrize("module", [alpha, labels, plateau, rules, ties, mc_budget])
-def test_every_contrast_singles_out_two_arms_of_the_experiment(module):
-    world = worlds()["scarce"]
-    if module is mc_budget:
-        arms = module.arms(module.at_budget(world, 8))
-    else:
-        arms = module.arms(True) if module is rules else module.arms()
-    assert len(set(arms)) == len(arms)
+SWEEPS = ("RULES", "LABELS", "ALPHA", "MC_BUDGET", "TIES", "PLATEAU")
+
+
+@pytest.mark.parametrize("name", SWEEPS)
+def test_every_contrast_singles_out_two_arms_of_the_experiment(name):
+    sweep = getattr(sweeps, name)
+    arms = sweep.arms_of(sweep.variants(worlds()["scarce"])[0], "full")
+    assert len({arm.name for arm in arms}) == len(arms)
     rng = np.random.default_rng(0)
     results = [
         Result(
@@ -135,8 +131,8 @@ def test_every_contrast_singles_out_two_arms_of_the_experiment(module):
         )
         for arm in arms
     ]
-    contrasts = module.contrasts()
-    assert len(compare(results, contrasts)) == len(contrasts) > 0
+    assert len(compare(results, sweep.contrasts)) == len(sweep.contrasts) > 0
+    assert {*sweep.small, *sweep.full} <= set(worlds())
 
 
 def test_the_law_with_a_floor_is_told_from_equation_4():
@@ -149,7 +145,7 @@ def test_the_law_with_a_floor_is_told_from_equation_4():
         }
         arm = {"rule": "random", "labels": "hard-0"}
         cells.append(Result("plateau", {"arm": arm}, 0, metrics))
-    laws = fit_laws(cells)
+    laws = sweeps.fit_laws(cells)
     assert laws["exact"]["coefficients"][0] == pytest.approx(0.02, rel=1e-6)
     assert laws["exact"]["rms_left_out"] < 1e-9 < 1e-3 < laws["eq4"]["rms_left_out"]
 

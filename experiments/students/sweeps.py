@@ -1,0 +1,541 @@
+"""The experiments with simulated students: their worlds, arms and contrasts as data.
+
+Each answers a question of the paper, and was written down before it was run.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from experiments.console import shared
+from experiments.console.tables import format_table
+from experiments.store.experiment import SizedOptions, complete
+from experiments.store.paired import Comparison, Contrast, compare
+from experiments.store.results import Result, read_results
+from experiments.students.arms import Arm
+from mprm_jax.data.problems import DataError
+from theory.selection import RULE_NAMES
+
+if TYPE_CHECKING:
+    from experiments.students.worlds import World
+
+# Keep ratios of the paper's Table 4, and one below.
+KEEP_RATIOS = (0.02, 0.05, 0.1, 0.15, 0.25, 0.35, 0.5)
+
+
+@dataclasses.dataclass(frozen=True)
+class Sweep:
+    """An experiment: arms in worlds, and what is to be compared.
+
+    Attributes:
+        name: in the results store.
+        OPTIONS: its options; their docstring is its help.
+        arms: in every world, or a function of the world.
+        contrasts: comparisons, corrected together.
+        small: names of the worlds of the small size.
+        full: those of the full size; none: every named world.
+        full_arms: arms of the full size alone, beside the others.
+        variants: worlds that take a named world's place.
+        checkpoints: updates after which students are evaluated too.
+        finish: called with the options and the names of the worlds after the report.
+    """
+
+    name: str
+    OPTIONS: type[SizedOptions]
+    arms: Sequence[Arm] | Callable[[World], Sequence[Arm]]
+    contrasts: Sequence[Contrast]
+    small: Sequence[str]
+    full: Sequence[str] = ()
+    full_arms: Sequence[Arm] = ()
+    variants: Callable[[World], Sequence[World]] = lambda world: [world]
+    checkpoints: Sequence[int] | None = None
+    finish: Callable[[SizedOptions, Sequence[str]], None] | None = None
+
+    def run(self, options: SizedOptions) -> None:
+        """Run the cells that the store lacks, and print the report.
+
+        Raises:
+            DataError: a world cannot be simulated.
+        """
+        # Imported here: JAX and scipy would slow down --help.
+        from experiments.students.runs import run_cells
+        from experiments.students.worlds import worlds
+
+        small = options.size == "small"
+        names = self.small if small else self.full or list(worlds())
+        plan = [
+            (world, self.arms_of(world, options.size))
+            for name in names
+            for world in self.variants(worlds()[name])
+        ]
+        ran = before = 0
+        total = sum(len(arms) for _, arms in plan)
+        with shared.progress(self.name, total, "cells") as tick:
+            for world, arms in plan:
+                try:
+                    ran += run_cells(
+                        options.output,
+                        self.name,
+                        world,
+                        arms,
+                        seed=options.seed,
+                        checkpoints=self.checkpoints,
+                        tick=lambda done, start=before: tick(start + done),
+                    )
+                except ValueError as error:
+                    raise DataError(f"world {world.name}: {error}") from error
+                before += len(arms)
+                tick(before)
+        self._report(options, ran)
+        if self.finish is not None:
+            self.finish(options, names)
+
+    def arms_of(self, world: World, size: str) -> list[Arm]:
+        """The arms of a world at a size."""
+        arms = self.arms(world) if callable(self.arms) else self.arms
+        return [*arms, *(self.full_arms if size == "full" else ())]
+
+    def _report(self, options: SizedOptions, ran: int) -> None:
+        """Every arm of every world and every comparison of the options' seed, as tables
+        or as JSON.
+        """
+        results = [
+            result
+            for result in read_results(options.output, self.name)
+            if "arm" in result.config and result.seed == options.seed
+        ]
+        comparisons = compare(results, self.contrasts)
+        if options.json:
+            report = {
+                "experiment": self.name,
+                "seed": options.seed,
+                "cells": len(results),
+                "ran": ran,
+                "comparisons": [_comparison_json(c) for c in comparisons],
+            }
+            shared.print_json(report)
+            return
+        for world in dict.fromkeys(r.config["world"]["name"] for r in results):
+            print(f"\n{self.name}, world {world}: mean over the seeds\n")
+            rows = [r for r in results if r.config["world"]["name"] == world]
+            print(format_table(_ARM_COLUMNS, [_arm_row(row) for row in rows]))
+        if comparisons:
+            print("\nmicro-F1, paired by seed, 95 % intervals, Holm-corrected:\n")
+            rows = [_comparison_row(comparison) for comparison in comparisons]
+            print(format_table(_COMPARISON_COLUMNS, rows))
+        print(
+            f"\n{ran} cells run, {len(results)} of seed {options.seed} in the store: "
+            f"{options.output}"
+        )
+
+
+# --- the report -----------------------------------------------------------------------
+
+_ARM_COLUMNS = (
+    "arm", "micro-F1", "AUROC", "excess", "updates", "mixed%", "false+%", "tied%",
+)  # fmt: skip
+_COMPARISON_COLUMNS = ("claim", "world", "difference", "95 % interval", "Holm p", "")
+
+
+def _arm_row(result: Result) -> tuple[str, ...]:
+    metrics, subset = result.metrics, result.metrics["subset"]
+    return (
+        Arm(**result.config["arm"]).name,
+        *(f"{np.mean(metrics[k]):.4f}" for k in ("micro_f1", "auroc", "excess_risk")),
+        f"{subset.get('updates', 0):.0f}",
+        f"{100 * subset['mixed_share']:.1f}",
+        f"{100 * subset['wrong_positives']:.1f}",
+        f"{100 * subset.get('tied_share', 0):.0f}",
+    )
+
+
+def _comparison_row(comparison: Comparison) -> tuple[str, ...]:
+    interval = comparison.interval
+    return (
+        comparison.claim,
+        comparison.world,
+        f"{interval.mean:+.4f}",
+        f"[{interval.low:+.4f}, {interval.high:+.4f}]",
+        f"{comparison.adjusted_p:.2g}",
+        comparison.verdict,
+    )
+
+
+def _comparison_json(comparison: Comparison) -> dict[str, Any]:
+    return {
+        "claim": comparison.claim,
+        "world": comparison.world,
+        **comparison.interval._asdict(),
+        "adjusted_p": comparison.adjusted_p,
+        "verdict": comparison.verdict,
+    }
+
+
+# --- rules ----------------------------------------------------------------------------
+
+
+class RulesOptions(SizedOptions):
+    """Which rule's subset teaches a student best?
+
+    Every rule of mprm select at keep ratios from 2 to 50 %, at equal rollouts and (full
+    size) at equal steps, beside all data, all data with clean labels, and the Bayes
+    rule. 20 paired seeds per world.
+
+    Example: mprm run rules --size small
+    """
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:g} %"
+
+
+def _subset(rule: str, keep_ratio: float) -> dict[str, Any]:
+    """An arm of the rules: hard labels, a budget of rollouts."""
+    labels = {"labels": "hard-0", "unit": "rollouts"}
+    return {"rule": rule, "keep_ratio": keep_ratio} | labels
+
+
+_FULL = {"rule": "full", "labels": "hard-0"}
+
+
+def _rule_contrast(better: str, worse: str, names: str, keep: float) -> Contrast:
+    claim = f"{names} at {_percent(keep)}"
+    return Contrast(claim, _subset(better, keep), _subset(worse, keep))
+
+
+# Tables 2 and 4 of the paper.
+RULES = Sweep(
+    "rules",
+    RulesOptions,
+    arms=[
+        Arm("bayes"),
+        Arm("full"),
+        Arm("full", labels="clean"),
+        *(Arm(rule, keep) for rule in RULE_NAMES for keep in KEEP_RATIOS),
+    ],
+    full_arms=[
+        Arm(rule, keep, unit="steps")
+        for rule in RULE_NAMES
+        # These do not keep a prefix of a ranking.
+        if rule not in ("ccs", "step-matched-random")
+        for keep in KEEP_RATIOS
+    ],
+    contrasts=[
+        contrast
+        for keep in (0.05, 0.1, 0.25, 0.5)
+        for contrast in (
+            _rule_contrast("bis", "random", "BIS > Random", keep),
+            _rule_contrast("bis", "mixed", "BIS > Mixed", keep),
+            Contrast(f"BIS {_percent(keep)} > full data", _subset("bis", keep), _FULL),
+        )
+    ]
+    + [
+        _rule_contrast("mixed", "random", "Mixed > Random", 0.25),
+        _rule_contrast("low-mc", "random", "Low-MC > Random", 0.25),
+        _rule_contrast("mixed", "low-mc", "Mixed > Low-MC", 0.25),
+        _rule_contrast("random", "reliable", "Random > Reliable", 0.25),
+    ],
+    small=("scarce", "plentiful-lenient"),
+)
+
+# --- labels ---------------------------------------------------------------------------
+
+
+class LabelsOptions(SizedOptions):
+    """Which labels teach best: 1[K > 0], 1[K > 1], 1[K > 2], K/N, or the counts?
+
+    "counts" is the beta-binomial likelihood of K; "clean", the truth, is the upper
+    bound. On all data, Random-25 %, BIS-25 % and BIS-10 %; 20 paired seeds.
+
+    Example: mprm run labels --size small
+    """
+
+
+# Table 2 of the paper.
+LABELS = Sweep(
+    "labels",
+    LabelsOptions,
+    arms=[Arm("bayes")]
+    + [
+        Arm(rule, keep, labels=kind)
+        for rule, keep in (("full", 1.0), ("random", 0.25), ("bis", 0.25), ("bis", 0.1))
+        for kind in ("hard-0", "hard-1", "hard-2", "soft", "counts", "clean")
+    ],
+    # Its order on all data, and what else a label could be.
+    contrasts=[
+        Contrast(
+            claim, {"rule": "full", "labels": better}, {"rule": "full", "labels": worse}
+        )
+        for claim, better, worse in (
+            ("1[K > 0] > 1[K > 1]", "hard-0", "hard-1"),
+            ("1[K > 1] > 1[K > 2]", "hard-1", "hard-2"),
+            ("1[K > 2] > soft", "hard-2", "soft"),
+            ("1[K > 0] > soft", "hard-0", "soft"),
+            ("counts > 1[K > 0]", "counts", "hard-0"),
+            ("clean > 1[K > 0]", "clean", "hard-0"),
+        )
+    ],
+    small=("scarce", "lenient", "strict", "judged"),
+)
+
+# --- alpha ----------------------------------------------------------------------------
+
+
+class AlphaOptions(SizedOptions):
+    """Which alpha should BIS have at which keep ratio?
+
+    alpha from 0 to 0.5 at keep ratios from 2 to 50 %, beside Random; 20 paired seeds.
+    At alpha = 0 rollouts that are not mixed score 0 and come last.
+
+    Example: mprm run alpha --size small
+    """
+
+
+# Table 5 of the paper.
+ALPHA = Sweep(
+    "alpha",
+    AlphaOptions,
+    arms=[Arm("random", keep) for keep in KEEP_RATIOS]
+    + [
+        Arm("bis", keep, alpha)
+        for keep in KEEP_RATIOS
+        for alpha in (0.0, 0.02, 0.05, 0.08, 0.1, 0.2, 0.5)
+    ],
+    # The default against its neighbours in the table, and the extremes.
+    contrasts=[
+        Contrast(
+            f"alpha .05 > {other:g} at {_percent(keep)}",
+            {"rule": "bis", "alpha": 0.05, "keep_ratio": keep},
+            {"rule": "bis", "alpha": other, "keep_ratio": keep},
+        )
+        for keep in (0.05, 0.1, 0.25)
+        for other in (0.0, 0.02, 0.08, 0.2, 0.5)
+    ],
+    small=("scarce", "plentiful"),
+)
+
+# --- mc_budget ------------------------------------------------------------------------
+
+
+class McBudgetOptions(SizedOptions):
+    """Many rollouts with few continuations, or few rollouts with many?
+
+    80,000 continuations per step position are spent on 40,000 rollouts with N = 2 up
+    to 2,500 with N = 32. Students train on everything (updates grow with the rollouts),
+    and on 1,250 rollouts that a rule chooses (equal updates). 20 paired seeds.
+
+    Example: mprm run mc_budget --size small
+    """
+
+
+def at_budget(world: World) -> list[World]:
+    """The world at each N, with so many rollouts that N times rollouts is the same."""
+    laws = [
+        dataclasses.replace(world.law, trials=trials, rollouts=80_000 // trials)
+        for trials in (2, 4, 8, 16, 32)
+    ]
+    return [
+        dataclasses.replace(world, name=f"{world.name}, N = {law.trials}", law=law)
+        for law in laws
+    ]
+
+
+def _budget_arms(world: World) -> list[Arm]:
+    # Half of the rollouts with N = 32, at every N.
+    keep_ratio = 1250 / world.law.rollouts
+    return [
+        *(Arm("full", labels=kind) for kind in ("hard-0", "soft", "counts", "clean")),
+        *(Arm(rule, keep_ratio) for rule in ("random", "bis", "mixed", "low-mc")),
+    ]
+
+
+MC_BUDGET = Sweep(
+    "mc_budget",
+    McBudgetOptions,
+    arms=_budget_arms,
+    contrasts=[
+        Contrast("BIS > Random, 1,250 rollouts", {"rule": "bis"}, {"rule": "random"}),
+        Contrast("BIS, 1,250 > all", {"rule": "bis"}, _FULL),
+        Contrast("counts > 1[K > 0], all", {"rule": "full", "labels": "counts"}, _FULL),
+    ],
+    small=("scarce", "lenient"),
+    full=("scarce", "plentiful", "lenient", "strict", "judged"),
+    variants=at_budget,
+)
+
+# --- ties -----------------------------------------------------------------------------
+
+
+class TiesOptions(SizedOptions):
+    """What do ties decide, and does it matter?
+
+    Every perfect and every all-negative rollout scores exactly alpha. Arms: BIS with
+    ties by content, by file order, and by files that list easy or hard rollouts first;
+    with all-negative rollouts scored 0; and, with the mixed rollouts that BIS chooses,
+    no filler at all, random filler, only perfect or only all-negative filler. Keep
+    ratios below, at and above the mixed share; 20 paired seeds.
+
+    Example: mprm run ties --size small
+    """
+
+
+# "bis-..." of experiments.students.runs.VARIANTS.
+_TIE_RULES = (
+    "bis",
+    "bis-file",
+    "bis-easy-first",
+    "bis-hard-first",
+    "bis-all-negative-0",
+    "bis-no-filler",
+    "bis-random-filler",
+    "bis-perfect-filler",
+    "bis-all-negative-filler",
+    "mixed",
+    "random",
+)
+
+TIES = Sweep(
+    "ties",
+    TiesOptions,
+    # Below, at, and above the mixed share of the scarce world (7.67 %).
+    arms=[
+        Arm(rule, keep)
+        for keep in (0.02, 0.05, 0.0767, 0.1, 0.25)
+        for rule in _TIE_RULES
+    ],
+    contrasts=[
+        Contrast(
+            f"BIS > {rule} at {_percent(keep)}",
+            {"rule": "bis", "keep_ratio": keep},
+            {"rule": rule, "keep_ratio": keep},
+        )
+        for keeps, rules in (
+            ((0.1, 0.25), _TIE_RULES[1:]),
+            ((0.02, 0.05, 0.0767), ("mixed", "random")),
+        )
+        for keep in keeps
+        for rule in rules
+    ],
+    small=("scarce", "judged"),
+)
+
+# --- plateau --------------------------------------------------------------------------
+
+
+class PlateauOptions(SizedOptions):
+    """How much data does a student need, and is it data or updates that it lacks?
+
+    Random subsets from 5 to 75 % in a single pass and with as many updates as all data
+    gets; beside them BIS, Mixed, Low-MC and Reliable at 25 %, each with its learning
+    curve. Excess risk is fitted by Eq. 4 and by the exact law with a noise floor. 20
+    paired seeds.
+
+    Example: mprm run plateau --size small
+    """
+
+
+def fit_laws(results: Sequence[Result]) -> dict[str, Any]:
+    """Eq. 4 and the law with a floor, fitted to the excess risk of a world's arms.
+
+    Eq. 4: ``C_data N^(-1/2) + C_opt T^(-1/2)``; the exact law of logistic regression on
+    noisy labels: ``floor + c / N + c' / T``; N steps, T updates, all coefficients >= 0.
+
+    Returns:
+        per law the coefficients, the root mean square residual, and that of predicting
+        each arm from the others.
+    """
+    arms = [
+        r.metrics
+        for r in results
+        if r.config["arm"]["rule"] in ("random", "full")
+        and r.config["arm"]["labels"] == "hard-0"
+    ]
+    steps = np.array([m["subset"]["steps"] for m in arms])
+    updates = np.array([m["subset"]["updates"] for m in arms])
+    excess = np.array([np.mean(m["excess_risk"]) for m in arms])
+    terms = {
+        "eq4": np.stack([steps**-0.5, updates**-0.5], axis=1),
+        "exact": np.stack([np.ones(len(arms)), 1 / steps, 1 / updates], axis=1),
+    }
+    return {name: _nonnegative_fit(x, excess) for name, x in terms.items()} | {
+        "steps": steps.tolist(),
+        "updates": updates.tolist(),
+        "excess": excess.tolist(),
+    }
+
+
+def _nonnegative_fit(x: np.ndarray, y: np.ndarray) -> dict[str, Any]:
+    from scipy.optimize import nnls
+
+    coefficients, norm = nnls(x, y)
+    others = ~np.eye(len(y), dtype=bool)
+    left_out = [
+        y[i] - x[i] @ nnls(x[others[i]], y[others[i]])[0] for i in range(len(y))
+    ]
+    return {
+        "coefficients": coefficients.tolist(),
+        "rms": float(norm / np.sqrt(len(y))),
+        "rms_left_out": float(np.sqrt(np.mean(np.square(left_out)))),
+    }
+
+
+def _fit_and_print(options: SizedOptions, names: Sequence[str]) -> None:
+    """Fit, store and print the laws of each world's excess risk."""
+    results = [
+        result
+        for result in read_results(options.output, PLATEAU.name)
+        if "arm" in result.config and result.seed == options.seed
+    ]
+    cells = []
+    for name in names:
+        laws = fit_laws([r for r in results if r.config["world"]["name"] == name])
+        config = {"fit": "excess risk", "world": {"name": name}}
+        cells.append((config, lambda laws=laws: laws))
+        if not options.json:
+            eq4, exact = laws["eq4"], laws["exact"]
+            floor = exact["coefficients"][0]
+            print(
+                f"\n{name}: excess risk, root mean square error of an arm predicted "
+                f"from the others: Eq. 4 {eq4['rms_left_out']:.4f} nats, floor + 1/N "
+                f"{exact['rms_left_out']:.4f} nats (floor {floor:.4f})"
+            )
+    complete(options, PLATEAU.name, cells, "fits")
+
+
+_PLATEAU_RATIOS = (0.05, 0.1, 0.15, 0.25, 0.35, 0.5, 0.75)
+
+# Figures 1 and 2 of the paper; the single arms are those of Figure 2c.
+PLATEAU = Sweep(
+    "plateau",
+    PlateauOptions,
+    arms=[
+        Arm("full"),
+        Arm("full", labels="clean"),
+        *(
+            Arm("random", keep, matched=matched)
+            for matched in (False, True)
+            for keep in _PLATEAU_RATIOS
+        ),
+        *(Arm(rule, 0.25) for rule in ("bis", "mixed", "low-mc", "reliable")),
+        Arm("bis", 0.1),
+        Arm("bis", 0.25, matched=True),
+    ],
+    contrasts=[
+        Contrast(
+            f"full > Random-{_percent(keep)}{', matched updates' * matched}",
+            _FULL,
+            {"rule": "random", "keep_ratio": keep, "matched": matched},
+        )
+        for matched in (False, True)
+        for keep in _PLATEAU_RATIOS
+    ],
+    small=("scarce",),
+    full=("scarce", "plentiful", "lenient", "judged", "centred", "chained"),
+    # 1,250 updates are one pass over everything; denser where curves bend.
+    checkpoints=(8, 16, 32, 63, 94, 125, 188, 250, 313, 438, 625, 875, 1250),
+    finish=_fit_and_print,
+)
