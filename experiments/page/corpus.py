@@ -11,7 +11,7 @@ from typing import Literal
 import msgspec
 import numpy as np
 
-from experiments.grid.demo_results import arm_order
+from experiments.grid.results import rule_order
 from experiments.store.manifests import InputFile, typed
 from mprm_jax.data.corpus import Corpus, read_corpus, usable_rollouts
 from mprm_jax.data.outputs import MANIFEST_SUFFIX, manifest_path, read_manifest
@@ -222,7 +222,7 @@ def _read_subsets(folder: Path, corpus: Corpus) -> dict[str, Subset]:
     if not of_bis:
         raise DataError(f"{folder}: no manifest of a subset kept by bis")
     chosen: dict[str, Subset] = {}
-    for subset in sorted(subsets, key=lambda s: (arm_order(s.rule), s.seed)):
+    for subset in sorted(subsets, key=lambda s: (rule_order(s.rule), s.seed)):
         if subset.keep_ratio == min(of_bis):
             chosen.setdefault(subset.rule, subset)
     return chosen
