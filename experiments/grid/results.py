@@ -490,8 +490,8 @@ def arm_name(arm: Arm, outcome: Outcome) -> str:
     """How people call an arm; settings that all arms share are left out."""
     parts = [NAMES.get(arm.rule, arm.rule)]
     several = outcome.experiment == SELECTION or len(outcome.keep_ratios) > 1
-    if arm.is_rule and arm.keep_ratio is not None and several:
-        parts.append(f"{100 * arm.keep_ratio:g} %")
+    if arm.selects and arm.keep_ratio is not None and several:
+        parts.append(percent(arm.keep_ratio))
     name = [" ".join(parts)]
     if arm.rule in RULES_WITH_ALPHA and outcome.alphas != [DEFAULT_ALPHA]:
         name.append(f"alpha {arm.alpha:g}")

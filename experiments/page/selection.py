@@ -69,11 +69,7 @@ def gather_page(folder: Path) -> SelectionPage:
     run = read_grid(folder)
     (outcome,) = run.outcomes
     rows = [
-        # The sign stays with its number where the chart breaks lines.
-        charts.Difference(
-            arm_name(gap.arm, outcome).replace(" %", "\N{NO-BREAK SPACE}%"),
-            gap.difference,
-        )
+        charts.Difference(arm_name(gap.arm, outcome), gap.difference)
         for gap in outcome.gaps
     ]
     return SelectionPage(
