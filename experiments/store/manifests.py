@@ -83,7 +83,10 @@ def write_run_manifest(folder: Path, run: RunManifest) -> None:
     path = folder / RUN_MANIFEST
     commands = list(run.commands)
     if path.exists():
-        earlier = read_run_manifest(folder)
+        try:
+            earlier = read_run_manifest(folder)
+        except DataError as error:
+            raise DataError(f"{error}; choose another --output") from None
         if earlier.experiment != run.experiment:
             raise DataError(
                 f"{path}: is of {earlier.experiment or 'another kind of run'}, not of "
