@@ -7,8 +7,10 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from experiments.grid.results import answers, arm_name, gather, rows
-from experiments.grid.tables import duration, told
+from experiments.grid import results
+from experiments.grid.price import duration
+from experiments.grid.results import arm_name, rows, sentences
+from experiments.grid.tables import told
 from experiments.page.selection import is_selection_run, write_selection_report
 from experiments.store.results import Result, append_results
 from mprm_jax.data.problems import DataError
@@ -21,6 +23,8 @@ SETTINGS = {
     "training": {},
 }
 
+TEN = "10\N{NO-BREAK SPACE}%"
+
 MICRO_F1 = {
     ("random", 0.1): (0.60, 0.61, 0.62, 0.60),
     ("random", 0.3): (0.62, 0.63, 0.64, 0.62),
@@ -29,6 +33,17 @@ MICRO_F1 = {
     ("mixed", 0.1): (0.55, 0.57, 0.56, 0.56),
     ("full", 1.0): (0.66, 0.66, 0.67, 0.65),
 }
+
+
+def gather(cells):
+    """The only world of the cells."""
+    (outcome,) = results.gather(cells)
+    return outcome
+
+
+def words(outcome):
+    """What is printed, without its line breaks."""
+    return " ".join(told([outcome]).split())
 
 
 def arm(rule, keep_ratio, threshold: float | None = 0.0):
@@ -97,9 +112,10 @@ def test_each_rule_is_paired_with_random_at_its_own_ratio(cells):
         ("mixed", 0.1): "behind",
         ("bis", 0.3): "open",
     }
-    first, second = answers(outcome)
-    assert first.startswith("BIS 10 % beat Random by 0.0505 micro-F1 (4 paired seeds")
-    assert second.startswith("BIS 30 %: not decided whether it beats Random")
+    first, second = sentences(outcome)
+    assert f"BIS {TEN} beat Random by 0.051 micro-F1 (mean of 4 seeds" in first
+    assert f"Holm’s p is {gaps['bis', 0.1].adjusted_p:.2g}." in first
+    assert "not decided" in second
 
 
 def test_a_loss_is_called_one(cells):
@@ -110,7 +126,7 @@ def test_a_loss_is_called_one(cells):
     outcome = gather([*cells, *lost])
     (gap,) = (g for g in outcome.gaps if (g.arm.rule, g.arm.keep_ratio) == ("bis", 0.1))
     assert gap.verdict == "behind"
-    assert "did NOT beat Random: it lost by 0.0498" in answers(outcome)[0]
+    assert "did not beat Random: it lost by 0.050" in sentences(outcome)[0]
 
 
 def test_only_shared_seeds_are_paired_and_one_decides_nothing(cells):
@@ -128,12 +144,12 @@ def test_only_shared_seeds_are_paired_and_one_decides_nothing(cells):
     assert first.difference.seeds == 1
     assert (first.adjusted_p, first.verdict) == (None, "open")
     assert second.difference is None
-    one, none = answers(outcome)
-    assert "ended ahead of Random by 0.1000 micro-F1 in the one seed" in one
+    one, none = sentences(outcome)
+    assert "ended ahead of Random by 0.100 micro-F1 in the one seed" in one
     assert "decides nothing" in one
-    assert "no Random with the same seeds" in none
-    assert answers(gather(cells[:1])) == ["BIS was not run: nothing is said of it."]
-    assert "0.700" in told(gather(few[2:3]), [])
+    assert "no answer" in none
+    assert "BIS was not run" in sentences(gather(cells[:1]))[0]
+    assert "0.700" in words(gather(few[2:3]))
 
 
 def test_intervals_hold_the_rollouts_where_resamples_are_stored(cells):
@@ -159,7 +175,7 @@ def test_intervals_hold_the_rollouts_where_resamples_are_stored(cells):
     assert level is not None
     assert level.half_width is not None
     assert level.half_width > 1.9 * 0.04 > half
-    assert "interval over seeds and rollouts" in " ".join(told(outcome, []).split())
+    assert "interval over seeds and rollouts" in words(outcome)
 
 
 def resampled(one, width=0.001):
@@ -179,9 +195,7 @@ def test_captions_say_once_what_intervals_hold(cells, tmp_path):
     assert "its 95&nbsp;% interval over seeds and rollouts. A filled" in text
     assert '<th scope="col">95&nbsp;% over seeds and rollouts</th>' in text
     assert "interval over seeds and rollouts: how models vary" in text
-    assert "over seeds and rollouts. micro-F1" in " ".join(
-        told(gather(cells), []).split()
-    )
+    assert "over seeds and rollouts. micro-F1" in words(gather(cells))
 
 
 def test_gaps_and_levels_each_tell_what_their_own_intervals_hold(cells):
@@ -207,15 +221,13 @@ def test_equal_differences_have_no_verdict_and_still_count_in_the_correction(cel
     assert gap.difference is not None
     assert (gap.difference.half_width, gap.difference.p) == (None, None)
     assert (gap.adjusted_p, gap.verdict) == (None, "open")
-    sentence = answers(outcome)[0]
-    assert sentence.startswith("BIS 10 %: not decided whether it beats Random")
-    assert "+0.0500 micro-F1 in each of 4 paired seeds" in sentence
+    assert "not decided" in sentences(outcome)[0]
+    assert "+0.050 micro-F1 in each of 4 seeds" in words(outcome)
     (mixed,) = (g for g in outcome.gaps if g.arm.rule == "mixed")
     unadjusted = mixed.difference and mixed.difference.p
     assert unadjusted is not None
     assert mixed.adjusted_p == pytest.approx(3 * unadjusted)
     assert before[gap.arm] is not None
-    assert "each of 4 paired seeds" in " ".join(told(outcome, []).split())
 
 
 def test_one_seed_decides_nothing_whatever_its_rollouts_say():
@@ -224,12 +236,12 @@ def test_one_seed_decides_nothing_whatever_its_rollouts_say():
         resampled(one)
     outcome = gather(pair)
     assert (outcome.gaps[0].adjusted_p, outcome.gaps[0].verdict) == (None, "open")
-    assert "that decides nothing" in " ".join(answers(outcome))
+    assert "that decides nothing" in words(outcome)
 
 
 def test_tables_and_json_name_every_arm(cells):
     outcome = gather(cells)
-    text = told(outcome, [])
+    text = told([outcome])
     assert max(map(len, text.splitlines())) <= 80
     assert "0.608 ± 0.015" in text
     assert outcome.seeds == [0, 1, 2, 3]
@@ -240,7 +252,7 @@ def test_tables_and_json_name_every_arm(cells):
     thresholds[1].config["arm"]["label_threshold"] = 0.0625
     outcome = gather(thresholds)
     assert len({arm_name(one.arm, outcome) for one in outcome.arms}) == 2
-    assert "labels K/N > 0.0625" in told(outcome, [])
+    assert "labels K/N > 0.0625" in told([outcome])
 
 
 def test_the_widest_table_fits_a_terminal():
@@ -248,16 +260,17 @@ def test_the_widest_table_fits_a_terminal():
     for one in wide:
         one.config["arm"]["alpha"] = 0.05
         one.metrics.update(rollouts=565_096, updates=35_319)
-    assert max(map(len, told(gather(wide), []).splitlines())) <= 80
+    assert max(map(len, told([gather(wide)]).splitlines())) <= 80
 
 
 def test_a_foreign_cell_is_refused():
     for config, metrics in (
         ({"arm": "bis"}, {}),
+        (SETTINGS | {"arm": arm("bis", 1.5)}, {"rollouts": 1}),
         ({"world": "scarce"}, {}),
         (SETTINGS | {"arm": arm("bis", 0.1)}, {"rollouts": 1}),
     ):
-        with pytest.raises(DataError, match="no cell of mprm run selection"):
+        with pytest.raises(DataError, match="no cell of a grid"):
             gather([Result("selection", config, 0, metrics)])
 
 
@@ -274,9 +287,9 @@ def test_the_page_says_the_answer_and_escapes_names(cells, tmp_path):
     assert is_selection_run(tmp_path)
     page = tmp_path / "report.html"
     told_by_page = write_selection_report(tmp_path, page)
-    assert list(told_by_page) == answers(gather(cells))
+    assert list(told_by_page) == sentences(gather(cells))
     text = page.read_text(encoding="utf-8")
-    assert "BIS 10 % beat Random by 0.0505 micro-F1" in text
+    assert f"BIS {TEN} beat Random by 0.051 micro-F1" in text
     assert "<b>corpus</b>" not in text
     assert "&lt;b&gt;corpus" in text
     assert "<script" not in text
