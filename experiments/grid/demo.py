@@ -7,16 +7,14 @@ budgets, judge all of them against the known truth.
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Callable, Container, Sequence
 from pathlib import Path
 
-import msgspec
 import numpy as np
 
 from experiments.console import shared
-from experiments.corpora.scenes import write_world
-from experiments.corpora.simulated import MADE_HERE
+from experiments.corpora.scenes import read_truth, write_world
+from experiments.corpora.simulated import made_here
 from experiments.grid.cells import (
     Curve,
     Files,
@@ -45,7 +43,7 @@ from experiments.grid.plan import (
     plan_cells,
 )
 from experiments.store.manifests import RunManifest, write_run_manifest
-from experiments.store.provenance import versions
+from experiments.store.provenance import package_version
 from experiments.store.results import Result, read_results, store_path
 from experiments.store.write_subset import choose, write_selection
 from mprm_jax.data.batches import buckets_for
@@ -233,8 +231,9 @@ def simulate(demo: Demo) -> Inputs:
         "problems": size.problems,
         "seed": demo.seed,
     }
-    made = {"world": demo.world.name, **arguments, "mprm": versions()["mprm"]}
-    if not made.items() <= _made_here(demo.corpus).items():
+    found = made_here(demo.corpus)
+    same = {"world": demo.world.name, **arguments}.items() <= found.items()
+    if not same or found.get("versions", {}).get("mprm") != package_version():
         total = size.rollouts + size.judged + size.problems
         with shared.progress("simulating", total, "pictures") as tick:
             write_world(demo.corpus, demo.world, **arguments, tick=tick)
@@ -248,32 +247,14 @@ def simulate(demo: Demo) -> Inputs:
         name=demo.world.name,
     )
     inputs = read_inputs(usable, paths, TRAINING)
+    truth = read_truth(demo.corpus, usable.corpus)
     world = inputs.settings["world"] | {"size": demo.size, "seed": demo.seed}
     return dataclasses.replace(
         inputs,
         settings=inputs.settings | {"world": world},
-        truth=_truth(usable, demo.corpus / "truth"),
+        truth=[truth[row].correct for row in usable.row.tolist()],
         prior=benchmark / "truth.jsonl",
     )
-
-
-def _made_here(folder: Path) -> dict:
-    try:
-        manifest = json.loads((folder / MADE_HERE).read_bytes())
-        return manifest | {"mprm": manifest["versions"]["mprm"]}
-    except (OSError, ValueError, KeyError, TypeError):
-        # Nothing, or something else, is there: the world is written.
-        return {}
-
-
-def _truth(usable: Usable, folder: Path) -> list[list[int]]:
-    facts = []
-    for file in usable.corpus.files:
-        lines = (folder / file.path.name).read_bytes().splitlines()
-        facts += [msgspec.json.decode(line)["correct"] for line in lines]
-    if len(facts) != usable.rollouts.n_rollouts:
-        raise DataError(f"{folder}: not line by line the annotations")
-    return facts
 
 
 def _write_subsets(demo: Demo, usable: Usable) -> None:

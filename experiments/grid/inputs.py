@@ -12,10 +12,9 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import xxhash
 
-from experiments.corpora.simulated import MADE_HERE
+from experiments.corpora.simulated import made_here
 from experiments.store.provenance import file_sha256
 from experiments.store.results import Result
 from experiments.store.write_subset import corpus_reading
@@ -103,11 +102,12 @@ def read_inputs(usable: Usable, paths: InputPaths, training: dict[str, Any]) -> 
     if candidates is not None:
         sets = read_candidates(candidates, scored=False)
     folder = _corpus_folder(usable)
-    made = _made_here(folder)
+    made = made_here(folder)
+    synthetic = made.get("schema") == OUTPUT_SCHEMA
     settings = {
         "world": {
-            "name": paths.name or (made or {}).get("world") or folder.name,
-            "synthetic": made is not None,
+            "name": paths.name or (synthetic and made.get("world")) or folder.name,
+            "synthetic": synthetic,
             "corpus": xxhash.xxh3_128_hexdigest("".join(usable.corpus.sha256)),
             "reading": corpus_reading(usable),
             "benchmark": file_sha256(benchmark),
@@ -148,15 +148,6 @@ def _check_split(solutions: Sequence[Solution], benchmark: Path) -> None:
 def _corpus_folder(usable: Usable) -> Path:
     folder = corpus_files(usable.corpus.path)[0].path.resolve().parent
     return folder.parent if folder.name == "annotations" else folder
-
-
-def _made_here(folder: Path) -> dict[str, Any] | None:
-    """What a simulation of this package wrote beside its corpus; None: it is real."""
-    try:
-        manifest = msgspec.json.decode((folder / MADE_HERE).read_bytes(), type=dict)
-    except (OSError, msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return None
-    return manifest if manifest.get("schema") == OUTPUT_SCHEMA else None
 
 
 def _first_images(usable: Usable) -> Sequence[str]:
