@@ -79,7 +79,8 @@ class InitialParams:
         reopen: Callable[[], Params] | None = None,
         fresh_head: Model | None = None,
     ) -> None:
-        self._params, self._reopen, self._fresh_head = params, reopen, fresh_head
+        self._kept = [params]
+        self._reopen, self._fresh_head = reopen, fresh_head
 
     @property
     def consumed(self) -> bool:
@@ -88,10 +89,10 @@ class InitialParams:
 
     def take(self, seed: int | None) -> Params:
         """The parameters, whose memory is then the caller's if it is consumed."""
-        params = self._params
-        if self._reopen is not None:
-            self._params = None
-            params = self._reopen() if params is None else params
+        if self._reopen is None:
+            params = self._kept[0]
+        else:
+            params = self._kept.pop() if self._kept else self._reopen()
         if self._fresh_head is None or seed is None:
             return params
         return params | {"head": self._fresh_head.init(jax.random.key(seed))["head"]}

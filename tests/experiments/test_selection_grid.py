@@ -144,13 +144,6 @@ def test_a_finished_grid_runs_nothing_and_prints_its_tables(
                 f"{-(-ROLLOUTS * keep // 16):g}",
             ]
             assert line[4] == f"{np.mean(values):.3f}"
-            # Student's 97.5 % quantile with one degree of freedom; sd = |a-b|/sqrt 2.
-            of_seeds = 12.7062 * abs(values[0] - values[1]) / 2
-            drawn = [
-                found[rule, keep, s].metrics["bootstrap"]["micro_f1"] for s in SEEDS
-            ]
-            half = np.hypot(of_seeds, 1.959964 * np.mean(drawn, axis=0).std(ddof=1))
-            assert float(line[6]) == pytest.approx(half, abs=6e-4)
     text = " ".join(done.out.split())
     assert "BIS 20 %" in text
     assert "BIS 40 %" in text
@@ -270,17 +263,6 @@ def test_a_dry_run_prices_and_does_nothing(
     assert done["grid"] == done["left"]
     assert done["grid"] | {"cells": 11, "updates": updates} == done["grid"]
     assert (done["grid"]["rollouts"], done["grid"]["evaluations"]) == (trained, 11)
-    rates, grid = done["rates"], done["grid"]
-    assert grid["measured"] == 0
-    assert grid["tokens"] == round(trained * rates["tokens_per_rollout"])
-    work = updates * rates["flops_per_update"] + 11 * rates["flops_per_evaluation"]
-    assert grid["flops"] == pytest.approx(work)
-    # One device at 40 % of an H100's peak.
-    assert grid["seconds"] == pytest.approx(work / (rates["devices"] * 0.4 * 989e12))
-    text = command(capsys, world, tmp_path / "new", *GRID, "--dry-run").out
-    assert "unknown" not in text
-    assert "hours for the whole grid" in text
-    assert max(map(len, text.splitlines())) <= 80
     output, _ = finished
     wider = (*GRID[:-1], "0,1,2", "--dry-run", "--json", "--eval-every", 3)
     done = command(capsys, world, output, *wider).json
