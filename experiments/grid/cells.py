@@ -169,8 +169,8 @@ class GridContext:
     settings: Settings
     placement: Placement | None = None
 
-    def rows(self, cell: Cell) -> tuple[np.ndarray, float]:
-        """Rows of a cell's training set, and the share of them that ties decided.
+    def usable_rows(self, cell: Cell) -> tuple[np.ndarray, float]:
+        """Of a cell's training set, and the share of them that ties decided.
 
         Raises:
             DataError: the rule's score is undefined on this corpus.
@@ -196,14 +196,14 @@ class _Chosen:
     """The rollouts of a subset; see :class:`mprm_jax.data.loader.Source`."""
 
     context: GridContext
-    rows: np.ndarray
+    usable_rows: np.ndarray
     clean: bool
 
     def __len__(self) -> int:
-        return len(self.rows)
+        return len(self.usable_rows)
 
     def __getitem__(self, place: int) -> Example:
-        row = int(self.rows[place])
+        row = int(self.usable_rows[place])
         example = self.context.prompts[row]
         truth = self.context.inputs.truth
         if not self.clean:
@@ -213,7 +213,7 @@ class _Chosen:
 
     def where(self, place: int) -> str:
         """``file:line`` of a rollout."""
-        return self.context.source.where(int(self.rows[place]))
+        return self.context.source.where(int(self.usable_rows[place]))
 
 
 def clean_example(example: Example, correct: Sequence[int]) -> Example:
@@ -374,7 +374,7 @@ def run_cell(
         params = context.initial.take(cell.seed)
         metrics = {"rollouts": 0, "updates": 0} | _judged(context, params)
         return Result(context.experiment, config, cell.seed, metrics)
-    rows, tied = context.rows(cell)
+    rows, tied = context.usable_rows(cell)
     budget, training = context.settings(cell, rows)
     chosen = _Chosen(context, rows, clean=cell.arm.rule == CLEAN)
     record, seconds, last = _Record(folder), [], time.perf_counter()

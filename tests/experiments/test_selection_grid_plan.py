@@ -58,7 +58,7 @@ def test_random_is_paired_over_everything_but_the_seed(usable):
     context: Any = SimpleNamespace(inputs=SimpleNamespace(usable=usable))
     rows = {}
     for cell in cells:
-        chosen, _ = cells_module.GridContext.rows(context, cell)
+        chosen, _ = cells_module.GridContext.usable_rows(context, cell)
         rows.setdefault((cell.arm.keep_ratio, cell.seed), []).append(chosen)
     for (keep, seed), of in rows.items():
         direct = select(usable.rollouts, "random", keep, usable.content, seed=seed)
