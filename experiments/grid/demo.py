@@ -275,6 +275,8 @@ def _settings(cell: Cell, rows: np.ndarray) -> tuple[Budget, TrainConfig]:
         learning_rate=LEARNING_RATE,
         accumulate=ACCUMULATE,
         seed=cell.seed,
+        threads=0,
+        checkpoint_every=0,
     )
     return plan(len(rows), BATCH_SIZE), config
 

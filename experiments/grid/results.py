@@ -246,6 +246,11 @@ class Outcome:
     gaps: tuple[Gap, ...]
 
     @property
+    def cells(self) -> list[Metrics]:
+        """Of all arms."""
+        return [cell for one in self.arms for cell in one.cells.values()]
+
+    @property
     def seeds(self) -> list[int]:
         """Of all cells."""
         found = {seed for one in self.arms for seed in one.cells if seed is not None}
@@ -272,20 +277,17 @@ class Outcome:
     @property
     def sources(self) -> list[str]:
         """Benchmark sources, in the order of their names."""
-        cells = [cell for one in self.arms for cell in one.cells.values()]
-        return sorted({name for cell in cells for name in cell.per_source})
+        return sorted({name for cell in self.cells for name in cell.per_source})
 
     @property
     def gate(self) -> tuple[Gate, ...]:
         """Rows of the check that a model of clean labels passes; empty: not made."""
-        cells = [cell for one in self.arms for cell in one.cells.values()]
-        return next((of.learnability for of in cells if of.learnability), ())
+        return next((of.learnability for of in self.cells if of.learnability), ())
 
     @property
     def best_of_n(self) -> BestOfN | None:
         """Chance and oracle belong to the candidates: those of any cell."""
-        cells = [cell for one in self.arms for cell in one.cells.values()]
-        return next((of.best_of_n for of in cells if of.best_of_n is not None), None)
+        return next((of.best_of_n for of in self.cells if of.best_of_n), None)
 
     @property
     def level_covers(self) -> str:
