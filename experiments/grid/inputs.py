@@ -27,7 +27,7 @@ from mprm_jax.data.problems import DataError
 from mprm_jax.evaluate import Solution, image_root, read_benchmark
 from mprm_jax.metrics import step_scores
 from mprm_jax.metrics_summary import decide
-from mprm_jax.models.model import DESCRIPTION
+from mprm_jax.models.registry import DESCRIPTION
 
 TINY = "tiny"
 

@@ -26,6 +26,7 @@ from mprm_jax.data.render import encode_prompt, marker_id
 from mprm_jax.models.model import Params
 from mprm_jax.models.tiny import TinyConfig, TinyModule, merge_module, patchify
 
+NAME = "tiny"
 TOKENIZER = "tokenizer.json"
 WEIGHTS = "tiny_base.safetensors"
 
@@ -50,7 +51,7 @@ class TinyModel:
     @property
     def name(self) -> str:
         """Of the family."""
-        return "tiny"
+        return NAME
 
     def init(self, key: jax.Array) -> Params:
         """Random parameters, float32."""

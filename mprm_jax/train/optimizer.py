@@ -15,10 +15,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
-Params = Any
+from mprm_jax.models.model import HEAD
 
-# The subtree that holds the reward rows is called so in every model.
-HEAD = "head"
+Params = Any
 
 # Parameters that shift or scale are not shrunk; see :func:`decayed`.
 _UNDECAYED = ("bias", "scale")

@@ -14,8 +14,9 @@ import numpy as np
 
 from experiments.benchmarks.stub_model import StubModel, stub_examples
 from mprm_jax.data.batches import Batch, Bucket, Buckets, Example, buckets_for
-from mprm_jax.models.backbone import Prompting, load_backbone
+from mprm_jax.models.families import Prompting
 from mprm_jax.models.layers import Compute
+from mprm_jax.models.weights.load import load_backbone
 from mprm_jax.train import sharding, update
 from mprm_jax.train.loop import TrainConfig, train
 from mprm_jax.train.objective import Objective

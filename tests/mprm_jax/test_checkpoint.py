@@ -16,7 +16,7 @@ from experiments.benchmarks.kill_resume import (
 )
 from experiments.benchmarks.stub_model import StubModel, read_stub
 from mprm_jax.data.problems import DataError
-from mprm_jax.models.model import DESCRIPTION, model_files, read_model
+from mprm_jax.models.registry import DESCRIPTION, model_files, read_model
 from mprm_jax.train.checkpoint import (
     FOLDER,
     Progress,

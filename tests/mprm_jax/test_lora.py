@@ -7,7 +7,7 @@ import pytest
 
 from experiments.benchmarks.stub_model import StubModel
 from mprm_jax.data.problems import DataError
-from mprm_jax.models.backbone import Prompting, load_backbone
+from mprm_jax.models.families import Prompting
 from mprm_jax.models.layers import Compute
 from mprm_jax.models.lora import (
     TARGETS,
@@ -17,7 +17,8 @@ from mprm_jax.models.lora import (
     base_of,
     merged,
 )
-from mprm_jax.models.model import DESCRIPTION
+from mprm_jax.models.registry import DESCRIPTION
+from mprm_jax.models.weights.load import load_backbone
 from mprm_jax.train.checkpoint import load_model, restore_latest
 from mprm_jax.train.loop import TrainConfig, train
 from mprm_jax.train.objective import Objective, loss_sum

@@ -9,10 +9,9 @@ import pytest
 
 from mprm_jax.data.problems import DataError
 from mprm_jax.data.vision_patches import PLACE_BYTES
-from mprm_jax.models.backbone import hidden_states
+from mprm_jax.models import families
 from mprm_jax.models.layers import Compute
-from mprm_jax.models.qwen_vl import QwenVLConfig
-from mprm_jax.models.weights import tensors
+from mprm_jax.models.qwen import QwenVLConfig
 from mprm_jax.models.weights.config import read_config
 from tests.mprm_jax.backbone_folder import LAYOUTS
 
@@ -77,14 +76,14 @@ def refusal(folder):
 
 def check_computes(config):
     """The model of a configuration exists and runs, by shape alone."""
-    params = jax.eval_shape(lambda key: tensors.init(config, key), jax.random.key(0))
+    params = jax.eval_shape(lambda key: families.init(config, key), jax.random.key(0))
     vision = config.vision
     if isinstance(config, QwenVLConfig):
         shape = (2, 4 * vision.merge**2, 3 * vision.patch**2 + PLACE_BYTES)
     else:
         shape = (2, 1, 3 * vision.image**2)
     found = jax.eval_shape(
-        lambda params, tokens, images: hidden_states(
+        lambda params, tokens, images: families.hidden_states(
             config, params, tokens, images, Compute("float32")
         ),
         params,

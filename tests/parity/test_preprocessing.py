@@ -5,6 +5,7 @@ import warnings
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from mprm_jax.models.internvit import normalise
 from PIL import Image
 
 from mprm_jax.data.vision_patches import PatchGrid, patch_images
@@ -14,8 +15,7 @@ from mprm_jax.data.vision_tiles import (
     Tiling,
     tile_images,
 )
-from mprm_jax.models.internvit import normalise
-from mprm_jax.models.qwen_vision import unpack_patches
+from mprm_jax.models.qwen import unpack_patches
 from tests.parity.references import random_image
 
 with warnings.catch_warnings():

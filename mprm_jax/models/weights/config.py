@@ -7,14 +7,11 @@ from typing import Any
 
 from mprm_jax.data.problems import DataError
 from mprm_jax.models.decoder import DecoderConfig
-from mprm_jax.models.internvit import InternViTConfig
-from mprm_jax.models.internvl import InternVLConfig
-from mprm_jax.models.qwen_vision import QwenVisionConfig
-from mprm_jax.models.qwen_vl import QwenVLConfig
+from mprm_jax.models.families import BackboneConfig
+from mprm_jax.models.internvl import InternViTConfig, InternVLConfig
+from mprm_jax.models.qwen import QwenVisionConfig, QwenVLConfig
 from mprm_jax.models.rope import Rope
 from mprm_jax.models.weights.fields import Fields, read_json
-
-BackboneConfig = QwenVLConfig | InternVLConfig
 
 # model_type of each layout: what transformers writes, and InternVL's own remote code.
 # The remote code names and fuses its language model's tensors in two ways.

@@ -8,20 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from mprm_jax.models.decoder import DecoderConfig
-from mprm_jax.models.internvit import InternViTConfig
-from mprm_jax.models.internvl import InternVLConfig
-from mprm_jax.models.qwen_vision import QwenVisionConfig
-from mprm_jax.models.qwen_vl import QwenVLConfig
-from mprm_jax.models.weights.config import (
-    INTERNVL,
-    INTERNVL_CHAT_FUSED,
-    QWEN,
-    BackboneConfig,
-)
+from mprm_jax.models.internvl import InternViTConfig, InternVLConfig
+from mprm_jax.models.qwen import QwenVisionConfig
+from mprm_jax.models.weights.config import INTERNVL, INTERNVL_CHAT_FUSED, QWEN
 
 Path = tuple[str, ...]
 Arrays = tuple[np.ndarray, ...]
@@ -289,9 +283,9 @@ def _projector(config: InternVLConfig, names: tuple[str, str, str]) -> Iterator[
     yield from _dense(second, ("projector", "out"), width, width, None)
 
 
-def entries(kind: str, config: BackboneConfig) -> list[Entry]:
+def entries(kind: str, config: Any) -> list[Entry]:
     """Every tensor of a checkpoint of one layout."""
-    if isinstance(config, QwenVLConfig):
+    if kind == QWEN:
         text = _decoder(config.language, "model", "lm_head")
         return [*_qwen_vision(config.vision), *text]
     text = _decoder(config.language, "language_model.model", "language_model.lm_head")
