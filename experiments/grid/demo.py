@@ -42,7 +42,7 @@ from mprm_jax.data.outputs import OutputSet
 from mprm_jax.data.problems import DataError
 from mprm_jax.metrics_ranking import auroc
 from mprm_jax.models.model import Model, Params
-from mprm_jax.models.tiny_model import pretrained, pretraining_facts
+from mprm_jax.models.tiny import pretrained, pretraining_facts
 from sim.scenes.world import World
 from theory.scores import DEFAULT_ALPHA
 from theory.selection import RuleName, Selection

@@ -164,7 +164,7 @@ def fingerprint(model: str) -> str:
     """
     digest = xxhash.xxh3_128()
     if model == TINY:
-        from mprm_jax.models.tiny_model import WEIGHTS
+        from mprm_jax.models.tiny import WEIGHTS
 
         digest.update((resources.files("mprm_jax.models") / WEIGHTS).read_bytes())
         return digest.hexdigest()

@@ -27,8 +27,7 @@ from mprm_jax.models.families import (
 )
 from mprm_jax.models.layers import Compute, Params, fused_attention
 from mprm_jax.models.reward_head import ANSWERS, RewardHead
-
-TOKENIZER = "tokenizer.json"
+from mprm_jax.models.tokenizer import TOKENIZER, read_tokenizer
 
 
 @dataclasses.dataclass(frozen=True)
@@ -154,24 +153,6 @@ class Backbone:
     def assets(self) -> dict[str, bytes]:
         """The tokenizer, ``<prm>`` included."""
         return {TOKENIZER: self.tokenizer.to_str(pretty=True).encode()}
-
-
-def read_tokenizer(directory: Path) -> Tokenizer:
-    """The tokenizer of a folder.
-
-    Raises:
-        DataError: there is no tokenizer.json, or it is not one.
-    """
-    path = directory / TOKENIZER
-    if not path.is_file():
-        raise DataError(
-            f"{path}: not found; transformers' AutoTokenizer.from_pretrained(...)"
-            ".save_pretrained(...) writes one"
-        )
-    try:
-        return Tokenizer.from_file(str(path))
-    except Exception as error:  # The library raises nothing narrower.
-        raise DataError(f"{path}: no tokenizer ({error})") from error
 
 
 def from_description(name: str, values: dict[str, Any], folder: Path) -> Backbone:

@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 
 from mprm_jax.data.problems import DataError
-from mprm_jax.models import backbone, lora, tiny_model
+from mprm_jax.models import backbone, lora, tiny
 from mprm_jax.models.families import FAMILIES
 from mprm_jax.models.model import Model
 
@@ -49,10 +49,10 @@ def read_model(folder: Path) -> Model:
         raise DataError(f"{path}: no description of a model ({error})") from error
     if described.schema != SCHEMA:
         raise DataError(f"{path}: schema {described.schema!r}, not {SCHEMA}")
-    if described.name == tiny_model.NAME:
-        return tiny_model.from_description(described.config, folder)
+    if described.name == tiny.NAME:
+        return tiny.from_description(described.config, folder)
     if described.name not in FAMILIES:
-        known = ", ".join((tiny_model.NAME, *FAMILIES))
+        known = ", ".join((tiny.NAME, *FAMILIES))
         raise DataError(f"{path}: unknown model {described.name!r}; known: {known}")
     adapters = described.config.pop("lora", None)
     model = backbone.from_description(described.name, described.config, folder)

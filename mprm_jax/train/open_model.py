@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from mprm_jax.data.problems import DataError
-from mprm_jax.models import tiny_model
+from mprm_jax.models import tiny
 from mprm_jax.models.model import Model, Params
 from mprm_jax.models.registry import DESCRIPTION
 from mprm_jax.models.weights.load import load_backbone
@@ -22,8 +22,8 @@ def open_model(name: str) -> tuple[Model, Params]:
     Raises:
         DataError: there is none of that name.
     """
-    if name == tiny_model.NAME:
-        return tiny_model.pretrained()
+    if name == tiny.NAME:
+        return tiny.pretrained()
     folder = Path(name)
     if not folder.is_dir():
         raise DataError(f"{name}: no such model; give tiny, or a folder with weights")

@@ -15,7 +15,7 @@ from safetensors.numpy import load, save
 
 from mprm_jax.data.problems import DataError
 from mprm_jax.models.registry import DESCRIPTION, model_files, read_model
-from mprm_jax.models.tiny_model import (
+from mprm_jax.models.tiny import (
     TOKENIZER,
     TinyModel,
     pretraining_facts,

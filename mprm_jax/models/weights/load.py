@@ -12,10 +12,11 @@ import numpy as np
 from mprm_jax.data.problems import DataError
 from mprm_jax.data.vision_prompt import add_step_marker, token_id
 from mprm_jax.models import reward_head
-from mprm_jax.models.backbone import TOKENIZER, Backbone, read_tokenizer
+from mprm_jax.models.backbone import Backbone
 from mprm_jax.models.families import Prompting, with_language
 from mprm_jax.models.layers import Compute, Params, fused_attention
 from mprm_jax.models.reward_head import ANSWERS, RewardHead
+from mprm_jax.models.tokenizer import TOKENIZER, read_tokenizer
 from mprm_jax.models.weights import tensors
 from mprm_jax.models.weights.config import read_config
 
