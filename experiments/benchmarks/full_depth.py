@@ -22,8 +22,8 @@ from typing import Any
 import numpy as np
 import tyro
 
-from experiments.benchmarks.backbone_shapes import BACKBONES, BackboneName, full_config
 from experiments.console.tables import format_table
+from tests.mprm_jax.backbone_shapes import BACKBONES, BackboneName, full_config
 
 # 672 x 448 pixels: 7 tiles (6 and the thumbnail), or 364 x 532 after Qwen's resize.
 _IMAGE = (672, 448)

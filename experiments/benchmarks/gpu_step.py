@@ -74,9 +74,9 @@ class Options:
 
 def slice_config(options: Options) -> Any:
     """The backbone's shape with few layers, and a vision tower of next to nothing."""
-    from experiments.benchmarks.backbone_shapes import full_config
     from mprm_jax.models.internvl import InternViTConfig
     from mprm_jax.models.qwen import QwenVisionConfig, QwenVLConfig
+    from tests.mprm_jax.backbone_shapes import full_config
 
     config = full_config(options.backbone, options.toy)
     language = dataclasses.replace(config.language, layers=options.layers)

@@ -12,7 +12,6 @@ from typing import Any
 import jax
 import numpy as np
 
-from experiments.benchmarks.stub_model import StubModel, stub_examples
 from mprm_jax.data.batches import Batch, Bucket, Buckets, Example, buckets_for
 from mprm_jax.models.families import Prompting
 from mprm_jax.models.layers import Compute
@@ -24,6 +23,7 @@ from mprm_jax.train.optimizer import OptimizerConfig, plan
 from mprm_jax.train.run_log import read_metrics
 from mprm_jax.train.sharding import MeshShape
 from tests.mprm_jax.backbone_folder import internvl_folder, qwen_folder
+from tests.mprm_jax.stub_model import StubModel, stub_examples
 
 UPDATES = 3
 LOAD = {"prompting": Prompting(max_length=64), "compute": Compute("float32", False)}

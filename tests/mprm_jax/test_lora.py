@@ -5,7 +5,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments.benchmarks.stub_model import StubModel
 from mprm_jax.data.problems import DataError
 from mprm_jax.models.families import Prompting
 from mprm_jax.models.layers import Compute
@@ -26,6 +25,7 @@ from mprm_jax.train.optimizer import plan, split
 from tests.mprm_jax.backbone_folder import qwen_folder
 from tests.mprm_jax.quick import quick_compilation as quick_compilation
 from tests.mprm_jax.sharding_worker import random_batch, random_examples
+from tests.mprm_jax.stub_model import StubModel
 
 CONFIG = LoraConfig(rank=3, alpha=12.0)
 
