@@ -22,8 +22,8 @@ from typing import Any
 import numpy as np
 import tyro
 
-from experiments.benchmarks.backbone_shapes import BACKBONES, BackboneName, full_config
 from experiments.console.tables import format_table
+from tests.mprm_jax.backbone_shapes import BACKBONES, BackboneName, full_config
 
 # 672 x 448 pixels: 7 tiles (6 and the thumbnail), or 364 x 532 after Qwen's resize.
 _IMAGE = (672, 448)
@@ -59,7 +59,8 @@ def make_model(options: Options, name: BackboneName) -> Any:
     import jax
     from tokenizers import Tokenizer, models
 
-    from mprm_jax.models.backbone import Backbone, Prompting
+    from mprm_jax.models.backbone import Backbone
+    from mprm_jax.models.families import Prompting
     from mprm_jax.models.layers import Compute, fused_attention
     from mprm_jax.models.lora import LoraConfig, LoraModel
     from mprm_jax.models.reward_head import RewardHead
@@ -83,7 +84,7 @@ def make_batch(options: Options, backbone: Any) -> Any:
     from mprm_jax.data.batches import Batch
 
     pixels_PxD, rows = backbone.cut((Image.new("RGB", _IMAGE, (90, 120, 150)),))
-    (image,) = backbone.image_tokens(rows)
+    image = int(rows[0] * backbone.family.tokens_per_row(backbone.config))
     if image + 2 + options.steps > options.tokens:
         raise SystemExit(f"full_depth: the image alone has {image} tokens")
     rng, shape = np.random.default_rng(0), (options.batch_size, options.tokens)
@@ -110,8 +111,9 @@ def measure(options: Options, name: BackboneName) -> dict[str, Any]:
     import jax.numpy as jnp
 
     from mprm_jax.models.lora import attach
+    from mprm_jax.models.model import HEAD
     from mprm_jax.train.objective import Objective
-    from mprm_jax.train.optimizer import HEAD, OptimizerConfig, plan
+    from mprm_jax.train.optimizer import OptimizerConfig, plan
     from mprm_jax.train.price import Load, price
     from mprm_jax.train.sharding import MeshShape, abstract_mesh
     from mprm_jax.train.update import compiled_step, initial_state

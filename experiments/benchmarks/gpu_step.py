@@ -74,10 +74,9 @@ class Options:
 
 def slice_config(options: Options) -> Any:
     """The backbone's shape with few layers, and a vision tower of next to nothing."""
-    from experiments.benchmarks.backbone_shapes import full_config
-    from mprm_jax.models.internvit import InternViTConfig
-    from mprm_jax.models.qwen_vision import QwenVisionConfig
-    from mprm_jax.models.qwen_vl import QwenVLConfig
+    from mprm_jax.models.internvl import InternViTConfig
+    from mprm_jax.models.qwen import QwenVisionConfig, QwenVLConfig
+    from tests.mprm_jax.backbone_shapes import full_config
 
     config = full_config(options.backbone, options.toy)
     language = dataclasses.replace(config.language, layers=options.layers)
@@ -103,10 +102,11 @@ def make_case(options: Options) -> None:
     """Weights, and the batch, into the folder."""
     import jax
 
+    from mprm_jax.models import families
     from mprm_jax.models.weights import tensors
 
     config = slice_config(options)
-    params = tensors.init(config, jax.random.key(0))
+    params = families.init(config, jax.random.key(0))
     tensors.save_pretrained(options.folder / "weights", config, params)
     rng = np.random.default_rng(0)
     shape = options.batch_size, options.tokens
@@ -129,7 +129,8 @@ def jax_worker(options: Options) -> dict[str, Any]:
 
     from mprm_jax.data.batches import Batch
     from mprm_jax.models import reward_head
-    from mprm_jax.models.backbone import Backbone, Prompting
+    from mprm_jax.models.backbone import Backbone
+    from mprm_jax.models.families import Prompting
     from mprm_jax.models.layers import Compute, fused_attention
     from mprm_jax.models.reward_head import RewardHead
     from mprm_jax.models.weights import tensors

@@ -27,13 +27,13 @@ import numpy as np
 import tyro
 import xxhash
 
-from experiments.benchmarks.stub_model import StubModel, stub_examples
 from mprm_jax.data.batches import buckets_for
 from mprm_jax.train.checkpoint import FOLDER, Restored, restore_latest, updates_kept
 from mprm_jax.train.loop import TrainConfig, Update, train
 from mprm_jax.train.optimizer import plan
 from mprm_jax.train.run_log import read_metrics
 from mprm_jax.train.update import initial_state
+from tests.mprm_jax.stub_model import StubModel, stub_examples
 
 ROLLOUTS, BATCH = 480, 8
 CONFIG = TrainConfig(learning_rate=1e-2, checkpoint_every=2, seed=7)

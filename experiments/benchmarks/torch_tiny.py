@@ -27,24 +27,20 @@ def _parameters(tree: Any, trained: bool) -> Any:
             name: _parameters(part, trained and name not in _FROZEN)
             for name, part in tree.items()
         }
+    if isinstance(tree, list):
+        return [_parameters(part, trained) for part in tree]
     return torch.tensor(np.asarray(tree), requires_grad=trained)
 
 
 def _leaves(
     tree: Any, path: tuple[str, ...] = ()
 ) -> list[tuple[tuple[str, ...], Tensor]]:
-    if isinstance(tree, dict):
+    if isinstance(tree, dict | list):
+        parts = tree.items() if isinstance(tree, dict) else enumerate(tree)
         return [
-            leaf
-            for name, part in tree.items()
-            for leaf in _leaves(part, (*path, str(name)))
+            leaf for name, part in parts for leaf in _leaves(part, (*path, str(name)))
         ]
     return [(path, tree)]
-
-
-def _at(blocks: dict, number: int) -> dict:
-    # Named by a number or by its digits.
-    return blocks[number] if number in blocks else blocks[str(number)]
 
 
 def _linear(x: Tensor, p: dict[str, Tensor]) -> Tensor:
@@ -89,8 +85,8 @@ def _loss(p: dict[str, Any], config: TinyConfig, batch: Batch) -> Tensor:
     patches = _linear(
         F.gelu(_linear(pixels, p["stem1"]), approximate="tanh"), p["stem2"]
     )
-    for i in range(config.vision_layers):
-        patches = _block(patches, _at(p["vision"], i), config, causal=False)
+    for layer in p["vision"]:
+        patches = _block(patches, layer, config, causal=False)
     embedding = p["embed"]["embedding"]
     place = embedding[torch.tensor(config.cell_tokens)]
     x = torch.cat(
@@ -100,8 +96,8 @@ def _loss(p: dict[str, Any], config: TinyConfig, batch: Batch) -> Tensor:
         ],
         dim=1,
     )
-    for i in range(config.layers):
-        x = _block(x, _at(p["blocks"], i), config, causal=True)
+    for layer in p["blocks"]:
+        x = _block(x, layer, config, causal=True)
     x = _norm(x[:, patches.shape[1] :], p["norm"])
     marker = torch.tensor(batch.marker_BxS, dtype=torch.long)[..., None]
     logits = _linear(x.gather(1, marker.expand(-1, -1, x.shape[-1])), p["head"])

@@ -27,10 +27,9 @@ import tyro
 from experiments.console.tables import format_table
 from experiments.grid.demo import ACCUMULATE
 from mprm_jax.data.batches import Batch, Bucket, Buckets, Example, collate
-from mprm_jax.models.model import open_model
-from mprm_jax.models.tiny import TinyConfig
-from mprm_jax.models.tiny_model import TinyModel
+from mprm_jax.models.tiny import TinyConfig, TinyModel
 from mprm_jax.train.objective import Objective
+from mprm_jax.train.open_model import open_model
 from mprm_jax.train.optimizer import OptimizerConfig, plan
 from mprm_jax.train.update import compiled_step, initial_state
 

@@ -51,8 +51,8 @@ def run(options: Options) -> None:
 
     from experiments.cli.scoring import load_checkpoint
     from mprm_jax.models.backbone import Backbone
-    from mprm_jax.models.export import export
     from mprm_jax.models.lora import LoraModel, merged
+    from mprm_jax.models.weights.export import export
 
     model, params = load_checkpoint(options.checkpoint)
     if isinstance(model, LoraModel):

@@ -60,7 +60,7 @@ def run(options: Options) -> None:
     from experiments.store.provenance import versions
     from mprm_jax.data.outputs import OutputSet
     from mprm_jax.data.problems import DataError
-    from mprm_jax.models.tiny_model import weights_bytes
+    from mprm_jax.models.tiny import weights_bytes
 
     config = PretrainingConfig(
         problems=options.problems, updates=options.updates, seed=options.seed

@@ -91,7 +91,7 @@ def load_checkpoint(folder: Path) -> tuple[Any, Any]:
     if not folder.is_dir():
         raise DataError(f"{folder}: no such checkpoint folder")
     if (folder / "config.json").is_file() and not (folder / "model.json").is_file():
-        from mprm_jax.models.model import open_model
+        from mprm_jax.train.open_model import open_model
 
         return open_model(str(folder))
     from mprm_jax.train.checkpoint import load_model

@@ -36,12 +36,12 @@ def planned(options: SizeArguments) -> tuple[Model, Params]:
     """The model, and the shapes of its parameters as they would be kept."""
     import jax
 
-    from mprm_jax.models import model
+    from mprm_jax.train import open_model
     from mprm_jax.train.open_backbone import is_backbone, planned_model
 
     folder = Path(options.model)
     if options.model == TINY or not folder.is_dir() or not is_backbone(folder):
-        model, params = model.open_model(options.model)
+        model, params = open_model.open_model(options.model)
         return model, jax.eval_shape(lambda: params)
     return planned_model(folder, opening(options))
 

@@ -288,13 +288,13 @@ def open_model(
     """
     import jax
 
-    from mprm_jax.models import model
+    from mprm_jax.train import open_model
     from mprm_jax.train.open_backbone import is_backbone, open_for_training
     from mprm_jax.train.sharding import MeshShape, check_rows, make_mesh
 
     folder = Path(options.model)
     if options.model == TINY or not folder.is_dir() or not is_backbone(folder):
-        return *model.open_model(options.model), None
+        return *open_model.open_model(options.model), None
     shape = mesh_shape(options, budget)
     mesh = None
     if shape is not None or jax.device_count() > 1:

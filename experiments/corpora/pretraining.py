@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,9 +26,14 @@ from tokenizers import Tokenizer
 from experiments.corpora.scene_text import questions, step_texts
 from mprm_jax.data.record import STEP_MARKER
 from mprm_jax.data.render import render
-from mprm_jax.models.tiny import TinyConfig, merge_module, patchify, split_module
-from mprm_jax.models.tiny_model import TinyModel
-from mprm_jax.models.tiny_tokens import build_tokenizer
+from mprm_jax.models import layers as nn
+from mprm_jax.models import tiny
+from mprm_jax.models.tiny import (
+    TinyConfig,
+    TinyModel,
+    patchify,
+)
+from mprm_jax.models.tokenizer import build_tokenizer
 from mprm_jax.train import checkpoint
 from sim.scenes.grammar import (
     BENCHMARK_SOURCES,
@@ -119,22 +125,24 @@ def checked_text(
             images = patchify(draw(source.kind, problems.values, rng))
             parts.append(_tokenise(solutions, images, tokenizer, care.factor == 0))
     length = max(part.tokens_NxL.shape[1] for part in parts)
-
-    def joined(arrays: list[np.ndarray]) -> np.ndarray:
-        padded = [np.pad(a, ((0, 0), (0, length - a.shape[1]))) for a in arrays]
-        return np.concatenate(padded)
-
-    columns = CheckedText(*(list(column) for column in zip(*parts, strict=True)))
-    return CheckedText(
-        *(
-            np.concatenate(column) if name in _PER_PICTURE else joined(column)
-            for name, column in zip(CheckedText._fields, columns, strict=True)
-        )
-    )
+    padded = [_of_length(part, length) for part in parts]
+    return CheckedText(*map(np.concatenate, zip(*padded, strict=True)))
 
 
 # Columns whose second axis is not that of the tokens.
 _PER_PICTURE = ("images_NxPxD", "names_NxP")
+
+
+def _of_length(text: CheckedText, length: int) -> CheckedText:
+    """The same text with every row of tokens cut or padded to a length."""
+
+    def one(name: str, column: np.ndarray) -> np.ndarray:
+        if name in _PER_PICTURE:
+            return column
+        missing = max(0, length - column.shape[1])
+        return np.pad(column[:, :length], ((0, 0), (0, missing)))
+
+    return CheckedText(*map(one, CheckedText._fields, text))
 
 
 def _tokenise(
@@ -184,15 +192,8 @@ _NEIGHBOURS = 2_000
 _TOKEN_MULTIPLE = 16
 
 
-def _cut(text: CheckedText, rows: np.ndarray, length: int) -> CheckedText:
-    return CheckedText(
-        *(
-            column[rows]
-            if name in _PER_PICTURE
-            else np.pad(column[rows], ((0, 0), (0, length)))[:, :length]
-            for name, column in zip(CheckedText._fields, text, strict=True)
-        )
-    )
+def _rows(text: CheckedText, rows: np.ndarray) -> CheckedText:
+    return CheckedText(*(column[rows] for column in text))
 
 
 class PretrainingState(NamedTuple):
@@ -240,6 +241,32 @@ class Keep(NamedTuple):
         checkpoint.save(self.folder, progress, state.params, rest, 1)
 
 
+# Means that are reported: what each part of the loss is about.
+_LOSSES = ("names", "next_token", "follows", "true")
+
+
+def _loss(
+    model: TinyConfig, trained: tuple[dict, dict], batch: CheckedText
+) -> tuple[jax.Array, jax.Array]:
+    """The sum of the four losses, and each."""
+    params, check = trained
+    cross_entropy = optax.softmax_cross_entropy_with_integer_labels
+    seen = tiny.see(model, params, batch.images_NxPxD)
+    names = cross_entropy(tiny.token_logits(params, seen), batch.names_NxP).mean()
+    hidden = tiny.hidden_states(model, params, batch.tokens_NxL, seen)
+    logits = tiny.token_logits(params, hidden[:, :-1])
+    predict = batch.predict_NxL[:, 1:]
+    losses = cross_entropy(logits, batch.tokens_NxL[:, 1:])
+    language = jnp.sum(losses * predict) / jnp.maximum(predict.sum(), 1)
+    labels = jnp.stack([batch.valid_NxL, batch.true_NxL], axis=-1)
+    losses = optax.sigmoid_binary_cross_entropy(
+        nn.linear(check, hidden), labels.astype(jnp.float32)
+    )
+    marked = batch.is_marker_NxL[..., None]
+    valid, true = jnp.sum(losses * marked, axis=(0, 1)) / batch.is_marker_NxL.sum()
+    return names + language + valid + true, jnp.stack([names, language, valid, true])
+
+
 def pretrain(
     model: TinyConfig,
     config: PretrainingConfig,
@@ -254,7 +281,7 @@ def pretrain(
     Raises:
         DataError: a checkpoint cannot be written, or those there are of another run.
     """
-    graph, params = split_module(model, jax.random.key(config.seed))
+    params = tiny.init(model, jax.random.key(config.seed))
     schedule = optax.warmup_cosine_decay_schedule(
         0.0, config.learning_rate, config.warmup, config.updates
     )
@@ -265,42 +292,22 @@ def pretrain(
     check = {"kernel": jnp.zeros((model.width, 2)), "bias": jnp.zeros(2)}
     state = PretrainingState(params, check, optimizer.init((params, check)))
 
-    def loss(trained: tuple[dict, dict], batch: CheckedText) -> tuple[Any, Any]:
-        module = merge_module(graph, trained[0])
-        seen = module.see(batch.images_NxPxD)
-        names = optax.softmax_cross_entropy_with_integer_labels(
-            module.token_logits(seen), batch.names_NxP
-        ).mean()
-        hidden = module.hidden(batch.tokens_NxL, seen)
-        logits = module.token_logits(hidden[:, :-1])
-        predict = batch.predict_NxL[:, 1:]
-        losses = optax.softmax_cross_entropy_with_integer_labels(
-            logits, batch.tokens_NxL[:, 1:]
-        )
-        language = jnp.sum(losses * predict) / jnp.maximum(predict.sum(), 1)
-        checks = hidden @ trained[1]["kernel"] + trained[1]["bias"][None, None]
-        labels = jnp.stack([batch.valid_NxL, batch.true_NxL], axis=-1)
-        losses = optax.sigmoid_binary_cross_entropy(checks, labels.astype(jnp.float32))
-        marked = batch.is_marker_NxL[..., None]
-        count = batch.is_marker_NxL.sum()
-        valid, true = jnp.sum(losses * marked, axis=(0, 1)) / count
-        return names + language + valid + true, (names, language, valid, true)
-
     @jax.jit
     def update(
         state: PretrainingState, batch: CheckedText
     ) -> tuple[PretrainingState, Any]:
         trained = (state.params, state.check)
+        loss = partial(_loss, model)
         gradient, parts = jax.grad(loss, has_aux=True)(trained, batch)
         step, moments = optimizer.update(gradient, state.optimizer, trained)
         moved: Any = optax.apply_updates(trained, step)
-        return PretrainingState(moved[0], moved[1], moments), jnp.stack(parts)
+        return PretrainingState(moved[0], moved[1], moments), parts
 
     rng = np.random.default_rng(config.seed)
     lengths = (text.tokens_NxL > 0).sum(axis=1)
     by_length = np.argsort(lengths, kind="stable")
     neighbours = min(_NEIGHBOURS, len(lengths))
-    total = np.zeros(4)
+    total = np.zeros(len(_LOSSES))
     done, run = 0, repr((model, config))
     if keep is not None:
         state, done = keep.restore(state, run)
@@ -312,14 +319,10 @@ def pretrain(
             # Drawn again, so that all later draws are those of a run never stopped.
             continue
         length = -(-int(lengths[rows].max()) // _TOKEN_MULTIPLE) * _TOKEN_MULTIPLE
-        state, parts = update(state, _cut(text, rows, length))
+        state, parts = update(state, _of_length(_rows(text, rows), length))
         total += np.asarray(parts)
         if number % 100 == 0:
-            names = ("names", "next_token", "follows", "true")
-            means: dict[str, float] = dict(
-                zip(names, (total / 100).tolist(), strict=True)
-            )
-            report(number, means)
+            report(number, dict(zip(_LOSSES, (total / 100).tolist(), strict=True)))
             total[:] = 0
         if keep is not None and number % keep.every == 0 and number < config.updates:
             keep.save(state, number, config.updates, run)
@@ -358,20 +361,16 @@ def check_quality(
     shape: TinyConfig, state: PretrainingState, text: CheckedText
 ) -> dict[str, float]:
     """AUROC of the two auxiliary checks at the steps of a text."""
-    graph, _ = split_module(shape, jax.random.key(0))
 
     @jax.jit
     def checks(batch: CheckedText) -> jax.Array:
-        module = merge_module(graph, state.params)
-        hidden = module.hidden(batch.tokens_NxL, module.see(batch.images_NxPxD))
-        return hidden @ state.check["kernel"] + state.check["bias"][None, None]
+        seen = tiny.see(shape, state.params, batch.images_NxPxD)
+        hidden = tiny.hidden_states(shape, state.params, batch.tokens_NxL, seen)
+        return nn.linear(state.check, hidden)
 
-    scores = np.concatenate(
-        [
-            np.asarray(checks(CheckedText(*(c[rows] for c in text))))
-            for rows in np.split(np.arange(len(text.tokens_NxL)), 10)
-        ]
-    )[text.is_marker_NxL]
+    parts = np.split(np.arange(len(text.tokens_NxL)), 10)
+    scores = np.concatenate([np.asarray(checks(_rows(text, rows))) for rows in parts])
+    scores = scores[text.is_marker_NxL]
     return {
         f"AUROC: {name}": auroc(scores[:, i], column[text.is_marker_NxL]) or 0.0
         for i, (name, column) in enumerate(

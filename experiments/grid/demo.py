@@ -50,7 +50,7 @@ from mprm_jax.data.batches import buckets_for
 from mprm_jax.data.corpus import Usable, read_corpus, usable_rollouts
 from mprm_jax.data.formats.base import WriteOptions
 from mprm_jax.data.problems import DataError
-from mprm_jax.models.tiny_model import pretrained, pretraining_facts
+from mprm_jax.models.tiny import pretrained, pretraining_facts
 from mprm_jax.train.loop import TrainConfig
 from mprm_jax.train.objective import Objective
 from mprm_jax.train.optimizer import Budget, OptimizerConfig, plan

@@ -24,7 +24,7 @@ from mprm_jax.data.framing import corpus_files
 from mprm_jax.data.outputs import OUTPUT_SCHEMA
 from mprm_jax.data.problems import DataError
 from mprm_jax.evaluate import Solution, image_root, read_benchmark
-from mprm_jax.models.model import DESCRIPTION
+from mprm_jax.models.registry import DESCRIPTION
 from mprm_jax.summary import decide
 from theory.agreement import step_scores
 
@@ -170,7 +170,7 @@ def fingerprint(model: str) -> str:
     """
     digest = xxhash.xxh3_128()
     if model == TINY:
-        from mprm_jax.models.tiny_model import WEIGHTS
+        from mprm_jax.models.tiny import WEIGHTS
 
         digest.update((resources.files("mprm_jax.models") / WEIGHTS).read_bytes())
         return digest.hexdigest()

@@ -114,6 +114,16 @@ def gather_positions(x_BxLxD: jax.Array, at_BxS: jax.Array) -> jax.Array:
     return jnp.take_along_axis(x_BxLxD, at_BxS[:, :, None], axis=1)
 
 
+def insert_features(
+    embedded_BxLxD: jax.Array, is_image_BxL: jax.Array, features_BxUxD: jax.Array
+) -> jax.Array:
+    """The embedding with its i-th image token replaced by the i-th feature."""
+    index = jnp.maximum(jnp.cumsum(is_image_BxL, axis=1) - 1, 0)
+    rows = gather_positions(features_BxUxD, index)
+    rows = rows.astype(embedded_BxLxD.dtype)
+    return jnp.where(is_image_BxL[..., None], rows, embedded_BxLxD)
+
+
 def final_norm(config: DecoderConfig, params: Params, x: jax.Array) -> jax.Array:
     """What the output rows read."""
     return nn.rms_norm(params["norm"], x, config.norm_eps)

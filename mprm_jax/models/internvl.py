@@ -1,20 +1,55 @@
-"""InternVL2.5 (Chen et al. 2024): InternViT, pixel shuffle, MLP and a decoder."""
+"""InternVL2.5 (Chen et al. 2024): InternViT-300M, pixel shuffle, and a projector.
+
+The tower is a plain vision transformer with layer scale.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 import jax
+import jax.numpy as jnp
 
-from mprm_jax.models import decoder, internvit
+from mprm_jax.data.vision_tiles import IMAGENET_MEAN, IMAGENET_STD
+from mprm_jax.models import decoder
 from mprm_jax.models import layers as nn
 from mprm_jax.models.decoder import DecoderConfig
-from mprm_jax.models.internvit import InternViTConfig
 from mprm_jax.models.layers import Compute, Init, Params
-from mprm_jax.models.merging import insert_features
 
 # nn.LayerNorm's default, fixed in the reference.
 _PROJECTOR_EPS = 1e-5
+
+
+@dataclass(frozen=True)
+class InternViTConfig:
+    """Shape of the tower.
+
+    Attributes:
+        width: residual stream.
+        layers: how many.
+        heads: attention heads.
+        hidden: width of the feed-forward.
+        image: side of a tile, pixels.
+        patch: side of a patch, pixels.
+        norm_eps: of every LayerNorm.
+        qkv_bias: queries, keys and values have a bias.
+        layer_scale: initial gain of each branch; random models only.
+    """
+
+    width: int = 1024
+    layers: int = 24
+    heads: int = 16
+    hidden: int = 4096
+    image: int = 448
+    patch: int = 14
+    norm_eps: float = 1e-6
+    qkv_bias: bool = True
+    layer_scale: float = 0.1
+
+    @property
+    def side(self) -> int:
+        """Patches along a side of a tile."""
+        return self.image // self.patch
 
 
 @dataclass(frozen=True)
@@ -45,7 +80,7 @@ def init(config: InternVLConfig, key: jax.Array) -> Params:
     one, width = Init(projector), config.language.width
     merged = config.vision.width * config.shuffle**2
     return {
-        "vision": internvit.init(config.vision, vision),
+        "vision": init_tower(config.vision, vision),
         "projector": {
             "norm": one.layer_norm(merged),
             "in": one.linear("in", merged, width, True),
@@ -53,6 +88,75 @@ def init(config: InternVLConfig, key: jax.Array) -> Params:
         },
         "language": decoder.init(config.language, language),
     }
+
+
+def init_tower(config: InternViTConfig, key: jax.Array) -> Params:
+    """Random parameters, float32; layers stacked along the leading axis."""
+    one, many = Init(key), Init(key, (config.layers,))
+    width, bias = config.width, config.qkv_bias
+    return {
+        "class_token": one.normal("class_token", width),
+        "positions": one.normal("positions", config.side**2 + 1, width),
+        "patch": one.linear("patch", 3 * config.patch**2, width, True),
+        "layers": {
+            "attention_norm": many.layer_norm(width),
+            "query": many.linear("query", width, width, bias),
+            "key": many.linear("key", width, width, bias),
+            "value": many.linear("value", width, width, bias),
+            "output": many.linear("output", width, width, True),
+            "attention_scale": config.layer_scale * many.ones(width),
+            "mlp_norm": many.layer_norm(width),
+            "up": many.linear("up", width, config.hidden, True),
+            "down": many.linear("down", config.hidden, width, True),
+            "mlp_scale": config.layer_scale * many.ones(width),
+        },
+    }
+
+
+def normalise(tiles_TxD: jax.Array, image: int) -> jax.Array:
+    """Bytes of tiles as [T, row, column, channel], ImageNet's mean and deviation."""
+    scaled = tiles_TxD.reshape(-1, image, image, 3).astype(jnp.float32) / 255.0
+    shifted = scaled - jnp.broadcast_to(
+        jnp.asarray(IMAGENET_MEAN, jnp.float32), scaled.shape
+    )
+    return shifted / jnp.broadcast_to(
+        jnp.asarray(IMAGENET_STD, jnp.float32), scaled.shape
+    )
+
+
+def vision_states(
+    config: InternViTConfig, params: Params, tiles_TxD: jax.Array, compute: Compute
+) -> jax.Array:
+    """Patch states after the last layer, class token dropped [T, side, side, width]."""
+    side, patch = config.side, config.patch
+    pixels = normalise(tiles_TxD, config.image).astype(compute.dtype)
+    pixels = pixels.reshape(-1, side, patch, side, patch, 3)
+    patches_TxPxC = pixels.transpose(0, 1, 3, 5, 2, 4).reshape(len(pixels), side**2, -1)
+    outer = nn.cast(
+        {name: params[name] for name in ("class_token", "positions", "patch")},
+        compute.dtype,
+    )
+    x_TxPxD = nn.linear(outer["patch"], patches_TxPxC)
+    first = jnp.broadcast_to(outer["class_token"], (len(pixels), 1, config.width))
+    x_TxPxD = jnp.concatenate([first, x_TxPxD], axis=1)
+    x_TxPxD += jnp.broadcast_to(outer["positions"], x_TxPxD.shape)
+
+    def step(x: jax.Array, stored: Params) -> jax.Array:
+        layer = nn.cast(stored, compute.dtype)
+        y = nn.layer_norm(layer["attention_norm"], x, config.norm_eps)
+        query, key, value = (
+            nn.split_heads(nn.linear(layer[name], y), config.heads)
+            for name in ("query", "key", "value")
+        )
+        attended = nn.join_heads(jax.nn.dot_product_attention(query, key, value))
+        attended = nn.linear(layer["output"], attended)
+        x += attended * jnp.broadcast_to(layer["attention_scale"], x.shape)
+        y = nn.layer_norm(layer["mlp_norm"], x, config.norm_eps)
+        y = nn.linear(layer["down"], nn.gelu(nn.linear(layer["up"], y)))
+        return x + y * jnp.broadcast_to(layer["mlp_scale"], x.shape)
+
+    x_TxPxD = nn.scan_layers(step, x_TxPxD, params["layers"], compute)
+    return x_TxPxD[:, 1:].reshape(-1, side, side, config.width)
 
 
 def pixel_shuffle(x_TxRxCxD: jax.Array, factor: int) -> jax.Array:
@@ -76,7 +180,7 @@ def tower_states(
     """
     batch, tiles, bytes_per_tile = images_BxTxD.shape
     flat = images_BxTxD.reshape(batch * tiles, bytes_per_tile)
-    states = internvit.vision_states(config.vision, params["vision"], flat, compute)
+    states = vision_states(config.vision, params["vision"], flat, compute)
     return pixel_shuffle(states, config.shuffle).reshape(batch, tiles, -1)
 
 
@@ -90,54 +194,3 @@ def project(
     projector = nn.cast(params["projector"], compute.dtype)
     x = nn.layer_norm(projector["norm"], x, _PROJECTOR_EPS)
     return nn.linear(projector["out"], nn.gelu(nn.linear(projector["in"], x)))
-
-
-def vision_features(
-    config: InternVLConfig, params: Params, images_BxTxD: jax.Array, compute: Compute
-) -> jax.Array:
-    """Image tokens [B, T tile_tokens, D] of a prompt's tiles, in their order."""
-    states = tower_states(config, params, images_BxTxD, compute)
-    return project(config, params, states, compute)
-
-
-def hidden_from_states(
-    config: InternVLConfig,
-    params: Params,
-    tokens_BxL: jax.Array,
-    states_BxTxM: jax.Array,
-    compute: Compute,
-) -> jax.Array:
-    """``hidden_states`` of tiles that the tower has seen already."""
-    features = project(config, params, states_BxTxM, compute)
-    return _decode(config, params, tokens_BxL, features, compute)
-
-
-def hidden_states(
-    config: InternVLConfig,
-    params: Params,
-    tokens_BxL: jax.Array,
-    images_BxTxD: jax.Array,
-    compute: Compute,
-) -> jax.Array:
-    """Residual stream of the decoder [B, L, D], before its final norm."""
-    if not images_BxTxD.shape[1]:
-        return _decode(config, params, tokens_BxL, None, compute)
-    features = vision_features(config, params, images_BxTxD, compute)
-    return _decode(config, params, tokens_BxL, features, compute)
-
-
-def _decode(
-    config: InternVLConfig,
-    params: Params,
-    tokens_BxL: jax.Array,
-    features_BxUxD: jax.Array | None,
-    compute: Compute,
-) -> jax.Array:
-    embedded = decoder.embed(params["language"], tokens_BxL, compute)
-    if features_BxUxD is not None:
-        is_image_BxL = tokens_BxL == config.image_token
-        embedded = insert_features(embedded, is_image_BxL, features_BxUxD)
-    positions = decoder.text_positions(tokens_BxL)
-    return decoder.decode(
-        config.language, params["language"], embedded, positions, compute
-    )

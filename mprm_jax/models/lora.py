@@ -24,8 +24,7 @@ from PIL.Image import Image
 
 from mprm_jax.data.batches import Batch
 from mprm_jax.data.problems import DataError
-from mprm_jax.models.model import Model, Params
-from mprm_jax.train.optimizer import HEAD
+from mprm_jax.models.model import HEAD, Model, Params
 
 # Kernels of a decoder layer; the paper's backbones all have these seven.
 TARGETS = ("query", "key", "value", "output", "gate", "up", "down")

@@ -13,8 +13,8 @@ from safetensors.numpy import load_file, save
 
 from mprm_jax.data.problems import DataError
 from mprm_jax.models import decoder
+from mprm_jax.models.families import BackboneConfig, with_language
 from mprm_jax.models.layers import Init, Params
-from mprm_jax.models.weights.config import BackboneConfig
 
 # Rows of the language-model head that become Yes and No, in this order.
 ANSWERS = ("Yes", "No")
@@ -150,10 +150,9 @@ def grow_vocabulary(
 
     A no-op where the embedding already has the rows, as Qwen2.5-VL's padded one does.
     """
-    language = config.language
-    if size <= language.vocabulary:
+    extra = size - config.language.vocabulary
+    if extra <= 0:
         return config, params
-    extra = size - language.vocabulary
 
     def grown(rows: jax.Array) -> jax.Array:
         mean = jnp.mean(rows.astype(jnp.float32), axis=0, keepdims=True)
@@ -162,6 +161,5 @@ def grow_vocabulary(
 
     names = [name for name in ("embedding", "lm_head") if name in params["language"]]
     rows = {name: grown(params["language"][name]) for name in names}
-    language = dataclasses.replace(language, vocabulary=size)
-    config = dataclasses.replace(config, language=language)
+    config = with_language(config, vocabulary=size)
     return config, params | {"language": params["language"] | rows}

@@ -8,18 +8,42 @@ read: Yes, No, and the log concentration of a Beta-Binomial likelihood.
 from __future__ import annotations
 
 import dataclasses
+import itertools
+from collections.abc import Iterator, Sequence
+from functools import partial
+from importlib import resources
+from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import msgspec
 import numpy as np
-from flax import nnx
+from PIL import Image
+from safetensors import SafetensorError
+from safetensors.numpy import load, save
+from tokenizers import Tokenizer
 
 from mprm_jax.data.batches import Batch
+from mprm_jax.data.problems import BadRecord, DataError
+from mprm_jax.data.render import encode_prompt, marker_id
+from mprm_jax.models import layers as nn
+from mprm_jax.models.decoder import gather_positions
+from mprm_jax.models.layers import Params
+from mprm_jax.models.rope import Rope, frequencies, rotate, rotation
+from mprm_jax.models.tokenizer import TOKENIZER, parse_tokenizer, read_tokenizer
 
-# Rows of the head.
-YES, NO, LOG_CONCENTRATION = 0, 1, 2
-HEAD_ROWS = 3
+NAME = "tiny"
+WEIGHTS = "tiny_base.safetensors"
+
+# Side of the pictures that the patch embedding was trained on.
+IMAGE_PX = 48
+# Longer prompts than the world writes; beyond it steps are cut off and counted.
+MAX_TOKENS = 192
+
+# Rows of the head: Yes, No, log concentration.
+_HEAD_ROWS = 3
+_EPS, _THETA = 1e-6, 10_000.0
 
 # Files that describe a larger model are damaged or hostile; it would not fit memory.
 _MAX_SIZE, _MAX_LAYERS = 1 << 14, 64
@@ -84,20 +108,54 @@ def patchify(pixels_NxHxWxC: np.ndarray, side: int = 12) -> np.ndarray:
     return grid.transpose(0, 1, 3, 2, 4, 5).reshape(n, rows * columns, -1)
 
 
-def rotate(x_BxLxHxE: jax.Array, heads: int) -> jax.Array:
-    """Rotary position embedding of the first ``heads`` heads.
+def init(config: TinyConfig, key: jax.Array) -> Params:
+    """Random parameters, float32: kernels N(0, 1 / in) cut off, biases zero."""
+    d = config.width
+    # One key per array, in this order: so were the shipped weights begun.
+    keys = (jax.random.fold_in(key, number) for number in itertools.count())
+    embedding = jax.random.normal(next(keys), (config.vocab_size, d))
+    return {
+        "embed": {"embedding": embedding},
+        "stem1": _linear(keys, config.patch_dim, 2 * d),
+        "stem2": _linear(keys, 2 * d, d),
+        "vision": [_block(keys, config) for _ in range(config.vision_layers)],
+        "projector": _linear(keys, d, d),
+        "blocks": [_block(keys, config) for _ in range(config.layers)],
+        "norm": _norm(keys, d),
+        "head": _linear(keys, d, _HEAD_ROWS),
+    }
 
-    Pairs (x_i, x_{i+E/2}) turn by angle l * 10000^(-2i/E) (Su et al. 2021). The other
-    heads see no position and match content alone.
-    """
-    length, half = x_BxLxHxE.shape[1], x_BxLxHxE.shape[3] // 2
-    frequency = 10_000.0 ** (-jnp.arange(half) / half)
-    angle_Lxm = jnp.arange(length)[:, None] * frequency[None]
-    cos, sin = jnp.cos(angle_Lxm)[None, :, None], jnp.sin(angle_Lxm)[None, :, None]
-    turned, rest = x_BxLxHxE[:, :, :heads], x_BxLxHxE[:, :, heads:]
-    a, b = turned[..., :half], turned[..., half:]
-    turned = jnp.concatenate([a * cos - b * sin, a * sin + b * cos], axis=-1)
-    return jnp.concatenate([turned, rest], axis=2)
+
+def _linear(
+    keys: Iterator[jax.Array], inner: int, outer: int, bias: bool = True
+) -> Params:
+    kernel = jax.nn.initializers.lecun_normal()(next(keys), (inner, outer))
+    if not bias:
+        return {"kernel": kernel}
+    next(keys)
+    return {"kernel": kernel, "bias": jnp.zeros(outer)}
+
+
+def _norm(keys: Iterator[jax.Array], width: int) -> Params:
+    next(keys)
+    return {"scale": jnp.ones(width)}
+
+
+def _block(keys: Iterator[jax.Array], config: TinyConfig) -> Params:
+    d, hidden = config.width, config.mlp_ratio * config.width
+    made = {"norm1": _norm(keys, d)}
+    made |= {name: _linear(keys, d, d, bias=False) for name in _ATTENTION}
+    # Equal at the start, so that a token attends to what is like it: the name of a
+    # cell to the patch that lies there.
+    made["query"] = {"kernel": made["key"]["kernel"]}
+    return made | {
+        "norm2": _norm(keys, d),
+        "up": _linear(keys, d, hidden),
+        "down": _linear(keys, hidden, d),
+    }
+
+
+_ATTENTION = ("query", "key", "value", "out")
 
 
 def attend(
@@ -117,95 +175,231 @@ def attend(
     return (jax.nn.softmax(scores_BxHxQxK) @ v).swapaxes(1, 2)
 
 
-class Block(nnx.Module):
-    """Pre-norm attention and MLP, each added to its input."""
-
-    def __init__(self, config: TinyConfig, causal: bool, rngs: nnx.Rngs) -> None:
-        d, hidden = config.width, config.mlp_ratio * config.width
-        self.norm1 = nnx.RMSNorm(d, rngs=rngs)
-        self.query = nnx.Linear(d, d, use_bias=False, rngs=rngs)
-        self.key = nnx.Linear(d, d, use_bias=False, rngs=rngs)
-        # Equal at the start, so that a token attends to what is like it: the name of a
-        # cell to the patch that lies there.
-        self.query.kernel[...] = self.key.kernel[...]
-        self.value = nnx.Linear(d, d, use_bias=False, rngs=rngs)
-        self.out = nnx.Linear(d, d, use_bias=False, rngs=rngs)
-        self.norm2 = nnx.RMSNorm(d, rngs=rngs)
-        self.up = nnx.Linear(d, hidden, rngs=rngs)
-        self.down = nnx.Linear(hidden, d, rngs=rngs)
-        self.heads, self.rotary = config.heads, config.rotary_heads
-        self.causal = causal
-
-    def __call__(self, x_BxLxD: jax.Array) -> jax.Array:
-        """One more look at the others, and one more thought, [B, L, D]."""
-        b, length, _ = x_BxLxD.shape
-        h = self.norm1(x_BxLxD)
-        split = (b, length, self.heads, -1)
-        q, k, v = (f(h).reshape(split) for f in (self.query, self.key, self.value))
-        if self.causal:
-            q, k = rotate(q, self.rotary), rotate(k, self.rotary)
-        mixed = attend(q, k, v, self.causal)
-        x_BxLxD = x_BxLxD + self.out(mixed.reshape(x_BxLxD.shape))
-        return x_BxLxD + self.down(nnx.gelu(self.up(self.norm2(x_BxLxD))))
+def _gelu(x: jax.Array) -> jax.Array:
+    # By tanh: cheaper on a CPU, and what the shipped weights were trained with.
+    return jax.nn.gelu(x, approximate=True)
 
 
-class TinyModule(nnx.Module):
-    """The parameters and the forward pass."""
+def block(
+    config: TinyConfig, params: Params, x_BxLxD: jax.Array, causal: bool
+) -> jax.Array:
+    """Pre-norm attention and MLP, each added to its input, [B, L, D].
 
-    def __init__(self, config: TinyConfig, rngs: nnx.Rngs) -> None:
-        d = config.width
-        unit = nnx.initializers.normal(1.0)
-        self.embed = nnx.Embed(config.vocab_size, d, embedding_init=unit, rngs=rngs)
-        self.stem1 = nnx.Linear(config.patch_dim, 2 * d, rngs=rngs)
-        self.stem2 = nnx.Linear(2 * d, d, rngs=rngs)
-        self.vision = nnx.List(
-            [Block(config, False, rngs) for _ in range(config.vision_layers)]
+    Causal attention turns the first ``rotary_heads`` heads by position; the others
+    match content alone.
+    """
+    h = nn.rms_norm(params["norm1"]["scale"], x_BxLxD, _EPS)
+    query, key, value = (
+        nn.split_heads(nn.linear(params[name], h), config.heads)
+        for name in ("query", "key", "value")
+    )
+    if causal:
+        head_width, heads = config.width // config.heads, config.rotary_heads
+        place_L = jnp.arange(x_BxLxD.shape[1], dtype=jnp.float32)
+        angle_LxW = place_L[:, None] * frequencies(Rope(_THETA), head_width)[None]
+        turn = rotation(angle_LxW[None])
+        query, key = (
+            jnp.concatenate([rotate(x[:, :, :heads], turn), x[:, :, heads:]], axis=2)
+            for x in (query, key)
         )
-        self.projector = nnx.Linear(d, d, rngs=rngs)
-        self.blocks = nnx.List(
-            [Block(config, True, rngs) for _ in range(config.layers)]
+    mixed = nn.join_heads(attend(query, key, value, causal))
+    x_BxLxD = x_BxLxD + nn.linear(params["out"], mixed)
+    h = nn.rms_norm(params["norm2"]["scale"], x_BxLxD, _EPS)
+    return x_BxLxD + nn.linear(params["down"], _gelu(nn.linear(params["up"], h)))
+
+
+def see(config: TinyConfig, params: Params, images_BxPxD: jax.Array) -> jax.Array:
+    """What the vision tower and the projector make of each patch, [B, P, D]."""
+    pixels = images_BxPxD.astype(jnp.float32) / 127.5 - 1
+    patches = nn.linear(params["stem2"], _gelu(nn.linear(params["stem1"], pixels)))
+    for layer in params["vision"]:
+        patches = block(config, layer, patches, causal=False)
+    return nn.linear(params["projector"], patches)
+
+
+def hidden_states(
+    config: TinyConfig, params: Params, tokens_BxL: jax.Array, seen_BxPxD: jax.Array
+) -> jax.Array:
+    """Last hidden states at the tokens, [B, L, D], after what was seen."""
+    embedding = params["embed"]["embedding"]
+    place_PxD = jnp.take(embedding, jnp.array(config.cell_tokens), axis=0)
+    # The place counts for more than the content, so that its name finds the patch.
+    patches = 0.5 * seen_BxPxD + place_PxD[None]
+    x = jnp.concatenate([patches, jnp.take(embedding, tokens_BxL, axis=0)], axis=1)
+    for layer in params["blocks"]:
+        x = block(config, layer, x, causal=True)
+    return nn.rms_norm(params["norm"]["scale"], x[:, patches.shape[1] :], _EPS)
+
+
+def token_logits(params: Params, hidden_BxLxD: jax.Array) -> jax.Array:
+    """Next-token logits by the tied embedding, [B, L, V]."""
+    scale = hidden_BxLxD.shape[-1] ** -0.5
+    return hidden_BxLxD @ params["embed"]["embedding"].T * scale
+
+
+def reward_logits(config: TinyConfig, params: Params, batch: Batch) -> jax.Array:
+    """Yes, No and log concentration at every step marker, [B, S, 3]."""
+    seen_BxPxD = see(config, params, batch.images_BxPxD)
+    hidden_BxLxD = hidden_states(config, params, batch.tokens_BxL, seen_BxPxD)
+    return nn.linear(params["head"], gather_positions(hidden_BxLxD, batch.marker_BxS))
+
+
+@dataclasses.dataclass(frozen=True)
+class TinyModel:
+    """See :class:`mprm_jax.models.model.Model`.
+
+    Attributes:
+        config: shape.
+        tokenizer: of the prompts.
+    """
+
+    config: TinyConfig
+    tokenizer: Tokenizer = dataclasses.field(compare=False)
+
+    @property
+    def name(self) -> str:
+        """Of the family."""
+        return NAME
+
+    def init(self, key: jax.Array) -> Params:
+        """Random parameters, float32."""
+        return init(self.config, key)
+
+    def reward_logits(self, params: Params, batch: Batch) -> jax.Array:
+        """Logits at every step marker, [B, S, 3]."""
+        return reward_logits(self.config, params, batch)
+
+    def trainable(self, params: Params) -> Any:
+        """All but the patch embedding and the vision blocks, as in the paper."""
+        frozen = ("stem1", "stem2", "vision")
+        return {
+            name: jax.tree.map(lambda _, free=name not in frozen: free, part)
+            for name, part in params.items()
+        }
+
+    def encode(
+        self, question: str, steps: Sequence[str], images: tuple[Image.Image, ...]
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, int]:
+        """Tokens, patches and markers; a picture of another size is resized.
+
+        Raises:
+            BadRecord: there is not exactly one picture, or the text cannot be encoded.
+        """
+        if len(images) != 1:
+            raise BadRecord(
+                "one image needed", f"the tiny model reads one, here are {len(images)}"
+            )
+        (image,) = images
+        if image.size != (IMAGE_PX, IMAGE_PX):
+            image = image.resize((IMAGE_PX, IMAGE_PX), Image.Resampling.BILINEAR)
+        (patches_PxD,) = patchify(np.asarray(image.convert("RGB"))[None])
+        tokens_L, marker_S, truncated = encode_prompt(
+            self.tokenizer, question, steps, MAX_TOKENS
         )
-        self.norm = nnx.RMSNorm(d, rngs=rngs)
-        self.head = nnx.Linear(d, HEAD_ROWS, rngs=rngs)
-        self.cell_tokens = config.cell_tokens
+        return tokens_L, patches_PxD, marker_S, truncated
 
-    def see(self, images_BxPxD: jax.Array) -> jax.Array:
-        """What the vision tower and the projector make of each patch, [B, P, D]."""
-        pixels = images_BxPxD.astype(jnp.float32) / 127.5 - 1
-        patches = self.stem2(nnx.gelu(self.stem1(pixels)))
-        for block in self.vision:
-            patches = block(patches)
-        return self.projector(patches)
+    def description(self) -> dict[str, Any]:
+        """Shape of the model as JSON values."""
+        return dataclasses.asdict(self.config)
 
-    def hidden(self, tokens_BxL: jax.Array, seen_BxPxD: jax.Array) -> jax.Array:
-        """Last hidden states at the tokens, [B, L, D], after what was seen."""
-        place_PxD = self.embed(jnp.array(self.cell_tokens))
-        # The place counts for more than the content, so that its name finds the patch.
-        patches = 0.5 * seen_BxPxD + place_PxD[None]
-        x = jnp.concatenate([patches, self.embed(tokens_BxL)], axis=1)
-        for block in self.blocks:
-            x = block(x)
-        return self.norm(x[:, patches.shape[1] :])
-
-    def token_logits(self, hidden_BxLxD: jax.Array) -> jax.Array:
-        """Next-token logits by the tied embedding, [B, L, V]."""
-        scale = hidden_BxLxD.shape[-1] ** -0.5
-        return self.embed.attend(hidden_BxLxD) * scale
-
-    def reward_logits(self, batch: Batch) -> jax.Array:
-        """Yes, No and log concentration at every step marker, [B, S, 3]."""
-        hidden = self.hidden(batch.tokens_BxL, self.see(batch.images_BxPxD))
-        at_marker = jnp.take_along_axis(hidden, batch.marker_BxS[..., None], axis=1)
-        return self.head(at_marker)
+    def assets(self) -> dict[str, bytes]:
+        """The tokeniser."""
+        return {TOKENIZER: self.tokenizer.to_str(pretty=True).encode()}
 
 
-def split_module(config: TinyConfig, key: jax.Array) -> tuple[Any, dict]:
-    """Graph definition and initial parameters, a nested dict of float32 arrays."""
-    module = TinyModule(config, nnx.Rngs(key))
-    graph, state = nnx.split(module)
-    return graph, nnx.to_pure_dict(state)
+def from_description(config: dict[str, Any], folder: Path) -> TinyModel:
+    """The model of a checkpoint's folder.
+
+    Raises:
+        DataError: its files do not make one.
+    """
+    return _assemble(config, read_tokenizer(folder), str(folder))
 
 
-def merge_module(graph: Any, params: dict) -> TinyModule:
-    """The module with these parameters; free at run time under jit."""
-    return nnx.merge(graph, params)
+def _assemble(config: dict[str, Any], tokenizer: Tokenizer, where: str) -> TinyModel:
+    try:
+        shape = msgspec.convert(config, TinyConfig)
+    except (msgspec.ValidationError, ValueError) as error:
+        raise DataError(f"{where}: no tiny model ({error})") from error
+    marker_id(tokenizer)
+    if tokenizer.get_vocab_size() != shape.vocab_size:
+        raise DataError(
+            f"{where}: {tokenizer.get_vocab_size()} tokens in the tokeniser, "
+            f"{shape.vocab_size} in the model"
+        )
+    return TinyModel(shape, tokenizer)
+
+
+def weights_bytes(model: TinyModel, params: Params, metadata: dict[str, str]) -> bytes:
+    """Parameters, configuration and tokeniser in one float16 safetensors file.
+
+    Args:
+        model: whose they are.
+        params: float32.
+        metadata: how they were made.
+    """
+    arrays = {n: np.asarray(leaf, np.float16) for n, leaf in _by_name(params).items()}
+    described = {
+        "config": msgspec.json.encode(model.description()).decode(),
+        "tokenizer": model.tokenizer.to_str(),
+    }
+    return save(arrays, metadata=metadata | described)
+
+
+def read_weights(data: bytes, where: str) -> tuple[TinyModel, Params, dict[str, str]]:
+    """Model, parameters (float32) and metadata of :func:`weights_bytes`.
+
+    Raises:
+        DataError: the file is none of these, or parts of it are missing.
+    """
+    try:
+        arrays = load(data)
+        size = int.from_bytes(data[:8], "little")
+        metadata = msgspec.json.decode(data[8 : 8 + size])["__metadata__"]
+        config = msgspec.json.decode(metadata.pop("config"))
+        tokenizer = metadata.pop("tokenizer")
+    except (
+        SafetensorError,
+        msgspec.DecodeError,
+        KeyError,
+        ValueError,
+        RecursionError,
+    ) as error:
+        raise DataError(f"{where}: no weights of a tiny model ({error})") from error
+    model = _assemble(config, parse_tokenizer(tokenizer, where), where)
+    shapes = jax.eval_shape(model.init, jax.random.key(0))
+    names = _by_name(shapes)
+    if {name: leaf.shape for name, leaf in names.items()} != {
+        name: array.shape for name, array in arrays.items()
+    }:
+        raise DataError(f"{where}: its arrays are not those of its configuration")
+    if not all(np.isfinite(array).all() for array in arrays.values()):
+        raise DataError(f"{where}: a weight is not a finite number")
+    leaves = [jnp.asarray(arrays[name], jnp.float32) for name in names]
+    return model, jax.tree.unflatten(jax.tree.structure(shapes), leaves), metadata
+
+
+def _by_name(params: Params) -> dict[str, Any]:
+    """Leaves by their paths, as ``blocks/0/query/kernel``."""
+    flat, _ = jax.tree_util.tree_flatten_with_path(params)
+    name = partial(jax.tree_util.keystr, simple=True, separator="/")
+    return {name(path): leaf for path, leaf in flat}
+
+
+def pretrained() -> tuple[TinyModel, Params]:
+    """The backbone that ships with the package, with a head of zeros.
+
+    A zero head scores every step 1/2: nothing of the pretraining is in it.
+    """
+    model, params, _ = read_weights(*_shipped())
+    return model, params
+
+
+def pretraining_facts() -> dict[str, str]:
+    """How the shipped backbone was made: command, seed, data and metrics."""
+    return read_weights(*_shipped())[2]
+
+
+def _shipped() -> tuple[bytes, str]:
+    file = resources.files("mprm_jax.models") / WEIGHTS
+    return file.read_bytes(), WEIGHTS

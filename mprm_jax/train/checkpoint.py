@@ -21,7 +21,8 @@ import orbax.checkpoint as ocp
 
 from mprm_jax.data.outputs import OutputSet
 from mprm_jax.data.problems import DataError
-from mprm_jax.models.model import Model, model_files, read_model
+from mprm_jax.models.model import Model
+from mprm_jax.models.registry import model_files, read_model
 from mprm_jax.train.file_hashes import Damaged, seal, verify
 
 FOLDER = "checkpoints"

@@ -34,14 +34,13 @@ from PIL.Image import Image
 from mprm_jax.data.batches import Batch
 from mprm_jax.data.outputs import OutputSet
 from mprm_jax.data.problems import DataError
-from mprm_jax.data.vision_patches import CLIP_MEAN, CLIP_STD, as_first_image
+from mprm_jax.data.vision_patches import CLIP_MEAN, CLIP_STD
 from mprm_jax.data.vision_tiles import IMAGENET_MEAN, IMAGENET_STD
-from mprm_jax.models import backbone
+from mprm_jax.models import families
 from mprm_jax.models.backbone import Backbone
+from mprm_jax.models.families import BackboneConfig, family_of
 from mprm_jax.models.layers import Compute, Params
 from mprm_jax.models.model import Model
-from mprm_jax.models.qwen_vl import QwenVLConfig
-from mprm_jax.models.weights.config import BackboneConfig
 
 DESCRIPTION = "features.json"
 SCHEMA = "mprm-features/1"
@@ -103,9 +102,9 @@ class CachedBackbone:
         """
         pixels_PxD, rows = self.backbone.cut(images)
         tokens_L, marker_S, truncated = self.backbone.encode_text(question, steps, rows)
-        places = backbone.place_bytes(self.backbone.config)
+        places = self.backbone.family.place_bytes
         parts = [
-            self.store.states(self._alone(part_PxD))
+            self.store.states(self.backbone.family.alone(part_PxD))
             for part_PxD in np.split(pixels_PxD, np.cumsum(rows)[:-1])
             if len(part_PxD)
         ]
@@ -113,11 +112,6 @@ class CachedBackbone:
         place_PxK = pixels_PxD[:, pixels_PxD.shape[1] - places :]
         features_PxD = np.hstack([np.concatenate([*parts, nothing]), place_PxK])
         return tokens_L, features_PxD, marker_S, truncated
-
-    def _alone(self, part_PxD: np.ndarray) -> np.ndarray:
-        if isinstance(self.backbone.config, QwenVLConfig):
-            return as_first_image(part_PxD)
-        return part_PxD
 
     def reward_logits(self, params: Params, batch: Batch) -> jax.Array:
         """Yes, No and log concentration at every marker [B, S, 3], float32.
@@ -129,11 +123,11 @@ class CachedBackbone:
         if rows_BxPxD.shape[1]:
             states, place_BxPxK = jnp.split(rows_BxPxD, [self.store.row_bytes], axis=-1)
             states_BxPxM = unpack_states(states, np.dtype(self.dtype))
-            hidden_BxLxD = backbone.hidden_from_states(
+            hidden_BxLxD = families.hidden_from_states(
                 config, params, tokens_BxL, states_BxPxM, place_BxPxK, compute
             )
         else:
-            hidden_BxLxD = backbone.hidden_states(
+            hidden_BxLxD = families.hidden_states(
                 config, params, tokens_BxL, rows_BxPxD, compute
             )
         return model.rewards(params, hidden_BxLxD, batch.marker_BxS)
@@ -268,11 +262,11 @@ def cached(
     """
     if not isinstance(model, Backbone):
         raise DataError(f"{model.name}: has no vision tower whose features to keep")
-    if any(jax.tree.leaves(backbone.tower_params(model.trainable(params)))):
+    if any(jax.tree.leaves(families.tower_params(model.trainable(params)))):
         raise DataError(f"{model.name}: its vision tower is trained: nothing to keep")
     if dtype is None:
         dtype = "float32" if model.compute.dtype == "float32" else "bfloat16"
-    tower = _on_one_device(backbone.tower_params(params))
+    tower = _on_one_device(families.tower_params(params))
     facts = {
         "schema": SCHEMA,
         "model": model.name,
@@ -287,7 +281,7 @@ def cached(
         compute=dataclasses.replace(model.compute, residual=None),
         dtype=dtype,
     )
-    row_bytes = backbone.state_width(model.config) * np.dtype(dtype).itemsize
+    row_bytes = model.family.state_width(model.config) * np.dtype(dtype).itemsize
     return CachedBackbone(
         model, dtype, FeatureStore(folder, facts, see, row_bytes, report)
     )
@@ -347,7 +341,8 @@ def _states(
     compute: Compute,
     dtype: FeatureDtype,
 ) -> jax.Array:
-    states_BxPxM = backbone.tower_states(config, tower, rows_PxD[None], compute)
+    see = family_of(config).tower_states
+    states_BxPxM = see(config, tower, rows_PxD[None], compute)
     return states_BxPxM[0].astype(dtype)
 
 

@@ -12,17 +12,15 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from mprm_jax.data.problems import DataError
-from mprm_jax.models import backbone
-from mprm_jax.models.backbone import Backbone, from_small_files, load_backbone
+from mprm_jax.models.backbone import Backbone
+from mprm_jax.models.families import FAMILIES
 from mprm_jax.models.layers import Compute, fused_attention
 from mprm_jax.models.lora import LoraConfig, LoraModel, attach
-from mprm_jax.models.model import DESCRIPTION, Model, Params, read_model
+from mprm_jax.models.model import HEAD, Model, Params
+from mprm_jax.models.registry import DESCRIPTION, read_model
 from mprm_jax.models.reward_head import ANSWERS
-from mprm_jax.models.weights.config import BackboneConfig, read_config
-from mprm_jax.models.weights.files import Tensors
-from mprm_jax.models.weights.names import entries
+from mprm_jax.models.weights.load import load_backbone, planned_backbone
 from mprm_jax.train.checkpoint import load_model
-from mprm_jax.train.optimizer import HEAD
 from mprm_jax.train.sharding import parameter_shardings, residual_sharding
 
 Precision = Literal["bfloat16", "float32"]
@@ -140,7 +138,7 @@ def planned_model(folder: Path, opening: Opening) -> tuple[Model, Params]:
     if (folder / DESCRIPTION).is_file():
         model = _backbone(read_model(folder), folder)
     else:
-        model = _described(folder, opening)
+        model = planned_backbone(folder, Compute(), opening.answers)
     model = opening.changed(model, None)
     if opening.compute == "bfloat16":
         compute = dataclasses.replace(model.compute, attention="cudnn")
@@ -166,35 +164,6 @@ def _backbone(model: Model, folder: Path) -> Backbone:
     raise DataError(f"{folder}: holds {model.name}, which is no backbone")
 
 
-def _described(folder: Path, opening: Opening) -> Backbone:
-    """What ``load_backbone`` would make of a folder."""
-    backbone, marker, _ = from_small_files(folder, Compute(), opening.answers)
-    kind, config = read_config(folder)
-    config = _as_stored(folder, kind, config)
-    size = max(config.language.vocabulary, marker + 1)
-    language = dataclasses.replace(config.language, vocabulary=size)
-    return dataclasses.replace(
-        backbone,
-        config=dataclasses.replace(config, language=language),
-        head=dataclasses.replace(backbone.head, tied=language.tied),
-    )
-
-
-def _as_stored(folder: Path, kind: str, config: BackboneConfig) -> BackboneConfig:
-    """The configuration, with a head of its own where the weights have one."""
-    if not any(folder.glob("*.safetensors*")):
-        return config
-    tensors = Tensors(folder, kind)
-    language = dataclasses.replace(config.language, tied=False)
-    untied = dataclasses.replace(config, language=language)
-    heads = {entry.name for entry in entries(kind, untied)}
-    heads -= {entry.name for entry in entries(kind, config)}
-    if any(name in tensors for name in heads):
-        config = untied
-    tensors.check(entries(kind, config))
-    return config
-
-
 def is_backbone(folder: Path) -> bool:
     """Whether a folder holds a backbone, rather than a tiny model or nothing.
 
@@ -202,5 +171,5 @@ def is_backbone(folder: Path) -> bool:
         DataError: it describes a model that nobody knows.
     """
     if (folder / DESCRIPTION).is_file():
-        return read_model(folder).name in backbone.BACKBONES
+        return read_model(folder).name in FAMILIES
     return True

@@ -15,12 +15,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from mprm_jax.models.model import HEAD, Params
 from theory.paper import TRAINING
-
-Params = Any
-
-# The subtree that holds the reward rows is called so in every model.
-HEAD = "head"
 
 # Parameters that shift or scale are not shrunk; see :func:`decayed`.
 _UNDECAYED = ("bias", "scale")

@@ -29,10 +29,9 @@ from jax.sharding import PartitionSpec as Spec
 
 from mprm_jax.data.batches import Buckets
 from mprm_jax.models.backbone import Backbone
+from mprm_jax.models.families import part_of
 from mprm_jax.models.lora import ADAPTERS, base_of
 from mprm_jax.models.model import Model, Params
-from mprm_jax.models.qwen_vl import QwenVLConfig
-from mprm_jax.models.weights.tensors import MERGER
 from mprm_jax.train.optimizer import Budget, OptimizerConfig, split, transformation
 from mprm_jax.train.sharding import BATCH_AXES, bytes_per_device, parameter_shardings
 from mprm_jax.train.update import moment_shardings
@@ -227,26 +226,19 @@ def _names(path: tuple) -> list[str]:
 
 
 def _part(names: list[str]) -> str:
-    if names[0] == "vision" and names[1].startswith(MERGER):
-        return "projector"
-    return "language" if names[0] == ADAPTERS else names[0]
+    return "language" if names[0] == ADAPTERS else part_of(names)
 
 
 def _vectors(model: Backbone, part: str, names: list[str], load: Load) -> float:
     """How many vectors of a padded rollout a kernel of a part of the model reads."""
-    config, rows = model.config, load.padded_rows
+    family, config, rows = model.family, model.config, load.padded_rows
     if part == "language":
         return load.padded_tokens
-    if isinstance(config, QwenVLConfig):
-        if names[1] == "patch":
-            # An image fills all frames alike, so one sum of their kernels is applied.
-            return rows / config.vision.frames
-        merged = names[1].startswith(MERGER)
-        return rows / config.vision.merge**2 if merged else rows
-    if names[0] == "projector":
-        return rows * config.tile_tokens
-    patches = config.vision.side**2
-    return rows * (patches if names[1] == "patch" else patches + 1)
+    if part == "projector":
+        return rows * family.tokens_per_row(config)
+    if names[1] == "patch":
+        return family.patch_reads(config, rows)
+    return math.prod(family.sequences(config, rows))
 
 
 def _attention(model: Backbone, load: Load) -> Iterator[float]:
@@ -255,11 +247,8 @@ def _attention(model: Backbone, load: Load) -> Iterator[float]:
     language, vision = config.language, config.vision
     inner = language.heads * language.head_width
     yield 12 * language.layers * inner * load.padded_tokens**2
-    if isinstance(config, QwenVLConfig):
-        # Windows are a mask over all pairs of patches.
-        yield 4 * vision.layers * vision.width * rows**2
-    else:
-        yield 4 * vision.layers * vision.width * rows * (config.vision.side**2 + 1) ** 2
+    count, length = model.family.sequences(config, rows)
+    yield 4 * vision.layers * vision.width * count * length**2
 
 
 def activation_bytes(model: Model, load: Load, rows: float, mesh: AbstractMesh) -> int:
@@ -295,12 +284,8 @@ def activation_bytes(model: Model, load: Load, rows: float, mesh: AbstractMesh) 
         layer, saved = layer + scores, saved + scores
     carried = tokens * language.width * size if compute.remat else saved
     decoder = language.layers * carried + 2 * layer
-    if isinstance(config, QwenVLConfig):
-        states = rows * load.padded_rows
-        seen = load.padded_rows
-    else:
-        seen = config.vision.side**2 + 1
-        states = rows * load.padded_rows * seen
+    count, seen = backbone.family.sequences(config, load.padded_rows)
+    states = rows * count * seen
     tower = states * (8 * vision.width + 3 * vision.hidden) * size
     tower += 2 * 4 * states * seen * vision.heads
     return round(max(decoder, tower))

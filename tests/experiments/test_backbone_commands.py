@@ -13,8 +13,10 @@ from safetensors.numpy import load_file, save_file
 from experiments.cli import export, main
 from experiments.console.shared import run_command
 from mprm_jax.data.vision_prompt import INTERNVL_TEMPLATE, QWEN_TEMPLATE
-from mprm_jax.models.backbone import Backbone, load_backbone, tower_params
+from mprm_jax.models.backbone import Backbone
+from mprm_jax.models.families import tower_params
 from mprm_jax.models.reward_head import detach
+from mprm_jax.models.weights.load import load_backbone
 from mprm_jax.train.checkpoint import load_model
 from tests.cli import Run, run
 from tests.mprm_jax.backbone_folder import LAYOUTS, layout_folder, text_tokenizer

@@ -8,11 +8,11 @@ import pytest
 from PIL import Image
 
 from experiments.benchmarks.kill_resume import digest
-from experiments.benchmarks.stub_model import StubModel, read_stub
 from experiments.store.read_subset import read_subset
 from mprm_jax.data.problems import DataError
 from mprm_jax.train.checkpoint import load_model
 from tests.cli import run
+from tests.mprm_jax.stub_model import StubModel, read_stub
 from tests.raw_files import random_records, write_corpus
 
 

@@ -137,7 +137,7 @@ def test_the_head_s_rows_are_those_asked_for(capsys, world, qwen, tmp_path):
 
 
 def _opened(folder):
-    from mprm_jax.models.backbone import load_backbone
+    from mprm_jax.models.weights.load import load_backbone
 
     return load_backbone(folder)
 

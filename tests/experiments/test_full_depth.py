@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from experiments.benchmarks import full_depth
-from experiments.benchmarks.backbone_shapes import BACKBONES, full_config
 from experiments.benchmarks.full_depth import Options, make_batch, make_model, measure
 from mprm_jax.models.weights import tensors
+from tests.mprm_jax.backbone_shapes import BACKBONES, full_config
 
 RELEASED = {"internvl2.5-8b": 8_075_365_376, "qwen2.5-vl-7b": 8_292_166_656}
 

@@ -16,9 +16,8 @@ from experiments.corpora.pretraining import (
     pretrain,
 )
 from mprm_jax.data.problems import DataError
-from mprm_jax.models.tiny import TinyConfig
-from mprm_jax.models.tiny_model import read_weights
-from mprm_jax.models.tiny_tokens import build_tokenizer
+from mprm_jax.models.tiny import TinyConfig, read_weights
+from mprm_jax.models.tokenizer import build_tokenizer
 from sim.scenes.grammar import (
     BENCHMARK_SOURCES,
     CELLS,

@@ -14,7 +14,7 @@ from experiments.corpora.scenes import write_world
 from experiments.grid import cells as cells_module
 from experiments.grid import run
 from experiments.store.results import append_results, read_results, store_path
-from mprm_jax.models import model as models
+from mprm_jax.train import open_model
 from mprm_jax.train.update import compiled_step
 from sim.scenes.world import PLENTIFUL
 from tests.cli import Run
@@ -35,7 +35,7 @@ def world(tmp_path_factory):
     model = small_model(vision_layers=0)
     params = random_params(model)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(models, "open_model", lambda name: (model, params))
+        patch.setattr(open_model, "open_model", lambda name: (model, params))
         yield folder
 
 
@@ -126,7 +126,7 @@ def test_a_finished_grid_runs_nothing_and_prints_its_tables(
 ):
     output, _ = finished
     before = store_path(output / "results", "selection").read_bytes()
-    monkeypatch.setattr(models, "open_model", never)
+    monkeypatch.setattr(open_model, "open_model", never)
     monkeypatch.setattr(cells_module, "run_cell", never)
     done = command(capsys, world, output, *GRID)
     assert done.status == 0, done.err
@@ -307,7 +307,7 @@ def test_bad_input_is_one_line(
     arguments, status, says, world, capsys, tmp_path, monkeypatch
 ):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(models, "open_model", never)
+    monkeypatch.setattr(open_model, "open_model", never)
     failed = command(capsys, world, tmp_path / "out", *arguments)
     assert failed.status == status, failed.err
     (line,) = failed.err.strip().splitlines()
@@ -319,7 +319,7 @@ def test_bad_input_is_one_line(
 def test_results_of_another_corpus_or_run_are_refused(
     world, finished, capsys, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(models, "open_model", never)
+    monkeypatch.setattr(open_model, "open_model", never)
     output, _ = finished
     other = tmp_path / "other"
     shutil.copytree(world, other)

@@ -9,7 +9,7 @@ from experiments.corpora.scenes import write_world
 from experiments.grid import run
 from mprm_jax.data.corpus import read_corpus, usable_rollouts
 from mprm_jax.data.loader import CorpusExamples
-from mprm_jax.models import model as models
+from mprm_jax.train import open_model
 from sim.scenes.world import PLENTIFUL
 from tests.cli import Run
 from tests.cli import run as run_command
@@ -59,7 +59,7 @@ def dry(world, capsys, tmp_path):
 def test_the_tiny_model_is_priced_by_its_parameters(dry, world):
     found = dry(*GRID, "--json")
     assert found.status == 0, found.err
-    model, params = models.open_model("tiny")
+    model, params = open_model.open_model("tiny")
     source = CorpusExamples(
         usable_rollouts(read_corpus(world / "annotations", use_cache=False)),
         np.arange(ROLLOUTS),

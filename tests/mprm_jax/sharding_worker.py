@@ -12,10 +12,10 @@ from typing import Any
 import jax
 import numpy as np
 
-from experiments.benchmarks.stub_model import StubModel, stub_examples
 from mprm_jax.data.batches import Batch, Bucket, Buckets, Example, buckets_for
-from mprm_jax.models.backbone import Prompting, load_backbone
+from mprm_jax.models.families import Prompting
 from mprm_jax.models.layers import Compute
+from mprm_jax.models.weights.load import load_backbone
 from mprm_jax.train import sharding, update
 from mprm_jax.train.loop import TrainConfig, train
 from mprm_jax.train.objective import Objective
@@ -23,6 +23,7 @@ from mprm_jax.train.optimizer import OptimizerConfig, plan
 from mprm_jax.train.run_log import read_metrics
 from mprm_jax.train.sharding import MeshShape
 from tests.mprm_jax.backbone_folder import internvl_folder, qwen_folder
+from tests.mprm_jax.stub_model import StubModel, stub_examples
 
 UPDATES = 3
 LOAD = {"prompting": Prompting(max_length=64), "compute": Compute("float32", False)}

@@ -3,7 +3,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from experiments.benchmarks.stub_model import PATCH_DIM, stub_examples
 from mprm_jax.data.batches import (
     Bucket,
     Buckets,
@@ -13,6 +12,7 @@ from mprm_jax.data.batches import (
     collate,
     open_ladder,
 )
+from tests.mprm_jax.stub_model import PATCH_DIM, stub_examples
 
 
 @given(st.integers(1, 7), st.integers(0, 3), st.integers(0, 10_000))

@@ -14,9 +14,8 @@ from experiments.benchmarks.kill_resume import (
     reference,
     stub_run,
 )
-from experiments.benchmarks.stub_model import StubModel, read_stub
 from mprm_jax.data.problems import DataError
-from mprm_jax.models.model import DESCRIPTION, model_files, read_model
+from mprm_jax.models.registry import DESCRIPTION, model_files, read_model
 from mprm_jax.train.checkpoint import (
     FOLDER,
     Progress,
@@ -27,6 +26,7 @@ from mprm_jax.train.checkpoint import (
     updates_kept,
 )
 from mprm_jax.train.file_hashes import Damaged
+from tests.mprm_jax.stub_model import StubModel, read_stub
 
 ROLLOUTS = 64
 

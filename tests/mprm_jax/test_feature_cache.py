@@ -9,12 +9,15 @@ from PIL import Image
 
 from mprm_jax.data.batches import Example, buckets_for, collate
 from mprm_jax.data.problems import BadRecord, DataError
-from mprm_jax.models.backbone import Backbone, Prompting, load_backbone
+from mprm_jax.models.backbone import Backbone
+from mprm_jax.models.families import Prompting
 from mprm_jax.models.layers import Compute
-from mprm_jax.models.model import open_model
+from mprm_jax.models.registry import read_model
+from mprm_jax.models.weights.load import load_backbone
 from mprm_jax.train import objective
-from mprm_jax.train.checkpoint import read_model, write_model
+from mprm_jax.train.checkpoint import write_model
 from mprm_jax.train.features import DESCRIPTION, cached
+from mprm_jax.train.open_model import open_model
 from mprm_jax.train.optimizer import join, split
 from mprm_jax.train.sharding import MeshShape, make_mesh, parameter_shardings
 from tests.mprm_jax.backbone_folder import internvl_folder, qwen_folder

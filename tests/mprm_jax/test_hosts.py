@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 
 from experiments.benchmarks.kill_resume import digest
-from experiments.benchmarks.stub_model import StubModel, read_stub, stub_examples
 from mprm_jax.data.batches import buckets_for
 from mprm_jax.train.checkpoint import load_model, updates_kept
 from mprm_jax.train.hosts import any_host, in_turn
@@ -18,6 +17,7 @@ from mprm_jax.train.loop import TrainConfig, train
 from mprm_jax.train.optimizer import plan
 from mprm_jax.train.run_log import read_metrics
 from mprm_jax.train.sharding import start_hosts
+from tests.mprm_jax.stub_model import StubModel, read_stub, stub_examples
 
 ROOT = Path(__file__).parents[2]
 

@@ -5,9 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments.benchmarks.stub_model import StubModel
 from mprm_jax.data.problems import DataError
-from mprm_jax.models.backbone import Prompting, load_backbone
+from mprm_jax.models.families import Prompting
 from mprm_jax.models.layers import Compute
 from mprm_jax.models.lora import (
     TARGETS,
@@ -17,7 +16,8 @@ from mprm_jax.models.lora import (
     base_of,
     merged,
 )
-from mprm_jax.models.model import DESCRIPTION
+from mprm_jax.models.registry import DESCRIPTION
+from mprm_jax.models.weights.load import load_backbone
 from mprm_jax.train.checkpoint import load_model, restore_latest
 from mprm_jax.train.loop import TrainConfig, train
 from mprm_jax.train.objective import Objective, loss_sum
@@ -25,6 +25,7 @@ from mprm_jax.train.optimizer import plan, split
 from tests.mprm_jax.backbone_folder import qwen_folder
 from tests.mprm_jax.quick import quick_compilation as quick_compilation
 from tests.mprm_jax.sharding_worker import random_batch, random_examples
+from tests.mprm_jax.stub_model import StubModel
 
 CONFIG = LoraConfig(rank=3, alpha=12.0)
 

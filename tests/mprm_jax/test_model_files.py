@@ -14,14 +14,15 @@ from hypothesis import strategies as st
 from safetensors.numpy import load, save
 
 from mprm_jax.data.problems import DataError
-from mprm_jax.models.model import DESCRIPTION, model_files, open_model, read_model
-from mprm_jax.models.tiny_model import (
+from mprm_jax.models.registry import DESCRIPTION, model_files, read_model
+from mprm_jax.models.tiny import (
     TOKENIZER,
     TinyModel,
     pretraining_facts,
     read_weights,
     weights_bytes,
 )
+from mprm_jax.train.open_model import open_model
 from tests.mprm_jax.tiny_case import random_params, small_model
 
 MODEL = small_model(vision_layers=0)

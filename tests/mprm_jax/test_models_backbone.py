@@ -9,8 +9,10 @@ from PIL import Image
 
 from mprm_jax.data.batches import Example, buckets_for, collate
 from mprm_jax.data.problems import BadRecord, DataError
-from mprm_jax.models.backbone import Prompting, from_description, load_backbone
+from mprm_jax.models.backbone import from_description
+from mprm_jax.models.families import Prompting
 from mprm_jax.models.layers import Compute
+from mprm_jax.models.weights.load import load_backbone
 from mprm_jax.train import objective, update
 from mprm_jax.train.objective import Objective
 from mprm_jax.train.optimizer import OptimizerConfig, plan
@@ -82,7 +84,7 @@ def test_the_tokens_of_a_prompt(loaded):
 
 def test_text_with_control_tokens_is_refused(loaded):
     model, _ = loaded
-    placeholder = model.template.image_token
+    placeholder = model.family.template.image_token
     with pytest.raises(BadRecord, match="control token in text"):
         model.encode(f"what is {placeholder}?", ["so"], ())
     with pytest.raises(BadRecord, match="step marker in text"):

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from mprm_jax.data.batches import Batch
-from mprm_jax.models import backbone, reward_head
+from mprm_jax.models import families, reward_head
 from mprm_jax.models.layers import Compute
 from mprm_jax.models.reward_head import RewardHead
 from mprm_jax.models.weights import tensors
@@ -74,7 +74,7 @@ def test_it_computes_what_the_reference_computed(path, tmp_path):
 
     @functools.partial(jax.value_and_grad, has_aux=True)
     def loss_and_logits(params):
-        hidden = backbone.hidden_states(
+        hidden = families.hidden_states(
             config, params, batch.tokens_BxL, batch.images_BxPxD, compute
         )
         logits = reward_head.reward_logits(
@@ -83,8 +83,14 @@ def test_it_computes_what_the_reference_computed(path, tmp_path):
         return loss_sum(logits, batch, Objective()) / step_count(batch), logits
 
     (loss, logits), gradient = jax.jit(loss_and_logits)(params)
-    see = functools.partial(backbone.vision_features, config, compute=compute)
-    features = jax.jit(see)(params, golden["images"])
+
+    @jax.jit
+    def see(params, images):
+        family = families.family_of(config)
+        states = family.tower_states(config, params, images, compute)
+        return family.project(config, params, states, compute)
+
+    features = see(params, golden["images"])
     counts = golden["image_tokens"]
     seen = [row[:count] for row, count in zip(features, counts, strict=True)]
     assert relative(np.concatenate(seen), golden["features"]) < 1e-5

@@ -5,11 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mprm_jax.models import decoder, reward_head
+from mprm_jax.models import decoder, families, reward_head
 from mprm_jax.models.layers import Compute
-from mprm_jax.models.qwen_vl import QwenVLConfig
+from mprm_jax.models.qwen import QwenVLConfig
 from mprm_jax.models.reward_head import RewardHead
-from mprm_jax.models.weights import tensors
 from tests.mprm_jax.quick import quick_compilation as quick_compilation
 from tests.mprm_jax.test_models_vision import LANGUAGE, VISION
 
@@ -20,7 +19,7 @@ KEY = jax.random.key(0)
 
 def model(language):
     config = QwenVLConfig(language, VISION, image_token=5)
-    return config, tensors.init(config, KEY)
+    return config, families.init(config, KEY)
 
 
 @pytest.mark.parametrize("language", [LANGUAGE, UNTIED])
@@ -79,7 +78,7 @@ def test_new_rows_are_no_rows_of_the_vocabulary():
 def test_what_is_trained():
     _, params = model(UNTIED)
     params = reward_head.attach(RewardHead((11, 4), False), params, KEY)
-    flags = tensors.trainable(params)
+    flags = families.trainable(params)
     assert flags["head"] == {"answers": True, "concentration": True}
     assert not flags["language"]["lm_head"]
     assert flags["language"]["embedding"]

@@ -16,18 +16,15 @@ from mprm_jax.data.vision_patches import (
     smart_size,
 )
 from mprm_jax.data.vision_tiles import Tiling, tile_grid, tile_images
-from mprm_jax.models import decoder, internvl, qwen_vl
-from mprm_jax.models.decoder import DecoderConfig
+from mprm_jax.models import decoder, families, internvl, qwen
+from mprm_jax.models.decoder import DecoderConfig, insert_features
 from mprm_jax.models.internvl import pixel_shuffle
 from mprm_jax.models.layers import Compute
-from mprm_jax.models.merging import insert_features
-from mprm_jax.models.qwen_vision import (
+from mprm_jax.models.qwen import (
     QwenVisionConfig,
-    init,
+    QwenVLConfig,
     unpack_patches,
-    vision_features,
 )
-from mprm_jax.models.qwen_vl import QwenVLConfig
 from mprm_jax.models.rope import Rope
 from tests.mprm_jax.quick import quick_compilation as quick_compilation
 
@@ -111,7 +108,8 @@ def test_no_image_is_no_patch():
 
 
 def test_tokens_of_another_window_or_image_have_exactly_no_influence():
-    params = init(VISION, jax.random.key(0))
+    config = QwenVLConfig(LANGUAGE, VISION, image_token=5)
+    params = families.init(config, jax.random.key(0))
     params = jax.tree.map(lambda leaf: 5 * leaf if leaf.ndim >= 2 else leaf, params)
     # Windows of 4 x 4 patches: 6 x 8 patches make four, the lower ones half empty.
     rows = patch_images((picture(84, 112, 1), picture(28, 28, 2)), GRID)
@@ -120,7 +118,8 @@ def test_tokens_of_another_window_or_image_have_exactly_no_influence():
     @jax.jit
     @jax.grad
     def influence(pixels, index):
-        return vision_features(VISION, params, pixels[None], PLAIN)[0, index].sum()
+        states = qwen.tower_states(config, params, pixels[None], PLAIN)
+        return qwen.project(config, params, states, PLAIN)[0, index].sum()
 
     _, places = unpack_patches(jnp.asarray(rows[None]))
     window = np.asarray(places[0]) // [1, 4, 4]
@@ -150,8 +149,9 @@ def test_m_rope_positions_by_hand():
     config = QwenVLConfig(LANGUAGE, VISION, image_token=5)
     tokens = [7, 7, *[5] * 6, 7, 5, 7]
     rows = patch_images((picture(56, 84), picture(28, 28)), GRID)
-    _, places = unpack_patches(jnp.asarray(rows[None]))
-    found = qwen_vl.rope_positions(config, jnp.asarray([tokens]), places)[:, 0]
+    found = qwen.rope_positions(config, jnp.asarray([tokens]), jnp.asarray(rows[None]))[
+        :, 0
+    ]
     assert found.tolist() == [
         [0, 1, 2, 2, 2, 2, 2, 2, 5, 6, 7],
         [0, 1, 2, 2, 2, 3, 3, 3, 5, 6, 7],
@@ -164,8 +164,7 @@ def test_a_row_without_images_beside_one_with_images_counts_as_text():
     tokens = jnp.asarray([[7, 5, 8, 9], [7, 8, 9, 9]])
     rows = np.zeros((2, 4, 594), np.uint8)
     rows[0] = patch_images((picture(28, 28),), GRID)
-    _, places = unpack_patches(jnp.asarray(rows))
-    found = qwen_vl.rope_positions(config, tokens, places)
+    found = qwen.rope_positions(config, tokens, jnp.asarray(rows))
     np.testing.assert_array_equal(found, decoder.text_positions(tokens))
 
 

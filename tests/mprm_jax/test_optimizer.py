@@ -8,7 +8,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from experiments.benchmarks.stub_model import StubModel
 from mprm_jax.train.optimizer import (
     OptimizerConfig,
     apply_directions,
@@ -21,6 +20,7 @@ from mprm_jax.train.optimizer import (
     split,
     transformation,
 )
+from tests.mprm_jax.stub_model import StubModel
 
 
 @given(st.integers(1, 10**6), st.integers(1, 1024))

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from mprm_jax.data.batches import Bucket, Buckets
-from mprm_jax.models.backbone import load_backbone
 from mprm_jax.models.layers import Compute
 from mprm_jax.models.lora import TARGETS, LoraConfig, base_of
+from mprm_jax.models.weights.load import load_backbone
 from mprm_jax.train import update
 from mprm_jax.train.objective import Objective
 from mprm_jax.train.open_backbone import Opening, open_for_training, planned_model

@@ -7,8 +7,7 @@ from PIL import Image
 
 from mprm_jax.data.batches import Bucket, Buckets, collate
 from mprm_jax.data.problems import BadRecord
-from mprm_jax.models.tiny import TinyConfig, patchify
-from mprm_jax.models.tiny_model import MAX_TOKENS, TinyModel, pretrained
+from mprm_jax.models.tiny import MAX_TOKENS, TinyConfig, TinyModel, patchify, pretrained
 from mprm_jax.train.objective import Objective
 from mprm_jax.train.optimizer import OptimizerConfig, join, plan
 from mprm_jax.train.update import compiled_step, initial_state

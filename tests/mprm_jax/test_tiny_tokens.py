@@ -7,8 +7,8 @@ import pytest
 
 from experiments.corpora.scene_text import questions, step_texts
 from mprm_jax.data.render import render
-from mprm_jax.models.tiny_model import MAX_TOKENS, pretrained
-from mprm_jax.models.tiny_tokens import UNKNOWN, build_tokenizer
+from mprm_jax.models.tiny import MAX_TOKENS, pretrained
+from mprm_jax.models.tokenizer import UNKNOWN, build_tokenizer
 from sim.scenes.grammar import BENCHMARK_SOURCES, TRAINING_SOURCES, vocabulary
 from sim.scenes.policy import Care
 from sim.scenes.solutions import sample_problems, solve

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 
 from experiments.benchmarks.kill_resume import digest
-from experiments.benchmarks.stub_model import StubModel, read_stub, stub_examples
 from mprm_jax.data.batches import buckets_for, collate
 from mprm_jax.data.loader import Reading, batches
 from mprm_jax.data.problems import DataError
@@ -17,6 +16,7 @@ from mprm_jax.train.loop import TrainConfig, train
 from mprm_jax.train.optimizer import join, plan
 from mprm_jax.train.run_log import read_metrics
 from mprm_jax.train.update import compiled_step, initial_state
+from tests.mprm_jax.stub_model import StubModel, read_stub, stub_examples
 
 MODEL = StubModel()
 EXAMPLES = stub_examples(40)

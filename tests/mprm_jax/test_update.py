@@ -7,11 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments.benchmarks.stub_model import StubModel, stub_examples
 from mprm_jax.data.batches import Batch, Bucket, Buckets, buckets_for, collate
 from mprm_jax.train.objective import Objective, loss_sum
 from mprm_jax.train.optimizer import OptimizerConfig, join, plan
 from mprm_jax.train.update import Placement, compiled_step, data_parallel, initial_state
+from tests.mprm_jax.stub_model import StubModel, stub_examples
 
 MODEL = StubModel()
 SETTINGS = {

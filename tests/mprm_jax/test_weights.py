@@ -225,27 +225,6 @@ def test_an_index_names_only_safetensors_beside_it(qwen, name):
         load(qwen)
 
 
-@pytest.mark.parametrize(
-    ("config", "message"),
-    [
-        ({"model_type": "gpt2"}, "'gpt2' is not supported; supported are qwen2_5_vl"),
-        ({}, "None is not supported"),
-        (qwen_config(vision_config={}), "lacks hidden_size"),
-        (qwen_config(text_config={"hidden_act": "gelu"}), "hidden_act is 'gelu'"),
-        (qwen_config(tie_word_embeddings=False, vision_config=3), "vision_config"),
-        (internvl_chat_config(family="MambaForCausalLM"), "'MambaForCausalLM' is not"),
-        (internvl_chat_config(ps_version="v1"), "ps_version is 'v1'"),
-        (internvl_chat_config(downsample_ratio=0.3), "must be 1 / integer"),
-    ],
-)
-def test_configurations_that_cannot_be_used_say_why(tmp_path, config, message):
-    (tmp_path / "config.json").write_text(json.dumps(config))
-    (tmp_path / "added_tokens.json").write_text(json.dumps(CHAT))
-    with pytest.raises(DataError, match=message) as caught:
-        load(tmp_path)
-    assert "\n" not in str(caught.value)
-
-
 def test_folders_and_files_that_are_none(tmp_path):
     with pytest.raises(DataError, match="no such folder"):
         load(tmp_path / "none")
@@ -256,12 +235,4 @@ def test_folders_and_files_that_are_none(tmp_path):
         load(tmp_path)
     (tmp_path / "config.json").write_text(json.dumps(internvl_chat_config()))
     with pytest.raises(DataError, match="has <IMG_CONTEXT>"):
-        load(tmp_path)
-
-
-def test_unsupported_positions_are_named(tmp_path):
-    config = qwen_config()
-    config["text_config"]["rope_parameters"]["rope_type"] = "yarn"
-    (tmp_path / "config.json").write_text(json.dumps(config))
-    with pytest.raises(DataError, match="rope of type 'yarn' is not supported"):
         load(tmp_path)

@@ -9,10 +9,9 @@ import pytest
 
 from mprm_jax.data.problems import DataError
 from mprm_jax.data.vision_patches import PLACE_BYTES
-from mprm_jax.models.backbone import hidden_states
+from mprm_jax.models import families
 from mprm_jax.models.layers import Compute
-from mprm_jax.models.qwen_vl import QwenVLConfig
-from mprm_jax.models.weights import tensors
+from mprm_jax.models.qwen import QwenVLConfig
 from mprm_jax.models.weights.config import read_config
 from tests.mprm_jax.backbone_folder import LAYOUTS
 
@@ -77,14 +76,14 @@ def refusal(folder):
 
 def check_computes(config):
     """The model of a configuration exists and runs, by shape alone."""
-    params = jax.eval_shape(lambda key: tensors.init(config, key), jax.random.key(0))
+    params = jax.eval_shape(lambda key: families.init(config, key), jax.random.key(0))
     vision = config.vision
     if isinstance(config, QwenVLConfig):
         shape = (2, 4 * vision.merge**2, 3 * vision.patch**2 + PLACE_BYTES)
     else:
         shape = (2, 1, 3 * vision.image**2)
     found = jax.eval_shape(
-        lambda params, tokens, images: hidden_states(
+        lambda params, tokens, images: families.hidden_states(
             config, params, tokens, images, Compute("float32")
         ),
         params,
@@ -118,61 +117,63 @@ def test_any_value_of_any_field_is_refused_in_one_line_or_computes(layout, tmp_p
     assert refused > 300
 
 
-QWEN_FAULTS = [
-    (("vision_config", "fullatt_block_indexes"), None, "fullatt_block_indexes must"),
-    (("vision_config", "fullatt_block_indexes"), 7, "fullatt_block_indexes must"),
-    (("vision_config", "num_heads"), 5, "num_heads 5 does not divide"),
-    # Heads of 6: rows and columns cannot share three pairs.
-    (("vision_config", "num_heads"), 4, "num_heads 4 does not divide hidden_size 24"),
-    (("vision_config", "window_size"), 0, "window_size must be a positive"),
-    (("vision_config", "window_size"), 14, "window_size 14 is no multiple"),
-    (("vision_config", "window_size"), 60, "patch_size x spatial_merge_size (28)"),
-    (("text_config", "rope_parameters", "mrope_section"), None, "mrope_section must"),
-    (("text_config", "rope_parameters", "mrope_section"), 4, "mrope_section must"),
-    (("text_config", "rope_parameters", "mrope_section"), [None], "mrope_section must"),
-    (("text_config", "rope_parameters", "mrope_section"), [8, -2, -2], "from 0"),
-    (("text_config", "rope_parameters", "mrope_section"), [2, 2], "three sections"),
-    (("text_config", "rope_parameters", "mrope_section"), [2, 2, 2], "fill a head"),
-    (
-        ("text_config", "rope_parameters", "rope_theta"),
-        0,
-        "rope_theta must be positive",
-    ),
-    (("text_config", "rope_parameters", "rope_theta"), -1e4, "rope_theta must be"),
-    (("text_config", "rope_parameters", "rope_theta"), 1e300, "rope_theta must be"),
-    (("text_config", "rope_parameters", "factor"), 0, "factor must be positive"),
-    (("image_token_id",), -1, "image_token_id must be a token in [0, 120)"),
-    (("image_token_id",), 120, "image_token_id must be a token in [0, 120)"),
-    (("vision_start_token_id",), 10**6, "vision_start_token_id must be a token"),
-    (("vision_end_token_id",), -3, "vision_end_token_id must be a token"),
-    (("tie_word_embeddings",), "false", "tie_word_embeddings must be true or false"),
-]
-CHAT_FAULTS = [
-    (("llm_config", "architectures"), 3, "architectures must be a list"),
-    (("llm_config", "architectures"), {"a": 1}, "architectures must be a list"),
-    (("llm_config", "num_attention_heads"), 6, "num_attention_heads 6 does not divide"),
-    (("vision_config", "num_attention_heads"), 5, "num_attention_heads 5 does not"),
-    (("vision_config", "image_size"), 60, "image_size 60 is no multiple"),
-    (("downsample_ratio",), 1 / 3, "does not divide a side of 4 patches"),
-    (("downsample_ratio",), 5e-324, "downsample_ratio must be positive"),
-    (("llm_config", "rope_theta"), 0, "rope_theta must be positive"),
-    (("llm_config", "rope_scaling", "factor"), 0, "factor must be positive"),
-    (("llm_config", "rope_scaling", "factor"), -2.0, "factor must be positive"),
-    (("llm_config", "vocab_size"), 7, "is token 7, beyond a vocabulary of 7"),
-]
+ROPE = ("text_config", "rope_parameters")
+# Values that are refused, by field; the line names the field.
+QWEN_FAULTS = {
+    ("vision_config", "fullatt_block_indexes"): (None, 7),
+    # Heads of 6 in the second: rows and columns cannot share three pairs.
+    ("vision_config", "num_heads"): (5, 4),
+    ("vision_config", "window_size"): (0, 14, 60),
+    (*ROPE, "mrope_section"): (None, 4, [None], [8, -2, -2], [2, 2], [2, 2, 2]),
+    (*ROPE, "rope_theta"): (0, -1e4, 1e300),
+    (*ROPE, "rope_type"): ("yarn",),
+    (*ROPE, "factor"): (0,),
+    ("text_config", "hidden_act"): ("gelu",),
+    ("text_config", "vocab_size"): (10**15, 0, "120"),
+    ("image_token_id",): (-1, 120),
+    ("vision_start_token_id",): (10**6,),
+    ("vision_end_token_id",): (-3,),
+    ("tie_word_embeddings",): ("false",),
+    ("model_type",): ("gpt2", None, {}),
+    ("vision_config",): (3,),
+}
+CHAT_FAULTS = {
+    ("llm_config", "architectures"): (3, {"a": 1}, []),
+    ("llm_config", "num_attention_heads"): (6,),
+    ("vision_config", "num_attention_heads"): (5,),
+    ("vision_config", "image_size"): (60, [56, 28]),
+    ("downsample_ratio",): (1 / 3, 0.3, 5e-324),
+    ("llm_config", "rope_theta"): (0,),
+    ("llm_config", "rope_scaling", "factor"): (0, -2.0),
+    ("ps_version",): ("v1",),
+}
 
 
 @pytest.mark.parametrize(
-    ("layout", "path", "new", "says"),
-    [("qwen2_5_vl", *fault) for fault in QWEN_FAULTS]
-    + [("internvl_chat", *fault) for fault in CHAT_FAULTS],
+    ("layout", "path", "values"),
+    [("qwen2_5_vl", *fault) for fault in QWEN_FAULTS.items()]
+    + [("internvl_chat", *fault) for fault in CHAT_FAULTS.items()],
 )
-def test_what_has_no_meaning_is_refused_with_the_reason(
-    layout, path, new, says, tmp_path
+def test_what_has_no_meaning_is_refused_by_file_and_field(
+    layout, path, values, tmp_path
 ):
-    line = refusal(write(tmp_path, put(LAYOUTS[layout][0](), path, new)))
-    assert line.startswith(f"{tmp_path / 'config.json'}: ")
-    assert says in line
+    plain, name = LAYOUTS[layout][0](), path[-1].removeprefix("rope_")
+    for new in values:
+        line = refusal(write(tmp_path, put(plain, path, new)))
+        assert line.startswith(f"{tmp_path / 'config.json'}: ")
+        assert name in line, new
+
+
+def test_a_missing_field_is_named(tmp_path):
+    value = put(LAYOUTS["qwen2_5_vl"][0](), ("vision_config",), {})
+    assert "`hidden_size` - at `$.vision_config`" in refusal(write(tmp_path, value))
+
+
+def test_a_vocabulary_without_the_image_token_and_an_unknown_decoder(tmp_path):
+    value = put(LAYOUTS["internvl_chat"][0](), ("llm_config", "vocab_size"), 7)
+    assert "token 7, beyond a vocabulary of 7" in refusal(write(tmp_path, value))
+    value = LAYOUTS["internvl_chat"][0](family="MambaForCausalLM")
+    assert "'MambaForCausalLM' is not supported" in refusal(write(tmp_path, value))
 
 
 @pytest.mark.parametrize("added", ["[]", "3", '{"<IMG_CONTEXT>": "7"}', "{", "null"])

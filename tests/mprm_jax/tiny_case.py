@@ -8,9 +8,8 @@ from PIL import Image
 
 from experiments.corpora.scene_text import questions, step_texts
 from mprm_jax.data.batches import Example
-from mprm_jax.models.tiny import TinyConfig
-from mprm_jax.models.tiny_model import TinyModel
-from mprm_jax.models.tiny_tokens import build_tokenizer
+from mprm_jax.models.tiny import TinyConfig, TinyModel
+from mprm_jax.models.tokenizer import build_tokenizer
 from sim.scenes.grammar import CELLS, TRAINING_SOURCES, vocabulary
 from sim.scenes.pictures import draw
 from sim.scenes.policy import Care

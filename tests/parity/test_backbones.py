@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from mprm_jax.models import backbone, decoder, reward_head
+from mprm_jax.models import decoder, families, reward_head
 from mprm_jax.models.layers import Compute
 from mprm_jax.models.reward_head import RewardHead
 from mprm_jax.models.weights import tensors
@@ -35,7 +35,7 @@ def case(request, tmp_path_factory):
 
 
 def all_logits(config, params, tokens, images, compute):
-    hidden = backbone.hidden_states(config, params, tokens, images, compute)
+    hidden = families.hidden_states(config, params, tokens, images, compute)
     hidden = decoder.final_norm(config.language, params["language"], hidden)
     rows = decoder.output_rows(params["language"])
     return jnp.einsum("bld,vd->blv", hidden, rows.astype(hidden.dtype))
@@ -56,7 +56,9 @@ def test_every_image_token_is_what_the_reference_sees(case):
     made, config, params = case
     if not sum(made.image_tokens):
         return
-    found = backbone.vision_features(config, params, made.images, FLOAT32)
+    family = families.family_of(config)
+    states = family.tower_states(config, params, made.images, FLOAT32)
+    found = family.project(config, params, states, FLOAT32)
     rows = [row[:count] for row, count in zip(found, made.image_tokens, strict=True)]
     with torch.no_grad():
         expected = made.see().double().numpy()
@@ -64,7 +66,7 @@ def test_every_image_token_is_what_the_reference_sees(case):
 
 
 def our_loss(config, head, params, batch):
-    hidden = backbone.hidden_states(
+    hidden = families.hidden_states(
         config, params, batch.tokens_BxL, batch.images_BxPxD, FLOAT32
     )
     logits = reward_head.reward_logits(
@@ -137,7 +139,7 @@ def test_three_updates_of_adamw_give_the_parameters_of_torch(case):
     before = {
         name: weight.detach().clone() for name, weight in made.model.named_parameters()
     }
-    trained = tensors.trainable(params)
+    trained = families.trainable(params)
     frozen_names = {
         name
         for name, kept in on_disk_flags(made, config, trained).items()
@@ -203,7 +205,7 @@ def on_disk_flags(made, config, flags):
 
 
 def our_updates(config, head, params, made, settings):
-    trained, frozen = optimizer.split(params, tensors.trainable(params))
+    trained, frozen = optimizer.split(params, families.trainable(params))
     tool, batch = optimizer.transformation(settings), batch_of(made)
 
     @jax.jit

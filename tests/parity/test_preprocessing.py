@@ -14,8 +14,8 @@ from mprm_jax.data.vision_tiles import (
     Tiling,
     tile_images,
 )
-from mprm_jax.models.internvit import normalise
-from mprm_jax.models.qwen_vision import unpack_patches
+from mprm_jax.models.internvl import normalise
+from mprm_jax.models.qwen import unpack_patches
 from tests.parity.references import random_image
 
 with warnings.catch_warnings():

@@ -1,26 +1,413 @@
-"""config.json of the three checkpoint layouts, read and written."""
+"""config.json of the three checkpoint layouts, read and written.
+
+Each part of the file is declared once: reading converts to it, writing from it. What is
+read is untrusted: a value of another type, out of range, or without meaning is refused
+in one line that names the file and the field.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+import msgspec
+from msgspec import UNSET, Meta, Struct, UnsetType, field
+from msgspec.structs import replace
 
 from mprm_jax.data.problems import DataError
+from mprm_jax.models import families
 from mprm_jax.models.decoder import DecoderConfig
-from mprm_jax.models.internvit import InternViTConfig
-from mprm_jax.models.internvl import InternVLConfig
-from mprm_jax.models.qwen_vision import QwenVisionConfig
-from mprm_jax.models.qwen_vl import QwenVLConfig
+from mprm_jax.models.families import BackboneConfig
+from mprm_jax.models.internvl import InternViTConfig, InternVLConfig
+from mprm_jax.models.qwen import QwenVisionConfig, QwenVLConfig
 from mprm_jax.models.rope import Rope
-from mprm_jax.models.weights.fields import Fields, read_json
-
-BackboneConfig = QwenVLConfig | InternVLConfig
 
 # model_type of each layout: what transformers writes, and InternVL's own remote code.
 # The remote code names and fuses its language model's tensors in two ways.
-QWEN, INTERNVL, INTERNVL_CHAT = "qwen2_5_vl", "internvl", "internvl_chat"
+QWEN, INTERNVL = families.QWEN.layout, families.INTERNVL.layout
+INTERNVL_CHAT = "internvl_chat"
 INTERNVL_CHAT_FUSED = "internvl_chat with InternLM2"
 _IMAGE_TOKEN = "<IMG_CONTEXT>"
+
+# Counts and ids are int32 in the compiled model.
+Count = Annotated[int, Meta(ge=1, lt=2**31)]
+Whole = Annotated[int, Meta(ge=0, lt=2**31)]
+# What float32 holds with all its digits; a released model has nothing near either end.
+Positive = Annotated[float, Meta(ge=2.0**-126, le=2.0**127)]
+# Of a square, or of its two sides (of any length: msgspec 0.22 crashes on a union with
+# tuple[Count, Count]).
+Side = Count | tuple[Count, ...]
+
+
+def read_json(path: Path, kind: Any = Any) -> Any:
+    """A JSON file of some type.
+
+    Raises:
+        DataError: it cannot be read, is no JSON, or holds something else.
+    """
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=kind)
+    except OSError as error:
+        raise DataError(f"{path}: {error.strerror or error}") from error
+    except msgspec.ValidationError as error:
+        raise DataError(f"{path}: {error}") from error
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise DataError(f"{path}: no JSON ({error})") from error
+
+
+# What this package does not compute otherwise; absent means the value here.
+_SWITCHES = "use_sliding_window", "attention_bias", "mlp_bias", "bias"
+_DECODER = {"hidden_act": "silu", **dict.fromkeys(_SWITCHES, False)}
+_QWEN_TOWER = {"hidden_act": "silu", "in_channels": 3, "in_chans": 3}
+_VIT = {
+    "norm_type": "layer_norm",
+    "hidden_act": "gelu",
+    **dict.fromkeys(("use_qk_norm", "qk_normalization", "use_mask_token"), False),
+    **dict.fromkeys(("use_absolute_position_embeddings", "use_mean_pooling"), True),
+}
+_ONLY: dict[str, dict[str, Any]] = {
+    QWEN: {"text_config": _DECODER, "vision_config": _QWEN_TOWER},
+    INTERNVL: {
+        "text_config": _DECODER,
+        "vision_config": _VIT,
+        "vision_feature_layer": -1,
+        "vision_feature_select_strategy": "default",
+        "projector_hidden_act": "gelu",
+    },
+    INTERNVL_CHAT: {
+        "llm_config": _DECODER,
+        "vision_config": _VIT,
+        "ps_version": "v2",
+        "select_layer": -1,
+    },
+}
+
+
+def _check_only(where: str, values: dict[str, Any], only: dict[str, Any]) -> None:
+    for name, allowed in only.items():
+        found = values.get(name, allowed)
+        if isinstance(allowed, dict):
+            if isinstance(found, dict):
+                _check_only(f"{where}{name}: ", found, allowed)
+        elif found != allowed:
+            raise ValueError(
+                f"{where}{name} is {found!r}; only {allowed!r} is supported"
+            )
+
+
+def _refuse(wrong: object, reason: str) -> None:
+    if wrong:
+        raise ValueError(reason)
+
+
+def _heads_divide(width: int, name: str, heads: int, unit: int = 1) -> None:
+    of = "" if unit == 1 else f" into heads of a multiple of {unit}"
+    reason = f"{name} {heads} does not divide hidden_size {width}{of}"
+    _refuse(width % (heads * unit), reason)
+
+
+def _shared(source: Any, names: Iterable[str]) -> dict[str, Any]:
+    """The values that a part of the file and a configuration both have."""
+    return {name: getattr(source, name) for name in names if hasattr(source, name)}
+
+
+class _Rope(Struct, kw_only=True, omit_defaults=True):
+    rope_type: str | None = None
+    type: str = "default"
+    theta: Positive | None = field(name="rope_theta", default=None)
+    sections: tuple[Whole, ...] = field(name="mrope_section", default=())
+    factor: Positive | None = None
+    low: Positive | None = field(name="low_freq_factor", default=None)
+    high: Positive | None = field(name="high_freq_factor", default=None)
+    context: Count | None = field(name="original_max_position_embeddings", default=None)
+
+    def rope(self, theta: float | None, context: int) -> Rope:
+        """With the base and the context that stand outside of this part."""
+        kind = self.type if self.rope_type is None else self.rope_type
+        theta = theta if self.theta is None else self.theta
+        if theta is None:
+            raise ValueError("lacks rope_theta")
+        if kind in ("default", "mrope", "dynamic"):
+            kind, factor = "default" if kind == "mrope" else kind, self.factor or 1.0
+            return Rope(theta, self.sections, kind, factor, context=context)
+        _refuse(
+            kind != "llama3",
+            f"rope of type {kind!r} is not supported; supported are default, mrope, "
+            "dynamic and llama3",
+        )
+        factor, low, high, original = self.factor, self.low, self.high, self.context
+        if factor is None or low is None or high is None or original is None:
+            raise ValueError(
+                "rope of type llama3 needs factor, low_freq_factor, high_freq_factor "
+                "and original_max_position_embeddings"
+            )
+        _refuse(low >= high, "low_freq_factor must be below high_freq_factor")
+        return Rope(theta, self.sections, kind, factor, low, high, original)
+
+    @classmethod
+    def of(cls, rope: Rope) -> _Rope:
+        """As transformers writes it."""
+        kind, factor = rope.kind, rope.factor if rope.kind != "default" else None
+        plain = cls(
+            rope_type=kind, theta=rope.theta, sections=rope.sections, factor=factor
+        )
+        if kind != "llama3":
+            return plain
+        return replace(plain, low=rope.low, high=rope.high, context=rope.context)
+
+
+class _Text(Struct, kw_only=True):
+    vocabulary: Count = field(name="vocab_size")
+    width: Count = field(name="hidden_size")
+    hidden: Count = field(name="intermediate_size")
+    layers: Count = field(name="num_hidden_layers")
+    heads: Count = field(name="num_attention_heads")
+    kv_heads: Count | None = field(name="num_key_value_heads", default=None)
+    hidden_act: Any = "silu"
+    context: Count = field(name="max_position_embeddings")
+    norm_eps: Positive = field(name="rms_norm_eps")
+    rope_parameters: _Rope | None = None
+    use_sliding_window: Any = False
+    tied: bool = field(name="tie_word_embeddings", default=False)
+    model_type: Any = "qwen2"
+    head_width: Count | UnsetType | None = field(name="head_dim", default=UNSET)
+    architectures: list[str] | UnsetType = UNSET
+    rope_theta: Positive | UnsetType | None = UNSET
+    rope_scaling: _Rope | UnsetType | None = UNSET
+
+    def decoder(self, family: Any, tied: bool | UnsetType) -> DecoderConfig:
+        """The decoder of a family, all checked; UNSET: tied as this part says."""
+        _refuse(
+            family not in ("qwen2", "llama", "internlm2"),
+            f"language model {family!r} is not supported; supported are Qwen2, Llama "
+            "and InternLM2",
+        )
+        kv_heads, head_width = self.kv_heads or self.heads, self.head_width
+        if not head_width:
+            _heads_divide(self.width, "num_attention_heads", self.heads)
+            head_width = self.width // self.heads
+        _refuse(
+            self.heads % kv_heads, f"{self.heads} heads do not group into {kv_heads}"
+        )
+        _refuse(
+            head_width % 2, f"heads of an odd width ({head_width}) cannot be rotated"
+        )
+        rope = self.rope_parameters or self.rope_scaling or _Rope()
+        rope = rope.rope(self.rope_theta or None, self.context)
+        _refuse(
+            bool(rope.sections) and sum(rope.sections) * 2 != head_width,
+            "mrope_section does not fill a head",
+        )
+        return DecoderConfig(
+            **_shared(self, ("vocabulary", "width", "layers", "heads", "hidden")),
+            **_shared(self, ("norm_eps", "context")),
+            kv_heads=kv_heads,
+            head_width=head_width,
+            rope=rope,
+            qkv_bias=family == "qwen2",
+            tied=self.tied if tied is UNSET else bool(tied),
+        )
+
+    @classmethod
+    def of(cls, config: DecoderConfig, **changes: Any) -> _Text:
+        """As transformers writes it."""
+        shared = _shared(config, cls.__struct_fields__)
+        shared |= {"rope_parameters": _Rope.of(config.rope), "head_width": UNSET}
+        return cls(**shared | changes)
+
+
+class _QwenVision(Struct, kw_only=True):
+    model_type: Any = "qwen2_5_vl_vision"
+    width: Count = field(name="hidden_size")
+    layers: Count = field(name="depth")
+    heads: Count = field(name="num_heads", default=16)
+    hidden: Count = field(name="intermediate_size")
+    output: Count = field(name="out_hidden_size")
+    patch: Count = field(name="patch_size", default=14)
+    merge: Count = field(name="spatial_merge_size", default=2)
+    frames: Count = field(name="temporal_patch_size", default=2)
+    window: Count = field(name="window_size", default=112)
+    full_layers: tuple[Whole, ...] = field(
+        name="fullatt_block_indexes", default=(7, 15, 23, 31)
+    )
+
+    def tower(self) -> QwenVisionConfig:
+        """The tower, all checked."""
+        # Rows and columns turn a half of each head, in pairs.
+        _heads_divide(self.width, "num_heads", self.heads, 4)
+        block = self.patch * self.merge
+        _refuse(
+            self.window % block,
+            f"window_size {self.window} is no multiple of patch_size x "
+            f"spatial_merge_size ({block})",
+        )
+        return QwenVisionConfig(**_shared(self, QwenVisionConfig.__dataclass_fields__))
+
+
+class _Qwen(Struct, kw_only=True):
+    dtype: Any = None
+    tied: bool | UnsetType = field(name="tie_word_embeddings", default=UNSET)
+    architectures: Any = ("Qwen2_5_VLForConditionalGeneration",)
+    model_type: str = QWEN
+    image_token: Whole = field(name="image_token_id", default=151655)
+    vision_start: Whole = field(name="vision_start_token_id", default=151652)
+    vision_end: Whole = field(name="vision_end_token_id", default=151653)
+    text_config: _Text
+    vision_config: _QwenVision
+
+    def config(self, _: Path) -> tuple[str, QwenVLConfig]:
+        """The layout and the shape, all checked."""
+        language = self.text_config.decoder("qwen2", self.tied)
+        tower = self.vision_config.tower()
+        _refuse(
+            tower.output != language.width, "out_hidden_size is not the text's width"
+        )
+        _refuse(
+            len(language.rope.sections) != 3, "mrope_section must have three sections"
+        )
+        ids = {
+            "image_token_id": self.image_token,
+            "vision_start_token_id": self.vision_start,
+            "vision_end_token_id": self.vision_end,
+        }
+        for name, token in ids.items():
+            _check_token(name, token, language.vocabulary)
+        return QWEN, QwenVLConfig(language, tower, *ids.values())
+
+    @classmethod
+    def of(cls, config: QwenVLConfig) -> _Qwen:
+        """As transformers writes it."""
+        vision = _shared(config.vision, _QwenVision.__struct_fields__)
+        return cls(
+            **_shared(config, cls.__struct_fields__),
+            text_config=_Text.of(config.language, model_type="qwen2_5_vl_text"),
+            vision_config=_QwenVision(**vision),
+        )
+
+
+class _InternViT(Struct, kw_only=True):
+    model_type: Any = "internvl_vision"
+    width: Count = field(name="hidden_size")
+    layers: Count = field(name="num_hidden_layers")
+    heads: Count = field(name="num_attention_heads")
+    hidden: Count = field(name="intermediate_size")
+    # As transformers calls it; the remote code calls it qkv_bias.
+    attention_bias: bool = False
+    norm_eps: Positive = field(name="layer_norm_eps")
+    image: Side = field(name="image_size")
+    patch: Side = field(name="patch_size", default=14)
+    qkv_bias: bool | UnsetType = UNSET
+
+    def tower(self, qkv_bias: bool) -> InternViTConfig:
+        """The tower, all checked."""
+        _heads_divide(self.width, "num_attention_heads", self.heads)
+        image, patch = _side("image_size", self.image), _side("patch_size", self.patch)
+        _refuse(
+            image % patch, f"image_size {image} is no multiple of patch_size {patch}"
+        )
+        shared = _shared(self, ("width", "layers", "heads", "hidden", "norm_eps"))
+        return InternViTConfig(**shared, image=image, patch=patch, qkv_bias=qkv_bias)
+
+
+def _side(name: str, value: int | tuple[int, ...]) -> int:
+    sides = {value} if isinstance(value, int) else set(value)
+    _refuse(len(sides) != 1, f"{name} must be the side of a square, not {value}")
+    return sides.pop()
+
+
+class _InternVL(Struct, kw_only=True):
+    dtype: Any = None
+    tied: bool | UnsetType = field(name="tie_word_embeddings", default=UNSET)
+    architectures: Any = ("InternVLForConditionalGeneration",)
+    model_type: str = INTERNVL
+    image_token: Whole = field(name="image_token_id")
+    image_seq_length: Any = UNSET
+    downsample_ratio: Positive = 0.5
+    text_config: _Text
+    vision_config: _InternViT
+
+    def config(self, _: Path) -> tuple[str, InternVLConfig]:
+        """The layout and the shape, all checked."""
+        text, vision = self.text_config, self.vision_config
+        language = text.decoder(text.model_type, self.tied)
+        tower = vision.tower(vision.attention_bias)
+        _check_token("image_token_id", self.image_token, language.vocabulary)
+        shuffle = _shuffle(self.downsample_ratio, tower)
+        return INTERNVL, InternVLConfig(language, tower, self.image_token, shuffle)
+
+    @classmethod
+    def of(cls, config: InternVLConfig) -> _InternVL:
+        """As transformers writes it; InternLM2 as Llama, whose mathematics it is."""
+        language, vision = config.language, config.vision
+        llama = {"model_type": "llama", "head_width": language.head_width}
+        tower = _shared(vision, ("width", "layers", "heads", "hidden", "norm_eps"))
+        return cls(
+            tied=language.tied,
+            image_token=config.image_token,
+            image_seq_length=config.tile_tokens,
+            downsample_ratio=1 / config.shuffle,
+            text_config=_Text.of(language, **({} if language.qkv_bias else llama)),
+            vision_config=_InternViT(
+                **tower,
+                attention_bias=vision.qkv_bias,
+                image=(vision.image, vision.image),
+                patch=(vision.patch, vision.patch),
+            ),
+        )
+
+
+class _InternVLChat(Struct, kw_only=True):
+    llm_config: _Text
+    vision_config: _InternViT
+    downsample_ratio: Positive = 0.5
+
+    def config(self, directory: Path) -> tuple[str, InternVLConfig]:
+        """The layout and the shape, all checked."""
+        text, vision = self.llm_config, self.vision_config
+        if not text.architectures:
+            raise ValueError(
+                "architectures must be a list that names the model's class"
+            )
+        name = text.architectures[0]
+        family = _ARCHITECTURES.get(name, name)
+        language = text.decoder(family, UNSET)
+        tower = vision.tower(vision.qkv_bias is not False)
+        shuffle = _shuffle(self.downsample_ratio, tower)
+        token = added_token(directory, _IMAGE_TOKEN)
+        _refuse(
+            token >= language.vocabulary,
+            f"{_IMAGE_TOKEN} is token {token}, beyond a vocabulary of "
+            f"{language.vocabulary}",
+        )
+        layout = INTERNVL_CHAT_FUSED if family == "internlm2" else INTERNVL_CHAT
+        return layout, InternVLConfig(language, tower, token, shuffle)
+
+
+_ARCHITECTURES = {
+    "InternLM2ForCausalLM": "internlm2",
+    "Qwen2ForCausalLM": "qwen2",
+    "LlamaForCausalLM": "llama",
+}
+_LAYOUTS = {QWEN: _Qwen, INTERNVL: _InternVL, INTERNVL_CHAT: _InternVLChat}
+
+
+def _check_token(name: str, value: int, vocabulary: int) -> None:
+    _refuse(
+        value >= vocabulary,
+        f"{name} must be a token in [0, {vocabulary}), the vocabulary, not {value}",
+    )
+
+
+def _shuffle(ratio: float, tower: InternViTConfig) -> int:
+    shuffle = round(1 / ratio)
+    _refuse(shuffle * ratio != 1, "downsample_ratio must be 1 / integer")
+    _refuse(
+        tower.side % shuffle,
+        f"downsample_ratio 1 / {shuffle} does not divide a side of {tower.side} "
+        "patches",
+    )
+    return shuffle
 
 
 def read_config(directory: Path) -> tuple[str, BackboneConfig]:
@@ -33,230 +420,31 @@ def read_config(directory: Path) -> tuple[str, BackboneConfig]:
     if not directory.is_dir():
         raise DataError(f"{directory}: no such folder")
     path = directory / "config.json"
-    fields = Fields(str(path), read_json(path))
-    kind = fields.values.get("model_type")
-    if kind == QWEN:
-        return QWEN, _qwen(fields)
-    if kind == INTERNVL:
-        return INTERNVL, _internvl(fields)
-    if kind == INTERNVL_CHAT:
-        return _internvl_chat(fields, directory)
-    raise DataError(
-        f"{path}: model_type {kind!r} is not supported; supported are "
-        f"{QWEN} (Qwen2.5-VL), {INTERNVL} and {INTERNVL_CHAT} (InternVL2.5)"
-    )
-
-
-def _qwen(fields: Fields) -> QwenVLConfig:
-    # Older files hold the text's fields at the top.
-    text = fields.part("text_config") if "text_config" in fields.values else fields
-    vision = fields.part("vision_config")
-    vision.expect("hidden_act", "silu")
-    vision.expect("in_channels", 3)
-    vision.expect("in_chans", 3)
-    language = _decoder(text, "qwen2", _tied(fields, text))
-    vocabulary = language.vocabulary
-    config = QwenVLConfig(
-        language=language,
-        vision=QwenVisionConfig(
-            width=vision.count("hidden_size"),
-            layers=vision.count("depth"),
-            heads=vision.count("num_heads", 16),
-            hidden=vision.count("intermediate_size"),
-            output=vision.count("out_hidden_size"),
-            patch=vision.count("patch_size", 14),
-            merge=vision.count("spatial_merge_size", 2),
-            frames=vision.count("temporal_patch_size", 2),
-            window=vision.count("window_size", 112),
-            full_layers=vision.wholes("fullatt_block_indexes", [7, 15, 23, 31]),
-        ),
-        image_token=fields.token("image_token_id", vocabulary, 151655),
-        vision_start=fields.token("vision_start_token_id", vocabulary, 151652),
-        vision_end=fields.token("vision_end_token_id", vocabulary, 151653),
-    )
-    tower = config.vision
-    if tower.output != language.width:
-        raise vision.problem("out_hidden_size is not the text's width")
-    # Rows and columns turn a half of each head, in pairs.
-    _check_heads(vision, "num_heads", tower.width, tower.heads, 4)
-    if tower.window % (tower.patch * tower.merge):
-        raise vision.problem(
-            f"window_size {tower.window} is no multiple of patch_size x "
-            f"spatial_merge_size ({tower.patch * tower.merge})"
-        )
-    if len(language.rope.sections) != 3:
-        raise text.problem("mrope_section must have three sections")
-    return config
-
-
-def _internvl(fields: Fields) -> InternVLConfig:
-    text, vision = fields.part("text_config"), fields.part("vision_config")
-    fields.expect("vision_feature_layer", -1)
-    fields.expect("vision_feature_select_strategy", "default")
-    fields.expect("projector_hidden_act", "gelu")
-    vision.expect("use_qk_norm", False)
-    vision.expect("use_mask_token", False)
-    vision.expect("use_absolute_position_embeddings", True)
-    vision.expect("use_mean_pooling", True)
-    family = text.values.get("model_type", "qwen2")
-    language = _decoder(text, family, _tied(fields, text))
-    tower = _internvit(vision, vision.flag("attention_bias", False))
-    return InternVLConfig(
-        language=language,
-        vision=tower,
-        image_token=fields.token("image_token_id", language.vocabulary),
-        shuffle=_shuffle(fields, tower),
-    )
-
-
-def _internvl_chat(fields: Fields, directory: Path) -> tuple[str, InternVLConfig]:
-    text, vision = fields.part("llm_config"), fields.part("vision_config")
-    fields.expect("ps_version", "v2")
-    fields.expect("select_layer", -1)
-    vision.expect("qk_normalization", False)
-    names = text.values.get("architectures")
-    if not isinstance(names, list) or not names or not isinstance(names[0], str):
-        raise text.problem("architectures must be a list that names the model's class")
-    families = {
-        "InternLM2ForCausalLM": "internlm2",
-        "Qwen2ForCausalLM": "qwen2",
-        "LlamaForCausalLM": "llama",
-    }
-    family = families.get(names[0], names[0])
-    language = _decoder(text, family, text.flag("tie_word_embeddings", False))
-    image_token = added_token(directory, _IMAGE_TOKEN)
-    if image_token >= language.vocabulary:
-        raise text.problem(
-            f"{_IMAGE_TOKEN} is token {image_token}, beyond a vocabulary of "
-            f"{language.vocabulary}"
-        )
-    tower = _internvit(vision, vision.flag("qkv_bias", True))
-    kind = INTERNVL_CHAT_FUSED if family == "internlm2" else INTERNVL_CHAT
-    return kind, InternVLConfig(
-        language=language,
-        vision=tower,
-        image_token=image_token,
-        shuffle=_shuffle(fields, tower),
-    )
-
-
-def _shuffle(fields: Fields, tower: InternViTConfig) -> int:
-    ratio = fields.positive("downsample_ratio", 0.5)
-    shuffle = round(1 / ratio)
-    if shuffle * ratio != 1:
-        raise fields.problem("downsample_ratio must be 1 / integer")
-    if tower.side % shuffle:
-        raise fields.problem(
-            f"downsample_ratio 1 / {shuffle} does not divide a side of {tower.side} "
-            "patches"
-        )
-    return shuffle
-
-
-def _check_heads(fields: Fields, name: str, width: int, heads: int, unit: int) -> None:
-    if width % (heads * unit):
-        of = "" if unit == 1 else f" into heads of a multiple of {unit}"
-        raise fields.problem(f"{name} {heads} does not divide hidden_size {width}{of}")
-
-
-def _internvit(vision: Fields, qkv_bias: bool) -> InternViTConfig:
-    vision.expect("norm_type", "layer_norm")
-    vision.expect("hidden_act", "gelu")
-    tower = InternViTConfig(
-        width=vision.count("hidden_size"),
-        layers=vision.count("num_hidden_layers"),
-        heads=vision.count("num_attention_heads"),
-        hidden=vision.count("intermediate_size"),
-        image=vision.count("image_size"),
-        patch=vision.count("patch_size", 14),
-        norm_eps=vision.positive("layer_norm_eps"),
-        qkv_bias=qkv_bias,
-    )
-    _check_heads(vision, "num_attention_heads", tower.width, tower.heads, 1)
-    if tower.image % tower.patch:
-        raise vision.problem(
-            f"image_size {tower.image} is no multiple of patch_size {tower.patch}"
-        )
-    return tower
-
-
-def _tied(fields: Fields, text: Fields) -> bool:
-    inner = text.flag("tie_word_embeddings", False)
-    return fields.flag("tie_word_embeddings", inner)
-
-
-def _decoder(text: Fields, family: str, tied: bool) -> DecoderConfig:
-    if family not in ("qwen2", "llama", "internlm2"):
+    values = read_json(path, dict[str, Any])
+    kind = values.get("model_type")
+    if not isinstance(kind, str) or kind not in _LAYOUTS:
         raise DataError(
-            f"{text.where}: language model {family!r} is not supported; supported are "
-            "Qwen2, Llama and InternLM2"
+            f"{path}: model_type {kind!r} is not supported; supported are "
+            f"{QWEN} (Qwen2.5-VL), {INTERNVL} and {INTERNVL_CHAT} (InternVL2.5)"
         )
-    text.expect("hidden_act", "silu")
-    text.expect("use_sliding_window", False)
-    text.expect("attention_bias", False)
-    text.expect("mlp_bias", False)
-    text.expect("bias", False)
-    heads, width = text.count("num_attention_heads"), text.count("hidden_size")
-    kv_heads = heads
-    if text.given("num_key_value_heads"):
-        kv_heads = text.count("num_key_value_heads")
-    if text.given("head_dim"):
-        head_width = text.count("head_dim")
-    else:
-        _check_heads(text, "num_attention_heads", width, heads, 1)
-        head_width = width // heads
-    if heads % kv_heads:
-        raise text.problem(f"{heads} heads do not group into {kv_heads}")
-    if head_width % 2:
-        raise text.problem(f"heads of an odd width ({head_width}) cannot be rotated")
-    context = text.count("max_position_embeddings")
-    rope = _rope(text, context)
-    if rope.sections and sum(rope.sections) * 2 != head_width:
-        raise text.problem("mrope_section does not fill a head")
-    return DecoderConfig(
-        vocabulary=text.count("vocab_size"),
-        width=width,
-        layers=text.count("num_hidden_layers"),
-        heads=heads,
-        kv_heads=kv_heads,
-        head_width=head_width,
-        hidden=text.count("intermediate_size"),
-        norm_eps=text.positive("rms_norm_eps"),
-        rope=rope,
-        qkv_bias=family == "qwen2",
-        tied=tied,
-        context=context,
-    )
+    if kind == QWEN:
+        # Older files hold the text's fields at the top.
+        values = {"text_config": values} | values
+    try:
+        file = msgspec.convert(values, _LAYOUTS[kind])
+        _check_only("", values, _ONLY[kind])
+        return file.config(directory)
+    except (msgspec.ValidationError, ValueError) as error:
+        raise DataError(f"{path}: {error}") from error
 
 
-def _rope(text: Fields, context: int) -> Rope:
-    name = next(filter(text.given, ("rope_parameters", "rope_scaling")), None)
-    inner = Fields(f"{text.where}: rope", {}) if name is None else text.part(name)
-    theta = inner.positive("rope_theta", text.values.get("rope_theta"))
-    kind = inner.values.get("rope_type", inner.values.get("type", "default"))
-    sections = inner.wholes("mrope_section", [])
-    if kind in ("default", "mrope", "dynamic"):
-        kind = "dynamic" if kind == "dynamic" else "default"
-        factor = inner.positive("factor", 1.0)
-        return Rope(theta, sections, kind, factor, context=context)
-    if kind == "llama3":
-        low = inner.positive("low_freq_factor")
-        high = inner.positive("high_freq_factor")
-        if low >= high:
-            raise inner.problem("low_freq_factor must be below high_freq_factor")
-        return Rope(
-            theta,
-            sections,
-            kind,
-            factor=inner.positive("factor"),
-            low=low,
-            high=high,
-            context=inner.count("original_max_position_embeddings"),
-        )
-    raise DataError(
-        f"{text.where}: rope of type {kind!r} is not supported; supported are "
-        "default, mrope, dynamic and llama3"
-    )
+class _AddedToken(Struct):
+    content: str
+    id: Whole
+
+
+class _TokenizerFile(Struct):
+    added_tokens: list[_AddedToken] = []
 
 
 def added_token(directory: Path, text: str) -> int:
@@ -266,102 +454,20 @@ def added_token(directory: Path, text: str) -> int:
         DataError: no file of the folder names it, or one cannot be read.
     """
     path = directory / "added_tokens.json"
-    if path.is_file():
-        added = Fields(str(path), read_json(path))
-        if text in added.values:
-            return added.token(text, 2**31)
+    added = read_json(path, dict[str, Whole]) if path.is_file() else {}
     path = directory / "tokenizer.json"
-    if path.is_file():
-        file = Fields(str(path), read_json(path))
-        tokens = file.values.get("added_tokens", [])
-        if not isinstance(tokens, list):
-            raise file.problem("added_tokens must be a list")
-        for token in tokens:
-            added = Fields(f"{path}: added_tokens", token)
-            if added.values.get("content") == text:
-                return added.token("id", 2**31)
-    raise DataError(
-        f"{directory}: neither added_tokens.json nor tokenizer.json has {text}"
-    )
+    if text not in added and path.is_file():
+        tokens = read_json(path, _TokenizerFile).added_tokens
+        added = {token.content: token.id for token in tokens}
+    if text not in added:
+        raise DataError(
+            f"{directory}: neither added_tokens.json nor tokenizer.json has {text}"
+        )
+    return added[text]
 
 
 def config_json(config: BackboneConfig, dtype: str) -> dict[str, Any]:
     """config.json as transformers writes it, of a model saved in its native layout."""
-    language = config.language
-    text: dict[str, Any] = {
-        "vocab_size": language.vocabulary,
-        "hidden_size": language.width,
-        "intermediate_size": language.hidden,
-        "num_hidden_layers": language.layers,
-        "num_attention_heads": language.heads,
-        "num_key_value_heads": language.kv_heads,
-        "hidden_act": "silu",
-        "max_position_embeddings": language.context,
-        "rms_norm_eps": language.norm_eps,
-        "rope_parameters": _rope_json(language.rope),
-        "use_sliding_window": False,
-        "tie_word_embeddings": language.tied,
-    }
-    common = {"dtype": dtype, "tie_word_embeddings": language.tied}
-    if isinstance(config, QwenVLConfig):
-        vision = config.vision
-        return common | {
-            "architectures": ["Qwen2_5_VLForConditionalGeneration"],
-            "model_type": QWEN,
-            "image_token_id": config.image_token,
-            "vision_start_token_id": config.vision_start,
-            "vision_end_token_id": config.vision_end,
-            "text_config": text | {"model_type": "qwen2_5_vl_text"},
-            "vision_config": {
-                "model_type": "qwen2_5_vl_vision",
-                "hidden_size": vision.width,
-                "depth": vision.layers,
-                "num_heads": vision.heads,
-                "intermediate_size": vision.hidden,
-                "out_hidden_size": vision.output,
-                "patch_size": vision.patch,
-                "spatial_merge_size": vision.merge,
-                "temporal_patch_size": vision.frames,
-                "window_size": vision.window,
-                "fullatt_block_indexes": list(vision.full_layers),
-            },
-        }
-    vision = config.vision
-    family = "qwen2" if language.qkv_bias else "llama"
-    return common | {
-        "architectures": ["InternVLForConditionalGeneration"],
-        "model_type": INTERNVL,
-        "image_token_id": config.image_token,
-        "image_seq_length": config.tile_tokens,
-        "downsample_ratio": 1 / config.shuffle,
-        "text_config": text
-        | {"model_type": family}
-        | ({} if language.qkv_bias else {"head_dim": language.head_width}),
-        "vision_config": {
-            "model_type": "internvl_vision",
-            "hidden_size": vision.width,
-            "num_hidden_layers": vision.layers,
-            "num_attention_heads": vision.heads,
-            "intermediate_size": vision.hidden,
-            "attention_bias": vision.qkv_bias,
-            "layer_norm_eps": vision.norm_eps,
-            "image_size": [vision.image, vision.image],
-            "patch_size": [vision.patch, vision.patch],
-        },
-    }
-
-
-def _rope_json(rope: Rope) -> dict[str, Any]:
-    value: dict[str, Any] = {"rope_type": rope.kind, "rope_theta": rope.theta}
-    if rope.sections:
-        value["mrope_section"] = list(rope.sections)
-    if rope.kind == "dynamic":
-        value["factor"] = rope.factor
-    if rope.kind == "llama3":
-        value |= {
-            "factor": rope.factor,
-            "low_freq_factor": rope.low,
-            "high_freq_factor": rope.high,
-            "original_max_position_embeddings": rope.context,
-        }
-    return value
+    layout: Any = _LAYOUTS[families.family_of(config).layout]
+    written = replace(layout.of(config), dtype=dtype, tied=config.language.tied)
+    return msgspec.to_builtins(written)

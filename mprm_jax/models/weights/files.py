@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Annotated
 
 import ml_dtypes  # noqa: F401  (teaches numpy what bfloat16 is)
+import msgspec
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
@@ -19,6 +21,10 @@ _PICKLES = ("*.bin", "*.pt", "*.pth", "*.pkl", "*.ckpt")
 _DTYPES = ("F32", "BF16", "F16")
 # Names listed of those missing or unexpected; the rest are counted.
 _LISTED = 8
+
+
+class _Index(msgspec.Struct):
+    weight_map: Annotated[dict[str, str], msgspec.Meta(min_length=1)]
 
 
 class Tensors:
@@ -117,11 +123,7 @@ def _open(path: Path) -> safe_open:
 def _shards(directory: Path) -> list[Path]:
     index = directory / _INDEX
     if index.is_file():
-        value = read_json(index)
-        names = value.get("weight_map") if isinstance(value, dict) else None
-        if not isinstance(names, dict) or not names:
-            raise DataError(f"{index}: lacks weight_map")
-        files = sorted({str(name) for name in names.values()})
+        files = sorted(set(read_json(index, _Index).weight_map.values()))
         for name in files:
             if Path(name).name != name or not name.endswith(".safetensors"):
                 raise DataError(f"{index}: {name!r} is no safetensors file beside it")

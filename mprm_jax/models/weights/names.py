@@ -1,36 +1,43 @@
 """Where each tensor of a checkpoint lies in the parameters, for each layout.
 
-A layout is a list of entries: a name and shape on disk, the leaves it fills, and the
-pair of functions between the two. Loading, checking and saving read the same list.
+A layout is a table from names on disk to leaves of the parameters. Of it a list of
+entries is made: a name and shape on disk, the leaves it fills, and the functions
+between the two. Loading, checking and saving read the same list.
 """
 
 from __future__ import annotations
 
+import functools
+import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
+import jax
 import numpy as np
 
+from mprm_jax.models import families
 from mprm_jax.models.decoder import DecoderConfig
-from mprm_jax.models.internvit import InternViTConfig
-from mprm_jax.models.internvl import InternVLConfig
-from mprm_jax.models.qwen_vision import QwenVisionConfig
-from mprm_jax.models.qwen_vl import QwenVLConfig
-from mprm_jax.models.weights.config import (
-    INTERNVL,
-    INTERNVL_CHAT_FUSED,
-    QWEN,
-    BackboneConfig,
-)
+from mprm_jax.models.families import BackboneConfig
+from mprm_jax.models.qwen import QwenVisionConfig
+from mprm_jax.models.weights.config import INTERNVL, INTERNVL_CHAT_FUSED, QWEN
 
 Path = tuple[str, ...]
+Shape = tuple[int, ...]
 Arrays = tuple[np.ndarray, ...]
 
 
 @dataclass(frozen=True)
 class Form:
-    """How one tensor on disk turns into leaves, and back."""
+    """How one tensor on disk turns into leaves, and back.
 
+    Attributes:
+        shape: on disk, of the shapes of the leaves.
+        read: leaves of a tensor.
+        write: the tensor of its leaves.
+    """
+
+    shape: Callable[[tuple[Shape, ...]], Shape]
     read: Callable[[np.ndarray], Arrays]
     write: Callable[[Arrays], np.ndarray]
 
@@ -48,36 +55,44 @@ class Entry:
     """
 
     name: str
-    shape: tuple[int, ...]
+    shape: Shape
     targets: tuple[Path, ...]
     form: Form
     layer: int | None = None
 
 
-PLAIN = Form(lambda array: (array,), lambda arrays: arrays[0])
-LINEAR = Form(lambda array: (array.T,), lambda arrays: arrays[0].T)
+PLAIN = Form(lambda shapes: shapes[0], lambda array: (array,), lambda arrays: arrays[0])
+LINEAR = Form(
+    lambda shapes: shapes[0][::-1],
+    lambda array: (array.T,),
+    lambda arrays: arrays[0].T,
+)
 
 
-def _reshaped(inner: tuple[int, ...], outer: tuple[int, ...]) -> Form:
+def _reshaped(before: Shape) -> Form:
+    """A leaf with axes of length 1 before its own."""
     return Form(
-        lambda array: (array.reshape(inner),), lambda arrays: arrays[0].reshape(outer)
+        lambda shapes: (*before, *shapes[0]),
+        lambda array: (array.reshape(array.shape[len(before) :]),),
+        lambda arrays: arrays[0].reshape(*before, *arrays[0].shape),
     )
 
 
-def _convolution(shape: tuple[int, ...]) -> Form:
-    """Kernel [out, channel, ...] of a convolution whose stride is its size."""
+def _convolution(inner: Shape) -> Form:
+    """Kernel [out, *inner] of a convolution whose stride is its size."""
     return Form(
-        lambda array: (array.reshape(shape[0], -1).T,),
-        lambda arrays: arrays[0].T.reshape(shape),
+        lambda shapes: (shapes[0][1], *inner),
+        lambda array: (array.reshape(len(array), -1).T,),
+        lambda arrays: arrays[0].T.reshape(-1, *inner),
     )
 
 
-def _thirds() -> Form:
-    """Queries, keys and values stacked: kernels [3 F, D], or biases [3 F]."""
-    return Form(
-        lambda array: tuple(part.T for part in np.split(array, 3)),
-        lambda arrays: np.concatenate([part.T for part in arrays]),
-    )
+# Queries, keys and values stacked: kernels [3 F, D], or biases [3 F].
+THIRDS = Form(
+    lambda shapes: (3 * shapes[0][-1], *shapes[0][:-1]),
+    lambda array: tuple(part.T for part in np.split(array, 3)),
+    lambda arrays: np.concatenate([part.T for part in arrays]),
+)
 
 
 def _grouped(config: DecoderConfig) -> Form:
@@ -95,214 +110,165 @@ def _grouped(config: DecoderConfig) -> Form:
         joined = np.concatenate([query, key, value], axis=1)
         return joined.reshape(-1, joined.shape[-1])
 
-    return Form(read, write)
+    rows = (config.heads + 2 * kv) * width
+    return Form(lambda shapes: (rows, shapes[0][0]), read, write)
 
 
-def _dense(
-    name: str, path: Path, inner: int, outer: int, layer: int | None, bias: bool = True
-) -> Iterator[Entry]:
-    yield Entry(f"{name}.weight", (outer, inner), ((*path, "kernel"),), LINEAR, layer)
-    if bias:
-        yield Entry(f"{name}.bias", (outer,), ((*path, "bias"),), PLAIN, layer)
+# Rows of a table: a name on disk, "*" for the number of the layer, and the part of the
+# parameters that it fills. ``.weight`` and ``.bias`` follow where the part is a layer
+# of the network; a tuple of parts is queries, keys and values in one tensor.
+Row = tuple[str, str | tuple[str, ...]]
+_QKV = ("query", "key", "value")
 
-
-def _norm(name: str, path: Path, width: int, layer: int | None) -> Iterator[Entry]:
-    for ending, leaf in (("weight", "scale"), ("bias", "bias")):
-        yield Entry(f"{name}.{ending}", (width,), ((*path, leaf),), PLAIN, layer)
-
-
-def _decoder(config: DecoderConfig, body: str, head: str) -> Iterator[Entry]:
-    """Qwen2 and Llama, as transformers names them."""
-    root, width = ("language",), config.width
-    inner, kv = config.heads * config.head_width, config.kv_heads * config.head_width
-    rows, bias = (config.vocabulary, width), config.qkv_bias
-    yield Entry(f"{body}.embed_tokens.weight", rows, ((*root, "embedding"),), PLAIN)
-    yield Entry(f"{body}.norm.weight", (width,), ((*root, "norm"),), PLAIN)
-    if not config.tied:
-        yield Entry(f"{head}.weight", rows, ((*root, "lm_head"),), PLAIN)
-    for i in range(config.layers):
-        at, to = f"{body}.layers.{i}", (*root, "layers")
-        for norm, leaf in (
-            ("input_layernorm", "attention_norm"),
-            ("post_attention_layernorm", "mlp_norm"),
-        ):
-            yield Entry(f"{at}.{norm}.weight", (width,), ((*to, leaf),), PLAIN, i)
-        attention, mlp, hidden = f"{at}.self_attn", f"{at}.mlp", config.hidden
-        yield from _dense(f"{attention}.q_proj", (*to, "query"), width, inner, i, bias)
-        yield from _dense(f"{attention}.k_proj", (*to, "key"), width, kv, i, bias)
-        yield from _dense(f"{attention}.v_proj", (*to, "value"), width, kv, i, bias)
-        yield from _dense(
-            f"{attention}.o_proj", (*to, "output"), inner, width, i, False
-        )
-        yield from _dense(f"{mlp}.gate_proj", (*to, "gate"), width, hidden, i, False)
-        yield from _dense(f"{mlp}.up_proj", (*to, "up"), width, hidden, i, False)
-        yield from _dense(f"{mlp}.down_proj", (*to, "down"), hidden, width, i, False)
-
-
-def _internlm2(config: DecoderConfig) -> Iterator[Entry]:
-    """InternLM2, as InternVL's remote code names it."""
-    root, width, body = ("language",), config.width, "language_model.model"
-    rows, inner = (config.vocabulary, width), config.heads * config.head_width
-    yield Entry(f"{body}.tok_embeddings.weight", rows, ((*root, "embedding"),), PLAIN)
-    yield Entry(f"{body}.norm.weight", (width,), ((*root, "norm"),), PLAIN)
-    if not config.tied:
-        yield Entry("language_model.output.weight", rows, ((*root, "lm_head"),), PLAIN)
-    fused = inner + 2 * config.kv_heads * config.head_width
-    for i in range(config.layers):
-        at, to = f"{body}.layers.{i}", (*root, "layers")
-        for norm in ("attention_norm", "ffn_norm"):
-            leaf = {"ffn_norm": "mlp_norm"}.get(norm, norm)
-            yield Entry(f"{at}.{norm}.weight", (width,), ((*to, leaf),), PLAIN, i)
-        yield Entry(
-            f"{at}.attention.wqkv.weight",
-            (fused, width),
-            tuple((*to, leaf, "kernel") for leaf in ("query", "key", "value")),
-            _grouped(config),
-            i,
-        )
-        yield from _dense(f"{at}.attention.wo", (*to, "output"), inner, width, i, False)
-        mlp, hidden = f"{at}.feed_forward", config.hidden
-        yield from _dense(f"{mlp}.w1", (*to, "gate"), width, hidden, i, False)
-        yield from _dense(f"{mlp}.w3", (*to, "up"), width, hidden, i, False)
-        yield from _dense(f"{mlp}.w2", (*to, "down"), hidden, width, i, False)
-
-
-def _fused_qkv(at: str, to: Path, width: int, i: int, bias: bool) -> Iterator[Entry]:
-    for ending, leaf, shape in (
-        ("weight", "kernel", (3 * width, width)),
-        ("bias", "bias", (3 * width,)),
-    )[: 1 + bias]:
-        targets = tuple((*to, name, leaf) for name in ("query", "key", "value"))
-        yield Entry(f"{at}.qkv.{ending}", shape, targets, _thirds(), i)
-
-
-def _qwen_vision(config: QwenVisionConfig) -> Iterator[Entry]:
-    root, width = ("vision",), config.width
-    shape = (width, 3, config.frames, config.patch, config.patch)
-    yield Entry(
-        "visual.patch_embed.proj.weight",
-        shape,
-        ((*root, "patch", "kernel"),),
-        _convolution(shape),
-    )
-    for i in range(config.layers):
-        at, to, hidden = f"visual.blocks.{i}", (*root, "layers"), config.hidden
-        for norm, leaf in (("norm1", "attention_norm"), ("norm2", "mlp_norm")):
-            yield Entry(f"{at}.{norm}.weight", (width,), ((*to, leaf),), PLAIN, i)
-        yield from _fused_qkv(f"{at}.attn", to, width, i, True)
-        yield from _dense(f"{at}.attn.proj", (*to, "output"), width, width, i)
-        yield from _dense(f"{at}.mlp.gate_proj", (*to, "gate"), width, hidden, i)
-        yield from _dense(f"{at}.mlp.up_proj", (*to, "up"), width, hidden, i)
-        yield from _dense(f"{at}.mlp.down_proj", (*to, "down"), hidden, width, i)
-    merged, merger = width * config.merge**2, "visual.merger"
-    yield Entry(f"{merger}.ln_q.weight", (width,), ((*root, "merger_norm"),), PLAIN)
-    yield from _dense(f"{merger}.mlp.0", (*root, "merger_in"), merged, merged, None)
-    yield from _dense(
-        f"{merger}.mlp.2", (*root, "merger_out"), merged, config.output, None
-    )
-
-
-@dataclass(frozen=True)
-class _ViTNames:
-    """What transformers and the remote code call the same parts of InternViT."""
-
-    root: str
-    class_token: str
-    positions: str
-    patches: str
-    layer: str
-    norms: tuple[str, str]
-    scales: tuple[str, str]
-    output: str
-
-
-_NATIVE = _ViTNames(
-    root="vision_tower",
-    class_token="embeddings.cls_token",
-    positions="embeddings.position_embeddings",
-    patches="embeddings.patch_embeddings.projection",
-    layer="encoder.layer",
-    norms=("layernorm_before", "layernorm_after"),
-    scales=("lambda_1", "lambda_2"),
-    output="attention.projection_layer",
+_LLAMA: tuple[Row, ...] = (
+    ("model.embed_tokens", "embedding"),
+    ("model.norm", "norm"),
+    ("lm_head", "lm_head"),
+    ("model.layers.*.input_layernorm", "attention_norm"),
+    ("model.layers.*.post_attention_layernorm", "mlp_norm"),
+    *((f"model.layers.*.self_attn.{name[0]}_proj", name) for name in _QKV),
+    ("model.layers.*.self_attn.o_proj", "output"),
+    *((f"model.layers.*.mlp.{name}_proj", name) for name in ("gate", "up", "down")),
 )
-_REMOTE = _ViTNames(
-    root="vision_model",
-    class_token="embeddings.class_embedding",
-    positions="embeddings.position_embedding",
-    patches="embeddings.patch_embedding",
-    layer="encoder.layers",
-    norms=("norm1", "norm2"),
-    scales=("ls1", "ls2"),
-    output="attn.proj",
+_INTERNLM2: tuple[Row, ...] = (
+    ("model.tok_embeddings", "embedding"),
+    ("model.norm", "norm"),
+    ("output", "lm_head"),
+    ("model.layers.*.attention_norm", "attention_norm"),
+    ("model.layers.*.ffn_norm", "mlp_norm"),
+    ("model.layers.*.attention.wqkv", _QKV),
+    ("model.layers.*.attention.wo", "output"),
+    ("model.layers.*.feed_forward.w1", "gate"),
+    ("model.layers.*.feed_forward.w3", "up"),
+    ("model.layers.*.feed_forward.w2", "down"),
 )
+_QWEN_TOWER: tuple[Row, ...] = (
+    ("patch_embed.proj", "patch"),
+    ("blocks.*.norm1", "attention_norm"),
+    ("blocks.*.norm2", "mlp_norm"),
+    ("blocks.*.attn.qkv", _QKV),
+    ("blocks.*.attn.proj", "output"),
+    *((f"blocks.*.mlp.{name}_proj", name) for name in ("gate", "up", "down")),
+    ("merger.ln_q", "merger_norm"),
+    ("merger.mlp.0", "merger_in"),
+    ("merger.mlp.2", "merger_out"),
+)
+_INTERNVIT: tuple[Row, ...] = (
+    ("embeddings.cls_token", "class_token"),
+    ("embeddings.position_embeddings", "positions"),
+    ("embeddings.patch_embeddings.projection", "patch"),
+    ("encoder.layer.*.layernorm_before", "attention_norm"),
+    ("encoder.layer.*.layernorm_after", "mlp_norm"),
+    ("encoder.layer.*.lambda_1", "attention_scale"),
+    ("encoder.layer.*.lambda_2", "mlp_scale"),
+    *((f"encoder.layer.*.attention.{name[0]}_proj", name) for name in _QKV),
+    ("encoder.layer.*.attention.projection_layer", "output"),
+    ("encoder.layer.*.mlp.fc1", "up"),
+    ("encoder.layer.*.mlp.fc2", "down"),
+)
+_INTERNVIT_CHAT: tuple[Row, ...] = (
+    ("embeddings.class_embedding", "class_token"),
+    ("embeddings.position_embedding", "positions"),
+    ("embeddings.patch_embedding", "patch"),
+    ("encoder.layers.*.norm1", "attention_norm"),
+    ("encoder.layers.*.norm2", "mlp_norm"),
+    ("encoder.layers.*.ls1", "attention_scale"),
+    ("encoder.layers.*.ls2", "mlp_scale"),
+    ("encoder.layers.*.attn.qkv", _QKV),
+    ("encoder.layers.*.attn.proj", "output"),
+    ("encoder.layers.*.mlp.fc1", "up"),
+    ("encoder.layers.*.mlp.fc2", "down"),
+)
+# Single tensors that are no ``.weight``.
+_BARE = ("class_token", "positions", "attention_scale", "mlp_scale")
 
 
-def _internvit(config: InternViTConfig, names: _ViTNames) -> Iterator[Entry]:
-    root, width, body = ("vision",), config.width, names.root
-    count = config.side**2 + 1
-    yield Entry(
-        f"{body}.{names.class_token}",
-        (1, 1, width),
-        ((*root, "class_token"),),
-        _reshaped((width,), (1, 1, width)),
+def _parts(kind: str) -> Iterator[tuple[str, str, tuple[Row, ...]]]:
+    """Prefix on disk, part of the parameters, and table, of a layout."""
+    if kind == QWEN:
+        yield "visual.", "vision", _QWEN_TOWER
+        yield "", "language", _LLAMA
+        return
+    native = kind == INTERNVL
+    yield (
+        "vision_tower." if native else "vision_model.",
+        "vision",
+        _INTERNVIT if native else _INTERNVIT_CHAT,
     )
-    yield Entry(
-        f"{body}.{names.positions}",
-        (1, count, width),
-        ((*root, "positions"),),
-        _reshaped((count, width), (1, count, width)),
-    )
-    shape = (width, 3, config.patch, config.patch)
-    patch = (*root, "patch")
-    yield Entry(
-        f"{body}.{names.patches}.weight",
-        shape,
-        ((*patch, "kernel"),),
-        _convolution(shape),
-    )
-    yield Entry(f"{body}.{names.patches}.bias", (width,), ((*patch, "bias"),), PLAIN)
-    for i in range(config.layers):
-        at, to, bias = f"{body}.{names.layer}.{i}", (*root, "layers"), config.qkv_bias
-        yield from _norm(f"{at}.{names.norms[0]}", (*to, "attention_norm"), width, i)
-        yield from _norm(f"{at}.{names.norms[1]}", (*to, "mlp_norm"), width, i)
-        for name, leaf in zip(
-            names.scales, ("attention_scale", "mlp_scale"), strict=True
-        ):
-            yield Entry(f"{at}.{name}", (width,), ((*to, leaf),), PLAIN, i)
-        if names is _NATIVE:
-            for name, leaf in (("q", "query"), ("k", "key"), ("v", "value")):
-                projection = f"{at}.attention.{name}_proj"
-                yield from _dense(projection, (*to, leaf), width, width, i, bias)
-        else:
-            yield from _fused_qkv(f"{at}.attn", to, width, i, bias)
-        yield from _dense(f"{at}.{names.output}", (*to, "output"), width, width, i)
-        yield from _dense(f"{at}.mlp.fc1", (*to, "up"), width, config.hidden, i)
-        yield from _dense(f"{at}.mlp.fc2", (*to, "down"), config.hidden, width, i)
+    part = "multi_modal_projector" if native else "mlp1"
+    names = ("layer_norm", "linear_1", "linear_2") if native else ("0", "1", "3")
+    rows = zip(names, ("norm", "in", "out"), strict=True)
+    yield f"{part}.", "projector", tuple(rows)
+    fused = kind == INTERNVL_CHAT_FUSED
+    yield "language_model.", "language", _INTERNLM2 if fused else _LLAMA
 
 
-def _projector(config: InternVLConfig, names: tuple[str, str, str]) -> Iterator[Entry]:
-    norm, first, second = names
-    merged, width = config.vision.width * config.shuffle**2, config.language.width
-    yield from _norm(norm, ("projector", "norm"), merged, None)
-    yield from _dense(first, ("projector", "in"), merged, width, None)
-    yield from _dense(second, ("projector", "out"), width, width, None)
+@functools.cache
+def _shapes(config: BackboneConfig) -> Any:
+    return jax.eval_shape(functools.partial(families.init, config), jax.random.key(0))
 
 
 def entries(kind: str, config: BackboneConfig) -> list[Entry]:
     """Every tensor of a checkpoint of one layout."""
-    if isinstance(config, QwenVLConfig):
-        text = _decoder(config.language, "model", "lm_head")
-        return [*_qwen_vision(config.vision), *text]
-    text = _decoder(config.language, "language_model.model", "language_model.lm_head")
-    names, vision = ("mlp1.0", "mlp1.1", "mlp1.3"), _REMOTE
-    if kind == INTERNVL:
-        part, vision = "multi_modal_projector", _NATIVE
-        names = (f"{part}.layer_norm", f"{part}.linear_1", f"{part}.linear_2")
-    if kind == INTERNVL_CHAT_FUSED:
-        text = _internlm2(config.language)
-    projector = _projector(config, names)
-    return [*_internvit(config.vision, vision), *projector, *text]
+    vision = config.vision
+    frames = (vision.frames,) if isinstance(vision, QwenVisionConfig) else ()
+    forms = {
+        "class_token": _reshaped((1, 1)),
+        "positions": _reshaped((1,)),
+        "patch": _convolution((3, *frames, vision.patch, vision.patch)),
+    }
+    found = []
+    for prefix, part, table in _parts(kind):
+        # Only InternLM2's language model fuses its own.
+        fused = _grouped(config.language) if part == "language" else THIRDS
+        tree = _shapes(config)[part]
+        for layered, group in itertools.groupby(table, lambda row: "*" in row[0]):
+            rows = list(group)
+            root, of = (
+                ((part, "layers"), tree["layers"]) if layered else ((part,), tree)
+            )
+            count = jax.tree.leaves(of)[0].shape[0] if layered else 1
+            for layer in range(count):
+                for name, parts in rows:
+                    at = prefix + name.replace("*", str(layer))
+                    number = layer if layered else None
+                    parts = (parts,) if isinstance(parts, str) else parts
+                    form = fused if len(parts) > 1 else forms.get(parts[0])
+                    found += _tensors(at, root, parts, of, number, form)
+    return found
+
+
+def _tensors(
+    name: str,
+    root: Path,
+    parts: tuple[str, ...],
+    shapes: Any,
+    layer: int | None,
+    form: Form | None,
+) -> Iterator[Entry]:
+    """The tensors of one row of a table; none where the model has no such part."""
+    first = shapes.get(parts[0], {})
+    leaves = first if isinstance(first, dict) else {"": first}
+    for leaf, ending in _ENDINGS.items():
+        if leaf not in leaves:
+            continue
+        plain = LINEAR if leaf == "kernel" else PLAIN
+        # A bias alone is what it is; fused ones are cut as their kernels are.
+        alone = leaf == "bias" and len(parts) == 1
+        chosen = plain if form is None or alone else form
+        held = [shapes[part][leaf] if leaf else shapes[part] for part in parts]
+        inner = tuple(x.shape[layer is not None :] for x in held)
+        yield Entry(
+            name if parts[0] in _BARE else f"{name}.{ending}",
+            chosen.shape(inner),
+            tuple((*root, part, leaf) if leaf else (*root, part) for part in parts),
+            chosen,
+            layer,
+        )
+
+
+# What stands at the end of a name on disk, by the leaf of a part; "": of a bare array.
+_ENDINGS = {"": "weight", "kernel": "weight", "scale": "weight", "bias": "bias"}
 
 
 # Names that older and newer versions of transformers write for the same tensors.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import json
 from collections.abc import Callable, Mapping
@@ -16,67 +15,36 @@ import numpy as np
 from safetensors.numpy import save
 
 from mprm_jax.data.outputs import OutputSet
-from mprm_jax.models import internvl, qwen_vl
+from mprm_jax.models import families
+from mprm_jax.models.families import BackboneConfig, family_of, with_language
 from mprm_jax.models.layers import Params
-from mprm_jax.models.qwen_vl import QwenVLConfig
-from mprm_jax.models.weights.config import (
-    INTERNVL,
-    QWEN,
-    BackboneConfig,
-    config_json,
-    read_config,
-)
+from mprm_jax.models.weights.config import config_json, read_config
 from mprm_jax.models.weights.files import Tensors
 from mprm_jax.models.weights.names import Entry, entries
 
 # A pytree of shardings, made from the shapes of the parameters.
 ShardingRule = Callable[[Params], Any]
 _SHARD_BYTES = 4 * 2**30
-# How Qwen2.5-VL's projector is called among the parameters of the tower.
-MERGER = "merger"
-
-
-def init(config: BackboneConfig, key: jax.Array) -> Params:
-    """Random parameters of either backbone, float32."""
-    if isinstance(config, QwenVLConfig):
-        return qwen_vl.init(config, key)
-    return internvl.init(config, key)
 
 
 def parameter_shapes(
     config: BackboneConfig, dtype: Any = jnp.float32, frozen_dtype: Any = None
 ) -> Params:
     """Shape and precision of every parameter, with nothing allocated."""
-    shapes = jax.eval_shape(functools.partial(init, config), jax.random.key(0))
+    shapes = jax.eval_shape(functools.partial(families.init, config), jax.random.key(0))
     frozen_dtype = dtype if frozen_dtype is None else frozen_dtype
     return jax.tree.map(
         lambda leaf, trained: jax.ShapeDtypeStruct(
             leaf.shape, dtype if trained else frozen_dtype
         ),
         shapes,
-        trainable(shapes),
+        families.trainable(shapes),
     )
 
 
 def parameter_count(config: BackboneConfig) -> int:
     """Parameters of vision, projector and language together."""
     return sum(leaf.size for leaf in jax.tree.leaves(parameter_shapes(config)))
-
-
-def trainable(params: Params) -> Params:
-    """Which parameters are trained: all but the vision tower and the language head.
-
-    Qwen2.5-VL's merger is its projector, so it is trained although it is stored with
-    the tower. The head's rows that give rewards are parameters of their own.
-    """
-
-    def one(path: tuple, _: Any) -> bool:
-        names = [key.key for key in path]
-        if names[0] == "vision":
-            return names[1].startswith(MERGER)
-        return names[-1] != "lm_head"
-
-    return jax.tree_util.tree_map_with_path(one, params)
 
 
 def load_pretrained(
@@ -100,15 +68,7 @@ def load_pretrained(
     Raises:
         DataError: the folder, its configuration or its weights cannot be used.
     """
-    kind, config = read_config(directory)
-    tensors = Tensors(directory, kind)
-    listed = entries(kind, config)
-    head = [e.name for e in entries(kind, _tied(config, False)) if _is_head(e)]
-    if config.language.tied and head[0] in tensors:
-        # A file that has both rows means them: they may differ.
-        config = _tied(config, False)
-        listed = entries(kind, config)
-    tensors.check(listed)
+    config, tensors, listed = stored_layout(directory)
     shapes = parameter_shapes(config, dtype, frozen_dtype)
     shardings = sharding(shapes) if sharding is not None else None
     params = _allocate(shapes, shardings)
@@ -118,13 +78,24 @@ def load_pretrained(
     return config, params
 
 
-def _tied(config: BackboneConfig, tied: bool) -> BackboneConfig:
-    language = dataclasses.replace(config.language, tied=tied)
-    return dataclasses.replace(config, language=language)
+def stored_layout(directory: Path) -> tuple[BackboneConfig, Tensors, list[Entry]]:
+    """The model of a folder as its files hold it, with their tensors, all checked.
 
+    A file that has both the embedding and the language-model head means both: they may
+    differ, whatever config.json says of them.
 
-def _is_head(entry: Entry) -> bool:
-    return entry.targets == (("language", "lm_head"),)
+    Raises:
+        DataError: the folder, its configuration or its weights cannot be used.
+    """
+    kind, config = read_config(directory)
+    tensors = Tensors(directory, kind)
+    untied = with_language(config, tied=False)
+    listed, separate = entries(kind, config), entries(kind, untied)
+    known = {entry.name for entry in listed}
+    if any(entry.name in tensors for entry in separate if entry.name not in known):
+        config, listed = untied, separate
+    tensors.check(listed)
+    return config, tensors, listed
 
 
 def _allocate(shapes: Params, shardings: Any) -> Params:
@@ -189,9 +160,8 @@ def save_pretrained(
     Raises:
         DataError: a file cannot be written.
     """
-    kind = QWEN if isinstance(config, QwenVLConfig) else INTERNVL
     dtype = np.dtype(dtype)
-    listed = entries(kind, config)
+    listed = entries(family_of(config).layout, config)
     shards = _split(listed, dtype.itemsize)
     single = len(shards) == 1
     index: dict[str, str] = {}

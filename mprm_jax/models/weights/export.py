@@ -11,16 +11,10 @@ from typing import Any
 import numpy as np
 
 from mprm_jax.data.problems import DataError
-from mprm_jax.data.vision_patches import CLIP_MEAN, CLIP_STD
-from mprm_jax.data.vision_tiles import IMAGENET_MEAN, IMAGENET_STD
 from mprm_jax.models import reward_head
 from mprm_jax.models.backbone import Backbone
 from mprm_jax.models.layers import Params
-from mprm_jax.models.qwen_vl import QwenVLConfig
 from mprm_jax.models.weights import tensors
-
-# Pillow's number of the filter that both backbones resize with.
-_BICUBIC = 3
 
 
 def export(
@@ -54,7 +48,9 @@ def export(
         model.head, params, model.answer_tokens
     )
     described = {
-        "preprocessor_config.json": preprocessor_config(model),
+        "preprocessor_config.json": model.family.preprocessor(
+            model.config, model.prompting
+        ),
         "tokenizer_config.json": tokenizer_config(model),
     }
     for name, value in described.items():
@@ -66,38 +62,6 @@ def export(
         dtype,
         files | dict(beside),
     )
-
-
-def preprocessor_config(model: Backbone) -> dict[str, Any]:
-    """How ``transformers`` must prepare images to get those the model was trained on.
-
-    InternVL: of one image; several share their tiles here, but not there.
-    """
-    limits, vision = model.prompting, model.config.vision
-    common = {"resample": _BICUBIC, "do_convert_rgb": True}
-    if isinstance(model.config, QwenVLConfig):
-        return common | {
-            "image_processor_type": "Qwen2VLImageProcessor",
-            "size": {
-                "shortest_edge": limits.min_pixels,
-                "longest_edge": limits.max_pixels,
-            },
-            "patch_size": vision.patch,
-            "merge_size": model.config.vision.merge,
-            "temporal_patch_size": model.config.vision.frames,
-            "image_mean": list(CLIP_MEAN),
-            "image_std": list(CLIP_STD),
-        }
-    side = model.config.vision.image
-    return common | {
-        "image_processor_type": "GotOcr2ImageProcessor",
-        "size": {"height": side, "width": side},
-        "crop_to_patches": True,
-        "min_patches": 1,
-        "max_patches": limits.max_tiles,
-        "image_mean": list(IMAGENET_MEAN),
-        "image_std": list(IMAGENET_STD),
-    }
 
 
 def tokenizer_config(model: Backbone) -> dict[str, Any]:

@@ -5,10 +5,8 @@ from __future__ import annotations
 from typing import Literal
 
 from mprm_jax.models.decoder import DecoderConfig
-from mprm_jax.models.internvit import InternViTConfig
-from mprm_jax.models.internvl import InternVLConfig
-from mprm_jax.models.qwen_vision import QwenVisionConfig
-from mprm_jax.models.qwen_vl import QwenVLConfig
+from mprm_jax.models.internvl import InternViTConfig, InternVLConfig
+from mprm_jax.models.qwen import QwenVisionConfig, QwenVLConfig
 from mprm_jax.models.rope import Rope
 
 BackboneName = Literal["internvl2.5-8b", "qwen2.5-vl-7b"]

@@ -1,4 +1,8 @@
-"""The vision tower of Qwen2.5-VL: windowed attention, 2D rotary positions, merger."""
+"""Qwen2.5-VL (Bai et al. 2025): vision tower, merger, and the positions of M-RoPE.
+
+The tower attends within windows, with rotary positions on two axes; the merger, its
+projector, makes one token of every block of patches for the decoder, a Qwen2.
+"""
 
 from __future__ import annotations
 
@@ -8,9 +12,15 @@ import jax
 import jax.numpy as jnp
 
 from mprm_jax.data.vision_patches import CLIP_MEAN, CLIP_STD, PLACE_BYTES
+from mprm_jax.models import decoder
 from mprm_jax.models import layers as nn
+from mprm_jax.models.decoder import DecoderConfig
 from mprm_jax.models.layers import Compute, Init, Params
 from mprm_jax.models.rope import Rope, frequencies, rotate, rotation
+
+# How the projector is called among the parameters of the tower, where the released
+# tensors have it too.
+MERGER = "merger"
 
 # Fixed in the reference, not in its configuration.
 _EPS = 1e-6
@@ -52,7 +62,35 @@ class QwenVisionConfig:
         return self.window // self.merge // self.patch * self.merge
 
 
-def init(config: QwenVisionConfig, key: jax.Array) -> Params:
+@dataclass(frozen=True)
+class QwenVLConfig:
+    """The two parts and the tokens that join them.
+
+    Attributes:
+        language: the decoder; its rope has three sections.
+        vision: the tower; its output is the decoder's width.
+        image_token: id that each image token stands for.
+        vision_start: id before the tokens of an image.
+        vision_end: id after them.
+    """
+
+    language: DecoderConfig
+    vision: QwenVisionConfig
+    image_token: int = 151655
+    vision_start: int = 151652
+    vision_end: int = 151653
+
+
+def init(config: QwenVLConfig, key: jax.Array) -> Params:
+    """Random parameters, float32."""
+    language, vision = jax.random.split(key)
+    return {
+        "vision": init_tower(config.vision, vision),
+        "language": decoder.init(config.language, language),
+    }
+
+
+def init_tower(config: QwenVisionConfig, key: jax.Array) -> Params:
     """Random parameters, float32; layers stacked along the leading axis."""
     one, many = Init(key), Init(key, (config.layers,))
     width, merged = config.width, config.width * config.merge**2
@@ -98,7 +136,7 @@ def _same(labels_BxPxK: jax.Array) -> jax.Array:
 
 
 def tower_states(
-    config: QwenVisionConfig, params: Params, images_BxPxD: jax.Array, compute: Compute
+    config: QwenVLConfig, params: Params, images_BxPxD: jax.Array, compute: Compute
 ) -> jax.Array:
     """What the tower makes of every packed patch, before the merger [B, P, width].
 
@@ -106,30 +144,31 @@ def tower_states(
     windows gives the same sums without the reordering, and costs little at the few
     hundred patches of a training image.
     """
+    vision, tower = config.vision, params["vision"]
     pixels_BxPxC, place_BxPx3 = unpack_patches(images_BxPxD)
     # An image fills every frame of a patch alike, so the frames' weights add up.
-    kernel = params["patch"]["kernel"].astype(jnp.float32)
-    kernel = kernel.reshape(3, config.frames, -1, config.width).sum(axis=1)
-    kernel = kernel.reshape(-1, config.width).astype(compute.dtype)
+    kernel = tower["patch"]["kernel"].astype(jnp.float32)
+    kernel = kernel.reshape(3, vision.frames, -1, vision.width).sum(axis=1)
+    kernel = kernel.reshape(-1, vision.width).astype(compute.dtype)
     x_BxPxD = jnp.einsum("bpc,cd->bpd", pixels_BxPxC.astype(compute.dtype), kernel)
 
     image_BxPx1, row_column_BxPx2 = place_BxPx3[..., :1], place_BxPx3[..., 1:]
-    windows = row_column_BxPx2 // config.window_patches
+    windows = row_column_BxPx2 // vision.window_patches
     in_image = _same(image_BxPx1)
     in_window = _same(jnp.concatenate([image_BxPx1, windows], axis=-1))
-    head_width = config.width // config.heads
-    frequency = frequencies(Rope(config.theta), head_width // 2)
+    head_width = vision.width // vision.heads
+    frequency = frequencies(Rope(vision.theta), head_width // 2)
     angles_BxPxW = jnp.einsum(
         "bpa,f->bpaf", row_column_BxPx2.astype(jnp.float32), jnp.asarray(frequency)
     ).reshape(*place_BxPx3.shape[:2], -1)
     turn = rotation(angles_BxPxW)
-    full = jnp.asarray([i in config.full_layers for i in range(config.layers)])
+    full = jnp.asarray([i in vision.full_layers for i in range(vision.layers)])
 
     def step(x: jax.Array, stored: tuple[Params, jax.Array]) -> jax.Array:
         layer, is_full = nn.cast(stored[0], compute.dtype), stored[1]
         y = nn.rms_norm(layer["attention_norm"], x, _EPS)
         query, key, value = (
-            nn.split_heads(nn.linear(layer[name], y), config.heads)
+            nn.split_heads(nn.linear(layer[name], y), vision.heads)
             for name in ("query", "key", "value")
         )
         attended = jax.nn.dot_product_attention(
@@ -141,28 +180,51 @@ def tower_states(
         x += nn.linear(layer["output"], nn.join_heads(attended))
         return x + nn.swiglu(layer, nn.rms_norm(layer["mlp_norm"], x, _EPS))
 
-    return nn.scan_layers(step, x_BxPxD, (params["layers"], full), compute)
+    return nn.scan_layers(step, x_BxPxD, (tower["layers"], full), compute)
 
 
-def merge(
-    config: QwenVisionConfig, params: Params, states_BxPxD: jax.Array, compute: Compute
+def project(
+    config: QwenVLConfig, params: Params, states_BxPxD: jax.Array, compute: Compute
 ) -> jax.Array:
     """Image tokens [B, P / merge^2, output] of the tower's states."""
+    vision, tower = config.vision, params["vision"]
     outer = nn.cast(
-        {name: params[name] for name in ("merger_norm", "merger_in", "merger_out")},
+        {name: tower[name] for name in ("merger_norm", "merger_in", "merger_out")},
         compute.dtype,
     )
     x_BxPxD = states_BxPxD.astype(compute.dtype)
     x_BxPxD = nn.rms_norm(outer["merger_norm"], x_BxPxD, _EPS)
-    blocks = x_BxPxD.reshape(x_BxPxD.shape[0], -1, config.width * config.merge**2)
+    blocks = x_BxPxD.reshape(x_BxPxD.shape[0], -1, vision.width * vision.merge**2)
     return nn.linear(
         outer["merger_out"], nn.gelu(nn.linear(outer["merger_in"], blocks))
     )
 
 
-def vision_features(
-    config: QwenVisionConfig, params: Params, images_BxPxD: jax.Array, compute: Compute
+def rope_positions(
+    config: QwenVLConfig, tokens_BxL: jax.Array, place_BxPxK: jax.Array
 ) -> jax.Array:
-    """Image tokens [B, P / merge^2, output] of packed patches."""
-    states = tower_states(config, params, images_BxPxD, compute)
-    return merge(config, params, states, compute)
+    """Time, row and column position of every token [3, B, L] (M-RoPE).
+
+    The last bytes of ``place_BxPxK`` say where every patch lies.
+
+    Text counts on all three axes. The tokens of an image of H x W blocks share the
+    count c at which it begins: (c, c + row, c + column); after it the count is
+    c + max(H, W).
+    """
+    is_image_BxL = tokens_BxL == config.image_token
+    place_BxPx3 = unpack_places(place_BxPxK)
+    # The first patch of a block holds its place, in patches.
+    unit_BxUx3 = place_BxPx3[:, :: config.vision.merge**2]
+    image_BxU, cell_BxUx2 = unit_BxUx3[..., 0], unit_BxUx3[..., 1:]
+    cell_BxUx2 = cell_BxUx2 // config.vision.merge
+    following = jnp.pad(image_BxU[:, 1:], ((0, 0), (0, 1)), constant_values=-1)
+    # The last block is the lower right one: its place is (H - 1, W - 1).
+    span_BxU = jnp.where(image_BxU != following, jnp.max(cell_BxUx2, axis=-1) + 1, 0)
+    index_BxL = jnp.maximum(jnp.cumsum(is_image_BxL, axis=1) - 1, 0)
+    span_BxL = jnp.take_along_axis(span_BxU, index_BxL, axis=1)
+    advance_BxL = jnp.where(is_image_BxL, span_BxL, 1)
+    count_BxL = jnp.cumsum(advance_BxL, axis=1) - advance_BxL
+    cell_BxLx2 = decoder.gather_positions(cell_BxUx2, index_BxL)
+    cell_BxLx2 = jnp.where(is_image_BxL[..., None], cell_BxLx2, 0)
+    rows, columns = cell_BxLx2[..., 0], cell_BxLx2[..., 1]
+    return jnp.stack([count_BxL, count_BxL + rows, count_BxL + columns])

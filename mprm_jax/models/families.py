@@ -1,0 +1,287 @@
+"""The families of backbones: what the rest of the package needs to know of each.
+
+A family is a record of functions and constants, found once from the type of a
+configuration; nothing else asks which family a configuration is of.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from typing import Any
+
+import jax
+import numpy as np
+from PIL.Image import Image
+
+from mprm_jax.data.vision_patches import (
+    CLIP_MEAN,
+    CLIP_STD,
+    PLACE_BYTES,
+    PatchGrid,
+    as_first_image,
+    patch_images,
+    patches_per_image,
+)
+from mprm_jax.data.vision_prompt import INTERNVL_TEMPLATE, QWEN_TEMPLATE, ChatTemplate
+from mprm_jax.data.vision_tiles import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    Tiling,
+    tile_images,
+)
+from mprm_jax.models import decoder, internvl, qwen
+from mprm_jax.models.internvl import InternVLConfig
+from mprm_jax.models.layers import Compute, Params
+from mprm_jax.models.qwen import MERGER, QwenVLConfig
+from theory.paper import TRAINING
+
+BackboneConfig = QwenVLConfig | InternVLConfig
+
+# Pillow's number of the filter that both families resize with.
+_BICUBIC = 3
+
+
+@dataclass(frozen=True)
+class Prompting:
+    """How a rollout becomes tokens and pixels; defaults are the paper's (Table 7).
+
+    Attributes:
+        max_length: most tokens of a prompt.
+        max_tiles: InternVL: most tiles of an image, the thumbnail not counted.
+        min_pixels: Qwen2.5-VL: fewest pixels of an image.
+        max_pixels: Qwen2.5-VL: most pixels of an image.
+    """
+
+    max_length: int = TRAINING.max_tokens
+    max_tiles: int = TRAINING.max_tiles
+    min_pixels: int = TRAINING.min_pixels
+    max_pixels: int = TRAINING.max_pixels
+
+
+@dataclass(frozen=True)
+class Family:
+    """What backbones of one family have in common; ``config`` is always the model's.
+
+    A row of the images is a patch (Qwen2.5-VL) or a tile (InternVL2.5).
+
+    Attributes:
+        name: of the family, in the description of a model.
+        config_type: of its configurations.
+        layout: ``model_type`` of config.json as transformers writes it.
+        template: what stands around a prompt.
+        place_bytes: K, bytes at the end of a row of the images that say where it lies.
+        init: (config, key): random parameters, float32.
+        cut: (config, prompting, images): images_PxD, and the rows of each image.
+        alone: rows of one image as they would be if it were the only one.
+        preprocessor: (config, prompting): what ``transformers`` must do to an image to
+            get what ``cut`` makes; InternVL: of one image, for several share their
+            tiles here, but not there.
+        tokens_per_row: (config): image tokens over rows.
+        tower_states: (config, params, images_BxPxD, compute): what the tower makes of
+            every row [B, P, M].
+        state_width: (config): M.
+        project: (config, params, states_BxPxM, compute): image tokens [B, U, D].
+        positions: (config, tokens_BxL, place_BxPxK): of the tokens beside images, on
+            three axes [3, B, L].
+        sequences: (config, rows): how many sequences the tower attends within, and the
+            length of each.
+        patch_reads: (config, rows): vectors that the patch embedding's kernel reads.
+    """
+
+    name: str
+    config_type: type
+    layout: str
+    template: ChatTemplate
+    place_bytes: int
+    init: Callable[[Any, jax.Array], Params]
+    cut: Callable[[Any, Prompting, tuple[Image, ...]], tuple[np.ndarray, list[int]]]
+    alone: Callable[[np.ndarray], np.ndarray]
+    preprocessor: Callable[[Any, Prompting], dict[str, Any]]
+    tokens_per_row: Callable[[Any], Fraction]
+    tower_states: Callable[[Any, Params, jax.Array, Compute], jax.Array]
+    state_width: Callable[[Any], int]
+    project: Callable[[Any, Params, jax.Array, Compute], jax.Array]
+    positions: Callable[[Any, jax.Array, jax.Array], jax.Array]
+    sequences: Callable[[Any, float], tuple[float, float]]
+    patch_reads: Callable[[Any, float], float]
+
+
+def _cut_patches(
+    config: QwenVLConfig, prompting: Prompting, images: tuple[Image, ...]
+) -> tuple[np.ndarray, list[int]]:
+    vision = config.vision
+    limits = prompting.min_pixels, prompting.max_pixels
+    rows_PxD = patch_images(images, PatchGrid(vision.patch, vision.merge, *limits))
+    return rows_PxD, patches_per_image(rows_PxD)
+
+
+def _patch_preprocessor(config: QwenVLConfig, prompting: Prompting) -> dict[str, Any]:
+    return {
+        "resample": _BICUBIC,
+        "do_convert_rgb": True,
+        "image_processor_type": "Qwen2VLImageProcessor",
+        "size": {
+            "shortest_edge": prompting.min_pixels,
+            "longest_edge": prompting.max_pixels,
+        },
+        "patch_size": config.vision.patch,
+        "merge_size": config.vision.merge,
+        "temporal_patch_size": config.vision.frames,
+        "image_mean": list(CLIP_MEAN),
+        "image_std": list(CLIP_STD),
+    }
+
+
+def _cut_tiles(
+    config: InternVLConfig, prompting: Prompting, images: tuple[Image, ...]
+) -> tuple[np.ndarray, list[int]]:
+    return tile_images(images, Tiling(config.vision.image, prompting.max_tiles))
+
+
+def _tile_preprocessor(config: InternVLConfig, prompting: Prompting) -> dict[str, Any]:
+    side = config.vision.image
+    return {
+        "resample": _BICUBIC,
+        "do_convert_rgb": True,
+        "image_processor_type": "GotOcr2ImageProcessor",
+        "size": {"height": side, "width": side},
+        "crop_to_patches": True,
+        "min_patches": 1,
+        "max_patches": prompting.max_tiles,
+        "image_mean": list(IMAGENET_MEAN),
+        "image_std": list(IMAGENET_STD),
+    }
+
+
+QWEN = Family(
+    name="qwen2.5-vl",
+    config_type=QwenVLConfig,
+    layout="qwen2_5_vl",
+    template=QWEN_TEMPLATE,
+    place_bytes=PLACE_BYTES,
+    init=qwen.init,
+    cut=_cut_patches,
+    alone=as_first_image,
+    preprocessor=_patch_preprocessor,
+    tokens_per_row=lambda config: Fraction(1, config.vision.merge**2),
+    tower_states=qwen.tower_states,
+    state_width=lambda config: config.vision.width,
+    project=qwen.project,
+    positions=qwen.rope_positions,
+    # Windows are a mask over all pairs of patches.
+    sequences=lambda config, rows: (1, rows),
+    # An image fills all frames alike, so one sum of their kernels is applied.
+    patch_reads=lambda config, rows: rows / config.vision.frames,
+)
+INTERNVL = Family(
+    name="internvl2.5",
+    config_type=InternVLConfig,
+    layout="internvl",
+    template=INTERNVL_TEMPLATE,
+    place_bytes=0,
+    init=internvl.init,
+    cut=_cut_tiles,
+    alone=lambda rows_TxD: rows_TxD,
+    preprocessor=_tile_preprocessor,
+    tokens_per_row=lambda config: Fraction(config.tile_tokens),
+    tower_states=internvl.tower_states,
+    state_width=lambda config: config.vision.side**2 * config.vision.width,
+    project=internvl.project,
+    positions=lambda config, tokens_BxL, _: decoder.text_positions(tokens_BxL),
+    # With the class token.
+    sequences=lambda config, rows: (rows, config.vision.side**2 + 1),
+    patch_reads=lambda config, rows: rows * config.vision.side**2,
+)
+FAMILIES = {family.name: family for family in (QWEN, INTERNVL)}
+
+
+def family_of(config: BackboneConfig) -> Family:
+    """The family of a configuration."""
+    return next(f for f in FAMILIES.values() if isinstance(config, f.config_type))
+
+
+def init(config: BackboneConfig, key: jax.Array) -> Params:
+    """Random parameters of either family, float32, without a reward head."""
+    return family_of(config).init(config, key)
+
+
+def with_language(config: BackboneConfig, **changes: Any) -> BackboneConfig:
+    """The configuration with other values of its decoder."""
+    return replace(config, language=replace(config.language, **changes))
+
+
+def part_of(path: Sequence[str]) -> str:
+    """Which part of a backbone a parameter belongs to: projector, vision, language...
+
+    Qwen2.5-VL's merger is its projector, although it is stored with the tower.
+    """
+    if path[0] == "vision" and path[1].startswith(MERGER):
+        return "projector"
+    return path[0]
+
+
+def trainable(params: Params) -> Params:
+    """Which parameters are trained: all but the vision tower and the language head.
+
+    The head's rows that give rewards are parameters of their own.
+    """
+
+    def one(path: tuple, _: Any) -> bool:
+        names = [key.key for key in path]
+        return part_of(names) != "vision" and names[-1] != "lm_head"
+
+    return jax.tree_util.tree_map_with_path(one, params)
+
+
+def tower_params(params: Params) -> Params:
+    """The part of the parameters, or of a tree like them, that the tower reads."""
+    tower = params["vision"].items()
+    return {
+        "vision": {n: part for n, part in tower if part_of(("vision", n)) == "vision"}
+    }
+
+
+def hidden_states(
+    config: BackboneConfig,
+    params: Params,
+    tokens_BxL: jax.Array,
+    images_BxPxD: jax.Array,
+    compute: Compute,
+) -> jax.Array:
+    """Residual stream of the decoder [B, L, D], before its final norm."""
+    if not images_BxPxD.shape[1]:
+        language = params["language"]
+        embedded = decoder.embed(language, tokens_BxL, compute)
+        positions = decoder.text_positions(tokens_BxL)
+        return decoder.decode(config.language, language, embedded, positions, compute)
+    states = family_of(config).tower_states(config, params, images_BxPxD, compute)
+    return hidden_from_states(config, params, tokens_BxL, states, images_BxPxD, compute)
+
+
+def hidden_from_states(
+    config: BackboneConfig,
+    params: Params,
+    tokens_BxL: jax.Array,
+    states_BxPxM: jax.Array,
+    place_BxPxK: jax.Array,
+    compute: Compute,
+) -> jax.Array:
+    """``hidden_states`` of images that the tower has seen already.
+
+    Args:
+        config: of the model.
+        params: of which the tower's are not read.
+        tokens_BxL: prompts.
+        states_BxPxM: of ``tower_states``.
+        place_BxPxK: the rows of the images, or the last ``place_bytes`` of each.
+        compute: precision and rematerialisation.
+    """
+    family, language = family_of(config), params["language"]
+    features_BxUxD = family.project(config, params, states_BxPxM, compute)
+    embedded = decoder.embed(language, tokens_BxL, compute)
+    is_image_BxL = tokens_BxL == config.image_token
+    embedded = decoder.insert_features(embedded, is_image_BxL, features_BxUxD)
+    positions = family.positions(config, tokens_BxL, place_BxPxK)
+    return decoder.decode(config.language, language, embedded, positions, compute)
