@@ -9,7 +9,7 @@ candidate is right); both are exact, not sampled.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
 
@@ -226,12 +226,23 @@ def score_candidates(
                 raise DataError(f"{of.where}: {error}") from None
             tick(done)
 
-    scores = iter(score_prompts(model, params, examples(), batch_size))
+    return with_scores(sets, score_prompts(model, params, examples(), batch_size))
+
+
+def with_scores(
+    sets: Sequence[CandidateSet], scores: Iterable[np.ndarray]
+) -> list[CandidateSet]:
+    """The sets with the scores of all candidates' steps, candidate by candidate.
+
+    Raises:
+        DataError: a candidate has no score, or one that is no number.
+    """
+    found_scores = iter(scores)
     scored = []
     for of in sets:
         candidates = []
         for number, one in enumerate(of.candidates, 1):
-            of_steps = next(scores)
+            of_steps = next(found_scores)
             if not len(of_steps):
                 raise DataError(
                     f"{of.where}: candidate {number}: not one step fits the model"

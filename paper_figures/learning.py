@@ -1,20 +1,20 @@
-"""What simulated students learn: the paper's Figures 1 and 2, rules, alpha, N.
+"""What simulated students learn: the paper's Figures 1 and 2, rules, alpha, N, the map.
 
-All data here are synthetic. The paper's numbers are drawn as marks beside them, at a
-level of their own: students are not 8B models, so only differences and orders can be
-compared.
+All data here are synthetic. The paper's numbers are drawn as marks beside them. They
+are of 8B models on VisualProcessBench, so no level of theirs means anything here: marks
+stand at differences to full data, in points, on an axis of their own.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 from matplotlib.axes import Axes
 
-from paper_figures import published
 from paper_figures.style import (
+    COLOURS,
     CURVE_HEADER,
     GREY,
     MARKERS,
@@ -22,18 +22,29 @@ from paper_figures.style import (
     curve,
     curve_rows,
     label_panels,
+    legend_below,
+    named_ticks,
     new_figure,
+    points,
 )
+from theory import paper
+from theory.intervals import mean_and_half_width, t_half_width
 
-Cells = Sequence[Mapping[str, Any]]
+Cell = Mapping[str, Any]
+Cells = Sequence[Cell]
 
 SYNTHETIC = "synthetic data: simulated students"
 
-# Half the width of a 95 % interval of a mean of 20, in standard errors.
-_T19 = 2.093
+AXIS_LABEL = "paper: micro-F1 less full data's, points"
+HEADER = (*CURVE_HEADER, "source", "published_micro_f1_percent")
+
+# Dark enough on white, and lighter than the curves.
+_MARK_GREY = "#6E6E6E"
+# The paper's two models, as marks name them.
+_BACKBONES = ("InternVL", "Qwen")
 
 
-def arms_of(cells: Cells, world: str, **settings: Any) -> list[Mapping[str, Any]]:
+def arms_of(cells: Cells, world: str, **settings: Any) -> list[Cell]:
     """Cells of a world whose arm has these settings, in the order of the store."""
     return [
         cell
@@ -44,49 +55,144 @@ def arms_of(cells: Cells, world: str, **settings: Any) -> list[Mapping[str, Any]
     ]
 
 
-def mean_and_half(values: Sequence[float]) -> tuple[float, float]:
-    """Mean and half the width of its 95 % interval."""
-    x = np.asarray(values, float)
-    return float(x.mean()), float(_T19 * x.std(ddof=1) / np.sqrt(len(x)))
+def _worlds(cells: Cells, most: int) -> list[str]:
+    """Names of the first worlds of the store, less what follows a comma."""
+    names = [cell["config"]["world"]["name"].split(",")[0] for cell in cells]
+    return list(dict.fromkeys(names))[:most]
 
 
-def all_data_best(cells: Cells) -> float | None:
+class Marks(NamedTuple):
+    """Published values of one series.
+
+    Attributes:
+        name: of the series, for the legend.
+        backbone: index into ``paper.BACKBONES``; the second one's marks are half
+            filled.
+        marker: shape of the marks.
+        points: (keep ratio, micro-F1 in %).
+    """
+
+    name: str
+    backbone: int
+    marker: str
+    points: tuple[tuple[float, float], ...]
+
+
+def _of_both(
+    name: str, marker: str, table: Mapping[float, Sequence[float]], *keeps: float
+) -> list[Marks]:
+    """Marks of a table by keep ratio, one series per backbone."""
+    return [
+        Marks(name, i, marker, tuple((keep, table[keep][i]) for keep in keeps))
+        for i in range(len(_BACKBONES))
+    ]
+
+
+# Full data of both backbones, the zero of the paper's axis.
+_FULL_DATA = _of_both("all data", "o", {1.0: paper.FULL}, 1.0)
+
+
+def _draw_marks(axis: Axes, panel: str, level: float, marks: Sequence[Marks]) -> list:
+    """Grey marks at ``level`` + (value - full data) / 100, at the paper's own updates.
+
+    Args:
+        axis: of simulated micro-F1 over updates.
+        panel: its name in the CSV.
+        level: simulated micro-F1 of all data, where the paper's full data is put.
+        marks: what to draw.
+
+    Returns:
+        rows of the CSV, as wide as ``HEADER``.
+    """
+    rows: list = []
+    for name, backbone, marker, values in marks:
+        series = f"paper: {name}, {_BACKBONES[backbone]}"
+        x = [paper.updates(keep) for keep, _ in values]
+        y = [level + (value - paper.FULL[backbone]) / 100 for _, value in values]
+        # A backbone's marks stand beside the other's, not on them; the CSV has x.
+        beside = [(0.96, 1.04)[backbone] * a for a in x]
+        axis.plot(
+            beside, y, marker, label=series, color=_MARK_GREY, markersize=5.5,
+            zorder=4, fillstyle="bottom" if backbone else "full",
+            markerfacecolor=_MARK_GREY if backbone else "white",
+            markerfacecoloralt="white", markeredgecolor=_MARK_GREY,
+        )  # fmt: skip
+        rows += [
+            (*row, "paper", value)
+            for row, (_, value) in zip(
+                curve_rows(panel, series, x, y), values, strict=True
+            )
+        ]
+    return rows
+
+
+def _paper_axis(axis: Axes, level: float) -> None:
+    """Differences to the paper's full data in points, zero at ``level``."""
+    right = axis.secondary_yaxis(
+        "right",
+        functions=(
+            lambda y: 100 * (np.asarray(y) - level),
+            lambda gap: level + np.asarray(gap) / 100,
+        ),
+    )
+    right.set_ylabel(AXIS_LABEL, color=_MARK_GREY)
+    right.tick_params(colors=_MARK_GREY)
+    right.spines["right"].set_visible(True)
+    right.spines["right"].set_color(_MARK_GREY)
+
+
+def _all_data_best(cells: Cells) -> float | None:
     """Micro-F1 of the best checkpoint of all data; None where it was not run."""
     for cell in arms_of(cells, "scarce", rule="full", labels="hard-0"):
         return max(cell["metrics"]["curve"]["micro_f1"])
     return None
 
 
+def _learning_curves(
+    axis: Axes, cells: Cells, index: int, name: str, panel: str = "", **arm: Any
+) -> list:
+    """Draw an arm's curve with its band up to its last update; returns its CSV rows."""
+    rows: list = []
+    for cell in arms_of(cells, "scarce", **arm):
+        values = cell["metrics"]["curve"]
+        last = cell["metrics"]["subset"]["updates"]
+        updates = np.minimum(cell["config"]["checkpoints"], last)
+        updates, first = np.unique(updates, return_index=True)
+        y = np.asarray(values["micro_f1"])[first]
+        error = np.asarray(values["micro_f1_se"])[first]
+        half = t_half_width(error, cell["config"]["seeds"])
+        style = curve(index)
+        axis.plot(updates, y, label=name, **style)
+        axis.fill_between(
+            updates, y - half, y + half, color=style["color"], alpha=0.15, linewidth=0
+        )
+        rows += [(*row, "simulated", "") for row in curve_rows(panel, name, updates, y)]
+    return rows
+
+
 def figure_1(cells: Cells) -> Drawing:
     """Micro-F1 over updates: all data against subsets (Fig. 1), beside the paper's."""
     figure, axes = new_figure(1, 1, 3.4)
     axis = axes[0, 0]
-    rows: list = []
     plain = {"labels": "hard-0", "matched": False}
-    listed = (
-        ("all data", {"rule": "full"} | plain),
-        ("Random 25 %", {"rule": "random", "keep_ratio": 0.25} | plain),
-        ("BIS 25 %", {"rule": "bis", "keep_ratio": 0.25} | plain),
-        ("BIS 10 %", {"rule": "bis", "keep_ratio": 0.1} | plain),
+    rows = _learning_curves(axis, cells, 0, "all data", rule="full", **plain)
+    subsets = (
+        ("Random 25 %", "random", 0.25, paper.RANDOM),
+        ("BIS 25 %", "bis", 0.25, paper.BIS),
+        ("BIS 10 %", "bis", 0.1, paper.BIS),
     )
-    for i, (name, settings) in enumerate(listed):
-        for cell in arms_of(cells, "scarce", **settings):
-            rows += _learning_curve(axis, i, name, cell)
-    rows = published.simulated(rows)
-    if (level := all_data_best(cells)) is not None:
-        marks = published.full_data()
-        marks += published.of_both("Random 25 %", MARKERS[1], published.RANDOM, (25,))
-        marks += published.of_both("BIS 25 %", MARKERS[2], published.BIS, (25,))
-        marks += published.of_both("BIS 10 %", MARKERS[3], published.BIS, (10,))
-        rows += published.draw(axis, "", level, marks)
-        published.right_axis(axis, level)
-    axis.set_xscale("log")
-    axis.set_xlabel("updates")
+    marks = list(_FULL_DATA)
+    for i, (name, rule, keep, published) in enumerate(subsets, 1):
+        arm = {"rule": rule, "keep_ratio": keep} | plain
+        rows += _learning_curves(axis, cells, i, name, **arm)
+        marks += _of_both(name, MARKERS[i], published, keep)
+    if (level := _all_data_best(cells)) is not None:
+        rows += _draw_marks(axis, "", level, marks)
+        _paper_axis(axis, level)
     axis.set_ylabel("micro-F1 (5 sources)")
-    axis.set_title(f"scarce world ({SYNTHETIC}); grey marks: the paper's models")
-    axis.grid(axis="y")
-    _legends([axis])
-    return Drawing(figure, published.HEADER, rows)
+    title = f"scarce world ({SYNTHETIC}); grey marks: the paper's models"
+    _over_updates([(axis, title)])
+    return Drawing(figure, HEADER, rows)
 
 
 def figure_2(cells: Cells) -> Drawing:
@@ -97,192 +203,177 @@ def figure_2(cells: Cells) -> Drawing:
     figure, axes = new_figure(3, 1, 3.7, sharey=True)
     single, matched, rules = axes[0]
     rows: list = []
-    keeps = (0.05, 0.1, 0.25, 0.5)
-    for i, keep in enumerate(keeps):
-        settings = {"rule": "random", "keep_ratio": keep, "matched": False}
-        for cell in arms_of(cells, "scarce", **settings):
-            rows += _learning_curve(single, i, f"{100 * keep:g} %", cell, "a")
-    level = all_data_best(cells)
-    for cell in arms_of(cells, "scarce", rule="full", labels="hard-0"):
-        rows += _learning_curve(single, 4, "all", cell, "a")
-        rows += _learning_curve(matched, 4, "all", cell, "b")
+    level = _all_data_best(cells)
     if level is not None:
         rules.axhline(level, color=GREY, linestyle=":", label="all data, best")
-        rows += curve_rows("c", "all data, best", [0, 1250], [level, level])
-    for i, keep in enumerate(keeps):
-        settings = {"rule": "random", "keep_ratio": keep, "matched": True}
-        for cell in arms_of(cells, "scarce", **settings):
-            rows += _learning_curve(matched, i, f"{100 * keep:g} %", cell, "b")
+        line = curve_rows("c", "all data, best", [0, 1250], [level, level])
+        rows += [(*row, "simulated", "") for row in line]
+    keeps = (0.05, 0.1, 0.25, 0.5)
     listed = ("random", "low-mc", "mixed", "bis", "reliable")
-    for i, rule in enumerate(listed):
-        settings = {"rule": rule, "keep_ratio": 0.25, "matched": False}
-        for cell in arms_of(cells, "scarce", **settings):
-            rows += _learning_curve(rules, i, rule, cell, "c")
-    rows = published.simulated(rows)
+    full = {"rule": "full", "labels": "hard-0"}
+    one_pass, repeated = (
+        [
+            (i, f"{100 * keep:g} %", {"rule": "random", "keep_ratio": keep} | matching)
+            for i, keep in enumerate(keeps)
+        ]
+        for matching in ({"matched": False}, {"matched": True})
+    )
+    at_25 = [
+        (i, rule, {"rule": rule, "keep_ratio": 0.25, "matched": False})
+        for i, rule in enumerate(listed)
+    ]
+    for axis, panel, curves in (
+        (single, "a", [*one_pass, (4, "all", full)]),
+        (matched, "b", [(4, "all", full), *repeated]),
+        (rules, "c", at_25),
+    ):
+        for i, name, arm in curves:
+            rows += _learning_curves(axis, cells, i, name, panel, **arm)
     if level is not None:
-        full = published.full_data()
-        random = published.of_both("Random", "s", published.RANDOM, (5, 10, 25, 50))
-        at_25 = [
-            published.Marks(f"{rule} 25 %", 0, marker, ((25, published.RULES[rule]),))
+        random = _of_both("Random", "s", paper.RANDOM, *keeps)
+        rivals = [
+            Marks(f"{rule} 25 %", 0, marker, ((0.25, paper.RULES[rule]),))
             for rule, marker in zip(listed, ("s", "^", "D", "P", "v"), strict=True)
         ]
-        rows += published.draw(single, "a", level, [*full, *random])
-        rows += published.draw(matched, "b", level, full)
-        rows += published.draw(rules, "c", level, at_25)
-        published.right_axis(rules, level)
-    for axis, title in (
-        (single, "Random, single pass"),
-        (matched, "Random, matched updates"),
-        (rules, "rules at 25 %"),
-    ):
+        rows += _draw_marks(single, "a", level, [*_FULL_DATA, *random])
+        rows += _draw_marks(matched, "b", level, _FULL_DATA)
+        rows += _draw_marks(rules, "c", level, rivals)
+        _paper_axis(rules, level)
+    single.set_ylabel(f"micro-F1 ({SYNTHETIC})")
+    _over_updates(
+        [
+            (single, "Random, single pass"),
+            (matched, "Random, matched updates"),
+            (rules, "rules at 25 %"),
+        ]
+    )
+    # What happens before the intercept has settled is not learning.
+    single.set_ylim(bottom=0.6)
+    label_panels(axes[0])
+    return Drawing(figure, HEADER, rows)
+
+
+def _over_updates(panels: Sequence[tuple[Axes, str]]) -> None:
+    """Axes and titles, with curves' names inside each panel, and the paper's marks of
+    all panels together below.
+    """
+    marks: dict[str, Any] = {}
+    for axis, title in panels:
         axis.set_xscale("log")
         axis.set_xlabel("updates")
         axis.set_title(title)
         axis.grid(axis="y")
-    single.set_ylabel(f"micro-F1 ({SYNTHETIC})")
-    # What happens before the intercept has settled is not learning.
-    single.set_ylim(bottom=0.6)
-    label_panels(axes[0])
-    _legends(axes[0])
-    return Drawing(figure, published.HEADER, rows)
-
-
-def _legends(axes: Sequence[Axes]) -> None:
-    """Curves inside each panel; the paper's marks of all panels together, below."""
-    paper: dict[str, Any] = {}
-    for axis in axes:
         curves = {}
         for handle, label in zip(*axis.get_legend_handles_labels(), strict=True):
-            (paper if label.startswith("paper: ") else curves)[label] = handle
+            (marks if label.startswith("paper: ") else curves)[label] = handle
         axis.legend(curves.values(), curves.keys(), loc="lower right")
-    if paper:
-        axes[0].figure.legend(
-            paper.values(), paper.keys(), loc="outside lower center", ncols=3,
+    if marks:
+        panels[0][0].figure.legend(
+            marks.values(), marks.keys(), loc="outside lower center", ncols=3,
             handlelength=1.2, columnspacing=1.6,
         )  # fmt: skip
 
 
-def _learning_curve(
-    axis: Axes, index: int, name: str, cell: Mapping[str, Any], panel: str = ""
-) -> list:
-    """Draw a curve with its band up to the arm's last update; returns its CSV rows."""
-    points = cell["metrics"]["curve"]
-    last = cell["metrics"]["subset"]["updates"]
-    updates = np.minimum(cell["config"]["checkpoints"], last)
-    updates, first = np.unique(updates, return_index=True)
-    y = np.asarray(points["micro_f1"])[first]
-    half = _T19 * np.asarray(points["micro_f1_se"])[first]
-    style = curve(index)
-    axis.plot(updates, y, label=name, **style)
-    axis.fill_between(
-        updates, y - half, y + half, color=style["color"], alpha=0.15, linewidth=0
-    )
-    return curve_rows(panel, name, updates, y)
+def _gap(treated: Cell, baseline: Cell) -> tuple[float, float]:
+    """Mean and half-width of the difference in micro-F1, in points."""
+    gap = np.subtract(treated["micro_f1"], baseline["micro_f1"])
+    return mean_and_half_width(100 * gap)
 
 
 def rules(cells: Cells) -> Drawing:
     """Micro-F1 less Random's over the keep ratio, paired, per world; the paper's."""
-    worlds = list(dict.fromkeys(cell["config"]["world"]["name"] for cell in cells))[:3]
+    worlds = _worlds(cells, 3)
     figure, axes = new_figure(len(worlds) + 1, 1, 2.9)
     rows: list = []
     shown = ("bis", "mixed", "low-mc", "reliable", "posterior-fisher")
     for axis, world in zip(axes[0], worlds, strict=False):
         axis.axhline(0, color=GREY, linewidth=0.8)
+        baselines = {
+            cell["config"]["arm"]["keep_ratio"]: cell["metrics"]
+            for cell in arms_of(cells, world, rule="random", unit="rollouts")
+        }
         for i, rule in enumerate(shown):
-            x, y, half = [], [], []
-            for cell in arms_of(cells, world, rule=rule, unit="rollouts"):
-                keep = cell["config"]["arm"]["keep_ratio"]
-                for base in arms_of(
-                    cells, world, rule="random", unit="rollouts", keep_ratio=keep
-                ):
-                    gap = np.subtract(
-                        cell["metrics"]["micro_f1"], base["metrics"]["micro_f1"]
-                    )
-                    mean, width = mean_and_half(100 * gap)
-                    x.append(100 * keep)
-                    y.append(mean)
-                    half.append(width)
-            axis.errorbar(
-                x, y, half, label=rule, marker=MARKERS[i], elinewidth=0.8, **curve(i)
-            )
-            rows += curve_rows(world, rule, x, y)
+            gaps = {
+                100 * keep: _gap(cell["metrics"], baselines[keep])
+                for cell in arms_of(cells, world, rule=rule, unit="rollouts")
+                if (keep := cell["config"]["arm"]["keep_ratio"]) in baselines
+            }
+            points(axis, i, rule, list(gaps), list(gaps.values()))
+            means = [mean for mean, _ in gaps.values()]
+            rows += curve_rows(world, rule, list(gaps), means)
         axis.set_title(f"{world}, synthetic")
         # Failures far below would flatten what is compared; they are in the CSV.
         axis.set_ylim(-4, 6)
     axes[0, 0].set_ylabel("micro-F1 less Random's, points")
-    handles, labels = axes[0, 0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=5)
-    paper = axes[0, -1]
-    paper.axhline(0, color=GREY, linewidth=0.8)
-    for i, name in enumerate(("InternVL2.5-8B", "Qwen2.5-VL-7B")):
-        x = list(published.BIS)
-        y = [published.BIS[k][i] - published.RANDOM[k][i] for k in x]
-        paper.plot(
+    legend_below(figure, axes[0, 0], 5)
+    published = axes[0, -1]
+    published.axhline(0, color=GREY, linewidth=0.8)
+    for i, name in enumerate(paper.BACKBONES):
+        x = [100 * keep for keep in paper.BIS]
+        y = [paper.BIS[keep][i] - paper.RANDOM[keep][i] for keep in paper.BIS]
+        published.plot(
             x, y, MARKERS[i], label=f"BIS, {name}", color=curve(i)["color"],
             markerfacecolor="white",
         )  # fmt: skip
         rows += curve_rows("paper", f"BIS, {name}", x, y)
-    paper.set_title("published, one run each")
-    paper.set_ylim(-1, 15)
-    paper.legend(loc="upper right")
+    published.set_title("published, one run each")
+    published.set_ylim(-1, 15)
+    published.legend(loc="upper right")
     for axis in axes[0]:
-        axis.set_xscale("log")
-        axis.set_xticks([2, 5, 10, 25, 50], ["2", "5", "10", "25", "50"])
-        axis.minorticks_off()
+        named_ticks(axis, [2, 5, 10, 25, 50], ["2", "5", "10", "25", "50"])
         axis.set_xlabel("keep ratio, %")
         axis.grid(axis="y")
     label_panels(axes[0])
     return Drawing(figure, CURVE_HEADER, rows)
 
 
-def alpha(cells: Cells) -> Drawing:
-    """Micro-F1 over alpha at several keep ratios; the paper's three at 25 %."""
-    worlds = list(dict.fromkeys(cell["config"]["world"]["name"] for cell in cells))[:2]
-    figure, axes = new_figure(len(worlds), 1, 2.8, sharey=False)
-    rows: list = []
+def _panels_of_worlds(cells: Cells, **options: Any) -> tuple[Any, Iterator]:
+    """A figure of micro-F1, one panel for each of the first two worlds."""
+    worlds = _worlds(cells, 2)
+    figure, axes = new_figure(len(worlds), 1, 2.8, **options)
     for axis, world in zip(axes[0], worlds, strict=True):
-        for i, keep in enumerate((0.02, 0.05, 0.1, 0.25, 0.5)):
-            chosen = arms_of(cells, world, rule="bis", keep_ratio=keep)
-            x = [cell["config"]["arm"]["alpha"] for cell in chosen]
-            points = [mean_and_half(c["metrics"]["micro_f1"]) for c in chosen]
-            y, half = zip(*points, strict=True)
-            axis.errorbar(
-                x, y, half, label=f"{100 * keep:g} %", marker=MARKERS[i],
-                elinewidth=0.7, **curve(i),
-            )  # fmt: skip
-            rows += curve_rows(world, f"keep {keep:g}", x, y)
-        if world == "scarce":
-            at = arms_of(cells, world, rule="bis", keep_ratio=0.25, alpha=0.05)
-            level = np.mean(at[0]["metrics"]["micro_f1"])
-            y = [
-                level + (v - published.ALPHA[0.05]) / 100
-                for v in published.ALPHA.values()
-            ]
-            axis.plot(
-                list(published.ALPHA), y, "*", color="black", markersize=7,
-                markerfacecolor="white", label="published, 25 %, shifted",
-            )  # fmt: skip
-            rows += curve_rows(world, "published, shifted", list(published.ALPHA), y)
-        axis.set_xscale("symlog", linthresh=0.02)
-        axis.set_xticks(
-            [0, 0.02, 0.05, 0.1, 0.2, 0.5], ["0", ".02", ".05", ".1", ".2", ".5"]
-        )
-        axis.minorticks_off()
-        axis.set_xlabel("alpha")
         axis.set_title(f"{world} world (synthetic)")
         axis.grid(axis="y")
     axes[0, 0].set_ylabel("micro-F1")
-    handles, labels = axes[0, 0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=6)
     label_panels(axes[0])
+    return figure, zip(axes[0], worlds, strict=True)
+
+
+def alpha(cells: Cells) -> Drawing:
+    """Micro-F1 over alpha at several keep ratios; the paper's three at 25 %."""
+    figure, panels = _panels_of_worlds(cells)
+    rows: list = []
+    for axis, world in panels:
+        for i, keep in enumerate((0.02, 0.05, 0.1, 0.25, 0.5)):
+            chosen = arms_of(cells, world, rule="bis", keep_ratio=keep)
+            if not chosen:
+                raise LookupError(f"no BIS at keep ratio {keep:g} in {world}")
+            x = [cell["config"]["arm"]["alpha"] for cell in chosen]
+            marks = [mean_and_half_width(c["metrics"]["micro_f1"]) for c in chosen]
+            points(axis, i, f"{100 * keep:g} %", x, marks, elinewidth=0.7)
+            rows += curve_rows(world, f"keep {keep:g}", x, [y for y, _ in marks])
+        if world == "scarce":
+            at = arms_of(cells, world, rule="bis", keep_ratio=0.25, alpha=paper.ALPHA)
+            level = np.mean(at[0]["metrics"]["micro_f1"])
+            x = list(paper.ALPHAS)
+            default = paper.ALPHAS[paper.ALPHA]
+            y = [level + (value - default) / 100 for value in paper.ALPHAS.values()]
+            axis.plot(
+                x, y, "*", color="black", markersize=7, markerfacecolor="white",
+                label="published, 25 %, shifted",
+            )  # fmt: skip
+            rows += curve_rows(world, "published, shifted", x, y)
+        ticks = [0, 0.02, 0.05, 0.1, 0.2, 0.5]
+        names = ["0", ".02", ".05", ".1", ".2", ".5"]
+        named_ticks(axis, ticks, names, value="symlog", linthresh=0.02)
+        axis.set_xlabel("alpha")
+    legend_below(figure, figure.axes[0], 6)
     return Drawing(figure, CURVE_HEADER, rows)
 
 
 def mc_budget(cells: Cells) -> Drawing:
     """Micro-F1 over N at a fixed total of continuations."""
-    names = [cell["config"]["world"]["name"] for cell in cells]
-    worlds = list(dict.fromkeys(name.split(",")[0] for name in names))[:2]
-    figure, axes = new_figure(len(worlds), 1, 2.8)
+    figure, panels = _panels_of_worlds(cells)
     rows: list = []
     listed = (
         ("all, 1[K > 0]", {"rule": "full", "labels": "hard-0"}),
@@ -291,27 +382,53 @@ def mc_budget(cells: Cells) -> Drawing:
         ("BIS, 1,250 rollouts", {"rule": "bis"}),
         ("Random, 1,250 rollouts", {"rule": "random"}),
     )
-    for axis, world in zip(axes[0], worlds, strict=True):
+    every = (2, 4, 8, 16, 32)
+    for axis, world in panels:
         for i, (name, settings) in enumerate(listed):
-            x, y, half = [], [], []
-            for trials in (2, 4, 8, 16, 32):
-                for cell in arms_of(cells, f"{world}, N = {trials}", **settings):
-                    mean, width = mean_and_half(cell["metrics"]["micro_f1"])
-                    x.append(trials)
-                    y.append(mean)
-                    half.append(width)
-            axis.errorbar(
-                x, y, half, label=name, marker=MARKERS[i], elinewidth=0.7, **curve(i)
-            )
-            rows += curve_rows(world, name, x, y)
-        axis.set_xscale("log", base=2)
-        axis.set_xticks([2, 4, 8, 16, 32], ["2", "4", "8", "16", "32"])
-        axis.minorticks_off()
+            marks = {
+                trials: mean_and_half_width(cell["metrics"]["micro_f1"])
+                for trials in every
+                for cell in arms_of(cells, f"{world}, N = {trials}", **settings)
+            }
+            points(axis, i, name, list(marks), list(marks.values()), elinewidth=0.7)
+            rows += curve_rows(world, name, list(marks), [y for y, _ in marks.values()])
+        named_ticks(axis, every, [str(trials) for trials in every], base=2)
         axis.set_xlabel("continuations per step, N (rollouts = 80,000 / N)")
-        axis.set_title(f"{world} world (synthetic)")
-        axis.grid(axis="y")
-    axes[0, 0].set_ylabel("micro-F1")
-    handles, labels = axes[0, 0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=5)
-    label_panels(axes[0])
+    legend_below(figure, figure.axes[0], 5)
     return Drawing(figure, CURVE_HEADER, rows)
+
+
+def regime_map(cells: Cells) -> Drawing:
+    """BIS less Random, Mixed and all data over the mixed share, one mark per world."""
+    figure, axes = new_figure(3, 1, 3.0)
+    rows: list = []
+    baselines = (("random", "Random"), ("mixed", "Mixed"), ("full", "all data"))
+    # Four colours far apart, because marks of a keep ratio have no line to follow.
+    colours = COLOURS[:3] + COLOURS[4:]
+    for axis, (baseline, name) in zip(axes[0], baselines, strict=True):
+        axis.axhline(0, color=GREY, linewidth=0.8)
+        for i, keep in enumerate((0.05, 0.1, 0.25, 0.5)):
+            x, marks = [], []
+            for cell in cells:
+                if cell["config"]["axes"]["keep_ratio"] != keep:
+                    continue
+                arms = cell["metrics"]["arms"]
+                x.append(cell["metrics"]["measures"]["mixed_share"])
+                marks.append(_gap(arms["bis"], arms[baseline]))
+                rows.append((name, cell["config"]["index"], keep, x[-1], *marks[-1]))
+            # Worlds share few mixed shares: keep ratios stand beside each other.
+            points(
+                axis, i, f"keep {100 * keep:g} %", np.array(x) * 1.08 ** (i - 1.5),
+                marks, color=colours[i], linestyle="none", elinewidth=0.6,
+                markerfacecolor="white" if i % 2 else None,
+            )  # fmt: skip
+        ticks = (0.04, 0.08, 0.16, 0.32, 0.5)
+        named_ticks(axis, ticks, [f"{100 * t:g}" for t in ticks])
+        axis.set_xlabel("mixed rollouts, %")
+        axis.set_title(f"BIS less {name}")
+        axis.grid(axis="y")
+    axes[0, 0].set_ylabel("micro-F1, points (synthetic worlds)")
+    legend_below(figure, axes[0, 0], 4)
+    label_panels(axes[0])
+    header = ("panel", "world", "keep_ratio", "mixed_share", "gain_points")
+    return Drawing(figure, (*header, "half_width"), rows)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,8 +16,11 @@ from paper_figures.style import (
     curve,
     curve_rows,
     label_panels,
+    named_ticks,
     new_figure,
+    points,
 )
+from theory.intervals import mean_and_half_width
 
 Cell = Mapping[str, Any]
 
@@ -32,17 +35,6 @@ _NAMES |= {"reliable": "Reliable", "full": "full data", "base": "untrained"}
 _MOST = 5
 # Rows of panels: corpora and kinds of labels.
 _MOST_ROWS = 4
-
-
-def mean_and_half(values: Sequence[float]) -> tuple[float, float]:
-    """Mean and half the width of its 95 % t interval; NaN for one value."""
-    from scipy.stats import t
-
-    x = np.asarray(values, float)
-    if len(x) < 2:
-        return float(x.mean()), float("nan")
-    error = x.std(ddof=1) / np.sqrt(len(x))
-    return float(x.mean()), float(t.ppf(0.975, len(x) - 1) * error)
 
 
 def selection(cells: Sequence[Cell]) -> Drawing:
@@ -122,8 +114,8 @@ def _name(series: _Series, every: Sequence[_Series]) -> str:
     return f"{name}, alpha {alpha:g}" if several else name
 
 
-def _micro_f1(cells: Mapping[Any, Cell]) -> list[float]:
-    return [cell["metrics"]["micro_f1"] for cell in cells.values()]
+def _micro_f1(cells: Mapping[Any, Cell], seeds: Iterable[Any]) -> list[float]:
+    return [cells[seed]["metrics"]["micro_f1"] for seed in seeds]
 
 
 def _levels(axis: Axes, cells: Sequence[Cell], panel: str) -> list[tuple[Any, ...]]:
@@ -131,17 +123,17 @@ def _levels(axis: Axes, cells: Sequence[Cell], panel: str) -> list[tuple[Any, ..
     rows: list[tuple[Any, ...]] = []
     series = _by_series(cells)
     for i, (one, by_keep) in enumerate(series.items()):
-        points = [mean_and_half(_micro_f1(of)) for of in by_keep.values()]
+        marks = [mean_and_half_width(_micro_f1(of, of)) for of in by_keep.values()]
         x, name = [100 * keep for keep in by_keep], _name(one, list(series))
-        rows += curve_rows(panel, name, x, [mean for mean, _ in points])
+        rows += curve_rows(panel, name, x, [mean for mean, _ in marks])
         if i < _MOST:
-            _points(axis, i, name, x, points)
+            _beside(axis, i, name, x, marks)
     ends = [100 * keep for by_keep in series.values() for keep in by_keep] or [1, 100]
     for rule in ("full", "base"):
         of = [c for c in cells if c["config"]["arm"]["rule"] == rule]
         if not of:
             continue
-        mean, half = mean_and_half([c["metrics"]["micro_f1"] for c in of])
+        mean, half = mean_and_half_width([c["metrics"]["micro_f1"] for c in of])
         rows += curve_rows(panel, _NAMES[rule], [min(ends), max(ends)], [mean, mean])
         if rule == "base":
             # Far below, it would flatten what is compared.
@@ -158,20 +150,16 @@ def _levels(axis: Axes, cells: Sequence[Cell], panel: str) -> list[tuple[Any, ..
     return rows
 
 
-def _points(
+def _beside(
     axis: Axes,
     index: int,
     name: str,
     x: Sequence[float],
-    points: Sequence[tuple[float, float]],
+    marks: Sequence[tuple[float, float]],
 ) -> None:
-    # Beside each other, so that intervals at one keep ratio do not cover each other.
-    beside = [value * 1.03 ** (index - 1) for value in x]
-    y, half = zip(*points, strict=True)
-    axis.errorbar(
-        beside, y, np.nan_to_num(half), label=name, marker=MARKERS[index],
-        elinewidth=0.8, capsize=1.5, **curve(index),
-    )  # fmt: skip
+    """Marks a little beside those of other curves, that no interval covers another."""
+    shifted = [value * 1.03 ** (index - 1) for value in x]
+    points(axis, index, name, shifted, marks, capsize=1.5)
 
 
 def _gaps(axis: Axes, cells: Sequence[Cell], panel: str) -> list[tuple[Any, ...]]:
@@ -183,25 +171,19 @@ def _gaps(axis: Axes, cells: Sequence[Cell], panel: str) -> list[tuple[Any, ...]
     for i, (one, by_keep) in enumerate(series.items()):
         if one[0] == "random":
             continue
-        x, points = [], []
+        gaps = {}
         for keep, of in by_keep.items():
-            shared = [seed for seed in of if seed in random.get(keep, {})]
-            gaps = [
-                100
-                * (
-                    of[seed]["metrics"]["micro_f1"]
-                    - random[keep][seed]["metrics"]["micro_f1"]
-                )
-                for seed in shared
-            ]
-            if gaps:
-                x.append(100 * keep)
-                points.append(mean_and_half(gaps))
-        name = _name(one, list(series))
-        rows += curve_rows(f"{panel}, less Random", name, x, [m for m, _ in points])
+            base = random.get(keep, {})
+            shared = [seed for seed in of if seed in base]
+            treated, baseline = _micro_f1(of, shared), _micro_f1(base, shared)
+            if shared:
+                gap = 100 * np.subtract(treated, baseline)
+                gaps[100 * keep] = mean_and_half_width(gap)
+        x, marks, name = list(gaps), list(gaps.values()), _name(one, list(series))
+        rows += curve_rows(f"{panel}, less Random", name, x, [m for m, _ in marks])
         ends += x
         if i < _MOST and x:
-            _points(axis, i, name, x, points)
+            _beside(axis, i, name, x, marks)
     axis.axhline(0, color=GREY, linewidth=0.8)
     axis.set_ylabel("less Random, points")
     axis.set_title("paired by seed")
@@ -211,9 +193,7 @@ def _gaps(axis: Axes, cells: Sequence[Cell], panel: str) -> list[tuple[Any, ...]
 
 def _keep_axis(axis: Axes, percents: Sequence[float]) -> None:
     ticks = sorted(set(percents))
-    axis.set_xscale("log")
-    axis.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
-    axis.minorticks_off()
+    named_ticks(axis, ticks, [f"{tick:g}" for tick in ticks])
     axis.set_xlim(min(ticks) / 1.25, max(ticks) * 1.25)
     axis.set_xlabel("keep ratio, %")
     axis.grid(axis="y")
@@ -256,10 +236,8 @@ def _curves(axis: Axes, cells: Sequence[Cell], panel: str) -> list[tuple[Any, ..
 def _update_axis(axis: Axes, last: float) -> None:
     ticks = [m * 10**k for k in range(9) for m in (1, 2, 5) if m * 10**k <= last]
     first = axis.dataLim.xmin
-    axis.set_xscale("log")
     shown = [tick for tick in ticks if tick >= 0.8 * first]
-    axis.set_xticks(shown, [f"{tick:,}" for tick in shown])
-    axis.minorticks_off()
+    named_ticks(axis, shown, [f"{tick:,}" for tick in shown])
 
 
 def _mean_curve(cells: Sequence[Cell]) -> tuple[list[float], list[float]]:

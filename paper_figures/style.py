@@ -121,6 +121,82 @@ def curve_rows(
 CURVE_HEADER = ("panel", "series", "x", "y")
 
 
+def plot(
+    rows: list[tuple[Any, ...]],
+    axis: Axes,
+    panel: str,
+    series: str,
+    x: ArrayLike,
+    y: ArrayLike,
+    **look: Any,
+) -> None:
+    """Draw a curve, and add it to the rows of the CSV.
+
+    Args:
+        rows: of the drawing.
+        axis: to draw on.
+        panel: its name in the CSV.
+        series: name of the curve there.
+        x: of each point.
+        y: of each point.
+        look: for ``Axes.plot``.
+    """
+    axis.plot(np.ravel(x), np.ravel(y), **look)
+    rows += curve_rows(panel, series, x, y)
+
+
+def points(
+    axis: Axes,
+    index: int,
+    name: str,
+    x: Sequence[float],
+    marks: Sequence[tuple[float, float]],
+    **look: Any,
+) -> None:
+    """Marks with their intervals, as the index-th curve of an axis.
+
+    Args:
+        axis: to draw on.
+        index: of the curve.
+        name: in the legend.
+        x: of each mark.
+        marks: (y, half the width of its interval, NaN for none) of each.
+        look: for ``Axes.errorbar``, over the curve's own.
+    """
+    y, half = zip(*marks, strict=True) if marks else ((), ())
+    look = {"marker": MARKERS[index], "elinewidth": 0.8} | curve(index) | look
+    axis.errorbar(x, y, np.nan_to_num(half), label=name, **look)
+
+
+def named_ticks(
+    axis: Axes, ticks: Sequence[float], names: Sequence[str], **scale: Any
+) -> None:
+    """These ticks of x and no others.
+
+    Args:
+        axis: whose x axis is meant.
+        ticks: where.
+        names: of each.
+        scale: for ``Axes.set_xscale``; logarithmic if empty.
+    """
+    axis.set_xscale(**{"value": "log"} | scale)
+    axis.set_xticks(ticks, names)
+    axis.minorticks_off()
+
+
+def legend_below(figure: Figure, axis: Axes, columns: int, **options: Any) -> None:
+    """One legend of an axis's curves for the whole figure, below it.
+
+    Args:
+        figure: of the axis.
+        axis: whose curves are named.
+        columns: of the legend.
+        options: for ``Figure.legend``.
+    """
+    options = {"loc": "outside lower center", "ncols": columns} | options
+    figure.legend(*axis.get_legend_handles_labels(), **options)
+
+
 def image_bytes(figure: Figure, kind: str) -> bytes:
     """The figure as "png" or "pdf", the same bytes whenever it is drawn."""
     buffer = io.BytesIO()

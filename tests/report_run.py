@@ -1,17 +1,19 @@
 """A tiny run of the demo on disk: what `mprm report` reads, with chosen numbers."""
 
 import json
+from dataclasses import asdict
 
 import numpy as np
 from PIL import Image, ImageDraw
 
+from experiments.grid.plan import PAPER_RULES, Arm
 from experiments.store.results import Result, append_results
 from experiments.store.write_subset import SelectionOptions, choose, write_selection
 from mprm_jax.data.corpus import read_corpus, usable_rollouts
 from mprm_jax.data.formats.base import WriteOptions
 from tests.raw_files import step, write_corpus
 
-RULES = ("random", "bis", "mixed", "low-mc", "reliable")
+RULES = PAPER_RULES
 SOURCES = ("bars", "counting", "digits")
 KEEP_RATIO = 0.25
 PER_SOURCE = 16
@@ -27,6 +29,12 @@ LEVELS = {
     "full": 0.68,
     "clean": 0.79,
     "base": 0.44,
+}
+GATE = {
+    "source": "bars",
+    "within_position_auroc": 0.871,
+    "low": 0.823,
+    "permuted_images": 0.641,
 }
 GAINS = {"scarce": (0.05, 0.06, 0.055), "plentiful": (-0.02, 0.03, 0.004)}
 
@@ -135,6 +143,14 @@ def metrics(level, rng, rollouts, replicates=50):
     }
 
 
+def arm_of(name, keep_ratio=KEEP_RATIO):
+    """The arm of that name, as the demo has it."""
+    labels = (None, None) if name == "base" else ("hard", 0.0)
+    alpha = 0.05 if name == "bis" else None
+    keep = {"full": 1.0, "base": None}.get(name, keep_ratio)
+    return Arm(name, keep, alpha, *labels)
+
+
 def cells(world, gains, seeds=(0, 1, 2)):
     """The results of one world; the base has no seed."""
     rng = np.random.default_rng(3)
@@ -147,10 +163,16 @@ def cells(world, gains, seeds=(0, 1, 2)):
             if arm == "bis" and seed is not None:
                 random = LEVELS["random"] + 0.005 * (seed % 3 - 1)
                 value = random + gains[seeds.index(seed)]
-            config = {"world": world, "arm": arm, "size": "small"}
-            config |= {"keep_ratio": KEEP_RATIO, "world_seed": 0}
+            config = {
+                "world": {"name": world, "synthetic": True, "size": "small", "seed": 0},
+                "model": "tiny",
+                "training": {},
+                "arm": asdict(arm_of(arm)),
+            }
             rollouts = kept if rule else len(SOURCES) * PER_SOURCE
             found_here = metrics(round(value, 6), rng, rollouts)
+            if (arm, seed, world) == ("clean", 0, "scarce"):
+                found_here["learnability"] = [GATE]
             if arm == "base":
                 untrained = {"rollouts": 0, "updates": 0, "curve": [], "eval_curve": []}
                 found_here |= untrained
@@ -165,16 +187,8 @@ def write_manifest(folder, **fields):
         "backbone": "It has read the worlds’ own solutions and checked their steps.",
         "pretraining": {"AUROC of its step check": "0.9812"},
         "versions": {"jax": "0.10.2"},
+        "experiment": "demo",
         "arguments": {"size": "small"},
-        "learnability": [
-            {
-                "world": "scarce",
-                "source": "bars",
-                "within_position_auroc": 0.871,
-                "low": 0.823,
-                "permuted_images": 0.641,
-            }
-        ],
     } | fields
     (folder / "manifest.json").write_text(json.dumps(value), encoding="utf-8")
 

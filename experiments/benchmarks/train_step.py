@@ -25,7 +25,7 @@ import numpy as np
 import tyro
 
 from experiments.console.tables import format_table
-from experiments.grid.training import ACCUMULATE
+from experiments.grid.demo import ACCUMULATE
 from mprm_jax.data.batches import Batch, Bucket, Buckets, Example, collate
 from mprm_jax.models.model import open_model
 from mprm_jax.models.tiny import TinyConfig

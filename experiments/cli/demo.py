@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from experiments.console import shared
-from experiments.console.tables import format_table, percent
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,19 +47,6 @@ class Options:
 OPTIONS = Options
 
 
-class _Talk:
-    def __init__(self, quiet: bool) -> None:
-        self._stream = sys.stderr if quiet else sys.stdout
-
-    def say(self, line: str) -> None:
-        print(line, file=self._stream, flush=True)
-
-    def progress(
-        self, what: str, total: int, unit: str
-    ) -> contextlib.AbstractContextManager[Callable[[int], None]]:
-        return shared.progress(what, total, unit)
-
-
 def run(options: Options) -> None:
     """Run the demo."""
     if not 0 < options.keep_ratio <= 1:
@@ -74,77 +58,35 @@ def run(options: Options) -> None:
     if options.seed < 0:
         raise shared.UsageError(f"--seed must be at least 0, not {options.seed}")
     # Imported here: JAX would slow down --help.
-    from experiments.grid.demo import Plan, run_demo
-    from experiments.page.demo import answer_rows, write_report
+    from experiments.grid.demo import Demo, run_demo
+    from experiments.grid.results import answers, read_grid
+    from experiments.grid.tables import told
+    from experiments.page.demo import write_report
+    from experiments.store.manifests import command_line
     from sim.scenes.world import WORLDS
 
-    talk = _Talk(options.json)
+    def say(line: str) -> None:
+        print(line, file=sys.stderr if options.json else sys.stdout, flush=True)
+
     names = tuple(WORLDS) if options.world == "all" else (options.world,)
     for name in names:
-        world = WORLDS[name]
-        talk.say(f"world {name}: {world.meaning}")
-        plan = Plan(
+        say(f"world {name}: {WORLDS[name].meaning}")
+        demo = Demo(
             output=options.output,
-            world=world,
+            world=WORLDS[name],
             size=options.size,
             keep_ratio=options.keep_ratio,
             seed=options.seed,
-            command=_command(options, name),
+            command=command_line("mprm demo", options, ("output", "json")),
             seeds=options.seeds,
         )
-        run_demo(plan, talk)
+        run_demo(demo, say)
     page = options.output / "report.html"
-    report = write_report(options.output, page)
-    answers = answer_rows(report)
+    write_report(options.output, page)
+    outcomes = read_grid(options.output).outcomes
     if options.json:
-        shared.print_json({"output": str(options.output), "answers": answers})
+        rows = [row for outcome in outcomes for row in answers(outcome)]
+        shared.print_json({"output": str(options.output), "answers": rows})
         return
-    for world in report.worlds:
-        print()
-        print(_table(world.results))
-    print()
-    print(_LEGEND)
-    print()
-    for row in answers:
-        print(row["sentence"])
-    print(f"\nopen {page}")
+    print(f"\n{told(outcomes)}\n\nopen {page}")
     print(f"next: mprm stats {options.output / names[0] / 'corpus'} --rule bis")
-
-
-_LEGEND = """\
-micro-F1: mean of the sources' macro-F1, weighted by steps. pos.: AUROC of a step's
-position alone. best: accuracy of the best of 16 candidates. clean: Random's
-rollouts with true labels. ±: half of the 95 % interval over seeds and rollouts."""
-
-
-def _command(options: Options, world: str) -> str:
-    parts = ["mprm demo", f"--size {options.size}", f"--world {world}"]
-    parts += [f"--keep-ratio {options.keep_ratio:g}", f"--seed {options.seed}"]
-    if options.seeds is not None:
-        parts.append(f"--seeds {options.seeds}")
-    return " ".join(parts)
-
-
-def _table(world: Any) -> str:
-    rows = []
-    for arm in world.arms:
-        cell = next(iter(arm.cells.values()))
-        micro, ranked = arm.estimate("micro_f1"), arm.estimate("auroc")
-        position, best = arm.estimate("position_auroc"), arm.estimate("best_of_n")
-        half = "" if micro.half_width is None else f" ± {micro.half_width:.3f}"
-        spread = ""
-        if best is not None and best.half_width is not None:
-            spread = f" ± {100 * best.half_width:.1f}"
-        rows.append(
-            (
-                arm.name,
-                f"{cell.rollouts:,}",
-                f"{cell.updates:,}",
-                f"{micro.mean:.3f}{half}",
-                "--" if ranked is None else f"{ranked.mean:.3f}",
-                "--" if position is None else f"{position.mean:.3f}",
-                "--" if best is None else percent(best.mean, 1) + spread,
-            )
-        )
-    header = ("rule", "rollouts", "updates", "micro-F1", "AUROC", "pos.", "best")
-    return format_table(header, rows)

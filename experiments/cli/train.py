@@ -20,7 +20,7 @@ from experiments.cli.train_settings import (
 )
 from experiments.console import shared
 from experiments.store.provenance import versions
-from experiments.store.read_subset import Reading, Subset, fit_subset, read_subset
+from experiments.store.read_subset import ReadPolicy, Subset, fit_subset, read_subset
 from experiments.store.write_subset import (
     choose,
     corpus_counts,
@@ -117,7 +117,7 @@ def run(options: Options) -> None:
 
     from mprm_jax.data.batches import open_ladder
 
-    buckets = open_ladder(int(subset.usable.rollouts.lengths[subset.picks].max()))
+    buckets = open_ladder(int(subset.usable.rollouts.lengths[subset.usable_rows].max()))
     if options.dry_run:
         from experiments.cli.train_plan import planned, show_plan
 
@@ -170,7 +170,7 @@ def _say(message: str) -> None:
 def _subset(options: Options) -> Subset:
     if options.subset is not None:
 
-        def read(reading: Reading) -> Corpus:
+        def read(reading: ReadPolicy) -> Corpus:
             for name in ("trials", "source_from"):
                 given = getattr(options, name)
                 if given not in (None, getattr(reading, name)):
@@ -200,7 +200,7 @@ def _source(options: Options, subset: Subset, encode: Any) -> CorpusExamples:
     from mprm_jax.data.loader import CorpusExamples
     from mprm_jax.evaluate import image_root
 
-    source = CorpusExamples(subset.usable, subset.picks, encode, options.images)
+    source = CorpusExamples(subset.usable, subset.usable_rows, encode, options.images)
     if options.images is not None:
         return source
     folder = corpus_files(options.corpus)[0].path.parent
@@ -215,7 +215,7 @@ def _identity(options: Options, subset: Subset, params: Params) -> dict[str, Any
     from mprm_jax.train.fingerprint import fingerprint
 
     corpus = subset.usable.corpus
-    rows = subset.usable.row[subset.picks].astype("<i8")
+    rows = subset.usable.row[subset.usable_rows].astype("<i8")
     return {
         "corpus": xxhash.xxh3_128_hexdigest("".join(corpus.sha256)),
         "reading": corpus_reading(subset.usable),
@@ -235,7 +235,7 @@ def _finish(
     if jax.process_index() != FIRST:
         return
     usable = subset.usable
-    kept = usable.rollouts.take(subset.picks)
+    kept = usable.rollouts.take(subset.usable_rows)
     result = {
         "rollouts": budget.rollouts,
         "steps": kept.n_steps,

@@ -188,7 +188,7 @@ def train_settings(
     whole = len(subset.usable.row)
     try:
         budget = plan(
-            len(subset.picks),
+            len(subset.usable_rows),
             options.batch_size or batch,
             matched_to=whole if options.matched_updates else None,
         )

@@ -14,7 +14,7 @@ import tyro
 from experiments.console import shared
 from experiments.store.manifests import InputFile, typed
 from experiments.store.provenance import file_sha256
-from experiments.store.read_subset import Reading
+from experiments.store.read_subset import ReadPolicy
 from experiments.store.write_subset import SelectionOptions, choose, evidence
 from mprm_jax.data.corpus import read_corpus, usable_rollouts
 from mprm_jax.data.formats import by_name
@@ -57,7 +57,7 @@ class _Written(msgspec.Struct):
 
 class _Manifest(msgspec.Struct):
     corpus: str
-    input: Reading
+    input: ReadPolicy
     selection: SelectionOptions
     labels: WriteOptions
     inputs: list[InputFile]

@@ -17,14 +17,16 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+import msgspec
 import numpy as np
 from PIL import Image
 
 from experiments.corpora.scene_text import questions, step_texts
 from experiments.corpora.simulated import MADE_HERE
 from experiments.store.provenance import versions
+from mprm_jax.data.corpus import Corpus
 from mprm_jax.data.outputs import OUTPUT_SCHEMA, manifest_bytes
 from mprm_jax.data.problems import DataError
 from sim.scenes.pictures import draw
@@ -83,8 +85,7 @@ def write_world(
         "seed": seed,
     }
     with _new_folder(folder) as new:
-        counter = _Counter(tick)
-        pictures = _Pictures(streams[3], counter)
+        pictures = _Pictures(streams[3], tick)
         for part in corpus:
             _write_source(new, part, world, pictures)
         test, truth = [], []
@@ -107,18 +108,56 @@ def write_world(
     return corpus
 
 
-class _Counter:
-    def __init__(self, tick: Callable[[int], None]) -> None:
-        self._tick, self._done = tick, 0
+class Truth(msgspec.Struct, frozen=True):
+    """What only the simulator knows of a rollout.
 
-    def add(self, count: int) -> None:
-        self._done += count
-        self._tick(self._done)
+    Attributes:
+        r: exact one-shot success probability of each step.
+        correct: 1 right, -1 wrong, 0 neutral, of each step.
+        slip_rate: the policy's.
+    """
+
+    r: tuple[float, ...]
+    correct: tuple[Literal[-1, 0, 1], ...]
+    slip_rate: float
+
+
+def read_truth(folder: Path, corpus: Corpus) -> list[Truth]:
+    """The truth of every rollout of a world's corpus, in the corpus's order.
+
+    Raises:
+        DataError: it is missing, or does not fit the rollouts.
+    """
+    decoder = msgspec.json.Decoder(Truth)
+    found = {}
+    lengths = corpus.rollouts.lengths
+    for number, file in enumerate(corpus.files):
+        path = folder / "truth" / file.path.name.removesuffix(".gz")
+        try:
+            lines = path.read_bytes().split(b"\n")
+        except OSError as error:
+            raise DataError(f"{path}: {error.strerror or error}") from error
+        for row in np.flatnonzero(corpus.file == number).tolist():
+            line = int(corpus.line[row])
+            where = f"{path}:{line}"
+            if line > len(lines):
+                raise DataError(f"{where}: no truth for {corpus.where(row)}")
+            try:
+                truth = decoder.decode(lines[line - 1])
+            except (msgspec.DecodeError, UnicodeDecodeError) as error:
+                raise DataError(f"{where}: no truth ({error})") from error
+            if not len(truth.r) == len(truth.correct) == lengths[row]:
+                raise DataError(
+                    f"{where}: truth of {len(truth.r)} and {len(truth.correct)} steps, "
+                    f"the rollout has {lengths[row]}"
+                )
+            found[row] = truth
+    return [found[row] for row in range(len(lengths))]
 
 
 class _Pictures:
-    def __init__(self, rng: np.random.Generator, counter: _Counter) -> None:
-        self._rng, self._counter = rng, counter
+    def __init__(self, rng: np.random.Generator, tick: Callable[[int], None]) -> None:
+        self._rng, self._tick, self._done = rng, tick, 0
 
     def write(self, root: Path, problems: Problems, prefix: str) -> None:
         folder = root / problems.source.name
@@ -130,7 +169,8 @@ class _Pictures:
                 Image.fromarray(pixels).save(data, "png", compress_level=0)
                 name = _picture_name(start + i, prefix)
                 (folder / name).write_bytes(data.getvalue())
-            self._counter.add(len(values))
+            self._done += len(values)
+            self._tick(self._done)
 
 
 def _picture_name(row: int, prefix: str) -> str:

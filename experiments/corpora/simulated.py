@@ -46,13 +46,13 @@ def write_raw_corpus(
         DataError: a file cannot be written, or the folder holds annotations that this
             function has not written, or those of sources that ``rollouts`` has not.
     """
-    made = folder / MADE_HERE
     annotations = folder / "annotations"
     paths = {
         name: annotations / f"{file_stem(name)}.jsonl" for name in rollouts.source_names
     }
     there = sorted(annotations.glob("*.jsonl*"))
-    if there and not _made_here(made):
+    # A corpus of counts lists its files; another world's manifest does not.
+    if there and "files" not in made_here(folder):
         raise DataError(
             f"{annotations}: holds files that mprm simulate corpus did not write; "
             "choose another --output"
@@ -70,7 +70,7 @@ def write_raw_corpus(
             "files": [path.name for path in paths.values()],
             **arguments,
         }
-        outputs.add(made).write(manifest_bytes(manifest, OUTPUT_SCHEMA))
+        outputs.add(folder / MADE_HERE).write(manifest_bytes(manifest, OUTPUT_SCHEMA))
         files = {name: outputs.add(path) for name, path in paths.items()}
         for count, (source, record) in enumerate(placeholder_records(rollouts, rng), 1):
             line = json.dumps(record, ensure_ascii=False)
@@ -80,15 +80,15 @@ def write_raw_corpus(
     return list(paths.values())
 
 
-def _made_here(manifest: Path) -> bool:
-    """Whether a manifest is of such a corpus, which lists its files, and of no other
-    world.
+def made_here(folder: Path) -> dict[str, Any]:
+    """What a simulation of this package wrote beside its corpus; empty: it is real, or
+    there is none.
     """
     try:
-        value = msgspec.json.decode(manifest.read_bytes())
+        value = msgspec.json.decode((folder / MADE_HERE).read_bytes(), type=dict)
     except (OSError, msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return False
-    return isinstance(value, dict) and "files" in value
+        return {}
+    return value
 
 
 def order_on_disk(rollouts: Rollouts) -> np.ndarray:

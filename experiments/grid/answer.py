@@ -19,10 +19,13 @@ from scipy.optimize import root_scalar
 from experiments.console.text import number, percent, signed
 
 Seed = int | None
-Verdict = Literal["ahead", "behind", "undecided", "one seed"]
+Verdict = Literal["ahead", "behind", "open"]
 Covers = Literal["seeds and rollouts", "seeds", "rollouts", "nothing"]
 
 LEVEL = 0.95
+
+# Of a score in a sentence.
+_DIGITS = 3
 
 # p-values below it are told as 0.
 _LEAST_P = 1e-12
@@ -171,43 +174,46 @@ def _minus(a: Score, b: Score) -> Score:
     return Score(a.value - b.value, tuple(x - y for x, y in pairs))
 
 
-def verdict(difference: Estimate) -> Verdict:
-    """What may be said of a difference: undecided iff its interval holds zero.
+def verdict(difference: Estimate | None, adjusted_p: float | None = None) -> Verdict:
+    """What may be said of a difference: ahead or behind iff p, corrected for what else
+    was asked, is below 5 %, or where nothing was corrected the interval excludes zero.
 
     One seed decides nothing, whatever the rollouts say; nor do several that all give
     the same difference, because they do not show how seeds vary.
     """
-    if difference.seeds < 2:
-        return "one seed"
-    if "seeds" not in difference.covers or not difference.excludes_zero:
-        return "undecided"
+    if difference is None or difference.seeds < 2 or "seeds" not in difference.covers:
+        return "open"
+    sure = difference.excludes_zero if adjusted_p is None else adjusted_p < 1 - LEVEL
+    if not sure:
+        return "open"
     return "ahead" if difference.mean > 0 else "behind"
 
 
 def answer_sentence(
-    world: str,
-    keep_ratio: float,
     difference: Estimate | None,
-    arm: str = "BIS",
+    arm: str,
     other: str = "Random",
+    *,
+    where: str = "",
+    adjusted_p: float | None = None,
 ) -> str:
-    """The answer for one world, plainly: who was ahead, by how much, how surely.
+    """The answer, plainly: who was ahead, by how much, how surely.
 
     Args:
-        world: name.
-        keep_ratio: rho of both.
         difference: of micro-F1, arm - other; None if they share no seed.
         arm: name of the rule in question.
         other: name of the rule it is set against.
+        where: begins the sentence, such as "In the world “scarce”, ".
+        adjusted_p: Holm's, where several differences were tested together.
     """
-    where = f"In the world “{world}”, keeping {percent(keep_ratio)}, "
     if difference is None:
         return (
             f"{where}there is no answer: {arm} and {other} were not both trained "
             "with a common seed."
         )
-    by = f"{number(abs(difference.mean))} micro-F1"
-    if verdict(difference) == "one seed":
+    by = f"{number(abs(difference.mean), _DIGITS)} micro-F1"
+    mean = f"{signed(difference.mean, _DIGITS)} micro-F1"
+    if difference.seeds < 2:
         lead = "level with" if difference.mean == 0 else "ahead of"
         if difference.mean < 0:
             lead = "behind"
@@ -218,26 +224,33 @@ def answer_sentence(
     if "seeds" not in difference.covers:
         return (
             f"{where}it is not decided whether {arm} beats {other}: the difference is "
-            f"{signed(difference.mean)} micro-F1 in each of {difference.seeds} seeds, "
+            f"{mean} in each of {difference.seeds} seeds, "
             "which does not show how seeds vary."
         )
-    ends = " to ".join(
-        signed(end) for end in (difference.low, difference.high) if end is not None
-    )
-    interval = f"the {percent(LEVEL)} interval over {difference.covers}, {ends}"
     seeds = f"mean of {difference.seeds} seeds, paired"
-    match verdict(difference):
+    evidence = _evidence(difference, adjusted_p)
+    match verdict(difference, adjusted_p):
         case "ahead":
-            return (
-                f"{where}{arm} beat {other} by {by} ({seeds}); {interval}, "
-                "excludes zero."
-            )
+            return f"{where}{arm} beat {other} by {by} ({seeds}); {evidence}."
         case "behind":
             return (
                 f"{where}{arm} did not beat {other}: it lost by {by} ({seeds}); "
-                f"{interval}, excludes zero."
+                f"{evidence}."
             )
     return (
         f"{where}it is not decided whether {arm} beats {other}: the difference is "
-        f"{signed(difference.mean)} micro-F1 ({seeds}), and {interval}, includes zero."
+        f"{mean} ({seeds}), and {evidence}."
     )
+
+
+def _evidence(difference: Estimate, adjusted_p: float | None) -> str:
+    ends = " to ".join(
+        signed(end, _DIGITS)
+        for end in (difference.low, difference.high)
+        if end is not None
+    )
+    holds = "excludes zero" if difference.excludes_zero else "includes zero"
+    interval = f"the {percent(LEVEL)} interval over {difference.covers}, {ends}"
+    if adjusted_p is None:
+        return f"{interval}, {holds}"
+    return f"{interval}, {holds} before correction; Holm’s p is {adjusted_p:.2g}"

@@ -1,4 +1,4 @@
-"""One cell of a selection grid: select, train, judge, rerank.
+"""One cell of a grid: select, train, judge, rerank.
 
 What cells share is read once: the corpus and the benchmark as the model reads them (as
 far as memory is given), and one compiled update per kind of label and shape of batch.
@@ -8,31 +8,26 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import shutil
 import statistics
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Container, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import jax
 import msgspec
 import numpy as np
 
 from experiments.grid.inputs import Inputs
-from experiments.grid.judge import (
-    Bench,
-    Kept,
-    Prompts,
-    Room,
-    described,
-    point,
-)
-from experiments.grid.plan import Cell, Planned
-from experiments.store.results import Result
+from experiments.grid.judge import Bench, MemoryBudget, PromptCache
+from experiments.grid.plan import BASE, CLEAN, Cell, Planned
+from experiments.store.results import Result, append_results, cell_key
 from experiments.store.write_subset import choose
-from mprm_jax.data.batches import Example, open_ladder
-from mprm_jax.data.loader import CorpusExamples
+from mprm_jax.data.batches import Buckets, Example
+from mprm_jax.data.loader import CorpusExamples, Source
 from mprm_jax.data.problems import DataError
 from mprm_jax.models.model import Model, Params
 from mprm_jax.train.loop import TrainConfig, Update, train
@@ -40,8 +35,6 @@ from mprm_jax.train.optimizer import Budget
 from mprm_jax.train.run_log import METRICS
 from mprm_jax.train.update import Placement
 from theory.summary import summarise
-
-EXPERIMENT = "selection"
 
 # Points of a loss curve that the results keep.
 _POINTS = 40
@@ -54,132 +47,182 @@ def cell_config(settings: dict[str, Any], cell: Cell) -> dict[str, Any]:
     return settings | {"arm": asdict(cell.arm)}
 
 
+def missing(
+    planned: Sequence[Planned], settings: dict[str, Any], found: Sequence[Result]
+) -> list[Planned]:
+    """The cells whose results are not among those found."""
+    done = {result.key for result in found}
+    return [
+        one
+        for one in planned
+        if cell_key(cell_config(settings, one.cell), one.cell.seed) not in done
+    ]
+
+
 # Updates and settings of a cell that is trained on these rows.
 Settings = Callable[[Cell, np.ndarray], tuple[Budget, TrainConfig]]
 
 
-class Start:
-    """The parameters that every cell starts from.
+class InitialParams:
+    """The parameters that cells start from.
 
     Args:
         params: of the model.
         reopen: reads them again, because training takes their memory; None: they are
             small, and stay.
+        fresh_head: a model whose head every seed draws anew; None: it stays, too.
     """
 
-    def __init__(self, params: Params, reopen: Callable[[], Params] | None) -> None:
-        self._params, self._reopen = params, reopen
+    def __init__(
+        self,
+        params: Params,
+        reopen: Callable[[], Params] | None = None,
+        fresh_head: Model | None = None,
+    ) -> None:
+        self._kept = [params]
+        self._reopen, self._fresh_head = reopen, fresh_head
 
     @property
     def consumed(self) -> bool:
         """Whether training may take their memory."""
         return self._reopen is not None
 
-    def take(self) -> Params:
+    def take(self, seed: int | None) -> Params:
         """The parameters, whose memory is then the caller's if it is consumed."""
         if self._reopen is None:
-            return self._params
-        params, self._params = self._params, None
-        return self._reopen() if params is None else params
+            params = self._kept[0]
+        else:
+            params = self._kept.pop() if self._kept else self._reopen()
+        if self._fresh_head is None or seed is None:
+            return params
+        return params | {"head": self._fresh_head.init(jax.random.key(seed))["head"]}
+
+    def to_train(self, seed: int, prompts: Source) -> Params:
+        """The same for a training set: a fresh head's intercept is the log odds of a
+        positive label there. From zero, tens of updates would be spent on finding it.
+        """
+        params = self.take(seed)
+        if self._fresh_head is None:
+            return params
+        examples = [prompts[place] for place in range(len(prompts))]
+        trials = np.concatenate([example.trials_S for example in examples])
+        successes = np.concatenate([example.successes_S for example in examples])
+        positive = np.count_nonzero(successes) + 1
+        negative = np.count_nonzero((trials > 0) & (successes == 0)) + 1
+        bias = np.zeros(params["head"]["bias"].shape, np.float32)
+        bias[0] = np.log(positive / negative)
+        return params | {"head": params["head"] | {"bias": jax.numpy.asarray(bias)}}
 
 
 @dataclass(frozen=True, eq=False)
-class Lab:
+class Curve:
+    """How models are judged on the way.
+
+    Attributes:
+        bench: that judges them.
+        at: updates after which it does, of the T of a cell.
+        ends: whether the last point is that of the finished model, by the whole bench.
+    """
+
+    bench: Bench
+    at: Callable[[Cell, int], Container[int]]
+    ends: bool
+
+    @classmethod
+    def every(cls, updates: int, bench: Bench) -> Curve:
+        """Every so many updates, and the finished model; 0: only that."""
+
+        def at(cell: Cell, last: int) -> Container[int]:
+            return range(updates, last, updates) if updates else ()
+
+        return cls(bench, at, ends=True)
+
+
+@dataclass(frozen=True, eq=False)
+class GridContext:
     """What all cells share.
 
     Attributes:
+        experiment: name of the store.
         inputs: corpus, benchmark, candidates, settings.
         model: pure functions.
-        start: gives the parameters that every cell starts from.
+        initial: gives the parameters that cells start from.
         source: all rollouts, by ``file:line``.
         prompts: the same as the model reads them.
+        buckets: shapes of batches; of the whole corpus, so that cells share
+            compilations.
         bench: what models are judged by.
+        curve: how they are judged on the way.
         settings: of the training of a cell on these rows.
-        eval_every: updates between evaluations; 0: at the end only.
         placement: on several devices; None: the trainer's own.
     """
 
+    experiment: str
     inputs: Inputs
     model: Model
-    start: Start
+    initial: InitialParams
     source: CorpusExamples
-    prompts: Kept
+    prompts: PromptCache
+    buckets: Buckets
     bench: Bench
+    curve: Curve
     settings: Settings
-    eval_every: int
-    placement: Placement | None
+    placement: Placement | None = None
 
-    @property
-    def whole(self) -> int:
-        """Rollouts of the corpus."""
-        return self.inputs.usable.rollouts.n_rollouts
-
-    def rows(self, cell: Cell) -> tuple[np.ndarray, float]:
-        """Rows of a cell's training set, and the share of them that ties decided.
+    def usable_rows(self, cell: Cell) -> tuple[np.ndarray, float]:
+        """Of a cell's training set, and the share of them that ties decided.
 
         Raises:
             DataError: the rule's score is undefined on this corpus.
         """
-        if not cell.arm.is_rule:
-            return np.arange(self.whole), 0.0
+        if not cell.arm.selects:
+            return np.arange(self.inputs.usable.rollouts.n_rollouts), 0.0
         assert cell.seed is not None
         selection = choose(self.inputs.usable, cell.arm.selection(cell.seed))
         return selection.rows, selection.tied_share
 
 
-def open_lab(
-    inputs: Inputs,
-    model: Model,
-    start: Start,
-    settings: Settings,
-    *,
-    scoring_batch_size: int,
-    eval_every: int,
-    memory: int,
-    placement: Placement | None,
-) -> Lab:
-    """The lab of a grid; ``memory`` bytes are for encoded prompts."""
-    room = Room(memory)
+def open_prompts(
+    model: Model, inputs: Inputs, budget: MemoryBudget
+) -> tuple[CorpusExamples, PromptCache]:
+    """All rollouts of the corpus, and the same kept as far as the budget goes."""
     every = np.arange(inputs.usable.rollouts.n_rollouts)
     source = CorpusExamples(inputs.usable, every, model.encode, inputs.images)
-    prompts = Prompts(model, inputs.solutions, inputs.benchmark_images)
-    bench = Bench(
-        model,
-        inputs.solutions,
-        Kept(prompts, room),
-        inputs.sets,
-        inputs.benchmark_images,
-        scoring_batch_size,
-    )
-    return Lab(
-        inputs,
-        model,
-        start,
-        source,
-        Kept(source, room),
-        bench,
-        settings,
-        eval_every,
-        placement,
-    )
+    return source, PromptCache(source, budget)
 
 
 @dataclass(frozen=True, eq=False)
 class _Chosen:
     """The rollouts of a subset; see :class:`mprm_jax.data.loader.Source`."""
 
-    lab: Lab
-    rows: np.ndarray
+    context: GridContext
+    usable_rows: np.ndarray
+    clean: bool
 
     def __len__(self) -> int:
-        return len(self.rows)
+        return len(self.usable_rows)
 
     def __getitem__(self, place: int) -> Example:
-        return self.lab.prompts[int(self.rows[place])]
+        row = int(self.usable_rows[place])
+        example = self.context.prompts[row]
+        truth = self.context.inputs.truth
+        if not self.clean:
+            return example
+        assert truth is not None
+        return clean_example(example, truth[row])
 
     def where(self, place: int) -> str:
         """``file:line`` of a rollout."""
-        return self.lab.source.where(int(self.rows[place]))
+        return self.context.source.where(int(self.usable_rows[place]))
+
+
+def clean_example(example: Example, correct: Sequence[int]) -> Example:
+    """The example with its true labels: one trial per step, none where neutral."""
+    truth = np.asarray(correct, np.int32)[: len(example.marker_S)]
+    return example._replace(
+        successes_S=(truth == 1).astype(np.int32),
+        trials_S=(truth != 0).astype(np.int32),
+    )
 
 
 class _Record:
@@ -238,17 +281,86 @@ def _whole_lines(path: Path) -> list[dict[str, Any]]:
     return found
 
 
+@dataclass(frozen=True)
+class Files:
+    """What a grid leaves on disk.
+
+    Attributes:
+        results: folder of the store.
+        models: folder of the cells' checkpoints and metrics, one folder each.
+        writes: whether a cell has such a folder.
+        keeps: whether it stays when the cell is done.
+    """
+
+    results: Path
+    models: Path
+    writes: Callable[[Planned], bool]
+    keeps: bool
+
+
+def run_cells(
+    context: GridContext,
+    todo: Sequence[Planned],
+    files: Files,
+    tick: Callable[[int], None] = lambda update: None,
+) -> Iterator[str]:
+    """Run cells one by one, each into the store as soon as it is done, and say so.
+
+    Args:
+        context: what they share.
+        todo: which.
+        files: where results and models go.
+        tick: told the number of updates made in all cells.
+
+    Raises:
+        DataError: as :func:`run_cell`, or the store cannot be written.
+        ValueError: as :func:`run_cell`.
+    """
+    before = 0
+    for number, one in enumerate(todo, 1):
+
+        def step(update: int, base: int = before) -> None:
+            tick(base + update)
+
+        folder = files.models / one.cell.name if files.writes(one) else None
+        result = run_cell(context, one.cell, folder, step)
+        append_results(files.results, [result])
+        if folder is not None and not files.keeps:
+            shutil.rmtree(folder, ignore_errors=True)
+        before += one.updates
+        yield f"[{number:>2}/{len(todo)}] {one.cell.name}: {_found(result)}"
+
+
+def _found(result: Result) -> str:
+    metrics = result.metrics
+    ranked = "-" if metrics["auroc"] is None else f"{metrics['auroc']:.3f}"
+    lines = [
+        f"{metrics['rollouts']:,} rollouts, {metrics['updates']:,} updates, micro-F1 "
+        f"{metrics['micro_f1']:.3f}, AUROC {ranked}"
+    ]
+    for row in metrics.get("learnability", ()):
+        within, low, blind = (
+            "-" if row[name] is None else f"{row[name]:.3f}"
+            for name in ("within_position_auroc", "low", "permuted_images")
+        )
+        lines.append(
+            f"  learnable? {row['source']}: within-position AUROC {within} "
+            f"(95 % from {low}), pictures permuted {blind}"
+        )
+    return "\n".join(lines)
+
+
 def run_cell(
-    lab: Lab,
-    planned: Planned,
+    context: GridContext,
+    cell: Cell,
     folder: Path | None,
     tick: Callable[[int], None] = lambda update: None,
 ) -> Result:
     """Select, train, judge; the cell as it goes into the store.
 
     Args:
-        lab: what all cells share.
-        planned: the cell.
+        context: what all cells share.
+        cell: which.
         folder: of its checkpoints and metrics, from which a cell that was stopped goes
             on; None: nothing is written, and it begins anew.
         tick: told the number of each update.
@@ -257,49 +369,51 @@ def run_cell(
         DataError: a file cannot be read or written, or the loss is not finite.
         ValueError: the settings do not fit the devices or the model.
     """
-    cell = planned.cell
-    config = cell_config(lab.inputs.settings, cell)
-    if cell.seed is None:
-        metrics = {"rollouts": 0, "updates": 0} | _judged(lab, lab.start.take())
-        return Result(EXPERIMENT, config, None, metrics)
-    rows, tied = lab.rows(cell)
-    budget, training = lab.settings(cell, rows)
+    config = cell_config(context.inputs.settings, cell)
+    if cell.arm.rule == BASE or cell.seed is None:
+        params = context.initial.take(cell.seed)
+        metrics = {"rollouts": 0, "updates": 0} | _judged(context, params)
+        return Result(context.experiment, config, cell.seed, metrics)
+    rows, tied = context.usable_rows(cell)
+    budget, training = context.settings(cell, rows)
+    chosen = _Chosen(context, rows, clean=cell.arm.rule == CLEAN)
     record, seconds, last = _Record(folder), [], time.perf_counter()
+    stops = context.curve.at(cell, budget.updates)
 
     def on_update(update: Update) -> None:
         nonlocal last
         seconds.append(time.perf_counter() - last)
         record.losses[update.number] = float(update.metrics["loss"])
-        every = lab.eval_every
-        # The last update's model is judged below, by all metrics.
-        if every and update.number % every == 0 and update.number < update.updates:
-            found = point(lab.bench.score(update.params()))
+        if update.number in stops:
+            found = context.curve.bench.point(update.params())
             record.evaluated(update.number, found)
         tick(update.number)
         last = time.perf_counter()
 
     try:
         trained = train(
-            lab.model,
-            lab.start.take(),
-            _Chosen(lab, rows),
+            context.model,
+            context.initial.to_train(cell.seed, chosen),
+            chosen,
             budget,
             training,
-            # Of the whole corpus, so that all cells share compilations.
-            open_ladder(int(lab.inputs.usable.rollouts.lengths.max())),
+            context.buckets,
             output=folder,
             resume=True,
             identity={"cell": config},
             on_update=on_update,
             report=lambda message: print(message, file=sys.stderr),
-            placement=lab.placement,
-            consume=lab.start.consumed,
+            placement=context.placement,
+            consume=context.initial.consumed,
         )
     except DataError as error:
         raise DataError(f"{cell.name}: {error}") from error
-    judged = _judged(lab, trained)
-    record.points[budget.updates] = judged
-    tokens = lab.prompts.tokens[rows]
+    judged = _judged(context, trained)
+    if context.curve.ends:
+        record.points[budget.updates] = judged
+    if cell.arm.rule == CLEAN and cell.seed == 0:
+        judged["learnability"] = context.bench.learnability(trained)
+    tokens = context.prompts.tokens[rows]
     metrics = {
         "rollouts": len(rows),
         "updates": budget.updates,
@@ -308,26 +422,26 @@ def run_cell(
         "tokens": int(tokens.sum()) if tokens.all() else None,
         # Without the first, which compiles.
         "seconds_per_update": statistics.median(seconds[1:]) if seconds[1:] else None,
-        "subset": _subset(lab, rows) | {"tied_share": tied},
+        "subset": _subset(context, rows) | {"tied_share": tied},
         **judged,
         "curve": record.loss_curve(),
         "eval_curve": record.curve("auroc"),
         "f1_curve": record.curve("micro_f1"),
     }
-    return Result(EXPERIMENT, config, cell.seed, metrics)
+    return Result(context.experiment, config, cell.seed, metrics)
 
 
-def _judged(lab: Lab, params: Params) -> dict[str, Any]:
+def _judged(context: GridContext, params: Params) -> dict[str, Any]:
     began = time.perf_counter()
-    metrics = described(lab.bench.score(params))
+    metrics = context.bench.judge(params)
     metrics["evaluation_seconds"] = time.perf_counter() - began
-    accuracy, replicates = lab.bench.rerank(params)
+    accuracy, replicates = context.bench.rerank(params)
     if replicates:
         metrics["bootstrap"]["best_of_n"] = replicates
     return metrics | {"best_of_n": accuracy}
 
 
-def _subset(lab: Lab, rows: np.ndarray) -> dict[str, float]:
-    summary = asdict(summarise(lab.inputs.usable.rollouts.take(rows)))
+def _subset(context: GridContext, rows: np.ndarray) -> dict[str, float]:
+    summary = asdict(summarise(context.inputs.usable.rollouts.take(rows)))
     names = ("steps", "mixed_share", "error_step_ratio", "mean_mc")
     return {name: summary[name] for name in names}

@@ -1,55 +1,61 @@
-"""The main job end to end, in one process and resumable cell by cell.
+"""The main job end to end: a grid on a simulated world, resumable cell by cell.
 
 Simulate a world, select by each rule, train one model per subset and seed with equal
-budgets, judge all of them against the known truth, and write the page.
+budgets, judge all of them against the known truth.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Container, Sequence
 from pathlib import Path
-from typing import Any
 
-import jax
-import msgspec
+import numpy as np
 
-from experiments.corpora.scenes import write_world
-from experiments.corpora.simulated import MADE_HERE
-from experiments.grid.demo_results import EXPERIMENT, RULES, RUN_MANIFEST
-from experiments.grid.talk import Talk, told, told_gate
-from experiments.grid.training import (
-    BATCH_SIZE,
-    Bench,
-    clean_example,
-    judge_model,
-    learnability,
-    read_bench,
-    read_examples,
-    scored,
-    shapes,
-    starting_params,
-    train_on,
+from experiments.console import shared
+from experiments.corpora.scenes import read_truth, write_world
+from experiments.corpora.simulated import made_here
+from experiments.grid.cells import (
+    Curve,
+    Files,
+    GridContext,
+    InitialParams,
+    missing,
+    open_prompts,
+    run_cells,
 )
-from experiments.store.provenance import versions
-from experiments.store.results import Result, append_results, cell_key, read_results
-from experiments.store.write_subset import SelectionOptions, choose, write_selection
-from mprm_jax.data.batches import Buckets, Example
+from experiments.grid.inputs import (
+    InputPaths,
+    Inputs,
+    read_inputs,
+    refuse_another_run,
+)
+from experiments.grid.judge import MemoryBudget, open_bench
+from experiments.grid.plan import (
+    BASE,
+    CLEAN,
+    DEMO,
+    FULL,
+    PAPER_RULES,
+    Arm,
+    Cell,
+    Grid,
+    plan_cells,
+)
+from experiments.store.manifests import RunManifest, write_run_manifest
+from experiments.store.provenance import package_version
+from experiments.store.results import Result, read_results, store_path
+from experiments.store.write_subset import choose, write_selection
+from mprm_jax.data.batches import buckets_for
 from mprm_jax.data.corpus import Usable, read_corpus, usable_rollouts
 from mprm_jax.data.formats.base import WriteOptions
-from mprm_jax.data.outputs import OutputSet
 from mprm_jax.data.problems import DataError
-from mprm_jax.metrics_ranking import auroc
-from mprm_jax.models.model import Model, Params
 from mprm_jax.models.tiny_model import pretrained, pretraining_facts
+from mprm_jax.train.loop import TrainConfig
+from mprm_jax.train.objective import Objective
+from mprm_jax.train.optimizer import Budget, OptimizerConfig, plan
 from sim.scenes.world import World
 from theory.scores import DEFAULT_ALPHA
-from theory.selection import RuleName, Selection
-
-# Trained on all rollouts; on the Random subset's rollouts with their true labels; the
-# pretrained backbone with a random head.
-FULL, CLEAN, BASE = "full", "clean", "base"
 
 BACKBONE = (
     "The tiny backbone has been pretrained on pictures, questions and solutions of all "
@@ -60,6 +66,27 @@ BACKBONE = (
     "released backbone, it can check a step; the reward head starts at random and "
     "learns from the Monte-Carlo labels alone. The vision tower stays frozen."
 )
+
+# Settings that worked for the tiny model on this world's clean labels; the same for all
+# arms. A fresh head learns ten times as fast as the pretrained rest.
+BATCH_SIZE = 16
+LEARNING_RATE = 1e-3
+HEAD_MULTIPLIER = 10.0
+# The activations of four rollouts stay in the cache: an update costs half the CPU time
+# of one in a single part (python -m experiments.benchmarks.train_step).
+ACCUMULATE = 4
+# Large enough that all cores work, small enough for little padding.
+SCORING_BATCH = 64
+# Solutions of the benchmark behind a point of a learning curve.
+CURVE_SOLUTIONS = 100
+
+# What the results keep beside every cell.
+TRAINING = {
+    "batch_size": BATCH_SIZE,
+    "learning_rate": LEARNING_RATE,
+    "head_multiplier": HEAD_MULTIPLIER,
+    "fresh_head": True,
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,7 +116,7 @@ SIZES = {
 
 
 @dataclasses.dataclass(frozen=True)
-class Plan:
+class Demo:
     """What one run of the demo is.
 
     Attributes:
@@ -120,264 +147,165 @@ class Plan:
         """Of the simulated corpus and benchmark."""
         return self.folder / "corpus"
 
-    def config(self, arm: str) -> dict[str, Any]:
-        """What determines a cell beside its seed."""
-        return {
-            "world": self.world.name,
-            "arm": arm,
-            "keep_ratio": self.keep_ratio,
-            "size": self.size,
-            "world_seed": self.seed,
-        }
+    @property
+    def grid(self) -> Grid:
+        """The paper's rules at one keep ratio, and all references."""
+        return Grid(
+            rules=PAPER_RULES,
+            keep_ratios=(self.keep_ratio,),
+            alphas=(DEFAULT_ALPHA,),
+            labels=(("hard", 0.0),),
+            seeds=tuple(range(self.seeds or SIZES[self.size].seeds)),
+            references=(CLEAN, FULL, BASE),
+            fresh_head=True,
+        )
 
 
-def run_demo(plan: Plan, talk: Talk) -> list[Result]:
-    """Run every cell that the store does not hold yet; returns all cells of the world.
+def run_demo(demo: Demo, say: Callable[[str], None] = print) -> None:
+    """Run every cell of a world that the store does not hold yet.
 
     Raises:
-        DataError: a file cannot be read or written.
+        DataError: a file cannot be read or written, or the folder holds another run.
     """
-    size = SIZES[plan.size]
-    size = dataclasses.replace(size, seeds=plan.seeds or size.seeds)
-    results = plan.output / "results"
-    found = read_results(results, EXPERIMENT)
-    _check_same_world(plan, found)
-    usable, facts = simulate(plan, size, talk)
-    subsets = _write_subsets(plan, usable)
-    done = {result.key for result in found}
-    cells = [c for c in _cells(size) if cell_key(plan.config(c[0]), c[1]) not in done]
-    if cells:
-        # First, so that the page can be made of an interrupted run.
-        _write_manifest(plan, [])
-        lab = _prepare(plan, usable, facts, talk)
-        total = sum(_updates(lab, arm, subsets) for arm, _ in cells)
-        with talk.progress("training", total, "updates") as tick:
-            before = 0
-            for number, (arm, seed) in enumerate(cells, 1):
-                base = before
-
-                def step(update: int, base: int = base) -> None:
-                    tick(base + update)
-
-                result = _run_cell(plan, lab, arm, seed, step, talk)
-                before += _updates(lab, arm, subsets)
-                append_results(results, [result])
-                talk.say(told(result, number, len(cells)))
-    return [
-        result
-        for result in read_results(results, EXPERIMENT)
-        if result.config["world"] == plan.world.name
-    ]
+    results = demo.output / "results"
+    found = read_results(results, DEMO)
+    ours = _of_the_same_world(demo, found)
+    inputs = simulate(demo)
+    refuse_another_run(ours, inputs.settings, store_path(results, DEMO))
+    _write_subsets(demo, inputs.usable)
+    planned = plan_cells(inputs.usable, demo.grid, BATCH_SIZE)
+    todo = missing(planned, inputs.settings, ours)
+    if not todo:
+        return
+    arguments = {"size": demo.size, "keep_ratio": demo.keep_ratio, "seed": demo.seed}
+    write_run_manifest(
+        demo.output,
+        RunManifest(
+            (demo.command,), BACKBONE, DEMO, pretraining_facts(), {}, arguments
+        ),
+    )
+    files = Files(
+        results,
+        demo.folder / "models",
+        # Checkpoints of one seed show enough.
+        lambda one: one.cell.seed == 0 and bool(one.updates),
+        keeps=True,
+    )
+    context = _context(inputs)
+    total = sum(one.updates for one in todo)
+    with shared.progress("training", total, "updates") as tick:
+        for line in run_cells(context, todo, files, tick):
+            say(line)
 
 
-def _check_same_world(plan: Plan, found: Sequence[Result]) -> None:
-    """Before the world is replaced: one page compares only what shares a world."""
-    names = ("world", "size", "world_seed")
-    mine = {name: plan.config(BASE)[name] for name in names}
+def _of_the_same_world(demo: Demo, found: Sequence[Result]) -> list[Result]:
+    """The cells of the world; checked before it is replaced, because one page compares
+    only what shares a world.
+    """
+    ours = []
     for result in found:
-        other = {name: result.config.get(name) for name in names}
-        if other["world"] == mine["world"] and other != mine:
+        world = result.config.get("world")
+        if not isinstance(world, dict):
+            store = store_path(demo.output / "results", DEMO)
+            raise DataError(f"{store}: of an earlier version; choose another --output")
+        if world.get("name") != demo.world.name:
+            continue
+        if (world.get("size"), world.get("seed")) != (demo.size, demo.seed):
             raise DataError(
-                f"{plan.output}: holds a run of --size {other['size']} "
-                f"--seed {other['world_seed']}; choose another --output"
+                f"{demo.output}: holds a run of --size {world.get('size')} "
+                f"--seed {world.get('seed')}; choose another --output"
             )
+        ours.append(result)
+    return ours
 
 
-def simulate(plan: Plan, size: Size, talk: Talk) -> tuple[Usable, list[dict[str, Any]]]:
-    """The corpus as read back from disk, and what only the simulator knows of it.
+def simulate(demo: Demo) -> Inputs:
+    """The world as read back from disk, with what only the simulator knows of it.
 
     Written only if the folder does not hold this world yet.
     """
+    size = SIZES[demo.size]
     arguments = {
         "rollouts": size.rollouts,
         "judged": size.judged,
         "problems": size.problems,
-        "seed": plan.seed,
+        "seed": demo.seed,
     }
-    if not _holds(plan.corpus, {"world": plan.world.name, **arguments}):
+    found = made_here(demo.corpus)
+    same = {"world": demo.world.name, **arguments}.items() <= found.items()
+    if not same or found.get("versions", {}).get("mprm") != package_version():
         total = size.rollouts + size.judged + size.problems
-        with talk.progress("simulating", total, "pictures") as tick:
-            write_world(plan.corpus, plan.world, **arguments, tick=tick)
-    usable = usable_rollouts(read_corpus(plan.corpus))
-    facts = []
-    for file in usable.corpus.files:
-        lines = (plan.corpus / "truth" / file.path.name).read_bytes().splitlines()
-        facts += map(msgspec.json.decode, lines)
-    if len(facts) != usable.rollouts.n_rollouts:
-        raise DataError(f"{plan.folder / 'truth'}: not line by line the annotations")
-    return usable, facts
-
-
-def _holds(folder: Path, arguments: dict[str, Any]) -> bool:
-    try:
-        manifest = json.loads((folder / MADE_HERE).read_bytes())
-    except (OSError, ValueError):
-        return False
-    return all(manifest.get(name) == value for name, value in arguments.items()) and (
-        manifest.get("versions", {}).get("mprm") == versions()["mprm"]
+        with shared.progress("simulating", total, "pictures") as tick:
+            write_world(demo.corpus, demo.world, **arguments, tick=tick)
+    usable = usable_rollouts(read_corpus(demo.corpus))
+    benchmark = demo.corpus / "benchmark"
+    paths = InputPaths(
+        benchmark / "test.jsonl",
+        benchmark / "candidates.jsonl",
+        demo.corpus / "images",
+        benchmark / "images",
+        name=demo.world.name,
+    )
+    inputs = read_inputs(usable, paths, TRAINING)
+    truth = read_truth(demo.corpus, usable.corpus)
+    world = inputs.settings["world"] | {"size": demo.size, "seed": demo.seed}
+    return dataclasses.replace(
+        inputs,
+        settings=inputs.settings | {"world": world},
+        truth=[truth[row].correct for row in usable.row.tolist()],
+        prior=benchmark / "truth.jsonl",
     )
 
 
-def _selection(
-    plan: Plan, usable: Usable, rule: RuleName, seed: int
-) -> tuple[SelectionOptions, Selection]:
-    options = SelectionOptions(
-        rule=rule,
-        keep_ratio=plan.keep_ratio,
-        alpha=DEFAULT_ALPHA,
-        per_source=True,
-        unit="rollouts",
-        ties="content",
-        seed=seed,
+def _write_subsets(demo: Demo, usable: Usable) -> None:
+    """Each rule's subset of seed 0 as a file."""
+    for rule in PAPER_RULES:
+        alpha = DEFAULT_ALPHA if rule == "bis" else None
+        options = Arm(rule, demo.keep_ratio, alpha).selection(0)
+        output = demo.folder / "subsets" / f"{rule}.jsonl"
+        chosen = choose(usable, options)
+        write_selection(usable, chosen, options, output, "prm", WriteOptions())
+
+
+def _settings(cell: Cell, rows: np.ndarray) -> tuple[Budget, TrainConfig]:
+    assert cell.seed is not None
+    config = TrainConfig(
+        objective=Objective("hard"),
+        optimizer=OptimizerConfig(head_multiplier=HEAD_MULTIPLIER),
+        learning_rate=LEARNING_RATE,
+        accumulate=ACCUMULATE,
+        seed=cell.seed,
     )
-    return options, choose(usable, options)
+    return plan(len(rows), BATCH_SIZE), config
 
 
-def _write_subsets(plan: Plan, usable: Usable) -> dict[str, int]:
-    """Each rule's subset of seed 0 as a file; rollouts by rule."""
-    kept = {}
-    for rule in RULES:
-        options, selection = _selection(plan, usable, rule, 0)
-        output = plan.folder / "subsets" / f"{rule}.jsonl"
-        write_selection(usable, selection, options, output, "prm", WriteOptions())
-        kept[rule] = len(selection.rows)
-    return kept
+def _quarters(cell: Cell, updates: int) -> Container[int]:
+    """Where the curves of the first seed, which shows enough, have their points."""
+    parts = (1, 2, 3, 4) if cell.seed == 0 else ()
+    return {round(updates * part / 4) for part in parts}
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class _Lab:
-    """What all cells share."""
-
-    usable: Usable
-    facts: Sequence[dict[str, Any]]
-    model: Model
-    params: Params
-    examples: Sequence[Example]
-    buckets: Buckets
-    bench: Bench
-
-
-def _prepare(
-    plan: Plan, usable: Usable, facts: Sequence[dict[str, Any]], talk: Talk
-) -> _Lab:
+def _context(inputs: Inputs) -> GridContext:
     model, params = pretrained()
-    with talk.progress("reading", usable.rollouts.n_rollouts, "rollouts") as tick:
-        examples = read_examples(model, usable, plan.corpus / "images", tick)
-    bench = read_bench(model, plan.corpus / "benchmark")
-    return _Lab(usable, facts, model, params, examples, shapes(examples), bench)
-
-
-def _cells(size: Size) -> Iterator[tuple[str, int]]:
-    """Seed by seed, so that an interrupted run has whole comparisons."""
-    for seed in range(size.seeds):
-        for arm in (CLEAN, *RULES, FULL, BASE):
-            yield arm, seed
-
-
-def _updates(lab: _Lab, arm: str, subsets: dict[str, int]) -> int:
-    if arm == BASE:
-        return 0
-    rollouts = len(lab.examples) if arm == FULL else subsets.get(arm)
-    return -(-(rollouts or subsets["random"]) // BATCH_SIZE)
-
-
-def _training_set(plan: Plan, lab: _Lab, arm: str, seed: int) -> list[Example]:
-    if arm == FULL:
-        return list(lab.examples)
-    rule: Any = "random" if arm == CLEAN else arm
-    _, selection = _selection(plan, lab.usable, rule, seed)
-    chosen = [lab.examples[row] for row in selection.rows.tolist()]
-    if arm != CLEAN:
-        return chosen
-    facts = [lab.facts[row] for row in selection.rows.tolist()]
-    return [
-        clean_example(example, fact["correct"])
-        for example, fact in zip(chosen, facts, strict=True)
-    ]
-
-
-# Solutions of the benchmark behind a point of a learning curve.
-_CURVE_SOLUTIONS = 100
-
-
-def _run_cell(
-    plan: Plan,
-    lab: _Lab,
-    arm: str,
-    seed: int,
-    tick: Callable[[int], None],
-    talk: Talk,
-) -> Result:
-    start = starting_params(lab.model, lab.params, jax.random.key(seed))
-    config = plan.config(arm)
-    if arm == BASE:
-        metrics = judge_model(lab.model, start, lab.bench)
-        return Result(
-            EXPERIMENT, config, seed, {"rollouts": 0, "updates": 0, **metrics}
-        )
-    examples = _training_set(plan, lab, arm, seed)
-    few = lab.bench.first(min(_CURVE_SOLUTIONS, len(lab.bench.solutions)))
-
-    def judge(params: Params) -> float:
-        steps = scored(lab.model, params, few)
-        return auroc(steps.scores, steps.correct) or 0.0
-
-    trained = train_on(
-        lab.model,
-        start,
-        examples,
-        lab.buckets,
-        seed,
-        # Curves and checkpoints of one seed show enough.
-        judge=judge if seed == 0 else None,
-        output=plan.folder / "models" / f"{arm}-{seed}" if seed == 0 else None,
-        identity={"arm": config, "seed": seed},
-        tick=tick,
+    # A world that the demo draws fits the memory.
+    memory = MemoryBudget(2**62)
+    source, prompts = open_prompts(model, inputs, memory)
+    bench = open_bench(model, inputs, memory, SCORING_BATCH)
+    examples = []
+    with shared.progress("reading", len(prompts), "rollouts") as tick:
+        for place in range(len(prompts)):
+            examples.append(prompts[place])
+            tick(place + 1)
+    few = bench.first(min(CURVE_SOLUTIONS, len(bench.solutions)))
+    return GridContext(
+        DEMO,
+        inputs,
+        model,
+        InitialParams(params, fresh_head=model),
+        source,
+        prompts,
+        buckets_for(examples),
+        bench,
+        Curve(few, _quarters, ends=False),
+        _settings,
     )
-    metrics = {
-        "rollouts": len(examples),
-        "updates": trained.updates,
-        **judge_model(lab.model, trained.params, lab.bench),
-        "curve": trained.curve,
-        "eval_curve": trained.eval_curve,
-    }
-    if arm == CLEAN and seed == 0:
-        gates = learnability(lab.model, trained.params, lab.bench)
-        _write_manifest(plan, gates)
-        for gate in gates:
-            talk.say(told_gate(gate))
-    return Result(EXPERIMENT, config, seed, metrics)
-
-
-def _write_manifest(plan: Plan, gates: Sequence[dict[str, Any]]) -> None:
-    """``manifest.json`` of the run; rows of other worlds are kept."""
-    path = plan.output / RUN_MANIFEST
-    others: list[dict[str, Any]] = []
-    commands: dict[str, None] = {}
-    try:
-        old = json.loads(path.read_bytes())
-        others = [row for row in old["learnability"] if row["world"] != plan.world.name]
-        if not gates:
-            gates = [
-                {k: v for k, v in row.items() if k != "world"}
-                for row in old["learnability"]
-                if row["world"] == plan.world.name
-            ]
-        commands = dict.fromkeys(old["commands"])
-    except (OSError, ValueError, KeyError, TypeError):
-        # No manifest yet, or none of ours: this one takes its place.
-        pass
-    manifest = {
-        "commands": [*dict.fromkeys((*commands, plan.command))],
-        "backbone": BACKBONE,
-        "versions": versions(),
-        "pretraining": pretraining_facts(),
-        "arguments": {
-            "size": plan.size,
-            "keep_ratio": plan.keep_ratio,
-            "seed": plan.seed,
-        },
-        "learnability": others + [{"world": plan.world.name, **row} for row in gates],
-    }
-    with OutputSet() as outputs:
-        outputs.add(path).write(json.dumps(manifest, indent=1).encode() + b"\n")

@@ -12,10 +12,9 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import xxhash
 
-from experiments.corpora.simulated import MADE_HERE
+from experiments.corpora.simulated import made_here
 from experiments.store.provenance import file_sha256
 from experiments.store.results import Result
 from experiments.store.write_subset import corpus_reading
@@ -35,6 +34,27 @@ TINY = "tiny"
 _ENDS = 1 << 20
 
 
+@dataclass(frozen=True)
+class InputPaths:
+    """Where a grid's inputs lie.
+
+    Attributes:
+        benchmark: file of judged solutions.
+        candidates: file of candidate solutions; None: there are none.
+        images: root of the corpus's image paths; None: where ``mprm train`` looks.
+        benchmark_images: root of the others; None: where ``mprm evaluate`` looks.
+        model: as the user named it.
+        name: of the corpus; None: its folder's, or the simulated world's.
+    """
+
+    benchmark: Path
+    candidates: Path | None = None
+    images: Path | None = None
+    benchmark_images: Path | None = None
+    model: str = TINY
+    name: str | None = None
+
+
 @dataclass(frozen=True, eq=False)
 class Inputs:
     """What all cells share, before the model is opened.
@@ -46,6 +66,9 @@ class Inputs:
         benchmark_images: root of its image paths, and of the candidates'.
         sets: candidates; None where none are given.
         settings: what determines every cell beside its arm and seed, JSON values.
+        truth: of every usable rollout the true label of each step, 1, 0 or -1; None: it
+            is not known.
+        prior: file of what error rate and position alone say of the benchmark's steps.
     """
 
     usable: Usable
@@ -54,59 +77,51 @@ class Inputs:
     benchmark_images: Path
     sets: Sequence[CandidateSet] | None
     settings: dict[str, Any]
+    truth: Sequence[Sequence[int]] | None = None
+    prior: Path | None = None
 
 
-def read_inputs(
-    usable: Usable,
-    benchmark: Path,
-    candidates: Path | None,
-    images: Path | None,
-    benchmark_images: Path | None,
-    model: str,
-    name: str | None,
-    training: dict[str, Any],
-) -> Inputs:
+def read_inputs(usable: Usable, paths: InputPaths, training: dict[str, Any]) -> Inputs:
     """Read and check all but the pictures and the weights.
 
     Args:
         usable: the corpus.
-        benchmark: file of judged solutions.
-        candidates: file of candidate solutions.
-        images: root of the corpus's image paths; None: where ``mprm train`` looks.
-        benchmark_images: root of the others; None: where ``mprm evaluate`` looks.
-        model: as the user named it.
-        name: of the corpus; None: its folder's, or the simulated world's.
+        paths: of all else.
         training: settings of the training, JSON values.
 
     Raises:
         DataError: a file or folder is missing or cannot be used.
     """
+    benchmark, candidates = paths.benchmark, paths.candidates
     solutions = read_benchmark(benchmark)
     _check_split(solutions, benchmark)
-    for root in (images, benchmark_images):
+    for root in (paths.images, paths.benchmark_images):
         if root is not None and not root.is_dir():
             raise DataError(f"{root}: no such folder of images")
     sets = None
     if candidates is not None:
         sets = read_candidates(candidates, scored=False)
     folder = _corpus_folder(usable)
-    made = _made_here(folder)
+    made = made_here(folder)
+    synthetic = made.get("schema") == OUTPUT_SCHEMA
     settings = {
         "world": {
-            "name": name or (made or {}).get("world") or folder.name,
-            "synthetic": made is not None,
+            "name": paths.name or (synthetic and made.get("world")) or folder.name,
+            "synthetic": synthetic,
             "corpus": xxhash.xxh3_128_hexdigest("".join(usable.corpus.sha256)),
             "reading": corpus_reading(usable),
             "benchmark": file_sha256(benchmark),
             "candidates": None if candidates is None else file_sha256(candidates),
         },
-        "model": fingerprint(model),
+        "model": fingerprint(paths.model),
         "training": training,
     }
+    images = paths.images
     if images is None:
         # Only the first record says whether paths begin with images/ or lie below it.
         images = image_root(folder / "annotations", _first_images(usable))
-    root = benchmark_images or image_root(benchmark, solutions[0].record.images)
+    root = paths.benchmark_images
+    root = root or image_root(benchmark, solutions[0].record.images)
     return Inputs(usable, images, solutions, root, sets, settings)
 
 
@@ -133,15 +148,6 @@ def _check_split(solutions: Sequence[Solution], benchmark: Path) -> None:
 def _corpus_folder(usable: Usable) -> Path:
     folder = corpus_files(usable.corpus.path)[0].path.resolve().parent
     return folder.parent if folder.name == "annotations" else folder
-
-
-def _made_here(folder: Path) -> dict[str, Any] | None:
-    """What a simulation of this package wrote beside its corpus; None: it is real."""
-    try:
-        manifest = msgspec.json.decode((folder / MADE_HERE).read_bytes(), type=dict)
-    except (OSError, msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return None
-    return manifest if manifest.get("schema") == OUTPUT_SCHEMA else None
 
 
 def _first_images(usable: Usable) -> Sequence[str]:

@@ -1,35 +1,47 @@
-"""What judges the models of a selection grid: a benchmark, and candidates if any."""
+"""What judges the models of a grid: a benchmark, and candidates if any."""
 
 from __future__ import annotations
 
+import dataclasses
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+from PIL.Image import Image
 
-from experiments.store.metrics import json_numbers, stored
+from experiments.grid.inputs import Inputs
 from mprm_jax.data.batches import Example
 from mprm_jax.data.candidates import CandidateSet
 from mprm_jax.data.loader import Source
 from mprm_jax.data.pixels import read_images
-from mprm_jax.data.predictions import Prediction, columns
+from mprm_jax.data.predictions import Prediction, columns, read_prior
 from mprm_jax.data.problems import BadRecord, DataError
 from mprm_jax.evaluate import Solution, encode_example, score_prompts
 from mprm_jax.metrics import StepScores, best_threshold, f1_at
 from mprm_jax.metrics_bootstrap import replicate
-from mprm_jax.metrics_ranking import auroc
+from mprm_jax.metrics_ranking import auroc, within_position_auroc
 from mprm_jax.metrics_summary import decide, evaluation
 from mprm_jax.models.model import Model, Params
-from mprm_jax.rerank import best_of_n, replicate_accuracy, score_candidates
+from mprm_jax.rerank import best_of_n, replicate_accuracy, with_scores
 
 # Resamples of the benchmark that the results keep: the same for every model.
 REPLICATES = 200
 
+# Of mprm_jax.metrics_summary.evaluation, what the results keep.
+_STORED = (
+    "micro_f1",
+    "macro_f1_pooled",
+    "auroc",
+    "within_position_auroc",
+    "position_auroc",
+    "per_source",
+)
 
-class Room:
+
+class MemoryBudget:
     """Bytes of memory that are left for encoded prompts."""
 
     def __init__(self, left: int) -> None:
@@ -44,19 +56,19 @@ class Room:
             return True
 
 
-class Kept:
+class PromptCache:
     """Prompts of a source, encoded when first asked for, kept while there is room.
 
     Args:
         source: encodes.
-        room: shared with other sources.
+        budget: shared with other sources.
 
     Attributes:
         tokens: of each prompt, int64; 0 where it was not asked for yet.
     """
 
-    def __init__(self, source: Source, room: Room) -> None:
-        self._source, self._room = source, room
+    def __init__(self, source: Source, budget: MemoryBudget) -> None:
+        self._source, self._budget = source, budget
         self._kept: dict[int, Example] = {}
         self.tokens = np.zeros(len(source), np.int64)
 
@@ -73,27 +85,35 @@ class Kept:
         if example is None:
             example = self._source[place]
             self.tokens[place] = len(example.tokens_L)
-            if self._room.take(example.tokens_L.nbytes + example.images_PxD.nbytes):
+            if self._budget.take(example.tokens_L.nbytes + example.images_PxD.nbytes):
                 self._kept[place] = example
         return example
 
 
-@dataclass(frozen=True, eq=False)
-class Prompts:
-    """The solutions of a benchmark, encoded one by one when asked for.
+class Prompt(NamedTuple):
+    """A solution as it stands on disk; ``where`` is for messages."""
 
-    Attributes:
+    where: str
+    question: str
+    steps: Sequence[str]
+    images: tuple[str, ...]
+
+
+class Prompts:
+    """Solutions without labels, encoded one by one when asked for.
+
+    Args:
         model: encodes.
-        solutions: of the benchmark.
+        prompts: of solutions; those of one problem follow one another.
         root: of their images.
     """
 
-    model: Model
-    solutions: Sequence[Solution]
-    root: Path
+    def __init__(self, model: Model, prompts: Sequence[Prompt], root: Path) -> None:
+        self._model, self._prompts, self._root = model, prompts, root
+        self._opened: tuple[tuple[str, ...], tuple[Image, ...]] = ((), ())
 
     def __len__(self) -> int:
-        return len(self.solutions)
+        return len(self._prompts)
 
     def __getitem__(self, place: int) -> Example:
         """The prompt of a solution.
@@ -101,14 +121,13 @@ class Prompts:
         Raises:
             DataError: it cannot be encoded; the message names it.
         """
-        solution = self.solutions[place]
-        record = solution.record
+        where, question, steps, names = self._prompts[place]
         try:
-            images = read_images(self.root, record.images)
-            texts = [step.text for step in record.steps]
-            return encode_example(self.model, record.question, texts, images)
+            if self._opened[0] != names:
+                self._opened = names, read_images(self._root, names)
+            return encode_example(self._model, question, steps, self._opened[1])
         except BadRecord as error:
-            raise DataError(f"{solution.where}: {error}") from None
+            raise DataError(f"{where}: {error}") from None
 
 
 @dataclass(frozen=True, eq=False)
@@ -120,25 +139,55 @@ class Bench:
         solutions: judged.
         prompts: theirs.
         sets: candidates; None where none are given.
-        root: of the candidates' images.
+        candidates: prompts of all candidates, set by set.
+        prior: file of what error rate and position alone say of each step; None: there
+            is none.
         batch_size: B of scoring.
     """
 
     model: Model
     solutions: Sequence[Solution]
-    prompts: Kept
+    prompts: Source
     sets: Sequence[CandidateSet] | None
-    root: Path
+    candidates: Source
+    prior: Path | None
     batch_size: int
 
-    def score(self, params: Params) -> StepScores:
-        """The benchmark's steps with a model's scores.
+    def first(self, n: int) -> Bench:
+        """A benchmark of ``n`` solutions, evenly taken, without candidates."""
+        places = np.linspace(0, len(self.solutions) - 1, n).astype(int).tolist()
+        return dataclasses.replace(
+            self,
+            solutions=[self.solutions[i] for i in places],
+            prompts=[self.prompts[i] for i in places],
+            sets=None,
+            prior=None,
+        )
+
+    def with_permuted_images(self, rng: np.random.Generator) -> Bench:
+        """Each solution with the picture of another of its source."""
+        prompts = [self.prompts[i] for i in range(len(self.prompts))]
+        permuted = list(prompts)
+        source = [solution.record.source for solution in self.solutions]
+        for name in dict.fromkeys(source):
+            places = [i for i, other in enumerate(source) if other == name]
+            # A cyclic shift of a random order: no picture stays where it was.
+            order = rng.permutation(places).tolist()
+            for i, j in zip(order, order[1:] + order[:1], strict=True):
+                permuted[i] = prompts[i]._replace(images_PxD=prompts[j].images_PxD)
+        return dataclasses.replace(self, prompts=permuted)
+
+    def _scores(self, params: Params, prompts: Source) -> list[np.ndarray]:
+        examples = (prompts[place] for place in range(len(prompts)))
+        return score_prompts(self.model, params, examples, self.batch_size)
+
+    def predict(self, params: Params) -> list[Prediction]:
+        """A model's scores of the solutions.
 
         Raises:
             DataError: a solution cannot be read or scored; the message names it.
         """
-        prompts = (self.prompts[place] for place in range(len(self.prompts)))
-        scores = score_prompts(self.model, params, prompts, self.batch_size)
+        scores = self._scores(params, self.prompts)
         rows = []
         for number, (solution, of) in enumerate(
             zip(self.solutions, scores, strict=True), 1
@@ -148,7 +197,55 @@ class Bench:
             source, labels = solution.record.source or "", solution.labels[: len(of)]
             found = tuple(of.tolist())
             rows.append(Prediction(source, labels, found, solution.id, number))
-        return columns(rows)
+        return rows
+
+    def point(self, params: Params) -> dict[str, float | None]:
+        """What a learning curve shows of a model: as in :meth:`judge`.
+
+        Raises:
+            DataError: as :meth:`predict`.
+        """
+        steps = columns(self.predict(params))
+        decision, left = decide(steps, "held-out")
+        evaluated = steps.take(left)
+        return {
+            "micro_f1": float(f1_at(evaluated, decision.threshold).micro_f1),
+            "auroc": auroc(evaluated.scores, evaluated.correct),
+        }
+
+    def judge(self, params: Params) -> dict[str, Any]:
+        """All metrics of a model as JSON values, with replicates of the main ones.
+
+        ``micro_f1`` takes its threshold from held-out rollouts, which are then left out
+        of every metric; ``micro_f1_on_test`` from the very rollouts it is measured on,
+        all of them, as the released evaluator does: it flatters.
+
+        Raises:
+            DataError: as :meth:`predict`.
+        """
+        rows = self.predict(params)
+        steps = columns(rows)
+        decision, left = decide(steps, "held-out")
+        evaluated = steps.take(left)
+        prior = None
+        if self.prior is not None:
+            of_steps = read_prior(self.prior, "slip_prior", rows)
+            prior = of_steps[np.isin(steps.rollout, left)]
+        metrics = evaluation(evaluated, decision, replicates=0, prior=prior)
+        rng = np.random.default_rng(0)
+        drawn = replicate(evaluated, decision.threshold, REPLICATES, rng)
+        found = {name: metrics[name] for name in _STORED}
+        if prior is not None:
+            found["slip_prior_auroc"] = metrics["prior"]["auroc"]
+        return found | {
+            "micro_f1_on_test": float(f1_at(steps, best_threshold(steps)).micro_f1),
+            "threshold": decision.threshold,
+            "bootstrap": {
+                "micro_f1": _json_numbers(drawn.f1.micro_f1),
+                "auroc": _json_numbers(drawn.auroc),
+                "within_position_auroc": _json_numbers(drawn.within_position_auroc),
+            },
+        }
 
     def rerank(self, params: Params) -> tuple[dict[str, Any] | None, list]:
         """Best-of-N accuracy, and by mean score on resamples of the problems; None and
@@ -157,48 +254,79 @@ class Bench:
         Raises:
             DataError: a candidate cannot be read or scored; the message names it.
         """
-        if self.sets is None:
+        if not self.sets:
             return None, []
-        scored = score_candidates(
-            self.model, params, self.sets, self.root, self.batch_size
-        )
+        scored = with_scores(self.sets, self._scores(params, self.candidates))
         found = best_of_n(scored, replicates=0)
         names = ("mean", "random", "pass_at_n")
         accuracy = {name: found[name] for name in names}
         accuracy["n"] = found["candidates"][1]
         rng = np.random.default_rng(0)
         drawn = replicate_accuracy(scored, "mean", REPLICATES, rng)
-        return accuracy, json_numbers(drawn)
+        return accuracy, _json_numbers(drawn)
+
+    def learnability(self, params: Params) -> list[dict[str, Any]]:
+        """Does a model trained on clean labels check steps, by looking, on each source?
+
+        One row per benchmark source: within-position AUROC with the lower end of its
+        95 % interval over rollouts, and the same with the pictures permuted across
+        rollouts.
+
+        Raises:
+            DataError: as :meth:`predict`.
+        """
+        steps = columns(self.predict(params))
+        blind = self.with_permuted_images(np.random.default_rng(0))
+        unseen = columns(blind.predict(params))
+        drawn = replicate(steps, 0.5, REPLICATES, np.random.default_rng(0))
+        rows = []
+        for i, name in enumerate(steps.source_names):
+            low = float(np.nanquantile(drawn.source_within_position[i], 0.025))
+            rows.append(
+                {
+                    "source": name,
+                    "within_position_auroc": within_position_auroc(_of(steps, i)),
+                    "low": low,
+                    "permuted_images": within_position_auroc(_of(unseen, i)),
+                }
+            )
+        return rows
 
 
-def point(steps: StepScores) -> dict[str, float | None]:
-    """What a learning curve shows of a model: as in :func:`described`."""
-    decision, left = decide(steps, "held-out")
-    evaluated = steps.take(left)
-    return {
-        "micro_f1": float(f1_at(evaluated, decision.threshold).micro_f1),
-        "auroc": auroc(evaluated.scores, evaluated.correct),
-    }
+def _of(steps: StepScores, source: int) -> StepScores:
+    return steps.take(np.flatnonzero(steps.source == source))
 
 
-def described(steps: StepScores) -> dict[str, Any]:
-    """All metrics of a model as JSON values, with replicates of the main ones.
+def _json_numbers(values: np.ndarray) -> list[float | None]:
+    """Bootstrap replicates to five digits; None where there is no number."""
+    return [round(float(v), 5) if np.isfinite(v) else None for v in values]
 
-    ``micro_f1`` takes its threshold from held-out rollouts, which are then left out of
-    every metric; ``micro_f1_on_test`` from the very rollouts it is measured on, all of
-    them, as the released evaluator does: it flatters.
-    """
-    decision, left = decide(steps, "held-out")
-    evaluated = steps.take(left)
-    metrics = evaluation(evaluated, decision, replicates=0)
-    rng = np.random.default_rng(0)
-    drawn = replicate(evaluated, decision.threshold, REPLICATES, rng)
-    return {
-        **stored(metrics),
-        "micro_f1_on_test": float(f1_at(steps, best_threshold(steps)).micro_f1),
-        "threshold": decision.threshold,
-        "bootstrap": {
-            "micro_f1": json_numbers(drawn.f1.micro_f1),
-            "auroc": json_numbers(drawn.auroc),
-        },
-    }
+
+def open_bench(
+    model: Model, inputs: Inputs, budget: MemoryBudget, batch_size: int
+) -> Bench:
+    """The benchmark of a grid; its prompts are kept as far as the budget goes."""
+    root = inputs.benchmark_images
+    solutions = [
+        Prompt(
+            of.where,
+            of.record.question,
+            [step.text for step in of.record.steps],
+            of.record.images,
+        )
+        for of in inputs.solutions
+    ]
+    candidates = [
+        Prompt(of.where, of.question, one.steps, of.images)
+        for of in inputs.sets or ()
+        for one in of.candidates
+    ]
+    return Bench(
+        model,
+        inputs.solutions,
+        PromptCache(Prompts(model, solutions, root), budget),
+        inputs.sets,
+        PromptCache(Prompts(model, candidates, root), budget),
+        inputs.prior,
+        batch_size,
+    )

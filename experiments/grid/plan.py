@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import dataclasses
-import statistics
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from experiments.store.results import Result
 from experiments.store.write_subset import SelectionOptions, choose
 from mprm_jax.data.corpus import Usable
 from theory.scores import DEFAULT_ALPHA
-from theory.selection import RuleName
+from theory.selection import RULE_NAMES, RuleName
 
-# All rollouts; the model as it is before training.
-FULL, BASE = "full", "base"
+# Names of the experiments that are grids.
+DEMO, SELECTION = "demo", "selection"
+
+RANDOM, BIS = "random", "bis"
+
+# In the order of the paper's comparison.
+PAPER_RULES: tuple[RuleName, ...] = ("random", "bis", "mixed", "low-mc", "reliable")
+
+# References: all rollouts; Random's rollouts with their true labels; no training.
+FULL, CLEAN, BASE = "full", "clean", "base"
 
 # The others rank the same at every alpha.
 RULES_WITH_ALPHA = ("bis", "shrunken-bis", "ccs", "step-matched-random")
@@ -28,11 +34,14 @@ class Arm:
     """What a model is trained on; None where an arm has no such setting.
 
     Attributes:
-        rule: of :mod:`theory.selection`, :data:`FULL` or :data:`BASE`.
+        rule: of :mod:`theory.selection`, or one of the references.
         keep_ratio: rho; 1 for all rollouts.
         alpha: BIS's, of the rules that have one.
         labels: what the loss is made from.
         label_threshold: of hard labels.
+
+    Raises:
+        ValueError: a rule without a keep ratio in (0, 1].
     """
 
     rule: str
@@ -41,16 +50,30 @@ class Arm:
     labels: str | None = None
     label_threshold: float | None = None
 
+    def __post_init__(self) -> None:
+        if self.is_rule and not 0 < (self.keep_ratio or 0) <= 1:
+            raise ValueError(f"keep_ratio must lie in (0, 1], not {self.keep_ratio}")
+
     @property
     def is_rule(self) -> bool:
         """Whether a selection rule made it; else it is a reference."""
-        return self.rule not in (FULL, BASE)
+        return self.rule in RULE_NAMES
+
+    @property
+    def selects(self) -> bool:
+        """Whether its rollouts are chosen: a rule's, or the clean labels'."""
+        return self.is_rule or self.rule == CLEAN
+
+    @property
+    def kind_of_labels(self) -> tuple[str | None, float | None]:
+        """Labels with their threshold."""
+        return self.labels, self.label_threshold
 
     @property
     def name(self) -> str:
         """Short and unique within a grid; names a folder, too."""
         parts = [self.rule]
-        if self.is_rule:
+        if self.selects:
             parts.append(f"keep{self.keep_ratio:g}")
         if self.alpha is not None:
             parts.append(f"alpha{self.alpha:g}")
@@ -62,9 +85,9 @@ class Arm:
         return "-".join(parts)
 
     def selection(self, seed: int) -> SelectionOptions:
-        """The selection of a rule's arm: rollouts per source, ties by content."""
+        """The selection of an arm: rollouts per source, ties by content."""
         assert self.keep_ratio is not None
-        rule: Any = self.rule
+        rule: Any = RANDOM if self.rule == CLEAN else self.rule
         return SelectionOptions(
             rule=rule,
             keep_ratio=self.keep_ratio,
@@ -81,8 +104,8 @@ class Cell(NamedTuple):
 
     Attributes:
         arm: what it is trained on.
-        seed: of ties, fillers and the order of the rollouts, paired over arms; None
-            for the model as it is.
+        seed: of ties, fillers, a fresh head and the order of the rollouts, paired over
+            arms; None for the model as it is.
     """
 
     arm: Arm
@@ -106,7 +129,9 @@ class Grid:
         alphas: for the rules that have one.
         labels: (what the loss is made from, threshold of hard labels or None).
         seeds: distinct.
-        references: of :data:`FULL` and :data:`BASE`.
+        references: of :data:`FULL`, :data:`CLEAN` and :data:`BASE`.
+        fresh_head: whether every seed starts from a random head of its own, the
+            untrained base too; else all start from the model as it is.
     """
 
     rules: tuple[RuleName, ...]
@@ -115,10 +140,19 @@ class Grid:
     labels: tuple[tuple[str, float | None], ...]
     seeds: tuple[int, ...]
     references: tuple[str, ...]
+    fresh_head: bool = False
 
     def arms(self) -> list[Arm]:
-        """Every arm that is trained: rules first, then all rollouts."""
+        """Every arm that is trained: clean labels, which show whether anything can be
+        learned, then the rules, then all rollouts.
+        """
+        clean = self.keep_ratios if CLEAN in self.references else ()
         arms = [
+            Arm(CLEAN, keep_ratio, None, *labels)
+            for labels in self.labels
+            for keep_ratio in clean
+        ]
+        arms += [
             Arm(rule, keep_ratio, alpha, *labels)
             for labels in self.labels
             for keep_ratio in self.keep_ratios
@@ -131,9 +165,13 @@ class Grid:
 
     def cells(self) -> list[Cell]:
         """Seed by seed, so that an interrupted run has whole comparisons."""
-        cells = [Cell(arm, seed) for seed in self.seeds for arm in self.arms()]
+        arms, base = self.arms(), Arm(BASE)
+        if BASE not in self.references:
+            return [Cell(arm, seed) for seed in self.seeds for arm in arms]
+        if self.fresh_head:
+            return [Cell(arm, seed) for seed in self.seeds for arm in (*arms, base)]
         # First, because it needs the whole benchmark and no training.
-        return [Cell(Arm(BASE), None)] * (BASE in self.references) + cells
+        return [Cell(base, None), *(Cell(arm, s) for s in self.seeds for arm in arms)]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -159,7 +197,7 @@ class Planned:
 
 
 def plan_cells(
-    usable: Usable, grid: Grid, batch_size: int, matched: bool
+    usable: Usable, grid: Grid, batch_size: int, matched: bool = False
 ) -> list[Planned]:
     """Every cell of the grid with its cost.
 
@@ -174,11 +212,11 @@ def plan_cells(
     planned = []
     for cell in grid.cells():
         arm, seed = cell
-        if seed is None:
+        if arm.rule == BASE or seed is None:
             planned.append(Planned(cell, 0, 0, 0))
             continue
         rollouts = whole
-        if arm.is_rule:
+        if arm.selects:
             # Budgets do not depend on the seed, but for the rule that matches steps.
             counted = seed if arm.rule == "step-matched-random" else grid.seeds[0]
             options = arm.selection(counted)
@@ -213,60 +251,3 @@ def shard(
         if part == index - 1:
             mine.append(i)
     return [planned[i] for i in sorted(mine)]
-
-
-@dataclasses.dataclass(frozen=True)
-class Price:
-    """What cells take; None where nothing was measured yet.
-
-    Attributes:
-        cells: models.
-        updates: of all.
-        rollouts: presented.
-        evaluations: of the benchmark.
-        tokens: presented, from the mean of the cells that were measured.
-        seconds: of updates and evaluations, from those that were measured.
-        measured: cells behind ``seconds``.
-    """
-
-    cells: int
-    updates: int
-    rollouts: int
-    evaluations: int
-    tokens: int | None
-    seconds: float | None
-    measured: int
-
-
-def price(
-    planned: Sequence[Planned], found: Sequence[Result], eval_every: int
-) -> Price:
-    """What cells take, going by cells of the same settings that were run before."""
-    updates = sum(one.updates for one in planned)
-    rollouts = sum(one.presentations for one in planned)
-    evaluations = sum(one.evaluations(eval_every) for one in planned)
-    per_update = _measured(found, "seconds_per_update")
-    per_evaluation = _measured(found, "evaluation_seconds")
-    per_rollout = [
-        result.metrics["tokens"] / result.metrics["rollouts"]
-        for result in found
-        if result.metrics.get("tokens")
-    ]
-    seconds = None
-    if per_update and per_evaluation:
-        seconds = updates * statistics.median(per_update)
-        seconds += evaluations * statistics.median(per_evaluation)
-    return Price(
-        cells=len(planned),
-        updates=updates,
-        rollouts=rollouts,
-        evaluations=evaluations,
-        tokens=round(rollouts * statistics.mean(per_rollout)) if per_rollout else None,
-        seconds=seconds,
-        measured=len(per_update),
-    )
-
-
-def _measured(found: Sequence[Result], name: str) -> list[float]:
-    values = [result.metrics.get(name) for result in found]
-    return [value for value in values if value is not None]

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import statistics
 import textwrap
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,8 +18,8 @@ from experiments.cli.train_plan import (
     price_of,
 )
 from experiments.console.tables import format_table
-from experiments.grid.plan import PASSES_PER_ROLLOUT, Price
-from experiments.grid.tables import duration, priced
+from experiments.grid.plan import PASSES_PER_ROLLOUT, Planned
+from experiments.store.results import Result
 
 if TYPE_CHECKING:
     from experiments.grid.inputs import Inputs
@@ -26,6 +28,63 @@ if TYPE_CHECKING:
     from mprm_jax.train.optimizer import Budget
 
 _WIDTH = 80
+
+
+@dataclasses.dataclass(frozen=True)
+class Price:
+    """What cells take; None where nothing was measured yet.
+
+    Attributes:
+        cells: models.
+        updates: of all.
+        rollouts: presented.
+        evaluations: of the benchmark.
+        tokens: presented, from the mean of the cells that were measured.
+        seconds: of updates and evaluations, from those that were measured.
+        measured: cells behind ``seconds``.
+    """
+
+    cells: int
+    updates: int
+    rollouts: int
+    evaluations: int
+    tokens: int | None
+    seconds: float | None
+    measured: int
+
+
+def price(
+    planned: Sequence[Planned], found: Sequence[Result], eval_every: int
+) -> Price:
+    """What cells take, going by cells of the same settings that were run before."""
+    updates = sum(one.updates for one in planned)
+    rollouts = sum(one.presentations for one in planned)
+    evaluations = sum(one.evaluations(eval_every) for one in planned)
+    per_update = _measured(found, "seconds_per_update")
+    per_evaluation = _measured(found, "evaluation_seconds")
+    per_rollout = [
+        result.metrics["tokens"] / result.metrics["rollouts"]
+        for result in found
+        if result.metrics.get("tokens")
+    ]
+    seconds = None
+    if per_update and per_evaluation:
+        seconds = updates * statistics.median(per_update)
+        seconds += evaluations * statistics.median(per_evaluation)
+    return Price(
+        cells=len(planned),
+        updates=updates,
+        rollouts=rollouts,
+        evaluations=evaluations,
+        tokens=round(rollouts * statistics.mean(per_rollout)) if per_rollout else None,
+        seconds=seconds,
+        measured=len(per_update),
+    )
+
+
+def _measured(found: Sequence[Result], name: str) -> list[float]:
+    values = [result.metrics.get(name) for result in found]
+    return [value for value in values if value is not None]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -120,17 +179,17 @@ def as_json(whole: Price, left: Price, of: Rates) -> dict[str, Any]:
 
 
 def as_text(whole: Price, left: Price, part: str | None, of: Rates) -> str:
-    """The table of what was measured, or else of what is to be expected."""
-    counted = textwrap.fill(
-        f"FLOPs: {of.flops(whole):.3g} for the whole grid, {of.flops(left):.3g} for "
-        f"what is left, counted as mprm train --dry-run does, from {of.prompts_read:,} "
-        "prompts; a judged solution as a third of a trained rollout.",
-        _WIDTH,
-    )
-    if whole.seconds is not None:
-        return f"{priced(whole, left, part)}\n\n{counted}"
+    """The table of what was measured, or else of what is to be expected.
+
+    Args:
+        whole: price of the grid.
+        left: of the cells still to be run.
+        part: shard that ``left`` is of; None: of all.
+        of: completes both.
+    """
     header = ("", "cells", "updates", "rollouts", "tokens", "FLOPs", "time")
     names = ("whole grid", "left to do" if part is None else f"left in shard {part}")
+    prices = [of.completed(price) for price in (whole, left)]
     lines = [
         (
             name,
@@ -141,17 +200,35 @@ def as_text(whole: Price, left: Price, part: str | None, of: Rates) -> str:
             f"{of.flops(price):.2e}",
             duration(price.seconds or 0.0),
         )
-        for name, price in zip(names, map(of.completed, (whole, left)), strict=True)
+        for name, price in zip(names, prices, strict=True)
     ]
-    hours = [
-        (price.seconds or 0.0) / 3600 for price in map(of.completed, (whole, left))
-    ]
-    devices = "1 device" if of.devices == 1 else f"{of.devices} devices"
-    expected = textwrap.fill(
-        f"{hours[0]:,.3g} hours for the whole grid, {hours[1]:,.3g} for what is left, "
-        f"at {of.mfu:.0%} of {of.peak_tflops:,g} TFLOP/s on each of {devices}: an "
-        "estimate, since no cell has been measured. Loading, compilation and reranking "
-        "are not counted.",
-        _WIDTH,
+    if whole.seconds is None:
+        hours = [(price.seconds or 0.0) / 3600 for price in prices]
+        devices = "1 device" if of.devices == 1 else f"{of.devices} devices"
+        basis = (
+            f"{hours[0]:,.3g} hours for the whole grid, {hours[1]:,.3g} for what is "
+            f"left, at {of.mfu:.0%} of {of.peak_tflops:,g} TFLOP/s on each of "
+            f"{devices}: an estimate, since no cell has been measured. Loading, "
+            "compilation and reranking are not counted."
+        )
+    else:
+        basis = (
+            f"Tokens and time from {whole.measured:,} measured cells of this store; "
+            "loading, compilation and reranking not counted."
+        )
+    counted = (
+        f"FLOPs: {of.flops(whole):.3g} for the whole grid, {of.flops(left):.3g} for "
+        f"what is left, counted as mprm train --dry-run does, from {of.prompts_read:,} "
+        "prompts; a judged solution as a third of a trained rollout."
     )
-    return f"{format_table(header, lines)}\n\n{expected}\n\n{counted}"
+    texts = (textwrap.fill(text, _WIDTH) for text in (basis, counted))
+    return "\n\n".join((format_table(header, lines), *texts))
+
+
+def duration(seconds: float) -> str:
+    """Seconds, minutes or hours, two digits or more."""
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    if seconds < 7200:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h"

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-import json
-import shutil
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,35 +16,21 @@ from experiments.cli.train_settings import (
     train_settings,
 )
 from experiments.console import shared
-from experiments.grid.options import (
-    Options,
-    option_of,
-    parse_grid,
-    parse_shard,
-)
-from experiments.grid.plan import Cell, Planned, plan_cells, price, shard
-from experiments.store.provenance import package_version, versions
+from experiments.grid.options import Options, parse_grid, parse_shard
+from experiments.grid.plan import SELECTION, Cell, Planned, plan_cells, shard
+from experiments.store.manifests import RunManifest, command_line, write_run_manifest
 from experiments.store.read_subset import Subset
-from experiments.store.results import (
-    Result,
-    append_results,
-    cell_key,
-    read_results,
-    store_path,
-)
+from experiments.store.results import Result, read_results, store_path
 from mprm_jax.data.corpus import Usable
-from mprm_jax.data.outputs import OutputSet
-from mprm_jax.data.problems import DataError
 
 if TYPE_CHECKING:
-    from experiments.grid.cells import Lab, Settings
+    from experiments.grid.cells import GridContext, Settings
     from experiments.grid.inputs import Inputs
     from mprm_jax.models.model import Params
     from mprm_jax.train.loop import TrainConfig
     from mprm_jax.train.optimizer import Budget
 
-NAME = "selection"
-MANIFEST = "manifest.json"
+NAME = SELECTION
 
 OPTIONS = Options
 
@@ -60,40 +44,21 @@ def run(options: Options) -> None:
     budget, config = train_settings(options.training(), Subset(usable, every, None))
     training = _training(options, budget, config)
 
-    from experiments.grid.cells import cell_config
-    from experiments.grid.inputs import read_inputs, refuse_another_run
-    from experiments.grid.price import as_json, as_text, rates
-    from experiments.grid.results import gather, rows
-    from experiments.grid.tables import told
+    from experiments.grid.cells import Files, missing, run_cells
+    from experiments.grid.inputs import InputPaths, read_inputs, refuse_another_run
 
-    inputs = read_inputs(
-        usable,
-        options.benchmark,
-        options.candidates,
-        options.images,
-        options.benchmark_images,
-        options.model,
-        options.name,
-        training,
-    )
+    names = {field.name for field in dataclasses.fields(InputPaths)}
+    paths = InputPaths(**{name: getattr(options, name) for name in names})
+    inputs = read_inputs(usable, paths, training)
     folder = options.output / "results"
     found = read_results(folder, NAME)
     refuse_another_run(found, inputs.settings, store_path(folder, NAME))
-    matched = options.matched_updates
-    planned = plan_cells(usable, grid, budget.batch_size, matched)
+    planned = plan_cells(usable, grid, budget.batch_size, options.matched_updates)
     mine = shard(planned, *part, len(inputs.solutions))
-
-    def missing(of: Sequence[Planned]) -> list[Planned]:
-        done = {result.key for result in read_results(folder, NAME)}
-        return [
-            one
-            for one in of
-            if cell_key(cell_config(inputs.settings, one.cell), one.cell.seed)
-            not in done
-        ]
-
-    todo = missing(mine)
+    todo = missing(mine, inputs.settings, found)
     if options.dry_run:
+        from experiments.grid.price import as_json, as_text, price, rates
+
         whole = price(planned, found, options.eval_every)
         left = price(todo, found, options.eval_every)
         cost = rates(options, inputs, budget, config)
@@ -104,22 +69,52 @@ def run(options: Options) -> None:
             print(as_text(whole, left, shown, cost))
         return
     if todo:
-        _write_manifest(options, training)
-        _run_cells(options, inputs, budget, todo)
-    results = read_results(folder, NAME)
-    if not results:
+        arguments = training | {"model": options.model}
+        command = command_line(f"mprm run {NAME}", options)
+        write_run_manifest(
+            options.output,
+            RunManifest((command,), options.model, NAME, arguments=arguments),
+        )
+        context = _context(options, inputs, budget)
+        models = bool(options.checkpoint_every or options.keep_models)
+        files = Files(
+            folder,
+            options.output / "models",
+            lambda one: models and bool(one.updates),
+            options.keep_models,
+        )
+        total = sum(one.updates for one in todo)
+        with shared.progress("training", total, "updates") as tick:
+            try:
+                for line in run_cells(context, todo, files, tick):
+                    print(line, file=sys.stderr, flush=True)
+            except ValueError as error:
+                raise shared.UsageError(as_options(str(error))) from None
+        # Again, because other shards may write into the same store.
+        found = read_results(folder, NAME)
+    if not found:
         print(f"shard {options.shard} holds no cell of this grid", file=sys.stderr)
         return
-    outcome = gather(results)
-    if options.json:
-        from experiments.grid.results import answers
+    left_over = missing(planned, inputs.settings, found)
+    _report(options, found, len(todo), left_over)
 
-        value = {"output": str(options.output), "cells": len(results)}
-        value |= {"ran": len(todo), "missing": len(missing(planned))}
-        shared.print_json(value | rows(outcome) | {"answers": answers(outcome)})
+
+def _report(
+    options: Options, found: Sequence[Result], ran: int, left: Sequence[Planned]
+) -> None:
+    from experiments.grid.results import gather, rows, sentences
+    from experiments.grid.tables import told
+
+    outcomes = gather(found)
+    (outcome,) = outcomes
+    if options.json:
+        value = {"output": str(options.output), "cells": len(found)}
+        value |= {"ran": ran, "missing": len(left)}
+        shared.print_json(value | rows(outcome) | {"answers": sentences(outcome)})
         return
-    print(told(outcome, missing(planned)))
-    print(f"\n{len(todo)} cells run, {len(results)} in the store: {folder}")
+    folder = options.output / "results"
+    print(told(outcomes, left))
+    print(f"\n{ran} cells run, {len(found)} in the store: {folder}")
     print(f"next: mprm figures --only {NAME} --results {folder}")
 
 
@@ -146,13 +141,15 @@ def _training(options: Options, budget: Budget, config: TrainConfig) -> dict[str
     }
 
 
-def _run_cells(
-    options: Options,
-    inputs: Inputs,
-    budget: Budget,
-    todo: Sequence[Planned],
-) -> None:
-    from experiments.grid.cells import Start, open_lab
+def _context(options: Options, inputs: Inputs, budget: Budget) -> GridContext:
+    from experiments.grid.cells import (
+        Curve,
+        GridContext,
+        InitialParams,
+        open_prompts,
+    )
+    from experiments.grid.judge import MemoryBudget, open_bench
+    from mprm_jax.data.batches import open_ladder
     from mprm_jax.train.memory import advised
     from mprm_jax.train.sharding import placement
 
@@ -163,101 +160,20 @@ def _run_cells(
         with advised():
             return open_model(options.training(), budget)[1]
 
-    lab = open_lab(
+    memory = MemoryBudget(int(options.memory_gb * 1e9))
+    source, prompts = open_prompts(model, inputs, memory)
+    bench = open_bench(model, inputs, memory, options.scoring_batch_size)
+    return GridContext(
+        NAME,
         inputs,
         model,
         # A backbone is too large to be kept as it was.
-        Start(params, None if options.model == TINY else reopen),
+        InitialParams(params, None if options.model == TINY else reopen),
+        source,
+        prompts,
+        open_ladder(int(inputs.usable.rollouts.lengths.max())),
+        bench,
+        Curve.every(options.eval_every, bench),
         _settings_for(options, inputs.usable),
-        scoring_batch_size=options.scoring_batch_size,
-        eval_every=options.eval_every,
-        memory=int(options.memory_gb * 1e9),
-        placement=None if mesh is None else placement(mesh),
+        None if mesh is None else placement(mesh),
     )
-    before = 0
-    total = sum(one.updates for one in todo)
-    with shared.progress("training", total, "updates") as tick:
-        for number, one in enumerate(todo, 1):
-
-            def step(update: int, base: int = before) -> None:
-                tick(base + update)
-
-            result = _run_cell(options, lab, one, step)
-            before += one.updates
-            _say(f"[{number:>2}/{len(todo)}] {one.cell.name}: {_found(result)}")
-
-
-def _run_cell(
-    options: Options, lab: Lab, planned: Planned, tick: Callable[[int], None]
-) -> Result:
-    from experiments.grid.cells import run_cell
-
-    folder = None
-    if planned.updates and (options.checkpoint_every or options.keep_models):
-        folder = options.output / "models" / planned.cell.name
-    try:
-        result = run_cell(lab, planned, folder, tick)
-    except ValueError as error:
-        raise shared.UsageError(as_options(str(error))) from None
-    append_results(options.output / "results", [result])
-    if folder is not None and not options.keep_models:
-        shutil.rmtree(folder, ignore_errors=True)
-    return result
-
-
-def _found(result: Result) -> str:
-    metrics = result.metrics
-    ranked = "-" if metrics["auroc"] is None else f"{metrics['auroc']:.3f}"
-    return (
-        f"{metrics['rollouts']:,} rollouts, {metrics['updates']:,} updates, micro-F1 "
-        f"{metrics['micro_f1']:.3f}, AUROC {ranked}"
-    )
-
-
-def _say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
-
-
-def _write_manifest(options: Options, training: dict[str, Any]) -> None:
-    """``manifest.json`` of the run; the commands of earlier ones are kept.
-
-    Raises:
-        DataError: the folder holds a run of another kind.
-    """
-    path = options.output / MANIFEST
-    commands: list[str] = []
-    if path.exists():
-        try:
-            old = json.loads(path.read_bytes())
-            if old["experiment"] != NAME:
-                raise ValueError(old["experiment"])
-            commands += old["commands"]
-        except (OSError, ValueError, KeyError, TypeError):
-            raise DataError(
-                f"{path}: is not of mprm run {NAME}; choose another --output"
-            ) from None
-    arguments = {
-        field.name: value
-        for field in dataclasses.fields(options)
-        if (value := getattr(options, field.name)) != field.default
-    }
-    texts = {
-        name: ",".join(value) if isinstance(value, tuple) else str(value)
-        for name, value in arguments.items()
-    }
-    command = " ".join(
-        [f"mprm run {NAME}"]
-        + [
-            option_of(name) if arguments[name] is True else f"{option_of(name)} {text}"
-            for name, text in texts.items()
-        ]
-    )
-    manifest = {
-        "experiment": NAME,
-        "commands": [*dict.fromkeys([*commands, command])],
-        "backbone": options.model,
-        "versions": versions() | {"jax": package_version("jax")},
-        "arguments": training | {"model": options.model},
-    }
-    with OutputSet() as outputs:
-        outputs.add(path).write(json.dumps(manifest, indent=1).encode() + b"\n")

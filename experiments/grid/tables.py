@@ -1,4 +1,4 @@
-"""What `mprm run selection` prints."""
+"""What `mprm demo` and `mprm run selection` print."""
 
 from __future__ import annotations
 
@@ -7,39 +7,32 @@ from collections.abc import Sequence
 
 from experiments.console.tables import format_table, printable
 from experiments.grid.answer import Estimate
-from experiments.grid.plan import Planned, Price
+from experiments.grid.plan import DEMO, Planned
 from experiments.grid.results import (
     ArmResults,
+    Labels,
     Outcome,
-    answers,
     arm_name,
     labels_name,
+    sentences,
 )
 
 _WIDTH = 80
 
 
-def told(outcome: Outcome, missing: Sequence[Planned]) -> str:
-    """The tables and the answer; of a grid that is not finished, what is missing."""
+def told(outcomes: Sequence[Outcome], missing: Sequence[Planned] = ()) -> str:
+    """The tables and the answers; of a grid that is not finished, what is missing."""
     parts = []
-    kind = "simulated" if outcome.synthetic else "real"
-    for labels in outcome.labels or [(None, None)]:
-        heading = f"{printable(outcome.world, 40)} ({kind} corpus)"
-        if labels[0] is not None:
-            heading += f", {labels_name(*labels)}"
-        parts.append(f"{heading}\n\n{arm_table(outcome.of_labels(labels))}")
-    seeds = ", ".join(map(str, outcome.seeds)) or "none"
-    parts.append(
-        _wrapped(
-            f"Means over seeds ({seeds}); ± is half of the 95 % interval over "
-            f"{outcome.level_covers}. "
-            "micro-F1: mean of the sources' macro-F1, weighted by steps; its threshold "
-            "is chosen on held-out rollouts."
-        )
-    )
-    if any(gap.difference is not None for gap in outcome.gaps):
-        parts.append(gap_table(outcome))
-    parts.append("\n".join(map(_wrapped, answers(outcome))))
+    for outcome in outcomes:
+        for labels in outcome.labels or [(None, None)]:
+            table = arm_table(outcome.of_labels(labels))
+            parts.append(f"{_wrapped(_heading(outcome, labels))}\n\n{table}")
+        parts.append(_wrapped(_legend(outcome)))
+        # The demo tests one difference, and its sentence says all of it.
+        if outcome.experiment != DEMO and any(gap.difference for gap in outcome.gaps):
+            parts.append(gap_table(outcome))
+    found = [sentence for outcome in outcomes for sentence in sentences(outcome)]
+    parts.append("\n".join(map(_wrapped, found)))
     if missing:
         parts.append(
             _wrapped(
@@ -54,27 +47,59 @@ def _wrapped(text: str) -> str:
     return textwrap.fill(text, _WIDTH)
 
 
+def _heading(outcome: Outcome, labels: Labels) -> str:
+    kind = "simulated" if outcome.synthetic else "real"
+    heading = f"{printable(outcome.world, 40)} ({kind} corpus)"
+    if labels[0] is not None:
+        heading += f", {labels_name(*labels)}"
+    if len(outcome.keep_ratios) == 1:
+        heading += f"; every rule keeps {100 * outcome.keep_ratios[0]:g}%"
+    return heading
+
+
+def _legend(outcome: Outcome) -> str:
+    seeds = ", ".join(map(str, outcome.seeds)) or "none"
+    text = (
+        f"Means over seeds ({seeds}); ± is half of the 95 % interval over "
+        f"{outcome.level_covers}. micro-F1: mean of the sources' macro-F1, weighted by "
+        "steps; its threshold is chosen on held-out rollouts."
+    )
+    if (position := outcome.arms[0].estimate("position_auroc")) is not None:
+        text += f" A step's position alone has AUROC {position.mean:.3f}."
+    if (best := outcome.best_of_n) is not None:
+        text += f" best: accuracy of the best of {best.n} candidates."
+    if outcome.experiment == DEMO:
+        text += " clean: Random's rollouts with true labels."
+    return text
+
+
 def arm_table(arms: Sequence[ArmResults]) -> str:
-    """One line per arm; best-of-N where candidates were given."""
-    reranked = any(one.estimate("best_of_n") is not None for one in arms)
-    lines = []
-    for one in arms:
-        arm, cell = one.arm, next(iter(one.cells.values()))
-        best = one.estimate("best_of_n")
-        lines.append(
-            (
-                arm.rule,
-                f"{100 * arm.keep_ratio:g}%" if arm.keep_ratio is not None else "-",
-                f"{arm.alpha:g}" if arm.alpha is not None else "-",
-                f"{cell.rollouts:,}",
-                f"{cell.updates:,}",
-                plus_minus(one.estimate("micro_f1")),
-                _short(one.estimate("auroc")),
-                *([_short(best)] if reranked else []),
-            )
-        )
-    header = ("rule", "keep", "alpha", "kept", "updates", "micro-F1", "AUROC")
-    return format_table((*header, "best") if reranked else header, lines)
+    """One line per arm; keep ratio and alpha where they tell arms apart, best-of-N
+    where candidates were given.
+    """
+    ratios = {one.arm.keep_ratio for one in arms if one.arm.is_rule}
+    shown = {
+        "keep": len(ratios) > 1,
+        "alpha": len({one.arm.alpha for one in arms} - {None}) > 1,
+        "best": any(one.estimate("best_of_n") is not None for one in arms),
+    }
+    best = _short if shown["keep"] or shown["alpha"] else plus_minus
+    columns = {
+        "rule": lambda one: printable(one.arm.rule, 24),
+        "keep": lambda one: _percent(one.arm.keep_ratio),
+        "alpha": lambda one: "-" if one.arm.alpha is None else f"{one.arm.alpha:g}",
+        "kept": lambda one: f"{one.first.rollouts:,}",
+        "updates": lambda one: f"{one.first.updates:,}",
+        "micro-F1": lambda one: plus_minus(one.estimate("micro_f1")),
+        "AUROC": lambda one: _short(one.estimate("auroc")),
+        "best": lambda one: best(one.estimate("best_of_n")),
+    }
+    header = [name for name in columns if shown.get(name, True)]
+    return format_table(header, [[columns[n](one) for n in header] for one in arms])
+
+
+def _percent(share: float | None) -> str:
+    return "-" if share is None else f"{100 * share:g}%"
 
 
 def plus_minus(of: Estimate | None) -> str:
@@ -105,35 +130,3 @@ def gap_table(outcome: Outcome) -> str:
         )
     header = ("less Random", "micro-F1", "95 %", "Holm p", "")
     return format_table(header, lines)
-
-
-def priced(whole: Price, left: Price, part: str | None) -> str:
-    """The price of a grid of which cells were measured, and of what is left of it."""
-    header = ("", "cells", "updates", "rollouts", "tokens", "time")
-    of_part = "left to do" if part is None else f"left in shard {part}"
-    lines = [_price_row("whole grid", whole), _price_row(of_part, left)]
-    note = (
-        f"Tokens and time from {whole.measured:,} measured cells of this store; "
-        "loading, compilation and reranking not counted."
-    )
-    return f"{format_table(header, lines)}\n\n{_wrapped(note)}"
-
-
-def _price_row(name: str, of: Price) -> tuple[str, ...]:
-    return (
-        name,
-        f"{of.cells:,}",
-        f"{of.updates:,}",
-        f"{of.rollouts:,}",
-        "unknown" if of.tokens is None else f"{of.tokens:,}",
-        "unknown" if of.seconds is None else duration(of.seconds),
-    )
-
-
-def duration(seconds: float) -> str:
-    """Seconds, minutes or hours, two digits or more."""
-    if seconds < 120:
-        return f"{seconds:.0f} s"
-    if seconds < 7200:
-        return f"{seconds / 60:.0f} min"
-    return f"{seconds / 3600:.1f} h"

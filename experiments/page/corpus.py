@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Literal
 
 import msgspec
 import numpy as np
 
-from experiments.grid.demo_results import arm_order
+from experiments.corpora.scenes import read_truth
+from experiments.grid.results import rule_order
 from experiments.store.manifests import InputFile, typed
 from mprm_jax.data.corpus import Corpus, read_corpus, usable_rollouts
 from mprm_jax.data.outputs import MANIFEST_SUFFIX, manifest_path, read_manifest
@@ -49,12 +49,6 @@ class _SubsetManifest(msgspec.Struct, frozen=True):
     cuts: tuple[Cut, ...]
     tied_share: float
     rows: tuple[int, ...]
-
-
-class _Truth(msgspec.Struct, frozen=True):
-    r: tuple[float, ...]
-    correct: tuple[Literal[-1, 0, 1], ...]
-    slip_rate: float
 
 
 @dataclass(frozen=True, eq=False)
@@ -164,52 +158,18 @@ def read_world(folder: Path) -> WorldCorpus:
     corpus_folder = folder / "corpus"
     corpus = read_corpus(corpus_folder)
     usable_rollouts(corpus)  # refuses bad lines and unmeasured steps
-    r, correct, slip_rate = _read_truth(corpus_folder, corpus)
+    truth = read_truth(corpus_folder, corpus)
     every = np.arange(corpus.rollouts.n_rollouts)
     words = count_words(corpus, every, corpus.rollouts.lengths)
     return WorldCorpus(
         folder=corpus_folder,
         corpus=corpus,
-        r=r,
-        correct=correct,
-        slip_rate=slip_rate,
+        r=np.concatenate([of.r for of in truth]),
+        correct=np.concatenate([of.correct for of in truth]).astype(np.int8),
+        slip_rate=np.array([of.slip_rate for of in truth]),
         words_per_step=float(words.sum() / corpus.rollouts.n_steps),
         subsets=_read_subsets(folder / "subsets", corpus),
     )
-
-
-def _read_truth(
-    folder: Path, corpus: Corpus
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    decoder = msgspec.json.Decoder(_Truth)
-    r: list[float] = []
-    correct: list[int] = []
-    slip_rate: list[float] = []
-    lengths = corpus.rollouts.lengths
-    for number, file in enumerate(corpus.files):
-        path = folder / "truth" / f"{file.path.name.removesuffix('.gz')}"
-        try:
-            lines = path.read_bytes().split(b"\n")
-        except OSError as error:
-            raise DataError(f"{path}: {error.strerror or error}") from error
-        for row in np.flatnonzero(corpus.file == number).tolist():
-            line = int(corpus.line[row])
-            where = f"{path}:{line}"
-            if line > len(lines):
-                raise DataError(f"{where}: no truth for {corpus.where(row)}")
-            try:
-                truth = decoder.decode(lines[line - 1])
-            except (msgspec.DecodeError, UnicodeDecodeError) as error:
-                raise DataError(f"{where}: no truth ({error})") from error
-            if not len(truth.r) == len(truth.correct) == lengths[row]:
-                raise DataError(
-                    f"{where}: truth of {len(truth.r)} and {len(truth.correct)} steps, "
-                    f"the rollout has {lengths[row]}"
-                )
-            r.extend(truth.r)
-            correct.extend(truth.correct)
-            slip_rate.append(truth.slip_rate)
-    return np.array(r), np.array(correct, np.int8), np.array(slip_rate)
 
 
 def _read_subsets(folder: Path, corpus: Corpus) -> dict[str, Subset]:
@@ -222,7 +182,7 @@ def _read_subsets(folder: Path, corpus: Corpus) -> dict[str, Subset]:
     if not of_bis:
         raise DataError(f"{folder}: no manifest of a subset kept by bis")
     chosen: dict[str, Subset] = {}
-    for subset in sorted(subsets, key=lambda s: (arm_order(s.rule), s.seed)):
+    for subset in sorted(subsets, key=lambda s: (rule_order(s.rule), s.seed)):
         if subset.keep_ratio == min(of_bis):
             chosen.setdefault(subset.rule, subset)
     return chosen

@@ -8,22 +8,21 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from markupsafe import Markup
 
 from experiments.console.text import page_template, percent
-from experiments.grid.answer import Estimate, answer_sentence, paired_difference
-from experiments.grid.demo_results import (
-    EXPERIMENT,
-    Arm,
+from experiments.grid.results import (
+    NAMES,
+    ArmResults,
     BestOfN,
-    Run,
-    WorldResults,
-    read_run,
-    read_worlds,
+    Outcome,
+    answers,
+    arm_name,
+    read_grid,
 )
 from experiments.page import charts
 from experiments.page.corpus import (
@@ -37,25 +36,14 @@ from experiments.page.corpus import (
     subset_facts,
 )
 from experiments.page.rollouts import RolloutView, view_examples
+from experiments.store.manifests import RunManifest
 from experiments.store.provenance import file_sha256, versions
-from experiments.store.results import store_path
 from mprm_jax.data.outputs import (
     OUTPUT_SCHEMA,
     OutputSet,
     manifest_bytes,
     manifest_path,
 )
-
-LABELS = {
-    "random": "Random",
-    "bis": "BIS",
-    "mixed": "Mixed",
-    "low-mc": "Low-MC",
-    "reliable": "Reliable",
-    "full": "full data",
-    "clean": "clean labels",
-    "base": "untrained base",
-}
 
 # Rollouts shown over all worlds, and points of a learning curve.
 _EXAMPLES = 60
@@ -74,15 +62,6 @@ _PAPER_MICRO_F1 = {
 
 
 @dataclass(frozen=True)
-class Answer:
-    """BIS against Random at one keep ratio of one world."""
-
-    keep_ratio: float
-    difference: Estimate | None
-    sentence: str
-
-
-@dataclass(frozen=True)
 class Distribution:
     """Bins of one quantity with their chart."""
 
@@ -95,8 +74,8 @@ class Distribution:
 class WorldPage:
     """Everything that the page says of one world."""
 
-    results: WorldResults
-    answers: tuple[Answer, ...]
+    results: Outcome
+    answers: tuple[dict[str, Any], ...]
     differences: Markup
     curves: tuple[Markup, ...]
     keep_ratio: float
@@ -108,13 +87,6 @@ class WorldPage:
     bounds: BestOfN | None
 
     @property
-    def sources(self) -> list[str]:
-        """Benchmark sources, in the order of their names."""
-        arms = self.results.arms
-        cells = [cell for arm in arms for cell in arm.cells.values()]
-        return sorted({name for cell in cells for name in cell.per_source})
-
-    @property
     def candidates(self) -> int:
         """N of best-of-N."""
         return 16 if self.bounds is None else self.bounds.n
@@ -124,7 +96,7 @@ class WorldPage:
 class Report:
     """What the page shows, and the SHA-256 of what it was made from."""
 
-    run: Run
+    run: RunManifest
     worlds: tuple[WorldPage, ...]
     seeds: tuple[int, ...]
     versions: dict[str, tuple[str, ...]]
@@ -133,7 +105,7 @@ class Report:
     @property
     def paper(self) -> dict[float, tuple[tuple[float, float], ...]]:
         """What the paper measured at the keep ratios of this run."""
-        ratios = {a.keep_ratio for world in self.worlds for a in world.answers}
+        ratios = {a["keep_ratio"] for world in self.worlds for a in world.answers}
         return {r: _PAPER_MICRO_F1[r] for r in sorted(ratios) if r in _PAPER_MICRO_F1}
 
     @property
@@ -149,22 +121,21 @@ def gather(folder: Path) -> Report:
     Raises:
         DataError: something is missing or does not fit; the message says what.
     """
-    run = read_run(folder)
-    worlds, results = read_worlds(folder)
-    used: dict[str, set[str]] = {name: {v} for name, v in run.versions.items()}
+    run = read_grid(folder)
+    worlds, results = run.outcomes, run.results
+    used = {name: {v} for name, v in run.manifest.versions.items()}
     for result in results:
         for name, version in result.versions.items():
             used.setdefault(name, set()).add(version)
-    path = store_path(folder / "results", EXPERIMENT)
-    inputs = {str(path.relative_to(folder)): file_sha256(path)}
+    inputs = {str(run.store.relative_to(folder)): file_sha256(run.store)}
     pages = []
     for world in worlds:
-        corpus = read_world(folder / world.name)
+        corpus = read_world(folder / world.world)
         for file, sha256 in zip(corpus.corpus.files, corpus.corpus.sha256, strict=True):
             inputs[str(file.path.relative_to(folder))] = sha256
         pages.append(_world(world, corpus, max(1, _EXAMPLES // len(worlds))))
     return Report(
-        run=run,
+        run=run.manifest,
         worlds=tuple(pages),
         seeds=tuple(sorted({r.seed for r in results if r.seed is not None})),
         versions={name: tuple(sorted(used[name])) for name in sorted(used)},
@@ -172,31 +143,15 @@ def gather(folder: Path) -> Report:
     )
 
 
-def answers(world: WorldResults) -> tuple[Answer, ...]:
-    """BIS against Random, in micro-F1 paired by seed, at each keep ratio."""
-    found = []
-    for ratio in world.keep_ratios:
-        difference = _difference(world.arm("bis", ratio), world.arm("random", ratio))
-        sentence = answer_sentence(world.name, ratio, difference)
-        found.append(Answer(ratio, difference, sentence))
-    return tuple(found)
-
-
-def _difference(arm: Arm | None, other: Arm | None) -> Estimate | None:
-    if arm is None or other is None:
-        return None
-    return paired_difference(arm.scores("micro_f1"), other.scores("micro_f1"))
-
-
 def label(arm: str) -> str:
     """The name of an arm as the page prints it."""
-    return LABELS.get(arm, arm)
+    return NAMES.get(arm, arm)
 
 
-def _world(results: WorldResults, corpus: WorldCorpus, limit: int) -> WorldPage:
+def _world(results: Outcome, corpus: WorldCorpus, limit: int) -> WorldPage:
     bis = corpus.subsets["bis"]
     rho = f"BIS {percent(bis.keep_ratio)}"
-    name = results.name
+    name = results.world
     distributions = [
         Distribution(
             "Reliability R",
@@ -215,7 +170,7 @@ def _world(results: WorldResults, corpus: WorldCorpus, limit: int) -> WorldPage:
     ]
     return WorldPage(
         results=results,
-        answers=answers(results),
+        answers=tuple(answers(results)),
         differences=_difference_chart(results),
         curves=tuple(_curves(results)),
         keep_ratio=bis.keep_ratio,
@@ -224,62 +179,40 @@ def _world(results: WorldResults, corpus: WorldCorpus, limit: int) -> WorldPage:
         words_per_step=corpus.words_per_step,
         subsets=tuple(subset_facts(corpus, s) for s in corpus.subsets.values()),
         examples=tuple(view_examples(corpus, limit)),
-        bounds=_bounds(results),
+        bounds=results.best_of_n,
     )
 
 
-def _bounds(world: WorldResults) -> BestOfN | None:
-    # Chance and oracle belong to the candidates, not to a model: every cell has them.
-    for arm in world.arms:
-        for cell in arm.cells.values():
-            if cell.best_of_n is not None:
-                return cell.best_of_n
-    return None
-
-
-def arm_label(world: WorldResults, arm: Arm) -> str:
-    """An arm's name, with its keep ratio where the world has several."""
-    return label(arm.name) + _ratio(world, arm)
-
-
-def _ratio(world: WorldResults, arm: Arm) -> str:
-    several = arm.keep_ratio is not None and len(world.keep_ratios) > 1
-    return f" {percent(arm.keep_ratio or 0)}" if several else ""
-
-
-def _short_label(world: WorldResults, arm: Arm) -> str:
+def _short_label(world: Outcome, one: ArmResults) -> str:
     # Charts have room for the arm's own name only.
-    return (label(arm.name) if arm.is_rule else arm.name) + _ratio(world, arm)
+    return arm_name(one.arm, world) if one.arm.is_rule else one.arm.rule
 
 
-def _difference_chart(world: WorldResults) -> Markup:
-    rows = []
-    for arm in world.arms:
-        if arm.name == "random":
-            continue
-        other = world.arm("random", arm.keep_ratio)
-        rows.append(
-            charts.Difference(_short_label(world, arm), _difference(arm, other))
-        )
+def _difference_chart(world: Outcome) -> Markup:
+    rows = [
+        charts.Difference(_short_label(world, one), world.less_random(one))
+        for one in world.arms
+        if one.arm.rule != "random"
+    ]
     return charts.difference_chart(
-        rows, f"Difference to Random, world {world.name}", "micro-F1 less Random’s"
+        rows, f"Difference to Random, world {world.world}", "micro-F1 less Random’s"
     )
 
 
-def _curves(world: WorldResults) -> list[Markup]:
+def _curves(world: Outcome) -> list[Markup]:
     kinds = (("eval_curve", "AUROC"), ("curve", "training loss"))
     drawn = []
     for name, y_label in kinds:
         series = [
             charts.Series(
                 _short_label(world, arm),
-                arm.name,
+                arm.arm.rule,
                 charts.block_means(arm.curve(name), _CURVE_POINTS),
             )
             for arm in world.arms
         ]
         if any(one.points for one in series):
-            title = f"{y_label}, world {world.name}"
+            title = f"{y_label}, world {world.world}"
             drawn.append(charts.line_chart(series, title, "updates", y_label))
     return drawn
 
@@ -295,7 +228,7 @@ def render(report: Report) -> str:
     return template.render(
         report=report,
         paper=PAPER_TABLE_1,
-        arm_label=arm_label,
+        arm_label=lambda world, one: arm_name(one.arm, world),
         count_bar=charts.count_bar,
         step_strip=charts.step_strip,
         series_class=charts.series_class,
@@ -331,15 +264,4 @@ def write_report(folder: Path, output: Path | None = None) -> Report:
 
 def answer_rows(report: Report) -> list[dict[str, Any]]:
     """The answers as JSON values."""
-    return [
-        {
-            "world": world.results.name,
-            "keep_ratio": answer.keep_ratio,
-            "sentence": answer.sentence,
-            "difference": None
-            if answer.difference is None
-            else asdict(answer.difference),
-        }
-        for world in report.worlds
-        for answer in world.answers
-    ]
+    return [row for world in report.worlds for row in world.answers]

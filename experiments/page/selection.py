@@ -10,29 +10,28 @@ from pathlib import Path
 from markupsafe import Markup
 
 from experiments.console.text import page_template
-from experiments.grid.demo_results import Run, read_run
-from experiments.grid.plan import FULL, Arm
+from experiments.grid.plan import FULL, SELECTION, Arm
 from experiments.grid.results import (
     NAMES,
     ArmResults,
     Outcome,
-    answers,
     arm_name,
-    gather,
     labels_name,
+    read_grid,
+    sentences,
 )
 from experiments.page import charts
+from experiments.store.manifests import RunManifest
 from experiments.store.provenance import file_sha256, versions
-from experiments.store.results import read_results, store_path
+from experiments.store.results import store_path
 from mprm_jax.data.outputs import (
     OUTPUT_SCHEMA,
     OutputSet,
     manifest_bytes,
     manifest_path,
 )
-from mprm_jax.data.problems import DataError
 
-EXPERIMENT = "selection"
+EXPERIMENT = SELECTION
 
 
 @dataclass(frozen=True)
@@ -47,19 +46,13 @@ class Chart:
 class SelectionPage:
     """Everything that the page shows."""
 
-    run: Run
+    run: RunManifest
     outcome: Outcome
     answers: tuple[str, ...]
     differences: Markup
     levels: tuple[Chart, ...]
     curves: tuple[Chart, ...]
     sha256: str
-
-    @property
-    def sources(self) -> list[str]:
-        """Benchmark sources, in the order of their names."""
-        cells = [cell for one in self.outcome.arms for cell in one.cells.values()]
-        return sorted({name for cell in cells for name in cell.per_source})
 
 
 def is_selection_run(folder: Path) -> bool:
@@ -73,29 +66,22 @@ def gather_page(folder: Path) -> SelectionPage:
     Raises:
         DataError: something is missing or does not fit; the message says what.
     """
-    path = store_path(folder / "results", EXPERIMENT)
-    results = read_results(folder / "results", EXPERIMENT)
-    if not results:
-        raise DataError(f"{path}: no results; run: mprm run selection")
-    outcome = gather(results)
+    run = read_grid(folder)
+    (outcome,) = run.outcomes
     rows = [
-        # The sign stays with its number where the chart breaks lines.
-        charts.Difference(
-            arm_name(gap.arm, outcome).replace(" %", "\N{NO-BREAK SPACE}%"),
-            gap.difference,
-        )
+        charts.Difference(arm_name(gap.arm, outcome), gap.difference)
         for gap in outcome.gaps
     ]
     return SelectionPage(
-        run=read_run(folder),
+        run=run.manifest,
         outcome=outcome,
-        answers=tuple(answers(outcome)),
+        answers=tuple(sentences(outcome)),
         differences=charts.difference_chart(
             rows, "Difference to Random", "micro-F1 less Random’s"
         ),
         levels=tuple(_levels(outcome)),
         curves=tuple(_curves(outcome)),
-        sha256=file_sha256(path),
+        sha256=file_sha256(run.store),
     )
 
 
@@ -149,23 +135,13 @@ def _curves(outcome: Outcome) -> list[Chart]:
                 charts.Series(_series_name(one.arm, arms), one.arm.rule, points)
                 for one in arms
                 # One point, that of the end, is no curve.
-                if len(points := _mean_curve(one, name)) > 1
+                if len(points := one.curve(name)) > 1
             ]
             if series:
                 title = f"{y_label} over updates, {labels_name(*labels)}"
                 markup = charts.line_chart(series, title, "updates", y_label)
                 drawn.append(Chart(title, markup))
     return drawn
-
-
-def _mean_curve(one: ArmResults, name: str) -> list[tuple[float, float]]:
-    """Mean over the seeds at the updates that they share."""
-    curves = [
-        {x: y for x, y in getattr(cell, name) if y is not None}
-        for cell in one.cells.values()
-    ]
-    shared = sorted(set.intersection(*(set(curve) for curve in curves)))
-    return [(x, sum(curve[x] for curve in curves) / len(curves)) for x in shared]
 
 
 def render(page: SelectionPage) -> str:

@@ -1,16 +1,22 @@
-"""The parts that manifests of subsets share, and the one way to read them."""
+"""Manifests: the parts that those of subsets share, and those of runs of a grid."""
 
 from __future__ import annotations
 
+import dataclasses
+import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 import msgspec
 
-from mprm_jax.data.outputs import manifest_path
+from experiments.store.provenance import package_version, versions
+from mprm_jax.data.outputs import OutputSet, manifest_path
 from mprm_jax.data.problems import DataError
 
 T = TypeVar("T")
+
+RUN_MANIFEST = "manifest.json"
 
 
 class InputFile(msgspec.Struct, frozen=True):
@@ -30,3 +36,79 @@ def typed(output: Path, manifest: dict[str, Any], kind: type[T]) -> T:
         return msgspec.convert(manifest, kind)
     except msgspec.ValidationError as error:
         raise DataError(f"{manifest_path(output)}: {error}") from error
+
+
+class RunManifest(msgspec.Struct, frozen=True):
+    """How a run of a grid was made, from its ``manifest.json``.
+
+    Attributes:
+        commands: that make the run again, in order.
+        backbone: its name, or a paragraph on what it has seen.
+        experiment: name of the store.
+        pretraining: how the backbone was made, and with what result.
+        versions: of the packages that made the run.
+        arguments: of the run.
+    """
+
+    commands: tuple[str, ...]
+    backbone: str
+    experiment: str = ""
+    pretraining: dict[str, Any] = {}
+    versions: dict[str, str] = {}
+    arguments: dict[str, Any] = {}
+
+
+def read_run_manifest(folder: Path) -> RunManifest:
+    """How the run in a folder was made.
+
+    Raises:
+        DataError: ``manifest.json`` is missing, or lacks a field.
+    """
+    path = folder / RUN_MANIFEST
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=RunManifest)
+    except OSError as error:
+        raise DataError(f"{path}: {error.strerror or error}") from error
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise DataError(f"{path}: no manifest of a run ({error})") from error
+
+
+def write_run_manifest(folder: Path, run: RunManifest) -> None:
+    """``manifest.json`` of a run; the commands of earlier ones are kept, and versions
+    are those of now.
+
+    Raises:
+        DataError: the folder holds a run of another kind, or cannot be written.
+    """
+    path = folder / RUN_MANIFEST
+    commands = list(run.commands)
+    if path.exists():
+        try:
+            earlier = read_run_manifest(folder)
+        except DataError as error:
+            raise DataError(f"{error}; choose another --output") from None
+        if earlier.experiment != run.experiment:
+            raise DataError(
+                f"{path}: is of {earlier.experiment or 'another kind of run'}, not of "
+                f"{run.experiment}; choose another --output"
+            )
+        commands = [*dict.fromkeys([*earlier.commands, *commands])]
+    made = versions() | {"jax": package_version("jax")}
+    run = msgspec.structs.replace(run, commands=tuple(commands), versions=made)
+    with OutputSet() as outputs:
+        outputs.add(path).write(
+            json.dumps(msgspec.to_builtins(run), indent=1).encode() + b"\n"
+        )
+
+
+def command_line(name: str, options: Any, leave_out: Sequence[str] = ()) -> str:
+    """A command with those of its options, a dataclass, that are not as by default."""
+    words = [name]
+    for field in dataclasses.fields(options):
+        value = getattr(options, field.name)
+        if value == field.default or field.name in leave_out:
+            continue
+        words.append("--" + field.name.replace("_", "-"))
+        if value is not True:
+            words.append(",".join(value) if isinstance(value, tuple) else str(value))
+    return " ".join(words)

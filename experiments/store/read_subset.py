@@ -18,7 +18,7 @@ from mprm_jax.data.problems import DataError
 from mprm_jax.data.record import UnmeasuredPolicy
 
 
-class Reading(msgspec.Struct, frozen=True):
+class ReadPolicy(msgspec.Struct, frozen=True):
     """How the corpus was read when the subset was selected."""
 
     format: str
@@ -43,7 +43,7 @@ class SubsetManifest(msgspec.Struct, frozen=True):
         rows: of the corpus, ascending.
     """
 
-    input: Reading
+    input: ReadPolicy
     inputs: list[InputFile]
     selection: dict[str, Any]
     rows: list[Annotated[int, msgspec.Meta(ge=0)]]
@@ -55,12 +55,12 @@ class Subset:
 
     Attributes:
         usable: the corpus after its policies.
-        picks: ascending rows of ``usable.rollouts``.
+        usable_rows: of ``usable.rollouts``, ascending.
         selection: how they were chosen; None: all.
     """
 
     usable: Usable
-    picks: np.ndarray
+    usable_rows: np.ndarray
     selection: dict[str, Any] | None
 
 
@@ -81,7 +81,7 @@ def read_subset(path: Path) -> SubsetManifest:
 
 
 def fit_subset(
-    manifest: SubsetManifest, read: Callable[[Reading], Corpus], name: Path
+    manifest: SubsetManifest, read: Callable[[ReadPolicy], Corpus], name: Path
 ) -> Subset:
     """The subset's rollouts in the corpus, which must be the one it was selected from.
 
@@ -93,8 +93,8 @@ def fit_subset(
     Raises:
         DataError: a file of the corpus is missing, new or changed, or a row is none.
     """
-    reading = manifest.input
-    corpus = read(reading)
+    policy = manifest.input
+    corpus = read(policy)
     here = {
         file.path.name: sha256
         for file, sha256 in zip(corpus.files, corpus.sha256, strict=True)
@@ -109,11 +109,12 @@ def fit_subset(
                 f"{name}: selected from another corpus than {corpus.path}: {file} is "
                 f"{words}"
             )
-    usable = usable_rollouts(corpus, reading.unmeasured, reading.max_bad)
-    rows = np.array(manifest.rows, np.int64)
-    picks = np.searchsorted(usable.row, rows)
-    known = picks < len(usable.row)
-    known[known] = usable.row[picks[known]] == rows[known]
-    if not len(rows) or not known.all() or np.any(np.diff(rows) <= 0):
+    usable = usable_rollouts(corpus, policy.unmeasured, policy.max_bad)
+    corpus_rows = np.array(manifest.rows, np.int64)
+    usable_rows = np.searchsorted(usable.row, corpus_rows)
+    known = usable_rows < len(usable.row)
+    known[known] = usable.row[usable_rows[known]] == corpus_rows[known]
+    ascending = bool(np.all(np.diff(corpus_rows) > 0))
+    if not len(corpus_rows) or not known.all() or not ascending:
         raise DataError(f"{name}: its rows are not ascending rows of {corpus.path}")
-    return Subset(usable, picks, manifest.selection)
+    return Subset(usable, usable_rows, manifest.selection)

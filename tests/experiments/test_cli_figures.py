@@ -162,7 +162,7 @@ def test_a_fault_of_a_figure_without_results_stays_a_traceback(tmp_path, monkeyp
     def draw():
         raise ValueError("programming error")
 
-    monkeypatch.setattr("paper_figures.information_use.bis_order", draw)
+    monkeypatch.setattr("paper_figures.information.bis_order", draw)
     with pytest.raises(ValueError, match="programming error"):
         figures.run(figures.Options(("bis-order",), output=tmp_path))
 
@@ -210,7 +210,7 @@ def planned(monkeypatch):
     """Two figures, one of an experiment without results."""
     sources = {
         "bis-order": figures.FIGURES["bis-order"],
-        "planned": figures.Source("subsets", "subsets", ("planned",)),
+        "planned": figures.Source("corpus", "subsets", ("planned",)),
     }
     monkeypatch.setattr(figures, "FIGURES", sources)
 
@@ -230,7 +230,7 @@ def test_a_figure_without_results_is_left_out_and_named(planned, tmp_path, capsy
 def test_an_experiment_is_drawn_from_its_latest_cells(
     planned, tmp_path, capsys, monkeypatch
 ):
-    from paper_figures import subsets
+    from paper_figures import corpus
 
     drawn = []
 
@@ -238,8 +238,8 @@ def test_an_experiment_is_drawn_from_its_latest_cells(
         drawn.extend(cells)
         return subsets_of([{"config": {"scale": 1.0}, "metrics": DOCUMENT}])
 
-    subsets_of = subsets.subsets
-    monkeypatch.setattr(subsets, "subsets", draw)
+    subsets_of = corpus.subsets
+    monkeypatch.setattr(corpus, "subsets", draw)
     for value in (1, 2):
         append_results(tmp_path, [Result("planned", {"a": 1}, 0, {"value": value})])
     command = ["figures", "--only=planned", "--results", tmp_path]

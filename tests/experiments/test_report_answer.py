@@ -105,8 +105,8 @@ def test_equal_differences_do_not_show_how_seeds_vary(seeds):
     assert found.mean == pytest.approx(0.05)
     assert found == Estimate(found.mean, None, seeds, "nothing", None)
     assert not found.excludes_zero
-    assert verdict(found) == "undecided"
-    said = answer_sentence("scarce", 0.1, found)
+    assert verdict(found) == "open"
+    said = answer_sentence(found, "BIS")
     assert "not decided" in said
     assert f"+0.050 micro-F1 in each of {seeds} seeds" in said
     assert "interval" not in said
@@ -115,7 +115,7 @@ def test_equal_differences_do_not_show_how_seeds_vary(seeds):
     rollouts = mean_over_seeds(scores([0.05] * seeds, [narrow] * seeds))
     assert rollouts.half_width == pytest.approx(1.959964 * 0.001, 1e-6)
     assert (rollouts.covers, rollouts.p) == ("rollouts", None)
-    assert verdict(rollouts) == "undecided"
+    assert verdict(rollouts) == "open"
     # What differs beyond rounding counts.
     assert mean_over_seeds(scores([0.05, 0.05 + 1e-6])).p is not None
 
@@ -177,35 +177,40 @@ def test_an_arm_without_a_seed_is_set_against_every_seed():
 
 
 @pytest.mark.parametrize(
-    ("mean", "half_width", "seeds", "expected"),
+    ("mean", "half_width", "seeds", "adjusted_p", "expected"),
     [
-        (0.05, 0.04, 3, "ahead"),
-        (-0.05, 0.04, 3, "behind"),
-        (0.05, 0.06, 3, "undecided"),
-        (-0.05, 0.05, 3, "undecided"),
-        (0.05, 0.01, 1, "one seed"),
-        (0.05, None, 1, "one seed"),
+        (0.05, 0.04, 3, None, "ahead"),
+        (-0.05, 0.04, 3, None, "behind"),
+        (0.05, 0.06, 3, None, "open"),
+        (-0.05, 0.05, 3, None, "open"),
+        (0.05, 0.01, 1, None, "open"),
+        (0.05, None, 1, None, "open"),
+        # What else was asked decides where it was corrected for.
+        (0.05, 0.04, 3, 0.051, "open"),
+        (-0.05, 0.04, 3, 0.049, "behind"),
     ],
 )
-def test_verdicts(mean, half_width, seeds, expected):
-    assert verdict(Estimate(mean, half_width, seeds, "seeds")) == expected
+def test_verdicts(mean, half_width, seeds, adjusted_p, expected):
+    difference = Estimate(mean, half_width, seeds, "seeds")
+    assert verdict(difference, adjusted_p) == expected
+    assert verdict(None) == "open"
 
 
-def sentence(mean, half_width, seeds=3):
+def sentence(mean, half_width, seeds=3, **given):
     covers = "seeds and rollouts" if seeds > 1 else "rollouts"
-    text = answer_sentence("scarce", 0.1, Estimate(mean, half_width, seeds, covers))
-    return text.replace("\N{NO-BREAK SPACE}", " ")
+    found = Estimate(mean, half_width, seeds, covers)
+    return answer_sentence(found, "BIS", **given).replace("\N{NO-BREAK SPACE}", " ")
 
 
 def test_the_sentence_says_who_won_by_how_much_and_how_surely():
-    assert sentence(0.0412, 0.02) == (
-        "In the world “scarce”, keeping 10 %, BIS beat Random by 0.041 micro-F1 (mean "
-        "of 3 seeds, paired); the 95 % interval over seeds and rollouts, +0.021 to "
-        "+0.061, excludes zero."
+    assert sentence(0.0412, 0.02, where="In the world “scarce”, ") == (
+        "In the world “scarce”, BIS beat Random by 0.041 micro-F1 (mean of 3 seeds, "
+        "paired); the 95 % interval over seeds and rollouts, +0.021 to +0.061, "
+        "excludes zero."
     )
-    lost = sentence(-0.0412, 0.02)
+    lost = sentence(-0.0412, 0.02, adjusted_p=0.01)
     assert "BIS did not beat Random: it lost by 0.041" in lost
-    assert "−0.061 to −0.021, excludes zero." in lost
+    assert "−0.061 to −0.021, excludes zero before correction; Holm’s p is 0.01" in lost
     open_ = sentence(-0.01, 0.02)
     assert "it is not decided whether BIS beats Random" in open_
     assert "difference is −0.010 micro-F1" in open_
@@ -220,7 +225,7 @@ def test_one_seed_or_none_decides_nothing():
         said = sentence(mean, 0.01, seeds=1)
         assert "decides nothing" in said
         assert "beat" not in said
-    assert "no answer" in answer_sentence("scarce", 0.1, None)
+    assert "no answer" in answer_sentence(None, "BIS")
 
 
 def test_numbers_have_true_minus_signs_and_no_negative_zero():

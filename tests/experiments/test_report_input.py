@@ -13,7 +13,14 @@ from experiments.store.results import append_results
 from mprm_jax.data.problems import DataError
 from tests.cli import run
 from tests.report_document import Document
-from tests.report_run import SOURCES, cells, write_manifest, write_run, write_subsets
+from tests.report_run import (
+    KEEP_RATIO,
+    SOURCES,
+    cells,
+    write_manifest,
+    write_run,
+    write_subsets,
+)
 
 HOSTILE = (
     '</p><script>alert(1)</script><img src=x onerror="alert(2)">{{ 7*7 }}\u202e&amp;'
@@ -48,7 +55,7 @@ def test_hostile_text_stays_text(copy):
         arguments={HOSTILE: [HOSTILE]},
     )
     strange = cells("scarce", (0.1, 0.1, 0.1))[-1]
-    config = strange.config | {"arm": HOSTILE}
+    config = strange.config | {"arm": {"rule": HOSTILE}}
     named = msgspec.structs.replace(strange, config=config)
     append_results(copy / "results", [named])
     page = render(gather(copy))
@@ -108,7 +115,9 @@ def test_without_replicates_the_interval_says_that_it_covers_seeds_only(copy):
 def test_missing_arms_and_metrics_are_dashes_not_failures(copy):
     path = copy / "results" / "demo.jsonl"
     lines = [json.loads(line) for line in path.read_text().splitlines()]
-    lines = [line for line in lines if line["config"]["arm"] in ("bis", "clean")]
+    lines = [
+        line for line in lines if line["config"]["arm"]["rule"] in ("bis", "clean")
+    ]
     for line in lines:
         line["metrics"] = {"rollouts": 3, "updates": 4, "micro_f1": None, "auroc": None}
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
@@ -124,7 +133,7 @@ def test_curves_of_some_seeds_only_are_drawn(copy):
         for line in lines:
             if line["seed"]:
                 line["metrics"] |= {"curve": [], "eval_curve": []}
-            elif line["config"]["arm"] == "bis":
+            elif line["config"]["arm"]["rule"] == "bis":
                 line["metrics"]["eval_curve"] = [[0, 0.5], [9, 0.777]]
 
     edit_results(copy, edit)
@@ -137,9 +146,10 @@ def test_two_keep_ratios_in_one_folder_are_told_apart(copy):
     def edit(lines):
         for line in list(lines):
             again = json.loads(json.dumps(line))
-            again["config"]["keep_ratio"] = 0.5
-            again["metrics"]["updates"] = 77
-            lines.append(again)
+            if again["config"]["arm"]["keep_ratio"] == KEEP_RATIO:
+                again["config"]["arm"]["keep_ratio"] = 0.5
+                again["metrics"]["updates"] = 77
+                lines.append(again)
 
     edit_results(copy, edit)
     document = Document(render(gather(copy)))
@@ -183,28 +193,25 @@ def metric_of_another_type(folder):
 
 
 def world_that_climbs(folder):
-    edit_results(folder, lambda lines: lines[0]["config"].update(world="../other"))
+    edit_results(
+        folder, lambda lines: lines[0]["config"]["world"].update(name="../other")
+    )
     return "names no world"
 
 
 def rule_without_ratio(folder):
-    edit_results(folder, lambda lines: lines[0]["config"].pop("keep_ratio"))
+    edit_results(folder, lambda lines: lines[0]["config"]["arm"].pop("keep_ratio"))
     return "keep_ratio must lie in (0, 1]"
 
 
 def two_runs(folder):
-    edit_results(
-        folder,
-        lambda lines: lines.append(
-            lines[0] | {"config": lines[0]["config"] | {"world_seed": 1}}
-        ),
-    )
-    return "two results of arm random, seed 0; use one folder for each run"
+    edit_results(folder, lambda lines: lines[0]["config"]["world"].update(seed=1))
+    return "world scarce has results of two runs; use one folder for each"
 
 
 def two_sizes(folder):
-    edit_results(folder, lambda lines: lines[0]["config"].update(size="large"))
-    return "results of the sizes large and small"
+    edit_results(folder, lambda lines: lines[0]["config"]["world"].update(size="large"))
+    return "world scarce has results of two runs"
 
 
 def world_without_folder(folder):

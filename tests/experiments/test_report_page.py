@@ -44,7 +44,8 @@ def test_every_number_of_the_results_is_the_mean_of_its_cells(folder, document, 
             of = [
                 cell["metrics"]
                 for cell in found
-                if (cell["config"]["world"], cell["config"]["arm"]) == (world, arm)
+                if (cell["config"]["world"]["name"], cell["config"]["arm"]["rule"])
+                == (world, arm)
             ]
             assert len(of) == (1 if arm == "base" else 3)
 
@@ -78,7 +79,7 @@ def test_seeds_and_sources_are_shown_as_they_are(folder, document):
     of_world = [json.loads(line) for line in text if '"scarce"' in line]
     expected = {
         (
-            LABELS[cell["config"]["arm"]],
+            LABELS[cell["config"]["arm"]["rule"]],
             "–" if cell["seed"] is None else str(cell["seed"]),
             f"{cell['metrics']['micro_f1']:.3f}",
             f"{cell['metrics']['macro_f1_pooled']:.3f}",

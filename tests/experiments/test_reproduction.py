@@ -85,15 +85,3 @@ def test_what_each_rule_keeps(tmp_path, capsys):
     before = (tmp_path / "kept.jsonl").read_bytes()
     assert run(capsys, *arguments).json == result
     assert (tmp_path / "kept.jsonl").read_bytes() == before
-
-
-def test_a_simulation_does_not_overwrite_annotations_it_did_not_write(tmp_path, capsys):
-    folder = tmp_path / "real" / "annotations"
-    folder.mkdir(parents=True)
-    (folder / "AI2D.jsonl").write_text("real data\n")
-    arguments = ["simulate", "corpus", "--scale", "0.0001", "--output"]
-    failed = run(capsys, *arguments, folder.parent)
-    assert (failed.status, "simulate corpus did not write" in failed.err) == (1, True)
-    assert (folder / "AI2D.jsonl").read_text() == "real data\n"
-    for _ in range(2):  # its own output it may write again
-        assert run(capsys, *arguments, tmp_path / "own").status == 0

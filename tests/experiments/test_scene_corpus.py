@@ -158,20 +158,17 @@ def test_candidates_are_read_and_their_answers_are_judged(world):
     assert 0 < sum(flat) < len(flat)
 
 
-def test_pictures_are_small_rgb_files(world):
+def test_pictures_are_small_rgb_files_and_counted(world, tmp_path):
     folder, _ = world
+    told = []
+    write_world(tmp_path / "w", SCARCE, **SIZES, seed=0, tick=told.append)
+    assert told == sorted(told)
+    assert told[-1] == sum(SIZES.values())
     found = [*folder.rglob("*.png")]
     assert len(found) == sum(SIZES.values())
     for path in found[::7]:
         with Image.open(path) as image:
             assert (image.size, image.mode, image.format) == ((48, 48), "RGB", "PNG")
-
-
-def test_progress_counts_the_pictures(tmp_path):
-    told = []
-    write_world(tmp_path / "w", SCARCE, **SIZES, seed=0, tick=told.append)
-    assert told == sorted(told)
-    assert told[-1] == sum(SIZES.values())
 
 
 def test_the_manifest_says_how_it_was_made(world):
@@ -183,6 +180,8 @@ def test_the_manifest_says_how_it_was_made(world):
 
 def test_a_world_is_replaced_whole(tmp_path):
     folder = tmp_path / "w"
+    # An empty folder may be used.
+    folder.mkdir()
     write_world(folder, SCARCE, **SIZES, seed=0)
     before = files(folder)
     small: dict[str, Any] = {"rollouts": 5, "judged": 5, "problems": 5}
@@ -196,38 +195,20 @@ def test_a_world_is_replaced_whole(tmp_path):
     assert folder.stat().st_mode == (tmp_path / "plain").stat().st_mode
 
 
-@pytest.mark.parametrize(
-    "foreign", ["notes.txt", "annotations/AI2D.jsonl", "mine/subset.jsonl"]
-)
-def test_a_folder_with_somebodys_files_is_refused(foreign, tmp_path):
+@pytest.mark.parametrize("ours", [False, True])
+@pytest.mark.parametrize("foreign", ["", "notes.txt", "mine/subset.jsonl"])
+def test_a_folder_with_somebodys_files_is_refused(foreign, ours, tmp_path):
+    """A file in its place, a folder of somebody's, a world that somebody added to."""
     folder = tmp_path / "w"
+    if ours and foreign:
+        write_world(folder, SCARCE, **SIZES, seed=0)
     path = folder / foreign
-    path.parent.mkdir(parents=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("mine")
     with pytest.raises(DataError, match="no simulation wrote"):
         write_world(folder, SCARCE, **SIZES, seed=0)
     assert path.read_text() == "mine"
     assert [p.name for p in tmp_path.iterdir()] == ["w"]
-
-
-def test_what_somebody_put_into_a_world_is_not_deleted(world, tmp_path):
-    folder = tmp_path / "w"
-    write_world(folder, SCARCE, **SIZES, seed=0)
-    (folder / "subset.jsonl").write_text("mine")
-    with pytest.raises(DataError, match="no simulation wrote"):
-        write_world(folder, SCARCE, **SIZES, seed=0)
-    assert (folder / "subset.jsonl").read_text() == "mine"
-    (folder / "file").mkdir()
-    (tmp_path / "f").write_text("mine")
-    with pytest.raises(DataError, match="no simulation wrote"):
-        write_world(tmp_path / "f", SCARCE, **SIZES, seed=0)
-    assert (tmp_path / "f").read_text() == "mine"
-
-
-def test_an_empty_folder_may_be_used(tmp_path):
-    (tmp_path / "w").mkdir()
-    write_world(tmp_path / "w", SCARCE, **SIZES, seed=0)
-    assert (tmp_path / "w" / "manifest.json").is_file()
 
 
 @pytest.mark.parametrize("failure", [KeyboardInterrupt(), OSError(28, "No space left")])

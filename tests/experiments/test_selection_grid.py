@@ -14,7 +14,7 @@ from experiments.corpora.scenes import write_world
 from experiments.grid import cells as cells_module
 from experiments.grid import run
 from experiments.store.results import append_results, read_results, store_path
-from mprm_jax.models import model
+from mprm_jax.models import model as models
 from mprm_jax.train.update import compiled_step
 from sim.scenes.world import PLENTIFUL
 from tests.cli import Run
@@ -35,7 +35,7 @@ def world(tmp_path_factory):
     model = small_model(vision_layers=0)
     params = random_params(model)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(model, "open_model", lambda name: (model, params))
+        patch.setattr(models, "open_model", lambda name: (model, params))
         yield folder
 
 
@@ -126,7 +126,7 @@ def test_a_finished_grid_runs_nothing_and_prints_its_tables(
 ):
     output, _ = finished
     before = store_path(output / "results", "selection").read_bytes()
-    monkeypatch.setattr(model, "open_model", never)
+    monkeypatch.setattr(models, "open_model", never)
     monkeypatch.setattr(cells_module, "run_cell", never)
     done = command(capsys, world, output, *GRID)
     assert done.status == 0, done.err
@@ -139,18 +139,11 @@ def test_a_finished_grid_runs_nothing_and_prints_its_tables(
         for keep in KEEPS:
             values = [found[rule, keep, s].metrics["micro_f1"] for s in SEEDS]
             line = rows[rule, f"{100 * keep:g}%"]
-            assert line[3:5] == [
+            assert line[2:4] == [
                 f"{ROLLOUTS * keep:g}",
                 f"{-(-ROLLOUTS * keep // 16):g}",
             ]
-            assert line[5] == f"{np.mean(values):.3f}"
-            # Student's 97.5 % quantile with one degree of freedom; sd = |a-b|/sqrt 2.
-            of_seeds = 12.7062 * abs(values[0] - values[1]) / 2
-            drawn = [
-                found[rule, keep, s].metrics["bootstrap"]["micro_f1"] for s in SEEDS
-            ]
-            half = np.hypot(of_seeds, 1.959964 * np.mean(drawn, axis=0).std(ddof=1))
-            assert float(line[7]) == pytest.approx(half, abs=6e-4)
+            assert line[4] == f"{np.mean(values):.3f}"
     text = " ".join(done.out.split())
     assert "BIS 20 %" in text
     assert "BIS 40 %" in text
@@ -270,17 +263,6 @@ def test_a_dry_run_prices_and_does_nothing(
     assert done["grid"] == done["left"]
     assert done["grid"] | {"cells": 11, "updates": updates} == done["grid"]
     assert (done["grid"]["rollouts"], done["grid"]["evaluations"]) == (trained, 11)
-    rates, grid = done["rates"], done["grid"]
-    assert grid["measured"] == 0
-    assert grid["tokens"] == round(trained * rates["tokens_per_rollout"])
-    work = updates * rates["flops_per_update"] + 11 * rates["flops_per_evaluation"]
-    assert grid["flops"] == pytest.approx(work)
-    # One device at 40 % of an H100's peak.
-    assert grid["seconds"] == pytest.approx(work / (rates["devices"] * 0.4 * 989e12))
-    text = command(capsys, world, tmp_path / "new", *GRID, "--dry-run").out
-    assert "unknown" not in text
-    assert "hours for the whole grid" in text
-    assert max(map(len, text.splitlines())) <= 80
     output, _ = finished
     wider = (*GRID[:-1], "0,1,2", "--dry-run", "--json", "--eval-every", 3)
     done = command(capsys, world, output, *wider).json
@@ -325,7 +307,7 @@ def test_bad_input_is_one_line(
     arguments, status, says, world, capsys, tmp_path, monkeypatch
 ):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(model, "open_model", never)
+    monkeypatch.setattr(models, "open_model", never)
     failed = command(capsys, world, tmp_path / "out", *arguments)
     assert failed.status == status, failed.err
     (line,) = failed.err.strip().splitlines()
@@ -337,7 +319,7 @@ def test_bad_input_is_one_line(
 def test_results_of_another_corpus_or_run_are_refused(
     world, finished, capsys, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(model, "open_model", never)
+    monkeypatch.setattr(models, "open_model", never)
     output, _ = finished
     other = tmp_path / "other"
     shutil.copytree(world, other)

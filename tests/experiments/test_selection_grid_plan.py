@@ -2,6 +2,7 @@
 
 import dataclasses
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -54,10 +55,10 @@ def test_random_is_paired_over_everything_but_the_seed(usable):
     options = options_in(*GRID, "--labels", "hard,soft")
     cells = [c for c in parse_grid(options).cells() if c.arm.rule == "random"]
     assert len(cells) == 2 * 2 * 2
-    lab = SimpleNamespace(inputs=SimpleNamespace(usable=usable))
+    context: Any = SimpleNamespace(inputs=SimpleNamespace(usable=usable))
     rows = {}
     for cell in cells:
-        chosen, _ = cells_module.Lab.rows(lab, cell)  # pyright: ignore[reportArgumentType]
+        chosen, _ = cells_module.GridContext.usable_rows(context, cell)
         rows.setdefault((cell.arm.keep_ratio, cell.seed), []).append(chosen)
     for (keep, seed), of in rows.items():
         direct = select(usable.rollouts, "random", keep, usable.content, seed=seed)

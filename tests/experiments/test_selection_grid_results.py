@@ -1,16 +1,17 @@
-"""What `mprm run selection` makes of its cells: tables, answers, page and figure."""
+"""What a grid makes of its cells: gaps, verdicts, tables and figure."""
 
 import csv
 import io
 
+import msgspec
 import numpy as np
 import pytest
 from scipy import stats
 
-from experiments.grid.results import answers, arm_name, gather, rows
-from experiments.grid.tables import duration, told
-from experiments.page.selection import is_selection_run, write_selection_report
-from experiments.store.results import Result, append_results
+from experiments.grid import results
+from experiments.grid.results import arm_name, rows, sentences
+from experiments.grid.tables import told
+from experiments.store.results import Result
 from mprm_jax.data.problems import DataError
 from paper_figures import style
 from paper_figures.selection import selection
@@ -21,6 +22,10 @@ SETTINGS = {
     "training": {},
 }
 
+GATE = {"source": "bars", "within_position_auroc": 0.9, "low": 0.8}
+GATE |= {"permuted_images": 0.5}
+TEN = "10\N{NO-BREAK SPACE}%"
+
 MICRO_F1 = {
     ("random", 0.1): (0.60, 0.61, 0.62, 0.60),
     ("random", 0.3): (0.62, 0.63, 0.64, 0.62),
@@ -29,6 +34,17 @@ MICRO_F1 = {
     ("mixed", 0.1): (0.55, 0.57, 0.56, 0.56),
     ("full", 1.0): (0.66, 0.66, 0.67, 0.65),
 }
+
+
+def gather(cells):
+    """The only world of the cells."""
+    (outcome,) = results.gather(cells)
+    return outcome
+
+
+def words(outcome):
+    """What is printed, without its line breaks."""
+    return " ".join(told([outcome]).split())
 
 
 def arm(rule, keep_ratio, threshold: float | None = 0.0):
@@ -52,6 +68,12 @@ def cell(rule, keep_ratio, seed, micro_f1, **changes):
     }
     config = SETTINGS | {"arm": arm(rule, keep_ratio)}
     return Result("selection", config, seed, metrics | changes)
+
+
+def resampled(one, width=0.001):
+    drawn = one.metrics["micro_f1"] + width * np.linspace(-1, 1, 50)
+    one.metrics["bootstrap"] = {"micro_f1": drawn.tolist()}
+    return one
 
 
 def base_cell():
@@ -97,20 +119,16 @@ def test_each_rule_is_paired_with_random_at_its_own_ratio(cells):
         ("mixed", 0.1): "behind",
         ("bis", 0.3): "open",
     }
-    first, second = answers(outcome)
-    assert first.startswith("BIS 10 % beat Random by 0.0505 micro-F1 (4 paired seeds")
-    assert second.startswith("BIS 30 %: not decided whether it beats Random")
-
-
-def test_a_loss_is_called_one(cells):
-    lost = [
-        cell("bis", 0.1, seed, value - 0.05)
-        for seed, value in enumerate((0.60, 0.611, 0.62, 0.60))
-    ]
-    outcome = gather([*cells, *lost])
-    (gap,) = (g for g in outcome.gaps if (g.arm.rule, g.arm.keep_ratio) == ("bis", 0.1))
-    assert gap.verdict == "behind"
-    assert "did NOT beat Random: it lost by 0.0498" in answers(outcome)[0]
+    first, second = sentences(outcome)
+    assert f"BIS {TEN} beat Random by 0.051 micro-F1 (mean of 4 seeds" in first
+    assert f"Holm’s p is {gaps['bis', 0.1].adjusted_p:.2g}." in first
+    assert "not decided" in second
+    # Of a cell that was run again the later result counts.
+    lost = (0.55, 0.561, 0.57, 0.55)
+    again = [cell("bis", 0.1, seed, value) for seed, value in enumerate(lost)]
+    outcome = gather([*cells, *again])
+    assert outcome.gaps[0].verdict == "behind"
+    assert "did not beat Random: it lost by 0.050" in sentences(outcome)[0]
 
 
 def test_only_shared_seeds_are_paired_and_one_decides_nothing(cells):
@@ -121,19 +139,20 @@ def test_only_shared_seeds_are_paired_and_one_decides_nothing(cells):
         cell("bis", 0.1, 2, 0.1),
         cell("bis", 0.5, 1, 0.4),
     ]
-    outcome = gather(few)
+    # Whatever the rollouts say.
+    outcome = gather([resampled(one) for one in few])
     first, second = outcome.gaps
     assert first.difference is not None
     assert first.difference.mean == pytest.approx(0.1)
-    assert first.difference.seeds == 1
+    assert (first.difference.seeds, first.difference.covers) == (1, "rollouts")
     assert (first.adjusted_p, first.verdict) == (None, "open")
     assert second.difference is None
-    one, none = answers(outcome)
-    assert "ended ahead of Random by 0.1000 micro-F1 in the one seed" in one
+    one, none = sentences(outcome)
+    assert "ended ahead of Random by 0.100 micro-F1 in the one seed" in one
     assert "decides nothing" in one
-    assert "no Random with the same seeds" in none
-    assert answers(gather(cells[:1])) == ["BIS was not run: nothing is said of it."]
-    assert "0.700" in told(gather(few[2:3]), [])
+    assert "no answer" in none
+    assert "BIS was not run" in sentences(gather(cells[:1]))[0]
+    assert "0.700" in words(gather(few[2:3]))
 
 
 def test_intervals_hold_the_rollouts_where_resamples_are_stored(cells):
@@ -159,29 +178,7 @@ def test_intervals_hold_the_rollouts_where_resamples_are_stored(cells):
     assert level is not None
     assert level.half_width is not None
     assert level.half_width > 1.9 * 0.04 > half
-    assert "interval over seeds and rollouts" in " ".join(told(outcome, []).split())
-
-
-def resampled(one, width=0.001):
-    drawn = one.metrics["micro_f1"] + width * np.linspace(-1, 1, 50)
-    one.metrics["bootstrap"] = {"micro_f1": drawn.tolist()}
-    return one
-
-
-def test_captions_say_once_what_intervals_hold(cells, tmp_path):
-    """The untrained base, one model without a seed, has rollouts only."""
-    append_results(tmp_path / "results", list(map(resampled, cells)))
-    (tmp_path / "manifest.json").write_text('{"commands": [], "backbone": "tiny"}')
-    page = tmp_path / "report.html"
-    write_selection_report(tmp_path, page)
-    text = page.read_text(encoding="utf-8")
-    assert "rollouts or rollouts" not in text
-    assert "its 95&nbsp;% interval over seeds and rollouts. A filled" in text
-    assert '<th scope="col">95&nbsp;% over seeds and rollouts</th>' in text
-    assert "interval over seeds and rollouts: how models vary" in text
-    assert "over seeds and rollouts. micro-F1" in " ".join(
-        told(gather(cells), []).split()
-    )
+    assert "interval over seeds and rollouts" in words(outcome)
 
 
 def test_gaps_and_levels_each_tell_what_their_own_intervals_hold(cells):
@@ -207,29 +204,18 @@ def test_equal_differences_have_no_verdict_and_still_count_in_the_correction(cel
     assert gap.difference is not None
     assert (gap.difference.half_width, gap.difference.p) == (None, None)
     assert (gap.adjusted_p, gap.verdict) == (None, "open")
-    sentence = answers(outcome)[0]
-    assert sentence.startswith("BIS 10 %: not decided whether it beats Random")
-    assert "+0.0500 micro-F1 in each of 4 paired seeds" in sentence
+    assert "not decided" in sentences(outcome)[0]
+    assert "+0.050 micro-F1 in each of 4 seeds" in words(outcome)
     (mixed,) = (g for g in outcome.gaps if g.arm.rule == "mixed")
     unadjusted = mixed.difference and mixed.difference.p
     assert unadjusted is not None
     assert mixed.adjusted_p == pytest.approx(3 * unadjusted)
     assert before[gap.arm] is not None
-    assert "each of 4 paired seeds" in " ".join(told(outcome, []).split())
-
-
-def test_one_seed_decides_nothing_whatever_its_rollouts_say():
-    pair = [cell("random", 0.1, 0, 0.5), cell("bis", 0.1, 0, 0.7)]
-    for one in pair:
-        resampled(one)
-    outcome = gather(pair)
-    assert (outcome.gaps[0].adjusted_p, outcome.gaps[0].verdict) == (None, "open")
-    assert "that decides nothing" in " ".join(answers(outcome))
 
 
 def test_tables_and_json_name_every_arm(cells):
     outcome = gather(cells)
-    text = told(outcome, [])
+    text = told([outcome])
     assert max(map(len, text.splitlines())) <= 80
     assert "0.608 ± 0.015" in text
     assert outcome.seeds == [0, 1, 2, 3]
@@ -240,61 +226,69 @@ def test_tables_and_json_name_every_arm(cells):
     thresholds[1].config["arm"]["label_threshold"] = 0.0625
     outcome = gather(thresholds)
     assert len({arm_name(one.arm, outcome) for one in outcome.arms}) == 2
-    assert "labels K/N > 0.0625" in told(outcome, [])
+    assert "labels K/N > 0.0625" in told([outcome])
 
 
 def test_the_widest_table_fits_a_terminal():
-    wide = [cell("step-matched-random", 0.125, s, 0.6 + s / 99) for s in (0, 1)]
-    for one in wide:
-        one.config["arm"]["alpha"] = 0.05
-        one.metrics.update(rollouts=565_096, updates=35_319)
-    assert max(map(len, told(gather(wide), []).splitlines())) <= 80
+    wide = []
+    for keep, alpha in ((0.125, 0.05), (0.125, 0.125), (0.5, 0.05)):
+        wide += [cell("step-matched-random", keep, s, 0.6 + s / 99) for s in (0, 1)]
+        for one in wide[-2:]:
+            one.config["arm"]["alpha"] = alpha
+            one.metrics.update(rollouts=565_096, updates=35_319)
+    text = told([gather(wide)])
+    assert max(map(len, text.splitlines())) <= 80
+    assert "12.5%  0.125" in text
+
+
+def of_demo(cells, world):
+    config = {"world": {"name": world, "synthetic": True, "size": "small"}}
+    return [
+        msgspec.structs.replace(c, experiment="demo", config=c.config | config)
+        for c in cells
+    ]
+
+
+def test_the_demo_tests_bis_alone_in_each_world(cells):
+    """What it says of BIS does not hang on the other rules that it shows."""
+    of_10 = [c for c in cells if c.config["arm"]["keep_ratio"] in (0.1, 1.0, None)]
+    clean = cell("clean", 0.1, 0, 0.9, learnability=[GATE])
+    worlds = (*of_demo([*of_10, clean], "scarce"), *of_demo(of_10[:5], "difficult"))
+    outcome, other = results.gather(worlds)
+    assert [o.world for o in (outcome, other)] == ["scarce", "difficult"]
+    bis, mixed = outcome.gaps
+    assert bis.difference is not None
+    assert (bis.adjusted_p, mixed.adjusted_p) == (bis.difference.p, None)
+    assert (bis.verdict, mixed.verdict) == ("ahead", "behind")
+    assert [arm_name(one.arm, outcome) for one in outcome.arms][-3:] == [
+        "full data",
+        "clean labels",
+        "untrained base",
+    ]
+    less = {one.arm.rule: outcome.less_random(one) for one in outcome.arms}
+    assert less["random"] is None
+    for name, mean in (("full", 0.66), ("clean", 0.9 + 0.0075), ("base", 0.3)):
+        of = less[name]
+        assert of is not None
+        assert of.mean == pytest.approx(mean - 0.6075)
+    assert [gate.source for gate in outcome.gate] == ["bars"]
+    assert "keeping 10" in sentences(outcome)[0]
+    mixed_up = [*worlds, *of_demo([cell("bis", 0.1, 9, 0.5)], "scarce")]
+    mixed_up[-1].config["world"]["size"] = "large"
+    for bad in (mixed_up, of_demo(of_10, "../other")):
+        with pytest.raises(DataError):
+            results.gather(bad)
 
 
 def test_a_foreign_cell_is_refused():
     for config, metrics in (
         ({"arm": "bis"}, {}),
+        (SETTINGS | {"arm": arm("bis", 1.5)}, cell("bis", 0.1, 0, 0.5).metrics),
         ({"world": "scarce"}, {}),
         (SETTINGS | {"arm": arm("bis", 0.1)}, {"rollouts": 1}),
     ):
-        with pytest.raises(DataError, match="no cell of mprm run selection"):
+        with pytest.raises(DataError, match="no cell of a grid"):
             gather([Result("selection", config, 0, metrics)])
-
-
-def test_time_is_told_in_the_unit_that_suits():
-    assert [duration(s) for s in (7.2, 600, 90_000)] == ["7 s", "10 min", "25.0 h"]
-
-
-def test_the_page_says_the_answer_and_escapes_names(cells, tmp_path):
-    assert not is_selection_run(tmp_path)
-    append_results(tmp_path / "results", cells)
-    (tmp_path / "manifest.json").write_text(
-        '{"commands": ["mprm run selection --seeds 4"], "backbone": "tiny"}'
-    )
-    assert is_selection_run(tmp_path)
-    page = tmp_path / "report.html"
-    told_by_page = write_selection_report(tmp_path, page)
-    assert list(told_by_page) == answers(gather(cells))
-    text = page.read_text(encoding="utf-8")
-    assert "BIS 10 % beat Random by 0.0505 micro-F1" in text
-    assert "<b>corpus</b>" not in text
-    assert "&lt;b&gt;corpus" in text
-    assert "<script" not in text
-    assert "mprm run selection --seeds 4" in text
-    assert "micro-F1 over updates" in text
-    assert "0.608" in text
-    # Rows of the chart are told apart by their full names.
-    wide = [cell("bis", 0.1, 0, 0.5), cell("bis", 0.1, 0, 0.4)]
-    wide[1].config["arm"]["alpha"] = 0.2
-    append_results(tmp_path / "wide" / "results", [*cells, *wide])
-    (tmp_path / "wide" / "manifest.json").write_bytes(
-        (tmp_path / "manifest.json").read_bytes()
-    )
-    write_selection_report(tmp_path / "wide", page)
-    text = page.read_text(encoding="utf-8")
-    for alpha in ("0.05", "0.2"):
-        assert f"<title>BIS 10\N{NO-BREAK SPACE}%, alpha {alpha} " in text
-    assert "…" not in text
 
 
 def read_csv(drawing):

@@ -4,7 +4,7 @@ import mpmath as mp
 import numpy as np
 import pytest
 
-from paper_figures import information, information_use, subsets
+from paper_figures import corpus, information
 
 
 def curves(drawing):
@@ -82,7 +82,7 @@ def test_mixture_times_squared_ppv_is_exact_without_false_negatives_only():
 
 
 def test_risk_falls_as_one_over_n_until_the_floor():
-    shown = curves(information_use.excess_risk_over_updates())
+    shown = curves(information.excess_risk_over_updates())
     n, clean = shown["excess risk", "clean, d/2N"]
     np.testing.assert_allclose(clean, 2 / n)
     n, bound = shown["excess risk", "Eq. 4"]
@@ -105,7 +105,7 @@ def test_risk_falls_as_one_over_n_until_the_floor():
 
 
 def test_break_even_lines_are_where_bis_is_alpha_and_marks_where_lines_cross():
-    shown = curves(information_use.bis_order())
+    shown = curves(information.bis_order())
     for alpha in (0.02, 0.05, 0.2, 1.0):
         p, r = shown["break-even R", f"alpha {alpha:g}"]
         np.testing.assert_allclose((p * (1 - p) + alpha) * r, alpha)
@@ -130,7 +130,7 @@ def test_parts_of_a_subset_stand_in_the_table_in_per_cent():
         "tied_share": 0.1,
         "false_positive_share": 0.2,
     }
-    drawing = subsets.subsets(
+    drawing = corpus.subsets(
         [{"config": {"scale": 1.0}, "metrics": {"rules": {"bis": shares}}}]
     )
     assert [row[2] for row in drawing.rows] == [50, 25, 25, 10, 20]

@@ -1,6 +1,6 @@
-"""What BIS-25 % covers (the paper's Figures 3 and 10), by each corpus model.
+"""What each rule keeps of a corpus, and what BIS-25 % covers (the paper's Fig. 3, 10).
 
-All counts are synthetic; FACTS gives no published numbers of these histograms.
+All counts are synthetic; these histograms of the paper have no published numbers.
 """
 
 from __future__ import annotations
@@ -12,14 +12,17 @@ from typing import Any
 import numpy as np
 
 from paper_figures.style import (
+    COLOURS,
     GREY,
     HATCHES,
     MARKERS,
     Drawing,
     curve,
     label_panels,
+    legend_below,
     new_figure,
 )
+from theory.paper import FULL_DATA
 
 Cells = Sequence[Mapping[str, Any]]
 
@@ -28,7 +31,7 @@ _KINDS = (
     ("coverage_mixture", "mixture p(1-p)"),
 )
 # Six models: one more than the style has.
-_MARKERS = (*MARKERS, "X")
+_MARKERS, _COLOURS = (*MARKERS, "X"), (*COLOURS, GREY)
 
 _HEADER = ("panel", "model", "bin", "all", "selected", "coverage")
 
@@ -74,10 +77,8 @@ def figure_3(cells: Cells) -> Drawing:
         right.set_ylabel("coverage: selected / all")
         axis.set_title("hierarchical model (synthetic data)")
         columns = (bins, table["all"], table["selected"], table["coverage"])
-        for row in zip(*columns, strict=True):
-            rows.append((name, "hierarchical", *row))
-    handles, labels = axes[0, 0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside upper right", ncols=2)
+        rows += [(name, "hierarchical", *row) for row in zip(*columns, strict=True)]
+    legend_below(figure, axes[0, 0], 2, loc="outside upper right")
     label_panels(axes[0])
     return Drawing(figure, _HEADER, rows)
 
@@ -94,16 +95,11 @@ def coverage(cells: Cells) -> Drawing:
             bins = _bins(table["edges"])
             x = np.arange(len(bins))
             seen = np.array(table["all"]) > 0
-            style = curve(i)
-            if i >= len(MARKERS):
-                style["color"] = GREY
-            axis.plot(
-                x[seen], np.array(table["coverage"])[seen], label=model,
-                marker=_MARKERS[i], **style,
-            )  # fmt: skip
+            style = curve(i) | {"color": _COLOURS[i]}
+            y = np.array(table["coverage"])[seen]
+            axis.plot(x[seen], y, label=model, marker=_MARKERS[i], **style)
             columns = (bins, table["all"], table["selected"], table["coverage"])
-            for row in zip(*columns, strict=True):
-                rows.append((name, model, *row))
+            rows += [(name, model, *row) for row in zip(*columns, strict=True)]
         axis.set_xticks(np.arange(len(bins)), bins, rotation=60)
         axis.set_xlabel(name)
         axis.grid(axis="y")
@@ -153,15 +149,6 @@ def figure_10(cells: Cells) -> Drawing:
     return Drawing(figure, ("panel", "source", "bin", "rollouts", "share"), rows)
 
 
-# Table 1's row of the full data: what calibration knows, or could.
-_PUBLISHED = {
-    ("full", "error_step_ratio"): 0.0357,
-    ("full", "mean_mc"): 0.8566,
-    ("full", "steps_per_rollout"): 5.62,
-    ("full", "mixed_share"): 0.0767,
-}
-
-
 def predictions(cells: Cells) -> Drawing:
     """Columns of Table 1 that the models were not fitted to, side by side."""
     models = latest(cells)
@@ -173,26 +160,70 @@ def predictions(cells: Cells) -> Drawing:
         for i, (model, metrics) in enumerate(models.items()):
             values = [metrics["table"][subset][column] for subset in subsets]
             place = np.arange(len(subsets)) + 0.1 * (i - 2.5)
-            colour = GREY if i >= len(MARKERS) else curve(i)["color"]
-            axis.plot(place, values, _MARKERS[i], color=colour, label=model)
+            axis.plot(place, values, _MARKERS[i], color=_COLOURS[i], label=model)
             rows += [
                 (column, model, subset, value)
                 for subset, value in zip(subsets, values, strict=True)
             ]
         for i, subset in enumerate(subsets):
-            published = _PUBLISHED.get((subset, column))
-            if published is not None:
-                axis.plot(
-                    [i - 0.4, i + 0.4], [published] * 2, color="black", linewidth=1
-                )
+            # What calibration knows, or could.
+            if subset == "full":
+                published = getattr(FULL_DATA, column)
+                ends = [i - 0.4, i + 0.4]
+                axis.plot(ends, [published] * 2, color="black", linewidth=1)
                 rows.append((column, "published", subset, published))
         axis.set_xticks(np.arange(len(subsets)), subsets, rotation=30)
         axis.set_title(column.replace("_", " "))
         axis.grid(axis="y")
-    handles, labels = axes[0, 0].get_legend_handles_labels()
-    figure.legend(
-        handles, labels, loc="outside lower center", ncols=6,
-        title="synthetic corpora; bar: published, full data",
-    )  # fmt: skip
+    title = "synthetic corpora; bar: published, full data"
+    legend_below(figure, axes[0, 0], 6, title=title)
     label_panels(axes[0])
     return Drawing(figure, ("column", "model", "subset", "value"), rows)
+
+
+# Grey levels far apart, so that the picture survives a black-and-white printer.
+_PARTS = (
+    ("mixed_share", "mixed: both labels", "#1f5a94", ""),
+    ("all_positive_share", "all positive", "#c9d7e6", ""),
+    ("all_negative_share", "all negative", "#8a8a8a", "////"),
+)
+_MARKS = (
+    ("tied_share", "chosen among equal scores", "o", "white"),
+    ("false_positive_share", "positive labels that are wrong", "s", "black"),
+)
+
+
+def subsets(cells: Cells) -> Drawing:
+    """The subsets of the largest corpus of ``mprm run kept``, in per cent of each."""
+    largest = max(cells, key=lambda cell: cell["config"]["scale"])
+    result = largest["metrics"]
+    rules = list(result["rules"])
+    y = np.arange(len(rules))[::-1]
+    figure, axes = new_figure(columns=2, height=2.6, sharey=True, width_ratios=(3, 2))
+    left, right = axes[0]
+    start = np.zeros(len(rules))
+    rows = []
+    for key, label, colour, hatch in _PARTS:
+        share = 100 * np.array([result["rules"][rule][key] for rule in rules])
+        left.barh(
+            y, share, left=start, label=label, color=colour, hatch=hatch,
+            edgecolor="black", linewidth=0.5,
+        )  # fmt: skip
+        start += share
+        rows += [(rule, label, float(x)) for rule, x in zip(rules, share, strict=True)]
+    for key, label, marker, colour in _MARKS:
+        share = 100 * np.array([result["rules"][rule][key] for rule in rules])
+        look = {"markerfacecolor": colour, "markeredgecolor": "black"}
+        right.plot(share, y, marker, label=label, **look)
+        rows += [(rule, label, float(x)) for rule, x in zip(rules, share, strict=True)]
+    left.set_yticks(y, rules)
+    left.set_xlabel("% of the rollouts kept")
+    right.set_xlabel("% of the picks, or of the positive steps")
+    right.grid(axis="x")
+    for axis in (left, right):
+        axis.set_xlim(-2 if axis is right else 0, 102 if axis is right else 100)
+        axis.legend(
+            loc="lower center", bbox_to_anchor=(0.5, 1.0), columnspacing=1.2,
+            handlelength=1.6, ncols=3 if axis is left else 1,
+        )  # fmt: skip
+    return Drawing(figure, ("rule", "share", "per_cent"), rows)
