@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import pairwise
 from pathlib import Path
+from typing import NamedTuple
 
 import msgspec
 import numpy as np
@@ -17,22 +17,10 @@ from mprm_jax.data.corpus import Corpus, read_corpus, usable_rollouts
 from mprm_jax.data.outputs import MANIFEST_SUFFIX, manifest_path, read_manifest
 from mprm_jax.data.problems import DataError
 from mprm_jax.data.subset import count_words
-from sim.corpus.calibrate import PAPER_TARGETS
 from theory import scores
 from theory.rollouts import Rollouts
 from theory.selection import Cut, RuleName
-from theory.summary import Summary, summarise
-
-# Table 1 of the paper, row "full data"; words per step from its text.
-PAPER_TABLE_1 = {
-    "rollouts": 565_096,
-    "steps": 3_174_394,
-    "steps_per_rollout": 5.62,
-    "words_per_step": 27.8,
-    "error_step_ratio": PAPER_TARGETS.error_step_ratio,
-    "mean_mc": 0.8566,
-    "mixed_share": PAPER_TARGETS.mixed_share,
-}
+from theory.summary import summarise
 
 
 class _Selected(msgspec.Struct, frozen=True):
@@ -113,40 +101,26 @@ class WorldCorpus:
         return (self.rollouts.successes > 0) & (self.correct == -1)
 
 
-@dataclass(frozen=True)
-class Bin:
-    """One bar of a distribution.
+class Bins(NamedTuple):
+    """A distribution over all rollouts and over those of a subset.
 
     Attributes:
-        label: the values it holds, in words.
-        low: lower end.
-        high: upper end; equal to ``low`` where the bin holds one value only.
-        total: rollouts of the corpus.
-        kept: of those, in the subset.
+        labels: the values that each bin holds, as intervals.
+        total: rollouts of the corpus by bin, int ``[n_bins]``.
+        kept: of those, in the subset, int ``[n_bins]``.
     """
 
-    label: str
-    low: float
-    high: float
-    total: int
-    kept: int
+    labels: list[str]
+    total: np.ndarray
+    kept: np.ndarray
 
     @property
-    def coverage(self) -> float | None:
+    def coverage(self) -> list[float | None]:
         """kept / total; None for an empty bin."""
-        return self.kept / self.total if self.total else None
-
-
-@dataclass(frozen=True)
-class SubsetFacts:
-    """A subset in numbers; ``pseudo_positive_share`` is of its positive steps."""
-
-    rule: str
-    seed: int | None
-    summary: Summary
-    mean_reliability: float
-    pseudo_positive_share: float
-    tied_share: float | None
+        return [
+            of / every if every else None
+            for of, every in zip(self.kept.tolist(), self.total.tolist(), strict=True)
+        ]
 
 
 def read_world(folder: Path) -> WorldCorpus:
@@ -216,58 +190,43 @@ def _read_subset(output: Path, corpus: Corpus) -> Subset:
     )
 
 
-def reliability_bins(world: WorldCorpus, subset: Subset) -> list[Bin]:
+def reliability_bins(world: WorldCorpus, subset: Subset) -> Bins:
     """R in tenths [a, b), and R = 1 by itself: where perfect and all-negative rollouts
     are.
     """
     edges = np.arange(11) / 10
-    ranges = [
-        (f"{low:.1f} to under {high:.1f}", low, high)
-        for low, high in pairwise(edges.tolist())
-    ]
+    labels = [f"[{low:g}, {high:g})" for low, high in pairwise(edges)]
     index = np.digitize(scores.reliability(world.rollouts), edges[1:])
-    return _bins([*ranges, ("exactly 1", 1.0, 1.0)], index, subset)
+    return _bins([*labels, "1"], index, subset)
 
 
-def mixture_bins(world: WorldCorpus, subset: Subset) -> list[Bin]:
+def mixture_bins(world: WorldCorpus, subset: Subset) -> Bins:
     """p(1-p): 0 (one label only) by itself, then (a, b] of width .05 up to .25."""
     edges = np.arange(6) / 20
-    ranges = [
-        (f"over {low:.2f} to {high:.2f}", low, high)
-        for low, high in pairwise(edges.tolist())
-    ]
-    mixture = scores.label_mixture(world.rollouts)
-    index = np.digitize(mixture, edges[:-1], right=True)
-    return _bins([("exactly 0", 0.0, 0.0), *ranges], index, subset)
+    labels = [f"({low:g}, {high:g}]" for low, high in pairwise(edges)]
+    index = np.digitize(scores.label_mixture(world.rollouts), edges[:-1], right=True)
+    return _bins(["0", *labels], index, subset)
 
 
-def _bins(
-    ranges: Sequence[tuple[str, float, float]], index: np.ndarray, subset: Subset
-) -> list[Bin]:
-    total = np.bincount(index, minlength=len(ranges))
-    kept = np.bincount(index[subset.kept], minlength=len(ranges))
-    return [
-        Bin(label, low, high, int(all_), int(of))
-        for (label, low, high), all_, of in zip(ranges, total, kept, strict=True)
-    ]
+def _bins(labels: list[str], index: np.ndarray, subset: Subset) -> Bins:
+    total = np.bincount(index, minlength=len(labels))
+    return Bins(labels, total, np.bincount(index[subset.kept], minlength=len(labels)))
 
 
-def subset_facts(world: WorldCorpus, subset: Subset | None) -> SubsetFacts:
-    """A subset in numbers, or the whole corpus for None."""
-    rollouts, rows = world.rollouts, np.arange(world.rollouts.n_rollouts)
+def subset_facts(world: WorldCorpus, subset: Subset | None) -> dict[str, float]:
+    """A subset in numbers, or the whole corpus for None: those of
+    :class:`theory.summary.Summary`, ``mean_reliability``, ``pseudo_positive_share`` (of
+    its positive steps), and a subset's ``tied_share``.
+    """
+    rollouts = world.rollouts
+    kept = np.ones(rollouts.n_rollouts, bool) if subset is None else subset.kept
+    of_steps = np.repeat(kept, rollouts.lengths)
+    positive = np.count_nonzero(of_steps & (rollouts.successes > 0))
+    pseudo = np.count_nonzero(of_steps & world.pseudo_positive)
+    part = rollouts.take(np.flatnonzero(kept))
+    facts = asdict(summarise(part))
+    facts["mean_reliability"] = float(scores.reliability(part).mean())
+    facts["pseudo_positive_share"] = pseudo / max(positive, 1)
     if subset is not None:
-        rows = np.flatnonzero(subset.kept)
-    of_steps = np.repeat(
-        np.isin(np.arange(rollouts.n_rollouts), rows), rollouts.lengths
-    )
-    positive = of_steps & (rollouts.successes > 0)
-    pseudo = np.count_nonzero(world.pseudo_positive[of_steps])
-    part = rollouts.take(rows)
-    return SubsetFacts(
-        rule="full" if subset is None else subset.rule,
-        seed=None if subset is None else subset.seed,
-        summary=summarise(part),
-        mean_reliability=float(scores.reliability(part).mean()),
-        pseudo_positive_share=pseudo / max(int(np.count_nonzero(positive)), 1),
-        tied_share=None if subset is None else subset.tied_share,
-    )
+        facts["tied_share"] = subset.tied_share
+    return facts

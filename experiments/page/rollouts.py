@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -34,6 +33,11 @@ class StepView:
     truth: int
     r: float
     pseudo_positive: bool
+
+    @property
+    def share(self) -> float:
+        """K/N."""
+        return self.successes / self.trials if self.trials else 0.0
 
 
 @dataclass(frozen=True)
@@ -79,11 +83,6 @@ class RolloutView:
     kept_by_bis: bool
     pseudo_positive: bool
     rules: tuple[RuleView, ...]
-
-    @property
-    def strip(self) -> list[tuple[int, int, int]]:
-        """(K, N, truth) of each step."""
-        return [(step.successes, step.trials, step.truth) for step in self.steps]
 
 
 def cases(world: WorldCorpus) -> dict[str, np.ndarray]:
@@ -191,20 +190,14 @@ def view_examples(world: WorldCorpus, limit: int) -> list[RolloutView]:
                 mixed=bool(0 < n_pos[row] < n[row]),
                 kept_by_bis=bool(world.subsets["bis"].kept[row]),
                 pseudo_positive=bool(np.any(pseudo[steps])),
-                rules=_rule_views(world.subsets, keys, row, source),
+                rules=tuple(
+                    RuleView(rule, bool(of.kept[row]), why(of, keys[rule], row, source))
+                    for rule, of in world.subsets.items()
+                ),
             )
         )
     order = list(cases(world))
     return sorted(views, key=lambda view: (order.index(view.case), view.row))
-
-
-def _rule_views(
-    subsets: Mapping[str, Subset], keys: Mapping[str, np.ndarray], row: int, source: str
-) -> tuple[RuleView, ...]:
-    return tuple(
-        RuleView(rule, bool(subset.kept[row]), why(subset, keys[rule], row, source))
-        for rule, subset in subsets.items()
-    )
 
 
 def why(subset: Subset, keys: np.ndarray, row: int, source: str) -> str:
