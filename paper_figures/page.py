@@ -103,7 +103,7 @@ class Curve(NamedTuple):
         name: in the legend.
         x: ascending.
         y: at each x.
-        half: half the width of the interval at each x, NaN for none; None: of no y.
+        half: half the width of the interval at each x, NaN for none.
         look: which curve of the style.
         grey: for reference only.
     """
@@ -111,7 +111,7 @@ class Curve(NamedTuple):
     name: str
     x: Sequence[float]
     y: Sequence[float]
-    half: Sequence[float] | None = None
+    half: Sequence[float]
     look: int = 0
     grey: bool = False
 
@@ -129,7 +129,7 @@ def levels(curves: Sequence[Curve], y_label: str) -> Figure:
     """A metric over keep ratios in per cent, with intervals."""
     figure, axis = _figure(2.6)
     for one in curves:
-        marks = list(zip(one.y, one.half or (), strict=True))
+        marks = list(zip(one.y, one.half, strict=True))
         index = one.look % len(MARKERS)
         beside(axis, index, one.name, one.x, marks, **one.settings)
     keep_axis(axis, [x for one in curves for x in one.x])

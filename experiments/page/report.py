@@ -8,6 +8,7 @@ A section is shown where the run has what it shows.
 from __future__ import annotations
 
 import hashlib
+import itertools
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -357,89 +358,75 @@ def _chart(
     return Chart(title, Markup(inline_svg(figure, key, label)), numbers)
 
 
-def _series(outcome: Outcome) -> dict[Any, tuple[str, int, bool]]:
-    """(rule, alpha) -> name, look, and whether it is a grey reference."""
-    arms = [one.arm for one in outcome.arms]
-    rules = dict.fromkeys((arm.rule, arm.alpha) for arm in arms if arm.is_rule)
-    others = dict.fromkeys((arm.rule, arm.alpha) for arm in arms if not arm.is_rule)
-    found = {}
-    for of, grey in ((rules, False), (others, True)):
-        for look, (rule, alpha) in enumerate(of):
-            name = visible(NAMES.get(rule, rule))
-            if sum(rule == other for other, _ in of) > 1:
-                name = f"{name}, alpha {alpha:g}"
-            found[rule, alpha] = (name, look, grey)
-    return found
+Points = dict[tuple[str, float | None], list[tuple[float, float, float]]]
 
 
 def _levels(key: str, outcome: Outcome) -> Iterable[Chart]:
     """Micro-F1 over the keep ratio, one chart for each kind of labels."""
-    from paper_figures import page
-
     for i, labels in enumerate(outcome.labels):
-        points: dict[Any, list[tuple[float, float, float]]] = {}
+        points: Points = {}
         for one in outcome.of_labels(labels):
-            mean = one.estimate("micro_f1")
-            if one.arm.is_rule and one.arm.keep_ratio is not None and mean is not None:
-                half = math.nan if mean.half_width is None else mean.half_width
-                at = (100 * one.arm.keep_ratio, mean.mean, half)
+            level = one.estimate("micro_f1")
+            if one.arm.is_rule and one.arm.keep_ratio is not None and level is not None:
+                half = math.nan if level.half_width is None else level.half_width
+                at = (100 * one.arm.keep_ratio, level.mean, half)
                 points.setdefault((one.arm.rule, one.arm.alpha), []).append(at)
         if any(len(of) > 1 for of in points.values()):
-            series = _series(outcome)
-            curves = []
-            for of, at in points.items():
-                name, look, _ = series[of]
-                x, y, half = zip(*at, strict=True)
-                curves.append(page.Curve(name, x, y, half, look))
-            title = _title("micro-F1 over the keep ratio", outcome, labels)
-            figure = page.levels(curves, "micro-F1")
-            yield _of_curves(f"{key}-level{i}", title, "keep ratio, %", figure, curves)
-
-
-def _title(what: str, outcome: Outcome, labels: Labels) -> str:
-    return f"{what}, {labels_name(*labels)}" if len(outcome.labels) > 1 else what
-
-
-def _of_curves(
-    key: str, title: str, x_label: str, figure: Any, curves: Sequence[Any]
-) -> Chart:
-    values = [dict(zip(curve.x, curve.y, strict=True)) for curve in curves]
-    rows = [
-        [f"{x:g}", *(num(of.get(x)) for of in values)]
-        for x in sorted(set().union(*values))
-    ]
-    numbers = Table(title, [x_label, *(curve.name for curve in curves)], rows)
-    described = ", ".join(
-        f"{curve.name} ends at {num(curve.y[-1])}" for curve in curves
-    )
-    return _chart(key, title, figure, described, numbers)
+            names = ("micro-F1", "keep ratio, %")
+            yield _line_chart(f"{key}-level{i}", names, outcome, labels, points)
 
 
 def _curves(key: str, outcome: Outcome) -> Iterable[Chart]:
     """Curves at the keep ratio nearest 10 % and of references, by kind of labels."""
+    keep = min(outcome.keep_ratios, key=lambda ratio: abs(ratio - 0.1), default=None)
+    kinds = enumerate(outcome.labels or [(None, None)])
+    for (i, labels), (name, y_label) in itertools.product(kinds, _CURVES):
+        points: Points = {}
+        for one in outcome.of_labels(labels):
+            of = block_means(one.curve(name), _CURVE_POINTS)
+            shared = not one.arm.is_rule and one.arm.keep_ratio in (1.0, None)
+            # One point, that of the end, is no curve.
+            if len(of) > 1 and (shared or one.arm.keep_ratio == keep):
+                at = [(x, y, math.nan) for x, y in of]
+                points[one.arm.rule, one.arm.alpha] = at
+        if points:
+            names = (y_label, "updates")
+            yield _line_chart(f"{key}-{name}{i}", names, outcome, labels, points)
+
+
+def _line_chart(
+    key: str, names: tuple[str, str], outcome: Outcome, labels: Labels, points: Points
+) -> Chart:
+    """A chart of (x, y, half-width) by rule and alpha, with the names of y and x."""
     from paper_figures import page
 
-    keep = min(outcome.keep_ratios, key=lambda ratio: abs(ratio - 0.1), default=None)
-    series = _series(outcome)
-    for i, labels in enumerate(outcome.labels or [(None, None)]):
-        arms = [
-            one
-            for one in outcome.of_labels(labels)
-            if one.arm.keep_ratio in (keep, 1.0, None)
+    looks = {}
+    for rules in (True, False):
+        kinds = [
+            (of.arm.rule, of.arm.alpha)
+            for of in outcome.arms
+            if of.arm.is_rule == rules
         ]
-        for name, y_label in _CURVES:
-            curves = []
-            for one in arms:
-                points = block_means(one.curve(name), _CURVE_POINTS)
-                # One point, that of the end, is no curve.
-                if len(points) > 1:
-                    label, look, grey = series[one.arm.rule, one.arm.alpha]
-                    x, y = zip(*points, strict=True)
-                    curves.append(page.Curve(label, x, y, None, look, grey))
-            if curves:
-                title = _title(f"{y_label} over updates", outcome, labels)
-                figure = page.learning(curves, y_label)
-                yield _of_curves(f"{key}-{name}{i}", title, "updates", figure, curves)
+        looks |= {kind: (i, not rules) for i, kind in enumerate(dict.fromkeys(kinds))}
+    curves = []
+    for (rule, alpha), at in points.items():
+        name = visible(NAMES.get(rule, rule))
+        if sum(rule == other for other, _ in looks) > 1:
+            name = f"{name}, alpha {alpha:g}"
+        x, y, half = zip(*at, strict=True)
+        curves.append(page.Curve(name, x, y, half, *looks[rule, alpha]))
+    title = f"{names[0]} over {names[1].removesuffix(', %')}"
+    if len(outcome.labels) > 1:
+        title = f"{title}, {labels_name(*labels)}"
+    values = [{x: y for x, y, _ in of} for of in points.values()]
+    rows = [
+        [f"{x:g}", *(num(of.get(x)) for of in values)]
+        for x in sorted(set().union(*values))
+    ]
+    numbers = Table(title, [names[1], *(curve.name for curve in curves)], rows)
+    described = ", ".join(f"{of.name} ends at {num(of.y[-1])}" for of in curves)
+    draw = page.learning if names[1] == "updates" else page.levels
+    return _chart(key, title, draw(curves, names[0]), described, numbers)
 
 
 def block_means(

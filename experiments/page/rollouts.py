@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -58,10 +59,8 @@ class RolloutView:
         where: file and line, relative to the world's corpus.
         case: why it is among the examples.
         images: PNG files as data URIs.
-        p: share of positive steps.
-        mixture: p(1-p).
-        reliability: R.
-        bis: BIS at the subset's alpha.
+        scores: by symbol: p, the share of positive steps; p(1-p); R; BIS at the
+            subset's alpha; and the policy's slip rate.
         mixed: it has both labels.
         kept_by_bis: BIS keeps it.
         pseudo_positive: some step is labelled positive and wrong in truth.
@@ -74,11 +73,7 @@ class RolloutView:
     question: str
     images: tuple[Markup, ...]
     steps: tuple[StepView, ...]
-    slip_rate: float
-    p: float
-    mixture: float
-    reliability: float
-    bis: float
+    scores: Mapping[str, float]
     mixed: bool
     kept_by_bis: bool
     pseudo_positive: bool
@@ -151,9 +146,13 @@ def view_examples(world: WorldCorpus, limit: int) -> list[RolloutView]:
         for rule, subset in world.subsets.items()
     }
     n, n_pos = rollouts.n_measured, rollouts.n_positive
-    mixture = scores.label_mixture(rollouts)
-    reliability = scores.reliability(rollouts)
-    bis = scores.bis(rollouts, world.subsets["bis"].alpha)
+    columns = {
+        "p": n_pos / n,
+        "p(1−p)": scores.label_mixture(rollouts),
+        "R": scores.reliability(rollouts),
+        "BIS": scores.bis(rollouts, world.subsets["bis"].alpha),
+        "slip rate": world.slip_rate,
+    }
     pseudo = world.pseudo_positive
     views = []
     rows = np.array(sorted(chosen), np.int64)
@@ -182,11 +181,7 @@ def view_examples(world: WorldCorpus, limit: int) -> list[RolloutView]:
                         strict=True,
                     )
                 ),
-                slip_rate=float(world.slip_rate[row]),
-                p=float(n_pos[row] / n[row]),
-                mixture=float(mixture[row]),
-                reliability=float(reliability[row]),
-                bis=float(bis[row]),
+                scores={name: float(of[row]) for name, of in columns.items()},
                 mixed=bool(0 < n_pos[row] < n[row]),
                 kept_by_bis=bool(world.subsets["bis"].kept[row]),
                 pseudo_positive=bool(np.any(pseudo[steps])),

@@ -33,7 +33,7 @@ def _settings():
 
 def curve(name, *points, look=0):
     x, y = zip(*points, strict=True)
-    return Curve(name, x, y, None, look)
+    return Curve(name, x, y, [float("nan")] * len(x), look)
 
 
 def distribution(bins, subset="BIS"):
