@@ -14,6 +14,7 @@ import signal
 import subprocess
 import tempfile
 import time
+from typing import Any
 
 import pytest
 
@@ -72,7 +73,7 @@ class Browser:
         browser = [path, *_FLAGS, f"--user-data-dir={self._profile}", "about:blank"]
         # The browser reads commands from file 3 and answers on file 4.
         files = 'exec "$@" 3<&0 4>&1 </dev/null >/dev/null 2>&1'
-        self._process = subprocess.Popen(
+        self._process: Any = subprocess.Popen(
             ["sh", "-c", files, "sh", *browser],
             bufsize=0,
             stdin=subprocess.PIPE,

@@ -13,26 +13,19 @@ import numpy as np
 from experiments.corpora.scenes import read_truth
 from experiments.grid.results import rule_order
 from experiments.store.manifests import InputFile, typed
+from experiments.store.write_subset import SelectionOptions
 from mprm_jax.data.corpus import Corpus, read_corpus, usable_rollouts
 from mprm_jax.data.outputs import MANIFEST_SUFFIX, manifest_path, read_manifest
 from mprm_jax.data.problems import DataError
 from mprm_jax.data.subset import count_words
 from theory import scores
 from theory.rollouts import Rollouts
-from theory.selection import Cut, RuleName
+from theory.selection import Cut
 from theory.summary import summarise
 
 
-class _Selected(msgspec.Struct, frozen=True):
-    rule: RuleName
-    keep_ratio: float
-    alpha: float
-    seed: int
-    per_source: bool
-
-
 class _SubsetManifest(msgspec.Struct, frozen=True):
-    selection: _Selected
+    selection: SelectionOptions
     inputs: tuple[InputFile, ...]
     cuts: tuple[Cut, ...]
     tied_share: float
@@ -44,28 +37,20 @@ class Subset:
     """What one rule kept, as its manifest says.
 
     Attributes:
-        rule: that kept it.
-        keep_ratio: rho.
-        alpha: BIS's.
-        seed: of ties and random picks.
-        per_source: whether every source had its own budget.
+        options: of the selection.
         kept: bool ``[n_rollouts]``.
         cuts: by group: the source, or "all".
         tied_share: picks that the tie rule decided.
     """
 
-    rule: RuleName
-    keep_ratio: float
-    alpha: float
-    seed: int
-    per_source: bool
+    options: SelectionOptions
     kept: np.ndarray
     cuts: dict[str, Cut]
     tied_share: float
 
     def cut(self, source: str) -> Cut:
         """The cut that a rollout of this source met."""
-        return self.cuts[source if self.per_source else "all"]
+        return self.cuts[source if self.options.per_source else "all"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,7 +63,6 @@ class WorldCorpus:
         r: exact one-shot success probability of each step, ``[n_steps]``.
         correct: 1 right, -1 wrong, 0 neutral, int ``[n_steps]``.
         slip_rate: the policy's, ``[n_rollouts]``.
-        words_per_step: mean words of a step's text.
         subsets: by rule; of several seeds the lowest, at the lowest keep ratio.
     """
 
@@ -87,7 +71,6 @@ class WorldCorpus:
     r: np.ndarray
     correct: np.ndarray
     slip_rate: np.ndarray
-    words_per_step: float
     subsets: dict[str, Subset]
 
     @property
@@ -133,15 +116,12 @@ def read_world(folder: Path) -> WorldCorpus:
     corpus = read_corpus(corpus_folder)
     usable_rollouts(corpus)  # refuses bad lines and unmeasured steps
     truth = read_truth(corpus_folder, corpus)
-    every = np.arange(corpus.rollouts.n_rollouts)
-    words = count_words(corpus, every, corpus.rollouts.lengths)
     return WorldCorpus(
         folder=corpus_folder,
         corpus=corpus,
         r=np.concatenate([of.r for of in truth]),
         correct=np.concatenate([of.correct for of in truth]).astype(np.int8),
         slip_rate=np.array([of.slip_rate for of in truth]),
-        words_per_step=float(words.sum() / corpus.rollouts.n_steps),
         subsets=_read_subsets(folder / "subsets", corpus),
     )
 
@@ -152,13 +132,14 @@ def _read_subsets(folder: Path, corpus: Corpus) -> dict[str, Subset]:
         _read_subset(path.with_name(path.name.removesuffix(MANIFEST_SUFFIX)), corpus)
         for path in found
     ]
-    of_bis = [subset.keep_ratio for subset in subsets if subset.rule == "bis"]
+    of_bis = [of.options.keep_ratio for of in subsets if of.options.rule == "bis"]
     if not of_bis:
         raise DataError(f"{folder}: no manifest of a subset kept by bis")
+    subsets.sort(key=lambda of: (rule_order(of.options.rule), of.options.seed))
     chosen: dict[str, Subset] = {}
-    for subset in sorted(subsets, key=lambda s: (rule_order(s.rule), s.seed)):
-        if subset.keep_ratio == min(of_bis):
-            chosen.setdefault(subset.rule, subset)
+    for subset in subsets:
+        if subset.options.keep_ratio == min(of_bis):
+            chosen.setdefault(subset.options.rule, subset)
     return chosen
 
 
@@ -178,16 +159,7 @@ def _read_subset(output: Path, corpus: Corpus) -> Subset:
     names = corpus.rollouts.source_names if chosen.per_source else ("all",)
     if missing := [name for name in names if name not in cuts]:
         raise DataError(f"{path}: no cut for {missing[0]}")
-    return Subset(
-        rule=chosen.rule,
-        keep_ratio=chosen.keep_ratio,
-        alpha=chosen.alpha,
-        seed=chosen.seed,
-        per_source=chosen.per_source,
-        kept=kept,
-        cuts=cuts,
-        tied_share=manifest.tied_share,
-    )
+    return Subset(chosen, kept, cuts, manifest.tied_share)
 
 
 def reliability_bins(world: WorldCorpus, subset: Subset) -> Bins:
@@ -216,7 +188,7 @@ def _bins(labels: list[str], index: np.ndarray, subset: Subset) -> Bins:
 def subset_facts(world: WorldCorpus, subset: Subset | None) -> dict[str, float]:
     """A subset in numbers, or the whole corpus for None: those of
     :class:`theory.summary.Summary`, ``mean_reliability``, ``pseudo_positive_share`` (of
-    its positive steps), and a subset's ``tied_share``.
+    its positive steps), a subset's ``tied_share``, and the corpus's ``words_per_step``.
     """
     rollouts = world.rollouts
     kept = np.ones(rollouts.n_rollouts, bool) if subset is None else subset.kept
@@ -227,6 +199,10 @@ def subset_facts(world: WorldCorpus, subset: Subset | None) -> dict[str, float]:
     facts = asdict(summarise(part))
     facts["mean_reliability"] = float(scores.reliability(part).mean())
     facts["pseudo_positive_share"] = pseudo / max(positive, 1)
-    if subset is not None:
+    if subset is None:
+        every = np.arange(rollouts.n_rollouts)
+        words = count_words(world.corpus, every, rollouts.lengths)
+        facts["words_per_step"] = float(words.sum() / rollouts.n_steps)
+    else:
         facts["tied_share"] = subset.tied_share
     return facts

@@ -169,8 +169,8 @@ def _world(
             for rule, subset in corpus.subsets.items()
         ]
         facts.append({"rule": "all rollouts"} | subset_facts(corpus, None))
-        ratio = share(corpus.subsets["bis"].keep_ratio)
-        seeds = sorted({subset.seed for subset in corpus.subsets.values()})
+        ratio = share(corpus.subsets["bis"].options.keep_ratio)
+        seeds = sorted({of.options.seed for of in corpus.subsets.values()})
         caption = (
             f"World “{outcome.world}”, {ratio} of each source, seed "
             f"{', '.join(map(str, seeds))} of the selection."
@@ -184,7 +184,7 @@ def _world(
         results=_results(outcome),
         details=_details(outcome),
         curves=list(_curves(key, outcome)),
-        distributions=[] if corpus is None else list(_distributions(key, corpus)),
+        distributions=list(_distributions(key, corpus)) if corpus else (),
         kept=tabulate(caption, facts, _KEPT, "tied share"),
         gate=tabulate(
             f"Learnability in “{outcome.world}”, checked before any rule was looked "
@@ -192,10 +192,8 @@ def _world(
             map(msgspec.structs.asdict, outcome.gate),
             _GATE,
         ),
-        facts=None
-        if corpus is None
-        else facts[-1] | {"words_per_step": corpus.words_per_step},
-        examples=() if corpus is None else view_examples(corpus, limit),
+        facts=facts[-1] if corpus else None,
+        examples=view_examples(corpus, limit) if corpus else (),
     )
 
 
@@ -445,7 +443,7 @@ def _distributions(key: str, corpus: WorldCorpus) -> Iterable[Chart]:
     from paper_figures import page
 
     bis = corpus.subsets["bis"]
-    kept_by = f"BIS {share(bis.keep_ratio)}"
+    kept_by = f"BIS {share(bis.options.keep_ratio)}"
     for name, bins in (
         ("reliability R", reliability_bins(corpus, bis)),
         ("label mixture p(1−p)", mixture_bins(corpus, bis)),

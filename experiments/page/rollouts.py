@@ -142,7 +142,7 @@ def view_examples(world: WorldCorpus, limit: int) -> list[RolloutView]:
     chosen = choose_examples(world, limit)
     rollouts, corpus = world.rollouts, world.corpus
     keys = {
-        rule: rule_key(subset.rule, rollouts, subset.alpha)
+        rule: rule_key(subset.options.rule, rollouts, subset.options.alpha)
         for rule, subset in world.subsets.items()
     }
     n, n_pos = rollouts.n_measured, rollouts.n_positive
@@ -150,7 +150,7 @@ def view_examples(world: WorldCorpus, limit: int) -> list[RolloutView]:
         "p": n_pos / n,
         "p(1−p)": scores.label_mixture(rollouts),
         "R": scores.reliability(rollouts),
-        "BIS": scores.bis(rollouts, world.subsets["bis"].alpha),
+        "BIS": scores.bis(rollouts, world.subsets["bis"].options.alpha),
         "slip rate": world.slip_rate,
     }
     pseudo = world.pseudo_positive
@@ -208,18 +208,19 @@ def why(subset: Subset, keys: np.ndarray, row: int, source: str) -> str:
         DataError: the key is on the other side of the cut than the manifest says.
     """
     kept, cut, key = bool(subset.kept[row]), subset.cut(source), float(keys[row])
-    if subset.rule in ("random", "step-matched-random"):
+    rule = subset.options.rule
+    if rule in ("random", "step-matched-random"):
         return f"drawn: {cut.kept} of {cut.available}" if kept else "not drawn"
     if cut.cut_value is None:
         return "drawn from its stratum" if kept else "not drawn from its stratum"
     if (kept and key < cut.cut_value) or (not kept and key > cut.cut_value):
         raise DataError(
-            f"rule {subset.rule}, row {row}: key {key:g} and cut {cut.cut_value:g} "
+            f"rule {rule}, row {row}: key {key:g} and cut {cut.cut_value:g} "
             "contradict the manifest's rows"
         )
-    if subset.rule == "mixed":
+    if rule == "mixed":
         return _why_mixed(kept, key > 0, cut.cut_value > 0)
-    name, sign = _KEY_NAMES.get(subset.rule, ("score", 1))
+    name, sign = _KEY_NAMES.get(rule, ("score", 1))
     value, at = f"{name} {sign * key:.4f}", f"{sign * cut.cut_value:.4f}"
     if key == cut.cut_value:
         if kept:

@@ -93,7 +93,8 @@ def test_truth_is_aligned_with_its_steps(folder):
     assert world.r.tolist() == [r for _, truth, _ in table for r in truth["r"]]
     assert world.correct.tolist() == [c for _, t, _ in table for c in t["correct"]]
     words = [len(text.split()) for _, _, texts in table for text in texts]
-    assert world.words_per_step == pytest.approx(sum(words) / len(words))
+    found = subset_facts(world, None)["words_per_step"]
+    assert found == pytest.approx(sum(words) / len(words))
 
 
 def test_subset_facts_are_those_of_the_rows(folder):
@@ -133,7 +134,7 @@ def test_of_several_seeds_the_lowest_is_shown(copy):
         value = json.loads(path.read_text())
         value["selection"]["seed"] = 7
         path.write_text(json.dumps(value))
-    assert {s.seed for s in read_world(copy).subsets.values()} == {3}
+    assert {of.options.seed for of in read_world(copy).subsets.values()} == {3}
 
 
 def rewrite(path, old, new):

@@ -141,7 +141,7 @@ def test_reasons_agree_with_the_picks_for_every_rollout_and_rule(world):
 
     for rule in RULES:
         subset = world.subsets[rule]
-        keys = rule_key(subset.rule, world.rollouts, subset.alpha)
+        keys = rule_key(subset.options.rule, world.rollouts, subset.options.alpha)
         for row in range(world.rollouts.n_rollouts):
             source = world.rollouts.source_names[world.rollouts.source[row]]
             reason, kept = why(subset, keys, row, source), bool(subset.kept[row])
