@@ -47,7 +47,7 @@ def plus_minus(of: Estimate | None, form: Callable[..., str] = num, *args: int) 
     """A mean, and half the width of its interval where there is one."""
     if of is None or of.half_width is None:
         return form(of and of.mean, *args)
-    half = form(of.half_width, *args)
+    half = form(of.half_width, *args).removesuffix("\N{NO-BREAK SPACE}%")
     return Markup('{}<span class="pm"> ± {}</span>').format(form(of.mean, *args), half)
 
 

@@ -266,7 +266,8 @@ def test_arms_of_several_alphas_are_told_apart(tmp_path):
     (chart, *_) = (
         values["aria-label"] for tag, values in document.tags if tag == "svg"
     )
-    for alpha in ("0.05", "0.2"):
-        assert f"BIS 10{NBSP}%, alpha {alpha} " in chart
-        assert f"BIS, alpha {alpha}" in document.table(["keep ratio, %"])["10"]
+    assert chart.count(f"BIS 10{NBSP}%") == 2
+    assert f"BIS 10{NBSP}%, alpha 0.2 " in chart
+    levels = document.table(["keep ratio, %"])["10"]
+    assert {"BIS, alpha 0.05", "BIS, alpha 0.2"} <= set(levels)
     assert "…" not in chart
