@@ -10,6 +10,7 @@ from itertools import pairwise
 from typing import Any
 
 import numpy as np
+from matplotlib.axes import Axes
 
 from paper_figures.style import (
     COLOURS,
@@ -58,29 +59,48 @@ def figure_3(cells: Cells) -> Drawing:
     for axis, (key, name) in zip(axes[0], _KINDS, strict=True):
         table = metrics[key]
         bins = _bins(table["edges"])
-        x = np.arange(len(bins))
-        everything = np.array(table["all"]) / sum(table["all"])
-        selected = np.array(table["selected"]) / sum(table["all"])
-        axis.bar(x, everything, color="white", edgecolor="black", label="all rollouts")
-        axis.bar(
-            x, selected, color="#56B4E9", edgecolor="black", hatch=HATCHES[1],
-            label="BIS-25 %",
-        )  # fmt: skip
-        axis.set_yscale("log")
-        axis.set_ylabel("share of all rollouts")
-        axis.set_xticks(x, bins, rotation=60)
+        every, kept = np.array(table["all"]), np.array(table["selected"])
+        coverage_panel(axis, bins, every, kept, "BIS-25 %")
         axis.set_xlabel(name)
-        right = axis.twinx()
-        right.spines["right"].set_visible(True)
-        right.plot(x, table["coverage"], "o-", color="#D55E00", label="coverage")
-        right.set_ylim(0, 1.05)
-        right.set_ylabel("coverage: selected / all")
         axis.set_title("hierarchical model (synthetic data)")
         columns = (bins, table["all"], table["selected"], table["coverage"])
         rows += [(name, "hierarchical", *row) for row in zip(*columns, strict=True)]
     legend_below(figure, axes[0, 0], 2, loc="outside upper right")
     label_panels(axes[0])
     return Drawing(figure, _HEADER, rows)
+
+
+def coverage_panel(
+    axis: Axes, bins: Sequence[str], every: np.ndarray, kept: np.ndarray, name: str
+) -> Axes:
+    """Shares of all rollouts by bin, and of those of a subset, with its coverage.
+
+    Args:
+        axis: to draw on.
+        bins: names of the bins.
+        every: rollouts in each, ``[n_bins]``.
+        kept: of those, in the subset, ``[n_bins]``.
+        name: of the subset.
+
+    Returns:
+        the axis of the coverage, kept / every where there is a rollout, to the right.
+    """
+    x, total = np.arange(len(bins)), every.sum()
+    axis.bar(x, every / total, color="white", edgecolor="black", label="all rollouts")
+    axis.bar(
+        x, kept / total, color="#56B4E9", edgecolor="black", hatch=HATCHES[1],
+        label=name,
+    )  # fmt: skip
+    axis.set_yscale("log")
+    axis.set_ylabel("share of all rollouts")
+    axis.set_xticks(x, bins, rotation=60)
+    right = axis.twinx()
+    right.spines["right"].set_visible(True)
+    share = kept[every > 0] / every[every > 0]
+    right.plot(x[every > 0], share, "o-", color="#D55E00", label="coverage")
+    right.set_ylim(0, 1.05)
+    right.set_ylabel("coverage: selected / all")
+    return right
 
 
 def coverage(cells: Cells) -> Drawing:

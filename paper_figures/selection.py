@@ -127,7 +127,7 @@ def _levels(axis: Axes, cells: Sequence[Cell], panel: str) -> list[tuple[Any, ..
         x, name = [100 * keep for keep in by_keep], _name(one, list(series))
         rows += curve_rows(panel, name, x, [mean for mean, _ in marks])
         if i < _MOST:
-            _beside(axis, i, name, x, marks)
+            beside(axis, i, name, x, marks)
     ends = [100 * keep for by_keep in series.values() for keep in by_keep] or [1, 100]
     for rule in ("full", "base"):
         of = [c for c in cells if c["config"]["arm"]["rule"] == rule]
@@ -145,21 +145,22 @@ def _levels(axis: Axes, cells: Sequence[Cell], panel: str) -> list[tuple[Any, ..
         if np.isfinite(half):
             axis.axhspan(mean - half, mean + half, color=GREY, alpha=0.15, linewidth=0)
         axis.set_ylim(low, high)
-    _keep_axis(axis, ends)
+    keep_axis(axis, ends)
     axis.legend(fontsize=6.5, loc="best")
     return rows
 
 
-def _beside(
+def beside(
     axis: Axes,
     index: int,
     name: str,
     x: Sequence[float],
     marks: Sequence[tuple[float, float]],
+    **look: Any,
 ) -> None:
     """Marks a little beside those of other curves, that no interval covers another."""
     shifted = [value * 1.03 ** (index - 1) for value in x]
-    points(axis, index, name, shifted, marks, capsize=1.5)
+    points(axis, index, name, shifted, marks, capsize=1.5, **look)
 
 
 def _gaps(axis: Axes, cells: Sequence[Cell], panel: str) -> list[tuple[Any, ...]]:
@@ -183,15 +184,16 @@ def _gaps(axis: Axes, cells: Sequence[Cell], panel: str) -> list[tuple[Any, ...]
         rows += curve_rows(f"{panel}, less Random", name, x, [m for m, _ in marks])
         ends += x
         if i < _MOST and x:
-            _beside(axis, i, name, x, marks)
+            beside(axis, i, name, x, marks)
     axis.axhline(0, color=GREY, linewidth=0.8)
     axis.set_ylabel("less Random, points")
     axis.set_title("paired by seed")
-    _keep_axis(axis, ends or [1, 100])
+    keep_axis(axis, ends or [1, 100])
     return rows
 
 
-def _keep_axis(axis: Axes, percents: Sequence[float]) -> None:
+def keep_axis(axis: Axes, percents: Sequence[float]) -> None:
+    """Logarithmic, with a tick at every keep ratio."""
     ticks = sorted(set(percents))
     named_ticks(axis, ticks, [f"{tick:g}" for tick in ticks])
     axis.set_xlim(min(ticks) / 1.25, max(ticks) * 1.25)
@@ -223,7 +225,7 @@ def _curves(axis: Axes, cells: Sequence[Cell], panel: str) -> list[tuple[Any, ..
     axis.set_title(f"while learning, keep {100 * (keep or 1):g} %")
     axis.grid(axis="y")
     if len(longest) > 1:
-        _update_axis(axis, max(longest))
+        update_axis(axis, max(longest))
         axis.legend(fontsize=6.5, loc="best")
     else:
         axis.text(
@@ -233,7 +235,8 @@ def _curves(axis: Axes, cells: Sequence[Cell], panel: str) -> list[tuple[Any, ..
     return rows
 
 
-def _update_axis(axis: Axes, last: float) -> None:
+def update_axis(axis: Axes, last: float) -> None:
+    """Logarithmic, with ticks at 1, 2 and 5 x 10^k updates."""
     ticks = [m * 10**k for k in range(9) for m in (1, 2, 5) if m * 10**k <= last]
     first = axis.dataLim.xmin
     shown = [tick for tick in ticks if tick >= 0.8 * first]

@@ -11,8 +11,10 @@ import os
 import select
 import shutil
 import signal
+import subprocess
 import tempfile
 import time
+from typing import Any
 
 import pytest
 
@@ -68,27 +70,16 @@ class Browser:
 
     def __init__(self, path):
         self._profile = tempfile.mkdtemp(prefix="browser-")
-        to_read, self._write = os.pipe()
-        self._read, to_write = os.pipe()
-        quiet = os.open(os.devnull, os.O_RDWR)
+        browser = [path, *_FLAGS, f"--user-data-dir={self._profile}", "about:blank"]
         # The browser reads commands from file 3 and answers on file 4.
-        self._pid = os.posix_spawn(
-            path,
-            [path, *_FLAGS, f"--user-data-dir={self._profile}", "about:blank"],
-            os.environ,
-            file_actions=[
-                (os.POSIX_SPAWN_DUP2, quiet, 1),
-                (os.POSIX_SPAWN_DUP2, quiet, 2),
-                # By way of high numbers, in case a pipe itself is 3 or 4.
-                (os.POSIX_SPAWN_DUP2, to_read, 103),
-                (os.POSIX_SPAWN_DUP2, to_write, 104),
-                (os.POSIX_SPAWN_DUP2, 103, 3),
-                (os.POSIX_SPAWN_DUP2, 104, 4),
-            ],
-            setpgroup=0,
+        files = 'exec "$@" 3<&0 4>&1 </dev/null >/dev/null 2>&1'
+        self._process: Any = subprocess.Popen(
+            ["sh", "-c", files, "sh", *browser],
+            bufsize=0,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            start_new_session=True,
         )
-        for file in (to_read, to_write, quiet):
-            os.close(file)
         self._buffer = b""
         self._number = 0
         self._session = None
@@ -105,12 +96,10 @@ class Browser:
         return self
 
     def __exit__(self, *error):
-        with contextlib.suppress(OSError):
-            os.close(self._write)
         with contextlib.suppress(ProcessLookupError):
-            os.killpg(self._pid, signal.SIGKILL)
-        os.waitpid(self._pid, 0)
-        os.close(self._read)
+            os.killpg(self._process.pid, signal.SIGKILL)
+        with contextlib.suppress(BrokenPipeError):
+            self._process.__exit__(*error)
         shutil.rmtree(self._profile, ignore_errors=True)
 
     def call(self, method, **parameters):
@@ -119,7 +108,7 @@ class Browser:
         command = {"id": self._number, "method": method, "params": parameters}
         if self._session:
             command["sessionId"] = self._session
-        os.write(self._write, json.dumps(command).encode() + b"\0")
+        self._process.stdin.write(json.dumps(command).encode() + b"\0")
         while True:
             answer = self._next()
             if answer.get("id") == self._number:
@@ -158,11 +147,9 @@ class Browser:
             deviceScaleFactor=1,
             mobile=False,
         )
-        scheme = {
-            "name": "prefers-color-scheme",
-            "value": "dark" if dark else "light",
-        }
-        self.call("Emulation.setEmulatedMedia", media=media, features=[scheme])
+        scheme = "dark" if dark else "light"
+        features = [{"name": "prefers-color-scheme", "value": scheme}]
+        self.call("Emulation.setEmulatedMedia", media=media, features=features)
 
     def screenshot(self, path, clip=None):
         """Save the whole page, or a part {x, y, width, height}, as PNG."""
@@ -196,8 +183,9 @@ class Browser:
         end = time.monotonic() + SECONDS
         while b"\0" not in self._buffer:
             left = end - time.monotonic()
-            ready, _, _ = select.select([self._read], [], [], max(left, 0))
-            data = os.read(self._read, 1 << 20) if ready else b""
+            answers = self._process.stdout
+            ready, _, _ = select.select([answers], [], [], max(left, 0))
+            data = answers.read(1 << 20) if ready else b""
             assert data, "the browser ended" if ready else "the browser does not answer"
             self._buffer += data
         message, _, self._buffer = self._buffer.partition(b"\0")

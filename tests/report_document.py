@@ -3,18 +3,6 @@
 import re
 from html.parser import HTMLParser
 
-# What the page calls the arms.
-LABELS = {
-    "random": "Random",
-    "bis": "BIS",
-    "mixed": "Mixed",
-    "low-mc": "Low-MC",
-    "reliable": "Reliable",
-    "full": "full data",
-    "clean": "clean labels",
-    "base": "untrained base",
-}
-
 
 class Document(HTMLParser):
     """Tables as rows of cell texts, and what could ask for or run something."""

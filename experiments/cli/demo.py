@@ -61,7 +61,7 @@ def run(options: Options) -> None:
     from experiments.grid.demo import Demo, run_demo
     from experiments.grid.results import answers, read_grid
     from experiments.grid.tables import told
-    from experiments.page.demo import write_report
+    from experiments.page.report import write_report
     from experiments.store.manifests import command_line
     from sim.scenes.world import WORLDS
 

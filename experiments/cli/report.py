@@ -35,19 +35,15 @@ OPTIONS = Options
 
 def run(options: Options) -> None:
     """Gather, render, write, and say the answer."""
-    # Imported here: jinja2, Pillow and scipy would slow down --help.
-    from experiments.page.demo import answer_rows, write_report
-    from experiments.page.selection import is_selection_run, write_selection_report
+    # Imported here: jinja2, Pillow and matplotlib would slow down --help.
+    from experiments.page.report import write_report
 
     output = options.output or options.folder / "report.html"
-    if is_selection_run(options.folder):
-        told = write_selection_report(options.folder, output)
-        rows = [{"sentence": sentence} for sentence in told]
-    else:
-        rows = answer_rows(write_report(options.folder, output))
+    report = write_report(options.folder, output)
     if options.json:
-        shared.print_json({"output": str(output), "answers": rows})
+        shared.print_json({"output": str(output), "answers": report.answers})
         return
-    for row in rows:
-        print(row["sentence"])
+    for world in report.worlds:
+        for sentence in world.sentences:
+            print(sentence)
     print(f"\nwrote {output} ({output.stat().st_size / 1e6:.1f} MB)")

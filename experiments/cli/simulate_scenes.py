@@ -60,9 +60,9 @@ def run(options: Options) -> None:
         raise shared.UsageError(f"--seed must be at least 0, not {options.seed}")
     # Imported here: they would slow down --help.
     from experiments.corpora.scenes import write_world
-    from experiments.page.corpus import PAPER_TABLE_1
     from mprm_jax.data.corpus import read_corpus
     from sim.scenes.world import WORLDS
+    from theory import paper
     from theory.summary import summarise
 
     with shared.progress("drawing", sum(sizes.values()), "pictures") as tick:
@@ -79,19 +79,22 @@ def run(options: Options) -> None:
             {
                 "output": str(options.output),
                 "overall": dataclasses.asdict(summary),
-                "paper": PAPER_TABLE_1,
+                "paper": paper.FULL_DATA._asdict(),
             }
         )
         return
-    real = {
-        "rollouts": f"{PAPER_TABLE_1['rollouts']:,}",
-        "steps": f"{PAPER_TABLE_1['steps']:,}",
-        "steps per rollout": f"{PAPER_TABLE_1['steps_per_rollout']:.2f}",
-        "error-step ratio (K = 0)": percent(PAPER_TABLE_1["error_step_ratio"]),
-        "mean MC score per step": f"{PAPER_TABLE_1['mean_mc']:.4f}",
-        "mixed rollouts": percent(PAPER_TABLE_1["mixed_share"]),
+    real = paper.FULL_DATA
+    published = {
+        "rollouts": f"{real.rollouts:,}",
+        "steps": f"{real.steps:,}",
+        "steps per rollout": f"{real.steps_per_rollout:.2f}",
+        "error-step ratio (K = 0)": percent(real.error_step_ratio),
+        "mean MC score per step": f"{real.mean_mc:.4f}",
+        "mixed rollouts": percent(real.mixed_share),
     }
-    rows = [(name, value, real.get(name, "-")) for name, value in summary_rows(summary)]
+    rows = [
+        (name, value, published.get(name, "-")) for name, value in summary_rows(summary)
+    ]
     print(format_table(("", options.world, "real corpus"), rows))
     benchmark = options.output / "benchmark"
     print(f"\nwrote {options.output / 'annotations'}, images/ and truth/ beside it,")

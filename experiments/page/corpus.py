@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import pairwise
 from pathlib import Path
+from typing import NamedTuple
 
 import msgspec
 import numpy as np
@@ -13,28 +13,19 @@ import numpy as np
 from experiments.corpora.scenes import read_truth
 from experiments.grid.results import rule_order
 from experiments.store.manifests import InputFile, typed
+from experiments.store.write_subset import SelectionOptions
 from mprm_jax.data.corpus import Corpus, read_corpus, usable_rollouts
 from mprm_jax.data.outputs import MANIFEST_SUFFIX, manifest_path, read_manifest
 from mprm_jax.data.problems import DataError
 from mprm_jax.data.subset import count_words
-from theory import paper, scores
+from theory import scores
 from theory.rollouts import Rollouts
-from theory.selection import Cut, RuleName
-from theory.summary import Summary, summarise
-
-PAPER_TABLE_1 = paper.FULL_DATA._asdict()
-
-
-class _Selected(msgspec.Struct, frozen=True):
-    rule: RuleName
-    keep_ratio: float
-    alpha: float
-    seed: int
-    per_source: bool
+from theory.selection import Cut
+from theory.summary import summarise
 
 
 class _SubsetManifest(msgspec.Struct, frozen=True):
-    selection: _Selected
+    selection: SelectionOptions
     inputs: tuple[InputFile, ...]
     cuts: tuple[Cut, ...]
     tied_share: float
@@ -46,28 +37,20 @@ class Subset:
     """What one rule kept, as its manifest says.
 
     Attributes:
-        rule: that kept it.
-        keep_ratio: rho.
-        alpha: BIS's.
-        seed: of ties and random picks.
-        per_source: whether every source had its own budget.
+        options: of the selection.
         kept: bool ``[n_rollouts]``.
         cuts: by group: the source, or "all".
         tied_share: picks that the tie rule decided.
     """
 
-    rule: RuleName
-    keep_ratio: float
-    alpha: float
-    seed: int
-    per_source: bool
+    options: SelectionOptions
     kept: np.ndarray
     cuts: dict[str, Cut]
     tied_share: float
 
     def cut(self, source: str) -> Cut:
         """The cut that a rollout of this source met."""
-        return self.cuts[source if self.per_source else "all"]
+        return self.cuts[source if self.options.per_source else "all"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,7 +63,6 @@ class WorldCorpus:
         r: exact one-shot success probability of each step, ``[n_steps]``.
         correct: 1 right, -1 wrong, 0 neutral, int ``[n_steps]``.
         slip_rate: the policy's, ``[n_rollouts]``.
-        words_per_step: mean words of a step's text.
         subsets: by rule; of several seeds the lowest, at the lowest keep ratio.
     """
 
@@ -89,7 +71,6 @@ class WorldCorpus:
     r: np.ndarray
     correct: np.ndarray
     slip_rate: np.ndarray
-    words_per_step: float
     subsets: dict[str, Subset]
 
     @property
@@ -103,40 +84,26 @@ class WorldCorpus:
         return (self.rollouts.successes > 0) & (self.correct == -1)
 
 
-@dataclass(frozen=True)
-class Bin:
-    """One bar of a distribution.
+class Bins(NamedTuple):
+    """A distribution over all rollouts and over those of a subset.
 
     Attributes:
-        label: the values it holds, in words.
-        low: lower end.
-        high: upper end; equal to ``low`` where the bin holds one value only.
-        total: rollouts of the corpus.
-        kept: of those, in the subset.
+        labels: the values that each bin holds, as intervals.
+        total: rollouts of the corpus by bin, int ``[n_bins]``.
+        kept: of those, in the subset, int ``[n_bins]``.
     """
 
-    label: str
-    low: float
-    high: float
-    total: int
-    kept: int
+    labels: list[str]
+    total: np.ndarray
+    kept: np.ndarray
 
     @property
-    def coverage(self) -> float | None:
+    def coverage(self) -> list[float | None]:
         """kept / total; None for an empty bin."""
-        return self.kept / self.total if self.total else None
-
-
-@dataclass(frozen=True)
-class SubsetFacts:
-    """A subset in numbers; ``pseudo_positive_share`` is of its positive steps."""
-
-    rule: str
-    seed: int | None
-    summary: Summary
-    mean_reliability: float
-    pseudo_positive_share: float
-    tied_share: float | None
+        return [
+            of / every if every else None
+            for of, every in zip(self.kept.tolist(), self.total.tolist(), strict=True)
+        ]
 
 
 def read_world(folder: Path) -> WorldCorpus:
@@ -149,15 +116,12 @@ def read_world(folder: Path) -> WorldCorpus:
     corpus = read_corpus(corpus_folder)
     usable_rollouts(corpus)  # refuses bad lines and unmeasured steps
     truth = read_truth(corpus_folder, corpus)
-    every = np.arange(corpus.rollouts.n_rollouts)
-    words = count_words(corpus, every, corpus.rollouts.lengths)
     return WorldCorpus(
         folder=corpus_folder,
         corpus=corpus,
         r=np.concatenate([of.r for of in truth]),
         correct=np.concatenate([of.correct for of in truth]).astype(np.int8),
         slip_rate=np.array([of.slip_rate for of in truth]),
-        words_per_step=float(words.sum() / corpus.rollouts.n_steps),
         subsets=_read_subsets(folder / "subsets", corpus),
     )
 
@@ -168,13 +132,14 @@ def _read_subsets(folder: Path, corpus: Corpus) -> dict[str, Subset]:
         _read_subset(path.with_name(path.name.removesuffix(MANIFEST_SUFFIX)), corpus)
         for path in found
     ]
-    of_bis = [subset.keep_ratio for subset in subsets if subset.rule == "bis"]
+    of_bis = [of.options.keep_ratio for of in subsets if of.options.rule == "bis"]
     if not of_bis:
         raise DataError(f"{folder}: no manifest of a subset kept by bis")
+    subsets.sort(key=lambda of: (rule_order(of.options.rule), of.options.seed))
     chosen: dict[str, Subset] = {}
-    for subset in sorted(subsets, key=lambda s: (rule_order(s.rule), s.seed)):
-        if subset.keep_ratio == min(of_bis):
-            chosen.setdefault(subset.rule, subset)
+    for subset in subsets:
+        if subset.options.keep_ratio == min(of_bis):
+            chosen.setdefault(subset.options.rule, subset)
     return chosen
 
 
@@ -194,70 +159,50 @@ def _read_subset(output: Path, corpus: Corpus) -> Subset:
     names = corpus.rollouts.source_names if chosen.per_source else ("all",)
     if missing := [name for name in names if name not in cuts]:
         raise DataError(f"{path}: no cut for {missing[0]}")
-    return Subset(
-        rule=chosen.rule,
-        keep_ratio=chosen.keep_ratio,
-        alpha=chosen.alpha,
-        seed=chosen.seed,
-        per_source=chosen.per_source,
-        kept=kept,
-        cuts=cuts,
-        tied_share=manifest.tied_share,
-    )
+    return Subset(chosen, kept, cuts, manifest.tied_share)
 
 
-def reliability_bins(world: WorldCorpus, subset: Subset) -> list[Bin]:
+def reliability_bins(world: WorldCorpus, subset: Subset) -> Bins:
     """R in tenths [a, b), and R = 1 by itself: where perfect and all-negative rollouts
     are.
     """
     edges = np.arange(11) / 10
-    ranges = [
-        (f"{low:.1f} to under {high:.1f}", low, high)
-        for low, high in pairwise(edges.tolist())
-    ]
+    labels = [f"[{low:g}, {high:g})" for low, high in pairwise(edges)]
     index = np.digitize(scores.reliability(world.rollouts), edges[1:])
-    return _bins([*ranges, ("exactly 1", 1.0, 1.0)], index, subset)
+    return _bins([*labels, "1"], index, subset)
 
 
-def mixture_bins(world: WorldCorpus, subset: Subset) -> list[Bin]:
+def mixture_bins(world: WorldCorpus, subset: Subset) -> Bins:
     """p(1-p): 0 (one label only) by itself, then (a, b] of width .05 up to .25."""
     edges = np.arange(6) / 20
-    ranges = [
-        (f"over {low:.2f} to {high:.2f}", low, high)
-        for low, high in pairwise(edges.tolist())
-    ]
-    mixture = scores.label_mixture(world.rollouts)
-    index = np.digitize(mixture, edges[:-1], right=True)
-    return _bins([("exactly 0", 0.0, 0.0), *ranges], index, subset)
+    labels = [f"({low:g}, {high:g}]" for low, high in pairwise(edges)]
+    index = np.digitize(scores.label_mixture(world.rollouts), edges[:-1], right=True)
+    return _bins(["0", *labels], index, subset)
 
 
-def _bins(
-    ranges: Sequence[tuple[str, float, float]], index: np.ndarray, subset: Subset
-) -> list[Bin]:
-    total = np.bincount(index, minlength=len(ranges))
-    kept = np.bincount(index[subset.kept], minlength=len(ranges))
-    return [
-        Bin(label, low, high, int(all_), int(of))
-        for (label, low, high), all_, of in zip(ranges, total, kept, strict=True)
-    ]
+def _bins(labels: list[str], index: np.ndarray, subset: Subset) -> Bins:
+    total = np.bincount(index, minlength=len(labels))
+    return Bins(labels, total, np.bincount(index[subset.kept], minlength=len(labels)))
 
 
-def subset_facts(world: WorldCorpus, subset: Subset | None) -> SubsetFacts:
-    """A subset in numbers, or the whole corpus for None."""
-    rollouts, rows = world.rollouts, np.arange(world.rollouts.n_rollouts)
-    if subset is not None:
-        rows = np.flatnonzero(subset.kept)
-    of_steps = np.repeat(
-        np.isin(np.arange(rollouts.n_rollouts), rows), rollouts.lengths
-    )
-    positive = of_steps & (rollouts.successes > 0)
-    pseudo = np.count_nonzero(world.pseudo_positive[of_steps])
-    part = rollouts.take(rows)
-    return SubsetFacts(
-        rule="full" if subset is None else subset.rule,
-        seed=None if subset is None else subset.seed,
-        summary=summarise(part),
-        mean_reliability=float(scores.reliability(part).mean()),
-        pseudo_positive_share=pseudo / max(int(np.count_nonzero(positive)), 1),
-        tied_share=None if subset is None else subset.tied_share,
-    )
+def subset_facts(world: WorldCorpus, subset: Subset | None) -> dict[str, float]:
+    """A subset in numbers, or the whole corpus for None: those of
+    :class:`theory.summary.Summary`, ``mean_reliability``, ``pseudo_positive_share`` (of
+    its positive steps), a subset's ``tied_share``, and the corpus's ``words_per_step``.
+    """
+    rollouts = world.rollouts
+    kept = np.ones(rollouts.n_rollouts, bool) if subset is None else subset.kept
+    of_steps = np.repeat(kept, rollouts.lengths)
+    positive = np.count_nonzero(of_steps & (rollouts.successes > 0))
+    pseudo = np.count_nonzero(of_steps & world.pseudo_positive)
+    part = rollouts.take(np.flatnonzero(kept))
+    facts = asdict(summarise(part))
+    facts["mean_reliability"] = float(scores.reliability(part).mean())
+    facts["pseudo_positive_share"] = pseudo / max(positive, 1)
+    if subset is None:
+        every = np.arange(rollouts.n_rollouts)
+        words = count_words(world.corpus, every, rollouts.lengths)
+        facts["words_per_step"] = float(words.sum() / rollouts.n_steps)
+    else:
+        facts["tied_share"] = subset.tied_share
+    return facts

@@ -35,6 +35,11 @@ class StepView:
     r: float
     pseudo_positive: bool
 
+    @property
+    def share(self) -> float:
+        """K/N."""
+        return self.successes / self.trials if self.trials else 0.0
+
 
 @dataclass(frozen=True)
 class RuleView:
@@ -54,10 +59,8 @@ class RolloutView:
         where: file and line, relative to the world's corpus.
         case: why it is among the examples.
         images: PNG files as data URIs.
-        p: share of positive steps.
-        mixture: p(1-p).
-        reliability: R.
-        bis: BIS at the subset's alpha.
+        scores: by symbol: p, the share of positive steps; p(1-p); R; BIS at the
+            subset's alpha; and the policy's slip rate.
         mixed: it has both labels.
         kept_by_bis: BIS keeps it.
         pseudo_positive: some step is labelled positive and wrong in truth.
@@ -70,20 +73,11 @@ class RolloutView:
     question: str
     images: tuple[Markup, ...]
     steps: tuple[StepView, ...]
-    slip_rate: float
-    p: float
-    mixture: float
-    reliability: float
-    bis: float
+    scores: Mapping[str, float]
     mixed: bool
     kept_by_bis: bool
     pseudo_positive: bool
     rules: tuple[RuleView, ...]
-
-    @property
-    def strip(self) -> list[tuple[int, int, int]]:
-        """(K, N, truth) of each step."""
-        return [(step.successes, step.trials, step.truth) for step in self.steps]
 
 
 def cases(world: WorldCorpus) -> dict[str, np.ndarray]:
@@ -148,13 +142,17 @@ def view_examples(world: WorldCorpus, limit: int) -> list[RolloutView]:
     chosen = choose_examples(world, limit)
     rollouts, corpus = world.rollouts, world.corpus
     keys = {
-        rule: rule_key(subset.rule, rollouts, subset.alpha)
+        rule: rule_key(subset.options.rule, rollouts, subset.options.alpha)
         for rule, subset in world.subsets.items()
     }
     n, n_pos = rollouts.n_measured, rollouts.n_positive
-    mixture = scores.label_mixture(rollouts)
-    reliability = scores.reliability(rollouts)
-    bis = scores.bis(rollouts, world.subsets["bis"].alpha)
+    columns = {
+        "p": n_pos / n,
+        "p(1−p)": scores.label_mixture(rollouts),
+        "R": scores.reliability(rollouts),
+        "BIS": scores.bis(rollouts, world.subsets["bis"].options.alpha),
+        "slip rate": world.slip_rate,
+    }
     pseudo = world.pseudo_positive
     views = []
     rows = np.array(sorted(chosen), np.int64)
@@ -183,28 +181,18 @@ def view_examples(world: WorldCorpus, limit: int) -> list[RolloutView]:
                         strict=True,
                     )
                 ),
-                slip_rate=float(world.slip_rate[row]),
-                p=float(n_pos[row] / n[row]),
-                mixture=float(mixture[row]),
-                reliability=float(reliability[row]),
-                bis=float(bis[row]),
+                scores={name: float(of[row]) for name, of in columns.items()},
                 mixed=bool(0 < n_pos[row] < n[row]),
                 kept_by_bis=bool(world.subsets["bis"].kept[row]),
                 pseudo_positive=bool(np.any(pseudo[steps])),
-                rules=_rule_views(world.subsets, keys, row, source),
+                rules=tuple(
+                    RuleView(rule, bool(of.kept[row]), why(of, keys[rule], row, source))
+                    for rule, of in world.subsets.items()
+                ),
             )
         )
     order = list(cases(world))
     return sorted(views, key=lambda view: (order.index(view.case), view.row))
-
-
-def _rule_views(
-    subsets: Mapping[str, Subset], keys: Mapping[str, np.ndarray], row: int, source: str
-) -> tuple[RuleView, ...]:
-    return tuple(
-        RuleView(rule, bool(subset.kept[row]), why(subset, keys[rule], row, source))
-        for rule, subset in subsets.items()
-    )
 
 
 def why(subset: Subset, keys: np.ndarray, row: int, source: str) -> str:
@@ -220,18 +208,19 @@ def why(subset: Subset, keys: np.ndarray, row: int, source: str) -> str:
         DataError: the key is on the other side of the cut than the manifest says.
     """
     kept, cut, key = bool(subset.kept[row]), subset.cut(source), float(keys[row])
-    if subset.rule in ("random", "step-matched-random"):
+    rule = subset.options.rule
+    if rule in ("random", "step-matched-random"):
         return f"drawn: {cut.kept} of {cut.available}" if kept else "not drawn"
     if cut.cut_value is None:
         return "drawn from its stratum" if kept else "not drawn from its stratum"
     if (kept and key < cut.cut_value) or (not kept and key > cut.cut_value):
         raise DataError(
-            f"rule {subset.rule}, row {row}: key {key:g} and cut {cut.cut_value:g} "
+            f"rule {rule}, row {row}: key {key:g} and cut {cut.cut_value:g} "
             "contradict the manifest's rows"
         )
-    if subset.rule == "mixed":
+    if rule == "mixed":
         return _why_mixed(kept, key > 0, cut.cut_value > 0)
-    name, sign = _KEY_NAMES.get(subset.rule, ("score", 1))
+    name, sign = _KEY_NAMES.get(rule, ("score", 1))
     value, at = f"{name} {sign * key:.4f}", f"{sign * cut.cut_value:.4f}"
     if key == cut.cut_value:
         if kept:

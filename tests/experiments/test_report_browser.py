@@ -3,7 +3,7 @@
 import pytest
 from PIL import Image
 
-from experiments.page.demo import write_report
+from experiments.page.report import write_report
 from tests.browser import Browser, find_browser
 from tests.report_run import write_run
 

@@ -1,14 +1,29 @@
 """The page and its command: the numbers it shows are those it was given."""
 
+import itertools
 import json
 import re
+from dataclasses import asdict
 
+import numpy as np
 import pytest
 
-from experiments.page.demo import gather, render
+from experiments.grid.plan import Arm
+from experiments.grid.results import NAMES
+from experiments.page.report import gather, render, write_report
+from experiments.store.results import Result, append_results
 from tests.cli import run
-from tests.report_document import LABELS, Document
-from tests.report_run import KEEP_RATIO, LEVELS, RULES, write_run
+from tests.report_document import Document
+from tests.report_run import (
+    GAINS,
+    KEEP_RATIO,
+    LEVELS,
+    RULES,
+    metrics,
+    write_manifest,
+    write_run,
+)
+from theory.paper import BIS, FULL_DATA, RANDOM
 
 NBSP = "\N{NO-BREAK SPACE}"
 
@@ -28,71 +43,80 @@ def document(page):
     return Document(page)
 
 
-def test_every_number_of_the_results_is_the_mean_of_its_cells(folder, document, page):
+def cells_of(folder, world):
     lines = (folder / "results" / "demo.jsonl").read_text().splitlines()
     found = [json.loads(line) for line in lines]
-    columns = {
-        "AUROC": "auroc",
-        "within-position AUROC": "within_position_auroc",
-        "position-only AUROC": "position_auroc",
-        "slip-prior AUROC": "slip_prior_auroc",
-    }
-    for number, world in enumerate(("scarce", "plentiful")):
-        table = document.table(["within-position AUROC", "updates"], number)
-        assert set(table) == set(LABELS.values())
-        for arm, label in LABELS.items():
-            of = [
-                cell["metrics"]
-                for cell in found
-                if (cell["config"]["world"]["name"], cell["config"]["arm"]["rule"])
-                == (world, arm)
-            ]
-            assert len(of) == (1 if arm == "base" else 3)
-
-            def mean(name, of=of):
-                return sum(metrics[name] for metrics in of) / len(of)
-
-            row = table[label]
-            assert row["rollouts"] == str(of[0]["rollouts"])
-            assert row["updates"] == str(of[0]["updates"])
-            assert row["micro-F1"].startswith(f"{mean('micro_f1'):.3f} ± 0.0")
-            for column, name in columns.items():
-                assert row[column] == f"{mean(name):.3f}"
-            best = sum(m["best_of_n"]["mean"] for m in of) / len(of)
-            assert row["best-of-16"].split(" ±")[0] == f"{100 * best:.1f}{NBSP}%"
-    assert f"between 40.0{NBSP}% (a random candidate) and 93.0{NBSP}%" in page
+    return [cell for cell in found if cell["config"]["world"]["name"] == world]
 
 
-def test_references_stand_apart_from_the_rules(document):
-    for table in document.tables:
-        heads = [row[0].strip() for row in table]
-        if "for reference" in heads:
-            after = heads[heads.index("for reference") + 1 :]
-            assert after == ["full data", "clean labels", "untrained base"]
-            rules = heads[1 : heads.index("for reference")]
-            assert rules == ["Random", "BIS", "Mixed", "Low-MC", "Reliable"]
+@pytest.mark.parametrize(("number", "world"), [*enumerate(GAINS)])
+def test_every_number_of_the_results_is_the_mean_of_its_cells(
+    number, world, folder, document
+):
+    table = document.table(["within-position AUROC", "updates"], number)
+    assert list(table) == list(NAMES.values())
+    found = cells_of(folder, world)
+    for arm, row in zip(NAMES, table.values(), strict=True):
+        of = [c["metrics"] for c in found if c["config"]["arm"]["rule"] == arm]
+        assert len(of) == (1 if arm == "base" else 3)
+        assert (row["rollouts"], row["updates"]) == (
+            str(of[0]["rollouts"]),
+            str(of[0]["updates"]),
+        )
+        for column, name in {
+            "micro-F1": "micro_f1",
+            "AUROC": "auroc",
+            "within-position AUROC": "within_position_auroc",
+            "position-only AUROC": "position_auroc",
+            "slip-prior AUROC": "slip_prior_auroc",
+        }.items():
+            mean = sum(metrics[name] for metrics in of) / len(of)
+            assert row[column].split(" ±")[0] == f"{mean:.3f}"
+        assert " ± 0.0" in row["micro-F1"]
+        best = sum(metrics["best_of_n"]["mean"] for metrics in of) / len(of)
+        assert row["best-of-16"].split(" ±")[0] == f"{100 * best:.1f}{NBSP}%"
+    assert f"every rule keeps {100 * KEEP_RATIO:g}" in document.text
+    assert f"between 40.0{NBSP}% (a random candidate) and 93.0{NBSP}%" in document.text
+
+
+def test_rules_come_first_and_references_apart(document):
+    table = next(of for of in document.tables if "updates" in of[0])
+    heads = [row[0].strip() for row in table[1:]]
+    names = [*NAMES.values()]
+    assert heads == [*names[:5], "for reference", *names[5:]]
 
 
 def test_seeds_and_sources_are_shown_as_they_are(folder, document):
     rows = next(t for t in document.tables if "decision threshold" in t[0])[1:]
-    text = (folder / "results" / "demo.jsonl").read_text().splitlines()
-    of_world = [json.loads(line) for line in text if '"scarce"' in line]
     expected = {
         (
-            LABELS[cell["config"]["arm"]["rule"]],
+            NAMES[cell["config"]["arm"]["rule"]],
             "–" if cell["seed"] is None else str(cell["seed"]),
-            f"{cell['metrics']['micro_f1']:.3f}",
-            f"{cell['metrics']['macro_f1_pooled']:.3f}",
-            f"{cell['metrics']['auroc']:.3f}",
-            "0.470",
+            *(
+                f"{cell['metrics'][name]:.3f}"
+                for name in ("micro_f1", "macro_f1_pooled", "auroc", "threshold")
+            ),
+            *(f"{cell['metrics']['per_source'][name]:.3f}" for name in "ab"),
         )
-        for cell in of_world
+        for cell in cells_of(folder, "scarce")
     }
     assert {tuple(c.strip() for c in row) for row in rows} == expected
     sources = document.table(["a", "b"])
-    level = LEVELS["mixed"]
-    values = [level + 0.005 * ((14 + seed) % 3 - 1) for seed in (0, 1, 2)]
+    values = [LEVELS["mixed"] + 0.005 * ((14 + seed) % 3 - 1) for seed in (0, 1, 2)]
     assert sources["Mixed"]["b"] == f"{sum(values) / 3 + 0.01:.3f}"
+
+
+def test_differences_stand_with_their_intervals_and_verdicts(document):
+    first = document.table(["Holm’s p", "verdict"])
+    assert "Random" not in first
+    assert first["BIS"]["micro-F1"] == "+0.0550"
+    assert first["BIS"]["verdict"] == "ahead"
+    assert first["BIS"]["seeds"] == "3"
+    # The demo asks of BIS alone, so only BIS is corrected; references have no verdict.
+    assert first["BIS"]["Holm’s p"] != "–" == first["Mixed"]["Holm’s p"]
+    assert first["clean labels"]["verdict"] == "–"
+    second = document.table(["Holm’s p", "verdict"], 1)
+    assert second["BIS"]["verdict"] == "open"
 
 
 def test_the_answers_come_first_and_agree_with_the_command(folder, document, capsys):
@@ -105,64 +129,50 @@ def test_the_answers_come_first_and_agree_with_the_command(folder, document, cap
     text = document.text
     assert text.index(first["sentence"]) < text.index(second["sentence"])
     assert text.index(second["sentence"]) < text.index("within-position AUROC")
-    assert "BIS 65.46 against Random 63.37 (InternVL2.5-8B)" in text
+    assert f"BIS {BIS[KEEP_RATIO][1]} against Random {RANDOM[KEEP_RATIO][1]}" in text
     printed = run(capsys, "report", folder, "--output", folder / "again.html")
     assert first["sentence"] in printed.out
     assert str(folder / "again.html") in printed.out
 
 
-def test_micro_f1_is_labelled_as_what_it_is(page):
-    assert "step-weighted mean of the per-source macro-F1" in page
-
-
-def test_the_corpus_stands_beside_the_paper(folder, document):
+@pytest.mark.parametrize(("number", "world"), [*enumerate(GAINS)])
+def test_corpus_and_subsets_stand_as_their_files_have_them(
+    number, world, folder, document
+):
     table = document.table(["statistic", "paper"])
-    assert table["rollouts"]["paper"] == "565,096"
-    assert table["steps"]["paper"] == "3,174,394"
-    assert table["steps per rollout"]["paper"] == "5.62"
-    assert table["words per step"]["paper"] == "27.8"
-    assert table["error-step ratio (K = 0)"]["paper"] == f"3.57{NBSP}%"
-    assert table["mean MC score per step"]["paper"] == "0.8566"
-    assert table["mixed rollouts"]["paper"] == f"7.67{NBSP}%"
-    for world in ("scarce", "plentiful"):
-        files = (folder / world / "corpus" / "annotations").glob("*.jsonl")
-        counts = [
-            [s["num_mc_correct"] for s in json.loads(line)["steps_with_score"]]
-            for path in files
-            for line in path.read_text().splitlines()
-        ]
-        steps = [k for of in counts for k in of]
-        mixed = sum(0 < sum(k > 0 for k in of) < len(of) for of in counts)
-        assert table["rollouts"][world] == str(len(counts))
-        assert table["steps"][world] == str(len(steps))
-        share = steps.count(0) / len(steps)
-        assert table["error-step ratio (K = 0)"][world] == f"{100 * share:.2f}{NBSP}%"
-        assert table["mixed rollouts"][world] == f"{100 * mixed / 48:.2f}{NBSP}%"
-        assert (
-            table["mean MC score per step"][world]
-            == f"{sum(steps) / 16 / len(steps):.4f}"
-        )
-
-
-def test_tied_shares_are_the_manifests(folder, document):
-    for number, world in enumerate(("scarce", "plentiful")):
-        table = document.table(["tied share", "wrong positives"], number)
-        for rule in RULES:
-            path = folder / world / "subsets" / f"{rule}.jsonl.manifest.json"
-            tied = json.loads(path.read_text())["tied_share"]
-            assert table[LABELS[rule]]["tied share"] == f"{100 * tied:.1f}{NBSP}%"
-            assert table[LABELS[rule]]["rollouts"] == "12"
-        assert table["all rollouts"]["tied share"] == "–"
+    assert table["rollouts"]["paper"] == f"{FULL_DATA.rollouts:,}"
+    files = (folder / world / "corpus" / "annotations").glob("*.jsonl")
+    counts = [
+        [step["num_mc_correct"] for step in json.loads(line)["steps_with_score"]]
+        for path in files
+        for line in path.read_text().splitlines()
+    ]
+    steps = [k for of in counts for k in of]
+    mixed = sum(0 < sum(k > 0 for k in of) < len(of) for of in counts)
+    for name, value in {
+        "rollouts": str(len(counts)),
+        "steps": str(len(steps)),
+        "error-step ratio (K = 0)": f"{100 * steps.count(0) / len(steps):.2f}{NBSP}%",
+        "mean MC score per step": f"{sum(steps) / 16 / len(steps):.4f}",
+        "mixed rollouts": f"{100 * mixed / len(counts):.2f}{NBSP}%",
+    }.items():
+        assert table[name][world] == value
+    kept = document.table(["tied share", "wrong positives"], number)
+    for rule in RULES:
+        path = folder / world / "subsets" / f"{rule}.jsonl.manifest.json"
+        tied = json.loads(path.read_text())["tied_share"]
+        assert kept[NAMES[rule]]["tied share"] == f"{100 * tied:.1f}{NBSP}%"
+        assert kept[NAMES[rule]]["rollouts"] == "12"
+    assert kept["all rollouts"]["tied share"] == "–"
 
 
 def test_the_page_loads_nothing_and_runs_nothing(document, page):
-    assert not [
-        tag for tag, _ in document.tags if tag in ("script", "iframe", "object")
-    ]
+    assert not {"script", "iframe", "object"} & {tag for tag, _ in document.tags}
     assert all(link.startswith(("data:", "#")) for link in document.links)
     assert "default-src 'none'" in page
     assert "@import" not in page
-    assert "url(" not in page
+    # Charts refer to their own shapes.
+    assert not re.search(r"url\((?!#w)", page)
     handlers = [k for _, values in document.tags for k in values if k.startswith("on")]
     assert not handlers
 
@@ -189,11 +199,12 @@ def test_the_page_is_accessible(document, page):
 
 
 def test_what_the_backbone_has_seen_is_told(document):
-    told = document.text.split("What the pretrained backbone has seen")[1]
+    told = document.text.split("The backbone, and what it has seen")[1]
     assert "read the worlds’ own solutions" in told
     assert "AUROC of its step check0.9812" in told
-    gate = document.table(["with images permuted"])["scarce, bars"]
-    assert list(gate.values()) == ["scarce, bars", "0.871", "0.823", "0.641"]
+    assert "Learnability in “scarce”" in told
+    gate = document.table(["with images permuted"])["bars"]
+    assert list(gate.values()) == ["bars", "0.871", "0.823", "0.641"]
 
 
 def test_the_same_run_gives_the_same_page(folder, page):
@@ -210,5 +221,53 @@ def test_about_sixty_rollouts_are_shown(document, page):
     assert sum(map(int, counts)) == len(kept) > 0
 
 
-def test_the_keep_ratio_is_named(page):
-    assert f"every rule keeps {100 * KEEP_RATIO:g}" in page
+def selection_run(folder, alphas=(0.05,)):
+    """The page of a grid of two keep ratios with a gap in one rule."""
+    found = []
+    for seed, keep in itertools.product((0, 1, 2), (0.1, 0.3)):
+        arms = [("random", None), *(("bis", alpha) for alpha in alphas)]
+        for rule, alpha in [*arms, *[("mixed", None)] * (keep == 0.1)]:
+            level = 0.6 + 0.01 * ((seed * len(rule)) % 3) + 0.05 * (rule == "bis")
+            config = {"world": {"name": "<b>corpus</b>", "synthetic": False}}
+            config |= {"model": "m", "training": {}}
+            config["arm"] = asdict(Arm(rule, keep, alpha, "hard", 0.0))
+            value = metrics(level, np.random.default_rng(1), 100)
+            value |= {"curve": [], "f1_curve": [[4, 0.5], [8, level]]}
+            value["subset"] = {"steps": 500, "mixed_share": 0.2, "tied_share": 0.4}
+            found.append(Result("selection", config, seed, value))
+    append_results(folder / "results", found)
+    write_manifest(folder, commands=["mprm run selection --seeds 3"], backbone="tiny")
+    report = write_report(folder)
+    return report, Document((folder / "report.html").read_text(encoding="utf-8"))
+
+
+def test_a_selection_run_has_the_same_page_less_what_needs_its_world(tmp_path):
+    report, document = selection_run(tmp_path)
+    (answer, _) = (row["sentence"] for row in report.answers)
+    assert f"BIS 10{NBSP}%" in answer
+    assert answer in document.text
+    assert "the real corpus “<b>corpus</b>”" in document.text
+    assert "b" not in {tag for tag, _ in document.tags}
+    assert "mprm run selection --seeds 3" in document.text
+    ids = {values["id"] for tag, values in document.tags if tag == "section"}
+    assert ids == {
+        *("answer", "results", "learning", "kept"),
+        *("backbone", "reproduce", "glossary"),
+    }
+    kept = document.table(["tied share"])[f"BIS 30{NBSP}%"]
+    assert (kept["steps"], kept["tied share"]) == ("500", f"40.0{NBSP}%")
+    levels = document.table(["keep ratio, %", "BIS"])
+    assert (levels["10"]["Mixed"], levels["30"]["Mixed"]) == ("0.610", "–")
+    assert document.table(["updates", "Random"])["4"]["BIS"] == "0.500"
+
+
+def test_arms_of_several_alphas_are_told_apart(tmp_path):
+    _, document = selection_run(tmp_path, (0.05, 0.2))
+    (chart, *_) = (
+        values["aria-label"] for tag, values in document.tags if tag == "svg"
+    )
+    assert chart.count(f"BIS 10{NBSP}%") == 2
+    assert f"BIS 10{NBSP}%, alpha 0.2 " in chart
+    levels = document.table(["keep ratio, %"])["10"]
+    assert {"BIS, alpha 0.05", "BIS, alpha 0.2"} <= set(levels)
+    assert "…" not in chart

@@ -115,10 +115,9 @@ def test_views_hold_what_the_files_hold(world):
         positive = [a / TRIALS for a in k if a]
         p = len(positive) / len(k)
         r = sum(positive) / len(positive) if positive else 1
-        assert view.p == pytest.approx(p)
-        assert view.mixture == pytest.approx(p * (1 - p))
-        assert view.reliability == pytest.approx(r)
-        assert view.bis == pytest.approx((p * (1 - p) + 0.05) * r)
+        mixture, slips = p * (1 - p), truth["slip_rate"]
+        found = list(view.scores.values())
+        assert found == pytest.approx([p, mixture, r, (mixture + 0.05) * r, slips])
         assert view.mixed == (0 < p < 1)
         assert masks[view.case][view.row]
         assert [rule.rule for rule in view.rules] == list(world.subsets)
@@ -142,7 +141,7 @@ def test_reasons_agree_with_the_picks_for_every_rollout_and_rule(world):
 
     for rule in RULES:
         subset = world.subsets[rule]
-        keys = rule_key(subset.rule, world.rollouts, subset.alpha)
+        keys = rule_key(subset.options.rule, world.rollouts, subset.options.alpha)
         for row in range(world.rollouts.n_rollouts):
             source = world.rollouts.source_names[world.rollouts.source[row]]
             reason, kept = why(subset, keys, row, source), bool(subset.kept[row])
