@@ -13,6 +13,7 @@ from theory.label_noise import (
     predictive_values,
     small_noise_fisher_weight,
 )
+from theory.paper import FULL_DATA
 
 probability = st.floats(0, 1, allow_subnormal=False)
 interior = st.floats(1e-3, 1 - 1e-3)
@@ -128,7 +129,7 @@ def test_paper_factor_agrees_to_first_order_at_one_half_only(eta):
 
 def test_paper_factor_1_minus_4_eta_overstates_and_turns_negative():
     """At the paper's error rate (q = 1 - .0357) and 10 % flips: 3 times too much."""
-    q = 1 - 0.0357
+    q = 1 - FULL_DATA.error_step_ratio
     assert paper_signal(q, 0.1) > 3 * noisy_fisher_weight(q, 0.1, 0.1)
     # So it reverses orders: more flips on a balanced step, fewer on a lopsided one.
     assert paper_signal(0.5, 0.21) < paper_signal(0.1, 0.05)

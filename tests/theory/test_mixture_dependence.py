@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from theory import mixture
+from theory.paper import FULL_DATA
 
 MEAN = st.floats(0, 1)
 ICC = st.floats(0, 1)
@@ -287,7 +288,11 @@ def test_lemma_2_needs_independent_labels():
     lower = mixture.mixture_bounds(theta, n).lower
     dependent = mixture.exchangeable_expected_mixture(0.5, n, 0.5)
     assert dependent == pytest.approx(lower / 2)
-    independent = mixture.exchangeable_mixed_share(1 - 0.0357, [5, 6], 0)
+    independent = mixture.exchangeable_mixed_share(
+        1 - FULL_DATA.error_step_ratio, [5, 6], 0
+    )
     assert np.all(independent > 0.16)
-    correlated = mixture.exchangeable_mixed_share(1 - 0.0357, [5, 6], 0.5)
-    assert correlated[0] < 0.0767 < correlated[1]
+    correlated = mixture.exchangeable_mixed_share(
+        1 - FULL_DATA.error_step_ratio, [5, 6], 0.5
+    )
+    assert correlated[0] < FULL_DATA.mixed_share < correlated[1]
