@@ -9,10 +9,10 @@ many were is always reported.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 
@@ -139,39 +139,38 @@ def rule_key(
     Raises:
         ValueError: the rule is unknown, or its score is undefined on this corpus.
     """
-    match rule:
-        case "random" | "step-matched-random":
-            return np.zeros(rollouts.n_rollouts)
-        case "bis" | "ccs":
-            return scores.bis(rollouts, alpha)
-        case "mixed":
-            return (scores.label_mixture(rollouts) > 0).astype(np.float64)
-        case "reliable":
-            return scores.reliability(rollouts)
-        case "small-loss":
-            return scores.reliability(rollouts, all_negative=0.0)
-        case "low-mc":
-            return -scores.mean_mc(rollouts)
-        case "mixture":
-            return scores.label_mixture(rollouts)
-        case "unbiased-mixture":
-            return scores.unbiased_mixture(rollouts)
-        case "mc-variance":
-            return scores.mc_variance(rollouts)
-        case "max-drop":
-            return scores.max_drop(rollouts)
-        case "negative-count":
-            return scores.negative_count(rollouts)
-        case "mc-uncertainty":
-            return scores.mc_uncertainty(rollouts)
-        case "shrunken-bis":
-            return scores.shrunken_bis(rollouts, *scores.moment_prior(rollouts), alpha)
-        case "posterior-fisher":
-            # Imported here: it needs scipy, which would double start-up.
-            from theory.beta_binomial import posterior_fisher
+    if rule not in _KEYS:
+        raise ValueError(f"unknown rule {rule!r}; known: {', '.join(RULE_NAMES)}")
+    return _KEYS[rule](rollouts, alpha)
 
-            return posterior_fisher(rollouts, *scores.moment_prior(rollouts))
-    raise ValueError(f"unknown rule {rule!r}; known: {', '.join(RULE_NAMES)}")
+
+def _posterior_fisher(rollouts: Rollouts, alpha: float) -> np.ndarray:
+    # Imported here: it needs scipy, which would double start-up.
+    from theory.beta_binomial import posterior_fisher
+
+    return posterior_fisher(rollouts, *scores.moment_prior(rollouts))
+
+
+_KEYS: dict[RuleName, Callable[[Rollouts, float], np.ndarray]] = {
+    "random": lambda x, alpha: np.zeros(x.n_rollouts),
+    "bis": scores.bis,
+    "mixed": lambda x, alpha: (scores.label_mixture(x) > 0).astype(np.float64),
+    "reliable": lambda x, alpha: scores.reliability(x),
+    "low-mc": lambda x, alpha: -scores.mean_mc(x),
+    "mixture": lambda x, alpha: scores.label_mixture(x),
+    "unbiased-mixture": lambda x, alpha: scores.unbiased_mixture(x),
+    "small-loss": lambda x, alpha: scores.reliability(x, all_negative=0.0),
+    "mc-variance": lambda x, alpha: scores.mc_variance(x),
+    "max-drop": lambda x, alpha: scores.max_drop(x),
+    "negative-count": lambda x, alpha: scores.negative_count(x),
+    "mc-uncertainty": lambda x, alpha: scores.mc_uncertainty(x),
+    "shrunken-bis": lambda x, alpha: scores.shrunken_bis(
+        x, *scores.moment_prior(x), alpha
+    ),
+    "posterior-fisher": _posterior_fisher,
+    "ccs": scores.bis,
+    "step-matched-random": lambda x, alpha: np.zeros(x.n_rollouts),
+}
 
 
 def select(
@@ -236,56 +235,61 @@ def select(
         raise ValueError(f"{name} does not keep a prefix of a ranking: no step budget")
     matched: list[int] | None = None
     if name == "step-matched-random":
-        reference = select(
-            rollouts,
-            "bis",
-            keep_ratio,
-            content,
-            alpha=alpha,
-            per_source=per_source,
-            ties=ties,
-            seed=seed,
-        )
+        shared: dict[str, Any] = {
+            "alpha": alpha,
+            "per_source": per_source,
+            "ties": ties,
+            "seed": seed,
+        }
+        reference = select(rollouts, "bis", keep_ratio, content, **shared)
         matched = [cut.kept_steps for cut in reference.cuts]
         unit = "steps"
 
     rows, cuts = [], []
     for i, (of, group) in enumerate(_groups(rollouts, per_source)):
-        of_group = key[group]
-        order = (
-            np.arange(len(group)) if in_file_order else mix_hash(content[group], seed)
-        )
         lengths = rollouts.offsets[group + 1] - rollouts.offsets[group]
-        available_steps = int(lengths.sum())
         if matched is not None:
             limit = matched[i]
         else:
-            limit = budget(
-                available_steps if unit == "steps" else len(group), keep_ratio
-            )
+            available = int(lengths.sum()) if unit == "steps" else len(group)
+            limit = budget(available, keep_ratio)
+        order = (
+            np.arange(len(group)) if in_file_order else mix_hash(content[group], seed)
+        )
         if name == "ccs":
-            chosen = _stratified(of_group, order, limit)
+            chosen = _stratified(key[group], order, limit)
         elif unit == "steps":
-            ranked = np.lexsort((order, -of_group))
+            ranked = np.lexsort((order, -key[group]))
             chosen = ranked[: _prefix_within(lengths[ranked], limit)]
         else:
-            chosen = _best(of_group, order, limit)
-        kept = of_group[chosen]
-        cut_value = None if name == "ccs" else float(kept.min())
+            chosen = _best(key[group], order, limit)
         rows.append(group[chosen])
-        cuts.append(
-            Cut(
-                group=of,
-                available=len(group),
-                available_steps=available_steps,
-                budget=limit,
-                kept=len(chosen),
-                kept_steps=int(lengths[chosen].sum()),
-                cut_value=cut_value,
-                tied_kept=_tied_kept(of_group, kept, cut_value),
-            )
-        )
+        has_cut = name != "ccs"
+        cuts.append(_cut(of, limit, key[group], lengths, chosen, has_cut))
     return Selection(np.sort(np.concatenate(rows)).astype(np.int64), tuple(cuts))
+
+
+def _cut(
+    name: str,
+    limit: int,
+    key: np.ndarray,
+    lengths: np.ndarray,
+    chosen: np.ndarray,
+    has_cut: bool,
+) -> Cut:
+    """Evidence for what was chosen of a group with these keys and lengths."""
+    kept = key[chosen]
+    value = float(kept.min()) if has_cut else None
+    return Cut(
+        group=name,
+        available=len(key),
+        available_steps=int(lengths.sum()),
+        budget=limit,
+        kept=len(chosen),
+        kept_steps=int(lengths[chosen].sum()),
+        cut_value=value,
+        tied_kept=_tied_kept(key, kept, value),
+    )
 
 
 def _own_key(scores: np.ndarray, rollouts: Rollouts) -> np.ndarray:

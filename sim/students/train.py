@@ -94,6 +94,14 @@ class _Arms(NamedTuple):
     labels_A: jax.Array
 
 
+class _Data(NamedTuple):
+    """What all arms of a seed read; with a leading axis, of N seeds."""
+
+    feed_F: ArrayLike
+    features_SxD: ArrayLike
+    labels: Labels
+
+
 def init_params(student: Student, dimension: int, key: jax.Array) -> Params:
     """Parameters before training: the score is 0 everywhere but for the intercept.
 
@@ -194,19 +202,18 @@ def _gradient(
     t: jax.Array,
     params: Params,
     arm: _Arms,
-    feed_F: jax.Array,
-    features_SxD: jax.Array,
-    labels: Labels,
+    data: _Data,
 ) -> Params:
     """Clipped gradient of update t of one training."""
     place = jnp.arange(capacity)
+    feed_F, features_SxD = jnp.asarray(data.feed_F), jnp.asarray(data.features_SxD)
     steps_C = jax.lax.dynamic_slice(feed_F, (arm.start_AxT[t],), (capacity,))
     real_C = (place < arm.count_AxT[t]).astype(jnp.float32)
     gradient = jax.grad(partial(batch_loss, student))(
         params,
         features_SxD[steps_C],
-        jnp.asarray(labels.target_KxS)[arm.labels_A, steps_C],
-        jnp.asarray(labels.trials_S)[steps_C],
+        jnp.asarray(data.labels.target_KxS)[arm.labels_A, steps_C],
+        jnp.asarray(data.labels.trials_S)[steps_C],
         real_C,
     )
     clip = optax.clip_by_global_norm(student.clip)
@@ -220,20 +227,17 @@ def _advance(
     capacity: int,
     state: _State,
     arms: _Arms,
-    feed_NxF: jax.Array,
-    features_NxSxD: jax.Array,
-    labels: Labels,
-    first: ArrayLike,
-    last: ArrayLike,
+    data: _Data,
+    span: tuple[ArrayLike, ArrayLike],
 ) -> _State:
     """Updates first, ..., last - 1 of every arm (second axis) and seed (first)."""
     one = partial(_gradient, student, capacity)
-    over_arms = jax.vmap(one, in_axes=(None, 0, 0, None, None, None))
-    over_seeds = jax.vmap(over_arms, in_axes=(None, 0, 0, 0, 0, 0))
+    over_arms = jax.vmap(one, in_axes=(None, 0, 0, None))
+    over_seeds = jax.vmap(over_arms, in_axes=(None, 0, 0, 0))
     transform = _transform(student)
 
     def update(t: jax.Array, state: _State) -> _State:
-        gradient = over_seeds(t, state.params, arms, feed_NxF, features_NxSxD, labels)
+        gradient = over_seeds(t, state.params, arms, data)
         change, optimizer = transform.update(gradient, state.optimizer, state.params)
         rate_NxA = arms.rate_AxT[:, :, t]
         params = jax.tree.map(
@@ -243,7 +247,7 @@ def _advance(
         )
         return _State(params, optimizer)
 
-    return jax.lax.fori_loop(first, last, update, state)
+    return jax.lax.fori_loop(*span, update, state)
 
 
 @dataclass(frozen=True, eq=False)
@@ -288,8 +292,8 @@ def train(
         raise ValueError("checkpoints must ascend from 1 or more")
     plan = sweep.plan
     place = partial(jax.device_put, device=seed_sharding(len(plan.updates_A)))
-    feed, features = place(plan.feed_F), place(sweep.features_NxSxD)
-    labels = jax.tree.map(place, sweep.labels)
+    whole = _Data(plan.feed_F, sweep.features_NxSxD, sweep.labels)
+    data = jax.tree.map(place, whole)
     n_arms, most = plan.start_AxT.shape[1:]
     rate_NxAxT = schedule(student, np.arange(most), plan.updates_A[..., None])
     results: list[Params] = [{}] * n_arms
@@ -303,9 +307,8 @@ def train(
         kept, first = [], 0
         for checkpoint in checkpoints or (longest,):
             last = max(first, min(checkpoint, longest))
-            state = _advance(
-                student, plan.capacity, state, arms, feed, features, labels, first, last
-            )
+            span = first, last
+            state = _advance(student, plan.capacity, state, arms, data, span)
             kept.append(jax.tree.map(np.array, state.params))
             first = last
         stacked = jax.tree.map(lambda *x: np.stack(x, axis=2), *kept)

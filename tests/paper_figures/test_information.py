@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from paper_figures import corpus, information
+from theory.paper import FULL_DATA
 
 
 def curves(drawing):
@@ -43,12 +44,12 @@ def test_effective_noise_is_bayes_under_the_prior_of_the_corpus():
     both = reliable + unreliable
     # The prior has the corpus's mean MC score and error-step ratio.
     assert both.sum() == pytest.approx(1)
-    assert both @ k / 16 == pytest.approx(0.8566)
-    assert both[0] == pytest.approx(0.0357)
+    assert both @ k / 16 == pytest.approx(FULL_DATA.mean_mc)
+    assert both[0] == pytest.approx(FULL_DATA.error_step_ratio)
     # Two equations give its parameters back: Pr(K = 1) / Pr(K = 0) and the mean.
     ratio = both[1] / both[0] / 16
-    scale = 15 * ratio / (0.8566 - ratio * (1 - 0.8566))
-    a, b = 0.8566 * scale, (1 - 0.8566) * scale
+    scale = 15 * ratio / (FULL_DATA.mean_mc - ratio * (1 - FULL_DATA.mean_mc))
+    a, b = FULL_DATA.mean_mc * scale, (1 - FULL_DATA.mean_mc) * scale
     for tau in (0.25, 0.5, 0.75):
         _, eta = shown["eta_eff", f"tau {tau:g}"]
         exact = [

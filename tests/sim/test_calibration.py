@@ -15,6 +15,7 @@ from sim.corpus.draw import expected, sample
 from sim.corpus.laws import HierarchicalBeta, Martingale, TwoStateChain, WithAllNegative
 from sim.corpus.quadrature import beta_rule
 from sim.corpus.sources import PAPER_SOURCES, Source
+from theory.paper import FULL_DATA
 from theory.summary import summarise
 
 INF = np.inf
@@ -33,8 +34,8 @@ def targets_of(model, sources):
 def test_default_model_meets_the_paper_s_shares_and_is_what_calibration_gives():
     fitted = calibrate(HierarchicalBeta(1.0, 1.0))
     found = expected(fitted, PAPER_SOURCES)
-    assert found.error_step_ratio == pytest.approx(0.0357, rel=1e-6)
-    assert found.mixed_share == pytest.approx(0.0767, rel=1e-6)
+    assert found.error_step_ratio == pytest.approx(FULL_DATA.error_step_ratio, rel=1e-6)
+    assert found.mixed_share == pytest.approx(FULL_DATA.mixed_share, rel=1e-6)
     kept = PAPER_MODELS["hierarchical"]
     assert isinstance(kept, HierarchicalBeta)
     assert (kept.k0, kept.k) == pytest.approx((fitted.k0, fitted.k), rel=1e-6)
@@ -50,11 +51,11 @@ def test_start_of_the_calibration_does_not_matter():
 def test_kept_models_meet_what_they_can(name):
     mixed = {"independent": 0.168, "constant": 0.0391, "martingale": 0.0587}
     found = expected(PAPER_MODELS[name], PAPER_SOURCES)
-    assert found.error_step_ratio == pytest.approx(0.0357, rel=1e-6)
+    assert found.error_step_ratio == pytest.approx(FULL_DATA.error_step_ratio, rel=1e-6)
     if name in mixed:
         assert found.mixed_share == pytest.approx(mixed[name], rel=0.01)
     else:
-        assert found.mixed_share == pytest.approx(0.0767, rel=1e-6)
+        assert found.mixed_share == pytest.approx(FULL_DATA.mixed_share, rel=1e-6)
 
 
 def test_default_model_meets_its_targets_when_sampled():
@@ -63,12 +64,15 @@ def test_default_model_meets_its_targets_when_sampled():
     )
     found = summarise(corpus)
     exact = expected(PAPER_MODELS["hierarchical"], PAPER_SOURCES)
-    shares = {"mixed_share": 0.0767, "all_negative_share": exact.all_negative_share}
+    shares = {
+        "mixed_share": FULL_DATA.mixed_share,
+        "all_negative_share": exact.all_negative_share,
+    }
     for name, share in shares.items():
         error = np.sqrt(share * (1 - share) / corpus.n_rollouts)
         assert abs(getattr(found, name) - share) < 4 * error
     negative = corpus.lengths - corpus.n_positive
-    residual = negative - 0.0357 * corpus.lengths
+    residual = negative - FULL_DATA.error_step_ratio * corpus.lengths
     assert abs(residual.sum()) < 4 * np.sqrt(len(residual)) * residual.std()
     scores = corpus.total(corpus.successes.astype(np.int64)) / 16
     residual = scores - exact.mean_mc * corpus.lengths
@@ -122,9 +126,9 @@ def test_limits_of_the_hierarchy_say_that_they_miss_the_mixed_share(model, mixed
         calibrate(model)
     (miss,) = caught.value.misses
     assert miss.name == "mixed_share"
-    assert miss.wanted == 0.0767
+    assert miss.wanted == FULL_DATA.mixed_share
     assert miss.nearest == pytest.approx(mixed, rel=0.01)
-    assert miss.distance == pytest.approx(abs(mixed - 0.0767), rel=0.01)
+    assert miss.distance == pytest.approx(abs(mixed - FULL_DATA.mixed_share), rel=0.01)
     found = expected(caught.value.nearest, PAPER_SOURCES)
     assert found.error_step_ratio == pytest.approx(PAPER_TARGETS.error_step_ratio)
 

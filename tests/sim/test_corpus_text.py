@@ -9,6 +9,7 @@ from sim.corpus.calibrate import PAPER_MODELS
 from sim.corpus.draw import early_stop, sample
 from sim.corpus.sources import PAPER_SOURCES, Source
 from sim.corpus.text import file_stem, placeholder_records
+from theory.paper import FULL_DATA
 from theory.rollouts import Rollouts
 
 
@@ -48,7 +49,7 @@ def test_text_has_the_corpus_s_length_and_alphabet(corpus):
     records = [record for _, record in records_of(corpus)]
     steps = [[step["step"] for step in r["steps_with_score"]] for r in records]
     words = [len(text.split()) for rollout in steps for text in rollout]
-    assert abs(np.mean(words) - 27.8) < 1
+    assert abs(np.mean(words) - FULL_DATA.words_per_step) < 1
     everything = "".join(text for rollout in steps for text in rollout)
     assert "\\frac{" in everything
     assert "∠" in everything

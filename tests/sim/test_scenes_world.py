@@ -16,6 +16,7 @@ from sim.scenes.world import (
     sample_candidates,
     sample_corpus,
 )
+from theory.paper import FULL_DATA
 from theory.rollouts import Rollouts
 from theory.summary import summarise
 
@@ -58,8 +59,10 @@ def test_scarce_is_near_the_real_corpus(corpora):
     assert summary.error_step_ratio == pytest.approx(
         PAPER_TARGETS.error_step_ratio, abs=0.01
     )
-    assert summary.mean_mc == pytest.approx(0.8566, abs=0.02)
-    assert summary.steps_per_rollout == pytest.approx(5.62, abs=0.3)
+    assert summary.mean_mc == pytest.approx(FULL_DATA.mean_mc, abs=0.02)
+    assert summary.steps_per_rollout == pytest.approx(
+        FULL_DATA.steps_per_rollout, abs=0.3
+    )
     # Step 0 can be wrong: some rollouts have no positive step at all.
     assert 0 < summary.all_negative_share < 0.01
     wrong = wrong_steps(corpora["scarce"])

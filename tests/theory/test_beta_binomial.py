@@ -299,48 +299,6 @@ def test_expected_scores_stay_in_the_range_of_the_scores(a, b, trials, n, alpha)
 
 # --- domains --------------------------------------------------------------------------
 
-ARGUMENTS = {"a": 0.7, "b": 0.3, "trials": 4, "tau": 0.5, "k": 1, "n": 3, "alpha": 0.1}
-BAD = {
-    "a": ([0, -1, np.nan, np.inf], r"in \(0, inf\)"),
-    "b": ([0, -1, np.nan, np.inf], r"in \(0, inf\)"),
-    "trials": ([0, 1.5, np.nan], r"an integer in \[1, "),
-    "tau": ([-0.1, 1.1, np.nan], r"in \[0, 1\]"),
-    "k": ([-1, 0.5, np.nan], r"an integer in \[0, "),
-    "n": ([0, 2.5, np.nan], r"an integer in \[1, "),
-    "alpha": ([-0.1, np.nan, np.inf], r"in \[0, inf\)"),
-}
-
-
-@pytest.mark.parametrize(
-    ("function", "names"),
-    [
-        (success_posterior, "k a b trials"),
-        (unreliability_posterior, "k a b trials tau"),
-        (positive_label_prob, "a b trials"),
-        (count_pmf, "a b trials"),
-        (class_conditional_counts, "a b trials tau"),
-        (class_conditional_rates, "a b trials tau"),
-        (pseudo_positive_rate, "a b trials tau"),
-        (expected_reliability, "a b trials n"),
-        (expected_bis, "a b trials n alpha"),
-    ],
-)
-def test_bad_arguments_are_named_and_good_ones_broadcast(function, names):
-    names = names.split()
-    good = {name: ARGUMENTS[name] for name in names}
-    for name in names:
-        values, message = BAD[name]
-        for value in values:
-            with pytest.raises(ValueError, match=f"^{name} must be {message}"):
-                function(**{**good, name: value})
-    scalar = function(**good)
-    stacked = function(**{**good, "a": np.full((2, 1), 0.7, np.float32)})
-    scalar = scalar if isinstance(scalar, tuple) else (scalar,)
-    stacked = stacked if isinstance(stacked, tuple) else (stacked,)
-    for one, many in zip(scalar, stacked, strict=True):
-        assert many.dtype == one.dtype == np.float64
-        np.testing.assert_allclose(many[1, 0], one, rtol=1e-6)
-
 
 def test_more_successes_than_trials_are_refused():
     with pytest.raises(ValueError, match=r"^k must be an integer in \[0, trials\]"):

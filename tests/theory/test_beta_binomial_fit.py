@@ -16,6 +16,7 @@ from theory.beta_binomial import (
     positive_label_prob,
 )
 from theory.beta_binomial_fit import fit_beta_binomial, fit_from_mean_and_zero_rate
+from theory.paper import FULL_DATA
 
 PLANTED = [(0.73, 0.30), (0.13, 1.0), (2.0, 5.0), (40.0, 20.0)]
 
@@ -39,18 +40,20 @@ def test_the_fit_from_two_statistics_reproduces_them(mean, log_s, trials):
 
 def test_the_paper_corpus_needs_a_u_shaped_prior():
     # Table 1: mean MC .8566, error-step ratio 3.57 %, N = 16.
-    a, b = fit_from_mean_and_zero_rate(0.8566, 0.0357, 16)
+    a, b = fit_from_mean_and_zero_rate(
+        FULL_DATA.mean_mc, FULL_DATA.error_step_ratio, 16
+    )
     with mp.workdps(60):
         exact = mp.findroot(
             lambda s: (
-                mp.beta(0.8566 * s, (1 - mp.mpf(0.8566)) * s + 16)
-                / mp.beta(0.8566 * s, (1 - mp.mpf(0.8566)) * s)
-                - mp.mpf(0.0357)
+                mp.beta(FULL_DATA.mean_mc * s, (1 - mp.mpf(FULL_DATA.mean_mc)) * s + 16)
+                / mp.beta(FULL_DATA.mean_mc * s, (1 - mp.mpf(FULL_DATA.mean_mc)) * s)
+                - mp.mpf(FULL_DATA.error_step_ratio)
             ),
             0.5,
         )
     np.testing.assert_allclose(a + b, float(exact), rtol=1e-12)
-    np.testing.assert_allclose(a / (a + b), 0.8566, rtol=1e-14)
+    np.testing.assert_allclose(a / (a + b), FULL_DATA.mean_mc, rtol=1e-14)
     assert max(a, b) < 1
 
 

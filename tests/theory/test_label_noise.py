@@ -13,17 +13,10 @@ from theory.label_noise import (
     predictive_values,
     small_noise_fisher_weight,
 )
+from theory.paper import FULL_DATA
 
 probability = st.floats(0, 1, allow_subnormal=False)
 interior = st.floats(1e-3, 1 - 1e-3)
-CHANNEL = [
-    joint_label_probs,
-    noisy_positive_prob,
-    predictive_values,
-    information_retention,
-    noisy_fisher_weight,
-    small_noise_fisher_weight,
-]
 
 
 # --- channel --------------------------------------------------------------------------
@@ -136,7 +129,7 @@ def test_paper_factor_agrees_to_first_order_at_one_half_only(eta):
 
 def test_paper_factor_1_minus_4_eta_overstates_and_turns_negative():
     """At the paper's error rate (q = 1 - .0357) and 10 % flips: 3 times too much."""
-    q = 1 - 0.0357
+    q = 1 - FULL_DATA.error_step_ratio
     assert paper_signal(q, 0.1) > 3 * noisy_fisher_weight(q, 0.1, 0.1)
     # So it reverses orders: more flips on a balanced step, fewer on a lopsided one.
     assert paper_signal(0.5, 0.21) < paper_signal(0.1, 0.05)
@@ -149,21 +142,7 @@ def test_paper_factor_1_minus_4_eta_overstates_and_turns_negative():
 
 
 @pytest.mark.parametrize("bad", [-0.01, 1.01, np.nan])
-@pytest.mark.parametrize("function", CHANNEL)
-def test_rates_outside_0_1_are_named(function, bad):
-    for position, name in enumerate(("q", "fpr", "fnr")):
-        rates = [0.5, 0.1, 0.2]
-        rates[position] = bad
-        with pytest.raises(ValueError, match=rf"^{name} must be in \[0, 1\]"):
-            function(*rates)
-
-
-@pytest.mark.parametrize("bad", [-0.01, 1.01, np.nan])
 def test_other_arguments_outside_their_range_are_named(bad):
-    with pytest.raises(ValueError, match=r"^q must be in \[0, 1\]"):
-        paper_signal(bad, 0.1)
-    with pytest.raises(ValueError, match=r"^eta must be in \[0, 1\]"):
-        paper_signal(0.5, bad)
     with pytest.raises(ValueError, match=r"^q must be in \[0, 1\]"):
         count_information(bad, [1.0], [1.0])
     with pytest.raises(ValueError, match=r"^pmf_negative must be in \[0, 1\]"):
@@ -187,12 +166,3 @@ def test_distributions_that_do_not_sum_to_one_are_refused():
         match=r"^pmf_negative and pmf_positive must cover the same counts, not 1 and 2",
     ):
         count_information(0.5, np.ones((3, 4, 1)), np.full((3, 4, 2), 0.5))
-
-
-@pytest.mark.parametrize("function", CHANNEL)
-def test_channel_functions_broadcast_in_float64(function):
-    q, fpr = np.full((3, 1), 0.5, np.float32), np.full(4, 0.25, np.float16)
-    result = function(q, fpr, 0)
-    for part in result if isinstance(result, tuple) else [result]:
-        assert np.broadcast_shapes(part.shape, (3, 4)) == (3, 4)
-        assert part.dtype == np.float64

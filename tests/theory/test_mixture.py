@@ -266,25 +266,6 @@ def test_selecting_mixed_rollouts_biases_noiseless_labels():
     assert np.all(np.abs(kept.mean(axis=0) - q) > 0.1)
 
 
-@pytest.mark.parametrize("bad", [-0.1, 1.1, np.nan])
-def test_a_probability_outside_its_range_is_named(bad):
-    for function in (
-        mixture.label_mixture_moments,
-        mixture.unbiased_mixture,
-        mixture.mixed_share,
-        mixture.mixed_selection_logit_shift,
-    ):
-        with pytest.raises(ValueError, match=r"^q must be in \[0, 1\]"):
-            function([0.5, bad])
-    for function in (mixture.flip_gap, mixture.flipped_uncertainty):
-        with pytest.raises(ValueError, match=r"^eta must be in \[0, 1\]"):
-            function(0.1, bad)
-        with pytest.raises(ValueError, match=r"^theta must be in "):
-            function(bad, 0.1)
-    with pytest.raises(ValueError, match=r"^theta must be in "):
-        mixture.mixture_bounds(bad, 3)
-
-
 def test_shapes_and_counts_outside_their_range_are_named():
     for function in (mixture.label_mixture_moments, mixture.mixed_share):
         for empty in (0.5, np.zeros((3, 0))):
@@ -296,12 +277,3 @@ def test_shapes_and_counts_outside_their_range_are_named():
         mixture.mixture_bounds(0.1, 0)
     with pytest.raises(ValueError, match=r"^theta must be in \[0, 1/4\], not 0\.3"):
         mixture.flip_gap([0.1, 0.3], 0.1)
-
-
-def test_scalars_broadcast_against_arrays_in_float64():
-    lower, upper = mixture.mixture_bounds(0.2, [1, 2, 4])
-    np.testing.assert_allclose(lower, [0, 0.1, 0.15])
-    np.testing.assert_allclose(upper, [0.2, 0.2, 0.2])
-    flipped = mixture.flipped_uncertainty([[0.0], [0.25]], np.array([0, 0.5, 1], "f4"))
-    assert flipped.dtype == np.float64
-    np.testing.assert_allclose(flipped, [[0, 0.25, 0], [0.25, 0.25, 0.25]])
