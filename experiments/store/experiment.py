@@ -15,7 +15,7 @@ from experiments.store.results import Result, append_results, cell_key, read_res
 Cell = tuple[dict[str, Any], Callable[[], dict[str, Any]]]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ExperimentOptions:
     """Options of every experiment.
 
@@ -34,7 +34,7 @@ class ExperimentOptions:
             raise ValueError(f"seed must be at least 0, not {self.seed}")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class SizedOptions(ExperimentOptions):
     """Options of an experiment that comes in two sizes.
 

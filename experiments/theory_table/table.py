@@ -36,7 +36,7 @@ _ORACLES = {"autodiff": "a", "enumeration": "e", "mpmath": "m"}
 _ROOT = Path(__file__).parents[2]
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Options(ExperimentOptions):
     """Every statement of the theory, four ways: the paper's number, ours, an oracle's
     and a simulation's.

@@ -128,7 +128,7 @@ def test_the_run_stores_what_it_prints(tmp_path, capsys):
         right = [int(k > 2) for k in counts]
         samples.append(sample(counts.tolist(), right, right))
     path = write(tmp_path, samples)
-    run(Options(path, output=tmp_path / "results"))
+    run(Options(samples=path, output=tmp_path / "results"))
     out = capsys.readouterr().out
     (result,) = read_results(tmp_path / "results", "judges")
     shares = result.metrics["wrong_by_count"]

@@ -35,7 +35,7 @@ LOOSE = {
 @pytest.fixture(scope="module")
 def computed(tmp_path_factory):
     """The options and results of one run of all statements."""
-    options = table.Options(tmp_path_factory.mktemp("theory"), draws=DRAWS)
+    options = table.Options(output=tmp_path_factory.mktemp("theory"), draws=DRAWS)
     return options, table.compute(options)
 
 
