@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import itertools
 import math
+from typing import Any
 
 import jax.numpy as jnp
 import mpmath as mp
@@ -63,7 +64,7 @@ def _zeros(low: float, high: float):
     return _joint(0, low, high) / total
 
 
-def _eta(k, prior: Prior | None = None, trials: int = _TRIALS, tau=_TAU):
+def _eta(k: Any, prior: Prior | None = None, trials: int = _TRIALS, tau: Any = _TAU):
     a, b = prior or _prior()
     return beta_binomial.unreliability_posterior(k, a, b, trials, tau)
 

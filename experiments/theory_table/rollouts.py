@@ -62,14 +62,10 @@ def _half_squared_differences(rng, draws: int) -> np.ndarray:
     return twice.mean(axis=-1) / 2
 
 
-def _headroom() -> float:
-    moments = mixture.label_mixture_moments(_Q)
-    return moments.uncertainty - moments.information
-
-
 # --- flips ----------------------------------------------------------------------------
 
-_THETA = float(mixture.label_mixture_moments(_Q).uncertainty)
+_MOMENTS = mixture.label_mixture_moments(_Q)
+_THETA = float(_MOMENTS.uncertainty)
 
 
 def _uncertainty(q: np.ndarray) -> float:
@@ -234,7 +230,7 @@ STATEMENTS: tuple[Statement, ...] = (
         "theta_less_a",
         "theta - A = Var_j(q_j)",
         "enumeration",
-        exact=_headroom,
+        exact=lambda: _MOMENTS.uncertainty - _MOMENTS.information,
         oracle=lambda: half_mean_squared_difference(_Q),
     ),
     Statement(
