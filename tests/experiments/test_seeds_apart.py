@@ -11,6 +11,7 @@ from experiments.map.worlds import read_worlds
 from experiments.store.results import read_results
 from experiments.students import runs
 from tests.cli import run
+from tests.experiments.map_worlds import measures
 
 SUBSET = {"mixed_share": 0.1, "wrong_positives": 0.1, "updates": 10.0, "steps": 50.0}
 
@@ -61,16 +62,9 @@ def made_up_world(regime, seed, seeds):
         name: {"micro_f1": (base + (0.01 - 0.03 * seed) * i).tolist()}
         for i, name in enumerate(ARMS)
     }
-    measures = {
-        "mixed_share": axes["mixed_share"],
-        "error_step_ratio": float(rng.uniform(0.1, 0.3)),
-        "mean_mc": float(rng.uniform(0.4, 0.9)),
-        "between_share": axes["between"],
-        "low_positive_share": float(rng.uniform(0, 0.2)),
-        "mixed_reliability": float(rng.uniform(0.2, 0.7)),
-    }
+    looks = measures(rng, axes["mixed_share"], rng.uniform(0.1, 0.3))
     updates = 1000 * axes["keep_ratio"]
-    return {"measures": measures, "updates": updates, "arms": arms}
+    return {"measures": looks, "updates": updates, "arms": arms}
 
 
 def test_the_map_is_of_its_seed(tmp_path, capsys, monkeypatch):
