@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
@@ -131,14 +130,13 @@ def run(options: Options) -> None:
     from sim.corpus.calibrate import PAPER_MODELS
 
     scale = SCALES[options.size]
-    cells = [
-        (
-            {"model": name, "scale": scale},
-            partial(describe_model, model, scale, options.seed),
-        )
-        for name, model in PAPER_MODELS.items()
-    ]
-    results, ran = complete(options, NAME, cells, "models")
+    configs = [{"model": name, "scale": scale} for name in PAPER_MODELS]
+
+    def describe(chosen: list[int]) -> list[dict[str, Any]]:
+        models = [PAPER_MODELS[configs[i]["model"]] for i in chosen]
+        return [describe_model(model, scale, options.seed) for model in models]
+
+    results, ran = complete(options, NAME, configs, describe)
     models = {result.config["model"]: result.metrics for result in results}
     if options.json:
         shared.print_json({"experiment": NAME, "ran": ran, "models": models})

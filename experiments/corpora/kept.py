@@ -61,8 +61,9 @@ OPTIONS = Options
 def run(options: Options) -> None:
     """Select under every rule, unless the store has it, and print."""
     config = {"scale": options.scale, "keep_ratio": options.keep_ratio}
-    cells = [(config, lambda: _measure(options))]
-    (result,), _ = complete(options, EXPERIMENT, cells, "corpora")
+    (result,), _ = complete(
+        options, EXPERIMENT, [config], lambda _: [_measure(options)]
+    )
     if options.json:
         shared.print_json(config | {"seed": options.seed} | result.metrics)
     else:

@@ -5,6 +5,7 @@ from dataclasses import asdict, replace
 import numpy as np
 import pytest
 
+from experiments.store.experiment import ExperimentOptions
 from experiments.store.paired import compare
 from experiments.store.results import Result, read_results
 from experiments.students import sweeps
@@ -32,12 +33,16 @@ ARMS = [Arm("full"), Arm("bis", 0.2), Arm("random", 0.2), Arm("bayes")]
 
 
 def test_a_second_run_finds_every_cell_and_a_new_arm_runs_alone(tmp_path):
-    assert run_cells(tmp_path, "x", TINY, ARMS[:2], seeds=2) == 2
+    def ran(arms, seed=0):
+        options = ExperimentOptions(output=tmp_path, seed=seed)
+        return run_cells(options, "x", TINY, arms, seeds=2)
+
+    assert ran(ARMS[:2]) == 2
     before = (tmp_path / "x.jsonl").read_bytes()
-    assert run_cells(tmp_path, "x", TINY, ARMS[:2], seeds=2) == 0
+    assert ran(ARMS[:2]) == 0
     assert (tmp_path / "x.jsonl").read_bytes() == before
-    assert run_cells(tmp_path, "x", TINY, ARMS[:3], seeds=2) == 1
-    assert run_cells(tmp_path, "x", TINY, ARMS[:2], seeds=2, seed=1) == 2
+    assert ran(ARMS[:3]) == 1
+    assert ran(ARMS[:2], seed=1) == 2
     cells = read_results(tmp_path, "x")
     assert [cell.config["arm"] for cell in cells[:3]] == list(map(asdict, ARMS[:3]))
     assert cells[0].config["world"] == describe(TINY)
