@@ -49,7 +49,7 @@ def _moments(share: float, at_student: bool = False) -> tuple[np.ndarray, float]
     logit = np.log([_STUDENT / (1 - _STUDENT)])
     at = (logit, np.ones(1)) if at_student else (_W, _PHI)
     negative, positive = _gradients(*at)
-    second = share * (positive @ positive) + (1 - share) * (negative @ negative)
+    second = float(share * (positive @ positive) + (1 - share) * (negative @ negative))
     return share * positive + (1 - share) * negative, second
 
 
