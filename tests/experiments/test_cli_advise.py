@@ -6,6 +6,7 @@ import msgspec
 import numpy as np
 import pytest
 
+from experiments.cli import main
 from experiments.cli.advise import KEEP_RATIOS, REFERENCE, load_advisor
 from experiments.map.advisor import fit_advisor, inputs
 from experiments.map.design import ARMS
@@ -17,14 +18,8 @@ from tests.experiments.map_worlds import world, write_worlds
 
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory):
-    import contextlib
-    import io
-
-    from experiments.cli import main
-
     folder = tmp_path_factory.mktemp("advised") / "corpus"
-    with contextlib.redirect_stdout(io.StringIO()):
-        main(["simulate", "corpus", "--output", str(folder), "--scale", "0.01"])
+    main(["simulate", "corpus", "--output", str(folder), "--scale", "0.01"])
     return folder
 
 
@@ -50,7 +45,6 @@ def test_a_rule_that_surely_gains_is_recommended(corpus, tmp_path, capsys):
             expected = advisor.predict((treated, baseline), x)._asdict()
             assert advice["gains"][f"{treated} - {baseline}"] == pytest.approx(expected)
     page = run(capsys, *asked).out
-    assert f"compared with 240 simulated worlds: {tmp_path}\n" in page
     assert "recommended: --rule bis --keep-ratio 0.05 --alpha 0.05" in page
     lines = [line for line in page.splitlines() if str(tmp_path) not in line]
     assert max(map(len, lines)) <= 100
@@ -63,9 +57,7 @@ def test_where_no_rule_surely_gains_all_data_are_recommended(corpus, tmp_path, c
     assert (found["rule"], found["keep_ratio"]) == (None, 1.0)
     assert not found["told_apart"]
     assert {one["rule"] for one in found["if_a_share"]} == {"bis"}
-    page = run(capsys, *asked).out
-    assert "recommended: all data" in page
-    assert "if only a share can be trained on" in page
+    assert "recommended: all data" in run(capsys, *asked).out
 
 
 def test_a_corpus_outside_is_not_guessed_at(corpus, tmp_path, capsys):
@@ -95,11 +87,8 @@ def test_a_store_with_fewer_worlds_does_not_hide_the_reference(
     count, corpus, tmp_path, capsys
 ):
     write_worlds(tmp_path, lambda keep: 0.2, count)
-    asked = ["advise", corpus, "--results", tmp_path]
-    found = run(capsys, *asked, "--json").json
+    found = run(capsys, "advise", corpus, "--results", tmp_path, "--json").json
     assert (found["worlds"], found["results"]) == (205, str(REFERENCE))
-    page = run(capsys, *asked).out
-    assert f"compared with 205 simulated worlds: {REFERENCE}\n" in page
 
 
 def test_held_out_worlds_do_not_decide_which_folder_is_read(tmp_path):

@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 
 from experiments.map import run as regimes
-from experiments.map.advisor import TARGETS
 from experiments.map.design import ARMS, design
 from experiments.map.report import advisor_tests, sign_counts
 from experiments.map.worlds import read_worlds
@@ -28,13 +27,10 @@ def made_up_arms(world, arms, seeds, *rest):
     return found
 
 
-@pytest.fixture
-def made_up(monkeypatch):
+@pytest.mark.parametrize("name", ["labels", "mc_budget", "plateau"])
+def test_an_experiment_s_report_is_of_its_seed(name, monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(runs, "run_arms", made_up_arms)
 
-
-@pytest.mark.parametrize("name", ["labels", "mc_budget", "plateau"])
-def test_an_experiment_s_report_is_of_its_seed(name, made_up, tmp_path, capsys):
     def report(folder, seed):
         asked = ["run", name, "--output", folder, "--seed", seed]
         found = run(capsys, *asked, "--json")
@@ -87,7 +83,5 @@ def test_the_map_is_of_its_seed(tmp_path, capsys, monkeypatch):
         assert found["advisor"] == advisor_tests(worlds)
         assert {of["worlds"] for of in found["cross_validation"].values()} == {40}
         assert {of["majority"] for of in found["advisor"].values()} == {1.0}
-        assert set(found["advisor"]) == {" - ".join(target) for target in TARGETS}
     page = run(capsys, *asked, "--seed", "1").out
     assert "0 worlds run, 40 of seed 1 in the store" in page
-    assert "majority" in page

@@ -78,9 +78,8 @@ def test_rows_in_the_store_are_not_computed_again(computed, monkeypatch):
     lemma = Statement("lemma_1", "", "enumeration", exact=refuse, oracle=refuse)
     monkeypatch.setattr(learning, "STATEMENTS", (lemma,))
     again = table.compute(options)
-    stored = read_results(options.output, "theory")
+    assert again == [r for r in results if r in again]
     assert len(again) == len(results) - 7
-    assert [r for r in stored if r in again] == again
     # Another seed, another number of draws and other code are other rows.
     for other in ({"seed": 1}, {"draws": DRAWS + 1}):
         monkeypatch.setattr(table, "_SECTIONS", {"learning": learning.__name__})
