@@ -11,8 +11,8 @@ from experiments.theory_table.statement import (
     Simulation,
     Statement,
     autodiff_gradient,
-    autodiff_hessian,
     flip,
+    label_information,
     mean_and_se,
     positive_share,
 )
@@ -86,15 +86,7 @@ def _simulated_snr(rng: np.random.Generator, draws: int) -> tuple[float, float]:
 
 
 def _curvature(q: float, fpr: float, fnr: float) -> float:
-    """Minus the expected curvature of the label's log-likelihood in the logit of q."""
-    share = positive_share(q, fpr, fnr)
-
-    def negative_log_likelihood(z):
-        truth = 1 / (1 + jnp.exp(-z))
-        p = (1 - fnr) * truth + fpr * (1 - truth)
-        return -share * jnp.log(p) - (1 - share) * jnp.log(1 - p)
-
-    return float(autodiff_hessian(negative_log_likelihood, np.log(q / (1 - q))))
+    return label_information(q, [1 - fpr, fpr], [fnr, 1 - fnr])
 
 
 def _squared_scores(q: float, fpr: float, fnr: float) -> Simulation:
