@@ -40,7 +40,6 @@ WITH_DATA = {
 }
 
 
-@dataclasses.dataclass(frozen=True)
 class Everything(SizedOptions):
     """Every experiment below that needs no data of yours; what is done is skipped.
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import dataclasses
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from experiments.store.experiment import SizedOptions
+from experiments.console import shared
+from experiments.console.tables import format_table
+from experiments.store.experiment import SizedOptions, complete
 from theory.paper import FULL_DATA
 from theory.rollouts import Rollouts
 from theory.scores import bis, label_mixture, reliability
@@ -29,7 +30,6 @@ MIXTURE_EDGES = (0.0, 0.05, 0.1, 0.15, 0.2, 0.25)
 BIS_EDGES = (0.0, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3)
 
 
-@dataclasses.dataclass(frozen=True)
 class Options(SizedOptions):
     """What do corpus models predict that they were not fitted to?
 
@@ -45,13 +45,12 @@ class Options(SizedOptions):
 OPTIONS = Options
 
 
-def describe_model(
-    model: CorpusModel, scale: float, rng: np.random.Generator
-) -> dict[str, Any]:
+def describe_model(model: CorpusModel, scale: float, seed: int) -> dict[str, Any]:
     """Everything that is compared, of one sampled corpus."""
     from sim.corpus.draw import sample
     from sim.corpus.sources import PAPER_SOURCES
 
+    rng = np.random.default_rng(seed)
     rollouts = sample(model, PAPER_SOURCES, rng, scale)
     content = rng.integers(0, 2**64, rollouts.n_rollouts, np.uint64, endpoint=False)
     chosen = {
@@ -76,8 +75,7 @@ def describe_model(
 def summary_columns(rollouts: Rollouts) -> dict[str, float]:
     """The columns of Table 1, and the mixed share."""
     summary = summarise(rollouts)
-    names = ("error_step_ratio", "mean_mc", "steps_per_rollout", "mixed_share")
-    return {name: getattr(summary, name) for name in names}
+    return {name: getattr(summary, name) for name in _COLUMNS}
 
 
 def per_source(rollouts: Rollouts) -> dict[str, dict[str, Any]]:
@@ -130,58 +128,43 @@ def coverage(
 
 def run(options: Options) -> None:
     """Run what is missing, and print the predictions."""
-    from experiments.console import shared
-    from experiments.store.results import Result, append_results, cell_key, read_results
     from sim.corpus.calibrate import PAPER_MODELS
 
-    if options.seed < 0:
-        raise shared.UsageError(f"--seed must be at least 0, not {options.seed}")
     scale = SCALES[options.size]
-    done = {result.key for result in read_results(options.output, NAME)}
-    ran = 0
-    with shared.progress(NAME, len(PAPER_MODELS), "models") as tick:
-        for i, (name, model) in enumerate(PAPER_MODELS.items()):
-            config = {"model": name, "scale": scale}
-            if cell_key(config, options.seed) not in done:
-                rng = np.random.default_rng(options.seed)
-                metrics = describe_model(model, scale, rng)
-                result = Result(NAME, config, options.seed, metrics)
-                append_results(options.output, [result])
-                ran += 1
-            tick(i + 1)
-    results = [
-        result
-        for result in read_results(options.output, NAME)
-        if result.config["scale"] == scale and result.seed == options.seed
-    ]
+    configs = [{"model": name, "scale": scale} for name in PAPER_MODELS]
+
+    def describe(chosen: list[int]) -> list[dict[str, Any]]:
+        models = [PAPER_MODELS[configs[i]["model"]] for i in chosen]
+        return [describe_model(model, scale, options.seed) for model in models]
+
+    results, ran = complete(options, NAME, configs, describe)
+    models = {result.config["model"]: result.metrics for result in results}
     if options.json:
-        models = {result.config["model"]: result.metrics for result in results}
         shared.print_json({"experiment": NAME, "ran": ran, "models": models})
         return
-    _print({result.config["model"]: result.metrics for result in results})
+    _print(models)
     print(f"\n{ran} models run, {len(results)} in the store: {options.output}")
 
 
+# Columns of the table: how each is printed, and what Table 1 has for all data. Of the
+# predicted subsets nothing is published here.
+_COLUMNS = {
+    "error_step_ratio": ("{:.2%}", "3.57%"),
+    "mean_mc": ("{:.3f}", "0.857"),
+    "steps_per_rollout": ("{:.2f}", "5.62"),
+    "mixed_share": ("{:.2%}", "7.67%"),
+}
+
+
 def _print(models: dict[str, dict[str, Any]]) -> None:
-    from experiments.console.tables import format_table
-
-    def column(value) -> list[str]:
-        return [value(metrics) for metrics in models.values()]
-
     rows = []
     for subset in ("full", "low-mc 25 %", "mixed 25 %"):
-        for name, form in (
-            ("error_step_ratio", "{:.2%}"),
-            ("mean_mc", "{:.3f}"),
-            ("steps_per_rollout", "{:.2f}"),
-            ("mixed_share", "{:.2%}"),
-        ):
-            values = column(
-                lambda m, s=subset, n=name, f=form: f.format(m["table"][s][n])
-            )
-            rows.append((f"{subset}: {name}", *values, _published(subset, name)))
+        for name, (form, published) in _COLUMNS.items():
+            values = [form.format(m["table"][subset][name]) for m in models.values()]
+            published = published if subset == "full" else ""
+            rows.append((f"{subset}: {name}", *values, published))
     for name in ("bis_tied_share", "bis_not_mixed"):
-        rows.append((name, *column(lambda m, n=name: f"{m[n]:.1%}"), ""))
+        rows.append((name, *(f"{m[name]:.1%}" for m in models.values()), ""))
     print(format_table(("", *models, "paper"), rows))
     print("\nCoverage of BIS-25 %, selected / all; - where the model has no rollout:")
     for key, name in (("coverage_R", "R"), ("coverage_mixture", "p(1-p)")):
@@ -191,21 +174,16 @@ def _print(models: dict[str, dict[str, Any]]) -> None:
 
 def _coverage_rows(models: dict[str, dict[str, Any]], key: str) -> list[list[str]]:
     """A row per bin of :func:`coverage`, a column per model."""
-    rows = []
-    edges = next((metrics[key]["edges"] for metrics in models.values()), [])
+    tables = [metrics[key] for metrics in models.values()]
+    edges = tables[0]["edges"]
     bins = [
         f"{'(' if i else '['}{low:g}, {high:g}{']' if high < edges[-1] else ')'}"
         for i, (low, high) in enumerate(pairwise(edges))
     ]
-    for i, label in enumerate([*bins, *(f"{top:g}" for top in edges[-1:])]):
-        tables = [metrics[key] for metrics in models.values()]
-        rows.append(
-            [
-                label,
-                *(f"{t['coverage'][i]:.1%}" if t["all"][i] else "-" for t in tables),
-            ]
-        )
-    return rows
+    return [
+        [label, *(f"{t['coverage'][i]:.1%}" if t["all"][i] else "-" for t in tables)]
+        for i, label in enumerate([*bins, f"{edges[-1]:g}"])
+    ]
 
 
 def _published(subset: str, name: str) -> str:

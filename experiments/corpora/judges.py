@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
+import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -11,10 +14,19 @@ import msgspec
 import numpy as np
 import tyro
 
+from experiments.console import shared
+from experiments.console.tables import format_table
+from experiments.store.experiment import ExperimentOptions
+from experiments.store.provenance import file_sha256
+from experiments.store.results import Result, append_results
+from mprm_jax.data.corpus import read_corpus, usable_rollouts
+from mprm_jax.data.problems import BadRecord, DataError
+from mprm_jax.data.record import counts_from_score
 from theory.intervals import Interval, percentile_interval
+from theory.rollouts import Rollouts
 
 if TYPE_CHECKING:
-    from theory.rollouts import Rollouts
+    from sim.corpus.fit import ModelFit
 
 NAME = "judges"
 
@@ -31,9 +43,12 @@ _SIMULATED = 20_000
 # No sample of judged rollouts is larger; a larger file is something else.
 _MAX_BYTES = 64 * 2**20
 
+# A judge's labels; those of the annotator have the same form.
+_JUDGE = re.compile("prm_(?!(?:hard|soft)_label$)(.+)_label")
 
-@dataclasses.dataclass(frozen=True)
-class Options:
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Options(ExperimentOptions):
     """How often is a step wrong that K of 16 continuations saved?
 
     Reads rollouts whose steps have Monte-Carlo scores and the labels of judges that
@@ -47,16 +62,10 @@ class Options:
     Attributes:
         samples: The judged rollouts.
         world: Folders that mprm simulate scenes or mprm demo wrote.
-        output: Folder of the results store.
-        seed: Of resamples and simulation.
-        json: Print one JSON object to stdout, everything else to stderr.
     """
 
     samples: tyro.conf.Positional[Path]
     world: Annotated[tuple[Path, ...], tyro.conf.arg(metavar="FOLDER ...")] = ()
-    output: Path = Path("runs/results")
-    seed: int = 0
-    json: bool = False
 
 
 OPTIONS = Options
@@ -85,48 +94,38 @@ def read_judged(path: Path) -> Judged:
     Raises:
         DataError: the file cannot be read or is none.
     """
-    from mprm_jax.data.problems import BadRecord, DataError
-    from mprm_jax.data.record import counts_from_score
-    from theory.rollouts import Rollouts
-
-    try:
-        if path.stat().st_size > _MAX_BYTES:
-            raise DataError(f"{path}: more than 64 MiB: no sample of judged rollouts")
-        samples = msgspec.json.decode(path.read_bytes(), type=list[dict[str, Any]])
-    except OSError as error:
-        raise DataError(f"{path}: {error.strerror or error}") from error
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise DataError(f"{path}: no JSON list of samples ({error})") from error
-    judges = sorted({name for sample in samples for name in _judges(sample)})
+    samples = _read_samples(path)
+    keys = {key for sample in samples for key in sample}
+    judges = sorted(m[1] for key in keys if (m := _JUDGE.fullmatch(key)))
     if not judges:
         raise DataError(f"{path}: no judge's labels (prm_NAME_label) beside the scores")
     counts: list[int] = []
     lengths: list[int] = []
     wrong: dict[str, list[bool]] = {name: [] for name in judges}
-    left_out: dict[str, int] = {}
+    left_out: Counter[str] = Counter()
     for number, sample in enumerate(samples, 1):
+        where = f"{path}: sample {number}"
         scores = sample.get("prm_soft_label")
-        labels = [sample.get(f"prm_{name}_label") for name in judges]
+        labels = {name: sample.get(f"prm_{name}_label") for name in judges}
         if not isinstance(scores, list) or not scores:
-            raise DataError(f"{path}: sample {number}: no prm_soft_label")
-        if not all(isinstance(of, list) and len(of) == len(scores) for of in labels):
-            reason = "a judge did not label every step"
-            left_out[reason] = left_out.get(reason, 0) + 1
+            raise DataError(f"{where}: no prm_soft_label")
+        whole = {
+            name: of
+            for name, of in labels.items()
+            if isinstance(of, list) and len(of) == len(scores)
+        }
+        if whole.keys() != labels.keys():
+            left_out["a judge did not label every step"] += 1
             continue
         try:
-            counts += [
-                counts_from_score(score, TRIALS, step)[0]
-                for step, score in enumerate(scores, 1)
-            ]
+            for step, score in enumerate(scores, 1):
+                counts.append(counts_from_score(score, TRIALS, step)[0])
         except BadRecord as error:
-            raise DataError(f"{path}: sample {number}: {error}") from None
+            raise DataError(f"{where}: {error}") from None
         lengths.append(len(scores))
-        for name, of in zip(judges, labels, strict=True):
-            assert isinstance(of, list)
+        for name, of in whole.items():
             if not all(label in (0, 1) for label in of):
-                raise DataError(
-                    f"{path}: sample {number}: prm_{name}_label holds more than 0 and 1"
-                )
+                raise DataError(f"{where}: prm_{name}_label holds more than 0 and 1")
             wrong[name] += [label == 0 for label in of]
     if not lengths:
         raise DataError(f"{path}: no rollout that the judges labelled whole")
@@ -137,19 +136,23 @@ def read_judged(path: Path) -> Judged:
         np.zeros(len(lengths), np.int64),
         ("judged",),
     )
-    return Judged(
-        rollouts, {name: np.array(of) for name, of in wrong.items()}, left_out
-    )
+    return Judged(rollouts, {n: np.array(of) for n, of in wrong.items()}, left_out)
 
 
-def _judges(sample: dict[str, Any]) -> list[str]:
-    names = [key.removeprefix("prm_").removesuffix("_label") for key in sample]
-    keys = [key.startswith("prm_") and key.endswith("_label") for key in sample]
-    return [
-        name
-        for name, one in zip(names, keys, strict=True)
-        if one and name not in ("hard", "soft")
-    ]
+def _read_samples(path: Path) -> list[dict[str, Any]]:
+    try:
+        if path.stat().st_size > _MAX_BYTES:
+            raise DataError(f"{path}: more than 64 MiB: no sample of judged rollouts")
+        return msgspec.json.decode(path.read_bytes(), type=list[dict[str, Any]])
+    except OSError as error:
+        raise DataError(f"{path}: {error.strerror or error}") from error
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise DataError(f"{path}: no JSON list of samples ({error})") from error
+
+
+def _bins(successes: np.ndarray) -> np.ndarray:
+    """Index of each count's bin."""
+    return np.searchsorted([low for low, _ in BINS], successes, "right") - 1
 
 
 def wrong_by_count(successes: np.ndarray, wrong: np.ndarray) -> list[float]:
@@ -157,13 +160,13 @@ def wrong_by_count(successes: np.ndarray, wrong: np.ndarray) -> list[float]:
 
     Args:
         successes: K of 16, ``[n_steps]``.
-        wrong: indicators or probabilities, ``[n_steps]``.
+        wrong: bool ``[n_steps]``.
     """
-    shares = []
-    for low, high in BINS:
-        inside = (successes >= low) & (successes <= high)
-        shares.append(float(wrong[inside].mean()) if inside.any() else float("nan"))
-    return shares
+    steps = np.bincount(_bins(successes), minlength=len(BINS))
+    errors = np.bincount(_bins(successes), wrong, minlength=len(BINS))
+    return [
+        float(e / n) if n else float("nan") for e, n in zip(errors, steps, strict=True)
+    ]
 
 
 def intervals(
@@ -171,10 +174,10 @@ def intervals(
 ) -> list[tuple[float, float]]:
     """95 % intervals of :func:`wrong_by_count` by resampling whole rollouts."""
     n = rollouts.n_rollouts
-    row = np.repeat(np.arange(n), rollouts.lengths)
+    row, of_step = np.repeat(np.arange(n), rollouts.lengths), _bins(rollouts.successes)
     ends = []
-    for low, high in BINS:
-        inside = (rollouts.successes >= low) & (rollouts.successes <= high)
+    for i in range(len(BINS)):
+        inside = of_step == i
         steps = np.bincount(row[inside], minlength=n)
         errors = np.bincount(row[inside], wrong[inside], minlength=n)
         weight = rng.multinomial(n, np.full(n, 1 / n), size=_REPLICATES)
@@ -193,9 +196,6 @@ def scene_steps(folder: Path) -> tuple[np.ndarray, np.ndarray]:
     Raises:
         DataError: the folder holds no truth beside its annotations.
     """
-    from mprm_jax.data.corpus import read_corpus, usable_rollouts
-    from mprm_jax.data.problems import DataError
-
     usable = usable_rollouts(read_corpus(folder))
     correct: list[int] = []
     for file in usable.corpus.files:
@@ -216,30 +216,40 @@ def scene_steps(folder: Path) -> tuple[np.ndarray, np.ndarray]:
 
 def run(options: Options) -> None:
     """Read, fit, compare, print."""
-    from experiments.console import shared
-    from experiments.store.provenance import file_sha256
-    from experiments.store.results import Result, append_results
-    from mprm_jax.data.problems import DataError
+    metrics = _measure(read_judged(options.samples), options)
+    config = {
+        "samples": file_sha256(options.samples),
+        "worlds": [folder.name for folder in options.world],
+    }
+    append_results(options.output, [Result(NAME, config, options.seed, metrics)])
+    if options.json:
+        shared.print_json(metrics)
+    else:
+        _print(metrics)
+
+
+def _measure(judged: Judged, options: Options) -> dict[str, Any]:
+    """What judges, the fitted model and simulated scenes say."""
     from sim.corpus.draw import sample_with_latent
     from sim.corpus.fit import fit
 
-    if options.seed < 0:
-        raise shared.UsageError(f"--seed must be at least 0, not {options.seed}")
-    judged = read_judged(options.samples)
     rollouts = judged.rollouts
     try:
         fitted = fit(rollouts)
     except ValueError as error:
         raise DataError(f"{options.samples}: {error}") from None
     rng = np.random.default_rng(options.seed)
-    columns: dict[str, list[float]] = {}
-    spread: dict[str, list[tuple[float, float]]] = {}
     judges = dict(judged.wrong)
     if len(judges) > 1:
         judges["all judges"] = np.logical_and.reduce(list(judges.values()))
-    for name, wrong in judges.items():
-        columns[name] = wrong_by_count(rollouts.successes, wrong)
-        spread[name] = intervals(rollouts, wrong.astype(np.float64), rng)
+    columns = {
+        name: wrong_by_count(rollouts.successes, wrong)
+        for name, wrong in judges.items()
+    }
+    spread = {
+        name: intervals(rollouts, wrong.astype(np.float64), rng)
+        for name, wrong in judges.items()
+    }
     model = fitted.models["hierarchical"].model
     scale = max(1.0, _SIMULATED / rollouts.n_rollouts)
     simulated = sample_with_latent(model, fitted.sources, rng, scale, TRIALS)
@@ -247,17 +257,14 @@ def run(options: Options) -> None:
         simulated.rollouts.successes, simulated.r < 0.5
     )
     for folder in options.world:
-        columns[f"scenes {folder.parent.name or folder.name}"] = wrong_by_count(
-            *scene_steps(folder)
-        )
+        name = f"scenes {folder.parent.name or folder.name}"
+        columns[name] = wrong_by_count(*scene_steps(folder))
     negative = rollouts.successes == 0
-    metrics = {
+    steps = np.bincount(_bins(rollouts.successes), minlength=len(BINS))
+    return {
         "rollouts": rollouts.n_rollouts,
         "left_out": dict(judged.left_out),
-        "steps_by_bin": [
-            int(((rollouts.successes >= a) & (rollouts.successes <= b)).sum())
-            for a, b in BINS
-        ],
+        "steps_by_bin": steps.tolist(),
         "wrong_by_count": columns,
         "intervals": spread,
         "negative_share": float(negative.mean()),
@@ -267,37 +274,24 @@ def run(options: Options) -> None:
         },
         "agreement": {
             f"{a} and {b}": float(np.mean(judged.wrong[a] == judged.wrong[b]))
-            for i, a in enumerate(judged.wrong)
-            for b in list(judged.wrong)[i + 1 :]
+            for a, b in itertools.combinations(judged.wrong, 2)
         },
         "fit": {name: _fit_row(one) for name, one in fitted.models.items()},
     }
-    config = {
-        "samples": file_sha256(options.samples),
-        "worlds": [folder.name for folder in options.world],
-    }
-    append_results(options.output, [Result(NAME, config, options.seed, metrics)])
-    if options.json:
-        shared.print_json(metrics)
-        return
-    _print(metrics)
 
 
-def _fit_row(one: Any) -> dict[str, Any]:
+def _fit_row(one: ModelFit) -> dict[str, Any]:
+    ends = zip(one.low, one.high, strict=True)
     return {
         "method": one.method,
         "parameters": dict(zip(one.parameters, one.estimate, strict=True)),
-        "intervals": dict(
-            zip(one.parameters, zip(one.low, one.high, strict=True), strict=True)
-        ),
+        "intervals": dict(zip(one.parameters, ends, strict=True)),
         "log_likelihood": one.log_likelihood,
         "misses": one.misses,
     }
 
 
 def _print(metrics: Mapping[str, Any]) -> None:
-    from experiments.console.tables import format_table
-
     for reason, count in metrics["left_out"].items():
         print(f"{count} left out: {reason}")
     names = [f"K = {a}" if a == b else f"{a}-{b}" for a, b in BINS]

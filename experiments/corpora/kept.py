@@ -11,12 +11,10 @@ import numpy as np
 
 from experiments.console import shared
 from experiments.console.tables import format_table, percent
-from experiments.store.results import Result, append_results, cell_key, read_results
-from experiments.store.write_subset import SelectionOptions, choose
+from experiments.store.experiment import ExperimentOptions, complete
 from mprm_jax.data.corpus import Usable, read_corpus, usable_rollouts
 from theory.paper import FULL_DATA
-from theory.scores import DEFAULT_ALPHA
-from theory.selection import RuleName, Selection
+from theory.selection import RuleName, Selection, select
 from theory.summary import Summary, summarise
 
 EXPERIMENT = "kept"
@@ -28,8 +26,8 @@ _RULES: tuple[RuleName, ...] = ("random", "bis", "mixed", "low-mc", "reliable")
 _TAU = 0.5
 
 
-@dataclasses.dataclass(frozen=True)
-class Options:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Options(ExperimentOptions):
     """What each of the paper's rules keeps of a simulated corpus, and how sound it is.
 
     Draws Monte-Carlo counts of the paper's 38 sources from a model calibrated to its
@@ -40,40 +38,30 @@ class Options:
     Example: mprm run kept --scale 0.2
 
     Attributes:
-        output: Folder of the results store.
         scale: Share of the real corpus's 565,149 rollouts.
         keep_ratio: Share of the rollouts that every rule keeps.
-        seed: Of the simulation and of ties.
-        json: Print one JSON object to stdout, everything else to stderr.
     """
 
-    output: Path = Path("runs/results")
     scale: float = 0.02
     keep_ratio: float = 0.1
-    seed: int = 0
-    json: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("scale", "keep_ratio"):
+            value = getattr(self, name)
+            if not 0 < value <= 1:
+                raise ValueError(f"{name} must lie in (0, 1], not {value}")
 
 
 OPTIONS = Options
 
 
 def run(options: Options) -> None:
-    """Run the demo."""
-    if not 0 < options.scale <= 1:
-        raise shared.UsageError(f"--scale must lie in (0, 1], not {options.scale}")
-    if not 0 < options.keep_ratio <= 1:
-        raise shared.UsageError(
-            f"--keep-ratio must lie in (0, 1], not {options.keep_ratio}"
-        )
-    if options.seed < 0:
-        raise shared.UsageError(f"--seed must be at least 0, not {options.seed}")
+    """Select under every rule, unless the store has it, and print."""
     config = {"scale": options.scale, "keep_ratio": options.keep_ratio}
-    key = cell_key(config, options.seed)
-    done = {result.key: result for result in read_results(options.output, EXPERIMENT)}
-    result = done.get(key)
-    if result is None:
-        result = Result(EXPERIMENT, config, options.seed, _measure(options))
-        append_results(options.output, [result])
+    (result,), _ = complete(
+        options, EXPERIMENT, [config], lambda _: [_measure(options)]
+    )
     if options.json:
         shared.print_json(config | {"seed": options.seed} | result.metrics)
     else:
@@ -82,19 +70,20 @@ def run(options: Options) -> None:
 
 def _measure(options: Options) -> dict[str, Any]:
     usable, r = _simulate(options)
-    rows = {}
-    for rule in _RULES:
-        chosen = SelectionOptions(
-            rule=rule,
-            keep_ratio=options.keep_ratio,
-            alpha=DEFAULT_ALPHA,
-            per_source=True,
-            unit="rollouts",
-            ties="content",
+    rules = {
+        rule: select(
+            usable.rollouts,
+            rule,
+            options.keep_ratio,
+            usable.content,
             seed=options.seed,
         )
-        rows[rule] = _describe(usable, choose(usable, chosen), r)
-    return {"corpus": dataclasses.asdict(summarise(usable.rollouts)), "rules": rows}
+        for rule in _RULES
+    }
+    return {
+        "corpus": dataclasses.asdict(summarise(usable.rollouts)),
+        "rules": {rule: _describe(usable, of, r) for rule, of in rules.items()},
+    }
 
 
 def _simulate(options: Options) -> tuple[Usable, np.ndarray]:
@@ -137,53 +126,44 @@ def _describe(usable: Usable, selection: Selection, r: np.ndarray) -> dict[str, 
     }
 
 
-def _print(options: Options, everything: Summary, rows: dict[str, dict]) -> None:
-    print(
-        format_table(
-            ("corpus", "simulated", "paper"),
-            [
-                ("rollouts", f"{everything.rollouts:,}", f"{FULL_DATA.rollouts:,}"),
-                (
-                    "steps per rollout",
-                    f"{everything.steps_per_rollout:.2f}",
-                    f"{FULL_DATA.steps_per_rollout:.2f}",
-                ),
-                (
-                    "mean MC score per step",
-                    f"{everything.mean_mc:.4f}",
-                    f"{FULL_DATA.mean_mc:.4f}",
-                ),
-                (
-                    "error-step ratio (fitted)",
-                    percent(everything.error_step_ratio),
-                    percent(FULL_DATA.error_step_ratio),
-                ),
-                (
-                    "mixed rollouts (fitted)",
-                    percent(everything.mixed_share),
-                    percent(FULL_DATA.mixed_share),
-                ),
-            ],
-        )
-    )
+def _print(options: Options, everything: Summary, rules: dict[str, dict]) -> None:
+    rows = [
+        ("rollouts", f"{everything.rollouts:,}", f"{FULL_DATA.rollouts:,}"),
+        (
+            "steps per rollout",
+            f"{everything.steps_per_rollout:.2f}",
+            f"{FULL_DATA.steps_per_rollout:.2f}",
+        ),
+        (
+            "mean MC score per step",
+            f"{everything.mean_mc:.4f}",
+            f"{FULL_DATA.mean_mc:.4f}",
+        ),
+        (
+            "error-step ratio (fitted)",
+            percent(everything.error_step_ratio),
+            percent(FULL_DATA.error_step_ratio),
+        ),
+        (
+            "mixed rollouts (fitted)",
+            percent(everything.mixed_share),
+            percent(FULL_DATA.mixed_share),
+        ),
+    ]
+    print(format_table(("corpus", "simulated", "paper"), rows))
     print(f"\nkept at {100 * options.keep_ratio:g} % of each source:\n")
-    print(
-        format_table(
-            ("rule", "rollouts", "steps", "mixed", "errors", "false +", "tied"),
-            [
-                (
-                    rule,
-                    f"{row['rollouts']:,}",
-                    f"{row['steps']:,}",
-                    percent(row["mixed_share"], 1),
-                    percent(row["error_step_ratio"], 1),
-                    percent(row["false_positive_share"], 1),
-                    percent(row["tied_share"], 1),
-                )
-                for rule, row in rows.items()
-            ],
+    shares = ("mixed_share", "error_step_ratio", "false_positive_share", "tied_share")
+    kept = [
+        (
+            rule,
+            f"{row['rollouts']:,}",
+            f"{row['steps']:,}",
+            *(percent(row[share], 1) for share in shares),
         )
-    )
+        for rule, row in rules.items()
+    ]
+    header = ("rule", "rollouts", "steps", "mixed", "errors", "false +", "tied")
+    print(format_table(header, kept))
     print(
         "\nmixed: rollouts with both labels; errors: steps with K = 0; false +:"
         "\npositive steps whose true success probability is below one half; tied:"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -103,12 +102,12 @@ def run(options: Options) -> None:
     """Run the worlds that the store does not hold, then fit and report the advisor."""
     from experiments.students.runs import SEEDS
 
-    cells = [
-        (
-            dataclasses.asdict(regime) | {"seeds": SEEDS},
-            partial(run_world, regime, options.seed, SEEDS),
-        )
-        for regime in design()[: SMALL_WORLDS if options.size == "small" else None]
-    ]
-    _, ran = complete(options, NAME, cells, "worlds")
+    regimes = design()[: SMALL_WORLDS if options.size == "small" else None]
+    configs = [dataclasses.asdict(regime) | {"seeds": SEEDS} for regime in regimes]
+    _, ran = complete(
+        options,
+        NAME,
+        configs,
+        lambda chosen: [run_world(regimes[i], options.seed, SEEDS) for i in chosen],
+    )
     print_map(options, read_worlds(options.output, options.seed), ran)

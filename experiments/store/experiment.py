@@ -11,11 +11,8 @@ from experiments.console import shared
 from experiments.store.provenance import result_versions
 from experiments.store.results import Result, append_results, cell_key, read_results
 
-# What determines a cell but its seed, and what computes its metrics.
-Cell = tuple[dict[str, Any], Callable[[], dict[str, Any]]]
 
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ExperimentOptions:
     """Options of every experiment.
 
@@ -34,7 +31,7 @@ class ExperimentOptions:
             raise ValueError(f"seed must be at least 0, not {self.seed}")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class SizedOptions(ExperimentOptions):
     """Options of an experiment that comes in two sizes.
 
@@ -48,37 +45,42 @@ class SizedOptions(ExperimentOptions):
 def complete(
     options: ExperimentOptions,
     experiment: str,
-    cells: Sequence[Cell],
-    unit: str,
+    configs: Sequence[dict[str, Any]],
+    compute: Callable[[list[int]], Sequence[dict[str, Any]]],
+    together: int = 1,
     versions: dict[str, str] | None = None,
 ) -> tuple[list[Result], int]:
-    """Compute and store the cells that the store lacks, each as soon as it is done.
+    """Compute and store the cells that the store lacks.
 
     Args:
         options: with the folder of the store and the seed.
         experiment: its name.
-        cells: in the order wanted.
-        unit: what a cell is called, in the plural.
+        configs: of all cells, in the order wanted: what determines each but its seed.
+        compute: metrics of the cells of these indices.
+        together: how many are computed, and stored when done, at a time.
         versions: of what computes; a stored cell of others is computed again. None:
             whatever computed a cell, it stands.
 
     Returns:
         the results of all cells, and how many were computed.
     """
-    stored = {
+    cells = {
         result.key: result
         for result in read_results(options.output, experiment)
         if versions in (None, result.versions)
     }
-    found, ran = [], 0
-    with shared.progress(experiment, len(cells), unit) as tick:
-        for done, (config, compute) in enumerate(cells, 1):
-            result = stored.get(cell_key(config, options.seed))
-            if result is None:
-                made_by = versions or result_versions()
-                result = Result(experiment, config, options.seed, compute(), made_by)
-                append_results(options.output, [result])
-                ran += 1
-            found.append(result)
-            tick(done)
-    return found, ran
+    keys = [cell_key(config, options.seed) for config in configs]
+    missing = [i for i, key in enumerate(keys) if key not in cells]
+    done = len(keys) - len(missing)
+    with shared.progress(experiment, len(keys), "cells") as tick:
+        for begin in range(0, len(missing), together):
+            chosen = missing[begin : begin + together]
+            made_by = versions or result_versions()
+            results = [
+                Result(experiment, configs[i], options.seed, metrics, made_by)
+                for i, metrics in zip(chosen, compute(chosen), strict=True)
+            ]
+            append_results(options.output, results)
+            cells |= {result.key: result for result in results}
+            tick(done + begin + len(chosen))
+    return [cells[key] for key in keys], len(missing)

@@ -9,12 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from experiments.store.results import Result, append_results, cell_key, read_results
+from experiments.store.experiment import ExperimentOptions, complete
 from experiments.students.arms import Arm, LabelKind
 from experiments.students.worlds import World, describe
 from sim.students.evaluation import (
@@ -140,54 +139,37 @@ def _variant_rows(problem: Problem, variant: Variant, arm: Arm) -> np.ndarray:
 
 
 def run_cells(
-    folder: Path,
+    options: ExperimentOptions,
     experiment: str,
     world: World,
     arms: Sequence[Arm],
-    *,
-    seed: int = 0,
-    seeds: int = SEEDS,
     checkpoints: Sequence[int] | None = None,
-    tick: Callable[[int], None] = lambda count: None,
+    seeds: int = SEEDS,
 ) -> int:
     """Run and store the cells of a world that the store does not hold yet.
 
     Args:
-        folder: of the store.
+        options: with the folder of the store; the first of the seeds is 1000 times its
+            seed.
         experiment: its name.
         world: where.
         arms: what.
-        seed: the first of the seeds is ``1000 seed``.
-        seeds: how many.
         checkpoints: also evaluate after so many updates, as the metric "curve".
-        tick: called with the number of cells done.
+        seeds: how many.
 
     Returns:
         how many cells were run.
     """
-    done = {result.key for result in read_results(folder, experiment)}
     base = {"world": describe(world), "seeds": seeds}
     if checkpoints is not None:
         base["checkpoints"] = list(checkpoints)
     configs = [base | {"arm": asdict(arm)} for arm in arms]
-    todo = [i for i, config in enumerate(configs) if cell_key(config, seed) not in done]
-    for begin in range(0, len(todo), _CHUNK):
-        chunk = todo[begin : begin + _CHUNK]
-        found = run_arms(
-            world,
-            [arms[i] for i in chunk],
-            range(1000 * seed, 1000 * seed + seeds),
-            checkpoints,
-        )
-        append_results(
-            folder,
-            [
-                Result(experiment, configs[i], seed, metrics)
-                for i, metrics in zip(chunk, found, strict=True)
-            ],
-        )
-        tick(begin + len(chunk))
-    return len(todo)
+    numbers = range(1000 * options.seed, 1000 * options.seed + seeds)
+
+    def run(chosen: list[int]) -> list[dict[str, Any]]:
+        return run_arms(world, [arms[i] for i in chosen], numbers, checkpoints)
+
+    return complete(options, experiment, configs, run, together=_CHUNK)[1]
 
 
 def run_arms(

@@ -67,29 +67,14 @@ class Sweep:
 
         small = options.size == "small"
         names = self.small if small else self.full or list(worlds())
-        plan = [
-            (world, self.arms_of(world, options.size))
-            for name in names
-            for world in self.variants(worlds()[name])
-        ]
-        ran = before = 0
-        total = sum(len(arms) for _, arms in plan)
-        with shared.progress(self.name, total, "cells") as tick:
-            for world, arms in plan:
+        ran = 0
+        for name in names:
+            for world in self.variants(worlds()[name]):
+                arms = self.arms_of(world, options.size)
                 try:
-                    ran += run_cells(
-                        options.output,
-                        self.name,
-                        world,
-                        arms,
-                        seed=options.seed,
-                        checkpoints=self.checkpoints,
-                        tick=lambda done, start=before: tick(start + done),
-                    )
+                    ran += run_cells(options, self.name, world, arms, self.checkpoints)
                 except ValueError as error:
                     raise DataError(f"world {world.name}: {error}") from error
-                before += len(arms)
-                tick(before)
         self._report(options, ran)
         if self.finish is not None:
             self.finish(options, names)
@@ -490,20 +475,21 @@ def _fit_and_print(options: SizedOptions, names: Sequence[str]) -> None:
         for result in read_results(options.output, PLATEAU.name)
         if "arm" in result.config and result.seed == options.seed
     ]
-    cells = []
-    for name in names:
-        laws = fit_laws([r for r in results if r.config["world"]["name"] == name])
-        config = {"fit": "excess risk", "world": {"name": name}}
-        cells.append((config, lambda laws=laws: laws))
-        if not options.json:
-            eq4, exact = laws["eq4"], laws["exact"]
-            floor = exact["coefficients"][0]
-            print(
-                f"\n{name}: excess risk, root mean square error of an arm predicted "
-                f"from the others: Eq. 4 {eq4['rms_left_out']:.4f} nats, floor + 1/N "
-                f"{exact['rms_left_out']:.4f} nats (floor {floor:.4f})"
-            )
-    complete(options, PLATEAU.name, cells, "fits")
+    laws = [
+        fit_laws([r for r in results if r.config["world"]["name"] == name])
+        for name in names
+    ]
+    configs = [{"fit": "excess risk", "world": {"name": name}} for name in names]
+    complete(options, PLATEAU.name, configs, lambda chosen: [laws[i] for i in chosen])
+    if options.json:
+        return
+    for name, law in zip(names, laws, strict=True):
+        eq4, exact = (law[kind]["rms_left_out"] for kind in ("eq4", "exact"))
+        print(
+            f"\n{name}: excess risk, root mean square error of an arm predicted from "
+            f"the others: Eq. 4 {eq4:.4f} nats, floor + 1/N {exact:.4f} nats (floor "
+            f"{law['exact']['coefficients'][0]:.4f})"
+        )
 
 
 _PLATEAU_RATIOS = (0.05, 0.1, 0.15, 0.25, 0.35, 0.5, 0.75)

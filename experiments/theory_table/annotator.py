@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import functools
 import itertools
 import math
+from typing import Any
 
-import jax.numpy as jnp
 import mpmath as mp
 import numpy as np
 from scipy.special import betaincc
 
 from experiments.theory_table.statement import (
     Statement,
-    autodiff_hessian,
+    label_information,
     mean_and_se,
 )
 from theory import beta_binomial, label_noise
@@ -25,34 +24,33 @@ _TAU = 0.5
 Prior = tuple[float, float]
 
 
-@functools.cache
-def _prior() -> Prior:
-    """The Beta prior with the mean MC and the error-step ratio of Table 1."""
-    a, b = fit_from_mean_and_zero_rate(
-        FULL_DATA.mean_mc, FULL_DATA.error_step_ratio, TRIALS
-    )
-    return float(a), float(b)
+# The Beta prior with the mean MC and the error-step ratio of Table 1.
+_A, _B = map(
+    float,
+    fit_from_mean_and_zero_rate(FULL_DATA.mean_mc, FULL_DATA.error_step_ratio, TRIALS),
+)
+_PRIOR: Prior = _A, _B
 
 
 def _annotate(
     rng: np.random.Generator,
     draws: int | tuple[int, ...],
-    prior: Prior | None = None,
+    prior: Prior = _PRIOR,
 ) -> tuple[np.ndarray, np.ndarray]:
     """r and K of simulated steps."""
-    r = rng.beta(*(prior or _prior()), draws)
+    r = rng.beta(*prior, draws)
     return r, rng.binomial(TRIALS, r)
 
 
-def _joint(k: int, low: float = 0, high: float = 1, prior: Prior | None = None):
+def _joint(k: int, low: float = 0, high: float = 1, prior: Prior = _PRIOR):
     """Pr(K = k, low < r < high), a number of mpmath."""
-    a, b = prior or _prior()
+    a, b = prior
     shape = mp.mpf(a) + k, mp.mpf(b) + TRIALS - k
     weight = mp.binomial(TRIALS, k) * mp.beta(*shape) / mp.beta(a, b)
     return weight * mp.betainc(*shape, low, high, regularized=True)
 
 
-def _unreliable(k: int, prior: Prior | None = None):
+def _unreliable(k: int, prior: Prior = _PRIOR):
     """Pr(r < tau | K = k), a number of mpmath."""
     return _joint(k, 0, _TAU, prior) / _joint(k, prior=prior)
 
@@ -63,8 +61,8 @@ def _zeros(low: float, high: float):
     return _joint(0, low, high) / total
 
 
-def _eta(k, prior: Prior | None = None, trials: int = TRIALS, tau=_TAU):
-    a, b = prior or _prior()
+def _eta(k: Any, prior: Prior = _PRIOR, trials: int = TRIALS, tau: Any = _TAU):
+    a, b = prior
     return beta_binomial.unreliability_posterior(k, a, b, trials, tau)
 
 
@@ -102,7 +100,7 @@ def _simulated_difference(rng: np.random.Generator, draws: int) -> tuple[float, 
 
 
 def _rates():
-    return beta_binomial.class_conditional_rates(*_prior(), TRIALS, _TAU)
+    return beta_binomial.class_conditional_rates(*_PRIOR, TRIALS, _TAU)
 
 
 def _wrong_label(truth: bool, r: np.ndarray, k: np.ndarray) -> np.ndarray:
@@ -119,66 +117,36 @@ def _pseudo_positives():
     return below / sum(_joint(k) for k in range(1, TRIALS + 1))
 
 
-@functools.cache
-def _two_classes() -> tuple[float, float]:
-    """Pr(K = 0) of right and of wrong steps whose mixture has the prior's counts."""
-    a, b = _prior()
-    right = beta_binomial.count_pmf(a + 1, b, TRIALS)[0]
-    return float(right), float(beta_binomial.count_pmf(a, b + 1, TRIALS)[0])
-
-
-def _mixture_of_classes() -> float:
-    (a, b), (right, wrong) = _prior(), _two_classes()
-    return a / (a + b) * right + b / (a + b) * wrong
-
-
-def _not_identified() -> str:
-    right, wrong = _two_classes()
-    return (
-        f"the same histogram with fpr {1 - wrong:.2f}, fnr {right:.3f} and with "
-        "labels that ignore the truth: counts alone do not identify the noise"
-    )
+# Pr(K = 0) of right and of wrong steps whose mixture has the prior's counts.
+_ZERO_IF_RIGHT = float(beta_binomial.count_pmf(_A + 1, _B, TRIALS)[0])
+_ZERO_IF_WRONG = float(beta_binomial.count_pmf(_A, _B + 1, TRIALS)[0])
 
 
 # --- information ----------------------------------------------------------------------
 
 
-@functools.cache
-def _classes() -> tuple[float, np.ndarray, np.ndarray]:
-    """Pr(r >= tau) and the distributions of K in both classes."""
-    (a, b), tau = _prior(), _TAU
-    counts = beta_binomial.class_conditional_counts(a, b, TRIALS, tau)
-    return float(betaincc(a, b, tau)), *counts
-
-
-def _curvature(q: float, f0: np.ndarray, f1: np.ndarray) -> float:
-    """Information on the logit of q, by autodiff of the expected log-likelihood."""
-    marginal = q * f1 + (1 - q) * f0
-
-    def negative_log_likelihood(z):
-        truth = 1 / (1 + jnp.exp(-z))
-        return -jnp.sum(marginal * jnp.log(truth * f1 + (1 - truth) * f0))
-
-    return float(autodiff_hessian(negative_log_likelihood, np.log(q / (1 - q))))
+# Pr(r >= tau) and the distributions of K in both classes.
+_RELIABLE = float(betaincc(_A, _B, _TAU))
+_F0, _F1 = beta_binomial.class_conditional_counts(_A, _B, TRIALS, _TAU)
 
 
 def _squared_surprise(r: np.ndarray, k: np.ndarray) -> np.ndarray:
     """(Pr(r >= tau | K) - Pr(r >= tau))^2 of simulated steps."""
     with mp.workdps(50):
         posterior = [_joint(k, _TAU, 1) / _joint(k) for k in range(TRIALS + 1)]
-    return (np.array(posterior, float)[k] - _classes()[0]) ** 2
+    return (np.array(posterior, float)[k] - _RELIABLE) ** 2
 
 
 def _kept_by_the_label() -> float:
-    q, f0, f1 = _classes()
-    kept = label_noise.noisy_fisher_weight(q, min(f0[1:].sum(), 1.0), f1[0])
-    return float(kept / label_noise.count_information(q, f0, f1))
+    positive = min(_F0[1:].sum(), 1.0)
+    kept = label_noise.noisy_fisher_weight(_RELIABLE, positive, _F1[0])
+    return kept / label_noise.count_information(_RELIABLE, _F0, _F1)
 
 
 def _kept_oracle() -> float:
-    q, f0, f1 = _classes()
-    both = [np.array([f[0], f[1:].sum()]) for f in (f0, f1)]
-    return _curvature(q, *both) / _curvature(q, f0, f1)
+    both = [np.array([f[0], f[1:].sum()]) for f in (_F0, _F1)]
+    kept = label_information(_RELIABLE, *both)
+    return kept / label_information(_RELIABLE, _F0, _F1)
 
 
 # --- scores ---------------------------------------------------------------------------
@@ -215,7 +183,7 @@ STATEMENTS: tuple[Statement, ...] = (
         "positive_labels",
         "Pr(K>0) = 1 - B(a,b+N)/B(a,b)",
         "mpmath",
-        exact=lambda: beta_binomial.positive_label_prob(*_prior(), TRIALS),
+        exact=lambda: beta_binomial.positive_label_prob(*_PRIOR, TRIALS),
         oracle=lambda: 1 - _joint(0),
         simulate=lambda *by: _annotate(*by)[1] > 0,
         paper=1 - FULL_DATA.error_step_ratio,
@@ -248,10 +216,8 @@ STATEMENTS: tuple[Statement, ...] = (
         claim=lambda exact: exact > 0,
         otherwise="counterexample",
         tolerance=1e-15,
-        note=lambda: (
-            f"true in exact arithmetic (the drop is {float(_lemma_3_drop()):.1e})"
-            ", a tie in float64: rank by the counts, not by a computed eta_eff"
-        ),
+        note=f"true in exact arithmetic (the drop is {float(_lemma_3_drop()):.1e}), a "
+        "tie in float64: rank by the counts, not by a computed eta_eff",
     ),
     Statement(
         "mean_score_does_not_order_noise",
@@ -291,7 +257,7 @@ STATEMENTS: tuple[Statement, ...] = (
         "pseudo_positives",
         "pseudo-positives, r<tau | K>0",
         "mpmath",
-        exact=lambda: beta_binomial.pseudo_positive_rate(*_prior(), TRIALS, _TAU),
+        exact=lambda: beta_binomial.pseudo_positive_rate(*_PRIOR, TRIALS, _TAU),
         oracle=_pseudo_positives,
         simulate=lambda *by: _unreliable_positives(*_annotate(*by)),
     ),
@@ -299,18 +265,20 @@ STATEMENTS: tuple[Statement, ...] = (
         "noise_is_not_identified",
         "Pr(K = 0), two-class model",
         "mpmath",
-        exact=_mixture_of_classes,
+        exact=lambda: _A / (_A + _B) * _ZERO_IF_RIGHT + _B / (_A + _B) * _ZERO_IF_WRONG,
         oracle=lambda: _joint(0),
         paper=FULL_DATA.error_step_ratio,
-        note=_not_identified,
+        note=f"the same histogram with fpr {1 - _ZERO_IF_WRONG:.2f}, fnr "
+        f"{_ZERO_IF_RIGHT:.3f} and with labels that ignore the truth: counts alone do "
+        "not identify the noise",
     ),
     # What K itself tells, by Louis's identity.
     Statement(
         "information_of_counts",
         "I_K = q(1-q) - E Var(Y | K)",
         "autodiff",
-        exact=lambda: label_noise.count_information(*_classes()),
-        oracle=lambda: _curvature(*_classes()),
+        exact=lambda: label_noise.count_information(_RELIABLE, _F0, _F1),
+        oracle=lambda: label_information(_RELIABLE, _F0, _F1),
         simulate=lambda *by: _squared_surprise(*_annotate(*by)),
     ),
     Statement(
@@ -324,13 +292,13 @@ STATEMENTS: tuple[Statement, ...] = (
     _expected_score(
         "expected_r",
         "E[R], 3 independent steps",
-        lambda: beta_binomial.expected_reliability(*_prior(), TRIALS, _STEPS),
+        lambda: beta_binomial.expected_reliability(*_PRIOR, TRIALS, _STEPS),
         alpha=None,
     ),
     _expected_score(
         "expected_score",
         "E[BIS], the same",
-        lambda: beta_binomial.expected_bis(*_prior(), TRIALS, _STEPS, 0.05),
+        lambda: beta_binomial.expected_bis(*_PRIOR, TRIALS, _STEPS, 0.05),
         alpha=0.05,
     ),
 )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax.numpy as jnp
 import numpy as np
 
@@ -9,8 +11,8 @@ from experiments.theory_table.statement import (
     Simulation,
     Statement,
     autodiff_gradient,
-    autodiff_hessian,
     flip,
+    label_information,
     mean_and_se,
     positive_share,
 )
@@ -27,28 +29,31 @@ _VARIANCE = _Q * (1 - _Q)
 _STUDENT = 0.75
 
 
-def _gradients() -> tuple[np.ndarray, np.ndarray]:
-    """Gradients of the step's loss at the teacher for Y = 0 and Y = 1, by autodiff."""
+def _gradients(w: Any, phi: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Gradients of the step's loss in ``w`` for Y = 0 and Y = 1, by autodiff."""
 
     def loss(w, y):
-        z = jnp.sum(w * _PHI)
+        z = jnp.sum(w * phi)
         return jnp.logaddexp(0.0, z) - y * z
 
     return (
-        autodiff_gradient(lambda w: loss(w, 0.0), _W),
-        autodiff_gradient(lambda w: loss(w, 1.0), _W),
+        autodiff_gradient(lambda w: loss(w, 0.0), w),
+        autodiff_gradient(lambda w: loss(w, 1.0), w),
     )
 
 
-def _student_gradients() -> tuple[float, float]:
-    """Gradient in the student's logit, for labels 0 and 1, by autodiff."""
-    z = np.log(_STUDENT / (1 - _STUDENT))
-    negative = autodiff_gradient(lambda z: jnp.logaddexp(0.0, z), z)
-    positive = autodiff_gradient(lambda z: jnp.logaddexp(0.0, z) - z, z)
-    return float(negative), float(positive)
+def _moments(share: float, at_student: bool = False) -> tuple[np.ndarray, float]:
+    """Mean and second moment of the gradient at the teacher, or of that in the
+    student's logit, where a share of the labels is positive.
+    """
+    logit = np.log([_STUDENT / (1 - _STUDENT)])
+    at = (logit, np.ones(1)) if at_student else (_W, _PHI)
+    negative, positive = _gradients(*at)
+    second = float(share * (positive @ positive) + (1 - share) * (negative @ negative))
+    return share * positive + (1 - share) * negative, second
 
 
-def _labels(rng, draws: int, q: float, fpr: float, fnr: float) -> np.ndarray:
+def _labels(q: float, fpr: float, fnr: float, rng, draws: int) -> np.ndarray:
     return flip(rng, rng.random(draws) < q, fpr, fnr)
 
 
@@ -56,59 +61,32 @@ def _second_moment(
     name: str, text: str, fpr: float, fnr: float, paper: float | None
 ) -> Statement:
     """E|g|^2 at the teacher under label noise."""
-
-    def oracle():
-        negative, positive = _gradients()
-        share = positive_share(_Q, fpr, fnr)
-        return share * (positive @ positive) + (1 - share) * (negative @ negative)
-
     return Statement(
         name,
         text,
         "autodiff",
         exact=lambda: logistic.gradient_second_moment(_Q, fpr, fnr, _SQ_NORM),
-        oracle=oracle,
-        simulate=lambda *by: (_Q - _labels(*by, _Q, fpr, fnr)) ** 2 * _SQ_NORM,
+        oracle=lambda: _moments(positive_share(_Q, fpr, fnr))[1],
+        simulate=lambda *by: (_Q - _labels(_Q, fpr, fnr, *by)) ** 2 * _SQ_NORM,
         paper=paper,
     )
 
 
-def _mean_gradient() -> float:
-    negative, positive = _gradients()
-    return (_Q * positive + (1 - _Q) * negative) @ _PHI
-
-
-def _snr_oracle() -> float:
-    negative, positive = _student_gradients()
-    share = positive_share(0.9, 0.1, 0.05)
-    mean = share * positive + (1 - share) * negative
-    return mean**2 / (share * positive**2 + (1 - share) * negative**2 - mean**2)
+def _squared_snr_oracle() -> float:
+    (mean,), second = _moments(positive_share(0.9, 0.1, 0.05), at_student=True)
+    return mean**2 / (second - mean**2)
 
 
 def _simulated_snr(rng: np.random.Generator, draws: int) -> tuple[float, float]:
-    g = _STUDENT - _labels(rng, draws, 0.9, 0.1, 0.05)
+    g = _STUDENT - _labels(0.9, 0.1, 0.05, rng, draws)
     m, v = g.mean(), g.var()
     # The delta method for m^2 / v.
     influence = 2 * m / v * (g - m) - (m / v) ** 2 * ((g - m) ** 2 - v)
     return float(m**2 / v), mean_and_se(influence)[1]
 
 
-def _alignment_oracle() -> float:
-    (negative, positive), q, fnr = _student_gradients(), 0.9, 0.3
-    noisy = (1 - fnr) * q * positive + (1 - (1 - fnr) * q) * negative
-    return noisy * (q * positive + (1 - q) * negative)
-
-
 def _curvature(q: float, fpr: float, fnr: float) -> float:
-    """Minus the expected curvature of the label's log-likelihood in the logit of q."""
-    share = positive_share(q, fpr, fnr)
-
-    def negative_log_likelihood(z):
-        truth = 1 / (1 + jnp.exp(-z))
-        p = (1 - fnr) * truth + fpr * (1 - truth)
-        return -share * jnp.log(p) - (1 - share) * jnp.log(1 - p)
-
-    return float(autodiff_hessian(negative_log_likelihood, np.log(q / (1 - q))))
+    return label_information(q, [1 - fpr, fpr], [fnr, 1 - fnr])
 
 
 def _squared_scores(q: float, fpr: float, fnr: float) -> Simulation:
@@ -117,7 +95,7 @@ def _squared_scores(q: float, fpr: float, fnr: float) -> Simulation:
     slope = (1 - fpr - fnr) * q * (1 - q)
 
     scores = np.array([-slope / (1 - share), slope / share])
-    return lambda *by: scores[_labels(*by, q, fpr, fnr).astype(int)] ** 2
+    return lambda *by: scores[_labels(q, fpr, fnr, *by).astype(int)] ** 2
 
 
 def _flipped(name: str, q: float, eta: float, **rest) -> Statement:
@@ -181,11 +159,10 @@ STATEMENTS: tuple[Statement, ...] = (
         "signal <E g, phi> at w*",
         "autodiff",
         exact=lambda: (
-            float(np.sqrt(logistic.gradient_snr(_Q, _Q, 0.0, 0.0)[0] * _Q * (1 - _Q)))
-            * _SQ_NORM
+            np.sqrt(logistic.gradient_snr(_Q, _Q, 0.0, 0.0)[0] * _VARIANCE) * _SQ_NORM
         ),
-        oracle=_mean_gradient,
-        simulate=lambda *by: (_Q - _labels(*by, _Q, 0.0, 0.0)) * _SQ_NORM,
+        oracle=lambda: _moments(_Q)[0] @ _PHI,
+        simulate=lambda *by: (_Q - _labels(_Q, 0.0, 0.0, *by)) * _SQ_NORM,
         paper=_VARIANCE * _SQ_NORM,
         otherwise="counterexample",
         note="the paper takes E|g|^2 of Eq. 5 for signal; at w* it is the variance of "
@@ -196,7 +173,7 @@ STATEMENTS: tuple[Statement, ...] = (
         "SNR^2 of a step, q_w .75, q .9",
         "autodiff",
         exact=lambda: logistic.gradient_snr(_STUDENT, 0.9, 0.1, 0.05)[0],
-        oracle=_snr_oracle,
+        oracle=_squared_snr_oracle,
         simulate=_simulated_snr,
     ),
     # A student between the truth and the label is driven away from the truth.
@@ -205,9 +182,11 @@ STATEMENTS: tuple[Statement, ...] = (
         "alignment, q~ .63 < q_w < q .9",
         "autodiff",
         exact=lambda: logistic.gradient_snr(_STUDENT, 0.9, 0.0, 0.3)[1],
-        oracle=_alignment_oracle,
+        oracle=lambda: (
+            _moments(positive_share(0.9, 0.0, 0.3), True)[0] @ _moments(0.9, True)[0]
+        ),
         simulate=lambda *by: (
-            (_STUDENT - _labels(*by, 0.9, 0.0, 0.3)) * (_STUDENT - 0.9)
+            (_STUDENT - _labels(0.9, 0.0, 0.3, *by)) * (_STUDENT - 0.9)
         ),
         note="negative: such a step teaches the opposite, which no score of |g| shows",
     ),

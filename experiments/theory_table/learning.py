@@ -168,10 +168,9 @@ def _derivatives() -> _Derivatives:
         )
 
 
-@functools.cache
-def _minimiser() -> tuple[np.ndarray, np.ndarray, float]:
-    """Noisy minimiser, sandwich and floor, as the theory has them."""
-    return asymptotics.noisy_minimizer_and_sandwich(*_ARGUMENTS)
+# Noisy minimiser, sandwich and floor, as the theory has them.
+_MINIMISER, _SANDWICH, _FLOOR = asymptotics.noisy_minimizer_and_sandwich(*_ARGUMENTS)
+_CROSSOVER = asymptotics.noise_floor_crossover(*_ARGUMENTS)
 
 
 class _Fits(NamedTuple):
@@ -191,7 +190,7 @@ class _Fits(NamedTuple):
 
 def _fit(rng: np.random.Generator, n: int, samples: int) -> _Fits:
     """Newton's method from the noisy minimiser, all samples at a time."""
-    world, start = _WORLD, _minimiser()[0]
+    world, start = _WORLD, _MINIMISER
     counts = rng.multinomial(n, world.weights, size=samples)
     positives = rng.binomial(counts, world.noisy)
     w = np.tile(start, (samples, 1))
@@ -219,20 +218,12 @@ _LABELS = 100_000
 
 def _simulated_spread(rng, draws: int) -> np.ndarray:
     fits = _fit(rng, _LABELS, max(draws // 10, 100))
-    return _LABELS * ((fits.w - _minimiser()[0]) ** 2).sum(axis=-1)
+    return _LABELS * ((fits.w - _MINIMISER) ** 2).sum(axis=-1)
 
 
 def _simulated_coefficient(rng, draws: int) -> np.ndarray:
     fits = _fit(rng, _LABELS, max(draws // 10, 100))
-    return _LABELS * (fits.excess - fits.linear - _minimiser()[2])
-
-
-def _crossover() -> str:
-    return (
-        f"fpr {_FPR}, fnr {_FNR}, d 3: beyond "
-        f"{asymptotics.noise_floor_crossover(*_ARGUMENTS):,.0f} labels the floor "
-        "exceeds the variance, and cleaner labels pay more than more of them"
-    )
+    return _LABELS * (fits.excess - fits.linear - _FLOOR)
 
 
 # --- design ---------------------------------------------------------------------------
@@ -312,7 +303,7 @@ STATEMENTS: tuple[Statement, ...] = (
         "sandwich",
         "tr V, V = H~^-1 Sigma~ H~^-1",
         "autodiff",
-        exact=lambda: np.trace(_minimiser()[1]),
+        exact=lambda: np.trace(_SANDWICH),
         oracle=lambda: np.trace(_derivatives().covariance),
         simulate=_simulated_spread,
     ),
@@ -321,12 +312,13 @@ STATEMENTS: tuple[Statement, ...] = (
         "noise_floor",
         "Eq. 4: excess risk, N -> inf",
         "autodiff",
-        exact=lambda: _minimiser()[2],
+        exact=lambda: _FLOOR,
         oracle=lambda: _derivatives().excess,
         simulate=lambda rng, draws: _fit(rng, 10**10, max(draws // 100, 100)).excess,
         paper=0.0,
         otherwise="counterexample",
-        note=_crossover,
+        note=f"fpr {_FPR}, fnr {_FNR}, d 3: beyond {_CROSSOVER:,.0f} labels the floor "
+        "exceeds the variance, and cleaner labels pay more than more of them",
     ),
     # The 1/n term on top of the floor.
     Statement(

@@ -63,14 +63,10 @@ def _half_squared_differences(rng, draws: int) -> np.ndarray:
     return twice.mean(axis=-1) / 2
 
 
-def _headroom() -> float:
-    moments = mixture.label_mixture_moments(_Q)
-    return moments.uncertainty - moments.information
-
-
 # --- flips ----------------------------------------------------------------------------
 
-_THETA = float(mixture.label_mixture_moments(_Q).uncertainty)
+_MOMENTS = mixture.label_mixture_moments(_Q)
+_THETA = float(_MOMENTS.uncertainty)
 
 
 def _uncertainty(q: np.ndarray) -> float:
@@ -168,8 +164,9 @@ def _simulated_dependence(rng, draws: int) -> np.ndarray:
     return p * (1 - p)
 
 
+# Share of positive steps, steps per rollout and mixed share of Table 1. Rollouts have
+# 5 or, with this probability, 6 steps.
 _POSITIVE = 1 - FULL_DATA.error_step_ratio
-# Rollouts have 5 or, with this probability, 6 steps.
 _LONGER = FULL_DATA.steps_per_rollout - 5
 
 
@@ -190,13 +187,8 @@ def _independent_mixed_share() -> float:
     return 1 - (1 - _LONGER) * pure[0] - _LONGER * pure[1]
 
 
-def _needed_correlation() -> str:
-    observed = FULL_DATA.mixed_share
-    icc = brentq(lambda x: _mixed_share(x) - observed, 0, 1)
-    return (
-        f"Table 1's {100 * observed:.2f} % needs an intraclass correlation of "
-        f"{icc:.2f}: rollouts differ far more than the steps within one"
-    )
+# Its intraclass correlation at which the mixed share is Table 1's.
+_NEEDED_ICC = brentq(lambda icc: _mixed_share(icc) - FULL_DATA.mixed_share, 0, 1)
 
 
 STATEMENTS: tuple[Statement, ...] = (
@@ -235,7 +227,7 @@ STATEMENTS: tuple[Statement, ...] = (
         "theta_less_a",
         "theta - A = Var_j(q_j)",
         "enumeration",
-        exact=_headroom,
+        exact=lambda: _MOMENTS.uncertainty - _MOMENTS.information,
         oracle=lambda: half_mean_squared_difference(_Q),
     ),
     Statement(
@@ -295,7 +287,9 @@ STATEMENTS: tuple[Statement, ...] = (
         simulate=_simulated_mixed_share,
         paper=FULL_DATA.mixed_share,
         otherwise="counterexample",
-        note=_needed_correlation,
+        note=f"Table 1's {100 * FULL_DATA.mixed_share:.2f} % needs an intraclass "
+        f"correlation of {_NEEDED_ICC:.2f}: "
+        "rollouts differ far more than the steps within one",
     ),
     # What the labels of a rollout say about differences between its steps.
     _conditional(

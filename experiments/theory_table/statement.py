@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import jax
+import jax.numpy as jnp
 import mpmath as mp
 import numpy as np
 
@@ -44,7 +45,7 @@ class Statement:
             statement fails here.
         tolerance: of exact against oracle, relative above 1 and absolute below.
         bound: ``exact`` is an upper bound of the oracle and of the simulation.
-        note: what to know about it, or what makes it; printed below the table.
+        note: what to know about it; printed below the table.
     """
 
     name: str
@@ -58,7 +59,7 @@ class Statement:
     otherwise: Literal["corrected", "counterexample"] = "corrected"
     tolerance: float = 1e-9
     bound: bool = False
-    note: str | Callable[[], str] = ""
+    note: str = ""
 
     def row(self, rng: np.random.Generator, draws: int) -> dict[str, Any]:
         """The four numbers and the verdict, as the results store keeps them."""
@@ -76,7 +77,7 @@ class Statement:
             "simulation": simulation,
             "standard_error": se,
             "verdict": self.verdict(exact, oracle, simulation, se),
-            "note": self.note if isinstance(self.note, str) else self.note(),
+            "note": self.note,
         }
 
     def verdict(
@@ -146,3 +147,22 @@ def half_mean_squared_difference(values: Any) -> float:
     """Variance of the values (population), from all pairs of them."""
     pairs = [(x - y) ** 2 for x in values for y in values]
     return float(sum(pairs) / (2 * len(values) ** 2))
+
+
+def label_information(q: float, wrong: Any, right: Any) -> float:
+    """Information of a label on the logit of ``q``, the probability of its truth: the
+    curvature of the expected log-likelihood, by autodiff.
+
+    Args:
+        q: in (0, 1).
+        wrong: distribution of the label where the truth is 0, ``[values]``.
+        right: likewise where it is 1.
+    """
+    wrong, right = np.asarray(wrong), np.asarray(right)
+    marginal = q * right + (1 - q) * wrong
+
+    def negative_log_likelihood(z):
+        truth = 1 / (1 + jnp.exp(-z))
+        return -jnp.sum(marginal * jnp.log(truth * right + (1 - truth) * wrong))
+
+    return float(autodiff_hessian(negative_log_likelihood, np.log(q / (1 - q))))

@@ -7,7 +7,6 @@ import hashlib
 import importlib
 import textwrap
 import zlib
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +35,7 @@ _ORACLES = {"autodiff": "a", "enumeration": "e", "mpmath": "m"}
 _ROOT = Path(__file__).parents[2]
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Options(ExperimentOptions):
     """Every statement of the theory, four ways: the paper's number, ours, an oracle's
     and a simulation's.
@@ -83,17 +82,31 @@ def compute(options: Options) -> list[Result]:
     """All rows in the order of the table; one of other code than this is computed
     again.
     """
-    cells = []
-    for heading, path in _SECTIONS.items():
-        for statement in importlib.import_module(path).STATEMENTS:
-            name = statement.name
-            config = {"section": heading, "statement": name, "draws": options.draws}
-            # Each statement has a stream of its own: rows do not depend on which
-            # others are computed.
-            rng = np.random.default_rng([options.seed, zlib.crc32(name.encode())])
-            cells.append((config, partial(statement.row, rng, options.draws)))
+    statements = [
+        (heading, statement)
+        for heading, path in _SECTIONS.items()
+        for statement in importlib.import_module(path).STATEMENTS
+    ]
+    configs = [
+        {"section": heading, "statement": statement.name, "draws": options.draws}
+        for heading, statement in statements
+    ]
+
+    def rows(chosen: list[int]) -> list[dict[str, Any]]:
+        # Each statement has a stream of its own: rows do not depend on which others
+        # are computed.
+        return [
+            statement.row(
+                np.random.default_rng(
+                    [options.seed, zlib.crc32(statement.name.encode())]
+                ),
+                options.draws,
+            )
+            for _, statement in (statements[i] for i in chosen)
+        ]
+
     made_by = versions() | {"theory": fingerprint()}
-    return complete(options, EXPERIMENT, cells, "statements", made_by)[0]
+    return complete(options, EXPERIMENT, configs, rows, versions=made_by)[0]
 
 
 def fingerprint() -> str:

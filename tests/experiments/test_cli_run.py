@@ -100,7 +100,7 @@ def test_all_passes_each_experiment_the_options_it_has(one_figure, tmp_path, cap
         "first": module(WithSize, note),
         "second": module(WithoutSize, note),
     }
-    everything = run_experiment.Everything(tmp_path, seed=4, json=True)
+    everything = run_experiment.Everything(output=tmp_path, seed=4, json=True)
     run_experiment.run_all(everything, modules)
     assert ran == [WithSize(tmp_path, "small", 4), WithoutSize(tmp_path)]
     captured = capsys.readouterr()
@@ -108,7 +108,7 @@ def test_all_passes_each_experiment_the_options_it_has(one_figure, tmp_path, cap
     assert json.loads(captured.out)["figures"] == str(tmp_path / "figures")
     assert '"experiments": ["first", "second"]' in captured.out
     assert captured.err.count("table") == 2
-    run_experiment.run_all(run_experiment.Everything(tmp_path), modules)
+    run_experiment.run_all(run_experiment.Everything(output=tmp_path), modules)
     assert capsys.readouterr().out.splitlines() == [
         "== mprm run first",
         "table",
@@ -135,7 +135,7 @@ def test_all_draws_at_its_end_and_only_what_is_older(tmp_path, capsys, monkeypat
     def add(options):
         append_results(options.output, cells)
 
-    everything = run_experiment.Everything(tmp_path)
+    everything = run_experiment.Everything(output=tmp_path)
     counts = []
     for again in (False, False, True):
         cells[:] = [cell] if again or not counts else []
@@ -157,7 +157,7 @@ def test_all_stops_at_an_experiment_that_fails(tmp_path):
 
     modules = {"first": module(WithSize, fail)}
     with pytest.raises(DataError, match="no room"):
-        run_experiment.run_all(run_experiment.Everything(tmp_path), modules)
+        run_experiment.run_all(run_experiment.Everything(output=tmp_path), modules)
 
 
 def test_each_options_type_goes_to_its_own_module(monkeypatch):

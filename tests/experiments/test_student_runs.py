@@ -5,7 +5,7 @@ from dataclasses import asdict, replace
 import numpy as np
 import pytest
 
-from experiments.corpora.corpus_models import coverage, per_source
+from experiments.store.experiment import ExperimentOptions
 from experiments.store.paired import compare
 from experiments.store.results import Result, read_results
 from experiments.students import sweeps
@@ -20,7 +20,6 @@ from experiments.students.worlds import (
 from sim.corpus.sources import Source
 from sim.students.features import FeatureWorld
 from sim.students.problem import CorpusLaw, draw_problem, from_moments
-from theory.rollouts import Rollouts
 from theory.scores import bis, label_mixture
 from theory.summary import summarise
 
@@ -34,18 +33,18 @@ ARMS = [Arm("full"), Arm("bis", 0.2), Arm("random", 0.2), Arm("bayes")]
 
 
 def test_a_second_run_finds_every_cell_and_a_new_arm_runs_alone(tmp_path):
-    assert run_cells(tmp_path, "x", TINY, ARMS[:2], seeds=2) == 2
+    def ran(arms, seed=0):
+        options = ExperimentOptions(output=tmp_path, seed=seed)
+        return run_cells(options, "x", TINY, arms, seeds=2)
+
+    assert ran(ARMS[:2]) == 2
     before = (tmp_path / "x.jsonl").read_bytes()
-    assert run_cells(tmp_path, "x", TINY, ARMS[:2], seeds=2) == 0
+    assert ran(ARMS[:2]) == 0
     assert (tmp_path / "x.jsonl").read_bytes() == before
-    assert run_cells(tmp_path, "x", TINY, ARMS[:3], seeds=2) == 1
-    assert run_cells(tmp_path, "x", TINY, ARMS[:2], seeds=2, seed=1) == 2
+    assert ran(ARMS[:3]) == 1
+    assert ran(ARMS[:2], seed=1) == 2
     cells = read_results(tmp_path, "x")
-    assert [cell.config["arm"]["rule"] for cell in cells[:3]] == [
-        "full",
-        "bis",
-        "random",
-    ]
+    assert [cell.config["arm"] for cell in cells[:3]] == list(map(asdict, ARMS[:3]))
     assert cells[0].config["world"] == describe(TINY)
 
 
@@ -121,15 +120,9 @@ def test_every_contrast_singles_out_two_arms_of_the_experiment(name):
     sweep = getattr(sweeps, name)
     arms = sweep.arms_of(sweep.variants(worlds()["scarce"])[0], "full")
     assert len({arm.name for arm in arms}) == len(arms)
-    rng = np.random.default_rng(0)
+    world, metrics = {"name": "w"}, {"micro_f1": [0.1, 0.2, 0.4]}
     results = [
-        Result(
-            "x",
-            {"world": {"name": "w"}, "arm": asdict(arm)},
-            0,
-            {"micro_f1": rng.random(3).tolist()},
-        )
-        for arm in arms
+        Result("x", {"world": world, "arm": asdict(arm)}, 0, metrics) for arm in arms
     ]
     assert len(compare(results, sweep.contrasts)) == len(sweep.contrasts) > 0
     assert {*sweep.small, *sweep.full} <= set(worlds())
@@ -148,32 +141,6 @@ def test_the_law_with_a_floor_is_told_from_equation_4():
     laws = sweeps.fit_laws(cells)
     assert laws["exact"]["coefficients"][0] == pytest.approx(0.02, rel=1e-6)
     assert laws["exact"]["rms_left_out"] < 1e-9 < 1e-3 < laws["eq4"]["rms_left_out"]
-
-
-def test_coverage_by_hand():
-    values = np.array([0.0, 0.1, 0.15, 0.5, 1.0, 1.0, 0.95])
-    found = coverage(values, np.array([1, 4, 6]), (0.0, 0.1, 0.5, 1.0))
-    assert found["all"] == [2, 2, 1, 2]
-    assert found["selected"] == [1, 0, 1, 1]
-    assert found["coverage"] == [0.5, 0.0, 1.0, 0.5]
-
-
-def test_histograms_of_a_source_count_its_own_rollouts():
-    # BIS is (p (1 - p) + .05) R: 1 of 2 positive at R = 1/2 gives .15, all perfect .05.
-    rollouts = Rollouts(
-        np.array([8, 0, 16, 16, 0, 16]),
-        np.full(6, 16),
-        np.array([0, 2, 4, 6]),
-        np.array([1, 0, 1]),
-        ("easy", "mixed"),
-    )
-    found = per_source(rollouts)
-    assert found["easy"]["mean_mc"] == 1
-    assert found["easy"]["BIS"] == [1, 0, 0, 0, 0, 0, 0]
-    assert found["easy"]["R"] == [0] * 10 + [1]
-    # R = 1/2 and R = 1: (.25 + .05) R is .15, the end of its bin, and .3, the top.
-    assert found["mixed"]["BIS"] == [0, 0, 1, 0, 0, 0, 1]
-    assert found["mixed"]["mixture"] == [0, 0, 0, 0, 0, 2]
 
 
 def test_the_named_worlds_are_what_they_are_called():

@@ -35,7 +35,7 @@ LOOSE = {
 @pytest.fixture(scope="module")
 def computed(tmp_path_factory):
     """The options and results of one run of all statements."""
-    options = table.Options(tmp_path_factory.mktemp("theory"), draws=DRAWS)
+    options = table.Options(output=tmp_path_factory.mktemp("theory"), draws=DRAWS)
     return options, table.compute(options)
 
 
@@ -50,19 +50,11 @@ def test_every_statement_holds_or_is_put_right(computed):
 
 
 def test_every_number_is_there_three_ways(computed):
-    _, results = computed
-    rows = [result.metrics for result in results]
-    for row in rows:
-        assert math.isfinite(row["exact"])
-        assert math.isfinite(row["oracle"])
-    simulated = [row for row in rows if row["simulation"] is not None]
-    assert len(simulated) > 0.6 * len(rows)
+    rows = [result.metrics for result in computed[1]]
+    assert all(math.isfinite(row["exact"] + row["oracle"]) for row in rows)
+    assert sum(row["simulation"] is not None for row in rows) > 0.6 * len(rows)
     # An oracle that shared its code with the formulas would agree to the last bit.
     assert sum(row["exact"] != row["oracle"] for row in rows) > 0.4 * len(rows)
-    # The paper's own numbers are among them.
-    papers = {row["statement"]: row["paper"] for row in rows}
-    assert papers["BIS, worked example 1"] == 0.25828125
-    assert papers["BIS, worked example 2"] == 0.15
 
 
 def test_the_table_fits_a_terminal_and_says_everything(computed):
@@ -74,7 +66,6 @@ def test_the_table_fits_a_terminal_and_says_everything(computed):
         assert len(result.metrics["statement"]) <= 30
         assert result.metrics["statement"] in text
         assert " ".join(result.metrics["note"].split()) in flat
-    assert f"{len(results) - len(LOOSE)} holds" in text
 
 
 def test_rows_in_the_store_are_not_computed_again(computed, monkeypatch):
@@ -87,9 +78,8 @@ def test_rows_in_the_store_are_not_computed_again(computed, monkeypatch):
     lemma = Statement("lemma_1", "", "enumeration", exact=refuse, oracle=refuse)
     monkeypatch.setattr(learning, "STATEMENTS", (lemma,))
     again = table.compute(options)
-    stored = read_results(options.output, "theory")
+    assert again == [r for r in results if r in again]
     assert len(again) == len(results) - 7
-    assert [r for r in stored if r in again] == again
     # Another seed, another number of draws and other code are other rows.
     for other in ({"seed": 1}, {"draws": DRAWS + 1}):
         monkeypatch.setattr(table, "_SECTIONS", {"learning": learning.__name__})
@@ -119,13 +109,10 @@ def one_section(monkeypatch):
 def test_the_command_prints_stores_and_answers_in_json(one_section, tmp_path, capsys):
     command = ["run", "theory", "--draws", "10000", "--output", tmp_path]
     done = run(capsys, *command)
-    assert done.status == 0
-    assert "worked example 1" in done.out
-    assert "5 holds" in done.out
+    assert (done.status, "5 holds" in done.out) == (0, True)
     rows = run(capsys, *command, "--json").json["rows"]
-    assert len(rows) == 5
-    assert rows[0]["exact"] == pytest.approx(0.25828125)
-    assert len(read_results(tmp_path, "theory")) == 5
+    assert [row["exact"] for row in rows[:2]] == pytest.approx([0.25828125, 0.15])
+    assert len(read_results(tmp_path, "theory")) == len(rows) == 5
 
 
 def test_a_wrong_formula_fails_by_name(one_section, tmp_path, capsys, monkeypatch):
@@ -136,8 +123,7 @@ def test_a_wrong_formula_fails_by_name(one_section, tmp_path, capsys, monkeypatc
     failed = run(capsys, "run", "theory", "--output", tmp_path)
     assert failed.status == 1
     assert "BIS, worked example 1; BIS, worked example 2" in failed.err
-    assert "FAILS" in failed.out
-    assert "2 FAILS" in failed.out
+    assert failed.out.count("FAILS") == 3
 
 
 @pytest.mark.parametrize("option", ["--draws=9999", "--seed=-1"])
