@@ -77,10 +77,17 @@ def answer_sentence(
         where: begins the sentence, such as "In the world “scarce”, ".
         adjusted_p: Holm's, where several differences were tested together.
     """
+    text = where + _said(difference, arm, other, adjusted_p)
+    return text[0].upper() + text[1:]
+
+
+def _said(
+    difference: Estimate | None, arm: str, other: str, adjusted_p: float | None
+) -> str:
     if difference is None:
         return (
-            f"{where}there is no answer: {arm} and {other} were not both trained "
-            "with a common seed."
+            f"there is no answer: {arm} and {other} were not both trained with a "
+            "common seed."
         )
     by = f"{number(abs(difference.mean), _DIGITS)} micro-F1"
     mean = f"{signed(difference.mean, _DIGITS)} micro-F1"
@@ -89,27 +96,23 @@ def answer_sentence(
         if difference.mean < 0:
             lead = "behind"
         return (
-            f"{where}{arm} ended {lead} {other} by {by} in the one seed that was run; "
+            f"{arm} ended {lead} {other} by {by} in the one seed that was run; "
             "that decides nothing."
         )
     if "seeds" not in difference.covers:
         return (
-            f"{where}it is not decided whether {arm} beats {other}: the difference is "
-            f"{mean} in each of {difference.seeds} seeds, "
-            "which does not show how seeds vary."
+            f"it is not decided whether {arm} beats {other}: the difference is {mean} "
+            f"in each of {difference.seeds} seeds, which does not show how seeds vary."
         )
     seeds = f"mean of {difference.seeds} seeds, paired"
     evidence = _evidence(difference, adjusted_p)
     match verdict(difference, adjusted_p):
         case "ahead":
-            return f"{where}{arm} beat {other} by {by} ({seeds}); {evidence}."
+            return f"{arm} beat {other} by {by} ({seeds}); {evidence}."
         case "behind":
-            return (
-                f"{where}{arm} did not beat {other}: it lost by {by} ({seeds}); "
-                f"{evidence}."
-            )
+            return f"{arm} did not beat {other}: it lost by {by} ({seeds}); {evidence}."
     return (
-        f"{where}it is not decided whether {arm} beats {other}: the difference is "
+        f"it is not decided whether {arm} beats {other}: the difference is "
         f"{mean} ({seeds}), and {evidence}."
     )
 

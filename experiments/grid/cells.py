@@ -373,7 +373,20 @@ def run_cell(
     if cell.arm.rule == BASE or cell.seed is None:
         params = context.initial.take(cell.seed)
         metrics = {"rollouts": 0, "updates": 0} | _judged(context, params)
-        return Result(context.experiment, config, cell.seed, metrics)
+    else:
+        metrics = _trained(context, cell, cell.seed, folder, tick)
+    return Result(context.experiment, config, cell.seed, metrics)
+
+
+def _trained(
+    context: GridContext,
+    cell: Cell,
+    seed: int,
+    folder: Path | None,
+    tick: Callable[[int], None],
+) -> dict[str, Any]:
+    """The metrics of a cell that is trained; arguments as of :func:`run_cell`."""
+    config = cell_config(context.inputs.settings, cell)
     rows, tied = context.usable_rows(cell)
     budget, training = context.settings(cell, rows)
     chosen = _Chosen(context, rows, clean=cell.arm.rule == CLEAN)
@@ -393,7 +406,7 @@ def run_cell(
     try:
         trained = train(
             context.model,
-            context.initial.to_train(cell.seed, chosen),
+            context.initial.to_train(seed, chosen),
             chosen,
             budget,
             training,
@@ -411,10 +424,10 @@ def run_cell(
     judged = _judged(context, trained)
     if context.curve.ends:
         record.points[budget.updates] = judged
-    if cell.arm.rule == CLEAN and cell.seed == 0:
+    if cell.arm.rule == CLEAN and seed == 0:
         judged["learnability"] = context.bench.learnability(trained)
     tokens = context.prompts.tokens[rows]
-    metrics = {
+    return {
         "rollouts": len(rows),
         "updates": budget.updates,
         "presentations": budget.presentations,
@@ -428,7 +441,6 @@ def run_cell(
         "eval_curve": record.curve("auroc"),
         "f1_curve": record.curve("micro_f1"),
     }
-    return Result(context.experiment, config, cell.seed, metrics)
 
 
 def _judged(context: GridContext, params: Params) -> dict[str, Any]:

@@ -44,7 +44,7 @@ def run(options: Options) -> None:
     budget, config = train_settings(options.training(), Subset(usable, every, None))
     training = _training(options, budget, config)
 
-    from experiments.grid.cells import Files, missing, run_cells
+    from experiments.grid.cells import missing
     from experiments.grid.inputs import InputPaths, read_inputs, refuse_another_run
 
     names = {field.name for field in dataclasses.fields(InputPaths)}
@@ -69,27 +69,7 @@ def run(options: Options) -> None:
             print(as_text(whole, left, shown, cost))
         return
     if todo:
-        arguments = training | {"model": options.model}
-        command = command_line(f"mprm run {NAME}", options)
-        write_run_manifest(
-            options.output,
-            RunManifest((command,), options.model, NAME, arguments=arguments),
-        )
-        context = _context(options, inputs, budget)
-        models = bool(options.checkpoint_every or options.keep_models)
-        files = Files(
-            folder,
-            options.output / "models",
-            lambda one: models and bool(one.updates),
-            options.keep_models,
-        )
-        total = sum(one.updates for one in todo)
-        with shared.progress("training", total, "updates") as tick:
-            try:
-                for line in run_cells(context, todo, files, tick):
-                    print(line, file=sys.stderr, flush=True)
-            except ValueError as error:
-                raise shared.UsageError(as_options(str(error))) from None
+        _run_cells(options, inputs, budget, todo)
         # Again, because other shards may write into the same store.
         found = read_results(folder, NAME)
     if not found:
@@ -97,6 +77,34 @@ def run(options: Options) -> None:
         return
     left_over = missing(planned, inputs.settings, found)
     _report(options, found, len(todo), left_over)
+
+
+def _run_cells(
+    options: Options, inputs: Inputs, budget: Budget, todo: Sequence[Planned]
+) -> None:
+    from experiments.grid.cells import Files, run_cells
+
+    arguments = inputs.settings["training"] | {"model": options.model}
+    command = command_line(f"mprm run {NAME}", options)
+    write_run_manifest(
+        options.output,
+        RunManifest((command,), options.model, NAME, arguments=arguments),
+    )
+    context = _context(options, inputs, budget)
+    models = bool(options.checkpoint_every or options.keep_models)
+    files = Files(
+        options.output / "results",
+        options.output / "models",
+        lambda one: models and bool(one.updates),
+        options.keep_models,
+    )
+    total = sum(one.updates for one in todo)
+    with shared.progress("training", total, "updates") as tick:
+        try:
+            for line in run_cells(context, todo, files, tick):
+                print(line, file=sys.stderr, flush=True)
+        except ValueError as error:
+            raise shared.UsageError(as_options(str(error))) from None
 
 
 def _report(

@@ -16,6 +16,7 @@ from experiments.grid.results import (
     labels_name,
     sentences,
 )
+from theory.scores import DEFAULT_ALPHA
 
 _WIDTH = 80
 
@@ -74,13 +75,13 @@ def _legend(outcome: Outcome) -> str:
 
 
 def arm_table(arms: Sequence[ArmResults]) -> str:
-    """One line per arm; keep ratio and alpha where they tell arms apart, best-of-N
-    where candidates were given.
+    """One line per arm; keep ratio and alpha where they tell arms apart or are
+    not the usual ones, best-of-N where candidates were given.
     """
     ratios = {one.arm.keep_ratio for one in arms if one.arm.is_rule}
     shown = {
         "keep": len(ratios) > 1,
-        "alpha": len({one.arm.alpha for one in arms} - {None}) > 1,
+        "alpha": bool({one.arm.alpha for one in arms} - {None, DEFAULT_ALPHA}),
         "best": any(one.estimate("best_of_n") is not None for one in arms),
     }
     best = _short if shown["keep"] or shown["alpha"] else plus_minus
