@@ -7,7 +7,15 @@ import pytest
 
 from experiments.benchmarks import full_depth
 from experiments.benchmarks.full_depth import Options, make_batch, make_model, measure
-from tests.mprm_jax.backbone_shapes import BACKBONES
+from mprm_jax.models.weights import tensors
+from tests.mprm_jax.backbone_shapes import BACKBONES, full_config
+
+RELEASED = {"internvl2.5-8b": 8_075_365_376, "qwen2.5-vl-7b": 8_292_166_656}
+
+
+@pytest.mark.parametrize("name", BACKBONES)
+def test_shapes_are_those_of_the_released_files(name):
+    assert tensors.parameter_count(full_config(name, toy=False)) == RELEASED[name]
 
 
 @pytest.mark.parametrize(
