@@ -5,7 +5,6 @@ import warnings
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from mprm_jax.models.internvit import normalise
 from PIL import Image
 
 from mprm_jax.data.vision_patches import PatchGrid, patch_images
@@ -15,6 +14,7 @@ from mprm_jax.data.vision_tiles import (
     Tiling,
     tile_images,
 )
+from mprm_jax.models.internvl import normalise
 from mprm_jax.models.qwen import unpack_patches
 from tests.parity.references import random_image
 
