@@ -138,22 +138,3 @@ def text_positions(tokens_BxL: jax.Array) -> jax.Array:
     """0, 1, 2, ... on all three axes [3, B, L]."""
     count = jnp.arange(tokens_BxL.shape[1], dtype=jnp.int32)
     return jnp.broadcast_to(count, (3, *tokens_BxL.shape))
-
-
-def language_logits(
-    config: DecoderConfig, params: Params, tokens_BxL: jax.Array, compute: Compute
-) -> jax.Array:
-    """Next-token logits of a text alone [B, L, V], float32.
-
-    For tests and for measuring: training never makes this array.
-    """
-    hidden = decode(
-        config,
-        params,
-        embed(params, tokens_BxL, compute),
-        text_positions(tokens_BxL),
-        compute,
-    )
-    hidden = final_norm(config, params, hidden)
-    rows = output_rows(params).astype(hidden.dtype)
-    return jnp.einsum("bld,vd->blv", hidden, rows).astype(jnp.float32)

@@ -1,6 +1,8 @@
 """Tiny random checkpoints of both backbones, complete with a tokenizer."""
 
 import ml_dtypes
+import numpy as np
+from PIL import Image
 from safetensors.numpy import save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
@@ -27,6 +29,12 @@ def tokenizer(special, size=40):
     made.pre_tokenizer = pre_tokenizers.Whitespace()
     made.add_special_tokens(list(special.values()))
     return made
+
+
+def picture(height, width, seed=0):
+    """An image of random pixels."""
+    pixels = np.random.default_rng(seed).integers(0, 256, (height, width, 3))
+    return Image.fromarray(pixels.astype(np.uint8))
 
 
 def text_tokenizer(texts, size=600):

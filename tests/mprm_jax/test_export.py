@@ -1,7 +1,7 @@
 """The update and the evaluation compile for machines that are not here.
 
-Backbones as they are: ``test_models_backbone``. Here the tiny model, and backbones
-with adapters, Adafactor and recomputed layers, in bfloat16.
+The tiny model, and backbones with and without adapters, in bfloat16, with Adafactor and
+recomputed layers.
 """
 
 import jax
@@ -29,9 +29,9 @@ def tiny_case(_):
     return model, shapes, collate(examples, buckets_for(examples), 4)
 
 
-def adapted(make):
+def backbone(make, lora):
     def case(folder):
-        opening, rng = Opening(lora=LoraConfig(2)), np.random.default_rng(0)
+        opening, rng = Opening(lora=lora), np.random.default_rng(0)
         model, params = open_for_training(make(folder), opening)
         return model, params, random_batch(rng, base_of(model))
 
@@ -40,8 +40,8 @@ def adapted(make):
 
 CASES = {
     "tiny": (tiny_case, "adamw"),
-    "qwen": (adapted(qwen_folder), "adafactor"),
-    "internvl": (adapted(internvl_folder), "adamw"),
+    "qwen": (backbone(qwen_folder, LoraConfig(2)), "adafactor"),
+    "internvl": (backbone(internvl_folder, None), "adamw"),
 }
 
 

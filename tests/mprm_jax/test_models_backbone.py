@@ -5,7 +5,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from PIL import Image
 
 from mprm_jax.data.batches import Example, buckets_for, collate
 from mprm_jax.data.problems import BadRecord, DataError
@@ -13,20 +12,15 @@ from mprm_jax.models.backbone import from_description
 from mprm_jax.models.families import Prompting
 from mprm_jax.models.layers import Compute
 from mprm_jax.models.weights.load import load_backbone
-from mprm_jax.train import objective, update
+from mprm_jax.train import update
 from mprm_jax.train.objective import Objective
 from mprm_jax.train.optimizer import OptimizerConfig, plan
-from tests.mprm_jax.backbone_folder import internvl_folder, qwen_folder
+from tests.mprm_jax.backbone_folder import internvl_folder, picture, qwen_folder
 from tests.mprm_jax.quick import quick_compilation as quick_compilation
 
 PLAIN = Compute("float32", remat=False)
 SHORT = Prompting(max_length=200, max_tiles=4)
 FOLDERS = {"qwen2.5-vl": qwen_folder, "internvl2.5": internvl_folder}
-
-
-def picture(height, width, seed=0):
-    pixels = np.random.default_rng(seed).integers(0, 256, (height, width, 3))
-    return Image.fromarray(pixels.astype(np.uint8))
 
 
 @pytest.fixture(scope="module", params=FOLDERS)
@@ -188,39 +182,6 @@ def test_an_update_lowers_the_loss_and_leaves_the_tower(loaded):
         losses.append(float(metrics["loss"]))
     assert losses[-1] < losses[0]
     jax.tree.map(np.testing.assert_array_equal, frozen, before)
-
-
-def test_training_and_evaluation_compile_for_machines_that_are_not_here(loaded):
-    model, params = loaded
-    rows = three_examples(model)
-    batch = collate(rows, buckets_for(rows), 4)
-    shapes = jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), (params, batch)
-    )
-    score = jax.jit(lambda params, batch: objective.scores(
-        model.reward_logits(params, batch)
-    ))  # fmt: skip
-    exported = jax.export.export(score, platforms=("tpu", "cuda"))(*shapes)
-    assert exported.platforms == ("tpu", "cuda")
-    state, frozen = update.initial_state(
-        model, params, plan(80, 4), OptimizerConfig(), 1e-3
-    )
-    arrays = jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), (state, frozen, batch)
-    )
-    step = jax.jit(
-        lambda state, frozen, batch: update.train_step(
-            state,
-            frozen,
-            batch,
-            model=model,
-            optimizer=OptimizerConfig(),
-            objective=Objective(),
-            accumulate=2,
-        )[1]
-    )
-    exported = jax.export.export(step, platforms=("tpu", "cuda"))(*arrays)
-    assert exported.platforms == ("tpu", "cuda")
 
 
 def test_bfloat16_scores_are_near_those_of_float32(loaded):

@@ -34,9 +34,19 @@ def params():
     return jax.tree.map(lambda leaf: 5 * leaf if leaf.ndim >= 2 else leaf, made)
 
 
+def language_logits(config, params, tokens, compute):
+    """Next-token logits of a text alone [B, L, V]; training never makes this array."""
+    embedded = decoder.embed(params, tokens, compute)
+    positions = decoder.text_positions(tokens)
+    hidden = decoder.decode(config, params, embedded, positions, compute)
+    hidden = decoder.final_norm(config, params, hidden)
+    rows = decoder.output_rows(params).astype(hidden.dtype)
+    return jnp.einsum("bld,vd->blv", hidden, rows).astype(jnp.float32)
+
+
 @functools.partial(jax.jit, static_argnames=("compute", "config"))
 def logits(params, tokens, compute=PLAIN, config=CONFIG):
-    return decoder.language_logits(config, params, tokens, compute)
+    return language_logits(config, params, tokens, compute)
 
 
 def test_a_token_has_exactly_no_influence_on_what_stands_before_it(params):

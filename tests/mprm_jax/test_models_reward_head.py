@@ -10,6 +10,7 @@ from mprm_jax.models.layers import Compute
 from mprm_jax.models.qwen import QwenVLConfig
 from mprm_jax.models.reward_head import RewardHead
 from tests.mprm_jax.quick import quick_compilation as quick_compilation
+from tests.mprm_jax.test_models_decoder import language_logits
 from tests.mprm_jax.test_models_vision import LANGUAGE, VISION
 
 PLAIN = Compute("float32", remat=False)
@@ -35,7 +36,7 @@ def test_its_logits_are_those_of_the_whole_head_at_the_markers(language):
         decoder.text_positions(tokens),
         PLAIN,
     )
-    whole = decoder.language_logits(language, params["language"], tokens, PLAIN)
+    whole = language_logits(language, params["language"], tokens, PLAIN)
     params = reward_head.attach(head, params, KEY)
     concentration = jax.random.normal(KEY, (1, language.width))
     params["head"]["concentration"] = concentration

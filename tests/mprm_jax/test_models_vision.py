@@ -16,7 +16,7 @@ from mprm_jax.data.vision_patches import (
     smart_size,
 )
 from mprm_jax.data.vision_tiles import Tiling, tile_grid, tile_images
-from mprm_jax.models import decoder, families, internvl, qwen
+from mprm_jax.models import decoder, families, qwen
 from mprm_jax.models.decoder import DecoderConfig, insert_features
 from mprm_jax.models.internvl import pixel_shuffle
 from mprm_jax.models.layers import Compute
@@ -26,6 +26,7 @@ from mprm_jax.models.qwen import (
     unpack_patches,
 )
 from mprm_jax.models.rope import Rope
+from tests.mprm_jax.backbone_folder import picture
 from tests.mprm_jax.quick import quick_compilation as quick_compilation
 
 GRID = PatchGrid()
@@ -33,11 +34,6 @@ PLAIN = Compute("float32", remat=False)
 VISION = QwenVisionConfig(
     width=16, layers=1, heads=2, hidden=12, output=8, window=56, full_layers=()
 )
-
-
-def picture(height, width, seed=0):
-    pixels = np.random.default_rng(seed).integers(0, 256, (height, width, 3))
-    return Image.fromarray(pixels.astype(np.uint8))
 
 
 @pytest.mark.parametrize(
@@ -100,11 +96,6 @@ def test_places_beyond_a_byte_survive():
     rows = patch_images((picture(28, 28 * 150),), GRID)
     _, places = unpack_patches(jnp.asarray(rows[None]))
     assert int(places[..., 2].max()) == 299
-
-
-def test_no_image_is_no_patch():
-    assert patch_images((), GRID).shape == (0, 594)
-    assert tile_images((), Tiling(56))[0].shape == (0, 3 * 56 * 56)
 
 
 def test_tokens_of_another_window_or_image_have_exactly_no_influence():
@@ -192,20 +183,6 @@ def test_the_grid_of_tiles_has_the_closest_aspect_ratio(height, width):
     assert found == closest(height, width, 448, 6)
 
 
-@pytest.mark.parametrize(
-    ("size", "grid"),
-    [
-        ((448, 448), (1, 1)),
-        ((900, 900), (2, 2)),  # more than half of four tiles' pixels
-        ((448, 896), (1, 2)),
-        ((500, 3000), (1, 6)),
-        ((600, 900), (2, 3)),
-    ],
-)
-def test_known_grids_of_tiles(size, grid):
-    assert tile_grid(size[0], size[1], Tiling()) == grid
-
-
 def test_tiles_are_cuts_of_the_image_and_a_thumbnail():
     image = picture(112, 168)
     tiles, counts = tile_images((image,), Tiling(56))
@@ -233,8 +210,3 @@ def test_pixel_shuffle_joins_squares_row_by_row():
         [8, 9, 12, 13],
         [10, 11, 14, 15],
     ]
-
-
-def test_a_full_tile_of_internvl_takes_256_tokens():
-    vision = internvl.InternViTConfig()
-    assert internvl.InternVLConfig(LANGUAGE, vision, 5).tile_tokens == 256

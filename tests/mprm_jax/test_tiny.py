@@ -1,17 +1,26 @@
 """The tiny model: what a score may depend on, and what training may change."""
 
+import dataclasses
+
 import jax
 import numpy as np
 import pytest
 from PIL import Image
 
+from experiments.corpora.scene_text import questions, step_texts
 from mprm_jax.data.batches import Bucket, Buckets, collate
 from mprm_jax.data.problems import BadRecord
-from mprm_jax.models.tiny import MAX_TOKENS, TinyConfig, TinyModel, patchify, pretrained
+from mprm_jax.data.render import render
+from mprm_jax.models.tiny import MAX_TOKENS, TinyModel, patchify, pretrained
+from mprm_jax.models.tokenizer import UNKNOWN, build_tokenizer
 from mprm_jax.train.objective import Objective
 from mprm_jax.train.optimizer import OptimizerConfig, join, plan
 from mprm_jax.train.update import compiled_step, initial_state
+from sim.scenes.grammar import BENCHMARK_SOURCES, TRAINING_SOURCES, vocabulary
+from sim.scenes.policy import Care
+from sim.scenes.solutions import sample_problems, solve
 from tests.mprm_jax.tiny_case import examples_of, random_params, small_model
+from tests.scene_reader import words
 
 MODEL = small_model()
 PARAMS = random_params(MODEL)
@@ -196,26 +205,6 @@ def test_patches_lie_in_reading_order():
         patchify(np.zeros((1, 48, 50, 3)))
 
 
-@pytest.mark.parametrize(
-    "shape",
-    [
-        {"width": 18},
-        {"width": 0},
-        {"heads": 0},
-        {"layers": -1},
-        {"layers": 10**9},
-        {"width": 10**9},
-        {"rotary_heads": 5},
-        {"vocab_size": 10**9},
-        {"cell_tokens": (0, 200)},
-        {"cell_tokens": (-1,)},
-    ],
-)
-def test_shapes_that_no_tiny_model_has_are_refused(shape):
-    with pytest.raises(ValueError, match=r"tiny|heads|vocabulary"):
-        TinyConfig(**{"vocab_size": 100, "cell_tokens": (3, 4)} | shape)
-
-
 def test_the_shipped_backbone_has_no_opinion_of_steps_yet():
     """Its head is zero, so every score is 1/2; the rest is there and finite."""
     model, params = pretrained()
@@ -226,3 +215,31 @@ def test_the_shipped_backbone_has_no_opinion_of_steps_yet():
             assert leaf.dtype == np.float32
             assert np.isfinite(leaf).all()
             assert np.any(leaf)
+
+
+def prompts(per_source):
+    rng = np.random.default_rng(0)
+    for source in TRAINING_SOURCES + BENCHMARK_SOURCES:
+        erring = dataclasses.replace(source, repair=(0.5, 0.5), check=(0.5, 0.5))
+        problems = sample_problems(erring, per_source, 0.0, rng)
+        solutions = solve(problems, Care(5.0), 0.3, rng)
+        yield from map(render, questions(solutions), step_texts(solutions))
+
+
+@pytest.mark.parametrize("shipped", [True, False])
+def test_no_text_of_the_world_has_an_unknown_word(shipped):
+    tokenizer = pretrained()[0].tokenizer if shipped else build_tokenizer(vocabulary())
+    texts = list(prompts(300))
+    unknown = tokenizer.token_to_id(UNKNOWN)
+    for text, encoded in zip(texts, tokenizer.encode_batch(texts), strict=True):
+        assert unknown not in encoded.ids, text
+        assert encoded.tokens == words(text.replace("<prm>", " <prm> "))
+        assert len(encoded.ids) < MAX_TOKENS
+
+
+def test_ids_are_distinct_and_the_first_ones_fixed():
+    tokenizer = build_tokenizer(["a1", "red", "a1", "question"])
+    ids = tokenizer.get_vocab()
+    assert [ids[word] for word in ("<pad>", "<unk>", "<prm>")] == [0, 1, 2]
+    assert sorted(ids.values()) == list(range(7))
+    assert tokenizer.encode("Purple RED?").ids == [1, ids["red"]]

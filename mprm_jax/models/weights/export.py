@@ -35,7 +35,7 @@ def export(
     Args:
         folder: new or empty.
         model: as trained.
-        params: of it, head included.
+        params: the model's, head included.
         dtype: of every tensor; float32 is exact.
         beside: other files, by name.
 

@@ -38,7 +38,7 @@ class Tensors:
             a tensor in two shards.
     """
 
-    def __init__(self, directory: Path, kind: str) -> None:
+    def __init__(self, directory: Path, layout: str) -> None:
         self.directory = directory
         self._place: dict[str, tuple[Path, str]] = {}
         self.shapes: dict[str, tuple[int, ...]] = {}
@@ -46,7 +46,7 @@ class Tensors:
         for path in _shards(directory):
             with _open(path) as file:
                 for stored in file.keys():  # noqa: SIM118  (no mapping)
-                    name, piece = canonical_name(kind, stored), file.get_slice(stored)
+                    name, piece = canonical_name(layout, stored), file.get_slice(stored)
                     if name in self._place:
                         raise DataError(f"{path}: {stored} is already in another file")
                     self._place[name] = path, stored

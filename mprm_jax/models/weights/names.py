@@ -19,7 +19,6 @@ import numpy as np
 from mprm_jax.models import families
 from mprm_jax.models.decoder import DecoderConfig
 from mprm_jax.models.families import BackboneConfig
-from mprm_jax.models.qwen import QwenVisionConfig
 from mprm_jax.models.weights.config import INTERNVL, INTERNVL_CHAT_FUSED, QWEN
 
 Path = tuple[str, ...]
@@ -183,13 +182,13 @@ _INTERNVIT_CHAT: tuple[Row, ...] = (
 _BARE = ("class_token", "positions", "attention_scale", "mlp_scale")
 
 
-def _parts(kind: str) -> Iterator[tuple[str, str, tuple[Row, ...]]]:
+def _parts(layout: str) -> Iterator[tuple[str, str, tuple[Row, ...]]]:
     """Prefix on disk, part of the parameters, and table, of a layout."""
-    if kind == QWEN:
+    if layout == QWEN:
         yield "visual.", "vision", _QWEN_TOWER
         yield "", "language", _LLAMA
         return
-    native = kind == INTERNVL
+    native = layout == INTERNVL
     yield (
         "vision_tower." if native else "vision_model.",
         "vision",
@@ -199,7 +198,7 @@ def _parts(kind: str) -> Iterator[tuple[str, str, tuple[Row, ...]]]:
     names = ("layer_norm", "linear_1", "linear_2") if native else ("0", "1", "3")
     rows = zip(names, ("norm", "in", "out"), strict=True)
     yield f"{part}.", "projector", tuple(rows)
-    fused = kind == INTERNVL_CHAT_FUSED
+    fused = layout == INTERNVL_CHAT_FUSED
     yield "language_model.", "language", _INTERNLM2 if fused else _LLAMA
 
 
@@ -208,34 +207,44 @@ def _shapes(config: BackboneConfig) -> Any:
     return jax.eval_shape(functools.partial(families.init, config), jax.random.key(0))
 
 
-def entries(kind: str, config: BackboneConfig) -> list[Entry]:
+def entries(layout: str, config: BackboneConfig) -> list[Entry]:
     """Every tensor of a checkpoint of one layout."""
-    vision = config.vision
-    frames = (vision.frames,) if isinstance(vision, QwenVisionConfig) else ()
+    vision: Any = config.vision
+    frames = (vision.frames,) if layout == QWEN else ()
     forms = {
         "class_token": _reshaped((1, 1)),
         "positions": _reshaped((1,)),
         "patch": _convolution((3, *frames, vision.patch, vision.patch)),
     }
+    # Of the language models only InternLM2 fuses its own.
+    fused = {"vision": THIRDS, "language": _grouped(config.language)}
+    layers = {"vision": vision.layers, "language": config.language.layers}
     found = []
-    for prefix, part, table in _parts(kind):
-        # Only InternLM2's language model fuses its own.
-        fused = _grouped(config.language) if part == "language" else THIRDS
-        tree = _shapes(config)[part]
-        for layered, group in itertools.groupby(table, lambda row: "*" in row[0]):
-            rows = list(group)
-            root, of = (
-                ((part, "layers"), tree["layers"]) if layered else ((part,), tree)
-            )
-            count = jax.tree.leaves(of)[0].shape[0] if layered else 1
-            for layer in range(count):
-                for name, parts in rows:
-                    at = prefix + name.replace("*", str(layer))
-                    number = layer if layered else None
-                    parts = (parts,) if isinstance(parts, str) else parts
-                    form = fused if len(parts) > 1 else forms.get(parts[0])
-                    found += _tensors(at, root, parts, of, number, form)
+    for prefix, part, table in _parts(layout):
+        shapes = _shapes(config)[part]
+        for name, targets, layer in _numbered(table, layers.get(part, 0)):
+            parts = (targets,) if isinstance(targets, str) else targets
+            form = forms.get(parts[0]) if len(parts) == 1 else fused[part]
+            root = (part,) if layer is None else (part, "layers")
+            of = shapes if layer is None else shapes["layers"]
+            found += _tensors(prefix + name, root, parts, of, layer, form)
     return found
+
+
+def _numbered(
+    table: tuple[Row, ...], layers: int
+) -> Iterator[tuple[str, str | tuple[str, ...], int | None]]:
+    """The rows of a table; those of layers once for each layer, layer by layer."""
+    for layered, group in itertools.groupby(table, lambda row: "*" in row[0]):
+        rows = list(group)
+        for layer in range(layers if layered else 1):
+            for name, targets in rows:
+                number = layer if layered else None
+                yield name.replace("*", str(layer)), targets, number
+
+
+# What stands at the end of a name on disk, by the leaf of a part; "": of a bare array.
+_ENDINGS = {"": "weight", "kernel": "weight", "scale": "weight", "bias": "bias"}
 
 
 def _tensors(
@@ -267,10 +276,6 @@ def _tensors(
         )
 
 
-# What stands at the end of a name on disk, by the leaf of a part; "": of a bare array.
-_ENDINGS = {"": "weight", "kernel": "weight", "scale": "weight", "bias": "bias"}
-
-
 # Names that older and newer versions of transformers write for the same tensors.
 _RENAMED = {
     QWEN: (
@@ -286,9 +291,9 @@ _RENAMED = {
 }
 
 
-def canonical_name(kind: str, name: str) -> str:
+def canonical_name(layout: str, name: str) -> str:
     """The name that ``entries`` uses for a tensor of a file."""
-    for old, new in _RENAMED.get(kind, ()):
+    for old, new in _RENAMED.get(layout, ()):
         if name.startswith(old):
             return new + name.removeprefix(old)
     return name

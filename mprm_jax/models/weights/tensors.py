@@ -87,10 +87,10 @@ def stored_layout(directory: Path) -> tuple[BackboneConfig, Tensors, list[Entry]
     Raises:
         DataError: the folder, its configuration or its weights cannot be used.
     """
-    kind, config = read_config(directory)
-    tensors = Tensors(directory, kind)
+    layout, config = read_config(directory)
+    tensors = Tensors(directory, layout)
     untied = with_language(config, tied=False)
-    listed, separate = entries(kind, config), entries(kind, untied)
+    listed, separate = entries(layout, config), entries(layout, untied)
     known = {entry.name for entry in listed}
     if any(entry.name in tensors for entry in separate if entry.name not in known):
         config, listed = untied, separate
