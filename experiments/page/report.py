@@ -175,11 +175,11 @@ def _world(
             f"World “{outcome.world}”, {ratio} of each source, seed "
             f"{', '.join(map(str, seeds))} of the selection."
         )
-    differences, contrasts = _differences(key, outcome)
+    chart, contrasts = _differences(key, outcome)
     return WorldPart(
         outcome=outcome,
         sentences=sentences(outcome),
-        answer=[differences, *_levels(key, outcome)],
+        answer=[*chart, *_levels(key, outcome)],
         contrasts=contrasts,
         results=_results(outcome),
         details=_details(outcome),
@@ -298,8 +298,8 @@ def _details(outcome: Outcome) -> tuple[Table, ...]:
     )
 
 
-def _differences(key: str, outcome: Outcome) -> tuple[Chart, Table]:
-    """Rules less Random; the references, too, where one Random is there for them."""
+def _differences(key: str, outcome: Outcome) -> tuple[list[Chart], Table]:
+    """Rules less Random, if any; the references, too, where one Random is there."""
     from paper_figures import page
 
     gaps = {gap.arm: gap for gap in outcome.gaps}
@@ -337,6 +337,8 @@ def _differences(key: str, outcome: Outcome) -> tuple[Chart, Table]:
         ),
         "micro-F1",
     )
+    if not rows:
+        return [], contrasts
     title = (
         "difference to Random in micro-F1, paired by seed, with its 95 % interval over "
         f"{outcome.gap_covers}. A filled mark: the interval excludes zero, before "
@@ -344,7 +346,7 @@ def _differences(key: str, outcome: Outcome) -> tuple[Chart, Table]:
     )
     figure = page.differences(rows, "micro-F1 less Random’s")
     described = "; ".join(f"{row.label} {row.told}" for row in rows)
-    return _chart(f"{key}-differences", title, figure, described), contrasts
+    return [_chart(f"{key}-differences", title, figure, described)], contrasts
 
 
 def _chart(

@@ -221,12 +221,13 @@ def test_about_sixty_rollouts_are_shown(document, page):
     assert sum(map(int, counts)) == len(kept) > 0
 
 
-def selection_run(folder, alphas=(0.05,)):
-    """The page of a grid of two keep ratios with a gap in one rule."""
+def selection_run(folder, alphas=(0.05,), others=("mixed",)):
+    """The page of a grid of two keep ratios; other rules were run at the lower one."""
     found = []
     for seed, keep in itertools.product((0, 1, 2), (0.1, 0.3)):
         arms = [("random", None), *(("bis", alpha) for alpha in alphas)]
-        for rule, alpha in [*arms, *[("mixed", None)] * (keep == 0.1)]:
+        arms += [(rule, None) for rule in others if keep == 0.1]
+        for rule, alpha in arms:
             level = 0.6 + 0.01 * ((seed * len(rule)) % 3) + 0.05 * (rule == "bis")
             config = {"world": {"name": "<b>corpus</b>", "synthetic": False}}
             config |= {"model": "m", "training": {}}
@@ -259,6 +260,14 @@ def test_a_selection_run_has_the_same_page_less_what_needs_its_world(tmp_path):
     levels = document.table(["keep ratio, %", "BIS"])
     assert (levels["10"]["Mixed"], levels["30"]["Mixed"]) == ("0.610", "–")
     assert document.table(["updates", "Random"])["4"]["BIS"] == "0.500"
+
+
+def test_random_alone_is_shown_without_an_answer(tmp_path):
+    _, document = selection_run(tmp_path, (), ())
+    assert "nothing is said" in document.text
+    titles = [v["aria-label"] for tag, v in document.tags if "aria-label" in v]
+    assert not any(title.startswith("difference to") for title in titles)
+    assert document.table(["rollouts", "micro-F1"])[f"Random 10{NBSP}%"]
 
 
 def test_arms_of_several_alphas_are_told_apart(tmp_path):
