@@ -18,6 +18,7 @@ from typing import Any
 
 import msgspec
 import numpy as np
+from jax.sharding import Mesh
 
 from experiments.grid.inputs import Inputs
 from experiments.grid.judge import (
@@ -34,11 +35,10 @@ from experiments.store.write_subset import choose
 from mprm_jax.data.batches import Example, open_ladder
 from mprm_jax.data.loader import CorpusExamples
 from mprm_jax.data.problems import DataError
+from mprm_jax.data.update_plan import UpdatePlan
 from mprm_jax.models.model import Model, Params
-from mprm_jax.train.loop import TrainConfig, Update, train
-from mprm_jax.train.optimizer import Budget
-from mprm_jax.train.run_log import METRICS
-from mprm_jax.train.update import Placement
+from mprm_jax.train.loop import TrainConfig, TrainingJob, Update, train
+from mprm_jax.train.run_files import METRICS, RunFolder
 from theory.summary import summarise
 
 EXPERIMENT = "selection"
@@ -55,7 +55,7 @@ def cell_config(settings: dict[str, Any], cell: Cell) -> dict[str, Any]:
 
 
 # Updates and settings of a cell that is trained on these rows.
-Settings = Callable[[Cell, np.ndarray], tuple[Budget, TrainConfig]]
+Settings = Callable[[Cell, np.ndarray], tuple[UpdatePlan, TrainConfig]]
 
 
 class Start:
@@ -96,7 +96,7 @@ class Lab:
         bench: what models are judged by.
         settings: of the training of a cell on these rows.
         eval_every: updates between evaluations; 0: at the end only.
-        placement: on several devices; None: the trainer's own.
+        mesh: of several devices; None: the trainer's own.
     """
 
     inputs: Inputs
@@ -107,7 +107,7 @@ class Lab:
     bench: Bench
     settings: Settings
     eval_every: int
-    placement: Placement | None
+    mesh: Mesh | None
 
     @property
     def whole(self) -> int:
@@ -136,7 +136,7 @@ def open_lab(
     scoring_batch_size: int,
     eval_every: int,
     memory: int,
-    placement: Placement | None,
+    mesh: Mesh | None,
 ) -> Lab:
     """The lab of a grid; ``memory`` bytes are for encoded prompts."""
     room = Room(memory)
@@ -160,7 +160,7 @@ def open_lab(
         bench,
         settings,
         eval_every,
-        placement,
+        mesh,
     )
 
 
@@ -280,20 +280,19 @@ def run_cell(
 
     try:
         trained = train(
-            lab.model,
+            TrainingJob(
+                lab.model,
+                _Chosen(lab, rows),
+                budget,
+                # Of the whole corpus, so that all cells share compilations.
+                open_ladder(int(lab.inputs.usable.rollouts.lengths.max())),
+                training,
+            ),
             lab.start.take(),
-            _Chosen(lab, rows),
-            budget,
-            training,
-            # Of the whole corpus, so that all cells share compilations.
-            open_ladder(int(lab.inputs.usable.rollouts.lengths.max())),
-            output=folder,
-            resume=True,
-            identity={"cell": config},
-            on_update=on_update,
-            report=lambda message: print(message, file=sys.stderr),
-            placement=lab.placement,
+            folder and RunFolder(folder, True, {"cell": config}, _say),
+            mesh=lab.mesh,
             consume=lab.start.consumed,
+            on_update=on_update,
         )
     except DataError as error:
         raise DataError(f"{cell.name}: {error}") from error
@@ -315,6 +314,10 @@ def run_cell(
         "f1_curve": record.curve("micro_f1"),
     }
     return Result(EXPERIMENT, config, cell.seed, metrics)
+
+
+def _say(message: str) -> None:
+    print(message, file=sys.stderr)
 
 
 def _judged(lab: Lab, params: Params) -> dict[str, Any]:

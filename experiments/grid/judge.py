@@ -14,16 +14,19 @@ from experiments.store.metrics import json_numbers, stored
 from mprm_jax.data.batches import Example
 from mprm_jax.data.candidates import CandidateSet
 from mprm_jax.data.loader import Source
-from mprm_jax.data.pixels import read_images
-from mprm_jax.data.predictions import Prediction, columns
-from mprm_jax.data.problems import BadRecord, DataError
-from mprm_jax.evaluate import Solution, encode_example, score_prompts
+from mprm_jax.data.predictions import columns
+from mprm_jax.evaluate import (
+    Solution,
+    encode_solution,
+    predictions,
+    score_candidates,
+)
 from mprm_jax.metrics import StepScores, best_threshold, f1_at
 from mprm_jax.metrics_bootstrap import replicate
 from mprm_jax.metrics_ranking import auroc
 from mprm_jax.metrics_summary import decide, evaluation
 from mprm_jax.models.model import Model, Params
-from mprm_jax.rerank import best_of_n, replicate_accuracy, score_candidates
+from mprm_jax.rerank import best_of_n, replicate_accuracy
 
 # Resamples of the benchmark that the results keep: the same for every model.
 REPLICATES = 200
@@ -101,14 +104,7 @@ class Prompts:
         Raises:
             DataError: it cannot be encoded; the message names it.
         """
-        solution = self.solutions[place]
-        record = solution.record
-        try:
-            images = read_images(self.root, record.images)
-            texts = [step.text for step in record.steps]
-            return encode_example(self.model, record.question, texts, images)
-        except BadRecord as error:
-            raise DataError(f"{solution.where}: {error}") from None
+        return encode_solution(self.model, self.solutions[place], self.root)
 
 
 @dataclass(frozen=True, eq=False)
@@ -138,17 +134,9 @@ class Bench:
             DataError: a solution cannot be read or scored; the message names it.
         """
         prompts = (self.prompts[place] for place in range(len(self.prompts)))
-        scores = score_prompts(self.model, params, prompts, self.batch_size)
-        rows = []
-        for number, (solution, of) in enumerate(
-            zip(self.solutions, scores, strict=True), 1
-        ):
-            if not np.isfinite(of).all():
-                raise DataError(f"{solution.where}: the model's score is not a number")
-            source, labels = solution.record.source or "", solution.labels[: len(of)]
-            found = tuple(of.tolist())
-            rows.append(Prediction(source, labels, found, solution.id, number))
-        return columns(rows)
+        return columns(
+            predictions(self.model, params, self.solutions, prompts, self.batch_size)
+        )
 
     def rerank(self, params: Params) -> tuple[dict[str, Any] | None, list]:
         """Best-of-N accuracy, and by mean score on resamples of the problems; None and
@@ -164,8 +152,8 @@ class Bench:
         )
         found = best_of_n(scored, replicates=0)
         names = ("mean", "random", "pass_at_n")
-        accuracy = {name: found[name] for name in names}
-        accuracy["n"] = found["candidates"][1]
+        accuracy: dict[str, Any] = {name: found.accuracy[name] for name in names}
+        accuracy["n"] = found.candidates[1]
         rng = np.random.default_rng(0)
         drawn = replicate_accuracy(scored, "mean", REPLICATES, rng)
         return accuracy, json_numbers(drawn)

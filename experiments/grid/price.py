@@ -8,22 +8,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from experiments.cli.train_plan import (
-    load_of_corpus,
-    peak_of,
-    planned,
-    planned_mesh,
-    price_of,
-)
+from experiments.cli.train_plan import planned, price_of
 from experiments.console.tables import format_table
 from experiments.grid.plan import PASSES_PER_ROLLOUT, Price
 from experiments.grid.tables import duration, priced
+from mprm_jax.data.update_plan import UpdatePlan
 
 if TYPE_CHECKING:
     from experiments.grid.inputs import Inputs
     from experiments.grid.options import Options
+    from mprm_jax.train import price
     from mprm_jax.train.loop import TrainConfig
-    from mprm_jax.train.optimizer import Budget
 
 _WIDTH = 80
 
@@ -33,30 +28,25 @@ class Rates:
     """What updates and evaluations of a grid cost, from shapes alone.
 
     Attributes:
-        tokens_per_rollout: real ones, on average over a sample of the corpus.
-        flops_per_update: as :mod:`mprm_jax.train.price` counts them.
-        flops_per_evaluation: of the benchmark, whose solutions are taken to be as long
-            as the corpus's rollouts: a forward pass, a third of a trained one.
-        seconds_per_flop: of all devices together, at the utilisation and peak given.
-        prompts_read: in the sample.
-        devices: of the mesh.
-        mfu: share of the peak that is reached.
-        peak_tflops: of one device.
+        run: price of a run on all rollouts.
+        solutions: of the benchmark.
     """
 
-    tokens_per_rollout: float
-    flops_per_update: float
-    flops_per_evaluation: float
-    seconds_per_flop: float
-    prompts_read: int
-    devices: int
-    mfu: float
-    peak_tflops: float
+    run: price.Price
+    solutions: int
+
+    @property
+    def flops_per_evaluation(self) -> float:
+        """Of the benchmark, whose solutions are taken to be as long as the corpus's
+        rollouts: a forward pass, a third of a trained one.
+        """
+        trained = self.run.flops_per_update / self.run.batch_size
+        return trained / PASSES_PER_ROLLOUT * self.solutions
 
     def flops(self, of: Price) -> float:
         """Of training and judging."""
         return (
-            of.updates * self.flops_per_update
+            of.updates * self.run.flops_per_update
             + of.evaluations * self.flops_per_evaluation
         )
 
@@ -64,14 +54,14 @@ class Rates:
         """A price whose tokens and seconds were measured, or else are these."""
         tokens, seconds = of.tokens, of.seconds
         if tokens is None:
-            tokens = round(of.rollouts * self.tokens_per_rollout)
+            tokens = round(of.rollouts * self.run.tokens_per_rollout)
         if seconds is None:
-            seconds = self.flops(of) * self.seconds_per_flop
+            seconds = self.flops(of) * self.run.seconds_per_flop
         return dataclasses.replace(of, tokens=tokens, seconds=seconds)
 
 
 def rates(
-    options: Options, inputs: Inputs, budget: Budget, config: TrainConfig
+    options: Options, inputs: Inputs, budget: UpdatePlan, config: TrainConfig
 ) -> Rates:
     """Price an update, with nothing allocated; the devices need not be here.
 
@@ -87,28 +77,17 @@ def rates(
     """
     from mprm_jax.data.batches import open_ladder
     from mprm_jax.data.loader import CorpusExamples
+    from mprm_jax.train.loop import TrainingJob
 
     training = options.training()
-    mesh = planned_mesh(training, budget, config)
     model, shapes = planned(training)
     lengths = inputs.usable.rollouts.lengths
     every = np.arange(len(lengths))
     source = CorpusExamples(inputs.usable, every, model.encode, inputs.images)
     buckets = open_ladder(int(lengths.max()))
-    load, read = load_of_corpus(source, buckets, budget, training.seed)
-    peak = peak_of(options.peak_tflops)
-    found = price_of(model, shapes, budget, config, mesh, load, options.mfu, peak)
-    forward = found.flops_per_update / budget.batch_size / PASSES_PER_ROLLOUT
-    return Rates(
-        tokens_per_rollout=load.tokens,
-        flops_per_update=found.flops_per_update,
-        flops_per_evaluation=forward * len(inputs.solutions),
-        seconds_per_flop=3600 * found.hours / (found.updates * found.flops_per_update),
-        prompts_read=read,
-        devices=found.devices,
-        mfu=options.mfu,
-        peak_tflops=peak / 1e12,
-    )
+    job = TrainingJob(model, source, budget, buckets, config)
+    found = price_of(training, job, shapes, options.mfu, options.peak_tflops)
+    return Rates(found, len(inputs.solutions))
 
 
 def as_json(whole: Price, left: Price, of: Rates) -> dict[str, Any]:
@@ -116,15 +95,28 @@ def as_json(whole: Price, left: Price, of: Rates) -> dict[str, Any]:
     return {
         name: dataclasses.asdict(of.completed(price)) | {"flops": of.flops(price)}
         for name, price in (("grid", whole), ("left", left))
-    } | {"rates": dataclasses.asdict(of)}
+    } | {
+        "rates": {
+            "tokens_per_rollout": of.run.tokens_per_rollout,
+            "flops_per_update": of.run.flops_per_update,
+            "flops_per_evaluation": of.flops_per_evaluation,
+            "seconds_per_flop": of.run.seconds_per_flop,
+            "prompts_read": of.run.prompts_read,
+            "devices": of.run.devices,
+            "mfu": of.run.mfu,
+            "peak_tflops": of.run.peak_tflops,
+        }
+    }
 
 
 def as_text(whole: Price, left: Price, part: str | None, of: Rates) -> str:
     """The table of what was measured, or else of what is to be expected."""
+    run = of.run
     counted = textwrap.fill(
         f"FLOPs: {of.flops(whole):.3g} for the whole grid, {of.flops(left):.3g} for "
-        f"what is left, counted as mprm train --dry-run does, from {of.prompts_read:,} "
-        "prompts; a judged solution as a third of a trained rollout.",
+        "what is left, counted as mprm train --dry-run does, from "
+        f"{run.prompts_read:,} prompts; a judged solution as a third of a trained "
+        "rollout.",
         _WIDTH,
     )
     if whole.seconds is not None:
@@ -146,10 +138,10 @@ def as_text(whole: Price, left: Price, part: str | None, of: Rates) -> str:
     hours = [
         (price.seconds or 0.0) / 3600 for price in map(of.completed, (whole, left))
     ]
-    devices = "1 device" if of.devices == 1 else f"{of.devices} devices"
+    devices = "1 device" if run.devices == 1 else f"{run.devices} devices"
     expected = textwrap.fill(
         f"{hours[0]:,.3g} hours for the whole grid, {hours[1]:,.3g} for what is left, "
-        f"at {of.mfu:.0%} of {of.peak_tflops:,g} TFLOP/s on each of {devices}: an "
+        f"at {run.mfu:.0%} of {run.peak_tflops:,g} TFLOP/s on each of {devices}: an "
         "estimate, since no cell has been measured. Loading, compilation and reranking "
         "are not counted.",
         _WIDTH,

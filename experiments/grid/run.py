@@ -41,9 +41,9 @@ from mprm_jax.data.problems import DataError
 if TYPE_CHECKING:
     from experiments.grid.cells import Lab, Settings
     from experiments.grid.inputs import Inputs
+    from mprm_jax.data.update_plan import UpdatePlan
     from mprm_jax.models.model import Params
     from mprm_jax.train.loop import TrainConfig
-    from mprm_jax.train.optimizer import Budget
 
 NAME = "selection"
 MANIFEST = "manifest.json"
@@ -124,13 +124,15 @@ def run(options: Options) -> None:
 
 
 def _settings_for(options: Options, usable: Usable) -> Settings:
-    def settings(cell: Cell, rows: np.ndarray) -> tuple[Budget, TrainConfig]:
+    def settings(cell: Cell, rows: np.ndarray) -> tuple[UpdatePlan, TrainConfig]:
         return train_settings(options.training(cell), Subset(usable, rows, None))
 
     return settings
 
 
-def _training(options: Options, budget: Budget, config: TrainConfig) -> dict[str, Any]:
+def _training(
+    options: Options, budget: UpdatePlan, config: TrainConfig
+) -> dict[str, Any]:
     """Settings that change what comes out, whatever the cell."""
     free = ("compute", "frozen_dtype", "max_length")
     lora = ("lora_rank", "lora_alpha", "lora_targets")
@@ -149,12 +151,11 @@ def _training(options: Options, budget: Budget, config: TrainConfig) -> dict[str
 def _run_cells(
     options: Options,
     inputs: Inputs,
-    budget: Budget,
+    budget: UpdatePlan,
     todo: Sequence[Planned],
 ) -> None:
     from experiments.grid.cells import Start, open_lab
-    from mprm_jax.train.memory import advised
-    from mprm_jax.train.sharding import placement
+    from mprm_jax.train.loop import advised
 
     with advised():
         model, params, mesh = open_model(options.training(), budget)
@@ -172,7 +173,7 @@ def _run_cells(
         scoring_batch_size=options.scoring_batch_size,
         eval_every=options.eval_every,
         memory=int(options.memory_gb * 1e9),
-        placement=None if mesh is None else placement(mesh),
+        mesh=mesh,
     )
     before = 0
     total = sum(one.updates for one in todo)

@@ -23,6 +23,7 @@ from mprm_jax.data.corpus import Usable
 from mprm_jax.data.loader import CorpusExamples
 from mprm_jax.data.pixels import read_images
 from mprm_jax.data.problems import DataError
+from mprm_jax.data.update_plan import plan
 from mprm_jax.evaluate import Solution, encode_example, read_benchmark, score_prompts
 from mprm_jax.metrics import StepScores, step_scores
 from mprm_jax.metrics_bootstrap import replicate
@@ -30,9 +31,10 @@ from mprm_jax.metrics_ranking import within_position_auroc
 from mprm_jax.metrics_summary import decide, evaluation
 from mprm_jax.models.model import Model, Params
 from mprm_jax.rerank import best_of_n, replicate_accuracy
-from mprm_jax.train.loop import TrainConfig, Update, train
+from mprm_jax.train.loop import TrainConfig, TrainingJob, Update, train
 from mprm_jax.train.objective import Objective
-from mprm_jax.train.optimizer import OptimizerConfig, plan
+from mprm_jax.train.optimizer import OptimizerConfig
+from mprm_jax.train.run_files import RunFolder
 
 # Settings that worked for the tiny model on this world's clean labels; the same for all
 # arms. A fresh head learns ten times as fast as the pretrained rest.
@@ -224,6 +226,8 @@ def train_on(
         learning_rate=LEARNING_RATE,
         accumulate=ACCUMULATE,
         seed=seed,
+        threads=0,
+        checkpoint_every=0,
     )
     losses: list[float] = []
     judged: list[tuple[int, float]] = []
@@ -236,14 +240,9 @@ def train_on(
         tick(update.number)
 
     trained = train(
-        model,
+        TrainingJob(model, examples, budget, buckets, config),
         at_base_rate(params, examples),
-        examples,
-        budget,
-        config,
-        buckets,
-        output=output,
-        identity=identity,
+        output and RunFolder(output, identity=identity or {}),
         on_update=on_update,
     )
     return Trained(trained, budget.updates, _means(losses, 40), judged)
@@ -323,10 +322,10 @@ def _best_of_n(sets: Sequence[CandidateSet]) -> dict[str, Any] | None:
         return None
     found = best_of_n(sets, replicates=0)
     return {
-        "mean": found["mean"],
-        "random": found["random"],
-        "pass_at_n": found["pass_at_n"],
-        "n": found["candidates"][1],
+        "mean": found.accuracy["mean"],
+        "random": found.accuracy["random"],
+        "pass_at_n": found.accuracy["pass_at_n"],
+        "n": found.candidates[1],
     }
 
 

@@ -1,4 +1,4 @@
-"""The paper's optimiser (Table 7), and every number that depends on the data's size.
+"""The paper's optimiser (Table 7) and its learning rate.
 
 Adafactor stands in for AdamW where memory is short. The schedule's numbers are arrays,
 not constants of the compiled update: subsets of any size, and seeds and arms of an
@@ -14,6 +14,8 @@ from typing import Any, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
+
+from mprm_jax.data.update_plan import UpdatePlan
 
 Params = Any
 
@@ -72,64 +74,6 @@ def _positive(name: str, value: float) -> None:
         raise ValueError(f"{name} must be finite and positive, not {value}")
 
 
-@dataclass(frozen=True)
-class Budget:
-    """What one training run spends, derived from the data's size in one place.
-
-    Attributes:
-        rollouts: in the training set.
-        batch_size: B, rollouts per update.
-        updates: T.
-        warmup: updates of linear warm-up.
-    """
-
-    rollouts: int
-    batch_size: int
-    updates: int
-    warmup: int
-
-    @property
-    def presentations(self) -> int:
-        """Rollouts read in all: one pass, or T B of a longer, repeated one."""
-        if self.updates == _updates(self.rollouts, self.batch_size):
-            return self.rollouts
-        return self.updates * self.batch_size
-
-
-def plan(
-    rollouts: int,
-    batch_size: int,
-    *,
-    warmup_share: float = 0.05,
-    matched_to: int | None = None,
-) -> Budget:
-    """T = ceil(N / B), and ceil(5 % of T) updates of warm-up (Table 7).
-
-    Args:
-        rollouts: N in the subset, that is floor(rho N_s) summed over sources.
-        batch_size: B of the global batch.
-        warmup_share: of the updates, in [0, 1].
-        matched_to: rollouts of the set whose number of updates is to be matched
-            (the full data in the paper's Fig. 2b); the subset is repeated, shuffled
-            anew each time. None: a single pass.
-
-    Raises:
-        ValueError: a number is out of range.
-    """
-    if rollouts < 1 or batch_size < 1:
-        raise ValueError(f"nothing to train on: {rollouts} rollouts in {batch_size}s")
-    if not 0 <= warmup_share <= 1:
-        raise ValueError(f"warmup_share must lie in [0, 1], not {warmup_share}")
-    updates = _updates(rollouts, batch_size)
-    if matched_to is not None:
-        updates = max(updates, _updates(matched_to, batch_size))
-    return Budget(rollouts, batch_size, updates, math.ceil(warmup_share * updates))
-
-
-def _updates(rollouts: int, batch_size: int) -> int:
-    return -(-rollouts // batch_size)
-
-
 class Schedule(NamedTuple):
     """The learning rate's numbers, as scalars of the training state.
 
@@ -144,16 +88,14 @@ class Schedule(NamedTuple):
     updates: Any
 
 
-def schedule(budget: Budget, peak: float) -> Schedule:
+def schedule(plan: UpdatePlan, peak: float) -> Schedule:
     """The schedule of a run whose highest learning rate is ``peak``.
 
     Raises:
         ValueError: ``peak`` is not finite and positive.
     """
     _positive("learning_rate", peak)
-    return Schedule(
-        jnp.float32(peak), jnp.int32(budget.warmup), jnp.int32(budget.updates)
-    )
+    return Schedule(jnp.float32(peak), jnp.int32(plan.warmup), jnp.int32(plan.updates))
 
 
 def learning_rate(schedule: Schedule, update: jax.Array) -> jax.Array:

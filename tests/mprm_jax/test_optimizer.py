@@ -9,13 +9,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from experiments.benchmarks.stub_model import StubModel
+from mprm_jax.data.update_plan import plan
 from mprm_jax.train.optimizer import (
     OptimizerConfig,
     apply_directions,
     decayed,
     join,
     learning_rate,
-    plan,
     rate_multipliers,
     schedule,
     split,

@@ -7,10 +7,11 @@ from PIL import Image
 
 from mprm_jax.data.batches import Bucket, Buckets, collate
 from mprm_jax.data.problems import BadRecord
+from mprm_jax.data.update_plan import plan
 from mprm_jax.models.tiny import TinyConfig, patchify
 from mprm_jax.models.tiny_model import MAX_TOKENS, TinyModel, pretrained
 from mprm_jax.train.objective import Objective
-from mprm_jax.train.optimizer import OptimizerConfig, join, plan
+from mprm_jax.train.optimizer import OptimizerConfig, join
 from mprm_jax.train.update import compiled_step, initial_state
 from tests.mprm_jax.tiny_case import examples_of, random_params, small_model
 
