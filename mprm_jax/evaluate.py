@@ -15,7 +15,14 @@ import xxhash
 from PIL.Image import Image
 from scipy.special import expit
 
-from mprm_jax.data.batches import Batch, Bucket, Buckets, Example, collate
+from mprm_jax.data.batches import (
+    Batch,
+    Bucket,
+    Buckets,
+    Example,
+    collate,
+    open_ladder,
+)
 from mprm_jax.data.candidates import Candidate, CandidateSet
 from mprm_jax.data.formats.base import ReadOptions
 from mprm_jax.data.formats.visualprocessbench import decode
@@ -29,7 +36,8 @@ from mprm_jax.models.model import Model, Params
 # of a whole benchmark need not fit the memory, and lengths in a batch are near alike.
 _WINDOW = 16
 
-_SMALLEST_TOKENS = 32
+# Shapes as in training: pictures come in hundreds of sizes.
+_LADDER = open_ladder(1, tokens=1 << 20, patches=1 << 20)
 _SMALLEST_STEPS = 8
 
 
@@ -219,12 +227,23 @@ def score_candidates(
                 raise DataError(f"{of.where}: {error}") from None
             tick(done)
 
-    scores = iter(score_prompts(model, params, examples(), batch_size))
+    return with_scores(sets, score_prompts(model, params, examples(), batch_size))
+
+
+def with_scores(
+    sets: Sequence[CandidateSet], scores: Iterable[np.ndarray]
+) -> list[CandidateSet]:
+    """The sets with the scores of all candidates' steps, candidate by candidate.
+
+    Raises:
+        DataError: a candidate has no score, or one that is not a number.
+    """
+    following = iter(scores)
 
     def scored(of: CandidateSet) -> Iterator[Candidate]:
         for number, one in enumerate(of.candidates, 1):
             where = f"{of.where}: candidate {number}"
-            found = _finite(next(scores), where)
+            found = _finite(next(following), where)
             if not found:
                 raise DataError(f"{where}: not one step fits the model")
             truncated = len(one.steps) - len(found)
@@ -239,9 +258,9 @@ def score_prompts(
     """Score sigma(Yes - No) of each example's steps, float64 ``[S]``, in order.
 
     Batches hold examples of like length; tokens are padded to 32, 48, 64, 96, 128, ...,
-    steps to 8, 16, 32, ..., patches never, and a last batch with empty rows. So a model
-    is compiled for each such shape that occurs, a handful. A causal model gives
-    the same scores whatever an example is batched with.
+    steps to 8, 16, 32, ..., patches to powers of two, and a last batch with empty rows.
+    So a model is compiled for each such shape that occurs, a handful. A causal model
+    gives the same scores whatever an example is batched with.
     """
     scores: list[np.ndarray] = []
     stream = iter(examples)
@@ -269,11 +288,9 @@ def _plan(
 
     def shape(i: int) -> tuple[int, int, int]:
         example = window[i]
-        steps = _round_up(len(example.marker_S), _SMALLEST_STEPS, halves=False)
-        tokens = _round_up(len(example.tokens_L), _SMALLEST_TOKENS, halves=True)
-        patches = len(example.images_PxD)
-        # To powers of two, as in training: pictures come in hundreds of sizes.
-        return patches and _round_up(patches, 1, halves=False), tokens, steps
+        bucket = _LADDER.choose(len(example.tokens_L), len(example.images_PxD))
+        steps = max(_SMALLEST_STEPS, 1 << (len(example.marker_S) - 1).bit_length())
+        return bucket.patches, bucket.tokens, steps
 
     order = sorted(range(len(window)), key=shape)
     for patches, same in groupby(order, key=lambda i: shape(i)[0]):
@@ -282,13 +299,3 @@ def _plan(
             of = rows[start : start + batch_size]
             _, tokens, steps = np.max([shape(i) for i in of], axis=0).tolist()
             yield of, Buckets((Bucket(tokens, patches),), steps)
-
-
-def _round_up(length: int, smallest: int, halves: bool) -> int:
-    """The next of ``smallest`` times 1, 2, 4, ..., with halves 1, 1.5, 2, 3, 4, ..."""
-    rounded = smallest
-    while rounded < length:
-        if halves and 3 * rounded // 2 >= length:
-            return 3 * rounded // 2
-        rounded *= 2
-    return rounded

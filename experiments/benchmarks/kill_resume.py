@@ -36,7 +36,7 @@ from mprm_jax.train.run_files import RunFolder, read_metrics
 from mprm_jax.train.update import initial_state
 
 ROLLOUTS, BATCH = 480, 8
-CONFIG = TrainConfig(learning_rate=1e-2, checkpoint_every=2, seed=7, threads=0)
+CONFIG = TrainConfig(learning_rate=1e-2, checkpoint_every=2, seed=7)
 
 # What a damaged file looks like.
 DAMAGES = (

@@ -206,7 +206,7 @@ def train_settings(
             seed=options.seed,
             threads=options.threads,
             checkpoint_every=options.checkpoint_every,
-            keep=options.keep_checkpoints,
+            keep_checkpoints=options.keep_checkpoints,
             tensorboard=options.tensorboard,
         )
     except ValueError as error:

@@ -226,8 +226,6 @@ def train_on(
         learning_rate=LEARNING_RATE,
         accumulate=ACCUMULATE,
         seed=seed,
-        threads=0,
-        checkpoint_every=0,
     )
     losses: list[float] = []
     judged: list[tuple[int, float]] = []

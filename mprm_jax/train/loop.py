@@ -26,10 +26,11 @@ from jax.sharding import Mesh
 from mprm_jax.data.batches import Batch, Buckets
 from mprm_jax.data.loader import Reading, Source, batches
 from mprm_jax.data.problems import DataError
+from mprm_jax.data.update_plan import UpdatePlan
 from mprm_jax.models.model import Model
 from mprm_jax.train.checkpoint import Progress, restore_latest, save, updates_kept
-from mprm_jax.train.objective import Objective
-from mprm_jax.train.optimizer import OptimizerConfig, Params, UpdatePlan, join, split
+from mprm_jax.train.config import TrainConfig
+from mprm_jax.train.optimizer import Params, join, split
 from mprm_jax.train.run_files import RunFolder, RunLog, begin, not_finite
 from mprm_jax.train.sharding import (
     FIRST_HOST,
@@ -40,54 +41,6 @@ from mprm_jax.train.sharding import (
     place_batch,
 )
 from mprm_jax.train.update import TrainState, compiled_step, initial_state
-
-
-@dataclasses.dataclass(frozen=True)
-class TrainConfig:
-    """How to train; every default is the paper's (Table 7).
-
-    Attributes:
-        objective: the loss.
-        optimizer: what is compiled into the update.
-        learning_rate: peak of the schedule, finite and > 0.
-        accumulate: micro-batches per update, >= 1, a divisor of the batch size; they
-            change memory and rounding, nothing else.
-        seed: of the order of the rollouts, >= 0.
-        threads: that read rollouts and images ahead, >= 0; 0 for rollouts in memory.
-        checkpoint_every: updates between checkpoints, >= 0; the last is always made,
-            and with 0 no other.
-        keep: checkpoints that stay, >= 1.
-        tensorboard: write events for TensorBoard beside ``metrics.jsonl``.
-
-    Raises:
-        ValueError: a number is out of range.
-    """
-
-    objective: Objective = dataclasses.field(default_factory=Objective)
-    optimizer: OptimizerConfig = dataclasses.field(default_factory=OptimizerConfig)
-    learning_rate: float = 1e-5
-    accumulate: int = 1
-    seed: int = 0
-    threads: int = 2
-    checkpoint_every: int = 100
-    keep: int = 3
-    tensorboard: bool = False
-
-    def __post_init__(self) -> None:
-        least = {
-            "accumulate": 1,
-            "seed": 0,
-            "threads": 0,
-            "checkpoint_every": 0,
-            "keep": 1,
-        }
-        for name, bound in least.items():
-            if (value := getattr(self, name)) < bound:
-                raise ValueError(f"{name} must be at least {bound}, not {value}")
-        if not 0 < self.learning_rate < math.inf:
-            raise ValueError(
-                f"learning_rate must be finite and positive, not {self.learning_rate}"
-            )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,23 +59,24 @@ class TrainingJob:
     source: Source
     plan: UpdatePlan
     buckets: Buckets
-    config: TrainConfig = TrainConfig()
+    config: TrainConfig = dataclasses.field(default_factory=TrainConfig)
 
     def settings(self) -> dict[str, Any]:
         """What a run must have the same to be gone on with, as JSON values.
 
-        What changes memory, speed or rounding alone is left out.
+        What may change without changing what is learned is left out.
         """
         shape = self.model.description()
         chosen = dataclasses.asdict(self.config)
         return {
             "model": {"name": self.model.name, **_without(shape, "remat")},
             "budget": dataclasses.asdict(self.plan),
-            **_without(
-                chosen,
-                *("threads", "checkpoint_every", "keep", "tensorboard", "accumulate"),
-            ),
+            **_without(chosen, *_FREE),
         }
+
+
+# What changes memory, speed or rounding alone may change when a run goes on.
+_FREE = ("threads", "checkpoint_every", "keep_checkpoints", "tensorboard", "accumulate")
 
 
 def _without(values: dict[str, Any], *names: str) -> dict[str, Any]:
@@ -330,7 +284,13 @@ class _Run:
     def save(self, progress: Progress, params: Params, training: Any) -> None:
         """A checkpoint, where the run has a folder."""
         if self.folder is not None:
-            save(self.folder.path, progress, params, training, self.job.config.keep)
+            save(
+                self.folder.path,
+                progress,
+                params,
+                training,
+                self.job.config.keep_checkpoints,
+            )
 
     def put(self, batch: Batch) -> Batch:
         """The batch on the devices."""

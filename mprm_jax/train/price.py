@@ -32,8 +32,9 @@ from mprm_jax.models.lora import ADAPTERS, base_of
 from mprm_jax.models.model import Model, Params
 from mprm_jax.models.qwen_vl import QwenVLConfig
 from mprm_jax.models.weights.tensors import MERGER
+from mprm_jax.train.config import OptimizerConfig
 from mprm_jax.train.loop import TrainingJob
-from mprm_jax.train.optimizer import OptimizerConfig, split, transformation
+from mprm_jax.train.optimizer import split, transformation
 from mprm_jax.train.sharding import (
     MeshShape,
     abstract_mesh,

@@ -17,9 +17,9 @@ from jax.sharding import Mesh, Sharding
 
 from mprm_jax.data.batches import Batch
 from mprm_jax.models.model import Model
-from mprm_jax.train.objective import Objective, loss_sum, step_count
+from mprm_jax.train.config import Objective, OptimizerConfig
+from mprm_jax.train.objective import loss_sum, step_count
 from mprm_jax.train.optimizer import (
-    OptimizerConfig,
     Params,
     Schedule,
     UpdatePlan,

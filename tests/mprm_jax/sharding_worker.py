@@ -121,7 +121,7 @@ def elastic():
     """Losses of a run that moves to another mesh, and of one that stays."""
     model, examples = StubModel(16, 8), stub_examples(32)
     params = model.init(jax.random.key(0))
-    settings = TrainConfig(learning_rate=0.01, checkpoint_every=2, threads=0)
+    settings = TrainConfig(learning_rate=0.01, checkpoint_every=2)
     buckets = buckets_for(examples, 1)
     job = TrainingJob(model, examples, plan(32, 8), buckets, settings)
 

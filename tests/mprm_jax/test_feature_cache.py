@@ -11,9 +11,8 @@ from mprm_jax.data.batches import Example, buckets_for, collate
 from mprm_jax.data.problems import BadRecord, DataError
 from mprm_jax.models.backbone import Backbone, Prompting, load_backbone
 from mprm_jax.models.layers import Compute
-from mprm_jax.models.model import open_model
+from mprm_jax.models.model import model_files, open_model, read_model
 from mprm_jax.train import objective
-from mprm_jax.train.checkpoint import read_model, write_model
 from mprm_jax.train.features import DESCRIPTION, cached
 from mprm_jax.train.optimizer import join, split
 from mprm_jax.train.sharding import MeshShape, make_mesh, parameter_shardings
@@ -141,8 +140,7 @@ def test_a_tower_split_over_devices_is_the_same_tower(loaded, tmp_path):
 
 
 def test_threads_that_want_the_same_image_wait_for_one_of_them(loaded, tmp_path):
-    model, params = loaded
-    quick = cached(model, params, tmp_path / "cache")
+    quick = cached(*loaded, tmp_path / "cache")
     with ThreadPoolExecutor(8) as pool:
         found = list(pool.map(lambda _: quick.encode("so", ["a"], (A,))[1], range(16)))
     assert quick.store.made == 1
@@ -298,5 +296,6 @@ def test_what_is_saved_is_the_backbone(loaded, tmp_path):
     quick = cached(model, params, tmp_path / "cache")
     # The run is another one, because its last bits are.
     assert quick.description() != model.description()
-    write_model(tmp_path / "run", quick)
-    assert read_model(tmp_path / "run") == model
+    for name, data in model_files(quick).items():
+        (tmp_path / name).write_bytes(data)
+    assert read_model(tmp_path) == model

@@ -27,7 +27,7 @@ def one_run(output, resume=False):
 
     examples = stub_examples(40)
     model = StubModel()
-    config = TrainConfig(learning_rate=0.01, checkpoint_every=2, threads=0)
+    config = TrainConfig(learning_rate=0.01, checkpoint_every=2)
     job = TrainingJob(model, examples, plan(40, 8), buckets_for(examples, 1), config)
     return train(job, model.init(jax.random.key(0)), RunFolder(output, resume))
 

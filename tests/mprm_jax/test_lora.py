@@ -170,7 +170,7 @@ def test_a_run_saves_its_adapters_and_goes_on_with_them(loaded, tmp_path):
     wrapped = LoraModel(model, config)
     start = attach(params, config, jax.random.key(3))
     examples, buckets = random_examples(np.random.default_rng(4), model, 32)
-    settings = TrainConfig(learning_rate=0.01, checkpoint_every=2, threads=0)
+    settings = TrainConfig(learning_rate=0.01, checkpoint_every=2)
     job = TrainingJob(wrapped, examples, plan(32, 8), buckets, settings)
 
     def stop(update):

@@ -162,7 +162,7 @@ TEXT = {"steps": ["x"], "correct": True}
 @pytest.mark.parametrize(
     ("problem", "has_scores", "words"),
     [
-        (scored(), True, "record 2: no candidates"),
+        (scored(), True, "no candidates"),
         (scored((True, [])), True, "no scores: candidate 1"),
         (scored((True, [0.5]), (True, [math.nan])), True, "score is not finite"),
         ({"candidates": [{"prm_scores": [1]}]}, True, "candidate 1 has neither"),
@@ -171,16 +171,8 @@ TEXT = {"steps": ["x"], "correct": True}
         ({"candidates": [{**TEXT, "prm_scores": [1, 2]}]}, True, "1 steps, 2 prm_sc"),
         ({"candidates": [TEXT]}, False, "question missing"),
         ({"question": "?", "candidates": [{"correct": True}]}, False, "no steps: cand"),
-        (
-            {"question": "?", "candidates": [{**TEXT, "steps": [" "]}]},
-            False,
-            "empty st",
-        ),
-        (
-            {"question": "?", "candidates": [{**TEXT, "steps": ["<prm>"]}]},
-            False,
-            "step marker in text: candidate 1, step 1",
-        ),
+        ({"question": "?", "candidates": [TEXT | {"steps": [" "]}]}, False, "empty st"),
+        ({"question": "?", "candidates": [TEXT | {"steps": ["<prm>"]}]}, False, "mark"),
         ({"question": "?", "image": "/etc/x", "candidates": [TEXT]}, False, "unsafe"),
         ({"question": "?", "candidates": 7}, False, "not a candidates record"),
     ],
@@ -227,9 +219,8 @@ def test_a_model_scores_every_candidate_in_its_place(tmp_path):
 def test_a_long_candidate_is_judged_by_what_fits(tmp_path):
     (tmp_path / "0.png").write_bytes(png())
     candidate = {"steps": ["a step of thirty-odd letters, or so"] * 3, "correct": True}
-    path = write(
-        tmp_path / "c", {"question": "?", "image": "0.png", "candidates": [candidate]}
-    )
+    problem = {"question": "?", "image": "0.png", "candidates": [candidate]}
+    path = write(tmp_path / "c", problem)
     sets = read_candidates(path, scored=False)
     found = score_candidates(StubModel(max_length=80), PARAMS, sets, tmp_path, 2)
     assert len(found[0].candidates[0].scores or ()) == 2

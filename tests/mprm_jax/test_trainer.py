@@ -25,7 +25,7 @@ MODEL = StubModel()
 EXAMPLES = stub_examples(40)
 BUCKETS = buckets_for(EXAMPLES, 1)
 PLAN = plan(40, 8)
-CONFIG = TrainConfig(learning_rate=1e-2, checkpoint_every=2, threads=0)
+CONFIG = TrainConfig(learning_rate=1e-2, checkpoint_every=2)
 
 
 @pytest.fixture(scope="module")
@@ -102,16 +102,15 @@ def test_a_model_learns(run):
     rng = np.random.default_rng(0)
     examples = []
     for example in stub_examples(640, seed=8):
+        good = int(rng.integers(0, 2))
+        last = example.marker_S[-1:]
         tokens_L = example.tokens_L.copy()
-        good = rng.integers(0, 2, len(example.marker_S))
-        for place, is_good in zip(example.marker_S, good, strict=True):
-            tokens_L[: place + 1] = 3 if is_good else 9
-        good = good[-1:]
+        tokens_L[: int(last.max(initial=0)) + 1] = 3 if good else 9
         examples.append(
             example._replace(
                 tokens_L=tokens_L,
-                marker_S=example.marker_S[-1:],
-                successes_S=(8 * good).astype(np.int32),
+                marker_S=last,
+                successes_S=np.full(len(last), 8 * good, np.int32),
                 trials_S=example.trials_S[-1:],
             )
         )
@@ -119,7 +118,7 @@ def test_a_model_learns(run):
     run(
         source=examples,
         plan=plan(640, 8, matched_to=1280),
-        config=TrainConfig(learning_rate=0.05, threads=0),
+        config=TrainConfig(learning_rate=0.05),
         buckets=buckets_for(examples, 1),
         on_update=seen.append,
     )
@@ -212,7 +211,9 @@ def test_another_run_s_folder_is_left_alone(run, tmp_path):
     with pytest.raises(DataError, match=r"another run: learning_rate, rows, seed diff"):
         run(tmp_path, config=changed, folder=RESUME | {"identity": {"rows": "def"}})
     # What does not change the result may change.
-    free = TrainConfig(learning_rate=1e-2, checkpoint_every=1, threads=1, keep=1)
+    free = TrainConfig(
+        learning_rate=1e-2, checkpoint_every=1, threads=1, keep_checkpoints=1
+    )
     run(tmp_path, config=free, folder=RESUME | {"identity": {"rows": "abc"}})
     (tmp_path / RUN).unlink()
     with pytest.raises(DataError, match=r"holds checkpoints, but no run\.json"):
@@ -273,7 +274,7 @@ def test_an_unreadable_rollout_stops_the_run(run):
         ({"accumulate": 3}, "3 micro-batches cannot share 8"),
         ({"accumulate": 8}, "2 parts of the mesh cannot share a batch of 8 in 8"),
         ({"accumulate": 0}, "accumulate must be at least 1"),
-        ({"keep": 0}, "keep must be at least 1"),
+        ({"keep_checkpoints": 0}, "keep_checkpoints must be at least 1"),
         ({"learning_rate": np.nan}, "learning_rate must be finite"),
     ],
 )
