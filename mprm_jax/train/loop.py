@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 import jax
 from jax.sharding import Mesh
 
-from mprm_jax.data.batches import Batch, Buckets
+from mprm_jax.data.batches import Buckets
 from mprm_jax.data.loader import Reading, Source, batches
 from mprm_jax.data.problems import DataError
 from mprm_jax.data.update_plan import UpdatePlan
@@ -50,7 +50,7 @@ class TrainingJob:
     Attributes:
         model: pure functions.
         source: rollouts, for example a list of examples.
-        plan: of :func:`mprm_jax.train.optimizer.plan`.
+        plan: of :func:`mprm_jax.data.update_plan.plan`.
         buckets: shapes; share them between jobs that shall share a compilation.
         config: all other settings.
     """
@@ -136,7 +136,7 @@ def train(
             f"{config.accumulate} micro-batches cannot share {plan.batch_size} "
             "rollouts evenly"
         )
-    mesh = mesh or default_mesh()
+    mesh = default_mesh() if mesh is None else mesh
     if mesh is not None:
         check_rows(mesh, plan.batch_size, config.accumulate)
     with advised():
@@ -228,14 +228,17 @@ class _Run:
         """All updates that are left; the parameters after the last."""
         done, updates = int(state.update), self.job.plan.updates
         totals = {_TRUNCATED: 0, _COUNTED: 0} | totals
-        step, began, rollouts = self.step(state), time.perf_counter(), 0
+        step, config = self.step(state), self.job.config
+        mesh = self.mesh
+        put = jax.device_put if mesh is None else partial(place_batch, mesh)
+        began, rollouts = time.perf_counter(), 0
         with advised(), self.log(done) as log:
             following = next(iterator, None)
             for number in range(done + 1, updates + 1):
                 loaded, position = following, dict(iterator.get_state())
                 if loaded is None:
                     raise RuntimeError(f"no batch for update {number}")
-                state, on_device = step(state, frozen, self.put(loaded.batch))
+                state, on_device = step(state, frozen, put(loaded.batch))
                 # Read while the device computes, which is waited for only below.
                 following = next(iterator, None)
                 metrics = {name: float(value) for name, value in on_device.items()}
@@ -256,11 +259,10 @@ class _Run:
                 params = partial(join, state.trained, frozen)
                 self.on_update(Update(number, updates, metrics, params))
                 stopped = any_host(stop.signal is not None)
-                if stopped or self.due(number):
-                    progress = Progress(
-                        number, updates, self.name, position, dict(totals)
-                    )
-                    self.save(progress, params(), state._replace(trained=None))
+                if self.folder is not None and (stopped or self.due(number)):
+                    progress = Progress(number, updates, self.name, position, totals)
+                    rest, keep = state._replace(trained=None), config.keep_checkpoints
+                    save(self.folder.path, progress, params(), rest, keep)
                 if stopped:
                     stop.leave()
         if done < updates and not totals[_COUNTED]:
@@ -280,23 +282,6 @@ class _Run:
         """Whether a checkpoint is made after this update."""
         every = self.job.config.checkpoint_every
         return number == self.job.plan.updates or bool(every and number % every == 0)
-
-    def save(self, progress: Progress, params: Params, training: Any) -> None:
-        """A checkpoint, where the run has a folder."""
-        if self.folder is not None:
-            save(
-                self.folder.path,
-                progress,
-                params,
-                training,
-                self.job.config.keep_checkpoints,
-            )
-
-    def put(self, batch: Batch) -> Batch:
-        """The batch on the devices."""
-        if self.mesh is None:
-            return jax.device_put(batch)
-        return place_batch(self.mesh, batch)
 
     def step(self, state: TrainState) -> Callable:
         """The compiled update, with its settings."""

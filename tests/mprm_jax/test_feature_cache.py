@@ -140,7 +140,8 @@ def test_a_tower_split_over_devices_is_the_same_tower(loaded, tmp_path):
 
 
 def test_threads_that_want_the_same_image_wait_for_one_of_them(loaded, tmp_path):
-    quick = cached(*loaded, tmp_path / "cache")
+    model, params = loaded
+    quick = cached(model, params, tmp_path / "cache")
     with ThreadPoolExecutor(8) as pool:
         found = list(pool.map(lambda _: quick.encode("so", ["a"], (A,))[1], range(16)))
     assert quick.store.made == 1
@@ -154,11 +155,6 @@ def test_a_refused_text_costs_no_look_at_its_image(loaded, tmp_path):
     with pytest.raises(BadRecord, match="step marker in text"):
         quick.encode("so", ["two <prm>"], (A,))
     assert quick.store.made == 0
-    tokens, features, marker, _ = quick.encode("so", ["two"], (A,))
-    expected = model.encode("so", ["two"], (A,))
-    np.testing.assert_array_equal(tokens, expected[0])
-    np.testing.assert_array_equal(marker, expected[2])
-    assert len(features) == len(expected[1])
 
 
 def test_bfloat16_features_round_and_no_more(loaded, tmp_path):
@@ -283,9 +279,9 @@ class Unfrozen(Backbone):
 
 def test_only_a_frozen_tower_has_features_to_keep(loaded, tmp_path):
     model, params = loaded
-    fields = {f.name: getattr(model, f.name) for f in dataclasses.fields(model)}
+    trained = Unfrozen(**vars(model))
     with pytest.raises(DataError, match="its vision tower is trained"):
-        cached(Unfrozen(**fields), params, tmp_path / "cache")
+        cached(trained, params, tmp_path / "cache")
     with pytest.raises(DataError, match="tiny: has no vision tower"):
         cached(*open_model("tiny"), tmp_path / "cache")
     assert not (tmp_path / "cache").exists()

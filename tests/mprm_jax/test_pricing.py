@@ -12,8 +12,6 @@ import pytest
 from experiments.benchmarks.stub_model import StubModel, stub_examples
 from mprm_jax.data.batches import Bucket, Buckets
 from mprm_jax.data.update_plan import plan
-from mprm_jax.models.backbone import load_backbone
-from mprm_jax.models.layers import Compute
 from mprm_jax.models.lora import TARGETS, LoraConfig, base_of
 from mprm_jax.train import update
 from mprm_jax.train.loop import TrainConfig, TrainingJob
@@ -25,6 +23,7 @@ from mprm_jax.train.price import (
     Throughput,
     flops_per_rollout,
     load_of,
+    planned_mesh,
     price,
     sample_load,
 )
@@ -34,7 +33,6 @@ from tests.mprm_jax.sharding_worker import random_batch
 from tests.mprm_jax.test_weights_full_size import internvl_8b, qwen_7b
 
 FOLDERS = {"qwen": qwen_folder, "internvl": internvl_folder}
-PARTS = MeshShape(1, 2, 1)
 LADDER = Buckets((Bucket(16, 2), Bucket(32, 4)), 3)
 PLAIN = Opening("float32", remat=False)
 
@@ -231,20 +229,21 @@ def test_loads_are_of_padded_batches():
     assert sample_load(small).tokens == pytest.approx(np.mean(lengths))
 
 
-def test_a_utilisation_is_a_share(tmp_path):
+def test_a_utilisation_is_a_share():
     for mfu in (0.0, 1.1, math.nan):
         with pytest.raises(ValueError, match="mfu must lie in"):
             Throughput(mfu)
     with pytest.raises(ValueError, match="peak_tflops"):
         Throughput(0.4, -1.0)
-    model, params = load_backbone(qwen_folder(tmp_path), compute=Compute("float32"))
-    job, mesh = TrainingJob(model, [], plan(8, 8), LADDER), abstract_mesh(PARTS)
+    job = TrainingJob(StubModel(), [], plan(8, 8), LADDER)
+    shapes = jax.eval_shape(StubModel().init, jax.random.key(0))
+    mesh = planned_mesh(None, job)
+    assert mesh.shape == {"data": 2, "fsdp": 1, "tensor": 1}
     slow, fast = (
-        price(job, jax.eval_shape(lambda: params), Load(8, 8, 0), mesh, of)
+        price(job, shapes, Load(8, 8, 0), mesh, of)
         for of in (Throughput(0.4, 1.0), Throughput(0.4, 2.0))
     )
     assert fast.hours == slow.hours / 2
-    assert slow.hours * 3600 == pytest.approx(
-        slow.updates * slow.flops_per_update * slow.seconds_per_flop
-    )
     assert slow.seconds_per_flop == pytest.approx(1 / (2 * 1e12 * 0.4))
+    with pytest.raises(ValueError, match="3 parts of the mesh cannot share"):
+        planned_mesh(MeshShape(1, 3), job)
