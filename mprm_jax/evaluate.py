@@ -15,7 +15,15 @@ import xxhash
 from PIL.Image import Image
 from scipy.special import expit
 
-from mprm_jax.data.batches import Batch, Bucket, Buckets, Example, collate
+from mprm_jax.data.batches import (
+    Batch,
+    Bucket,
+    Buckets,
+    Example,
+    collate,
+    open_ladder,
+)
+from mprm_jax.data.candidates import Candidate, CandidateSet
 from mprm_jax.data.formats.base import ReadOptions
 from mprm_jax.data.formats.visualprocessbench import decode
 from mprm_jax.data.pixels import read_images
@@ -28,7 +36,8 @@ from mprm_jax.models.model import Model, Params
 # of a whole benchmark need not fit the memory, and lengths in a batch are near alike.
 _WINDOW = 16
 
-_SMALLEST_TOKENS = 32
+# Shapes as in training: pictures come in hundreds of sizes.
+_LADDER = open_ladder(1, tokens=1 << 20, patches=1 << 20)
 _SMALLEST_STEPS = 8
 
 
@@ -94,6 +103,64 @@ def encode_example(
     return Example(tokens_L, images_PxD, marker_S, 0 * counts_S, counts_S, truncated)
 
 
+def encode_solution(model: Model, solution: Solution, root: Path) -> Example:
+    """A solution as the model reads it; images lie below ``root``.
+
+    Raises:
+        DataError: it cannot be encoded; the message names it.
+    """
+    record = solution.record
+    texts = [step.text for step in record.steps]
+    try:
+        images = read_images(root, record.images)
+        return encode_example(model, record.question, texts, images)
+    except BadRecord as error:
+        raise DataError(f"{solution.where}: {error}") from None
+
+
+def predictions(
+    model: Model,
+    params: Params,
+    solutions: Sequence[Solution],
+    examples: Iterable[Example],
+    batch_size: int,
+) -> list[Prediction]:
+    """The model's scores of all solutions, in their order.
+
+    Args:
+        model: any model.
+        params: of the model.
+        solutions: to score.
+        examples: the same, encoded; taken one by one.
+        batch_size: B.
+
+    Raises:
+        DataError: a score is not a number; the message names the solution.
+    """
+    truncated: list[int] = []
+
+    def counted() -> Iterator[Example]:
+        for example in examples:
+            truncated.append(example.truncated)
+            yield example
+
+    scores = score_prompts(model, params, counted(), batch_size)
+    rows = []
+    for place, (solution, found) in enumerate(zip(solutions, scores, strict=True)):
+        of = _finite(found, solution.where)
+        source, labels = solution.record.source or "", solution.labels[: len(of)]
+        rows.append(
+            Prediction(source, labels, of, solution.id, place + 1, truncated[place])
+        )
+    return rows
+
+
+def _finite(scores: np.ndarray, where: str) -> tuple[float, ...]:
+    if not np.isfinite(scores).all():
+        raise DataError(f"{where}: the model's score is not a number")
+    return tuple(scores.tolist())
+
+
 def predict(
     model: Model,
     params: Params,
@@ -102,7 +169,7 @@ def predict(
     batch_size: int,
     tick: Callable[[int], None] = lambda done: None,
 ) -> list[Prediction]:
-    """The model's scores of all solutions, in their order.
+    """As :func:`predictions`, of solutions whose images lie below ``root``.
 
     Args:
         model: any model.
@@ -115,39 +182,74 @@ def predict(
     Raises:
         DataError: a solution cannot be encoded or scored; the message names it.
     """
-    truncated: list[int] = []
 
     def examples() -> Iterator[Example]:
         for done, solution in enumerate(solutions, 1):
-            record = solution.record
-            texts = [step.text for step in record.steps]
-            try:
-                images = read_images(root, record.images)
-                example = encode_example(model, record.question, texts, images)
-            except BadRecord as error:
-                raise DataError(f"{solution.where}: {error}") from None
-            truncated.append(example.truncated)
+            example = encode_solution(model, solution, root)
             tick(done)
             yield example
 
-    scores = score_prompts(model, params, examples(), batch_size)
-    rows = []
-    for number, (solution, of_steps) in enumerate(
-        zip(solutions, scores, strict=True), 1
-    ):
-        if not np.isfinite(of_steps).all():
-            raise DataError(f"{solution.where}: the model's score is not a number")
-        rows.append(
-            Prediction(
-                solution.record.source or "",
-                solution.labels[: len(of_steps)],
-                tuple(of_steps.tolist()),
-                solution.id,
-                number,
-                truncated[number - 1],
-            )
-        )
-    return rows
+    return predictions(model, params, solutions, examples(), batch_size)
+
+
+def score_candidates(
+    model: Model,
+    params: Params,
+    sets: Sequence[CandidateSet],
+    root: Path,
+    batch_size: int,
+    tick: Callable[[int], None] = lambda done: None,
+) -> list[CandidateSet]:
+    """The sets with the model's scores of all candidates.
+
+    A candidate that is too long is judged by the steps that fit; its scores are fewer
+    than its steps.
+
+    Args:
+        model: any model.
+        params: of the model.
+        sets: to score.
+        root: of their images.
+        batch_size: B.
+        tick: told how many sets have been encoded.
+
+    Raises:
+        DataError: a candidate cannot be encoded or scored; the message names it.
+    """
+
+    def examples() -> Iterator[Example]:
+        for done, of in enumerate(sets, 1):
+            try:
+                images = read_images(root, of.images)
+                for one in of.candidates:
+                    yield encode_example(model, of.question, one.steps, images)
+            except BadRecord as error:
+                raise DataError(f"{of.where}: {error}") from None
+            tick(done)
+
+    return with_scores(sets, score_prompts(model, params, examples(), batch_size))
+
+
+def with_scores(
+    sets: Sequence[CandidateSet], scores: Iterable[np.ndarray]
+) -> list[CandidateSet]:
+    """The sets with the scores of all candidates' steps, candidate by candidate.
+
+    Raises:
+        DataError: a candidate has no score, or one that is not a number.
+    """
+    following = iter(scores)
+
+    def scored(of: CandidateSet) -> Iterator[Candidate]:
+        for number, one in enumerate(of.candidates, 1):
+            where = f"{of.where}: candidate {number}"
+            found = _finite(next(following), where)
+            if not found:
+                raise DataError(f"{where}: not one step fits the model")
+            truncated = len(one.steps) - len(found)
+            yield msgspec.structs.replace(one, scores=found, truncated=truncated)
+
+    return [msgspec.structs.replace(of, candidates=tuple(scored(of))) for of in sets]
 
 
 def score_prompts(
@@ -156,9 +258,9 @@ def score_prompts(
     """Score sigma(Yes - No) of each example's steps, float64 ``[S]``, in order.
 
     Batches hold examples of like length; tokens are padded to 32, 48, 64, 96, 128, ...,
-    steps to 8, 16, 32, ..., patches never, and a last batch with empty rows. So a model
-    is compiled for each such shape that occurs, a handful. A causal model that reads
-    ``lengths_B`` gives the same scores whatever an example is batched with.
+    steps to 8, 16, 32, ..., patches to powers of two, and a last batch with empty rows.
+    So a model is compiled for each such shape that occurs, a handful. A causal model
+    gives the same scores whatever an example is batched with.
     """
     scores: list[np.ndarray] = []
     stream = iter(examples)
@@ -186,11 +288,9 @@ def _plan(
 
     def shape(i: int) -> tuple[int, int, int]:
         example = window[i]
-        steps = _round_up(len(example.marker_S), _SMALLEST_STEPS, halves=False)
-        tokens = _round_up(len(example.tokens_L), _SMALLEST_TOKENS, halves=True)
-        patches = len(example.images_PxD)
-        # To powers of two, as in training: pictures come in hundreds of sizes.
-        return patches and _round_up(patches, 1, halves=False), tokens, steps
+        bucket = _LADDER.choose(len(example.tokens_L), len(example.images_PxD))
+        steps = max(_SMALLEST_STEPS, 1 << (len(example.marker_S) - 1).bit_length())
+        return bucket.patches, bucket.tokens, steps
 
     order = sorted(range(len(window)), key=shape)
     for patches, same in groupby(order, key=lambda i: shape(i)[0]):
@@ -199,13 +299,3 @@ def _plan(
             of = rows[start : start + batch_size]
             _, tokens, steps = np.max([shape(i) for i in of], axis=0).tolist()
             yield of, Buckets((Bucket(tokens, patches),), steps)
-
-
-def _round_up(length: int, smallest: int, halves: bool) -> int:
-    """The next of ``smallest`` times 1, 2, 4, ..., with halves 1, 1.5, 2, 3, 4, ..."""
-    rounded = smallest
-    while rounded < length:
-        if halves and 3 * rounded // 2 >= length:
-            return 3 * rounded // 2
-        rounded *= 2
-    return rounded

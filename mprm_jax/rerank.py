@@ -9,20 +9,21 @@ candidate is right); both are exact, not sampled.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple, get_args
 
 import msgspec
 import numpy as np
 
 from mprm_jax.data.candidates import CandidateSet
-from mprm_jax.data.problems import BadRecord, DataError
-from theory.intervals import LEVEL, REPLICATES, percentile_interval, weight_chunks
-
-if TYPE_CHECKING:
-    from mprm_jax.data.batches import Example
-    from mprm_jax.models.model import Model, Params
+from theory.intervals import (
+    LEVEL,
+    REPLICATES,
+    Interval,
+    percentile_interval,
+    weight_chunks,
+)
 
 Aggregate = Literal["mean", "min", "product", "last"]
 AGGREGATES: tuple[Aggregate, ...] = get_args(Aggregate)
@@ -73,67 +74,116 @@ def choose(values: Sequence[float], correct: Sequence[bool]) -> Choice:
     return Choice(share, 0 < share < 1)
 
 
+@dataclass(frozen=True)
+class Intervals:
+    """Ends of intervals, by resampling problems within their sources.
+
+    Attributes:
+        accuracy: by way of choosing.
+        gain: of an aggregate over chance.
+        replicates: of the bootstrap.
+    """
+
+    accuracy: dict[str, Interval | None]
+    gain: dict[str, Interval | None]
+    replicates: int
+
+
+@dataclass(frozen=True)
+class BestOfN:
+    """How well candidates are chosen.
+
+    Attributes:
+        accuracy: in [0, 1], by way of choosing: the aggregates (without the product if
+            a score lies outside [0, 1]), ``random``, ``pass_at_n``.
+        problems: judged.
+        candidates: fewest and most per problem.
+        tied: problems in which chance decides between right and wrong, by aggregate.
+        steps_truncated: without a score.
+        gain: accuracy less random.
+        per_source: (accuracy, problems) of each source.
+        intervals: None without replicates.
+    """
+
+    accuracy: dict[str, float]
+    problems: int
+    candidates: tuple[int, int]
+    tied: dict[str, int]
+    steps_truncated: int
+    gain: dict[str, float]
+    per_source: dict[str, tuple[dict[str, float], int]]
+    intervals: Intervals | None
+
+    def as_json(self) -> dict[str, Any]:
+        """All of it as JSON values; an aggregate that is not defined is None."""
+        value: dict[str, Any] = dict.fromkeys(AGGREGATES) | self.accuracy
+        value |= {
+            "problems": self.problems,
+            "candidates": list(self.candidates),
+            "tied": self.tied,
+            "steps_truncated": self.steps_truncated,
+            "gain": self.gain,
+            "per_source": {
+                name: accuracy | {"problems": problems}
+                for name, (accuracy, problems) in self.per_source.items()
+            },
+        }
+        if self.intervals is not None:
+            value["intervals"] = self.intervals.accuracy | {
+                "gain": self.intervals.gain,
+                "level": LEVEL,
+                "replicates": self.intervals.replicates,
+            }
+        return value
+
+
 def best_of_n(
     sets: Sequence[CandidateSet], *, replicates: int = REPLICATES, seed: int = 0
-) -> dict[str, Any]:
-    """Accuracy of choosing by scores, as JSON values.
-
-    Keys: mean, min, product (None if a score lies outside [0, 1]), last, random,
-    pass_at_n: accuracies in [0, 1]; problems; candidates (fewest and most per problem);
-    tied: problems in which chance decides, by aggregate; steps_truncated: without a
-    score; gain: accuracy less random; intervals of all these by resampling problems
-    within their sources; per_source.
+) -> BestOfN:
+    """Accuracy of choosing by scores.
 
     Args:
         sets: problems, at least one, every candidate with scores.
         replicates: of the bootstrap; 0 for no intervals.
         seed: of the bootstrap.
     """
-    choices = {how: _choices(sets, how) for how in AGGREGATES}
+    found = {how: _choices(sets, how) for how in AGGREGATES}
+    choices = {str(how): of for how, of in found.items() if of is not None}
     correct = [[one.correct for one in of.candidates] for of in sets]
-    outcome = {
-        how: np.array([choice.accuracy for choice in of])
-        for how, of in choices.items()
-        if of is not None
+    outcome: dict[str, np.ndarray] = {
+        how: np.array([choice.accuracy for choice in of]) for how, of in choices.items()
     }
     outcome["random"] = np.array([sum(of) / len(of) for of in correct])
     outcome["pass_at_n"] = np.array([float(any(of)) for of in correct])
-    gains = {
-        how: outcome[how] - outcome["random"] for how in AGGREGATES if how in outcome
-    }
-    names = sorted({of.source for of in sets})
-    source = np.array([names.index(of.source) for of in sets])
+    gains = {how: outcome[how] - outcome["random"] for how in choices}
+    names, source = np.unique([of.source for of in sets], return_inverse=True)
     sizes = [len(of) for of in correct]
-    value: dict[str, Any] = dict.fromkeys(AGGREGATES) | _means(outcome)
-    value |= {
-        "problems": len(sets),
-        "candidates": [min(sizes), max(sizes)],
-        "tied": {
-            how: sum(choice.tied for choice in of)
-            for how, of in choices.items()
-            if of is not None
-        },
-        "steps_truncated": sum(one.truncated for of in sets for one in of.candidates),
-        "gain": _means(gains),
-        "per_source": {
-            name: _means({how: of[source == i] for how, of in outcome.items()})
-            | {"problems": int(np.count_nonzero(source == i))}
-            for i, name in enumerate(names)
-        },
-    }
+    intervals = None
     if replicates:
-        rng = np.random.default_rng(seed)
-        keys = [*outcome, *(f"gain of {how}" for how in gains)]
         table = np.stack([*outcome.values(), *gains.values()], axis=1)
-        drawn = _resampled(table, source, replicates, rng)
-        ends = {key: percentile_interval(drawn[:, i]) for i, key in enumerate(keys)}
-        value["intervals"] = {
-            **{how: ends[how] for how in outcome},
-            "gain": {how: ends[f"gain of {how}"] for how in gains},
-            "level": LEVEL,
-            "replicates": replicates,
-        }
-    return value
+        drawn = _resampled(table, source, replicates, np.random.default_rng(seed))
+        ends = [percentile_interval(column) for column in drawn.T]
+        intervals = Intervals(
+            dict(zip(outcome, ends, strict=False)),
+            dict(zip(gains, ends[len(outcome) :], strict=True)),
+            replicates,
+        )
+    return BestOfN(
+        accuracy=_means(outcome),
+        problems=len(sets),
+        candidates=(min(sizes), max(sizes)),
+        tied={how: sum(one.tied for one in of) for how, of in choices.items()},
+        steps_truncated=sum(one.truncated for of in sets for one in of.candidates),
+        gain=_means(gains),
+        per_source={
+            name: (
+                _means({how: of[source == i] for how, of in outcome.items()}),
+                int(np.count_nonzero(source == i)),
+            )
+            for i, name in enumerate(names.tolist())
+        },
+        intervals=intervals,
+    )
 
 
 def replicate_accuracy(
@@ -189,80 +239,10 @@ def _means(of: dict[str, np.ndarray]) -> dict[str, float]:
     return {how: float(values.mean()) for how, values in of.items()}
 
 
-def score_candidates(
-    model: Model,
-    params: Params,
-    sets: Sequence[CandidateSet],
-    root: Path,
-    batch_size: int,
-    tick: Callable[[int], None] = lambda done: None,
-) -> list[CandidateSet]:
-    """The sets with the model's scores of all candidates.
-
-    A candidate that is too long is judged by the steps that fit; its scores are fewer
-    than its steps.
-
-    Args:
-        model: any model.
-        params: of the model.
-        sets: to score.
-        root: of their images.
-        batch_size: B.
-        tick: told how many sets have been encoded.
-
-    Raises:
-        DataError: a candidate cannot be encoded or scored; the message names it.
-    """
-    from mprm_jax.data.pixels import read_images
-    from mprm_jax.evaluate import encode_example, score_prompts
-
-    def examples() -> Iterator[Example]:
-        for done, of in enumerate(sets, 1):
-            try:
-                images = read_images(root, of.images)
-                for one in of.candidates:
-                    yield encode_example(model, of.question, one.steps, images)
-            except BadRecord as error:
-                raise DataError(f"{of.where}: {error}") from None
-            tick(done)
-
-    return with_scores(sets, score_prompts(model, params, examples(), batch_size))
-
-
-def with_scores(
-    sets: Sequence[CandidateSet], scores: Iterable[np.ndarray]
-) -> list[CandidateSet]:
-    """The sets with the scores of all candidates' steps, candidate by candidate.
-
-    Raises:
-        DataError: a candidate has no score, or one that is no number.
-    """
-    found_scores = iter(scores)
-    scored = []
-    for of in sets:
-        candidates = []
-        for number, one in enumerate(of.candidates, 1):
-            of_steps = next(found_scores)
-            if not len(of_steps):
-                raise DataError(
-                    f"{of.where}: candidate {number}: not one step fits the model"
-                )
-            if not np.isfinite(of_steps).all():
-                raise DataError(
-                    f"{of.where}: candidate {number}: the model's score is not a number"
-                )
-            found = tuple(of_steps.tolist())
-            candidates.append(
-                msgspec.structs.replace(
-                    one, scores=found, truncated=len(one.steps) - len(found)
-                )
-            )
-        scored.append(msgspec.structs.replace(of, candidates=tuple(candidates)))
-    return scored
-
-
 def encode_scored(of: CandidateSet) -> bytes:
-    """One line that ``mprm rerank --predictions`` reads, without the texts."""
+    """One line that :func:`mprm_jax.data.candidates.read_candidates` reads as scored,
+    without the texts.
+    """
     value: dict[str, Any] = {"id": of.id, "data_source": of.source}
     value["candidates"] = [
         {"correct": one.correct, "prm_scores": one.scores, "truncated": one.truncated}

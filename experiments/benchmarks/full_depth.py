@@ -110,10 +110,13 @@ def measure(options: Options, name: BackboneName) -> dict[str, Any]:
     import jax
     import jax.numpy as jnp
 
+    from mprm_jax.data.batches import open_ladder
+    from mprm_jax.data.update_plan import plan
     from mprm_jax.models.lora import attach
     from mprm_jax.models.model import HEAD
+    from mprm_jax.train.loop import TrainConfig, TrainingJob
     from mprm_jax.train.objective import Objective
-    from mprm_jax.train.optimizer import OptimizerConfig, plan
+    from mprm_jax.train.optimizer import OptimizerConfig
     from mprm_jax.train.price import Load, price
     from mprm_jax.train.sharding import MeshShape, abstract_mesh
     from mprm_jax.train.update import compiled_step, initial_state
@@ -139,7 +142,10 @@ def measure(options: Options, name: BackboneName) -> dict[str, Any]:
     shapes = jax.eval_shape(parameters, key)
     load = Load(options.tokens, options.tokens, batch.images_BxPxD.shape[1])
     mesh = abstract_mesh(MeshShape(1, 1, 1))
-    said = price(model, shapes, budget, settings, 1, mesh, load, 0.4)
+    job = TrainingJob(
+        model, [], budget, open_ladder(1), TrainConfig(optimizer=settings)
+    )
+    said = price(job, shapes, load, mesh)
     allocate = options.toy or jax.default_backend() == "gpu"
     start = jax.jit(beginning)(key) if allocate else jax.eval_shape(beginning, key)
     began = time.perf_counter()

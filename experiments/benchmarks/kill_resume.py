@@ -28,10 +28,10 @@ import tyro
 import xxhash
 
 from mprm_jax.data.batches import buckets_for
+from mprm_jax.data.update_plan import plan
 from mprm_jax.train.checkpoint import FOLDER, Restored, restore_latest, updates_kept
-from mprm_jax.train.loop import TrainConfig, Update, train
-from mprm_jax.train.optimizer import plan
-from mprm_jax.train.run_log import read_metrics
+from mprm_jax.train.loop import TrainConfig, TrainingJob, Update, train
+from mprm_jax.train.run_files import RunFolder, read_metrics
 from mprm_jax.train.update import initial_state
 from tests.mprm_jax.stub_model import StubModel, stub_examples
 
@@ -59,24 +59,15 @@ def digest(params: Any) -> str:
     return total.hexdigest()
 
 
-def stub_run(
-    output: Path | None, rollouts: int = ROLLOUTS, **options: Any
-) -> tuple[Any, StubModel]:
-    """(parameters, model) of the run, begun or gone on with."""
+def stub_run(output: Path | None, rollouts: int = ROLLOUTS, **options: Any) -> None:
+    """Begin a run, or go on with it."""
     model = StubModel()
     examples = stub_examples(rollouts)
-    params = train(
-        model,
-        model.init(jax.random.key(0)),
-        examples,
-        plan(rollouts, BATCH),
-        CONFIG,
-        buckets_for(examples, 1),
-        output=output,
-        resume=True,
-        **options,
+    job = TrainingJob(
+        model, examples, plan(rollouts, BATCH), buckets_for(examples, 1), CONFIG
     )
-    return params, model
+    folder = output and RunFolder(output, resume=True)
+    train(job, model.init(jax.random.key(0)), folder, **options)
 
 
 def reference(rollouts: int = ROLLOUTS) -> dict[int, str]:

@@ -7,7 +7,9 @@ import sys
 from pathlib import Path
 from typing import Literal
 
-from experiments.console import shared
+from experiments.console.command import print_json
+from experiments.console.errors import UsageError
+from experiments.console.options import given
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,16 +52,14 @@ OPTIONS = Options
 def run(options: Options) -> None:
     """Run the demo."""
     if not 0 < options.keep_ratio <= 1:
-        raise shared.UsageError(
-            f"--keep-ratio must lie in (0, 1], not {options.keep_ratio}"
-        )
+        raise UsageError(f"--keep-ratio must lie in (0, 1], not {options.keep_ratio}")
     if options.seeds is not None and options.seeds < 1:
-        raise shared.UsageError(f"--seeds must be at least 1, not {options.seeds}")
+        raise UsageError(f"--seeds must be at least 1, not {options.seeds}")
     if options.seed < 0:
-        raise shared.UsageError(f"--seed must be at least 0, not {options.seed}")
+        raise UsageError(f"--seed must be at least 0, not {options.seed}")
     # Imported here: JAX would slow down --help.
     from experiments.grid.demo import Demo, run_demo
-    from experiments.grid.results import answers, read_grid
+    from experiments.grid.results import answers
     from experiments.grid.tables import told
     from experiments.page.report import write_report
     from experiments.store.manifests import command_line
@@ -68,6 +68,9 @@ def run(options: Options) -> None:
     def say(line: str) -> None:
         print(line, file=sys.stderr if options.json else sys.stdout, flush=True)
 
+    chosen = given(options)
+    for name in ("--output", "--json"):
+        chosen.pop(name, None)
     names = tuple(WORLDS) if options.world == "all" else (options.world,)
     for name in names:
         say(f"world {name}: {WORLDS[name].meaning}")
@@ -77,16 +80,15 @@ def run(options: Options) -> None:
             size=options.size,
             keep_ratio=options.keep_ratio,
             seed=options.seed,
-            command=command_line("mprm demo", options, ("output", "json")),
+            command=command_line("mprm demo", chosen),
             seeds=options.seeds,
         )
         run_demo(demo, say)
     page = options.output / "report.html"
-    write_report(options.output, page)
-    outcomes = read_grid(options.output).outcomes
+    outcomes = write_report(options.output, page).run.outcomes
     if options.json:
         rows = [row for outcome in outcomes for row in answers(outcome)]
-        shared.print_json({"output": str(options.output), "answers": rows})
+        print_json({"output": str(options.output), "answers": rows})
         return
     print(f"\n{told(outcomes)}\n\nopen {page}")
     print(f"next: mprm stats {options.output / names[0] / 'corpus'} --rule bis")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import textwrap
 from pathlib import Path
-from typing import Any
 
 from experiments.cli.scoring import (
     ScoringOptions,
@@ -18,7 +17,7 @@ from experiments.cli.scoring import (
 from experiments.console import shared
 from experiments.console.tables import format_table, printable
 from mprm_jax.data.candidates import CandidateSet, read_candidates
-from mprm_jax.rerank import AGGREGATES, best_of_n, encode_scored, score_candidates
+from mprm_jax.rerank import AGGREGATES, BestOfN, best_of_n, encode_scored
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,24 +48,33 @@ def run(options: Options) -> None:
     """Score if need be, and choose."""
     options.check_scoring("--candidates", options.candidates)
     if options.predictions is not None:
-        value = _judge(options, read_candidates(options.predictions, scored=True))
+        sets = read_candidates(options.predictions, scored=True)
     else:
         assert options.checkpoint is not None
         assert options.candidates is not None
         sets = _score(options, options.checkpoint, options.candidates)
-        value = _judge(options, sets)
+    found = best_of_n(sets, replicates=options.replicates, seed=options.seed)
+    notes = _notes(found)
+    value = found.as_json() | {"notes": notes}
+    output = None
+    if options.predictions is None:
+        assert options.candidates is not None
         output = options.output or Path("runs/candidates.jsonl")
         value["predictions"] = str(output)
         lines = map(encode_scored, sets)
         write_scored(output, options, options.candidates, lines, value)
     if options.json:
         shared.print_json(value)
-    else:
-        _print(value)
+        return
+    _print(found)
+    for note in notes:
+        print(textwrap.fill(note, 80))
+    if output is not None:
+        print(f"wrote {output}")
 
 
 def _score(options: Options, checkpoint: Path, file: Path) -> list[CandidateSet]:
-    from mprm_jax.evaluate import image_root
+    from mprm_jax.evaluate import image_root, score_candidates
 
     sets = read_candidates(file, scored=False)
     root = options.images or image_root(file, sets[0].images)
@@ -79,25 +87,18 @@ def _score(options: Options, checkpoint: Path, file: Path) -> list[CandidateSet]
     )
 
 
-def _judge(options: Options, sets: list[CandidateSet]) -> dict[str, Any]:
-    value = best_of_n(sets, replicates=options.replicates, seed=options.seed)
-    value["notes"] = _notes(value)
-    return value
-
-
-def _notes(value: dict[str, Any]) -> list[str]:
+def _notes(found: BestOfN) -> list[str]:
     """What a reader of the numbers must know, a sentence each."""
     notes = []
-    if value["product"] is None:
+    if "product" not in found.accuracy:
         notes.append("Scores outside [0, 1] are no probabilities: no product.")
-    if value["steps_truncated"]:
+    if found.steps_truncated:
         notes.append(
-            f"{value['steps_truncated']:,} steps did not fit the model; their "
+            f"{found.steps_truncated:,} steps did not fit the model; their "
             "candidates are judged by the steps that did."
         )
-    tied = max(value["tied"].values())
-    if tied:
-        how = max(value["tied"], key=value["tied"].__getitem__)
+    how = max(found.tied, key=found.tied.__getitem__)
+    if tied := found.tied[how]:
         notes.append(
             f"Right and wrong candidates tie for the best in up to {tied:,} problems "
             f"(by {how}); each of them counts with the expectation over its ties."
@@ -105,34 +106,33 @@ def _notes(value: dict[str, Any]) -> list[str]:
     return notes
 
 
-def _print(value: dict[str, Any]) -> None:
-    low, high = value["candidates"]
+def _print(found: BestOfN) -> None:
+    low, high = found.candidates
     per = f"{low}" if low == high else f"{low} to {high}"
-    print(f"{value['problems']:,} problems, {per} candidates each")
+    print(f"{found.problems:,} problems, {per} candidates each")
     print()
-    ends = value.get("intervals", {})
-    gains = ends.get("gain", {})
     names = {
         "random": "random choice",
         **{how: f"best {how}" for how in AGGREGATES},
         "pass_at_n": "pass@N (bound)",
     }
-    rows = []
-    for key, name in names.items():
-        gain = value["gain"].get(key)
-        rows.append(
-            (
-                name,
-                number(value[key]),
-                between(ends.get(key)),
-                "" if gain is None else f"{gain:+.4f}",
-                between(gains.get(key)) if gain is not None else "",
-                f"{value['tied'][key]:,}" if key in value["tied"] else "",
-            )
+    ends = gains = {}
+    if found.intervals is not None:
+        ends, gains = found.intervals.accuracy, found.intervals.gain
+    rows = [
+        (
+            name,
+            number(found.accuracy.get(key)),
+            between(ends.get(key)),
+            f"{found.gain[key]:+.4f}" if key in found.gain else "",
+            between(gains.get(key)) if key in found.gain else "",
+            f"{found.tied[key]:,}" if key in found.tied else "",
         )
+        for key, name in names.items()
+    ]
     header = ("choice", "accuracy", "95 %", "less random", "95 %", "tied")
     print(format_table(header, rows))
-    if len(value["per_source"]) > 1:
+    if len(found.per_source) > 1:
         print()
         print(
             format_table(
@@ -140,17 +140,13 @@ def _print(value: dict[str, Any]) -> None:
                 [
                     (
                         printable(name, 24),
-                        f"{of['problems']:,}",
+                        f"{problems:,}",
                         number(of["random"]),
                         number(of["mean"]),
                         number(of["pass_at_n"]),
                     )
-                    for name, of in value["per_source"].items()
+                    for name, (of, problems) in found.per_source.items()
                 ],
             )
         )
     print()
-    for note in value["notes"]:
-        print(textwrap.fill(note, 80))
-    if "predictions" in value:
-        print(f"wrote {value['predictions']}")

@@ -34,8 +34,8 @@ from theory.selection import RuleName
 
 if TYPE_CHECKING:
     from mprm_jax.data.loader import CorpusExamples
+    from mprm_jax.data.update_plan import UpdatePlan
     from mprm_jax.models.model import Params
-    from mprm_jax.train.optimizer import Budget
 
 MANIFEST = "manifest.json"
 
@@ -119,17 +119,18 @@ def run(options: Options) -> None:
 
     buckets = open_ladder(int(subset.usable.rollouts.lengths[subset.usable_rows].max()))
     if options.dry_run:
-        from experiments.cli.train_plan import planned, show_plan
+        from experiments.cli.train_plan import planned, price_of, show_price
+        from mprm_jax.train.loop import TrainingJob
 
         model, shapes = planned(options)
         source = _source(options, subset, model.encode)
-        limits = options.mfu, options.peak_tflops
-        show_plan(options, model, shapes, source, buckets, budget, config, *limits)
+        job = TrainingJob(model, source, budget, buckets, config)
+        found = price_of(options, job, shapes, options.mfu, options.peak_tflops)
+        show_price(found, options.peak_tflops is not None, options.json)
         return
 
-    from mprm_jax.train.loop import Update, train
-    from mprm_jax.train.memory import advised
-    from mprm_jax.train.sharding import placement
+    from mprm_jax.train.loop import TrainingJob, Update, advised, train
+    from mprm_jax.train.run_files import RunFolder
 
     with advised():
         model, params, mesh = open_model(options, budget)
@@ -141,22 +142,16 @@ def run(options: Options) -> None:
             last.update(update.metrics)
             tick(update.number)
 
+        identity = _identity(options, subset, params)
         try:
             train(
-                model,
+                TrainingJob(model, source, budget, buckets, config),
                 params,
-                source,
-                budget,
-                config,
-                buckets,
-                output=options.output,
-                resume=options.resume,
-                identity=_identity(options, subset, params),
-                on_update=on_update,
-                report=_say,
-                placement=None if mesh is None else placement(mesh),
+                RunFolder(options.output, options.resume, identity, _say),
+                mesh=mesh,
                 # A backbone is too large to be kept as it was.
                 consume=options.model != TINY,
+                on_update=on_update,
             )
         except ValueError as error:
             raise shared.UsageError(as_options(str(error))) from None
@@ -212,7 +207,7 @@ def _source(options: Options, subset: Subset, encode: Any) -> CorpusExamples:
 
 def _identity(options: Options, subset: Subset, params: Params) -> dict[str, Any]:
     """What determines the run beside its settings: data and initial parameters."""
-    from mprm_jax.train.fingerprint import fingerprint
+    from mprm_jax.train.run_files import fingerprint
 
     corpus = subset.usable.corpus
     rows = subset.usable.row[subset.usable_rows].astype("<i8")
@@ -225,14 +220,14 @@ def _identity(options: Options, subset: Subset, params: Params) -> dict[str, Any
 
 
 def _finish(
-    options: Options, subset: Subset, budget: Budget, last: dict[str, Any]
+    options: Options, subset: Subset, budget: UpdatePlan, last: dict[str, Any]
 ) -> None:
     """The manifest, and what the user is told; by the first host."""
     import jax
 
-    from mprm_jax.train.hosts import FIRST
+    from mprm_jax.train.sharding import FIRST_HOST
 
-    if jax.process_index() != FIRST:
+    if jax.process_index() != FIRST_HOST:
         return
     usable = subset.usable
     kept = usable.rollouts.take(subset.usable_rows)

@@ -14,10 +14,10 @@ from theory.paper import TRAINING
 if TYPE_CHECKING:
     from jax.sharding import Mesh
 
+    from mprm_jax.data.update_plan import UpdatePlan
     from mprm_jax.models.model import Model, Params
     from mprm_jax.train.loop import TrainConfig
     from mprm_jax.train.open_backbone import Opening
-    from mprm_jax.train.optimizer import Budget
     from mprm_jax.train.sharding import MeshShape
 
 # (batch size, learning rate, head multiplier) where the user names none: Table 7, and
@@ -175,15 +175,16 @@ def as_options(message: str) -> str:
 
 def train_settings(
     options: TrainingArguments, subset: Subset
-) -> tuple[Budget, TrainConfig]:
+) -> tuple[UpdatePlan, TrainConfig]:
     """Updates and settings of a run on a subset.
 
     Raises:
         UsageError: a value is out of its range.
     """
+    from mprm_jax.data.update_plan import plan
     from mprm_jax.train.loop import TrainConfig
     from mprm_jax.train.objective import Objective
-    from mprm_jax.train.optimizer import OptimizerConfig, plan
+    from mprm_jax.train.optimizer import OptimizerConfig
 
     batch, rate, head = _TINY if options.model == TINY else _PAPER
     whole = len(subset.usable.row)
@@ -206,7 +207,7 @@ def train_settings(
             seed=options.seed,
             threads=options.threads,
             checkpoint_every=options.checkpoint_every,
-            keep=options.keep_checkpoints,
+            keep_checkpoints=options.keep_checkpoints,
             tensorboard=options.tensorboard,
         )
     except ValueError as error:
@@ -251,7 +252,7 @@ def opening(options: SizeArguments) -> Opening:
     )
 
 
-def mesh_shape(options: SizeArguments, budget: Budget) -> MeshShape | None:
+def mesh_shape(options: SizeArguments, budget: UpdatePlan) -> MeshShape | None:
     """The mesh that was asked for, and that can share a batch; None: none was.
 
     Raises:
@@ -278,7 +279,7 @@ def join_hosts(options: SizeArguments) -> None:
 
 
 def open_model(
-    options: SizeArguments, budget: Budget
+    options: SizeArguments, budget: UpdatePlan
 ) -> tuple[Model, Params, Mesh | None]:
     """The model to train, its parameters, and the mesh they lie on.
 

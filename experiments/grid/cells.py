@@ -20,6 +20,7 @@ from typing import Any
 import jax
 import msgspec
 import numpy as np
+from jax.sharding import Mesh
 
 from experiments.grid.inputs import Inputs
 from experiments.grid.judge import Bench, MemoryBudget, PromptCache
@@ -29,11 +30,11 @@ from experiments.store.write_subset import choose
 from mprm_jax.data.batches import Buckets, Example
 from mprm_jax.data.loader import CorpusExamples, Source
 from mprm_jax.data.problems import DataError
+from mprm_jax.data.update_plan import UpdatePlan
 from mprm_jax.models.model import Model, Params
-from mprm_jax.train.loop import TrainConfig, Update, train
-from mprm_jax.train.optimizer import Budget
-from mprm_jax.train.run_log import METRICS
-from mprm_jax.train.update import Placement
+from mprm_jax.train.config import TrainConfig
+from mprm_jax.train.loop import TrainingJob, Update, train
+from mprm_jax.train.run_files import METRICS, RunFolder
 from theory.summary import summarise
 
 # Points of a loss curve that the results keep.
@@ -60,7 +61,7 @@ def missing(
 
 
 # Updates and settings of a cell that is trained on these rows.
-Settings = Callable[[Cell, np.ndarray], tuple[Budget, TrainConfig]]
+Settings = Callable[[Cell, np.ndarray], tuple[UpdatePlan, TrainConfig]]
 
 
 class InitialParams:
@@ -154,7 +155,7 @@ class GridContext:
         bench: what models are judged by.
         curve: how they are judged on the way.
         settings: of the training of a cell on these rows.
-        placement: on several devices; None: the trainer's own.
+        mesh: of several devices; None: the trainer's own.
     """
 
     experiment: str
@@ -167,7 +168,7 @@ class GridContext:
     bench: Bench
     curve: Curve
     settings: Settings
-    placement: Placement | None = None
+    mesh: Mesh | None = None
 
     def usable_rows(self, cell: Cell) -> tuple[np.ndarray, float]:
         """Of a cell's training set, and the share of them that ties decided.
@@ -405,19 +406,12 @@ def _trained(
 
     try:
         trained = train(
-            context.model,
+            TrainingJob(context.model, chosen, budget, context.buckets, training),
             context.initial.to_train(seed, chosen),
-            chosen,
-            budget,
-            training,
-            context.buckets,
-            output=folder,
-            resume=True,
-            identity={"cell": config},
-            on_update=on_update,
-            report=lambda message: print(message, file=sys.stderr),
-            placement=context.placement,
+            folder and RunFolder(folder, True, {"cell": config}, _say),
+            mesh=context.mesh,
             consume=context.initial.consumed,
+            on_update=on_update,
         )
     except DataError as error:
         raise DataError(f"{cell.name}: {error}") from error
@@ -441,6 +435,10 @@ def _trained(
         "eval_curve": record.curve("auroc"),
         "f1_curve": record.curve("micro_f1"),
     }
+
+
+def _say(message: str) -> None:
+    print(message, file=sys.stderr)
 
 
 def _judged(context: GridContext, params: Params) -> dict[str, Any]:

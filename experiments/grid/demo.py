@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from experiments.console import shared
+from experiments.console.progress import progress
 from experiments.corpora.scenes import read_truth, write_world
 from experiments.corpora.simulated import made_here
 from experiments.grid.cells import (
@@ -47,13 +47,12 @@ from experiments.store.provenance import package_version
 from experiments.store.results import Result, read_results, store_path
 from experiments.store.write_subset import choose, write_selection
 from mprm_jax.data.batches import buckets_for
-from mprm_jax.data.corpus import Usable, read_corpus, usable_rollouts
+from mprm_jax.data.corpus import SelectableCorpus, read_corpus, usable_rollouts
 from mprm_jax.data.formats.base import WriteOptions
 from mprm_jax.data.problems import DataError
+from mprm_jax.data.update_plan import UpdatePlan, plan
 from mprm_jax.models.tiny import pretrained, pretraining_facts
-from mprm_jax.train.loop import TrainConfig
-from mprm_jax.train.objective import Objective
-from mprm_jax.train.optimizer import Budget, OptimizerConfig, plan
+from mprm_jax.train.config import Objective, OptimizerConfig, TrainConfig
 from sim.scenes.world import World
 from theory.scores import DEFAULT_ALPHA
 
@@ -193,7 +192,7 @@ def run_demo(demo: Demo, say: Callable[[str], None] = print) -> None:
     )
     context = _context(inputs)
     total = sum(one.updates for one in todo)
-    with shared.progress("training", total, "updates") as tick:
+    with progress("training", total, "updates") as tick:
         for line in run_cells(context, todo, files, tick):
             say(line)
 
@@ -235,7 +234,7 @@ def simulate(demo: Demo) -> Inputs:
     same = {"world": demo.world.name, **arguments}.items() <= found.items()
     if not same or found.get("versions", {}).get("mprm") != package_version():
         total = size.rollouts + size.judged + size.problems
-        with shared.progress("simulating", total, "pictures") as tick:
+        with progress("simulating", total, "pictures") as tick:
             write_world(demo.corpus, demo.world, **arguments, tick=tick)
     usable = usable_rollouts(read_corpus(demo.corpus))
     benchmark = demo.corpus / "benchmark"
@@ -257,7 +256,7 @@ def simulate(demo: Demo) -> Inputs:
     )
 
 
-def _write_subsets(demo: Demo, usable: Usable) -> None:
+def _write_subsets(demo: Demo, usable: SelectableCorpus) -> None:
     """Each rule's subset of seed 0 as a file."""
     for rule in PAPER_RULES:
         alpha = DEFAULT_ALPHA if rule == "bis" else None
@@ -267,7 +266,7 @@ def _write_subsets(demo: Demo, usable: Usable) -> None:
         write_selection(usable, chosen, options, output, "prm", WriteOptions())
 
 
-def _settings(cell: Cell, rows: np.ndarray) -> tuple[Budget, TrainConfig]:
+def _settings(cell: Cell, rows: np.ndarray) -> tuple[UpdatePlan, TrainConfig]:
     assert cell.seed is not None
     config = TrainConfig(
         objective=Objective("hard"),
@@ -294,7 +293,7 @@ def _context(inputs: Inputs) -> GridContext:
     source, prompts = open_prompts(model, inputs, memory)
     bench = open_bench(model, inputs, memory, SCORING_BATCH)
     examples = []
-    with shared.progress("reading", len(prompts), "rollouts") as tick:
+    with progress("reading", len(prompts), "rollouts") as tick:
         for place in range(len(prompts)):
             examples.append(prompts[place])
             tick(place + 1)

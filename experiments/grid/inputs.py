@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import xxhash
+from mprm_jax.data.scored import CandidateSet, read_candidates
 
 from experiments.corpora.simulated import made_here
 from experiments.store.provenance import file_sha256
 from experiments.store.results import Result
 from experiments.store.write_subset import corpus_reading
-from mprm_jax.data.candidates import CandidateSet, read_candidates
-from mprm_jax.data.corpus import Usable
+from mprm_jax.data.corpus import SelectableCorpus
 from mprm_jax.data.framing import corpus_files
 from mprm_jax.data.outputs import OUTPUT_SCHEMA
 from mprm_jax.data.problems import DataError
@@ -71,7 +71,7 @@ class Inputs:
         prior: file of what error rate and position alone say of the benchmark's steps.
     """
 
-    usable: Usable
+    usable: SelectableCorpus
     images: Path | None
     solutions: Sequence[Solution]
     benchmark_images: Path
@@ -81,7 +81,9 @@ class Inputs:
     prior: Path | None = None
 
 
-def read_inputs(usable: Usable, paths: InputPaths, training: dict[str, Any]) -> Inputs:
+def read_inputs(
+    usable: SelectableCorpus, paths: InputPaths, training: dict[str, Any]
+) -> Inputs:
     """Read and check all but the pictures and the weights.
 
     Args:
@@ -145,12 +147,12 @@ def _check_split(solutions: Sequence[Solution], benchmark: Path) -> None:
         ) from None
 
 
-def _corpus_folder(usable: Usable) -> Path:
+def _corpus_folder(usable: SelectableCorpus) -> Path:
     folder = corpus_files(usable.corpus.path)[0].path.resolve().parent
     return folder.parent if folder.name == "annotations" else folder
 
 
-def _first_images(usable: Usable) -> Sequence[str]:
+def _first_images(usable: SelectableCorpus) -> Sequence[str]:
     import numpy as np
 
     from mprm_jax.data.loader import CorpusExamples

@@ -10,30 +10,30 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from mprm_jax.data.scored import CandidateSet, Prediction, columns, read_prior
 from PIL.Image import Image
 
 from experiments.grid.inputs import Inputs
 from mprm_jax.data.batches import Example
-from mprm_jax.data.candidates import CandidateSet
+from mprm_jax.data.images import read_images
 from mprm_jax.data.loader import Source
-from mprm_jax.data.pixels import read_images
-from mprm_jax.data.predictions import Prediction, columns, read_prior
 from mprm_jax.data.problems import BadRecord, DataError
-from mprm_jax.evaluate import Solution, encode_example, score_prompts
-from mprm_jax.models.model import Model, Params
-from mprm_jax.rerank import best_of_n, replicate_accuracy, with_scores
-from mprm_jax.summary import (
-    decide,
-    evaluation,
-    replicate,
-    within_position_auroc,
+from mprm_jax.evaluate import (
+    Solution,
+    encode_example,
+    predictions,
+    score_prompts,
+    with_scores,
 )
+from mprm_jax.models.model import Model, Params
+from mprm_jax.rerank import best_of_n, replicate_accuracy
+from mprm_jax.summary import decide, evaluation, replicate, within_position_auroc
 from theory.agreement import StepScores, auroc, best_threshold, f1_at
 
 # Resamples of the benchmark that the results keep: the same for every model.
 REPLICATES = 200
 
-# Of mprm_jax.metrics_summary.evaluation, what the results keep.
+# Of mprm_jax.summary.Evaluation, what the results keep.
 _STORED = (
     "micro_f1",
     "macro_f1_pooled",
@@ -180,27 +180,14 @@ class Bench:
                 permuted[i] = prompts[i]._replace(images_PxD=prompts[j].images_PxD)
         return dataclasses.replace(self, prompts=permuted)
 
-    def _scores(self, params: Params, prompts: Source) -> list[np.ndarray]:
-        examples = (prompts[place] for place in range(len(prompts)))
-        return score_prompts(self.model, params, examples, self.batch_size)
-
     def predict(self, params: Params) -> list[Prediction]:
         """A model's scores of the solutions.
 
         Raises:
             DataError: a solution cannot be read or scored; the message names it.
         """
-        scores = self._scores(params, self.prompts)
-        rows = []
-        for number, (solution, of) in enumerate(
-            zip(self.solutions, scores, strict=True), 1
-        ):
-            if not np.isfinite(of).all():
-                raise DataError(f"{solution.where}: the model's score is not a number")
-            source, labels = solution.record.source or "", solution.labels[: len(of)]
-            found = tuple(of.tolist())
-            rows.append(Prediction(source, labels, found, solution.id, number))
-        return rows
+        prompts = (self.prompts[place] for place in range(len(self.prompts)))
+        return predictions(self.model, params, self.solutions, prompts, self.batch_size)
 
     def point(self, params: Params) -> dict[str, float | None]:
         """What a learning curve shows of a model: as in :meth:`judge`.
@@ -259,11 +246,13 @@ class Bench:
         """
         if not self.sets:
             return None, []
-        scored = with_scores(self.sets, self._scores(params, self.candidates))
+        prompts = (self.candidates[place] for place in range(len(self.candidates)))
+        scores = score_prompts(self.model, params, prompts, self.batch_size)
+        scored = with_scores(self.sets, scores)
         found = best_of_n(scored, replicates=0)
         names = ("mean", "random", "pass_at_n")
-        accuracy = {name: found[name] for name in names}
-        accuracy["n"] = found["candidates"][1]
+        accuracy: dict[str, Any] = {name: found.accuracy[name] for name in names}
+        accuracy["n"] = found.candidates[1]
         rng = np.random.default_rng(0)
         drawn = replicate_accuracy(scored, "mean", REPLICATES, rng)
         return accuracy, _json_numbers(drawn)

@@ -6,10 +6,10 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from experiments.store.write_subset import SelectionOptions, choose
-from mprm_jax.data.corpus import Usable
+from experiments.store.write_subset import choose
+from mprm_jax.data.corpus import SelectableCorpus
 from theory.scores import DEFAULT_ALPHA
-from theory.selection import RULE_NAMES, RuleName
+from theory.selection import RULE_NAMES, RuleName, SelectionOptions
 
 # Names of the experiments that are grids.
 DEMO, SELECTION = "demo", "selection"
@@ -197,7 +197,7 @@ class Planned:
 
 
 def plan_cells(
-    usable: Usable, grid: Grid, batch_size: int, matched: bool = False
+    usable: SelectableCorpus, grid: Grid, batch_size: int, matched: bool = False
 ) -> list[Planned]:
     """Every cell of the grid with its cost.
 
@@ -205,7 +205,7 @@ def plan_cells(
         DataError: a rule's score is undefined on this corpus.
         ValueError: the batch size is out of range.
     """
-    from mprm_jax.train.optimizer import plan
+    from mprm_jax.data.update_plan import plan
 
     whole = usable.rollouts.n_rollouts
     kept: dict[SelectionOptions, int] = {}

@@ -18,12 +18,9 @@ import msgspec
 
 from experiments.console.text import percent
 from experiments.grid.answer import (
-    Estimate,
-    Score,
     Seed,
     Verdict,
     answer_sentence,
-    mean_over_seeds,
     paired_difference,
     verdict,
 )
@@ -42,7 +39,7 @@ from experiments.grid.plan import (
 from experiments.store.manifests import RunManifest, read_run_manifest
 from experiments.store.results import Result, read_results, store_path
 from mprm_jax.data.problems import DataError
-from theory.intervals import holm
+from theory.intervals import Estimate, Score, holm, mean_over_seeds
 from theory.scores import DEFAULT_ALPHA
 from theory.selection import RULE_NAMES
 

@@ -2,33 +2,29 @@
 
 from __future__ import annotations
 
-import dataclasses
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from experiments.cli.train_settings import (
-    TINY,
-    as_options,
-    open_model,
-    train_settings,
-)
-from experiments.console import shared
+from experiments.console.command import print_json
+from experiments.console.corpus import load_usable
+from experiments.console.options import given, wrong_usage
+from experiments.console.progress import progress
+from experiments.console.training import TINY, open_model
 from experiments.grid.options import Options, parse_grid, parse_shard
 from experiments.grid.plan import SELECTION, Cell, Planned, plan_cells, shard
 from experiments.store.manifests import RunManifest, command_line, write_run_manifest
-from experiments.store.read_subset import Subset
 from experiments.store.results import Result, read_results, store_path
-from mprm_jax.data.corpus import Usable
+from mprm_jax.data.corpus import SelectableCorpus
 
 if TYPE_CHECKING:
     from experiments.grid.cells import GridContext, Settings
     from experiments.grid.inputs import Inputs
+    from mprm_jax.data.update_plan import UpdatePlan
     from mprm_jax.models.model import Params
-    from mprm_jax.train.loop import TrainConfig
-    from mprm_jax.train.optimizer import Budget
+    from mprm_jax.train.config import TrainConfig
 
 NAME = SELECTION
 
@@ -37,33 +33,41 @@ OPTIONS = Options
 
 def run(options: Options) -> None:
     """Run what is missing of the grid, or of a shard of it, and report."""
-    options.check()
     grid, part = parse_grid(options), parse_shard(options.shard)
-    usable = shared.load_usable(options)
-    every = np.arange(usable.rollouts.n_rollouts)
-    budget, config = train_settings(options.training(), Subset(usable, every, None))
-    training = _training(options, budget, config)
+    usable = load_usable(options)
+    whole_corpus = usable.rollouts.n_rollouts
+    settings = options.training()
+    budget = settings.budget(whole_corpus, whole_corpus)
+    training = _training(options, budget, settings.config())
 
     from experiments.grid.cells import missing
     from experiments.grid.inputs import InputPaths, read_inputs, refuse_another_run
 
-    names = {field.name for field in dataclasses.fields(InputPaths)}
-    paths = InputPaths(**{name: getattr(options, name) for name in names})
+    paths = InputPaths(
+        options.benchmark,
+        options.candidates,
+        options.images,
+        options.benchmark_images,
+        options.settings.model,
+        options.name,
+    )
     inputs = read_inputs(usable, paths, training)
     folder = options.output / "results"
     found = read_results(folder, NAME)
     refuse_another_run(found, inputs.settings, store_path(folder, NAME))
-    planned = plan_cells(usable, grid, budget.batch_size, options.matched_updates)
+    planned = plan_cells(
+        usable, grid, budget.batch_size, options.settings.matched_updates
+    )
     mine = shard(planned, *part, len(inputs.solutions))
     todo = missing(mine, inputs.settings, found)
-    if options.dry_run:
+    if options.cost.dry_run:
         from experiments.grid.price import as_json, as_text, price, rates
 
         whole = price(planned, found, options.eval_every)
         left = price(todo, found, options.eval_every)
-        cost = rates(options, inputs, budget, config)
+        cost = rates(options, inputs, budget)
         if options.json:
-            shared.print_json(as_json(whole, left, cost))
+            print_json(as_json(whole, left, cost))
         else:
             shown = options.shard if part[1] > 1 else None
             print(as_text(whole, left, shown, cost))
@@ -80,18 +84,18 @@ def run(options: Options) -> None:
 
 
 def _run_cells(
-    options: Options, inputs: Inputs, budget: Budget, todo: Sequence[Planned]
+    options: Options, inputs: Inputs, budget: UpdatePlan, todo: Sequence[Planned]
 ) -> None:
     from experiments.grid.cells import Files, run_cells
 
-    arguments = inputs.settings["training"] | {"model": options.model}
-    command = command_line(f"mprm run {NAME}", options)
+    arguments = inputs.settings["training"] | {"model": options.settings.model}
+    command = command_line(f"mprm run {NAME}", given(options))
     write_run_manifest(
         options.output,
-        RunManifest((command,), options.model, NAME, arguments=arguments),
+        RunManifest((command,), options.settings.model, NAME, arguments=arguments),
     )
     context = _context(options, inputs, budget)
-    models = bool(options.checkpoint_every or options.keep_models)
+    models = bool(options.settings.loop.checkpoint_every or options.keep_models)
     files = Files(
         options.output / "results",
         options.output / "models",
@@ -99,12 +103,9 @@ def _run_cells(
         options.keep_models,
     )
     total = sum(one.updates for one in todo)
-    with shared.progress("training", total, "updates") as tick:
-        try:
-            for line in run_cells(context, todo, files, tick):
-                print(line, file=sys.stderr, flush=True)
-        except ValueError as error:
-            raise shared.UsageError(as_options(str(error))) from None
+    with progress("training", total, "updates") as tick, wrong_usage():
+        for line in run_cells(context, todo, files, tick):
+            print(line, file=sys.stderr, flush=True)
 
 
 def _report(
@@ -118,7 +119,7 @@ def _report(
     if options.json:
         value = {"output": str(options.output), "cells": len(found)}
         value |= {"ran": ran, "missing": len(left)}
-        shared.print_json(value | rows(outcome) | {"answers": sentences(outcome)})
+        print_json(value | rows(outcome) | {"answers": sentences(outcome)})
         return
     folder = options.output / "results"
     print(told(outcomes, left))
@@ -126,14 +127,17 @@ def _report(
     print(f"next: mprm figures --only {NAME} --results {folder}")
 
 
-def _settings_for(options: Options, usable: Usable) -> Settings:
-    def settings(cell: Cell, rows: np.ndarray) -> tuple[Budget, TrainConfig]:
-        return train_settings(options.training(cell), Subset(usable, rows, None))
+def _settings_for(options: Options, usable: SelectableCorpus) -> Settings:
+    def settings(cell: Cell, rows: np.ndarray) -> tuple[UpdatePlan, TrainConfig]:
+        training = options.training(cell)
+        return training.budget(len(rows), len(usable.row)), training.config()
 
     return settings
 
 
-def _training(options: Options, budget: Budget, config: TrainConfig) -> dict[str, Any]:
+def _training(
+    options: Options, budget: UpdatePlan, config: TrainConfig
+) -> dict[str, Any]:
     """Settings that change what comes out, whatever the cell."""
     free = ("compute", "frozen_dtype", "max_length")
     lora = ("lora_rank", "lora_alpha", "lora_targets")
@@ -144,12 +148,12 @@ def _training(options: Options, budget: Budget, config: TrainConfig) -> dict[str
         "first_moment": config.optimizer.first_moment,
         "head_multiplier": config.optimizer.head_multiplier,
         "weight_decay": config.optimizer.weight_decay,
-        "matched_updates": options.matched_updates,
-        **{name: getattr(options, name) for name in (*free, *lora)},
+        "matched_updates": options.settings.matched_updates,
+        **{name: getattr(options.settings.backbone, name) for name in (*free, *lora)},
     }
 
 
-def _context(options: Options, inputs: Inputs, budget: Budget) -> GridContext:
+def _context(options: Options, inputs: Inputs, budget: UpdatePlan) -> GridContext:
     from experiments.grid.cells import (
         Curve,
         GridContext,
@@ -158,8 +162,7 @@ def _context(options: Options, inputs: Inputs, budget: Budget) -> GridContext:
     )
     from experiments.grid.judge import MemoryBudget, open_bench
     from mprm_jax.data.batches import open_ladder
-    from mprm_jax.train.memory import advised
-    from mprm_jax.train.sharding import placement
+    from mprm_jax.train.loop import advised
 
     with advised():
         model, params, mesh = open_model(options.training(), budget)
@@ -176,12 +179,12 @@ def _context(options: Options, inputs: Inputs, budget: Budget) -> GridContext:
         inputs,
         model,
         # A backbone is too large to be kept as it was.
-        InitialParams(params, None if options.model == TINY else reopen),
+        InitialParams(params, None if options.settings.model == TINY else reopen),
         source,
         prompts,
         open_ladder(int(inputs.usable.rollouts.lengths.max())),
         bench,
         Curve.every(options.eval_every, bench),
         _settings_for(options, inputs.usable),
-        None if mesh is None else placement(mesh),
+        mesh,
     )

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -101,14 +100,11 @@ def write_run_manifest(folder: Path, run: RunManifest) -> None:
         )
 
 
-def command_line(name: str, options: Any, leave_out: Sequence[str] = ()) -> str:
-    """A command with those of its options, a dataclass, that are not as by default."""
+def command_line(name: str, options: Mapping[str, Any]) -> str:
+    """A command with the options given, by name as typed."""
     words = [name]
-    for field in dataclasses.fields(options):
-        value = getattr(options, field.name)
-        if value == field.default or field.name in leave_out:
-            continue
-        words.append("--" + field.name.replace("_", "-"))
+    for option, value in options.items():
+        words.append(option)
         if value is not True:
             words.append(",".join(value) if isinstance(value, tuple) else str(value))
     return " ".join(words)

@@ -22,7 +22,7 @@ from mprm_jax.data.pixels import read_images
 from mprm_jax.data.problems import BadRecord, DataError
 from mprm_jax.data.record import Record, resolve_unmeasured
 from mprm_jax.data.subset import decode_line, read_lines
-from mprm_jax.train.optimizer import Budget
+from mprm_jax.data.update_plan import UpdatePlan
 
 # (question, step texts, images) -> (tokens_L, images_PxD, marker_S, truncated)
 Encode = Callable[
@@ -165,7 +165,7 @@ class Reading:
 
 
 def batches(
-    source: Source, budget: Budget, buckets: Buckets, reading: Reading
+    source: Source, budget: UpdatePlan, buckets: Buckets, reading: Reading
 ) -> grain.IterDataset[Loaded]:
     """The T batches of a run; its iterator's state can be saved and set.
 

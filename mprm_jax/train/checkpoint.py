@@ -3,14 +3,15 @@
 A checkpoint is a folder ``DIR/checkpoints/<update>``: arrays written by orbax, and a
 manifest with the size and hash of every file. It is made under another name, the
 manifest last, and renamed into place, so a run killed at any moment leaves only whole
-ones behind; one that is damaged later is refused by its hashes.
+ones behind; one that is damaged later is refused by its hashes. (Orbax itself restores
+arrays with flipped bits, and a folder under another update's name, without a word.)
 """
 
 from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,20 +19,29 @@ from typing import Any, NamedTuple
 import jax
 import msgspec
 import orbax.checkpoint as ocp
+import xxhash
 
-from mprm_jax.data.outputs import OutputSet
 from mprm_jax.data.problems import DataError
 from mprm_jax.models.model import Model
-from mprm_jax.models.registry import model_files, read_model
-from mprm_jax.train.file_hashes import Damaged, seal, verify
+from mprm_jax.models.registry import read_model
+from mprm_jax.train.sharding import FIRST_HOST, barrier
 
 FOLDER = "checkpoints"
+MANIFEST = "manifest.json"
 SCHEMA = "mprm-checkpoint/1"
 
 # The two trees of a checkpoint: what is evaluated, and what training goes on from.
 PARAMS, TRAINING = "params", "training"
 
 _PARTIAL = ".partial-"
+_BUFFER = 1 << 20
+
+
+class Damaged(DataError):
+    """A checkpoint that is not what was written; the message names it and the file."""
+
+    def __init__(self, folder: Path, what: str) -> None:
+        super().__init__(f"{folder}: damaged: {what}")
 
 
 class Progress(msgspec.Struct, frozen=True):
@@ -53,11 +63,28 @@ class Progress(msgspec.Struct, frozen=True):
 
 
 class _Facts(msgspec.Struct, frozen=True):
-    """All that the manifest keeps: the shape of each array of each tree too."""
+    """Progress, and the shape of each array of each tree."""
 
     progress: Progress
     shapes: dict[str, dict[str, list[int]]]
     schema: str = SCHEMA
+
+
+class _File(msgspec.Struct, frozen=True):
+    bytes: int
+    xxh3_128: str
+
+
+class _Contents(msgspec.Struct, frozen=True):
+    facts: _Facts
+    files: dict[str, _File]
+
+
+class _Manifest(msgspec.Struct, frozen=True):
+    """Contents, and the hash of their bytes."""
+
+    contents: _Contents
+    xxh3_128: str
 
 
 class Restored(NamedTuple):
@@ -88,34 +115,41 @@ def save(
     final = root / str(progress.update)
     partial = root / f"{_PARTIAL}{progress.update}"
     trees = {PARAMS: _by_path(params), TRAINING: _by_path(training)}
-    first = jax.process_index() == 0
+    first = jax.process_index() == FIRST_HOST
     try:
         if first:
-            _clear(root)
+            # What killed runs left unfinished.
+            for path in root.glob(f"{_PARTIAL}*"):
+                shutil.rmtree(path, ignore_errors=True)
             partial.mkdir(parents=True)
-        _barrier(f"begin {progress.update}")
+        barrier(f"checkpoint: begin {progress.update}")
         with ocp.StandardCheckpointer() as checkpointer:
             for name, arrays in trees.items():
                 checkpointer.save(partial.absolute() / name, arrays)
-        _barrier(f"written {progress.update}")
+        barrier(f"checkpoint: written {progress.update}")
         if first:
             shapes = {name: _shapes(arrays) for name, arrays in trees.items()}
-            seal(partial, msgspec.to_builtins(_Facts(progress, shapes)))
+            _seal(partial, _Facts(progress, shapes))
             # A damaged checkpoint of the same update, from before a resumption.
             shutil.rmtree(final, ignore_errors=True)
             os.rename(partial, final)
             for old in updates_kept(output)[keep:]:
                 shutil.rmtree(root / str(old), ignore_errors=True)
-        _barrier(f"renamed {progress.update}")
+        barrier(f"checkpoint: renamed {progress.update}")
     except (OSError, ValueError, RuntimeError) as error:
         shutil.rmtree(partial, ignore_errors=True)
         raise DataError(f"{final}: cannot be written: {_one_line(error)}") from error
 
 
-def _clear(root: Path) -> None:
-    """Remove what killed runs left unfinished."""
-    for path in root.glob(f"{_PARTIAL}*"):
-        shutil.rmtree(path, ignore_errors=True)
+def _seal(folder: Path, facts: _Facts) -> None:
+    """Write the manifest of all files in a folder, which are written and closed."""
+    files = {
+        name: _File(path.stat().st_size, _hash(path)) for name, path in _files(folder)
+    }
+    with open(folder / MANIFEST, "wb") as file:
+        file.write(_encode(_Contents(facts, files)))
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def _one_line(error: Exception) -> str:
@@ -135,15 +169,14 @@ def restore_latest(
     Args:
         output: folder of the run.
         params: template: a pytree of arrays, or of ``jax.ShapeDtypeStruct``; each array
-            is put where the template's lies, on whatever mesh it was written. None:
-            nothing.
+            is put where the template's lies, on whatever mesh it was written.
         training: template of what else to restore, None: nothing.
         run: identity that the checkpoints must have.
         report: told of every damaged checkpoint that is passed over.
 
     Raises:
-        Damaged: there are checkpoints, and none of them is whole.
-        DataError: the newest whole one is of another model.
+        DataError: there are checkpoints, and none of them is whole, or the newest whole
+            one is of another model.
     """
     refused: list[str] = []
     for number in updates_kept(output):
@@ -171,19 +204,84 @@ def restore(
             another checkpoint than its name says, or one of another run.
         DataError: its arrays are not those of the templates.
     """
-    wanted = {PARAMS: params, TRAINING: training}
-    parts = tuple(name for name, template in wanted.items() if template is not None)
-    try:
-        facts = msgspec.convert(verify(folder, parts), _Facts)
-    except msgspec.ValidationError as error:
-        raise Damaged(folder, f"no checkpoint ({error})") from error
+    wanted = {PARAMS: params} | ({} if training is None else {TRAINING: training})
+    facts = _verify(folder, tuple(wanted))
     progress = facts.progress
     if facts.schema != SCHEMA or str(progress.update) != folder.name:
         raise Damaged(folder, f"it is the checkpoint {progress.update}, {facts.schema}")
     if run is not None and progress.run != run:
         raise Damaged(folder, "it is a checkpoint of another run")
-    found = {name: _read_tree(folder, name, wanted[name], facts) for name in parts}
-    return Restored(progress, found.get(PARAMS), found.get(TRAINING))
+    found = {
+        name: _read_tree(folder, name, template, facts)
+        for name, template in wanted.items()
+    }
+    return Restored(progress, found[PARAMS], found.get(TRAINING))
+
+
+def _verify(folder: Path, parts: tuple[str, ...]) -> _Facts:
+    """The facts of a folder whose files are those that were sealed.
+
+    Of subfolders that are not among ``parts`` the files are not read; but no file may
+    be anywhere that the manifest does not name.
+
+    Raises:
+        Damaged: naming the first file that is missing, too many or changed.
+    """
+    contents = _read_manifest(folder)
+    try:
+        found = dict(_files(folder))
+        del found[MANIFEST]
+        if extra := sorted(found.keys() - contents.files.keys()):
+            raise Damaged(folder, f"{extra[0]} does not belong to it")
+        for name, file in contents.files.items():
+            if name.partition("/")[0] not in parts:
+                continue
+            if name not in found:
+                raise Damaged(folder, f"{name} is missing")
+            if (size := found[name].stat().st_size) != file.bytes:
+                raise Damaged(folder, f"{name} has {size} bytes, not {file.bytes}")
+            if _hash(found[name]) != file.xxh3_128:
+                raise Damaged(folder, f"{name} has another hash")
+    except OSError as error:
+        raise Damaged(folder, str(error.strerror or error)) from error
+    return contents.facts
+
+
+def _files(folder: Path) -> Iterator[tuple[str, Path]]:
+    """(path in the folder, path) of every file below it."""
+    for place, _, names in os.walk(folder):
+        for name in sorted(names):
+            path = Path(place) / name
+            yield path.relative_to(folder).as_posix(), path
+
+
+def _hash(path: Path) -> str:
+    # Guards against damage, at the speed of memory. It need not resist a forger: the
+    # files hold numbers only, and a forged one does no more than any other weights.
+    digest = xxhash.xxh3_128()
+    with open(path, "rb") as file:
+        while data := file.read(_BUFFER):
+            digest.update(data)
+    return digest.hexdigest()
+
+
+def _encode(contents: _Contents) -> bytes:
+    digest = xxhash.xxh3_128_hexdigest(msgspec.json.encode(contents))
+    return msgspec.json.encode(_Manifest(contents, digest))
+
+
+def _read_manifest(folder: Path) -> _Contents:
+    try:
+        data = (folder / MANIFEST).read_bytes()
+        contents = msgspec.json.decode(data, type=_Manifest).contents
+    except OSError as error:
+        raise Damaged(folder, f"{MANIFEST}: {error.strerror or error}") from error
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise Damaged(folder, f"{MANIFEST} cannot be read ({error})") from error
+    # Every byte counts: what decodes to the same but is written otherwise was changed.
+    if _encode(contents) != data:
+        raise Damaged(folder, f"{MANIFEST} has another hash")
+    return contents
 
 
 def _read_tree(folder: Path, name: str, template: Any, facts: _Facts) -> Any:
@@ -235,24 +333,6 @@ def updates_kept(output: Path) -> list[int]:
     except OSError as error:
         raise DataError(f"{output / FOLDER}: {error.strerror or error}") from error
     return sorted((int(n) for n in names if n.isascii() and n.isdigit()), reverse=True)
-
-
-def _barrier(name: str) -> None:
-    if jax.process_count() > 1:
-        from jax.experimental import multihost_utils
-
-        multihost_utils.sync_global_devices(f"checkpoint: {name}")
-
-
-def write_model(output: Path, model: Model) -> None:
-    """``model.json`` and whatever else the model needs beside its parameters.
-
-    Raises:
-        DataError: a file cannot be written.
-    """
-    with OutputSet() as outputs:
-        for name, data in model_files(model).items():
-            outputs.add(output / name).write(data)
 
 
 def load_model(

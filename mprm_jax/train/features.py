@@ -305,15 +305,12 @@ def _on_one_device(tower: Params) -> Params:
 
     Where the tower is split over hosts, all of them call this.
     """
-    first = jax.local_devices()[0]
-
-    def one(leaf: jax.Array) -> jax.Array:
-        if isinstance(leaf.sharding, NamedSharding):
-            whole = NamedSharding(leaf.sharding.mesh, PartitionSpec())
-            leaf = jax.jit(lambda x: x, out_shardings=whole)(leaf).addressable_data(0)
-        return jax.device_put(leaf, first)
-
-    return jax.tree.map(one, tower)
+    sharding = jax.tree.leaves(tower)[0].sharding
+    if isinstance(sharding, NamedSharding):
+        whole = NamedSharding(sharding.mesh, PartitionSpec())
+        tower = jax.jit(lambda tree: tree, out_shardings=whole)(tower)
+        tower = jax.tree.map(lambda leaf: leaf.addressable_data(0), tower)
+    return jax.device_put(tower, jax.local_devices()[0])
 
 
 def _see_image(

@@ -1,6 +1,6 @@
 """Training a process reward model: the loop around the update, and its files.
 
-``output`` holds ``model.json`` and what the model needs beside its parameters,
+A run's folder holds ``model.json`` and what the model needs beside its parameters,
 ``run.json`` (what determines the run), ``checkpoints/``, ``metrics.jsonl`` and, on
 request, ``tensorboard/``.
 """
@@ -10,84 +10,81 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import math
+import re
+import signal
+import sys
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
-from pathlib import Path
+from types import FrameType
 from typing import Any, NamedTuple
 
 import jax
+from jax.sharding import Mesh
 
-from mprm_jax.data.batches import Batch, Buckets
+from mprm_jax.data.batches import Buckets
 from mprm_jax.data.loader import Reading, Source, batches
 from mprm_jax.data.problems import DataError
+from mprm_jax.data.update_plan import UpdatePlan
 from mprm_jax.models.model import Model
-from mprm_jax.train.checkpoint import Progress, updates_kept
-from mprm_jax.train.hosts import FIRST, any_host, in_turn
-from mprm_jax.train.interruption import Stop, stoppable
-from mprm_jax.train.memory import advised
-from mprm_jax.train.objective import Objective
-from mprm_jax.train.optimizer import Budget, OptimizerConfig, Params, join, split
-from mprm_jax.train.run_files import RunFiles, not_finite
-from mprm_jax.train.update import (
-    Placement,
-    TrainState,
-    compiled_step,
-    data_parallel,
-    initial_state,
+from mprm_jax.train.checkpoint import Progress, restore_latest, save, updates_kept
+from mprm_jax.train.config import TrainConfig
+from mprm_jax.train.optimizer import Params, join, split
+from mprm_jax.train.run_files import RunFolder, RunLog, begin, not_finite
+from mprm_jax.train.sharding import (
+    FIRST_HOST,
+    any_host,
+    check_rows,
+    default_mesh,
+    in_turn,
+    place_batch,
 )
-from theory.paper import TRAINING
+from mprm_jax.train.update import TrainState, compiled_step, initial_state
 
 
 @dataclasses.dataclass(frozen=True)
-class TrainConfig:
-    """How to train; every default is the paper's (Table 7).
+class TrainingJob:
+    """What is trained on what, and how; with the initial parameters, the result.
 
     Attributes:
-        objective: the loss.
-        optimizer: what is compiled into the update.
-        learning_rate: peak of the schedule.
-        accumulate: micro-batches of an update, a divisor of the batch size; they change
-            memory and rounding, nothing else.
-        seed: of the order of the rollouts.
-        threads: that read rollouts ahead; 0 for rollouts in memory.
-        checkpoint_every: updates between checkpoints; 0: only the last.
-        keep: checkpoints that are kept.
-        tensorboard: write events for TensorBoard beside ``metrics.jsonl``.
-
-    Raises:
-        ValueError: a number is out of range.
+        model: pure functions.
+        source: rollouts, for example a list of examples.
+        plan: of :func:`mprm_jax.data.update_plan.plan`.
+        buckets: shapes; share them between jobs that shall share a compilation.
+        config: all other settings.
     """
 
-    objective: Objective = dataclasses.field(default_factory=Objective)
-    optimizer: OptimizerConfig = dataclasses.field(default_factory=OptimizerConfig)
-    learning_rate: float = TRAINING.learning_rate
-    accumulate: int = 1
-    seed: int = 0
-    threads: int = 0
-    checkpoint_every: int = 0
-    keep: int = 3
-    tensorboard: bool = False
+    model: Model
+    source: Source
+    plan: UpdatePlan
+    buckets: Buckets
+    config: TrainConfig = dataclasses.field(default_factory=TrainConfig)
 
-    def __post_init__(self) -> None:
-        least = {
-            "accumulate": 1,
-            "seed": 0,
-            "threads": 0,
-            "checkpoint_every": 0,
-            "keep": 1,
+    def settings(self) -> dict[str, Any]:
+        """What a run must have the same to be gone on with, as JSON values.
+
+        What may change without changing what is learned is left out.
+        """
+        shape = self.model.description()
+        chosen = dataclasses.asdict(self.config)
+        return {
+            "model": {"name": self.model.name, **_without(shape, "remat")},
+            "budget": dataclasses.asdict(self.plan),
+            **_without(chosen, *_FREE),
         }
-        for name, bound in least.items():
-            if (value := getattr(self, name)) < bound:
-                raise ValueError(f"{name} must be at least {bound}, not {value}")
-        if not 0 < self.learning_rate < math.inf:
-            raise ValueError(
-                f"learning_rate must be finite and positive, not {self.learning_rate}"
-            )
+
+
+# What changes memory, speed or rounding alone may change when a run goes on.
+_FREE = ("threads", "checkpoint_every", "keep_checkpoints", "tensorboard", "accumulate")
+
+
+def _without(values: dict[str, Any], *names: str) -> dict[str, Any]:
+    return {name: value for name, value in values.items() if name not in names}
 
 
 class Update(NamedTuple):
-    """What is told after every update.
+    """What a caller is told after every update.
 
     Attributes:
         number: of the update, from 1.
@@ -104,20 +101,13 @@ class Update(NamedTuple):
 
 
 def train(
-    model: Model,
+    job: TrainingJob,
     params: Params,
-    source: Source,
-    budget: Budget,
-    config: TrainConfig,
-    buckets: Buckets,
+    folder: RunFolder | None = None,
     *,
-    output: Path | None = None,
-    resume: bool = False,
-    identity: dict[str, Any] | None = None,
-    on_update: Callable[[Update], None] = lambda update: None,
-    report: Callable[[str], None] = lambda message: None,
-    placement: Placement | None = None,
+    mesh: Mesh | None = None,
     consume: bool = False,
+    on_update: Callable[[Update], None] = lambda update: None,
 ) -> Params:
     """Train on rollouts, and return the parameters.
 
@@ -125,132 +115,107 @@ def train(
     update is compiled once.
 
     Args:
-        model: pure functions.
+        job: model, rollouts and settings.
         params: to start from; they stay as they are unless ``consume`` is set.
-        source: rollouts, for example a list of examples.
-        budget: of :func:`mprm_jax.train.optimizer.plan`.
-        config: all other settings.
-        buckets: shapes; share them between runs that shall share a compilation.
-        output: folder for the model, checkpoints and metrics; None: none is written.
-        resume: go on from the newest whole checkpoint in ``output``, if there is one.
-        identity: whatever else determines the run (the data, the initial parameters);
-            JSON values. A run is only resumed by one that has the same.
-        on_update: called after every update.
-        report: told of checkpoints passed over and of where a run goes on.
-        placement: on several devices; by default :func:`data_parallel`. A run may go
-            on with another one.
+        folder: for the model, checkpoints and metrics; None: none is written.
+        mesh: of several devices; by default a copy of the model on each. A run may go
+            on on another one.
         consume: take the memory of ``params``, which the caller then no longer has.
+        on_update: called after every update.
 
     Raises:
         DataError: a rollout cannot be read, a file not be written, the loss or the
-            gradient is not finite (the batch is saved to ``output``), ``output`` holds
+            gradient is not finite (the batch is saved to the folder), the folder holds
             another run, or the devices have too little memory.
-        ValueError: the batch cannot be divided as asked.
-        KeyboardInterrupt: interrupted; the state was saved to ``output`` first.
+        ValueError: micro-batches, devices or hosts cannot share a batch evenly.
+        KeyboardInterrupt: interrupted; the state was saved to the folder first.
     """
-    if budget.batch_size % config.accumulate:
+    plan, config = job.plan, job.config
+    if plan.batch_size % config.accumulate:
         raise ValueError(
-            f"{config.accumulate} micro-batches cannot share {budget.batch_size} "
+            f"{config.accumulate} micro-batches cannot share {plan.batch_size} "
             "rollouts evenly"
         )
-    if placement is None:
-        placement = data_parallel(budget.batch_size, config.accumulate)
+    mesh = default_mesh() if mesh is None else mesh
+    if mesh is not None:
+        check_rows(mesh, plan.batch_size, config.accumulate)
     with advised():
         state, frozen = initial_state(
-            model,
+            job.model,
             params,
-            budget,
+            plan,
             config.optimizer,
             config.learning_rate,
-            placement,
+            mesh,
             consume=consume,
         )
-    reading = Reading(
+    order = Reading(
         config.seed,
         threads=config.threads,
         host=jax.process_index(),
         hosts=jax.process_count(),
     )
-    iterator = iter(batches(source, budget, buckets, reading))
-    run = _Run(model, budget, config, placement, source, on_update)
-    if output is None:
-        return run.loop(state, frozen, iterator, {}, Stop(), None)
-    files = RunFiles(output, config.keep)
-    settings = _settings(model, budget, config, identity or {})
+    iterator = iter(batches(job.source, plan, job.buckets, order))
+    run = _Run(job, mesh, on_update, folder)
+    if folder is None:
+        return run.loop(state, frozen, iterator, {}, Stop())
     # The other hosts find the run that the first one began, and that it is theirs.
+    settings = job.settings() | folder.identity
     for first in in_turn():
-        files.begin(model, settings, resume or not first)
+        run.name = begin(folder.path, job.model, settings, folder.resume or not first)
     totals: dict[str, int] = {}
-    if updates_kept(output):
+    if updates_kept(folder.path):
         with advised():
-            state, frozen, progress = _restore(
-                model, files, state, frozen, consume, report
-            )
-        report(f"{output}: goes on after update {progress.update}")
+            state, frozen, progress = run.restored(state, frozen, consume)
+        folder.report(f"{folder.path}: goes on after update {progress.update}")
         iterator.set_state(progress.loader)
         totals = progress.totals
     with stoppable() as stop:
-        return run.loop(state, frozen, iterator, totals, stop, files)
+        return run.loop(state, frozen, iterator, totals, stop)
 
 
-def _restore(
-    model: Model,
-    files: RunFiles,
-    state: TrainState,
-    frozen: Params,
-    consume: bool,
-    report: Callable[[str], None],
-) -> tuple[TrainState, Params, Progress]:
-    """State and frozen parameters of the newest whole checkpoint, where these lie."""
-    # Shapes alone, so that the memory is free before it is needed again.
-    like, frozen_like = jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct(
-            leaf.shape, leaf.dtype, sharding=leaf.sharding
-        ),
-        (state, frozen),
-    )
-    whole = join(like.trained, frozen_like)
-    if consume:
-        # Not the frozen ones: a model may read images with them.
-        for leaf in jax.tree.leaves(state):
-            leaf.delete()
-    del state
-    found = files.restore(whole, like._replace(trained=None), report)
-    assert found is not None
-    trained, frozen = split(found.params, model.trainable(found.params))
-    return found.training._replace(trained=trained), frozen, found.progress
+_TRUNCATED, _COUNTED = "truncated_steps", "steps"
 
 
-# What changes memory, speed or rounding alone may change when a run goes on.
-_FREE = ("threads", "checkpoint_every", "keep", "tensorboard", "accumulate")
-_FREE_OF_MODEL = ("remat",)
-
-
-def _settings(
-    model: Model, budget: Budget, config: TrainConfig, identity: dict[str, Any]
-) -> dict[str, Any]:
-    """What determines a run: a run is resumed only with all of these the same."""
-    chosen = {k: v for k, v in dataclasses.asdict(config).items() if k not in _FREE}
-    described = model.description().items()
-    shape = {k: v for k, v in described if k not in _FREE_OF_MODEL}
-    return {
-        "model": {"name": model.name, **shape},
-        "budget": dataclasses.asdict(budget),
-        **chosen,
-        **identity,
-    }
-
-
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass
 class _Run:
-    """The loop, with what does not change in it."""
+    """The loop, with what does not change in it; ``name`` is the run's identity."""
 
-    model: Model
-    budget: Budget
-    config: TrainConfig
-    placement: Placement | None
-    source: Source
+    job: TrainingJob
+    mesh: Mesh | None
     on_update: Callable[[Update], None]
+    folder: RunFolder | None
+    name: str = ""
+
+    def restored(
+        self, state: TrainState, frozen: Params, consume: bool
+    ) -> tuple[TrainState, Params, Progress]:
+        """State and frozen parameters of the newest whole checkpoint, placed as these
+        are, whose memory it takes.
+        """
+        assert self.folder is not None
+        # Shapes alone, so that the memory is free before it is needed again.
+        like, frozen_like = jax.tree.map(
+            lambda leaf: jax.ShapeDtypeStruct(
+                leaf.shape, leaf.dtype, sharding=leaf.sharding
+            ),
+            (state, frozen),
+        )
+        if consume:
+            # Not the frozen ones: a model may read images with them.
+            for leaf in jax.tree.leaves(state):
+                leaf.delete()
+        del state
+        found = restore_latest(
+            self.folder.path,
+            join(like.trained, frozen_like),
+            like._replace(trained=None),
+            run=self.name,
+            report=self.folder.report,
+        )
+        assert found is not None
+        trained, frozen = split(found.params, self.job.model.trainable(found.params))
+        return found.training._replace(trained=trained), frozen, found.progress
 
     def loop(
         self,
@@ -259,36 +224,33 @@ class _Run:
         iterator: Any,
         totals: dict[str, int],
         stop: Stop,
-        files: RunFiles | None,
     ) -> Params:
         """All updates that are left; the parameters after the last."""
-        done, updates = int(state.update), self.budget.updates
-        step = self.step(state)
-        began, rollouts, truncated = time.perf_counter(), 0, totals.get(_TRUNCATED, 0)
-        counted = totals.get(_COUNTED, 0)
-        with contextlib.ExitStack() as stack:
-            stack.enter_context(advised())
-            log = None
-            if files is not None and jax.process_index() == FIRST:
-                log = stack.enter_context(files.log(done, self.config.tensorboard))
+        done, updates = int(state.update), self.job.plan.updates
+        totals = {_TRUNCATED: 0, _COUNTED: 0} | totals
+        step, config = self.step(state), self.job.config
+        mesh = self.mesh
+        put = jax.device_put if mesh is None else partial(place_batch, mesh)
+        began, rollouts = time.perf_counter(), 0
+        with advised(), self.log(done) as log:
             following = next(iterator, None)
             for number in range(done + 1, updates + 1):
                 loaded, position = following, dict(iterator.get_state())
                 if loaded is None:
                     raise RuntimeError(f"no batch for update {number}")
-                state, on_device = step(state, frozen, self.put(loaded.batch))
+                state, on_device = step(state, frozen, put(loaded.batch))
                 # Read while the device computes, which is waited for only below.
                 following = next(iterator, None)
                 metrics = {name: float(value) for name, value in on_device.items()}
                 if not all(map(math.isfinite, metrics.values())):
-                    place = files.output if files is not None else None
-                    raise not_finite(number, metrics, loaded, self.source, place)
-                truncated += loaded.truncated
-                counted += int(metrics["steps"])
+                    path = self.folder and self.folder.path
+                    raise not_finite(number, metrics, loaded, self.job.source, path)
+                totals[_TRUNCATED] += loaded.truncated
+                totals[_COUNTED] += int(metrics[_COUNTED])
                 rollouts += len(loaded.places)
                 seconds = time.perf_counter() - began
+                metrics[_TRUNCATED] = totals[_TRUNCATED]
                 metrics |= {
-                    _TRUNCATED: truncated,
                     "seconds": seconds,
                     "rollouts_per_second": rollouts / seconds,
                 }
@@ -297,51 +259,108 @@ class _Run:
                 params = partial(join, state.trained, frozen)
                 self.on_update(Update(number, updates, metrics, params))
                 stopped = any_host(stop.signal is not None)
-                if files is not None and (stopped or self.due(number)):
-                    files.save(
-                        Progress(
-                            number,
-                            updates,
-                            files.run,
-                            position,
-                            {_TRUNCATED: truncated, _COUNTED: counted},
-                        ),
-                        params(),
-                        state._replace(trained=None),
-                    )
+                if self.folder is not None and (stopped or self.due(number)):
+                    progress = Progress(number, updates, self.name, position, totals)
+                    rest, keep = state._replace(trained=None), config.keep_checkpoints
+                    save(self.folder.path, progress, params(), rest, keep)
                 if stopped:
                     stop.leave()
-        if done < updates and not counted:
+        if done < updates and not totals[_COUNTED]:
             raise DataError(
                 "no step was trained on: every one was cut off because its prompt is "
                 "too long, or has no label"
             )
         return join(state.trained, frozen)
 
+    def log(self, done: int) -> contextlib.AbstractContextManager[RunLog | None]:
+        """The metrics' file, with those of the first ``done`` updates kept."""
+        if self.folder is None or jax.process_index() != FIRST_HOST:
+            return contextlib.nullcontext()
+        return RunLog(self.folder.path, done, self.job.config.tensorboard)
+
     def due(self, number: int) -> bool:
         """Whether a checkpoint is made after this update."""
-        every = self.config.checkpoint_every
-        return number == self.budget.updates or bool(every and number % every == 0)
-
-    def put(self, batch: Batch) -> Batch:
-        """The batch on the devices."""
-        if self.placement is None:
-            return jax.device_put(batch)
-        return self.placement.batch(batch)
+        every = self.job.config.checkpoint_every
+        return number == self.job.plan.updates or bool(every and number % every == 0)
 
     def step(self, state: TrainState) -> Callable:
         """The compiled update, with its settings."""
         shardings = None
-        if self.placement is not None:
+        if self.mesh is not None:
             shardings = tuple(leaf.sharding for leaf in jax.tree.leaves(state))
+        config = self.job.config
         return partial(
             compiled_step,
-            model=self.model,
-            optimizer=self.config.optimizer,
-            objective=self.config.objective,
-            accumulate=self.config.accumulate,
+            model=self.job.model,
+            optimizer=config.optimizer,
+            objective=config.objective,
+            accumulate=config.accumulate,
             shardings=shardings,
         )
 
 
-_TRUNCATED, _COUNTED = "truncated_steps", "steps"
+class Stop:
+    """Whether, and by which signal, the run was asked to stop."""
+
+    def __init__(self) -> None:
+        self.signal: int | None = None
+
+    def leave(self) -> None:
+        """Raise what the signal would have raised."""
+        if self.signal == signal.SIGTERM:
+            sys.exit(128 + signal.SIGTERM)
+        raise KeyboardInterrupt
+
+
+@contextlib.contextmanager
+def stoppable() -> Iterator[Stop]:
+    """Note Ctrl-C and SIGTERM instead of raising; a second one raises at once.
+
+    An update gives the old parameters' memory to the new ones, so an exception in its
+    midst would leave nothing to save. Outside the main thread signals go elsewhere, and
+    nothing is changed.
+    """
+    stop = Stop()
+    if threading.current_thread() is not threading.main_thread():
+        yield stop
+        return
+
+    def note(number: int, _: FrameType | None) -> None:
+        if stop.signal is not None:
+            stop.leave()
+        stop.signal = number
+
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    before = {number: signal.signal(number, note) for number in numbers}
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+_SIGNS = ("RESOURCE_EXHAUSTED", "Out of memory", "out of memory")
+
+_ADVICE = (
+    "more micro-batches change nothing but memory; more devices can split the model; "
+    "Adafactor or adapters keep less beside it; a smaller batch or shorter prompts are "
+    "another experiment; the price of a run tells the bytes"
+)
+
+
+@contextlib.contextmanager
+def advised() -> Iterator[None]:
+    """Turn running out of a device's memory into one line with ways out.
+
+    Raises:
+        DataError: it happened.
+    """
+    try:
+        yield
+    except jax.errors.JaxRuntimeError as error:
+        if not any(sign in str(error) for sign in _SIGNS):
+            raise
+        # "... Out of memory while trying to allocate 17.24GiB", or the same in bytes.
+        size = re.search(r"allocat\w* ([\d.]+ ?(?:bytes|[KMGT]i?B))", str(error))
+        wanted = f" ({size[1]} more were wanted)" if size else ""
+        raise DataError(f"out of device memory{wanted}: {_ADVICE}") from error

@@ -7,16 +7,12 @@ padded place or a rollout without steps weighs exactly what its steps weigh.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
-
 import jax
 import jax.numpy as jnp
 import optax
 
 from mprm_jax.data.batches import Batch
-
-LossKind = Literal["hard", "soft", "beta-binomial"]
+from mprm_jax.train.config import Objective
 
 # The model's three logits at a marker.
 YES, NO, LOG_CONCENTRATION = 0, 1, 2
@@ -29,29 +25,6 @@ _MAX_LOG_CONCENTRATION = 20.0
 _STIRLING = 8
 
 
-@dataclass(frozen=True)
-class Objective:
-    """Which loss.
-
-    Attributes:
-        labels: "hard" y = 1[K/N > label_threshold], "soft" y = K/N, both with two-way
-            cross-entropy; "beta-binomial": the likelihood of (K, N) itself.
-        label_threshold: of hard labels, in [0, 1); 0 in the paper.
-
-    Raises:
-        ValueError: the threshold is outside [0, 1).
-    """
-
-    labels: LossKind = "hard"
-    label_threshold: float = 0.0
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.label_threshold < 1:
-            raise ValueError(
-                f"label_threshold must lie in [0, 1), not {self.label_threshold}"
-            )
-
-
 def scores(logits_BxSx3: jax.Array) -> jax.Array:
     """Score of a step, sigma(Yes - No) in (0, 1): the two-way softmax's share of Yes.
 
@@ -62,17 +35,6 @@ def scores(logits_BxSx3: jax.Array) -> jax.Array:
 
 def _margin(logits_BxSx3: jax.Array) -> jax.Array:
     return logits_BxSx3[..., YES] - logits_BxSx3[..., NO]
-
-
-def score_deviation(logits_BxSx3: jax.Array) -> jax.Array:
-    """Standard deviation of r ~ Beta(c mu, c (1 - mu)): sqrt(mu (1 - mu) / (c + 1)).
-
-    With mu the score and c the concentration exp(third row); of use only if the model
-    was trained with "beta-binomial".
-    """
-    mean_BxS = scores(logits_BxSx3)
-    concentration_BxS = jnp.exp(_log_concentration(logits_BxSx3))
-    return jnp.sqrt(mean_BxS * (1 - mean_BxS) / (concentration_BxS + 1))
 
 
 def _log_concentration(logits_BxSx3: jax.Array) -> jax.Array:
@@ -170,28 +132,23 @@ def beta_binomial_log_likelihood(
         ]
     )
     count_3 = jnp.stack([successes, trials - successes, trials]).astype(jnp.float32)
-    excess_3 = _scaled_log_rising(log_shape_3, log_concentration[None], count_3)
+    excess_3 = log_rising_factorial(log_shape_3, log_concentration[None], count_3)
     return _log_binomial(count_3) + excess_3[0] + excess_3[1] - excess_3[2]
 
 
-def log_rising_factorial(log_x: jax.Array, count: jax.Array) -> jax.Array:
-    """log[x (x+1) ... (x+k-1)] = lgamma(x + k) - lgamma(x), for any x = exp(log_x).
-
-    Args:
-        log_x: finite; x itself may underflow.
-        count: k >= 0.
-    """
-    return _scaled_log_rising(log_x, jnp.zeros_like(log_x), count)
-
-
-def _scaled_log_rising(
+def log_rising_factorial(
     log_x: jax.Array, log_scale: jax.Array, count: jax.Array
 ) -> jax.Array:
-    """lgamma(x + k) - lgamma(x) - k log_scale without cancellation.
+    """log[x (x+1) ... (x+k-1)] - k log_scale = lgamma(x+k) - lgamma(x) - k log_scale.
 
-    With X = x + 8, by the recurrence of Gamma and Stirling's series w:
-    (X+k-1/2) log1p(k/X) - k + w(X+k) - w(X) + k log(X / scale)
+    Without cancellation, with X = x + 8, by the recurrence of Gamma and Stirling's
+    series w: (X+k-1/2) log1p(k/X) - k + w(X+k) - w(X) + k log(X / scale)
     - sum_{i<8} log[(x+k+i) / (x+i)].
+
+    Args:
+        log_x: log x, finite; x itself may underflow.
+        log_scale: finite.
+        count: k >= 0.
     """
     x = jnp.exp(log_x)
     shifted = x + _STIRLING

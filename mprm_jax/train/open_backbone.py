@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 from pathlib import Path
-from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -21,9 +20,8 @@ from mprm_jax.models.registry import DESCRIPTION, read_model
 from mprm_jax.models.reward_head import ANSWERS
 from mprm_jax.models.weights.load import load_backbone, planned_backbone
 from mprm_jax.train.checkpoint import load_model
+from mprm_jax.train.config import Precision
 from mprm_jax.train.sharding import parameter_shardings, residual_sharding
-
-Precision = Literal["bfloat16", "float32"]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""The paper's optimiser (Table 7), and every number that depends on the data's size.
+"""The paper's optimiser (Table 7) and its learning rate.
 
 Adafactor stands in for AdamW where memory is short. The schedule's numbers are arrays,
 not constants of the compiled update: subsets of any size, and seeds and arms of an
@@ -7,16 +7,15 @@ experiment, share one compilation.
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 
+from mprm_jax.data.update_plan import UpdatePlan
 from mprm_jax.models.model import HEAD, Params
-from theory.paper import TRAINING
+from mprm_jax.train.config import OptimizerConfig, check_positive
 
 # Parameters that shift or scale are not shrunk; see :func:`decayed`.
 _UNDECAYED = ("bias", "scale")
@@ -24,108 +23,6 @@ _NORM = "norm"
 
 # Adafactor clips a parameter's direction to this root mean square (its d, Sec. 6).
 _RMS = 1.0
-
-
-@dataclass(frozen=True)
-class OptimizerConfig:
-    """AdamW with decoupled weight decay and clipping; defaults are Table 7's.
-
-    Attributes:
-        kind: adamw, or adafactor (Shazeer & Stern 2018), which keeps a mean per row
-            and one per column of each matrix instead of two numbers per parameter.
-        betas: AdamW: of the two moments, each in [0, 1).
-        epsilon: AdamW: added to the root of the second moment, > 0.
-        first_moment: AdamW: precision of the first moment. In bfloat16 it stops up to
-            6 % short of a constant gradient, because 1 - beta1 = 0.1 of what is missing
-            rounds away; the second, with 0.001, would not move: it stays float32.
-        weight_decay: lambda of w <- w - lr (u + lambda w), >= 0.
-        clip_norm: the global norm of the gradient is brought down to this, > 0.
-        head_multiplier: learning rate of the reward head over that of all else, > 0.
-
-    Raises:
-        ValueError: a value is out of its range.
-    """
-
-    kind: Literal["adamw", "adafactor"] = "adamw"
-    betas: tuple[float, float] = TRAINING.betas
-    epsilon: float = TRAINING.epsilon
-    first_moment: Literal["float32", "bfloat16"] = "float32"
-    weight_decay: float = TRAINING.weight_decay
-    clip_norm: float = TRAINING.clip_norm
-    head_multiplier: float = 1.0
-
-    def __post_init__(self) -> None:
-        if not all(0 <= beta < 1 for beta in self.betas):
-            raise ValueError(f"betas must lie in [0, 1), not {self.betas}")
-        for name in ("epsilon", "clip_norm", "head_multiplier"):
-            _positive(name, getattr(self, name))
-        if not 0 <= self.weight_decay < math.inf:
-            raise ValueError(
-                f"weight_decay must be finite and at least 0, not {self.weight_decay}"
-            )
-
-
-def _positive(name: str, value: float) -> None:
-    if not 0 < value < math.inf:
-        raise ValueError(f"{name} must be finite and positive, not {value}")
-
-
-@dataclass(frozen=True)
-class Budget:
-    """What one training run spends, derived from the data's size in one place.
-
-    Attributes:
-        rollouts: in the training set.
-        batch_size: B, rollouts per update.
-        updates: T.
-        warmup: updates of linear warm-up.
-    """
-
-    rollouts: int
-    batch_size: int
-    updates: int
-    warmup: int
-
-    @property
-    def presentations(self) -> int:
-        """Rollouts read in all: one pass, or T B of a longer, repeated one."""
-        if self.updates == _updates(self.rollouts, self.batch_size):
-            return self.rollouts
-        return self.updates * self.batch_size
-
-
-def plan(
-    rollouts: int,
-    batch_size: int,
-    *,
-    warmup_share: float = TRAINING.warmup,
-    matched_to: int | None = None,
-) -> Budget:
-    """T = ceil(N / B), and ceil(5 % of T) updates of warm-up (Table 7).
-
-    Args:
-        rollouts: N in the subset, that is floor(rho N_s) summed over sources.
-        batch_size: B of the global batch.
-        warmup_share: of the updates, in [0, 1].
-        matched_to: rollouts of the set whose number of updates is to be matched
-            (the full data in the paper's Fig. 2b); the subset is repeated, shuffled
-            anew each time. None: a single pass.
-
-    Raises:
-        ValueError: a number is out of range.
-    """
-    if rollouts < 1 or batch_size < 1:
-        raise ValueError(f"nothing to train on: {rollouts} rollouts in {batch_size}s")
-    if not 0 <= warmup_share <= 1:
-        raise ValueError(f"warmup_share must lie in [0, 1], not {warmup_share}")
-    updates = _updates(rollouts, batch_size)
-    if matched_to is not None:
-        updates = max(updates, _updates(matched_to, batch_size))
-    return Budget(rollouts, batch_size, updates, math.ceil(warmup_share * updates))
-
-
-def _updates(rollouts: int, batch_size: int) -> int:
-    return -(-rollouts // batch_size)
 
 
 class Schedule(NamedTuple):
@@ -142,16 +39,14 @@ class Schedule(NamedTuple):
     updates: Any
 
 
-def schedule(budget: Budget, peak: float) -> Schedule:
+def schedule(plan: UpdatePlan, peak: float) -> Schedule:
     """The schedule of a run whose highest learning rate is ``peak``.
 
     Raises:
         ValueError: ``peak`` is not finite and positive.
     """
-    _positive("learning_rate", peak)
-    return Schedule(
-        jnp.float32(peak), jnp.int32(budget.warmup), jnp.int32(budget.updates)
-    )
+    check_positive("learning_rate", peak)
+    return Schedule(jnp.float32(peak), jnp.int32(plan.warmup), jnp.int32(plan.updates))
 
 
 def learning_rate(schedule: Schedule, update: jax.Array) -> jax.Array:

@@ -18,26 +18,60 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import AbstractMesh, NamedSharding
-from jax.sharding import PartitionSpec as Spec
+from jax.sharding import AbstractMesh
 
 from mprm_jax.data.batches import Buckets
 from mprm_jax.models.backbone import Backbone
 from mprm_jax.models.families import part_of
 from mprm_jax.models.lora import ADAPTERS, base_of
 from mprm_jax.models.model import Model, Params
-from mprm_jax.train.optimizer import Budget, OptimizerConfig, split, transformation
-from mprm_jax.train.sharding import BATCH_AXES, bytes_per_device, parameter_shardings
-from mprm_jax.train.update import moment_shardings
+from mprm_jax.train.config import OptimizerConfig
+from mprm_jax.train.loop import TrainingJob
+from mprm_jax.train.optimizer import split, transformation
+from mprm_jax.train.sharding import (
+    MeshShape,
+    abstract_mesh,
+    batch_parts,
+    bytes_per_device,
+    check_rows,
+    moment_shardings,
+)
 
-# Dense bfloat16 of an H100 SXM (NVIDIA's data sheet: 1,979 with sparsity), FLOP/s.
-H100_PEAK = 989e12
+# Dense bfloat16 of an H100 SXM (NVIDIA's data sheet: 1,979 with sparsity), TFLOP/s.
+H100_PEAK = 989.0
+
+# Prompts that are encoded to learn how long they are.
+SAMPLE = 256
+
+
+@dataclasses.dataclass(frozen=True)
+class Throughput:
+    """How fast devices compute.
+
+    Attributes:
+        mfu: share of a device's peak that is reached, in (0, 1].
+        peak_tflops: peak of one device, TFLOP/s, finite and > 0; an H100's in bfloat16.
+
+    Raises:
+        ValueError: a number is out of range.
+    """
+
+    mfu: float = 0.4
+    peak_tflops: float = H100_PEAK
+
+    def __post_init__(self) -> None:
+        if not 0 < self.mfu <= 1:
+            raise ValueError(f"mfu must lie in (0, 1], not {self.mfu}")
+        if not 0 < self.peak_tflops < math.inf:
+            raise ValueError(
+                f"peak_tflops must be finite and positive, not {self.peak_tflops}"
+            )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,11 +82,13 @@ class Load:
         tokens: real ones.
         padded_tokens: L of its batch.
         padded_rows: P of its batch: patches (Qwen2.5-VL) or tiles (InternVL2.5).
+        prompts: that were read to know it.
     """
 
     tokens: float
     padded_tokens: float
     padded_rows: float
+    prompts: int = 0
 
 
 def load_of(
@@ -79,12 +115,47 @@ def load_of(
         float(tokens.mean()),
         float(np.mean([shape.tokens for shape in shapes])),
         float(np.mean([shape.patches for shape in shapes])),
+        len(tokens),
     )
+
+
+def sample_load(
+    job: TrainingJob, tick: Callable[[int], None] = lambda done: None
+) -> Load:
+    """The load of a seeded sample of a job's rollouts.
+
+    Args:
+        job: whose rollouts are read.
+        tick: told how many prompts have been read.
+
+    Raises:
+        DataError: a prompt of the sample cannot be read.
+    """
+    order = np.random.default_rng(job.config.seed).permutation(len(job.source))
+    places = order[:SAMPLE].tolist()
+    sizes = []
+    for done, place in enumerate(places, 1):
+        example = job.source[place]
+        sizes.append((len(example.tokens_L), len(example.images_PxD)))
+        tick(done)
+    tokens, rows = np.array(sizes).T
+    return load_of(tokens, rows, job.plan.batch_size, job.buckets)
+
+
+def planned_mesh(shape: MeshShape | None, job: TrainingJob) -> AbstractMesh:
+    """The mesh that is asked for, else a copy of the model on every device here.
+
+    Raises:
+        ValueError: it cannot share a micro-batch.
+    """
+    mesh = abstract_mesh(shape or MeshShape(jax.device_count(), 1))
+    check_rows(mesh, job.plan.batch_size, job.config.accumulate)
+    return mesh
 
 
 @dataclasses.dataclass(frozen=True)
 class Price:
-    """The cost of a run.
+    """The cost of a run, and what it is reckoned from.
 
     Attributes:
         parameters: in all.
@@ -96,6 +167,14 @@ class Price:
         padded_tokens_per_update: that the devices compute.
         flops_per_update: model FLOPs on the padded tokens; see the module.
         hours: at the utilisation and peak that were given.
+        rollouts: in the training set.
+        batch_size: B.
+        prompts_read: to know how long prompts are.
+        prompts_sampled: whether these were not all.
+        mfu: share of the peak that is reached.
+        peak_tflops: of one device.
+        mesh: devices along each axis.
+        tokens_per_rollout: real ones.
     """
 
     parameters: int
@@ -107,67 +186,70 @@ class Price:
     padded_tokens_per_update: int
     flops_per_update: float
     hours: float
+    rollouts: int
+    batch_size: int
+    prompts_read: int
+    prompts_sampled: bool
+    mfu: float
+    peak_tflops: float
+    mesh: dict[str, int]
+    tokens_per_rollout: float
+
+    @property
+    def seconds_per_flop(self) -> float:
+        """Of all devices together."""
+        return 3600 * self.hours / (self.updates * self.flops_per_update)
 
 
 def price(
-    model: Model,
+    job: TrainingJob,
     shapes: Params,
-    budget: Budget,
-    optimizer: OptimizerConfig,
-    accumulate: int,
-    mesh: AbstractMesh,
     load: Load,
-    mfu: float,
-    peak: float = H100_PEAK,
+    mesh: AbstractMesh,
+    throughput: Throughput = Throughput(),
 ) -> Price:
     """The cost of a run on a mesh, with nothing allocated.
 
     Args:
-        model: to train.
-        shapes: of its parameters, as they are kept.
-        budget: of the run.
-        optimizer: whose state is kept.
-        accumulate: micro-batches of an update.
+        job: model and settings.
+        shapes: of the parameters, as they are kept.
+        load: of the rollouts.
         mesh: of devices that need not be here.
-        load: of the corpus.
-        mfu: share of the peak that is reached, in (0, 1].
-        peak: of one device, FLOP/s.
-
-    Raises:
-        ValueError: ``mfu`` or ``peak`` is out of its range.
+        throughput: of the devices.
     """
-    if not 0 < mfu <= 1:
-        raise ValueError(f"mfu must lie in (0, 1], not {mfu}")
-    if not 0 < peak < math.inf:
-        raise ValueError(f"peak_tflops must be finite and positive, not {peak}")
+    model, plan, accumulate = job.model, job.plan, job.config.accumulate
     trained, frozen = split(shapes, model.trainable(shapes))
     devices = math.prod(mesh.shape.values())
-    work = budget.batch_size * sum(flops_per_rollout(model, shapes, load).values())
-    rows = budget.batch_size / accumulate / _parts(mesh)
+    work = plan.batch_size * sum(flops_per_rollout(model, shapes, load).values())
+    rows = plan.batch_size / accumulate / batch_parts(mesh)
     masters = bytes_per_device(mesh, trained)
-    held = {
-        "frozen weights": bytes_per_device(mesh, frozen),
-        "trained weights (float32 masters)": masters,
-        "optimiser state": _moment_bytes(optimizer, trained, mesh),
-        # The sum so far and the one being added to it.
-        "gradients": masters * (1 if accumulate == 1 else 2),
-        "activations": activation_bytes(model, load, rows, mesh),
-    }
+    peak = throughput.peak_tflops * 1e12
     return Price(
         parameters=_count(shapes),
         trained=_count(trained),
         devices=devices,
-        bytes_per_device=held,
-        updates=budget.updates,
-        tokens_per_update=round(budget.batch_size * load.tokens),
-        padded_tokens_per_update=round(budget.batch_size * load.padded_tokens),
+        bytes_per_device={
+            "frozen weights": bytes_per_device(mesh, frozen),
+            "trained weights (float32 masters)": masters,
+            "optimiser state": _moment_bytes(job.config.optimizer, trained, mesh),
+            # The sum so far and the one being added to it.
+            "gradients": masters * (1 if accumulate == 1 else 2),
+            "activations": activation_bytes(model, load, rows, mesh),
+        },
+        updates=plan.updates,
+        tokens_per_update=round(plan.batch_size * load.tokens),
+        padded_tokens_per_update=round(plan.batch_size * load.padded_tokens),
         flops_per_update=work,
-        hours=budget.updates * work / (devices * peak * mfu) / 3600,
+        hours=plan.updates * work / (devices * peak * throughput.mfu) / 3600,
+        rollouts=plan.rollouts,
+        batch_size=plan.batch_size,
+        prompts_read=load.prompts,
+        prompts_sampled=load.prompts < plan.rollouts,
+        mfu=throughput.mfu,
+        peak_tflops=throughput.peak_tflops,
+        mesh=dict(mesh.shape),
+        tokens_per_rollout=load.tokens,
     )
-
-
-def _parts(mesh: AbstractMesh) -> int:
-    return math.prod(mesh.shape[axis] for axis in BATCH_AXES)
 
 
 def _count(shapes: Any) -> int:
@@ -181,12 +263,7 @@ def _moment_bytes(
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape, jnp.float32), trained
     )
     moments = jax.eval_shape(transformation(optimizer).init, masters)
-    shardings = moment_shardings(
-        moments,
-        masters,
-        parameter_shardings(mesh, masters),
-        NamedSharding(mesh, Spec()),
-    )
+    shardings = moment_shardings(mesh, moments, masters)
     return bytes_per_device(mesh, moments, shardings)
 
 

@@ -1,12 +1,17 @@
-"""The folder of a training run: who it is, its checkpoints, its metrics."""
+"""The folder of a training run: what determines it, its metrics, a bad batch."""
 
 from __future__ import annotations
 
+import dataclasses
 import io
+import os
 from collections.abc import Callable
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import msgspec
 import numpy as np
 import xxhash
@@ -15,71 +20,63 @@ from mprm_jax.data.loader import Loaded, Source
 from mprm_jax.data.outputs import OutputSet
 from mprm_jax.data.problems import DataError
 from mprm_jax.models.model import Model
-from mprm_jax.train import checkpoint
-from mprm_jax.train.run_log import RunLog
+from mprm_jax.models.registry import model_files
+from mprm_jax.train.checkpoint import updates_kept
 
 RUN = "run.json"
+METRICS = "metrics.jsonl"
+TENSORBOARD = "tensorboard"
 
 
-class RunFiles:
-    """The folder of one run.
+@dataclasses.dataclass(frozen=True)
+class RunFolder:
+    """Where the files of a run go.
 
     Attributes:
-        output: the folder.
-        keep: checkpoints that are kept.
-        run: identity, the hash of all that determines the run; set by ``begin``.
+        path: of the folder.
+        resume: go on from the newest whole checkpoint in it, if there is one.
+        identity: whatever determines the run beside the job (the data, the initial
+            parameters); JSON values. A run is only gone on with by one that has the
+            same.
+        report: told of checkpoints passed over and of where a run goes on.
     """
 
-    def __init__(self, output: Path, keep: int) -> None:
-        self.output, self.keep, self.run = output, keep, ""
+    path: Path
+    resume: bool = False
+    identity: dict[str, Any] = dataclasses.field(default_factory=dict)
+    report: Callable[[str], None] = lambda message: None
 
-    def begin(self, model: Model, settings: dict[str, Any], resume: bool) -> None:
-        """Say who the run is, or find that it is the one that lies here.
 
-        Args:
-            model: written beside the run.
-            settings: what determines the run, JSON values.
-            resume: the folder may hold this run already.
+def begin(path: Path, model: Model, settings: dict[str, Any], resume: bool) -> str:
+    """Write what determines a run, or find that it is the one that lies here.
 
-        Raises:
-            DataError: the folder holds a run and ``resume`` is not set, or it holds
-                another run; or a file cannot be written.
-        """
-        canonical = msgspec.json.encode(settings, order="deterministic")
-        self.run = xxhash.xxh3_128_hexdigest(canonical)
-        path = self.output / RUN
-        if path.exists():
-            if not resume:
-                raise DataError(
-                    f"{self.output}: holds a run already; --resume goes on with it"
-                )
-            _check_same(path, msgspec.json.decode(canonical))
-        elif checkpoint.updates_kept(self.output):
-            raise DataError(f"{self.output}: holds checkpoints, but no {RUN}")
-        # The model first: whoever finds run.json finds a model beside it.
-        checkpoint.write_model(self.output, model)
-        with OutputSet() as outputs:
-            outputs.add(path).write(msgspec.json.format(canonical, indent=2) + b"\n")
+    Args:
+        path: the folder.
+        model: written beside the run.
+        settings: what determines the run, JSON values.
+        resume: the folder may hold this run already.
 
-    def restore(
-        self, params: Any, training: Any, report: Callable[[str], None]
-    ) -> checkpoint.Restored | None:
-        """The newest whole checkpoint, None if the run made none.
+    Returns:
+        the run's identity, a hash of the settings.
 
-        Raises:
-            DataError: there are some, and none of them is whole.
-        """
-        return checkpoint.restore_latest(
-            self.output, params, training, run=self.run, report=report
-        )
-
-    def log(self, done: int, tensorboard: bool) -> RunLog:
-        """The metrics, with those of the first ``done`` updates kept."""
-        return RunLog(self.output, done, tensorboard)
-
-    def save(self, progress: checkpoint.Progress, params: Any, training: Any) -> None:
-        """A checkpoint of this run."""
-        checkpoint.save(self.output, progress, params, training, self.keep)
+    Raises:
+        DataError: the folder holds a run and ``resume`` is not set, or it holds
+            another run; or a file cannot be written.
+    """
+    canonical = msgspec.json.encode(settings, order="deterministic")
+    if (path / RUN).exists():
+        if not resume:
+            raise DataError(f"{path}: holds a run already; resume it, or go elsewhere")
+        _check_same(path / RUN, msgspec.json.decode(canonical))
+    elif updates_kept(path):
+        raise DataError(f"{path}: holds checkpoints, but no {RUN}")
+    files = model_files(model)
+    # The model first: whoever finds a run finds a model beside it.
+    files[RUN] = msgspec.json.format(canonical, indent=2) + b"\n"
+    with OutputSet() as outputs:
+        for name, data in files.items():
+            outputs.add(path / name).write(data)
+    return xxhash.xxh3_128_hexdigest(canonical)
 
 
 def _check_same(path: Path, settings: dict[str, Any]) -> None:
@@ -94,7 +91,7 @@ def _check_same(path: Path, settings: dict[str, Any]) -> None:
     if changed:
         raise DataError(
             f"{path.parent}: holds another run: {', '.join(changed)} differ; choose "
-            "another --output, or the settings of that run"
+            "another folder, or the settings of that run"
         )
 
 
@@ -103,7 +100,7 @@ def not_finite(
     metrics: dict[str, float],
     loaded: Loaded,
     source: Source,
-    output: Path | None,
+    folder: Path | None,
 ) -> DataError:
     """The error for an update whose metrics are not finite; saves its batch.
 
@@ -113,17 +110,147 @@ def not_finite(
         loaded: the batch, saved as ``not-finite-<update>.npz`` with the places of its
             rollouts.
         source: names the rollouts, if it has a function ``where``.
-        output: folder to save to, None: nowhere.
+        folder: to save to, None: nowhere.
     """
     named = ", ".join(f"{name} {value}" for name, value in metrics.items())
     where = getattr(source, "where", lambda place: f"rollout {place}")
     first = where(int(loaded.places[0])) if len(loaded.places) else "no rollout"
     message = f"update {update}: not finite ({named}); its batch begins with {first}"
-    if output is None:
+    if folder is None:
         return DataError(message)
     buffer = io.BytesIO()
     np.savez_compressed(buffer, places=loaded.places, **loaded.batch._asdict())
-    path = output / f"not-finite-{update}.npz"
+    path = folder / f"not-finite-{update}.npz"
     with OutputSet() as outputs:
         outputs.add(path).write(buffer.getvalue())
     return DataError(f"{message} and is saved to {path}")
+
+
+class RunLog:
+    """Writes metrics as they come; a context manager.
+
+    Args:
+        output: folder of the run.
+        after: updates whose lines stay; later ones, and one that a killed run left
+            unfinished, are cut off, because these updates are made again.
+        tensorboard: write ``tensorboard/`` too.
+
+    Raises:
+        DataError: a file cannot be written.
+    """
+
+    def __init__(self, output: Path, after: int, tensorboard: bool) -> None:
+        self._path = output / METRICS
+        try:
+            output.mkdir(parents=True, exist_ok=True)
+            self._file = open(self._path, "ab+", buffering=0)  # noqa: SIM115
+            self._file.truncate(_end_of(self._file, after))
+        except OSError as error:
+            raise DataError(f"{self._path}: {error.strerror or error}") from error
+        self._board = None
+        if tensorboard:
+            from tensorboardX import SummaryWriter
+
+            self._board = SummaryWriter(
+                str(output / TENSORBOARD), purge_step=after + 1, flush_secs=10
+            )
+
+    def __enter__(self) -> RunLog:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._file.close()
+        if self._board is not None:
+            self._board.close()
+
+    def write(self, update: int, metrics: dict[str, Any]) -> None:
+        """Append one update's metrics; ``update`` counts from 1."""
+        try:
+            line = msgspec.json.encode({"update": update} | metrics) + b"\n"
+            self._file.write(line)
+            if self._board is not None:
+                for name, value in metrics.items():
+                    self._board.add_scalar(name, value, update)
+        except OSError as error:
+            raise DataError(f"{self._path}: {error.strerror or error}") from error
+
+
+def _end_of(file: Any, after: int) -> int:
+    """Where the lines of the updates up to ``after`` end."""
+    file.seek(0)
+    end = 0
+    for line in file:
+        try:
+            if not line.endswith(b"\n") or msgspec.json.decode(line)["update"] > after:
+                break
+        except (msgspec.DecodeError, KeyError, TypeError):
+            break
+        end += len(line)
+    file.seek(0, os.SEEK_END)
+    return end
+
+
+def read_metrics(output: Path) -> list[dict[str, Any]]:
+    """The metrics of a run, one dict per update, in order.
+
+    Raises:
+        DataError: there are none, or a whole line is no JSON object.
+    """
+    path = output / METRICS
+    try:
+        lines = path.read_bytes().split(b"\n")[:-1]
+        return [msgspec.json.decode(line, type=dict) for line in lines]
+    except OSError as error:
+        raise DataError(f"{path}: {error.strerror or error}") from error
+    except msgspec.DecodeError as error:
+        raise DataError(f"{path}: {error}") from error
+
+
+_STARTS = 0x9E3779B9, 0x7F4A7C15
+_UNSIGNED = {1: jnp.uint8, 2: jnp.uint16, 4: jnp.uint32}
+
+
+def fingerprint(params: Any) -> str:
+    """A hash of every leaf's path, shape, dtype and bits.
+
+    Of each leaf two sums of h(bits_i xor h(c + i)) are made, modulo 2^32, for two c,
+    with h mixing 32 bits. Such sums do not depend on their order, so the hash is the
+    same on any mesh. It tells runs apart; it is no seal.
+
+    Args:
+        params: pytree of arrays of at most four bytes a number.
+    """
+    digest = xxhash.xxh3_128()
+    flat = jax.tree_util.tree_flatten_with_path(params)[0]
+    for path, leaf in flat:
+        name = f"{jax.tree_util.keystr(path)} {leaf.dtype} {leaf.shape}"
+        digest.update(name.encode())
+        digest.update(np.asarray(_sums(jnp.asarray(leaf)), "<u4").tobytes())
+    return digest.hexdigest()
+
+
+@jax.jit
+def _sums(leaf: jax.Array) -> jax.Array:
+    bits = jax.lax.bitcast_convert_type(leaf, _UNSIGNED[leaf.dtype.itemsize])
+    bits = bits.astype(jnp.uint32)
+    place = jnp.zeros(leaf.shape, jnp.uint32)
+    for axis, size in enumerate(leaf.shape):
+        index = jax.lax.broadcasted_iota(jnp.uint32, leaf.shape, axis)
+        place = place * jnp.uint32(size) + index
+    sums = [
+        jnp.sum(_mix(bits ^ _mix(place + jnp.uint32(start))), dtype=jnp.uint32)
+        for start in _STARTS
+    ]
+    return jnp.stack(sums)
+
+
+def _mix(x: jax.Array) -> jax.Array:
+    """The finaliser of MurmurHash3: one to one, and every bit depends on all."""
+    x = (x ^ (x >> 16)) * jnp.uint32(0x85EBCA6B)
+    x = (x ^ (x >> 13)) * jnp.uint32(0xC2B2AE35)
+    return x ^ (x >> 16)

@@ -3,27 +3,34 @@
 The mesh has three axes. ``data`` holds copies of the parameters, ``fsdp`` splits them
 and gathers them as they are used, ``tensor`` splits the work of a layer. FSDP is
 (1, n, 1), hybrid (HSDP) (m, n, 1) with a copy per node, tensor parallelism (1, n, t).
-A batch is split over ``data`` and ``fsdp`` together.
+A batch is split over ``data`` and ``fsdp`` together. Of several hosts each runs its own
+process and holds its own rows of a batch.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import jax
-from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding
+import numpy as np
+from jax.experimental import multihost_utils
+from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, Sharding
 from jax.sharding import PartitionSpec as Spec
 
+from mprm_jax.data.batches import Batch
 from mprm_jax.data.problems import DataError
-from mprm_jax.train.update import DATA_AXIS, Placement, put
 
 # Rules need the sizes of the axes only, not the devices.
 AnyMesh = Mesh | AbstractMesh
 
-FSDP_AXIS, TENSOR_AXIS = "fsdp", "tensor"
+# The host that writes files.
+FIRST_HOST = 0
+
+DATA_AXIS, FSDP_AXIS, TENSOR_AXIS = "data", "fsdp", "tensor"
 BATCH_AXES = (DATA_AXIS, FSDP_AXIS)
 
 # Kernels [in, out] whose output is split by heads or hidden units, and those that take
@@ -59,13 +66,26 @@ class MeshShape:
                 raise ValueError(f"{name} must be at least 1, not {value}")
 
 
-def make_mesh(shape: MeshShape, devices: int | None = None) -> Mesh:
+def parse_mesh(text: str) -> MeshShape:
+    """``DATAxFSDPxTENSOR`` as ``2x4x1``.
+
+    Raises:
+        ValueError: it is none.
+    """
+    parts = text.lower().split("x")
+    if len(parts) != 3 or not all(p.isascii() and p.isdigit() for p in parts):
+        raise ValueError(f"a mesh is written DATAxFSDPxTENSOR, as 2x4x1, not {text!r}")
+    data, fsdp, tensor = map(int, parts)
+    return MeshShape(data, fsdp, tensor)
+
+
+def make_mesh(shape: MeshShape) -> Mesh:
     """The mesh over all devices of all hosts.
 
     Raises:
         DataError: the axes do not multiply to the number of devices.
     """
-    count = jax.device_count() if devices is None else devices
+    count = jax.device_count()
     fsdp = shape.fsdp or max(1, count // (shape.data * shape.tensor))
     sizes = shape.data, fsdp, shape.tensor
     if math.prod(sizes) != count:
@@ -74,11 +94,45 @@ def make_mesh(shape: MeshShape, devices: int | None = None) -> Mesh:
             f"does not use {count} devices"
         )
     return jax.make_mesh(
-        sizes,
-        (DATA_AXIS, FSDP_AXIS, TENSOR_AXIS),
-        axis_types=(AxisType.Auto,) * 3,
-        devices=jax.devices()[:count],
+        sizes, (DATA_AXIS, FSDP_AXIS, TENSOR_AXIS), axis_types=(AxisType.Auto,) * 3
     )
+
+
+def default_mesh() -> Mesh | None:
+    """All devices with the whole model on each, or None if there is only one."""
+    devices = jax.device_count()
+    return make_mesh(MeshShape(devices, 1)) if devices > 1 else None
+
+
+def abstract_mesh(shape: MeshShape) -> AbstractMesh:
+    """A mesh of devices that need not be here.
+
+    Raises:
+        ValueError: the shape leaves a size open.
+    """
+    if shape.fsdp is None:
+        raise ValueError("how many devices has the axis fsdp?")
+    sizes = shape.data, shape.fsdp, shape.tensor
+    return AbstractMesh(sizes, (DATA_AXIS, FSDP_AXIS, TENSOR_AXIS))
+
+
+def check_rows(mesh: AnyMesh, batch_size: int, accumulate: int) -> None:
+    """Refuse a batch that the parts of a mesh cannot share.
+
+    Raises:
+        ValueError: they cannot.
+    """
+    parts = batch_parts(mesh)
+    if batch_size % (accumulate * parts):
+        raise ValueError(
+            f"{parts} parts of the mesh cannot share a batch of {batch_size} in "
+            f"{accumulate} micro-batches evenly"
+        )
+
+
+def batch_parts(mesh: AnyMesh) -> int:
+    """Parts into which the rows of a batch are split."""
+    return math.prod(mesh.shape[axis] for axis in BATCH_AXES)
 
 
 def parameter_spec(
@@ -125,58 +179,66 @@ def parameter_shardings(mesh: AnyMesh, params: Any) -> Any:
     return jax.tree_util.tree_map_with_path(one, params)
 
 
-def place_parameters(mesh: Mesh) -> Callable[[Any], Any]:
-    """Puts a tree of parameters where ``parameter_spec`` says."""
-    return lambda params: jax.tree.map(put, params, parameter_shardings(mesh, params))
+def place_parameters(mesh: Mesh, params: Any) -> Any:
+    """A tree of parameters where :func:`parameter_spec` says."""
+    return jax.tree.map(put, params, parameter_shardings(mesh, params))
 
 
-def placement(mesh: Mesh) -> Placement:
-    """What the trainer needs to know of the mesh."""
-    return Placement(mesh, BATCH_AXES, place_parameters(mesh))
+def place_batch(mesh: Mesh, local: Batch) -> Batch:
+    """This host's rows as its part of the global batch."""
+    sharding = NamedSharding(mesh, Spec(BATCH_AXES))
+    place = partial(jax.make_array_from_process_local_data, sharding)
+    return jax.tree.map(place, local)
 
 
-def parse_mesh(text: str) -> MeshShape:
-    """``DATAxFSDPxTENSOR`` as ``2x4x1``.
+def put(leaf: Any, sharding: Sharding) -> jax.Array:
+    """The array where it belongs; of several hosts each has all of it at first."""
+    if jax.process_count() == 1 or not getattr(leaf, "is_fully_addressable", True):
+        return jax.device_put(leaf, sharding)
+    whole = np.asarray(leaf)
+    return jax.make_array_from_callback(whole.shape, sharding, lambda at: whole[at])
 
-    Raises:
-        ValueError: it is none.
+
+def on_all(mesh: AnyMesh) -> NamedSharding:
+    """Of what every device has whole."""
+    return NamedSharding(mesh, Spec())
+
+
+def moment_shardings(mesh: AnyMesh, moments: Any, trained: Any) -> Any:
+    """Where the optimiser's state lies: a moment where its parameter does.
+
+    Means over rows and columns (Adafactor's) and counts are on every device: they are
+    a thousandth of the parameters.
+
+    Args:
+        mesh: of the devices.
+        moments: the state, or its shapes.
+        trained: parameters, or their shapes.
     """
-    parts = text.lower().split("x")
-    if len(parts) != 3 or not all(p.isascii() and p.isdigit() for p in parts):
-        raise ValueError(f"a mesh is written DATAxFSDPxTENSOR, as 2x4x1, not {text!r}")
-    data, fsdp, tensor = map(int, parts)
-    return MeshShape(data, fsdp, tensor)
+    form, whole = jax.tree.structure(trained), on_all(mesh)
+    shardings = parameter_shardings(mesh, trained)
 
+    def is_params(node: Any) -> bool:
+        return jax.tree.structure(node) == form
 
-def check_rows(mesh: AnyMesh, batch_size: int, accumulate: int) -> None:
-    """Refuse a batch that the parts of a mesh cannot share.
-
-    Raises:
-        ValueError: they cannot.
-    """
-    parts = math.prod(mesh.shape[axis] for axis in BATCH_AXES)
-    if batch_size % (accumulate * parts):
-        raise ValueError(
-            f"{parts} parts of the mesh cannot share a batch of {batch_size} in "
-            f"{accumulate} micro-batches evenly"
+    def one(node: Any) -> Any:
+        if not is_params(node):
+            return whole
+        return jax.tree.map(
+            lambda moment, weight, place: (
+                place if moment.shape == weight.shape else whole
+            ),
+            node,
+            trained,
+            shardings,
         )
+
+    return jax.tree.map(one, moments, is_leaf=is_params)
 
 
 def residual_sharding(mesh: Mesh) -> NamedSharding:
     """Of the residual stream [B, L, D]: rows split as the batch is, the rest whole."""
     return NamedSharding(mesh, Spec(BATCH_AXES, None, None))
-
-
-def abstract_mesh(shape: MeshShape) -> AbstractMesh:
-    """A mesh of devices that need not be here.
-
-    Raises:
-        ValueError: the shape leaves a size open.
-    """
-    if shape.fsdp is None:
-        raise ValueError("how many devices has the axis fsdp?")
-    sizes = shape.data, shape.fsdp, shape.tensor
-    return AbstractMesh(sizes, (DATA_AXIS, FSDP_AXIS, TENSOR_AXIS))
 
 
 def bytes_per_device(mesh: AnyMesh, shapes: Any, shardings: Any = None) -> int:
@@ -218,3 +280,30 @@ def start_hosts(
     except (RuntimeError, ValueError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise DataError(f"cannot join the other hosts: {reason}") from error
+
+
+def in_turn() -> Iterator[bool]:
+    """Yields once: on the first host at once, on the others when it is done there.
+
+    The value says whether this is the first. An error on the first host ends the
+    others' wait, because its process ends.
+    """
+    first = jax.process_index() == FIRST_HOST
+    if first:
+        yield True
+    barrier("the first host's turn")
+    if not first:
+        yield False
+
+
+def any_host(here: bool) -> bool:
+    """Whether it is so on any host; every host must ask."""
+    if jax.process_count() == 1:
+        return here
+    return bool(np.any(multihost_utils.process_allgather(np.array(here))))
+
+
+def barrier(name: str) -> None:
+    """Wait until every host is here."""
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices(name)

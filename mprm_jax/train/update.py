@@ -7,25 +7,22 @@ state, so the arms and seeds of an experiment share one compilation.
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
-from jax.sharding import Mesh, NamedSharding, PartitionSpec, Sharding
+from jax.sharding import Mesh, Sharding
 
 from mprm_jax.data.batches import Batch
 from mprm_jax.models.model import Model
-from mprm_jax.train.objective import Objective, loss_sum, step_count
+from mprm_jax.train.config import Objective, OptimizerConfig
+from mprm_jax.train.objective import loss_sum, step_count
 from mprm_jax.train.optimizer import (
-    Budget,
-    OptimizerConfig,
     Params,
     Schedule,
+    UpdatePlan,
     apply_directions,
     join,
     learning_rate,
@@ -33,9 +30,7 @@ from mprm_jax.train.optimizer import (
     split,
     transformation,
 )
-
-# The axis of a mesh over which a batch is split.
-DATA_AXIS = "data"
+from mprm_jax.train.sharding import moment_shardings, on_all, place_parameters, put
 
 
 class TrainState(NamedTuple):
@@ -54,67 +49,13 @@ class TrainState(NamedTuple):
     schedule: Schedule
 
 
-@dataclasses.dataclass(frozen=True)
-class Placement:
-    """Where parameters and batches lie on several devices.
-
-    Attributes:
-        mesh: of the devices.
-        batch_axes: axes of the mesh over which the rows of a batch are split.
-        params: places a tree of parameters; None: a copy on every device.
-    """
-
-    mesh: Mesh
-    batch_axes: tuple[str, ...] = (DATA_AXIS,)
-    params: Callable[[Params], Params] | None = None
-
-    def place(self, params: Params) -> Params:
-        """The parameters, placed."""
-        if self.params is not None:
-            return self.params(params)
-        whole = NamedSharding(self.mesh, PartitionSpec())
-        return jax.tree.map(lambda leaf: put(leaf, whole), params)
-
-    def batch(self, local: Batch) -> Batch:
-        """This host's rows as its part of the global batch."""
-        sharding = NamedSharding(self.mesh, PartitionSpec(self.batch_axes))
-        put = partial(jax.make_array_from_process_local_data, sharding)
-        return jax.tree.map(put, local)
-
-
-def put(leaf: Any, sharding: Sharding) -> jax.Array:
-    """The array where it belongs; of several hosts each has all of it at first."""
-    if jax.process_count() == 1 or not getattr(leaf, "is_fully_addressable", True):
-        return jax.device_put(leaf, sharding)
-    whole = np.asarray(leaf)
-    return jax.make_array_from_callback(whole.shape, sharding, lambda at: whole[at])
-
-
-def data_parallel(batch_size: int, accumulate: int = 1) -> Placement | None:
-    """All devices with the whole model on each, or None if there is only one.
-
-    Raises:
-        ValueError: the devices cannot share a micro-batch evenly.
-    """
-    devices = jax.device_count()
-    if devices == 1:
-        return None
-    if batch_size % (accumulate * devices):
-        raise ValueError(
-            f"{devices} devices cannot share a batch of {batch_size} in {accumulate} "
-            "parts evenly"
-        )
-    automatic = (jax.sharding.AxisType.Auto,)
-    return Placement(jax.make_mesh((devices,), (DATA_AXIS,), axis_types=automatic))
-
-
 def initial_state(
     model: Model,
     params: Params,
-    budget: Budget,
+    plan: UpdatePlan,
     optimizer: OptimizerConfig,
     peak: float,
-    placement: Placement | None = None,
+    mesh: Mesh | None = None,
     *,
     consume: bool = False,
 ) -> tuple[TrainState, Params]:
@@ -126,10 +67,10 @@ def initial_state(
     Args:
         model: says which parameters are trained.
         params: to start from.
-        budget: of the run.
+        plan: of the run.
         optimizer: whose moments are made.
         peak: learning rate.
-        placement: on several devices.
+        mesh: of several devices; None: one.
         consume: the first update may take the memory of ``params``; otherwise the
             trained ones are copied, which for a large model is too much.
 
@@ -143,54 +84,14 @@ def initial_state(
         lambda leaf: jnp.array(leaf, jnp.float32, copy=not consume), trained
     )
     tool = transformation(optimizer)
-    numbers = jnp.int32(0), schedule(budget, peak)
-    if placement is None:
+    numbers = jnp.int32(0), schedule(plan, peak)
+    if mesh is None:
         return TrainState(trained, tool.init(trained), *numbers), frozen
-    trained, frozen = placement.place(trained), placement.place(frozen)
-    whole = NamedSharding(placement.mesh, PartitionSpec())
-    shardings = moment_shardings(
-        jax.eval_shape(tool.init, trained),
-        trained,
-        jax.tree.map(lambda leaf: leaf.sharding, trained),
-        whole,
-    )
+    trained, frozen = (place_parameters(mesh, part) for part in (trained, frozen))
+    shardings = moment_shardings(mesh, jax.eval_shape(tool.init, trained), trained)
     moments = jax.jit(tool.init, out_shardings=shardings)(trained)
-    numbers = jax.tree.map(lambda leaf: put(leaf, whole), numbers)
+    numbers = jax.tree.map(lambda leaf: put(leaf, on_all(mesh)), numbers)
     return TrainState(trained, moments, *numbers), frozen
-
-
-def moment_shardings(
-    moments: Any, trained: Params, shardings: Any, whole: Sharding
-) -> Any:
-    """Where the optimiser's state lies: a moment where its parameter does.
-
-    Means over rows and columns (Adafactor's) and counts are on every device: they are
-    a thousandth of the parameters.
-
-    Args:
-        moments: the state, or its shapes.
-        trained: parameters, or their shapes.
-        shardings: of ``trained``.
-        whole: of what is everywhere.
-    """
-    form = jax.tree.structure(trained)
-
-    def is_params(node: Any) -> bool:
-        return jax.tree.structure(node) == form
-
-    def one(node: Any) -> Any:
-        if not is_params(node):
-            return whole
-        return jax.tree.map(
-            lambda moment, weight, place: (
-                place if moment.shape == weight.shape else whole
-            ),
-            node,
-            trained,
-            shardings,
-        )
-
-    return jax.tree.map(one, moments, is_leaf=is_params)
 
 
 def train_step(

@@ -10,6 +10,7 @@ from PIL import Image
 from experiments.benchmarks.kill_resume import digest
 from experiments.store.read_subset import read_subset
 from mprm_jax.data.problems import DataError
+from mprm_jax.models import model as models
 from mprm_jax.train.checkpoint import load_model
 from tests.cli import run
 from tests.mprm_jax.stub_model import StubModel, read_stub
@@ -31,7 +32,7 @@ def world(tmp_path, monkeypatch):
         Image.fromarray(pixels).save(images / f"{i}.png")
     model = StubModel()
     params = model.init(jax.random.key(0))
-    monkeypatch.setattr(model, "open_model", lambda name: (model, params))
+    monkeypatch.setattr(models, "open_model", lambda name: (model, params))
     return tmp_path / "world"
 
 
@@ -101,7 +102,7 @@ def test_a_run_is_resumed_only_as_itself(capsys, world):
     assert train(capsys, world).status == 0
     again = train(capsys, world)
     assert again.status == 1
-    assert "--resume" in again.err
+    assert "resume" in again.err
     other = train(capsys, world, "--resume", "--labels", "soft")
     assert other.status == 1
     assert "objective" in other.err

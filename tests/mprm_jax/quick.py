@@ -11,5 +11,5 @@ def quick_compilation():
     jax.config.update("jax_disable_most_optimizations", True)
     yield
     jax.config.update("jax_disable_most_optimizations", before)
-    # What was compiled quickly must not serve other modules, which compare bits.
+    # What was compiled so must not serve the modules that compare bits.
     jax.clear_caches()

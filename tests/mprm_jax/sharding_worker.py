@@ -13,14 +13,15 @@ import jax
 import numpy as np
 
 from mprm_jax.data.batches import Batch, Bucket, Buckets, Example, buckets_for
+from mprm_jax.data.update_plan import plan
 from mprm_jax.models.families import Prompting
 from mprm_jax.models.layers import Compute
 from mprm_jax.models.weights.load import load_backbone
 from mprm_jax.train import sharding, update
-from mprm_jax.train.loop import TrainConfig, train
+from mprm_jax.train.loop import TrainConfig, TrainingJob, train
 from mprm_jax.train.objective import Objective
-from mprm_jax.train.optimizer import OptimizerConfig, plan
-from mprm_jax.train.run_log import read_metrics
+from mprm_jax.train.optimizer import OptimizerConfig
+from mprm_jax.train.run_files import RunFolder, read_metrics
 from mprm_jax.train.sharding import MeshShape
 from tests.mprm_jax.backbone_folder import internvl_folder, qwen_folder
 from tests.mprm_jax.stub_model import StubModel, stub_examples
@@ -75,17 +76,16 @@ def random_batch(rng, model):
 def run(model, params, batch, mesh=None, accumulate=1):
     """Loss of each update, the last parameters, and how often it was compiled."""
     settings = OptimizerConfig()
-    place = sharding.placement(mesh) if mesh is not None else None
     if mesh is not None:
         residual = sharding.residual_sharding(mesh)
         compute = dataclasses.replace(model.compute, residual=residual)
         model = dataclasses.replace(model, compute=compute)
     state, frozen = update.initial_state(
-        model, params, plan(80, 8), settings, 1e-3, place
+        model, params, plan(80, 8), settings, 1e-3, mesh
     )
     pinned = None
-    if place is not None:
-        batch = place.batch(batch)
+    if mesh is not None:
+        batch = sharding.place_batch(mesh, batch)
         pinned = tuple(leaf.sharding for leaf in jax.tree.leaves(state))
     step = jax.jit(
         update.train_step,
@@ -123,7 +123,8 @@ def elastic():
     model, examples = StubModel(16, 8), stub_examples(32)
     params = model.init(jax.random.key(0))
     settings = TrainConfig(learning_rate=0.01, checkpoint_every=2)
-    given = model, params, examples, plan(32, 8), settings, buckets_for(examples, 1)
+    buckets = buckets_for(examples, 1)
+    job = TrainingJob(model, examples, plan(32, 8), buckets, settings)
 
     def stop(done):
         if done.number > 2:
@@ -131,14 +132,17 @@ def elastic():
 
     with tempfile.TemporaryDirectory() as moving, tempfile.TemporaryDirectory() as home:
         first, second = (
-            sharding.placement(sharding.make_mesh(shape))
+            sharding.make_mesh(shape)
             for shape in (MeshShape(2, 2, 2), MeshShape(1, 8, 1))
         )
+        begun, again = (RunFolder(Path(moving), resume) for resume in (False, True))
         with contextlib.suppress(Killed):
-            train(*given, output=Path(moving), placement=first, on_update=stop)
-        last = train(*given, output=Path(moving), placement=second, resume=True)
-        alone = jax.sharding.Mesh(jax.devices()[:1], "data")
-        one = train(*given, output=Path(home), placement=update.Placement(alone))
+            train(job, params, begun, mesh=first, on_update=stop)
+        last = train(job, params, again, mesh=second)
+        alone = jax.sharding.Mesh(
+            np.array(jax.devices()[:1]).reshape(1, 1, 1), first.axis_names
+        )
+        one = train(job, params, RunFolder(Path(home)), mesh=alone)
         pairs = zip(*map(jax.tree.leaves, (last, one)), strict=True)
         moved, stayed = (
             [line["loss"] for line in read_metrics(Path(folder))]

@@ -1,10 +1,12 @@
-"""Fast sample of ``experiments.benchmarks.kill_resume``, which has the full count."""
+"""Damage and kills in a fast sample; ``experiments.benchmarks.kill_resume`` has all."""
 
+import json
 import shutil
 
 import jax
 import numpy as np
 import pytest
+import xxhash
 
 from experiments.benchmarks.kill_resume import (
     damage_often,
@@ -15,9 +17,11 @@ from experiments.benchmarks.kill_resume import (
     stub_run,
 )
 from mprm_jax.data.problems import DataError
-from mprm_jax.models.registry import DESCRIPTION, model_files, read_model
+from mprm_jax.models.registry import DESCRIPTION
 from mprm_jax.train.checkpoint import (
     FOLDER,
+    MANIFEST,
+    Damaged,
     Progress,
     load_model,
     restore,
@@ -25,10 +29,10 @@ from mprm_jax.train.checkpoint import (
     save,
     updates_kept,
 )
-from mprm_jax.train.file_hashes import Damaged
 from tests.mprm_jax.stub_model import StubModel, read_stub
 
 ROLLOUTS = 64
+SHAPES = jax.eval_shape(StubModel().init, jax.random.key(0))
 
 
 @pytest.fixture(scope="module")
@@ -57,6 +61,53 @@ def test_killed_runs_go_on_from_whole_checkpoints(tmp_path):
     assert made["kills"] == 2
 
 
+def refused(folder, words, params=SHAPES, training=None):
+    with pytest.raises(Damaged, match=words) as error:
+        restore(folder, params, training)
+    assert str(error.value).startswith(f"{folder}: damaged: ")
+    assert "\n" not in str(error.value)
+
+
+def test_every_damage_of_a_file_is_named(copied):
+    folder = copied / FOLDER / "8"
+    files = json.loads((folder / MANIFEST).read_bytes())["contents"]["files"]
+    ours = [name for name in files if name.startswith("params/")]
+    name = max(ours, key=lambda name: files[name]["bytes"])
+    path, size = folder / name, files[name]["bytes"]
+    data = path.read_bytes()
+    assert files[name] == {"bytes": size, "xxh3_128": xxhash.xxh3_128_hexdigest(data)}
+    path.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+    refused(folder, f"{name} has another hash")
+    path.write_bytes(data[:-1])
+    refused(folder, f"{name} has {size - 1} bytes, not {size}")
+    path.unlink()
+    refused(folder, f"{name} is missing")
+    # What is not asked for is not read, but nothing may have come to it.
+    path.write_bytes(data)
+    for other in (folder / "training").rglob("*"):
+        if other.is_file():
+            other.write_bytes(b"other")
+    assert digest(restore(folder, SHAPES).params)
+    refused(folder, "training/", training={"count": np.zeros(3)})
+    (folder / "paramsx").write_bytes(b"")
+    refused(folder, "paramsx does not belong to it")
+    refused(folder.with_name("none"), MANIFEST)
+
+
+def test_every_bit_of_the_manifest_counts(copied):
+    path = copied / FOLDER / "8" / MANIFEST
+    whole = path.read_bytes()
+    rng = np.random.default_rng(0)
+    for place in rng.permutation(len(whole))[:300].tolist():
+        damaged = bytearray(whole)
+        damaged[place] ^= 1 << int(rng.integers(8))
+        path.write_bytes(damaged)
+        refused(path.parent, MANIFEST)
+    for data in (b"", whole[:-1], whole + b" ", b"[" * 100_000, b"\xff" + whole):
+        path.write_bytes(data)
+        refused(path.parent, MANIFEST)
+
+
 def test_a_swapped_checkpoint_is_not_the_one_its_name_says(copied):
     root = copied / FOLDER
     (root / "8").rename(root / "x")
@@ -71,7 +122,7 @@ def test_a_swapped_checkpoint_is_not_the_one_its_name_says(copied):
 
 
 def test_nothing_whole_is_an_error_not_a_new_beginning(copied):
-    for path in (copied / FOLDER).rglob("manifest.json"):
+    for path in (copied / FOLDER).rglob(MANIFEST):
         path.write_bytes(b"{}")
     with pytest.raises(DataError, match=r"8: damaged: .*; no earlier checkpoint"):
         newest(copied)
@@ -86,25 +137,18 @@ def test_no_checkpoint_is_none(tmp_path):
     assert newest(tmp_path) is None
 
 
-def test_a_checkpoint_of_another_run_is_refused(finished):
-    template = jax.eval_shape(StubModel().init, jax.random.key(0))
+def test_a_checkpoint_of_another_run_or_shape_is_refused(finished):
     with pytest.raises(Damaged, match="of another run"):
-        restore(finished[0] / FOLDER / "8", template, run="other")
-
-
-@pytest.mark.parametrize("model", [StubModel(width=6), StubModel(vocabulary=12)])
-def test_a_checkpoint_of_another_shape_is_refused(finished, model):
-    template = jax.eval_shape(model.init, jax.random.key(0))
-    with pytest.raises(
-        DataError, match=r"of another model: params\.blocks\.0\.embedding .*shape"
-    ):
-        restore_latest(finished[0], template)
+        restore(finished[0] / FOLDER / "8", SHAPES, run="other")
+    for model in (StubModel(width=6), StubModel(vocabulary=12)):
+        other = jax.eval_shape(model.init, jax.random.key(0))
+        with pytest.raises(DataError, match=r"another model: params\.blocks\.0\.embed"):
+            restore_latest(finished[0], other)
 
 
 def test_keys_that_differ_in_type_alone_are_the_same_place(finished):
     """As 0 and "0" are, after a trip through a format of names."""
-    shapes = jax.eval_shape(StubModel().init, jax.random.key(0))
-    found = restore_latest(finished[0], shapes | {"blocks": {"0": shapes["blocks"][0]}})
+    found = restore_latest(finished[0], SHAPES | {"blocks": {"0": SHAPES["blocks"][0]}})
     assert found is not None
     assert list(found.params["blocks"]) == ["0"]
     assert digest(found.params) == finished[1][8]
@@ -120,22 +164,16 @@ def test_unfinished_ones_are_cleared_and_old_ones_removed(copied):
     save(copied, progress, found.params, {"count": np.zeros(3)}, keep=2)
     assert updates_kept(copied) == [9, 8]
     assert not left.exists()
-    template = jax.eval_shape(StubModel().init, jax.random.key(0))
-    again = restore_latest(copied, template, {"count": np.ones(3)})
+    again = restore_latest(copied, SHAPES, {"count": np.ones(3)})
     assert again is not None
     assert digest(again.params) == digest(found.params)
     assert again.progress == progress
     np.testing.assert_array_equal(again.training["count"], np.zeros(3))
-
-
-def test_a_checkpoint_that_cannot_be_written_is_one_line(copied):
-    found = newest(copied)
-    assert found is not None
-    root = copied / FOLDER
-    shutil.rmtree(root)
-    root.write_bytes(b"a file in its place")
+    # One that cannot be written is one line.
+    shutil.rmtree(copied / FOLDER)
+    (copied / FOLDER).write_bytes(b"a file in its place")
     with pytest.raises(DataError, match=r"9: cannot be written") as error:
-        save(copied, Progress(9, 9, "", {}, {}), found.params, {}, keep=1)
+        save(copied, progress, found.params, {}, keep=1)
     assert "\n" not in str(error.value)
 
 
@@ -143,21 +181,20 @@ def test_arrays_go_where_the_template_s_lie(finished):
     """Onto another mesh than they were saved from."""
     mesh = jax.make_mesh((2,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
     whole = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
-    shapes = jax.eval_shape(StubModel().init, jax.random.key(0))
     template = jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=whole),
-        shapes,
+        SHAPES,
     )
     found = restore_latest(finished[0], template)
     assert found is not None
     assert {leaf.sharding for leaf in jax.tree.leaves(found.params)} == {whole}
     assert digest(found.params) == finished[1][8]
-    alone = restore_latest(finished[0], shapes)
+    alone = restore_latest(finished[0], SHAPES)
     assert alone is not None
     assert {len(leaf.devices()) for leaf in jax.tree.leaves(alone.params)} == {1}
 
 
-def test_the_model_of_a_run_is_found(finished, copied):
+def test_the_model_of_a_run_is_found(finished, copied, tmp_path):
     model, params = load_model(finished[0], read=read_stub)
     assert model == StubModel()
     assert digest(params) == finished[1][8]
@@ -166,17 +203,11 @@ def test_the_model_of_a_run_is_found(finished, copied):
     _, params = load_model(copied, read=read_stub, report=said.append)
     assert digest(params) == finished[1][6]
     assert said == [f"{copied}: unfinished: 6 of 8 updates"]
-
-
-def test_a_folder_without_a_model_is_refused(finished, copied, tmp_path):
+    shutil.rmtree(copied / FOLDER)
+    with pytest.raises(DataError, match="holds no checkpoint"):
+        load_model(copied, read=read_stub)
     with pytest.raises(DataError, match=DESCRIPTION):
         load_model(tmp_path / "none")
     # The stub is a model of the tests: the package knows no such name.
     with pytest.raises(DataError, match="unknown model 'stub'"):
-        load_model(finished[0], read=read_model)
-    shutil.rmtree(copied / FOLDER)
-    with pytest.raises(DataError, match="holds no checkpoint"):
-        load_model(copied, read=read_stub)
-    assert (finished[0] / DESCRIPTION).read_bytes() == model_files(StubModel())[
-        DESCRIPTION
-    ]
+        load_model(finished[0])

@@ -12,10 +12,9 @@ from mprm_jax.data.problems import BadRecord, DataError
 from mprm_jax.models.backbone import Backbone
 from mprm_jax.models.families import Prompting
 from mprm_jax.models.layers import Compute
-from mprm_jax.models.registry import read_model
+from mprm_jax.models.registry import model_files, read_model
 from mprm_jax.models.weights.load import load_backbone
 from mprm_jax.train import objective
-from mprm_jax.train.checkpoint import write_model
 from mprm_jax.train.features import DESCRIPTION, cached
 from mprm_jax.train.open_model import open_model
 from mprm_jax.train.optimizer import join, split
@@ -159,11 +158,6 @@ def test_a_refused_text_costs_no_look_at_its_image(loaded, tmp_path):
     with pytest.raises(BadRecord, match="step marker in text"):
         quick.encode("so", ["two <prm>"], (A,))
     assert quick.store.made == 0
-    tokens, features, marker, _ = quick.encode("so", ["two"], (A,))
-    expected = model.encode("so", ["two"], (A,))
-    np.testing.assert_array_equal(tokens, expected[0])
-    np.testing.assert_array_equal(marker, expected[2])
-    assert len(features) == len(expected[1])
 
 
 def test_bfloat16_features_round_and_no_more(loaded, tmp_path):
@@ -288,9 +282,9 @@ class Unfrozen(Backbone):
 
 def test_only_a_frozen_tower_has_features_to_keep(loaded, tmp_path):
     model, params = loaded
-    fields = {f.name: getattr(model, f.name) for f in dataclasses.fields(model)}
+    trained = Unfrozen(**vars(model))
     with pytest.raises(DataError, match="its vision tower is trained"):
-        cached(Unfrozen(**fields), params, tmp_path / "cache")
+        cached(trained, params, tmp_path / "cache")
     with pytest.raises(DataError, match="tiny: has no vision tower"):
         cached(*open_model("tiny"), tmp_path / "cache")
     assert not (tmp_path / "cache").exists()
@@ -301,5 +295,6 @@ def test_what_is_saved_is_the_backbone(loaded, tmp_path):
     quick = cached(model, params, tmp_path / "cache")
     # The run is another one, because its last bits are.
     assert quick.description() != model.description()
-    write_model(tmp_path / "run", quick)
-    assert read_model(tmp_path / "run") == model
+    for name, data in model_files(quick).items():
+        (tmp_path / name).write_bytes(data)
+    assert read_model(tmp_path) == model

@@ -11,12 +11,11 @@ import pytest
 
 from experiments.benchmarks.kill_resume import digest
 from mprm_jax.data.batches import buckets_for
+from mprm_jax.data.update_plan import plan
 from mprm_jax.train.checkpoint import load_model, updates_kept
-from mprm_jax.train.hosts import any_host, in_turn
-from mprm_jax.train.loop import TrainConfig, train
-from mprm_jax.train.optimizer import plan
-from mprm_jax.train.run_log import read_metrics
-from mprm_jax.train.sharding import start_hosts
+from mprm_jax.train.loop import TrainConfig, TrainingJob, train
+from mprm_jax.train.run_files import RunFolder, read_metrics
+from mprm_jax.train.sharding import any_host, in_turn, start_hosts
 from tests.mprm_jax.stub_model import StubModel, read_stub, stub_examples
 
 ROOT = Path(__file__).parents[2]
@@ -28,16 +27,9 @@ def one_run(output, resume=False):
 
     examples = stub_examples(40)
     model = StubModel()
-    return train(
-        model,
-        model.init(jax.random.key(0)),
-        examples,
-        plan(40, 8),
-        TrainConfig(learning_rate=0.01, checkpoint_every=2),
-        buckets_for(examples, 1),
-        output=output,
-        resume=resume,
-    )
+    config = TrainConfig(learning_rate=0.01, checkpoint_every=2)
+    job = TrainingJob(model, examples, plan(40, 8), buckets_for(examples, 1), config)
+    return train(job, model.init(jax.random.key(0)), RunFolder(output, resume))
 
 
 def main(address, host, output):

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from mprm_jax.data.problems import DataError
+from mprm_jax.data.update_plan import plan
 from mprm_jax.models.families import Prompting
 from mprm_jax.models.layers import Compute
 from mprm_jax.models.lora import (
@@ -19,9 +20,10 @@ from mprm_jax.models.lora import (
 from mprm_jax.models.registry import DESCRIPTION
 from mprm_jax.models.weights.load import load_backbone
 from mprm_jax.train.checkpoint import load_model, restore_latest
-from mprm_jax.train.loop import TrainConfig, train
+from mprm_jax.train.loop import TrainConfig, TrainingJob, train
 from mprm_jax.train.objective import Objective, loss_sum
-from mprm_jax.train.optimizer import plan, split
+from mprm_jax.train.optimizer import split
+from mprm_jax.train.run_files import RunFolder
 from tests.mprm_jax.backbone_folder import qwen_folder
 from tests.mprm_jax.quick import quick_compilation as quick_compilation
 from tests.mprm_jax.sharding_worker import random_batch, random_examples
@@ -169,20 +171,17 @@ def test_a_run_saves_its_adapters_and_goes_on_with_them(loaded, tmp_path):
     wrapped = LoraModel(model, config)
     start = attach(params, config, jax.random.key(3))
     examples, buckets = random_examples(np.random.default_rng(4), model, 32)
-    budget = plan(32, 8)
     settings = TrainConfig(learning_rate=0.01, checkpoint_every=2)
-
-    def go(**changes):
-        return train(wrapped, start, examples, budget, settings, buckets, **changes)
+    job = TrainingJob(wrapped, examples, plan(32, 8), buckets, settings)
 
     def stop(update):
         if update.number == 3:
             raise Killed
 
-    whole = go()
+    whole = train(job, start)
     with pytest.raises(Killed):
-        go(output=tmp_path, on_update=stop)
-    found = go(output=tmp_path, resume=True)
+        train(job, start, RunFolder(tmp_path), on_update=stop)
+    found = train(job, start, RunFolder(tmp_path, resume=True))
     jax.tree.map(np.testing.assert_array_equal, found, whole)
     read, saved = load_model(tmp_path)
     assert read == wrapped

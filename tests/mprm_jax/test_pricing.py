@@ -10,22 +10,37 @@ import numpy as np
 import pytest
 
 from mprm_jax.data.batches import Bucket, Buckets
-from mprm_jax.models.layers import Compute
+from mprm_jax.data.update_plan import plan
 from mprm_jax.models.lora import TARGETS, LoraConfig, base_of
-from mprm_jax.models.weights.load import load_backbone
 from mprm_jax.train import update
+from mprm_jax.train.loop import TrainConfig, TrainingJob
 from mprm_jax.train.objective import Objective
 from mprm_jax.train.open_backbone import Opening, open_for_training, planned_model
-from mprm_jax.train.optimizer import OptimizerConfig, plan
-from mprm_jax.train.price import H100_PEAK, Load, flops_per_rollout, load_of, price
+from mprm_jax.train.optimizer import OptimizerConfig
+from mprm_jax.train.price import (
+    Load,
+    Throughput,
+    flops_per_rollout,
+    load_of,
+    planned_mesh,
+    price,
+    sample_load,
+)
 from mprm_jax.train.sharding import MeshShape, abstract_mesh
 from tests.mprm_jax.backbone_folder import internvl_folder, qwen_folder, tokenizer
 from tests.mprm_jax.sharding_worker import random_batch
+from tests.mprm_jax.stub_model import StubModel, stub_examples
 from tests.mprm_jax.test_weights_full_size import internvl_8b, qwen_7b
 
 FOLDERS = {"qwen": qwen_folder, "internvl": internvl_folder}
-ALONE = abstract_mesh(MeshShape(1, 1, 1))
+LADDER = Buckets((Bucket(16, 2), Bucket(32, 4)), 3)
 PLAIN = Opening("float32", remat=False)
+
+
+def priced(model, shapes, load, sizes=(1, 1, 1), of=(512, 64), **settings):
+    """The price of one run on a mesh."""
+    job = TrainingJob(model, [], plan(*of), LADDER, TrainConfig(**settings))
+    return price(job, shapes, load, abstract_mesh(MeshShape(*sizes)))
 
 
 def products(jaxpr):
@@ -109,10 +124,8 @@ SIZES = {"qwen": (8_292_166_656, 3 * 3584), "internvl": (8_075_365_376, 3 * 4096
 @pytest.mark.parametrize("family", SIZES)
 def test_the_released_models_are_priced_without_weights(family, tmp_path):
     model, shapes = planned_model(full_size(tmp_path, family), Opening())
-    budget = plan(56_509, 512)
-    mesh = abstract_mesh(MeshShape(1, 8, 1))
     load = Load(1000, 1024, 1024 if family == "qwen" else 8)
-    found = price(model, shapes, budget, OptimizerConfig(), 64, mesh, load, 0.4)
+    found = priced(model, shapes, load, (1, 8, 1), (56_509, 512), accumulate=64)
     released, head = SIZES[family]
     assert found.parameters == released + head
     assert found.updates == 111
@@ -137,11 +150,11 @@ def test_the_released_models_are_priced_without_weights(family, tmp_path):
 
 def test_what_saves_memory_shows(tmp_path):
     folder = full_size(tmp_path, "qwen")
-    load, budget = Load(1000, 1024, 1024), plan(512, 64)
+    load = Load(1000, 1024, 1024)
 
     def held(optimizer=OptimizerConfig(), **changes):  # noqa: B008  (frozen)
         model, shapes = planned_model(folder, Opening(**changes))
-        found = price(model, shapes, budget, optimizer, 8, ALONE, load, 0.4)
+        found = priced(model, shapes, load, accumulate=8, optimizer=optimizer)
         return found, found.bytes_per_device
 
     full, plain = held()
@@ -162,11 +175,9 @@ def test_what_saves_memory_shows(tmp_path):
 
 def test_a_mesh_shares_rows_and_weights(tmp_path):
     model, shapes = planned_model(full_size(tmp_path, "internvl"), Opening())
-    load, budget = Load(1000, 1024, 8), plan(512, 64)
 
     def held(*sizes):
-        mesh = abstract_mesh(MeshShape(*sizes))
-        found = price(model, shapes, budget, OptimizerConfig(), 1, mesh, load, 0.5)
+        found = priced(model, shapes, Load(1000, 1024, 8), sizes)
         return found.hours, found.bytes_per_device
 
     (alone, one), (shared, eight), (copied, four) = (
@@ -201,21 +212,38 @@ def test_the_plan_has_the_shapes_of_what_is_opened(tmp_path):
 
 
 def test_loads_are_of_padded_batches():
-    buckets = Buckets((Bucket(16, 2), Bucket(32, 4)), 3)
     tokens, rows = np.array([3, 10, 20, 7, 9]), np.array([1, 1, 2, 3, 1])
     # Batches of two: 16 x 2, 32 x 4; the fifth prompt fills no batch.
-    assert load_of(tokens, rows, 2, buckets) == Load(9.8, 24, 3)
-    assert load_of(tokens, rows, 512, buckets) == Load(9.8, 32, 4)
+    assert load_of(tokens, rows, 2, LADDER) == Load(9.8, 24, 3, 5)
+    assert load_of(tokens, rows, 512, LADDER) == Load(9.8, 32, 4, 5)
+    # Of a small corpus every prompt is read, of a large one a seeded sample.
+    examples = stub_examples(300)
+    for count, read in ((40, 40), (300, 256)):
+        told = []
+        job = TrainingJob(StubModel(), examples[:count], plan(count, 8), LADDER)
+        found = sample_load(job, told.append)
+        assert found.prompts == read
+        assert told == list(range(1, read + 1))
+    lengths = [len(example.tokens_L) for example in examples[:40]]
+    small = TrainingJob(StubModel(), examples[:40], plan(40, 8), LADDER)
+    assert sample_load(small).tokens == pytest.approx(np.mean(lengths))
 
 
-def test_a_utilisation_is_a_share(tmp_path):
-    model, params = load_backbone(qwen_folder(tmp_path), compute=Compute("float32"))
-    shapes = jax.eval_shape(lambda: params)
-    given = (model, shapes, plan(8, 8), OptimizerConfig(), 1, ALONE, Load(8, 8, 0))
+def test_a_utilisation_is_a_share():
     for mfu in (0.0, 1.1, math.nan):
         with pytest.raises(ValueError, match="mfu must lie in"):
-            price(*given, mfu)
+            Throughput(mfu)
     with pytest.raises(ValueError, match="peak_tflops"):
-        price(*given, 0.4, -1.0)
-    assert price(*given, 0.4, 2e12).hours == price(*given, 0.4, 1e12).hours / 2
-    assert H100_PEAK == 989e12
+        Throughput(0.4, -1.0)
+    job = TrainingJob(StubModel(), [], plan(8, 8), LADDER)
+    shapes = jax.eval_shape(StubModel().init, jax.random.key(0))
+    mesh = planned_mesh(None, job)
+    assert mesh.shape == {"data": 2, "fsdp": 1, "tensor": 1}
+    slow, fast = (
+        price(job, shapes, Load(8, 8, 0), mesh, of)
+        for of in (Throughput(0.4, 1.0), Throughput(0.4, 2.0))
+    )
+    assert fast.hours == slow.hours / 2
+    assert slow.seconds_per_flop == pytest.approx(1 / (2 * 1e12 * 0.4))
+    with pytest.raises(ValueError, match="3 parts of the mesh cannot share"):
+        planned_mesh(MeshShape(1, 3), job)

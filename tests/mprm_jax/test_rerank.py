@@ -9,14 +9,13 @@ import pytest
 
 from mprm_jax.data.candidates import read_candidates, same_answer
 from mprm_jax.data.problems import DataError
-from mprm_jax.evaluate import image_root
+from mprm_jax.evaluate import image_root, score_candidates
 from mprm_jax.rerank import (
     AGGREGATES,
     aggregate,
     best_of_n,
     choose,
     encode_scored,
-    score_candidates,
 )
 from tests.mprm_jax.scoring_model import PARAMS, StubModel, png
 
@@ -76,9 +75,9 @@ def test_each_aggregate_chooses_its_own_candidate(tmp_path):
         ),
         replicates=0,
     )
-    assert [value[how] for how in AGGREGATES] == [0.5, 0.0, 0.0, 1.0]
-    assert value["tied"] == {"mean": 1, "min": 0, "product": 0, "last": 0}
-    assert (value["random"], value["pass_at_n"]) == (0.4, 1.0)
+    assert [value.accuracy[how] for how in AGGREGATES] == [0.5, 0.0, 0.0, 1.0]
+    assert value.tied == {"mean": 1, "min": 0, "product": 0, "last": 0}
+    assert (value.accuracy["random"], value.accuracy["pass_at_n"]) == (0.4, 1.0)
 
 
 def test_random_and_pass_at_n_are_what_enumeration_gives(tmp_path):
@@ -89,14 +88,15 @@ def test_random_and_pass_at_n_are_what_enumeration_gives(tmp_path):
     ]
     value = result(tmp_path / "c", *problems, replicates=0)
     right = [[one["correct"] for one in of["candidates"]] for of in problems]
-    assert value["random"] == pytest.approx(np.mean([np.mean(of) for of in right]))
-    assert value["pass_at_n"] == pytest.approx(np.mean([any(of) for of in right]))
+    chance = np.mean([np.mean(of) for of in right])
+    assert value.accuracy["random"] == pytest.approx(chance)
+    assert value.accuracy["pass_at_n"] == np.mean([any(of) for of in right])
     # All scores equal: choosing is chance, whatever the aggregate.
     for how in AGGREGATES:
-        assert value[how] == pytest.approx(value["random"])
-        assert value["gain"][how] == pytest.approx(0)
-        assert value["tied"][how] == sum(0 < sum(of) < len(of) for of in right)
-    assert value["candidates"] == [1, 8]
+        assert value.accuracy[how] == pytest.approx(chance)
+        assert value.gain[how] == pytest.approx(0)
+        assert value.tied[how] == sum(0 < sum(of) < len(of) for of in right)
+    assert value.candidates == (1, 8)
 
 
 def test_intervals_resample_problems_within_their_sources(tmp_path):
@@ -104,30 +104,23 @@ def test_intervals_resample_problems_within_their_sources(tmp_path):
     a = [scored((True, [0.9]), data_source="a") for _ in range(100)]
     b = [scored((i % 2 == 0, [0.9]), data_source="b") for i in range(100)]
     value = result(tmp_path / "c", *a, *b, replicates=2000)
-    low, high = value["intervals"]["mean"]
+    assert value.intervals is not None
     error = 0.5 * (0.25 / 100) ** 0.5
-    assert (low, high) == pytest.approx(
+    assert value.intervals.accuracy["mean"] == pytest.approx(
         (0.75 - 1.96 * error, 0.75 + 1.96 * error), abs=0.01
     )
-    assert value["intervals"]["gain"]["mean"] == pytest.approx((0, 0), abs=1e-12)
-    assert value["per_source"]["a"]["mean"] == 1
-    assert value["per_source"]["b"] | {"product": 0} == {
-        "mean": 0.5,
-        "min": 0.5,
-        "product": 0,
-        "last": 0.5,
-        "random": 0.5,
-        "pass_at_n": 0.5,
-        "problems": 100,
-    }
+    assert value.intervals.gain["mean"] == pytest.approx((0, 0), abs=1e-12)
+    of_a, of_b = value.per_source["a"], value.per_source["b"]
+    assert (of_a[0]["mean"], of_a[1], of_b[1]) == (1, 100, 100)
+    assert set(of_b[0].values()) == {0.5}
 
 
 def test_logits_have_no_product(tmp_path):
     value = result(tmp_path / "c", scored((True, [3.0]), (False, [-2.0])))
-    assert value["product"] is None
-    assert value["mean"] == 1
-    assert "product" not in value["intervals"]
-    json.dumps(value, allow_nan=False)
+    assert "product" not in value.accuracy | value.tied | value.gain
+    told = json.loads(json.dumps(value.as_json(), allow_nan=False))
+    assert (told["product"], told["mean"]) == (None, 1)
+    assert "product" not in told["intervals"]
 
 
 @pytest.mark.parametrize(
@@ -169,7 +162,7 @@ TEXT = {"steps": ["x"], "correct": True}
 @pytest.mark.parametrize(
     ("problem", "has_scores", "words"),
     [
-        (scored(), True, "record 2: no candidates"),
+        (scored(), True, "no candidates"),
         (scored((True, [])), True, "no scores: candidate 1"),
         (scored((True, [0.5]), (True, [math.nan])), True, "score is not finite"),
         ({"candidates": [{"prm_scores": [1]}]}, True, "candidate 1 has neither"),
@@ -178,16 +171,8 @@ TEXT = {"steps": ["x"], "correct": True}
         ({"candidates": [{**TEXT, "prm_scores": [1, 2]}]}, True, "1 steps, 2 prm_sc"),
         ({"candidates": [TEXT]}, False, "question missing"),
         ({"question": "?", "candidates": [{"correct": True}]}, False, "no steps: cand"),
-        (
-            {"question": "?", "candidates": [{**TEXT, "steps": [" "]}]},
-            False,
-            "empty st",
-        ),
-        (
-            {"question": "?", "candidates": [{**TEXT, "steps": ["<prm>"]}]},
-            False,
-            "step marker in text: candidate 1, step 1",
-        ),
+        ({"question": "?", "candidates": [TEXT | {"steps": [" "]}]}, False, "empty st"),
+        ({"question": "?", "candidates": [TEXT | {"steps": ["<prm>"]}]}, False, "mark"),
         ({"question": "?", "image": "/etc/x", "candidates": [TEXT]}, False, "unsafe"),
         ({"question": "?", "candidates": 7}, False, "not a candidates record"),
     ],
@@ -234,12 +219,11 @@ def test_a_model_scores_every_candidate_in_its_place(tmp_path):
 def test_a_long_candidate_is_judged_by_what_fits(tmp_path):
     (tmp_path / "0.png").write_bytes(png())
     candidate = {"steps": ["a step of thirty-odd letters, or so"] * 3, "correct": True}
-    path = write(
-        tmp_path / "c", {"question": "?", "image": "0.png", "candidates": [candidate]}
-    )
+    problem = {"question": "?", "image": "0.png", "candidates": [candidate]}
+    path = write(tmp_path / "c", problem)
     sets = read_candidates(path, scored=False)
     found = score_candidates(StubModel(max_length=80), PARAMS, sets, tmp_path, 2)
     assert len(found[0].candidates[0].scores or ()) == 2
-    assert best_of_n(found)["steps_truncated"] == 1
+    assert best_of_n(found).steps_truncated == 1
     with pytest.raises(DataError, match="candidate 1: not one step fits the model"):
         score_candidates(StubModel(max_length=10), PARAMS, sets, tmp_path, 2)

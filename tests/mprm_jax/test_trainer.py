@@ -1,6 +1,8 @@
 import json
 import os
 import signal
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
 import jax
@@ -11,17 +13,18 @@ from experiments.benchmarks.kill_resume import digest
 from mprm_jax.data.batches import buckets_for, collate
 from mprm_jax.data.loader import Reading, batches
 from mprm_jax.data.problems import DataError
+from mprm_jax.data.update_plan import plan
 from mprm_jax.train.checkpoint import load_model, updates_kept
-from mprm_jax.train.loop import TrainConfig, train
-from mprm_jax.train.optimizer import join, plan
-from mprm_jax.train.run_log import read_metrics
+from mprm_jax.train.loop import TrainConfig, TrainingJob, advised, stoppable, train
+from mprm_jax.train.optimizer import join
+from mprm_jax.train.run_files import RUN, RunFolder, read_metrics
 from mprm_jax.train.update import compiled_step, initial_state
 from tests.mprm_jax.stub_model import StubModel, read_stub, stub_examples
 
 MODEL = StubModel()
 EXAMPLES = stub_examples(40)
 BUCKETS = buckets_for(EXAMPLES, 1)
-BUDGET = plan(40, 8)
+PLAN = plan(40, 8)
 CONFIG = TrainConfig(learning_rate=1e-2, checkpoint_every=2)
 
 
@@ -32,23 +35,21 @@ def params():
 
 @pytest.fixture
 def run(params):
-    """``train`` of the stub, with changes."""
+    """``train`` of the stub, with changes of the job."""
 
-    def one(**changes):
-        chosen = {
-            "source": EXAMPLES,
-            "budget": BUDGET,
-            "config": CONFIG,
-            "buckets": BUCKETS,
-        } | changes
-        return train(MODEL, params, **chosen)
+    def one(path=None, on_update=lambda update: None, folder=None, **changes):
+        job = {"source": EXAMPLES, "plan": PLAN, "buckets": BUCKETS, "config": CONFIG}
+        where = path and RunFolder(path, **folder or {})
+        return train(
+            TrainingJob(MODEL, **job | changes), params, where, on_update=on_update
+        )
 
     return one
 
 
 def test_training_is_the_updates_one_after_another(run, params):
-    state, frozen = initial_state(MODEL, params, BUDGET, CONFIG.optimizer, 1e-2)
-    for loaded in batches(EXAMPLES, BUDGET, BUCKETS, Reading(CONFIG.seed)):
+    state, frozen = initial_state(MODEL, params, PLAN, CONFIG.optimizer, 1e-2)
+    for loaded in batches(EXAMPLES, PLAN, BUCKETS, Reading(CONFIG.seed)):
         state, _ = compiled_step(
             state,
             frozen,
@@ -80,16 +81,16 @@ def test_arms_and_seeds_share_one_compilation(params):
             return super().reward_logits(params, batch)
 
     before = digest(params)
-    results = {
-        digest(train(Counting(), params, EXAMPLES[:n], plan(n, 8), config, BUCKETS))
-        for n, config in [
-            (40, CONFIG),
-            (24, CONFIG),
-            (17, CONFIG),
-            (40, TrainConfig(learning_rate=1e-2, seed=1)),
-            (40, TrainConfig(learning_rate=3e-3)),
-        ]
-    }
+    results = set()
+    for n, config in [
+        (40, CONFIG),
+        (24, CONFIG),
+        (17, CONFIG),
+        (40, TrainConfig(learning_rate=1e-2, seed=1)),
+        (40, TrainConfig(learning_rate=3e-3)),
+    ]:
+        job = TrainingJob(Counting(), EXAMPLES[:n], plan(n, 8), BUCKETS, config)
+        results.add(digest(train(job, params)))
     assert len(results) == 5
     assert len(traced) == 1
     # Nor are the parameters that all of them start from given away.
@@ -101,34 +102,33 @@ def test_a_model_learns(run):
     rng = np.random.default_rng(0)
     examples = []
     for example in stub_examples(640, seed=8):
+        good = int(rng.integers(0, 2))
+        last = example.marker_S[-1:]
         tokens_L = example.tokens_L.copy()
-        good = rng.integers(0, 2, len(example.marker_S))
-        for place, is_good in zip(example.marker_S, good, strict=True):
-            tokens_L[: place + 1] = 3 if is_good else 9
-        good = good[-1:]
+        tokens_L[: int(last.max(initial=0)) + 1] = 3 if good else 9
         examples.append(
             example._replace(
                 tokens_L=tokens_L,
-                marker_S=example.marker_S[-1:],
-                successes_S=(8 * good).astype(np.int32),
+                marker_S=last,
+                successes_S=np.full(len(last), 8 * good, np.int32),
                 trials_S=example.trials_S[-1:],
             )
         )
     seen = []
     run(
         source=examples,
-        budget=plan(640, 8, matched_to=1280),
+        plan=plan(640, 8, matched_to=1280),
         config=TrainConfig(learning_rate=0.05),
         buckets=buckets_for(examples, 1),
         on_update=seen.append,
     )
-    assert seen[0].metrics["loss"] > 0.6
+    assert seen[0].metrics["loss"] > 0.5
     assert np.mean([update.metrics["loss"] for update in seen[-20:]]) < 0.1
 
 
 def test_the_folder_holds_the_model_and_its_history(run, tmp_path):
     output = tmp_path / "run"
-    params = run(output=output)
+    params = run(output)
     assert updates_kept(output) == [5, 4, 2]
     model, loaded = load_model(output, read=read_stub)
     assert model == MODEL
@@ -136,7 +136,7 @@ def test_the_folder_holds_the_model_and_its_history(run, tmp_path):
     lines = read_metrics(output)
     assert [line["update"] for line in lines] == [1, 2, 3, 4, 5]
     assert {"loss", "gradient_norm", "learning_rate", "steps"} <= lines[0].keys()
-    assert json.loads((output / "run.json").read_text())["seed"] == 0
+    assert json.loads((output / RUN).read_text())["seed"] == 0
 
 
 def test_callers_may_look_at_the_parameters_after_any_update(run):
@@ -144,6 +144,9 @@ def test_callers_may_look_at_the_parameters_after_any_update(run):
     last = run(on_update=lambda update: seen.append(digest(update.params())))
     assert len(set(seen)) == 5
     assert seen[-1] == digest(last)
+
+
+RESUME = {"resume": True}
 
 
 def stop_at(number, how):
@@ -172,12 +175,12 @@ def kill():
 )
 def test_a_stopped_run_goes_on_as_if_it_had_not(run, tmp_path, how, raised, kept):
     whole, output = tmp_path / "whole", tmp_path / "run"
-    expected = run(output=whole)
+    expected = run(whole)
     with pytest.raises(raised):
-        run(output=output, on_update=stop_at(3, how))
+        run(output, on_update=stop_at(3, how))
     assert updates_kept(output) == kept
     said = []
-    found = run(output=output, resume=True, report=said.append)
+    found = run(output, folder={"resume": True, "report": said.append})
     assert said == [f"{output}: goes on after update {kept[0]}"]
     assert digest(found) == digest(expected)
 
@@ -190,29 +193,31 @@ def test_a_stopped_run_goes_on_as_if_it_had_not(run, tmp_path, how, raised, kept
 
     assert lines(output) == lines(whole)
     # and a finished run is left as it is
-    assert digest(run(output=output, resume=True)) == digest(expected)
+    assert digest(run(output, folder=RESUME)) == digest(expected)
     assert lines(output) == lines(whole)
 
 
 def test_a_run_killed_before_its_first_checkpoint_begins_anew(run, tmp_path):
     with pytest.raises(Killed):
-        run(output=tmp_path, on_update=stop_at(1, kill))
-    assert digest(run(output=tmp_path, resume=True)) == digest(run())
+        run(tmp_path, on_update=stop_at(1, kill))
+    assert digest(run(tmp_path, folder=RESUME)) == digest(run())
 
 
 def test_another_run_s_folder_is_left_alone(run, tmp_path):
-    run(output=tmp_path, identity={"rows": "abc"})
-    with pytest.raises(DataError, match="holds a run already; --resume"):
-        run(output=tmp_path)
-    changed = TrainConfig(learning_rate=1e-3, checkpoint_every=1, threads=1, seed=4)
+    run(tmp_path, folder={"identity": {"rows": "abc"}})
+    with pytest.raises(DataError, match="holds a run already"):
+        run(tmp_path)
+    changed = TrainConfig(learning_rate=1e-3, checkpoint_every=1, seed=4)
     with pytest.raises(DataError, match=r"another run: learning_rate, rows, seed diff"):
-        run(output=tmp_path, config=changed, resume=True, identity={"rows": "def"})
+        run(tmp_path, config=changed, folder=RESUME | {"identity": {"rows": "def"}})
     # What does not change the result may change.
-    free = TrainConfig(learning_rate=1e-2, checkpoint_every=1, threads=1, keep=1)
-    run(output=tmp_path, config=free, resume=True, identity={"rows": "abc"})
-    (tmp_path / "run.json").unlink()
+    free = TrainConfig(
+        learning_rate=1e-2, checkpoint_every=1, threads=1, keep_checkpoints=1
+    )
+    run(tmp_path, config=free, folder=RESUME | {"identity": {"rows": "abc"}})
+    (tmp_path / RUN).unlink()
     with pytest.raises(DataError, match=r"holds checkpoints, but no run\.json"):
-        run(output=tmp_path, resume=True)
+        run(tmp_path, folder=RESUME)
 
 
 @pytest.mark.parametrize("output", [True, False])
@@ -221,7 +226,7 @@ def test_a_loss_that_is_not_finite_stops_and_saves_its_batch(run, tmp_path, outp
     clean = [e._replace(images_PxD=e.images_PxD.astype(np.float32)) for e in EXAMPLES]
     order = [
         place
-        for loaded in batches(clean, BUDGET, BUCKETS, Reading(CONFIG.seed))
+        for loaded in batches(clean, PLAN, BUCKETS, Reading(CONFIG.seed))
         for place in loaded.places.tolist()
     ]
     culprit = next(place for place in order[24:32] if len(clean[place].marker_S))
@@ -231,7 +236,7 @@ def test_a_loss_that_is_not_finite_stops_and_saves_its_batch(run, tmp_path, outp
     )
     path = tmp_path / "run" / "not-finite-4.npz"
     with pytest.raises(DataError, match=r"^update 4: not finite \(.*nan") as error:
-        run(source=bad, output=path.parent if output else None)
+        run(path.parent if output else None, source=bad)
     assert "\n" not in str(error.value)
     assert (str(path) in str(error.value)) == path.exists() == output
     if output:
@@ -263,17 +268,71 @@ def test_an_unreadable_rollout_stops_the_run(run):
         run(source=Source(EXAMPLES))
 
 
-def test_batches_that_cannot_be_divided_are_refused(run):
-    with pytest.raises(ValueError, match="3 micro-batches cannot share 8"):
-        run(config=TrainConfig(accumulate=3))
-    with pytest.raises(ValueError, match="accumulate must be at least 1"):
-        TrainConfig(accumulate=0)
-    with pytest.raises(ValueError, match="keep must be at least 1"):
-        TrainConfig(keep=0)
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"accumulate": 3}, "3 micro-batches cannot share 8"),
+        ({"accumulate": 8}, "2 parts of the mesh cannot share a batch of 8 in 8"),
+        ({"accumulate": 0}, "accumulate must be at least 1"),
+        ({"keep_checkpoints": 0}, "keep_checkpoints must be at least 1"),
+        ({"learning_rate": np.nan}, "learning_rate must be finite"),
+    ],
+)
+def test_settings_without_meaning_are_refused(run, changes, words):
+    with pytest.raises(ValueError, match=words):
+        run(config=TrainConfig(**changes))
 
 
-def test_a_run_in_a_thread_works(run):
-    from concurrent.futures import ThreadPoolExecutor
-
+def test_a_run_in_a_thread_works_and_leaves_signals_alone(run):
     with ThreadPoolExecutor(1) as pool:
         assert digest(pool.submit(run).result()) == digest(run())
+    before, seen = signal.getsignal(signal.SIGINT), []
+
+    def body():
+        with stoppable():
+            seen.append(signal.getsignal(signal.SIGINT))
+
+    thread = threading.Thread(target=body)
+    thread.start()
+    thread.join()
+    assert seen == [before]
+
+
+def test_a_signal_is_noted_a_second_raises_and_handlers_are_put_back():
+    numbers = signal.SIGINT, signal.SIGTERM
+    before = [*map(signal.getsignal, numbers)]
+    with pytest.raises(KeyboardInterrupt), stoppable() as stop:  # noqa: PT012
+        assert stop.signal is None
+        assert signal.getsignal(signal.SIGINT) != before[0]
+        os.kill(os.getpid(), signal.SIGINT)
+        assert stop.signal == signal.SIGINT
+        os.kill(os.getpid(), signal.SIGINT)
+        pytest.fail("the second signal did not raise")
+    with pytest.raises(SystemExit) as left, stoppable() as stop:  # noqa: PT012
+        os.kill(os.getpid(), signal.SIGTERM)
+        stop.leave()
+    assert left.value.code == 143
+    assert [*map(signal.getsignal, numbers)] == before
+
+
+@pytest.mark.parametrize(
+    ("message", "size"),
+    [
+        ("RESOURCE_EXHAUSTED: Out of memory allocating 1234 bytes.", "1234 bytes"),
+        ("RESOURCE_EXHAUSTED: ... trying to allocate 2.50GiB.\nmore", "2.50GiB"),
+        ("INTERNAL: Ran out of memory in memory space hbm", None),
+    ],
+)
+def test_running_out_of_memory_is_told_in_one_line(message, size):
+    with pytest.raises(DataError, match="out of device memory") as error, advised():
+        raise jax.errors.JaxRuntimeError(message)
+    assert "\n" not in str(error.value)
+    assert ("more were wanted" in str(error.value)) == (size is not None)
+    assert size is None or f"({size} more were wanted)" in str(error.value)
+
+
+def test_other_failures_are_left_alone():
+    with pytest.raises(jax.errors.JaxRuntimeError, match="INVALID"), advised():
+        raise jax.errors.JaxRuntimeError("INVALID_ARGUMENT: no")
+    with pytest.raises(ValueError, match="out of memory"), advised():
+        raise ValueError("out of memory")

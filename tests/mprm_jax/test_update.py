@@ -7,13 +7,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mprm_jax.data.batches import Batch, Bucket, Buckets, buckets_for, collate
-from mprm_jax.train.objective import Objective, loss_sum
-from mprm_jax.train.optimizer import OptimizerConfig, join, plan
-from mprm_jax.train.update import Placement, compiled_step, data_parallel, initial_state
+from mprm_jax.data.batches import Bucket, Buckets, buckets_for, collate
+from mprm_jax.data.update_plan import plan
+from mprm_jax.train.objective import Objective
+from mprm_jax.train.optimizer import OptimizerConfig, join
+from mprm_jax.train.sharding import MeshShape, default_mesh, make_mesh, place_batch
+from mprm_jax.train.update import compiled_step, initial_state
 from tests.mprm_jax.stub_model import StubModel, stub_examples
 
 MODEL = StubModel()
+ADAFACTOR = OptimizerConfig(kind="adafactor")
 SETTINGS = {
     "model": MODEL,
     "optimizer": OptimizerConfig(clip_norm=1e6),
@@ -21,17 +24,28 @@ SETTINGS = {
 }
 
 
-def start(placement=None, params=None):
+def start(mesh=None, params=None, **changes):
     """A state and frozen parameters that nobody else holds."""
-    params = MODEL.init(jax.random.key(0)) if params is None else params
-    return initial_state(
-        MODEL, params, plan(80, 8), SETTINGS["optimizer"], 1e-2, placement
-    )
+    chosen = SETTINGS | changes
+    model = chosen["model"]
+    params = model.init(jax.random.key(0)) if params is None else params
+    return initial_state(model, params, plan(80, 8), chosen["optimizer"], 1e-2, mesh)
+
+
+def on_mesh(mesh, batch, **changes):
+    """(params, metrics) after one update on several devices, which is pinned."""
+    state, frozen = start(mesh, **changes)
+    pinned = tuple(leaf.sharding for leaf in jax.tree.leaves(state))
+    step = partial(compiled_step, **SETTINGS | changes, shardings=pinned)
+    after, metrics = step(state, frozen, place_batch(mesh, batch))
+    # Pinned, so that the next update needs no other program.
+    assert tuple(leaf.sharding for leaf in jax.tree.leaves(after)) == pinned
+    return join(after.trained, frozen), metrics
 
 
 def update(batch, **changes):
     """(params, metrics) after one update."""
-    state, frozen = start()
+    state, frozen = start(**{k: v for k, v in changes.items() if k in SETTINGS})
     after, metrics = compiled_step(state, frozen, batch, **SETTINGS | changes)
     return join(after.trained, frozen), {k: float(v) for k, v in metrics.items()}
 
@@ -125,89 +139,43 @@ def test_low_precision_parameters_are_trained_in_float32():
     assert {leaf.dtype for leaf in jax.tree.leaves(frozen)} == {jnp.bfloat16.dtype}
 
 
-def test_two_devices_make_the_update_of_one():
+WIDE = StubModel(vocabulary=130, width=140)
+
+
+@pytest.mark.parametrize(
+    ("shape", "changes"),
+    [
+        (None, {"accumulate": 2}),
+        (MeshShape(1, 2), {"model": StubModel(width=6)}),
+        (MeshShape(1, 2), {"model": WIDE, "optimizer": ADAFACTOR}),
+    ],
+)
+def test_two_devices_make_the_update_of_one(shape, changes):
+    """Each with the whole model, or with a part of it."""
     examples = stub_examples(8, seed=4)
     batch = collate(examples, buckets_for(examples), 8)
-    one, metrics = update(batch, accumulate=2)
-    placement = data_parallel(8, 2)
-    assert placement is not None
-    state, frozen = start(placement)
-    shardings = tuple(leaf.sharding for leaf in jax.tree.leaves(state))
-    after, others = compiled_step(
-        state,
-        frozen,
-        placement.batch(batch),
-        **SETTINGS,
-        accumulate=2,
-        shardings=shardings,
-    )
-    assert_close(join(after.trained, frozen), one, rtol=1e-5, atol=1e-7)
+    one, metrics = update(batch, **changes)
+    mesh = default_mesh() if shape is None else make_mesh(shape)
+    made, others = on_mesh(mesh, batch, **changes)
+    assert_close(made, one, rtol=1e-4, atol=1e-6)
     assert float(others["loss"]) == pytest.approx(metrics["loss"], rel=1e-6)
-    # Pinned, so that the next update needs no other program.
-    assert tuple(leaf.sharding for leaf in jax.tree.leaves(after)) == shardings
 
 
-def test_parameters_may_be_split_over_devices():
-    """A placement of the caller's; moments lie where their parameters do."""
-    placement = data_parallel(8)
-    assert placement is not None
-    rows = jax.sharding.NamedSharding(
-        placement.mesh, jax.sharding.PartitionSpec(None, "data")
+def test_moments_lie_where_their_parameters_do_and_means_everywhere():
+    mesh = make_mesh(MeshShape(1, 2))
+    rows, whole = (
+        jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(*axes))
+        for axes in ((None, "fsdp"), ())
     )
-    whole = jax.sharding.NamedSharding(placement.mesh, jax.sharding.PartitionSpec())
-
-    def place(params):
-        return jax.tree.map(
-            lambda leaf: jax.device_put(
-                leaf, rows if leaf.ndim == 2 and leaf.shape[1] % 2 == 0 else whole
-            ),
-            params,
-        )
-
-    model = StubModel(width=6)
-    params = model.init(jax.random.key(0))
-    sharded = Placement(placement.mesh, params=place)
-    state, _ = initial_state(
-        model, params, plan(8, 8), OptimizerConfig(), 1e-2, sharded
-    )
+    state, _ = start(mesh, model=StubModel(width=6))
     moment = state.moments[1].mu["blocks"][0]["embedding"]
     assert moment.sharding == state.trained["blocks"][0]["embedding"].sharding == rows
-
-
-def test_adafactor_s_means_are_everywhere_and_its_vectors_with_theirs():
-    placement = data_parallel(8)
-    assert placement is not None
-    rows = jax.sharding.NamedSharding(
-        placement.mesh, jax.sharding.PartitionSpec("data")
-    )
-    whole = jax.sharding.NamedSharding(placement.mesh, jax.sharding.PartitionSpec())
-    model = StubModel(vocabulary=130, width=140)
-    params = model.init(jax.random.key(0))
-    sharded = Placement(
-        placement.mesh,
-        params=lambda tree: jax.tree.map(
-            lambda leaf: jax.device_put(leaf, rows if len(leaf) > 3 else whole), tree
-        ),
-    )
-    optimizer = OptimizerConfig(kind="adafactor")
-    state, frozen = initial_state(model, params, plan(8, 8), optimizer, 1e-2, sharded)
+    state, _ = start(mesh, model=WIDE, optimizer=ADAFACTOR)
     scaled = state.moments[1][0]
     embedding = scaled.v_row["blocks"][0]["embedding"]
     assert (embedding.shape, embedding.sharding) == ((130,), whole)
-    gain = scaled.v["blocks"][0]["norm"]["scale"]
-    assert (gain.shape, gain.sharding) == ((140,), rows)
-    # An update on two devices is that on one.
-    examples = stub_examples(8, seed=4)
-    batch = collate(examples, buckets_for(examples), 8)
-    chosen = SETTINGS | {"model": model, "optimizer": optimizer}
-    pinned = tuple(leaf.sharding for leaf in jax.tree.leaves(state))
-    after, _ = compiled_step(
-        state, frozen, placement.batch(batch), **chosen, shardings=pinned
-    )
-    assert tuple(leaf.sharding for leaf in jax.tree.leaves(after)) == pinned
-    alone = initial_state(model, params, plan(8, 8), optimizer, 1e-2)
-    one, _ = compiled_step(*alone, batch, **chosen)
-    assert_close(after.trained, one.trained, rtol=1e-4, atol=1e-6)
+    kernel = state.trained["head"]["kernel"]
+    assert scaled.v["head"]["kernel"].sharding == kernel.sharding
 
 
 @pytest.mark.parametrize("consume", [True, False])
@@ -222,23 +190,3 @@ def test_parameters_are_taken_only_if_they_may_be(consume):
     )
     assert params["head"]["kernel"].is_deleted() == consume
     assert not params["vision"]["kernel"].is_deleted()
-
-
-def test_a_batch_that_devices_cannot_share_is_refused():
-    with pytest.raises(ValueError, match="2 devices cannot share a batch of 6 in 2"):
-        data_parallel(6, 2)
-
-
-def test_later_tokens_do_not_reach_earlier_losses():
-    """What the stub promises and every model must keep: the trainer adds no leak."""
-    examples = stub_examples(4, seed=9)
-    batch = jax.tree.map(jnp.asarray, collate(examples, buckets_for(examples), 4))
-    params = MODEL.init(jax.random.key(0))
-
-    def loss(tokens_BxL):
-        changed = Batch(tokens_BxL, *batch[1:])
-        return loss_sum(MODEL.reward_logits(params, changed), changed, Objective())
-
-    last = int(batch.marker_BxS.max())
-    changed = batch.tokens_BxL.at[:, last + 1 :].set(7)
-    assert loss(changed) == loss(batch.tokens_BxL)

@@ -1,9 +1,20 @@
+"""The files of a run: metrics as they come, and names for its parameters."""
+
 import json
 
+import jax
+import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from mprm_jax.data.problems import DataError
-from mprm_jax.train.run_log import METRICS, TENSORBOARD, RunLog, read_metrics
+from mprm_jax.train.run_files import (
+    METRICS,
+    TENSORBOARD,
+    RunLog,
+    fingerprint,
+    read_metrics,
+)
 
 
 def write(output, updates, after=0, tensorboard=False):
@@ -29,9 +40,6 @@ def test_updates_that_are_made_again_are_cut_off(tmp_path, rest):
     write(tmp_path, [3, 4], after=2)
     assert [line["update"] for line in read_metrics(tmp_path)] == [1, 2, 3, 4]
 
-
-def test_a_run_that_begins_anew_has_no_old_lines(tmp_path):
-    write(tmp_path, range(1, 4))
     write(tmp_path, [1])
     assert [line["update"] for line in read_metrics(tmp_path)] == [1]
 
@@ -53,3 +61,51 @@ def test_files_that_cannot_be_used_are_one_line_errors(tmp_path):
     (tmp_path / METRICS).write_text("no json\n")
     with pytest.raises(DataError, match=METRICS):
         read_metrics(tmp_path)
+
+
+def params():
+    rng = np.random.default_rng(0)
+    return {
+        "a": rng.normal(size=(4, 6)).astype(np.float32),
+        "b": {"c": jnp.asarray(rng.normal(size=8), jnp.bfloat16)},
+        "k": np.arange(8, dtype=np.uint8),
+    }
+
+
+def test_a_fingerprint_does_not_depend_on_where_arrays_lie():
+    mesh = jax.make_mesh((2,), ("x",), axis_types=(jax.sharding.AxisType.Auto,))
+    for spec in ((None, "x"), ("x",)):
+        place = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(*spec))
+        moved = params() | {"a": jax.device_put(params()["a"], place)}
+        assert fingerprint(moved) == fingerprint(params())
+
+
+def test_any_change_changes_the_fingerprint():
+    def swapped(value):
+        value["a"][0, 0], value["a"][3, 5] = value["a"][3, 5], value["a"][0, 0]
+
+    def last_bit(value):
+        value["a"][2, 3] = np.nextafter(value["a"][2, 3], np.float32(9))
+
+    def sign_of_zero(value):
+        value["a"][0] *= np.float32(-1)
+
+    def reshaped(value):
+        value["a"] = value["a"].reshape(6, 4)
+
+    def renamed(value):
+        value["b"]["d"] = value["b"].pop("c")
+
+    def retyped(value):
+        value["k"] = value["k"].astype(np.int8)
+
+    def doubled(value):
+        value["b"]["c"] = value["b"]["c"] * 2
+
+    found = {fingerprint(params())}
+    changes = (swapped, last_bit, sign_of_zero, reshaped, renamed, retyped, doubled)
+    for change in changes:
+        value = params()
+        change(value)
+        found.add(fingerprint(value))
+    assert len(found) == 1 + len(changes)
