@@ -18,10 +18,10 @@ from scipy.special import expit
 from mprm_jax.data.batches import Batch, Bucket, Buckets, Example, collate
 from mprm_jax.data.formats.base import ReadOptions
 from mprm_jax.data.formats.visualprocessbench import decode
-from mprm_jax.data.pixels import read_images
-from mprm_jax.data.predictions import Prediction, json_records
+from mprm_jax.data.images import read_images
 from mprm_jax.data.problems import BadRecord, DataError
 from mprm_jax.data.record import Record
+from mprm_jax.data.scored import Prediction, read_records
 from mprm_jax.models.model import Model, Params
 
 # Examples are encoded, sorted by length and scored this many batches at a time: images
@@ -59,16 +59,13 @@ def read_benchmark(path: Path) -> list[Solution]:
     Raises:
         DataError: the file cannot be used; the message names the record.
     """
-    solutions = []
-    for number, line, data in json_records(path):
-        where = f"{path}:{line}: record {number}"
-        try:
-            record = decode(data, ReadOptions())
-        except BadRecord as error:
-            raise DataError(f"{where}: {error}") from None
+
+    def read(where: str, _: int, data: bytes) -> Solution:
+        record = decode(data, ReadOptions())
         labels = tuple(2 * step.successes - step.trials for step in record.steps)
-        solutions.append(Solution(where, record, labels))
-    return solutions
+        return Solution(where, record, labels)
+
+    return list(read_records(path, read))
 
 
 def image_root(path: Path, images: Sequence[str]) -> Path:
@@ -157,8 +154,8 @@ def score_prompts(
 
     Batches hold examples of like length; tokens are padded to 32, 48, 64, 96, 128, ...,
     steps to 8, 16, 32, ..., patches never, and a last batch with empty rows. So a model
-    is compiled for each such shape that occurs, a handful. A causal model that reads
-    ``lengths_B`` gives the same scores whatever an example is batched with.
+    is compiled for each such shape that occurs, a handful. A causal model gives the
+    same scores whatever an example is batched with.
     """
     scores: list[np.ndarray] = []
     stream = iter(examples)

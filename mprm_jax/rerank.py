@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
 import msgspec
 import numpy as np
 
-from mprm_jax.data.candidates import CandidateSet
 from mprm_jax.data.problems import BadRecord, DataError
+from mprm_jax.data.scored import CandidateSet
 from mprm_jax.metrics_bootstrap import LEVEL, REPLICATES, interval, weight_chunks
 
 if TYPE_CHECKING:
@@ -213,7 +213,7 @@ def score_candidates(
     Raises:
         DataError: a candidate cannot be encoded or scored; the message names it.
     """
-    from mprm_jax.data.pixels import read_images
+    from mprm_jax.data.images import read_images
     from mprm_jax.evaluate import encode_example, score_prompts
 
     def examples() -> Iterator[Example]:

@@ -17,7 +17,7 @@ from experiments.cli.scoring import (
 )
 from experiments.console import shared
 from experiments.console.tables import format_table, printable
-from mprm_jax.data.candidates import CandidateSet, read_candidates
+from mprm_jax.data.scored import CandidateSet, read_candidates
 from mprm_jax.rerank import AGGREGATES, best_of_n, encode_scored, score_candidates
 
 

@@ -13,7 +13,7 @@ from experiments.console import shared
 from experiments.console.tables import format_table, percent
 from experiments.store.results import Result, append_results, cell_key, read_results
 from experiments.store.write_subset import SelectionOptions, choose
-from mprm_jax.data.corpus import Usable, read_corpus, usable_rollouts
+from mprm_jax.data.corpus import SelectableCorpus, read_corpus, usable_rollouts
 from theory.scores import DEFAULT_ALPHA
 from theory.selection import RuleName, Selection
 from theory.summary import Summary, summarise
@@ -99,7 +99,7 @@ def _measure(options: Options) -> dict[str, Any]:
     return {"corpus": dataclasses.asdict(summarise(usable.rollouts)), "rules": rows}
 
 
-def _simulate(options: Options) -> tuple[Usable, np.ndarray]:
+def _simulate(options: Options) -> tuple[SelectableCorpus, np.ndarray]:
     """The corpus as read back from disk, and the true r of its steps."""
     # Imported here: scipy would slow down --help.
     from experiments.corpora.simulated import order_on_disk, write_raw_corpus
@@ -126,7 +126,9 @@ def _simulate(options: Options) -> tuple[Usable, np.ndarray]:
     return usable, simulation.r[steps]
 
 
-def _describe(usable: Usable, selection: Selection, r: np.ndarray) -> dict[str, Any]:
+def _describe(
+    usable: SelectableCorpus, selection: Selection, r: np.ndarray
+) -> dict[str, Any]:
     subset = usable.rollouts.take(selection.rows)
     chosen = np.zeros(usable.rollouts.n_rollouts, bool)
     chosen[selection.rows] = True

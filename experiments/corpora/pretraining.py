@@ -23,8 +23,8 @@ import optax
 from tokenizers import Tokenizer
 
 from experiments.corpora.scene_text import questions, step_texts
+from mprm_jax.data.prompt import render
 from mprm_jax.data.record import STEP_MARKER
-from mprm_jax.data.render import render
 from mprm_jax.metrics_ranking import auroc
 from mprm_jax.models.tiny import TinyConfig, merge_module, patchify, split_module
 from mprm_jax.models.tiny_model import TinyModel

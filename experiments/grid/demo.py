@@ -36,7 +36,7 @@ from experiments.store.provenance import versions
 from experiments.store.results import Result, append_results, cell_key, read_results
 from experiments.store.write_subset import SelectionOptions, choose, write_selection
 from mprm_jax.data.batches import Buckets, Example
-from mprm_jax.data.corpus import Usable, read_corpus, usable_rollouts
+from mprm_jax.data.corpus import SelectableCorpus, read_corpus, usable_rollouts
 from mprm_jax.data.formats.base import WriteOptions
 from mprm_jax.data.outputs import OutputSet
 from mprm_jax.data.problems import DataError
@@ -183,7 +183,9 @@ def _check_same_world(plan: Plan, found: Sequence[Result]) -> None:
             )
 
 
-def simulate(plan: Plan, size: Size, talk: Talk) -> tuple[Usable, list[dict[str, Any]]]:
+def simulate(
+    plan: Plan, size: Size, talk: Talk
+) -> tuple[SelectableCorpus, list[dict[str, Any]]]:
     """The corpus as read back from disk, and what only the simulator knows of it.
 
     Written only if the folder does not hold this world yet.
@@ -219,7 +221,7 @@ def _holds(folder: Path, arguments: dict[str, Any]) -> bool:
 
 
 def _selection(
-    plan: Plan, usable: Usable, rule: RuleName, seed: int
+    plan: Plan, usable: SelectableCorpus, rule: RuleName, seed: int
 ) -> tuple[SelectionOptions, Selection]:
     options = SelectionOptions(
         rule=rule,
@@ -233,7 +235,7 @@ def _selection(
     return options, choose(usable, options)
 
 
-def _write_subsets(plan: Plan, usable: Usable) -> dict[str, int]:
+def _write_subsets(plan: Plan, usable: SelectableCorpus) -> dict[str, int]:
     """Each rule's subset of seed 0 as a file; rollouts by rule."""
     kept = {}
     for rule in RULES:
@@ -248,7 +250,7 @@ def _write_subsets(plan: Plan, usable: Usable) -> dict[str, int]:
 class _Lab:
     """What all cells share."""
 
-    usable: Usable
+    usable: SelectableCorpus
     facts: Sequence[dict[str, Any]]
     model: Model
     params: Params
@@ -258,7 +260,7 @@ class _Lab:
 
 
 def _prepare(
-    plan: Plan, usable: Usable, facts: Sequence[dict[str, Any]], talk: Talk
+    plan: Plan, usable: SelectableCorpus, facts: Sequence[dict[str, Any]], talk: Talk
 ) -> _Lab:
     model, params = pretrained()
     with talk.progress("reading", usable.rollouts.n_rollouts, "rollouts") as tick:

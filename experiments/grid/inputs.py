@@ -19,11 +19,11 @@ from experiments.corpora.simulated import MADE_HERE
 from experiments.store.provenance import file_sha256
 from experiments.store.results import Result
 from experiments.store.write_subset import corpus_reading
-from mprm_jax.data.candidates import CandidateSet, read_candidates
-from mprm_jax.data.corpus import Usable
+from mprm_jax.data.corpus import SelectableCorpus
 from mprm_jax.data.framing import corpus_files
 from mprm_jax.data.outputs import OUTPUT_SCHEMA
 from mprm_jax.data.problems import DataError
+from mprm_jax.data.scored import CandidateSet, read_candidates
 from mprm_jax.evaluate import Solution, image_root, read_benchmark
 from mprm_jax.metrics import step_scores
 from mprm_jax.metrics_summary import decide
@@ -48,7 +48,7 @@ class Inputs:
         settings: what determines every cell beside its arm and seed, JSON values.
     """
 
-    usable: Usable
+    usable: SelectableCorpus
     images: Path | None
     solutions: Sequence[Solution]
     benchmark_images: Path
@@ -57,7 +57,7 @@ class Inputs:
 
 
 def read_inputs(
-    usable: Usable,
+    usable: SelectableCorpus,
     benchmark: Path,
     candidates: Path | None,
     images: Path | None,
@@ -130,7 +130,7 @@ def _check_split(solutions: Sequence[Solution], benchmark: Path) -> None:
         ) from None
 
 
-def _corpus_folder(usable: Usable) -> Path:
+def _corpus_folder(usable: SelectableCorpus) -> Path:
     folder = corpus_files(usable.corpus.path)[0].path.resolve().parent
     return folder.parent if folder.name == "annotations" else folder
 
@@ -144,7 +144,7 @@ def _made_here(folder: Path) -> dict[str, Any] | None:
     return manifest if manifest.get("schema") == OUTPUT_SCHEMA else None
 
 
-def _first_images(usable: Usable) -> Sequence[str]:
+def _first_images(usable: SelectableCorpus) -> Sequence[str]:
     import numpy as np
 
     from mprm_jax.data.loader import CorpusExamples

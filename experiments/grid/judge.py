@@ -12,11 +12,10 @@ import numpy as np
 
 from experiments.store.metrics import json_numbers, stored
 from mprm_jax.data.batches import Example
-from mprm_jax.data.candidates import CandidateSet
+from mprm_jax.data.images import read_images
 from mprm_jax.data.loader import Source
-from mprm_jax.data.pixels import read_images
-from mprm_jax.data.predictions import Prediction, columns
 from mprm_jax.data.problems import BadRecord, DataError
+from mprm_jax.data.scored import CandidateSet, Prediction, columns
 from mprm_jax.evaluate import Solution, encode_example, score_prompts
 from mprm_jax.metrics import StepScores, best_threshold, f1_at
 from mprm_jax.metrics_bootstrap import replicate

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from experiments.store.results import Result
 from experiments.store.write_subset import SelectionOptions, choose
-from mprm_jax.data.corpus import Usable
+from mprm_jax.data.corpus import SelectableCorpus
 from theory.scores import DEFAULT_ALPHA
 from theory.selection import RuleName
 
@@ -159,7 +159,7 @@ class Planned:
 
 
 def plan_cells(
-    usable: Usable, grid: Grid, batch_size: int, matched: bool
+    usable: SelectableCorpus, grid: Grid, batch_size: int, matched: bool
 ) -> list[Planned]:
     """Every cell of the grid with its cost.
 

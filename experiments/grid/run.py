@@ -34,7 +34,7 @@ from experiments.store.results import (
     read_results,
     store_path,
 )
-from mprm_jax.data.corpus import Usable
+from mprm_jax.data.corpus import SelectableCorpus
 from mprm_jax.data.outputs import OutputSet
 from mprm_jax.data.problems import DataError
 
@@ -123,7 +123,7 @@ def run(options: Options) -> None:
     print(f"next: mprm figures --only {NAME} --results {folder}")
 
 
-def _settings_for(options: Options, usable: Usable) -> Settings:
+def _settings_for(options: Options, usable: SelectableCorpus) -> Settings:
     def settings(cell: Cell, rows: np.ndarray) -> tuple[Budget, TrainConfig]:
         return train_settings(options.training(cell), Subset(usable, rows, None))
 

@@ -18,11 +18,11 @@ import numpy as np
 
 from experiments.store.metrics import json_numbers, stored
 from mprm_jax.data.batches import Buckets, Example, buckets_for
-from mprm_jax.data.candidates import CandidateSet, read_candidates
-from mprm_jax.data.corpus import Usable
+from mprm_jax.data.corpus import SelectableCorpus
+from mprm_jax.data.images import read_images
 from mprm_jax.data.loader import CorpusExamples
-from mprm_jax.data.pixels import read_images
 from mprm_jax.data.problems import DataError
+from mprm_jax.data.scored import CandidateSet, read_candidates
 from mprm_jax.evaluate import Solution, encode_example, read_benchmark, score_prompts
 from mprm_jax.metrics import StepScores, step_scores
 from mprm_jax.metrics_bootstrap import replicate
@@ -126,7 +126,7 @@ def read_bench(model: Model, folder: Path) -> Bench:
 
 
 def read_examples(
-    model: Model, usable: Usable, images: Path, tick: Callable[[int], None]
+    model: Model, usable: SelectableCorpus, images: Path, tick: Callable[[int], None]
 ) -> list[Example]:
     """Every rollout of the corpus as the model reads it.
 

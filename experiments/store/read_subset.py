@@ -11,7 +11,7 @@ import msgspec
 import numpy as np
 
 from experiments.store.manifests import InputFile, typed
-from mprm_jax.data.corpus import Corpus, Usable, usable_rollouts
+from mprm_jax.data.corpus import Corpus, SelectableCorpus, usable_rollouts
 from mprm_jax.data.formats.base import ReadOptions
 from mprm_jax.data.outputs import MANIFEST_SUFFIX, manifest_path, read_manifest
 from mprm_jax.data.problems import DataError
@@ -59,7 +59,7 @@ class Subset:
         selection: how they were chosen; None: all.
     """
 
-    usable: Usable
+    usable: SelectableCorpus
     picks: np.ndarray
     selection: dict[str, Any] | None
 

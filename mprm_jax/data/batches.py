@@ -4,9 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 import numpy as np
+
+if TYPE_CHECKING:
+    # What commands that only count do not import.
+    from jax import Array as DeviceArray
+
+    Array: TypeAlias = np.ndarray | DeviceArray
 
 PAD_ID = 0
 
@@ -39,8 +45,6 @@ class Batch(NamedTuple):
 
     Attributes:
         tokens_BxL: int32 ids, padded at the end with 0.
-        lengths_B: int32 real tokens; 1 in a row that is no rollout, because a softmax
-            over no key at all would be NaN.
         images_BxPxD: image patches, uint8 or float32, padded at the end with 0.
         marker_BxS: int32 position in the tokens of each step's ``<prm>``; 0 where
             padded.
@@ -48,12 +52,11 @@ class Batch(NamedTuple):
         trials_BxS: int32 N; 0 = no step here, which weighs nothing.
     """
 
-    tokens_BxL: Any
-    lengths_B: Any
-    images_BxPxD: Any
-    marker_BxS: Any
-    successes_BxS: Any
-    trials_BxS: Any
+    tokens_BxL: Array
+    images_BxPxD: Array
+    marker_BxS: Array
+    successes_BxS: Array
+    trials_BxS: Array
 
 
 @dataclass(frozen=True)
@@ -191,7 +194,6 @@ def collate(examples: Sequence[Example], buckets: Buckets, rows: int) -> Batch:
     )
     first = examples[0].images_PxD
     tokens_BxL = np.full((rows, shape.tokens), PAD_ID, np.int32)
-    lengths_B = np.ones(rows, np.int32)
     images_BxPxD = np.zeros((rows, shape.patches, first.shape[1]), first.dtype)
     marker_BxS, successes_BxS, trials_BxS = (
         np.zeros((rows, buckets.steps), np.int32) for _ in range(3)
@@ -201,11 +203,8 @@ def collate(examples: Sequence[Example], buckets: Buckets, rows: int) -> Batch:
         if steps > buckets.steps:
             raise ValueError(f"{steps} steps do not fit {buckets.steps} places")
         tokens_BxL[row, :length] = example.tokens_L
-        lengths_B[row] = max(length, 1)
         images_BxPxD[row, : len(example.images_PxD)] = example.images_PxD
         marker_BxS[row, :steps] = example.marker_S
         successes_BxS[row, :steps] = example.successes_S
         trials_BxS[row, :steps] = example.trials_S
-    return Batch(
-        tokens_BxL, lengths_B, images_BxPxD, marker_BxS, successes_BxS, trials_BxS
-    )
+    return Batch(tokens_BxL, images_BxPxD, marker_BxS, successes_BxS, trials_BxS)

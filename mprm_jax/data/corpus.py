@@ -10,12 +10,18 @@ from pathlib import Path
 
 import numpy as np
 
-from mprm_jax.data.cache import recall, scan_and_store
 from mprm_jax.data.formats import by_name
 from mprm_jax.data.formats.base import ReadOptions
 from mprm_jax.data.framing import CorpusFile, corpus_files
-from mprm_jax.data.index import COLUMNS, FileIndex, detect_format, scan_file
-from mprm_jax.data.problems import BadCorpus, DataError, Problem, Problems
+from mprm_jax.data.index import (
+    COLUMNS,
+    FileIndex,
+    detect_format,
+    recall,
+    scan_and_store,
+    scan_file,
+)
+from mprm_jax.data.problems import BadCorpus, BadLine, BadLines, DataError
 from mprm_jax.data.record import UnmeasuredPolicy, unmeasured_step
 from theory.rollouts import Rollouts
 
@@ -32,7 +38,7 @@ class Corpus:
         sha256: of each file; empty if it was not asked for.
         lines: lines over all files, blank ones included.
         blank: blank lines.
-        problems: refused lines.
+        bad_lines: refused lines.
         rollouts: the counts.
         file: index into ``files``, int32 ``[n_rollouts]``.
         offset: byte offset in the (decompressed) file, int64 ``[n_rollouts]``.
@@ -49,7 +55,7 @@ class Corpus:
     sha256: tuple[str, ...]
     lines: int
     blank: int
-    problems: Problems
+    bad_lines: BadLines
     rollouts: Rollouts
     file: np.ndarray
     offset: np.ndarray
@@ -103,7 +109,7 @@ def read_corpus(
     known = partial(recall, form=format_name, options=options, sha256=sha256)
     pieces = _pieces(files, known if use_cache else None, scan, executor)
     for file, (piece, reused) in zip(files, pieces, strict=True):
-        merged.add(piece, reused)
+        merged.add(file, piece, reused)
         progress(file)
     return merged.corpus(path, format_name, options, files)
 
@@ -163,11 +169,11 @@ class _Merged:
         self.columns: dict[str, _Column] = {name: _Column() for name in COLUMNS}
         self.sizes: list[int] = []
         self.names: dict[str, int] = {}
-        self.problems = Problems()
+        self.bad_lines = BadLines()
         self.sha256: list[str] = []
         self.lines = self.blank = self.reused = 0
 
-    def add(self, piece: FileIndex, reused: bool) -> None:
+    def add(self, file: CorpusFile, piece: FileIndex, reused: bool) -> None:
         """Append the next file."""
         ids = [self.names.setdefault(n, len(self.names)) for n in piece.source_names]
         for name, column in self.columns.items():
@@ -175,7 +181,7 @@ class _Merged:
             if name == "source" and len(values):
                 values = np.array(ids, np.int32)[values]
             column.add(values)
-        self.problems.extend([piece.problems])
+        self.bad_lines.extend(piece.bad_lines, str(file.path))
         self.sha256.append(piece.sha256)
         self.sizes.append(len(piece.lengths))
         self.lines += piece.lines
@@ -201,7 +207,7 @@ class _Merged:
             sha256=tuple(self.sha256) if all(self.sha256) else (),
             lines=self.lines,
             blank=self.blank,
-            problems=self.problems,
+            bad_lines=self.bad_lines,
             rollouts=Rollouts(
                 columns["successes"].values(np.uint8),
                 columns["trials"].values(np.uint8),
@@ -242,7 +248,7 @@ class _Column:
 
 
 @dataclass(frozen=True, eq=False)
-class Usable:
+class SelectableCorpus:
     """The rollouts that may be selected, with every step measured.
 
     Attributes:
@@ -253,7 +259,7 @@ class Usable:
         unmeasured_steps: steps that were never sampled.
         truncated: rollouts cut before their first such step.
         emptied: rollouts of which nothing was left.
-        problems: refused lines, those with unmeasured steps among them under "error".
+        bad_lines: refused lines, those with unmeasured steps among them under "error".
     """
 
     corpus: Corpus
@@ -263,7 +269,7 @@ class Usable:
     unmeasured_steps: int
     truncated: int
     emptied: int
-    problems: Problems
+    bad_lines: BadLines
 
     @property
     def content(self) -> np.ndarray:
@@ -274,7 +280,7 @@ class Usable:
 
 def usable_rollouts(
     corpus: Corpus, unmeasured: UnmeasuredPolicy = "error", max_bad: int = 0
-) -> Usable:
+) -> SelectableCorpus:
     """Refuse what must be refused, and settle what an unmeasured step means.
 
     Args:
@@ -290,8 +296,8 @@ def usable_rollouts(
     rollouts = corpus.rollouts
     missing = rollouts.trials == 0
     unmeasured_steps = int(np.count_nonzero(missing))
-    problems = Problems()
-    problems.extend([corpus.problems])
+    bad_lines = BadLines()
+    bad_lines.extend(corpus.bad_lines)
     keep = np.ones(rollouts.n_rollouts, bool)
     truncated = emptied = 0
     if unmeasured_steps:
@@ -301,8 +307,8 @@ def usable_rollouts(
             case "error":
                 for row in np.flatnonzero(affected):
                     error = unmeasured_step(int(first[row]) + 1)
-                    problems.add(
-                        Problem(
+                    bad_lines.add(
+                        BadLine(
                             str(corpus.files[corpus.file[row]].path),
                             int(corpus.line[row]),
                             error.reason,
@@ -323,13 +329,13 @@ def usable_rollouts(
                     rollouts.source,
                     rollouts.source_names,
                 )
-    if problems.total > max_bad:
-        raise BadCorpus(problems, max_bad)
+    if bad_lines.total > max_bad:
+        raise BadCorpus(bad_lines, max_bad)
     del missing
     row = np.flatnonzero(keep)
     if len(row) == 0:
         raise DataError(f"{corpus.path}: no rollout to select from")
-    return Usable(
+    return SelectableCorpus(
         corpus=corpus,
         rollouts=rollouts if np.all(keep) else rollouts.take(row),
         row=row,
@@ -337,25 +343,20 @@ def usable_rollouts(
         unmeasured_steps=unmeasured_steps,
         truncated=truncated,
         emptied=emptied,
-        problems=problems,
+        bad_lines=bad_lines,
     )
 
 
 def _first_missing(rollouts: Rollouts, missing: np.ndarray) -> np.ndarray:
     """Steps before the first unmeasured one of each rollout, int64 ``[n_rollouts]``."""
-    length = rollouts.lengths
-    position = np.arange(rollouts.n_steps) - np.repeat(rollouts.offsets[:-1], length)
-    first = length.copy()
-    owner = np.repeat(np.arange(rollouts.n_rollouts), length)
-    np.minimum.at(first, owner[missing], position[missing])
+    first = rollouts.lengths.copy()
+    owner = np.repeat(np.arange(rollouts.n_rollouts), rollouts.lengths)
+    np.minimum.at(first, owner[missing], _position(rollouts)[missing])
     return first
 
 
 def _truncate(rollouts: Rollouts, lengths: np.ndarray) -> Rollouts:
-    position = np.arange(rollouts.n_steps) - np.repeat(
-        rollouts.offsets[:-1], rollouts.lengths
-    )
-    kept = position < np.repeat(lengths, rollouts.lengths)
+    kept = _position(rollouts) < np.repeat(lengths, rollouts.lengths)
     return Rollouts(
         rollouts.successes[kept],
         rollouts.trials[kept],
@@ -363,3 +364,9 @@ def _truncate(rollouts: Rollouts, lengths: np.ndarray) -> Rollouts:
         rollouts.source,
         rollouts.source_names,
     )
+
+
+def _position(rollouts: Rollouts) -> np.ndarray:
+    """Number of each step in its rollout, from 0."""
+    first = np.repeat(rollouts.offsets[:-1], rollouts.lengths)
+    return np.arange(rollouts.n_steps) - first

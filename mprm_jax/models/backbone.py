@@ -14,23 +14,24 @@ from PIL.Image import Image
 from tokenizers import Tokenizer
 
 from mprm_jax.data.batches import Batch
-from mprm_jax.data.problems import DataError
-from mprm_jax.data.render import marker_id
-from mprm_jax.data.vision_patches import (
+from mprm_jax.data.images import (
     PLACE_BYTES,
     PatchGrid,
+    Tiling,
     patch_images,
     patches_per_image,
+    tile_images,
 )
-from mprm_jax.data.vision_prompt import (
+from mprm_jax.data.problems import DataError
+from mprm_jax.data.prompt import (
     INTERNVL_TEMPLATE,
     QWEN_TEMPLATE,
     ChatTemplate,
     add_step_marker,
     encode_chat,
+    marker_id,
     token_id,
 )
-from mprm_jax.data.vision_tiles import Tiling, tile_images
 from mprm_jax.models import internvl, qwen_vision, qwen_vl, reward_head
 from mprm_jax.models.internvl import InternVLConfig
 from mprm_jax.models.layers import Compute, Params, fused_attention

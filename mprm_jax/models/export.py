@@ -10,9 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from mprm_jax.data.images import CLIP_MEAN, CLIP_STD, IMAGENET_MEAN, IMAGENET_STD
 from mprm_jax.data.problems import DataError
-from mprm_jax.data.vision_patches import CLIP_MEAN, CLIP_STD
-from mprm_jax.data.vision_tiles import IMAGENET_MEAN, IMAGENET_STD
 from mprm_jax.models import reward_head
 from mprm_jax.models.backbone import Backbone
 from mprm_jax.models.layers import Params

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import jax
 import jax.numpy as jnp
 
-from mprm_jax.data.vision_patches import CLIP_MEAN, CLIP_STD, PLACE_BYTES
+from mprm_jax.data.images import CLIP_MEAN, CLIP_STD, PLACE_BYTES
 from mprm_jax.models import layers as nn
 from mprm_jax.models.layers import Compute, Init, Params
 from mprm_jax.models.rope import Rope, frequencies, rotate, rotation

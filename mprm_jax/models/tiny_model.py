@@ -22,7 +22,7 @@ from tokenizers import Tokenizer
 
 from mprm_jax.data.batches import Batch
 from mprm_jax.data.problems import BadRecord, DataError
-from mprm_jax.data.render import encode_prompt, marker_id
+from mprm_jax.data.prompt import encode_prompt, marker_id
 from mprm_jax.models.model import Params
 from mprm_jax.models.tiny import TinyConfig, TinyModule, merge_module, patchify
 

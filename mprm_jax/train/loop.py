@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import jax
 
 from mprm_jax.data.batches import Batch, Buckets
-from mprm_jax.data.loader import Reading, Source, batches
+from mprm_jax.data.loader import BatchOrder, Source, batches
 from mprm_jax.data.problems import DataError
 from mprm_jax.models.model import Model
 from mprm_jax.train.checkpoint import Progress, updates_kept
@@ -164,13 +164,17 @@ def train(
             placement,
             consume=consume,
         )
-    reading = Reading(
+    if len(source) != budget.rollouts:
+        raise ValueError(f"{len(source)} rollouts, planned for {budget.rollouts}")
+    order = BatchOrder(
+        budget.batch_size,
+        budget.presentations,
         config.seed,
         threads=config.threads,
         host=jax.process_index(),
         hosts=jax.process_count(),
     )
-    iterator = iter(batches(source, budget, buckets, reading))
+    iterator = iter(batches(source, buckets, order))
     run = _Run(model, budget, config, placement, source, on_update)
     if output is None:
         return run.loop(state, frozen, iterator, {}, Stop(), None)

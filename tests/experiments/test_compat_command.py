@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from experiments.benchmarks import official_baseline
+from tests import official_baseline
 from tests.cli import run
 from tests.raw_files import line, record, write_corpus
 

@@ -15,7 +15,7 @@ import pytest
 import xxhash
 
 from experiments.console import shared
-from mprm_jax.data.cache import CACHE_FOLDER
+from mprm_jax.data.index import CACHE_FOLDER, COLUMNS
 from mprm_jax.data.outputs import PARTIAL_SUFFIX
 from tests.cli import run
 from tests.mprm_jax.test_index import mutate
@@ -196,9 +196,9 @@ def poisoned(data, rng):
                 body[rng.randrange(len(body))] = rng.randrange(256)
         case 3:
             entry = msgspec.msgpack.decode(bytes(body))
-            name = rng.choice(list(entry["columns"]))
-            kind, column = entry["columns"][name]
-            entry["columns"][name] = rng.choice(
+            name = rng.choice(COLUMNS)
+            kind, column = entry["index"][name]
+            entry["index"][name] = rng.choice(
                 [[kind, column[:-1]], ["|O", column], ["<f8", column], [kind, b""]]
             )
             body = msgspec.msgpack.encode(entry)
@@ -288,7 +288,8 @@ def test_forked_workers_read_what_one_process_reads(capsys, tmp_path):
     assert run(capsys, *options, alone).status == 0
     # In a process of its own: this one has threads by now, where only spawning is safe.
     script = (
-        "import sys; from experiments.cli import main, shared;"
+        "import sys; from experiments.cli import main;"
+        "from experiments.console import shared;"
         "shared._PARALLEL_BYTES = 1;"
         "assert shared._may_fork() == (sys.platform == 'linux');"
         "sys.exit(main())"

@@ -23,7 +23,6 @@ def test_rows_hold_the_examples_and_nothing_else(count, spare, seed):
         assert len(array) == count + spare
     for row, example in enumerate(examples):
         length, steps = len(example.tokens_L), len(example.marker_S)
-        assert batch.lengths_B[row] == length
         pairs = [
             (batch.tokens_BxL[row], example.tokens_L),
             (batch.marker_BxS[row], example.marker_S),
@@ -38,14 +37,13 @@ def test_rows_hold_the_examples_and_nothing_else(count, spare, seed):
         assert np.count_nonzero(batch.trials_BxS[row]) == steps
     assert not batch.trials_BxS[count:].any()
     assert not batch.tokens_BxL[count:].any()
-    assert (batch.lengths_B[count:] == 1).all()
 
 
 def test_types_are_those_of_the_protocol():
     batch = collate(stub_examples(3), buckets_for(stub_examples(3)), 4)
     assert batch.images_BxPxD.dtype == np.uint8
     others = [array.dtype for name, array in batch._asdict().items() if name[0] != "i"]
-    assert others == [np.int32] * 5
+    assert others == [np.int32] * 4
 
 
 def test_a_batch_takes_the_smallest_shape_that_holds_it():

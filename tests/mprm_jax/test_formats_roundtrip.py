@@ -148,15 +148,13 @@ def test_a_record_is_read_back_or_refused(record, threshold):
 
 @settings(max_examples=1500)
 # At least 1,000 of them can be written.
-@given(record=records(), unmeasured=st.booleans(), response=texts)
-def test_a_raw_record_is_read_back_whole_or_refused(record, unmeasured, response):
+@given(record=records(), unmeasured=st.booleans())
+def test_a_raw_record_is_read_back_whole_or_refused(record, unmeasured):
     steps = record.steps
     if unmeasured:
         steps = (*steps[:-1], Step(steps[-1].text, 0, 0))
-    record = msgspec.structs.replace(
-        record, steps=steps, response=response, source=None
-    )
-    if not writable(record, "raw") or not encodable(response):
+    record = msgspec.structs.replace(record, steps=steps, source=None, answer=None)
+    if not writable(record, "raw"):
         with pytest.raises(BadRecord):
             encode("raw", record)
         return

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from experiments.corpora.scene_text import questions, step_texts
-from mprm_jax.data.render import render
+from mprm_jax.data.prompt import render
 from mprm_jax.models.tiny_model import MAX_TOKENS, pretrained
 from mprm_jax.models.tiny_tokens import UNKNOWN, build_tokenizer
 from sim.scenes.grammar import BENCHMARK_SOURCES, TRAINING_SOURCES, vocabulary

@@ -20,7 +20,7 @@ ImageField = str | tuple[str, ...] | None
 # Why a record is refused that exhausts the stack of its reader.
 NESTED = "nested too deeply"
 
-_FIELDS = msgspec.json.Decoder(dict[str, msgspec.Raw])
+_FIELDS = msgspec.json.Decoder(dict[str, Any])
 
 
 def load_object(line: bytes) -> dict[str, Any]:
@@ -84,8 +84,14 @@ def kind_of(value: object) -> str:
     return "an object"
 
 
-def parse(data: bytes, decoder: msgspec.json.Decoder[T], form: str) -> T:
-    """The typed content of one record of format ``form``.
+def parse(
+    data: bytes, decoder: msgspec.json.Decoder[T], form: str, lenient: bool = False
+) -> T:
+    """The typed content of one record of format ``form``: the one reader of all that is
+    read by default.
+
+    The standard library reads more than the decoder (NaN, lone surrogates). A lenient
+    caller is given that, to refuse what it means, or not to care if it means nothing.
 
     Raises:
         BadRecord: it is no JSON (in the words ``load_object`` has for every format), or
@@ -98,9 +104,15 @@ def parse(data: bytes, decoder: msgspec.json.Decoder[T], form: str) -> T:
     except RecursionError:
         raise BadRecord(NESTED) from None
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        load_object(data)
-        # The standard library reads NaN and lone surrogates, which no trainer can use.
-        raise BadRecord("not JSON", str(error)) from None
+        value = load_object(data)
+        if not lenient:
+            raise BadRecord("not JSON", str(error)) from None
+    try:
+        return msgspec.convert(value, decoder.type)
+    except (msgspec.ValidationError, OverflowError) as error:
+        raise BadRecord(f"not a {form} record", str(error)) from None
+    except UnicodeEncodeError:
+        raise BadRecord("lone surrogate", "the name of a field holds it") from None
 
 
 def source_of(data: bytes, options: ReadOptions, default: str | None) -> str | None:
@@ -111,12 +123,8 @@ def source_of(data: bytes, options: ReadOptions, default: str | None) -> str | N
     """
     if options.source_from is None:
         return default or None
-    field = parse(data, _FIELDS, "JSON").get(options.source_from)
-    try:
-        source = "" if field is None else msgspec.json.decode(field, type=str)
-    except (ValueError, RecursionError):
-        source = ""
-    if not source:
+    source = parse(data, _FIELDS, "JSON", lenient=True).get(options.source_from)
+    if not isinstance(source, str) or not source:
         raise BadRecord(
             "source missing", f"field {options.source_from!r} holds no string"
         )
