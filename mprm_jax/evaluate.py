@@ -17,7 +17,7 @@ from scipy.special import expit
 
 from mprm_jax.data.batches import Batch, Bucket, Buckets, Example, collate
 from mprm_jax.data.formats.base import ReadOptions
-from mprm_jax.data.formats.visualprocessbench import decode
+from mprm_jax.data.formats.visualprocessbench import VISUALPROCESSBENCH
 from mprm_jax.data.images import read_images
 from mprm_jax.data.problems import BadRecord, DataError
 from mprm_jax.data.record import Record
@@ -61,7 +61,7 @@ def read_benchmark(path: Path) -> list[Solution]:
     """
 
     def read(where: str, _: int, data: bytes) -> Solution:
-        record = decode(data, ReadOptions())
+        record = VISUALPROCESSBENCH.decode(data, ReadOptions())
         labels = tuple(2 * step.successes - step.trials for step in record.steps)
         return Solution(where, record, labels)
 

@@ -131,7 +131,7 @@ def encoded_lines(
         if record is None or copies:
             return truncate(data, int(kept[place])) if cut[place] else data
         measured = resolve_unmeasured(record, selectable.unmeasured)
-        if measured is None or form.encode is None:
+        if measured is None:
             raise BadRecord("nothing to write")
         return form.encode(measured, options)
 

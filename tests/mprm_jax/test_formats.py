@@ -18,8 +18,8 @@ def test_every_format_is_found_by_its_name():
 
 @pytest.mark.parametrize("form", FORMATS, ids=lambda form: form.name)
 def test_only_writable_formats_take_write_options(form):
-    assert (form.encode is None) == (form.name in READ_ONLY)
-    if form.encode is None:
+    assert (form.write is None) == (form.name in READ_ONLY)
+    if form.write is None:
         with pytest.raises(DataError, match="can be read, not written"):
             check_options(form, WriteOptions())
     else:

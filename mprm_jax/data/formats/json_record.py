@@ -8,7 +8,6 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from mprm_jax.data.formats.base import ReadOptions
 from mprm_jax.data.problems import BadRecord
 from mprm_jax.data.record import Record
 
@@ -115,19 +114,15 @@ def parse(
         raise BadRecord("lone surrogate", "the name of a field holds it") from None
 
 
-def source_of(data: bytes, options: ReadOptions, default: str | None) -> str | None:
-    """The record's source: the field that ``options`` name, else ``default``.
+def source_of(data: bytes, name: str) -> str:
+    """The record's source: the field called ``name``.
 
     Raises:
-        BadRecord: the named field is missing, or no string with content.
+        BadRecord: it is missing, or no string with content.
     """
-    if options.source_from is None:
-        return default or None
-    source = parse(data, _FIELDS, "JSON", lenient=True).get(options.source_from)
+    source = parse(data, _FIELDS, "JSON", lenient=True).get(name)
     if not isinstance(source, str) or not source:
-        raise BadRecord(
-            "source missing", f"field {options.source_from!r} holds no string"
-        )
+        raise BadRecord("source missing", f"field {name!r} holds no string")
     return source
 
 

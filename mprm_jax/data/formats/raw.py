@@ -20,7 +20,7 @@ import numpy as np
 from msgspec import UNSET, UnsetType
 
 from mprm_jax.data.formats.base import Format, ReadOptions, WriteOptions
-from mprm_jax.data.formats.json_record import check_readable, parse, source_of
+from mprm_jax.data.formats.json_record import check_readable
 from mprm_jax.data.problems import BadRecord
 from mprm_jax.data.record import (
     MAX_TRIALS,
@@ -28,7 +28,6 @@ from mprm_jax.data.record import (
     Record,
     Step,
     check_image_path,
-    check_record,
     counts_from_score,
 )
 from theory.rollouts import SCORE_TOLERANCE
@@ -53,29 +52,14 @@ _DECODER = msgspec.json.Decoder(_Rollout)
 _HIGH_BITS = np.uint64(0x8080808080808080)
 
 
-def decode(line: bytes, options: ReadOptions) -> Record:
-    """One raw record; a record without counts needs binary scores or ``trials``.
-
-    Raises:
-        BadRecord: anything that makes it unusable, each with its own words.
-    """
-    # The decoder does not look at the bytes of texts that it does not decode.
-    try:
-        line.decode()
-    except UnicodeDecodeError as error:
-        raise BadRecord("invalid UTF-8", f"at byte {error.start + 1}") from None
-    value = parse(line, _DECODER, "raw", lenient=True)
+def _read(value: _Rollout, options: ReadOptions) -> Record:
     if value.image is UNSET:
         raise BadRecord("image missing", 'a text-only rollout says "image": null')
-    image = tuple(value.image) if isinstance(value.image, list) else value.image
     steps = enumerate(value.steps_with_score, 1)
-    return check_record(
-        Record(
-            question=(value.question_orig or value.question or "").strip(),
-            steps=tuple([_step(step, number, options) for number, step in steps]),
-            image=image,
-            source=source_of(line, options, None),
-        )
+    return Record(
+        question=(value.question_orig or value.question or "").strip(),
+        steps=tuple([_step(step, number, options) for number, step in steps]),
+        image=tuple(value.image) if isinstance(value.image, list) else value.image,
     )
 
 
@@ -110,8 +94,7 @@ def _count(count: int | UnsetType, name: str, number: int) -> int:
 
 
 def columns(data: bytes, lines: Sequence[memoryview]) -> dict[str, np.ndarray] | None:
-    """The counts of many lines at once, or None if :func:`decode` would refuse one of
-    them, or one needs a closer look.
+    """The counts of many lines at once, or None if any needs a closer look.
 
     Args:
         data: the lines with their newlines.
@@ -131,8 +114,8 @@ def columns(data: bytes, lines: Sequence[memoryview]) -> dict[str, np.ndarray] |
 
 
 def _typed(lines: Sequence[memoryview]) -> list[_Rollout] | None:
-    # As deep in the stack as ``parse`` below ``decode``: whether a line nests too
-    # deeply must not hang on the lines around it.
+    # As deep in the stack as ``parse`` below ``Format.decode``: whether a line nests
+    # too deeply must not hang on the lines around it.
     try:
         return list(map(_DECODER.decode, lines))
     except (msgspec.DecodeError, RecursionError):
@@ -209,15 +192,9 @@ def is_utf8(data: bytes) -> bool:
     return True
 
 
-def encode(record: Record, options: WriteOptions) -> bytes:
-    """One raw line; counts are kept, so label options do not apply.
-
-    Scores are K/N, and 0 for a step that was never sampled, as the annotator writes.
-
-    Raises:
-        BadRecord: the record is one that would be refused when read.
-    """
-    check_record(record)
+def _write(record: Record, options: WriteOptions) -> bytes:
+    # Counts are kept, so label options do not apply. Scores are K/N, and 0 for a step
+    # that was never sampled, as the annotator writes.
     texts = [step.text.strip() for step in record.steps]
     check_readable(record, record.question.strip(), texts, "raw")
     value: dict[str, Any] = {"image": record.image, "question": record.question}
@@ -257,8 +234,10 @@ def truncate(line: bytes, n_steps: int) -> bytes:
 RAW = Format(
     name="raw",
     meaning="VisualPRM annotation: Monte-Carlo counts per step",
-    decode=decode,
-    encode=encode,
+    decoder=_DECODER,
+    read=_read,
+    write=_write,
     soft=True,
+    lenient=True,
     recognise=lambda keys: "steps_with_score" in keys,
 )
