@@ -14,7 +14,6 @@ from experiments.store.provenance import versions
 from mprm_jax.data.corpus import Corpus, SelectableCorpus
 from mprm_jax.data.formats import by_name
 from mprm_jax.data.formats.base import WriteOptions
-from mprm_jax.data.formats.meta import internvl_meta
 from mprm_jax.data.outputs import (
     SUBSET_SCHEMA,
     OutputSet,
@@ -22,7 +21,7 @@ from mprm_jax.data.outputs import (
     manifest_path,
 )
 from mprm_jax.data.problems import DataError
-from mprm_jax.data.write import encoded_lines, write_lines
+from mprm_jax.data.write import encoded_lines, internvl_meta, write_lines
 from theory.selection import BudgetUnit, RuleName, Selection, TieRule, select
 from theory.summary import summarise
 

@@ -4,20 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
-if TYPE_CHECKING:
-    # What commands that only count do not import.
-    from jax import Array as DeviceArray
-
-    Array: TypeAlias = np.ndarray | DeviceArray
+# numpy's on the host, jax's on a device and in a program: no type is all of these,
+# and what only counts does not import jax.
+Array: TypeAlias = Any
 
 PAD_ID = 0
 
 # Lengths are rounded up to multiples of this: vector units, and few distinct shapes.
 _TOKEN_MULTIPLE = 16
+_SMALLEST = 32
 
 
 class Example(NamedTuple):
@@ -115,27 +114,6 @@ class Buckets:
         return Buckets(self.shapes[-1:], self.steps)
 
 
-def bucket_ladder(
-    tokens: int, steps: int, patches: int, count: int = 2, smallest: int = 32
-) -> Buckets:
-    """``count`` shapes of ``tokens``, ``tokens / 2``, ... rounded up to 16.
-
-    Args:
-        tokens: of the longest rollout.
-        steps: of the rollout with most.
-        patches: of the rollout with most; every shape has room for these.
-        count: shapes at most, hence compilations at most.
-        smallest: no shape has fewer tokens.
-    """
-    if count < 1:
-        raise ValueError(f"count must be at least 1, not {count}")
-    lengths = {_round_up(max(tokens >> halving, smallest)) for halving in range(count)}
-    # Two rollouts of a batch share its S, so at least one place is always there.
-    return Buckets(
-        tuple(Bucket(length, patches) for length in sorted(lengths)), max(steps, 1)
-    )
-
-
 def open_ladder(steps: int, tokens: int = 32_768, patches: int = 65_536) -> Buckets:
     """Shapes for rollouts of sizes that are not known beforehand.
 
@@ -156,23 +134,31 @@ def open_ladder(steps: int, tokens: int = 32_768, patches: int = 65_536) -> Buck
 
 
 def buckets_for(examples: Iterable[Example], count: int = 2) -> Buckets:
-    """:func:`bucket_ladder` for the largest of the examples in each respect.
+    """At most ``count`` shapes: the tokens L of the longest example, L / 2, ..., but at
+    least 32, in multiples of 16, each with room for the patches of the one with most.
+
+    Args:
+        examples: at least one.
+        count: shapes at most, hence compilations at most.
 
     Raises:
-        ValueError: there is no example.
+        ValueError: there is no example, or no shape.
     """
     sizes = [
         (len(example.tokens_L), len(example.marker_S), len(example.images_PxD))
         for example in examples
     ]
-    if not sizes:
-        raise ValueError("no example to make buckets for")
+    if not sizes or count < 1:
+        raise ValueError("no example to make buckets for, or no bucket")
     tokens, steps, patches = (max(column) for column in zip(*sizes, strict=True))
-    return bucket_ladder(tokens, steps, patches, count)
-
-
-def _round_up(length: int) -> int:
-    return -(-length // _TOKEN_MULTIPLE) * _TOKEN_MULTIPLE
+    # Rounded up.
+    lengths = {
+        -(-max(tokens >> halving, _SMALLEST) // _TOKEN_MULTIPLE) * _TOKEN_MULTIPLE
+        for halving in range(count)
+    }
+    # Two rollouts of a batch share its S, so at least one place is always there.
+    shapes = tuple(Bucket(length, patches) for length in sorted(lengths))
+    return Buckets(shapes, max(steps, 1))
 
 
 def collate(examples: Sequence[Example], buckets: Buckets, rows: int) -> Batch:

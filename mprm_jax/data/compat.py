@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from mprm_jax.data import framing
-from mprm_jax.data.formats.json_record import json_value
+from mprm_jax.data.formats.json_record import json_line
 from mprm_jax.data.formats.prm import conversation_line, render_prompt
 from mprm_jax.data.framing import CHUNK_BYTES, CorpusFile, RecordFile
 from mprm_jax.data.problems import BadLine, BadRecord, DataError
@@ -382,7 +382,7 @@ def _output(line: bytes) -> bytes:
         labels.append(1.0 if score > 0 else 0.0)
     question = str(record.get("question_orig") or record.get("question") or "").strip()
     try:
-        image, prompt = json_value(record["image"]), render_prompt(question, texts)
+        image, prompt = json_line(record["image"]), render_prompt(question, texts)
         return conversation_line(image, prompt, labels) + b"\n"
     except BadRecord as error:
         raise _crash(error.reason, error.detail) from error

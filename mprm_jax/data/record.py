@@ -93,20 +93,11 @@ def check_record(record: Record) -> Record:
         check_text(record.question, "the question")
     for name in ("answer", "source"):
         check_encodable(getattr(record, name) or "", f"the {name}")
-    check_image_paths(record)
-    return record
-
-
-def check_image_paths(record: Record) -> None:
-    """Refuse a record whose images are an empty list, or not all safe paths.
-
-    Raises:
-        BadRecord: as :func:`check_image_path`, or there is no path in the list.
-    """
     if record.image is not None and not record.images:
         raise BadRecord("image empty", "the list of images is empty")
     for image in record.images:
         check_image_path(image)
+    return record
 
 
 def check_text(text: str, where: str) -> None:

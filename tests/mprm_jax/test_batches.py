@@ -8,7 +8,6 @@ from mprm_jax.data.batches import (
     Bucket,
     Buckets,
     Example,
-    bucket_ladder,
     buckets_for,
     collate,
     open_ladder,
@@ -67,16 +66,20 @@ def test_shapes_must_grow(shapes):
 
 
 def test_a_ladder_has_the_stated_number_of_shapes():
-    ladder = bucket_ladder(200, 9, 16, count=3)
-    assert [shape.tokens for shape in ladder.shapes] == [64, 112, 208]
-    assert {shape.patches for shape in ladder.shapes} == {16}
-    assert ladder.steps == 9
-    assert len(bucket_ladder(20, 0, 0, count=5).shapes) == 1
-    assert bucket_ladder(20, 0, 0).steps == 1
-    with pytest.raises(ValueError, match="at least 1"):
-        bucket_ladder(20, 1, 1, count=0)
-    with pytest.raises(ValueError, match="no example"):
-        buckets_for([])
+    def ladder(tokens, steps, patches, count=2):
+        nothing = np.zeros(steps, np.int32)
+        images = np.zeros((patches, PATCH_DIM), np.uint8)
+        one = Example(np.zeros(tokens, np.int32), images, nothing, nothing, nothing)
+        return buckets_for([one], count)
+
+    shapes = ladder(200, 9, 16, count=3)
+    assert shapes.shapes == (Bucket(64, 16), Bucket(112, 16), Bucket(208, 16))
+    assert shapes.steps == 9
+    assert len(ladder(20, 0, 0, count=5).shapes) == 1
+    assert ladder(20, 0, 0).steps == 1
+    for examples, count in (([], 2), (stub_examples(1), 0)):
+        with pytest.raises(ValueError, match="no example"):
+            buckets_for(examples, count)
 
 
 @given(st.integers(1, 32_768), st.integers(0, 65_536))

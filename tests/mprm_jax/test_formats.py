@@ -2,8 +2,8 @@ import pytest
 
 from mprm_jax.data.formats import FORMATS, by_name, detect
 from mprm_jax.data.formats.base import WriteOptions, check_options
-from mprm_jax.data.formats.meta import internvl_meta
 from mprm_jax.data.problems import DataError
+from mprm_jax.data.write import internvl_meta
 
 READ_ONLY = {"prm800k", "processbench", "visualprocessbench", "medprm"}
 

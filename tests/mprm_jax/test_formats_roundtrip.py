@@ -112,11 +112,7 @@ def held(record, name, options):
     )
 
 
-MARKS = {
-    "prm": b"<prm>",
-    "math-shepherd": "ки".encode(),
-    "visualprm": b'"from": "gpt"',
-}
+MARKS = {"prm": b"<prm>", "math-shepherd": "ки".encode(), "visualprm": b'"from": "gpt"'}
 
 
 @settings(max_examples=2400)
@@ -276,11 +272,7 @@ def test_several_images_stay_a_list(name):
             "step marker in text",
         ),
         ("math-shepherd", RECORD, "format holds no image"),
-        (
-            "math-shepherd",
-            Record("q", RECORD.steps, source="\ud800"),
-            "lone surrogate",
-        ),
+        ("math-shepherd", Record("q", RECORD.steps, source="\ud800"), "lone surrogate"),
         ("trl", Record(" q", RECORD.steps), "text would be read"),
         ("prm", Record("q", RECORD.steps, "../x.png"), "unsafe image path"),
         ("trl", Record("q", RECORD.steps, ()), "image empty"),

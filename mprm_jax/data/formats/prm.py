@@ -20,8 +20,7 @@ from mprm_jax.data.formats.json_record import (
     ImageField,
     check_paired,
     check_readable,
-    json_value,
-    quoted,
+    json_line,
 )
 from mprm_jax.data.problems import BadRecord
 from mprm_jax.data.record import (
@@ -92,7 +91,7 @@ def _write(record: Record, options: WriteOptions) -> bytes:
     # One look shows of nearly every record that the reader finds its parts again.
     if not stripped or _PROCESS in question:
         check_readable(record, *split_prompt(prompt), "prm")
-    image = None if record.image is None else json_value(record.image)
+    image = None if record.image is None else json_line(record.image)
     return conversation_line(image, prompt, labels(record.steps, options))
 
 
@@ -114,7 +113,7 @@ def conversation_line(
     return (
         b'{%b"conversations": [{"from": "human", "value": %b}, '
         b'{"from": "gpt", "value": [%b]}]}'
-        % (head, quoted(prompt), ", ".join(map(repr, labels)).encode())
+        % (head, json_line(prompt), ", ".join(map(repr, labels)).encode())
     )
 
 
