@@ -22,6 +22,7 @@ from typing import Any
 import msgspec
 import numpy as np
 import xxhash
+from numpy.typing import ArrayLike
 
 from mprm_jax.data.formats import detect, raw
 from mprm_jax.data.formats.base import Format, ReadOptions
@@ -182,17 +183,10 @@ class _Scan:
         if counts is None:
             return False
         self.lines += len(lines)
-        content = list(map(xxhash.xxh3_64_intdigest, lines))
-        self.append(
-            counts
-            | {
-                "offset": chunk.offset + starts,
-                "size": sizes,
-                "line": np.arange(chunk.line, chunk.line + len(lines), dtype=np.int32),
-                "content": np.array(content, np.uint64),
-                "source": np.full(len(lines), self.source_id(None), np.int32),
-            }
-        )
+        numbers = np.arange(chunk.line, chunk.line + len(lines), dtype=np.int32)
+        contents = list(map(xxhash.xxh3_64_intdigest, lines))
+        source = np.full(len(lines), self.source_id(None), np.int32)
+        self.append(counts, chunk.offset + starts, sizes, numbers, contents, source)
         return True
 
     def each(
@@ -223,27 +217,35 @@ class _Scan:
             rows.append((decoded, start, len(record), number, content))
         if not rows:
             return
-        records, offsets, sizes, numbers, contents = zip(*rows, strict=True)
+        records, *places, contents = zip(*rows, strict=True)
         steps = [step for record in records for step in record.steps]
         trials = np.array([step.trials for step in steps], np.int64)
         narrow = np.min_scalar_type(int(trials.max()))
-        source = [self.source_id(record.source) for record in records]
-        self.append(
-            {
-                "successes": np.array([step.successes for step in steps], narrow),
-                "trials": trials.astype(narrow),
-                "lengths": np.array([len(record.steps) for record in records], "i4"),
-                "offset": np.array(offsets, np.int64),
-                "size": np.array(sizes, np.int32),
-                "line": np.array(numbers, np.int32),
-                "content": np.array(contents, np.uint64),
-                "source": np.array(source, np.int32),
-            }
-        )
+        counts = {
+            "successes": np.array([step.successes for step in steps], narrow),
+            "trials": trials.astype(narrow),
+            "lengths": np.array([len(record.steps) for record in records], np.int32),
+        }
+        sources = [self.source_id(record.source) for record in records]
+        self.append(counts, *places, contents, sources)
 
-    def append(self, columns: dict[str, np.ndarray]) -> None:
-        for name, column in columns.items():
+    def append(
+        self,
+        counts: dict[str, np.ndarray],
+        offset: ArrayLike,
+        size: ArrayLike,
+        line: ArrayLike,
+        content: ArrayLike,
+        source: ArrayLike,
+    ) -> None:
+        """Columns of some records, as :class:`FileIndex` has them."""
+        for name, column in counts.items():
             self.blocks[name].append(column)
+        self.blocks["offset"].append(np.asarray(offset, np.int64))
+        self.blocks["size"].append(np.asarray(size, np.int32))
+        self.blocks["line"].append(np.asarray(line, np.int32))
+        self.blocks["content"].append(np.asarray(content, np.uint64))
+        self.blocks["source"].append(np.asarray(source, np.int32))
 
     def source_id(self, name: str | None) -> int:
         return self.sources.setdefault(name or self.file.source, len(self.sources))

@@ -129,32 +129,27 @@ class CorpusExamples:
                 other rollout ever takes its place.
         """
         try:
-            return encode_record(self.record(place), self.encode, self.images)
+            record = self.record(place)
+            if record.images and self.images is None:
+                raise BadRecord(
+                    "image without root", f"{record.images[0][:80]!r}: no --images"
+                )
+            images = read_images(self.images, record.images) if self.images else ()
+            texts = tuple(step.text for step in record.steps)
+            tokens_L, images_PxD, marker_S, truncated = self.encode(
+                record.question, texts, images
+            )
         except BadRecord as error:
             raise DataError(f"{self.where(place)}: {error}") from None
-
-
-def encode_record(record: Record, encode: Encode, images: Path | None) -> Example:
-    """One record as a model reads it.
-
-    Raises:
-        BadRecord: an image is missing, unsafe or unreadable, or there is one and no
-            root for it, or the text cannot be encoded.
-    """
-    if record.images and images is None:
-        raise BadRecord("image without root", f"{record.images[0][:80]!r}: no --images")
-    opened = read_images(images, record.images) if images is not None else ()
-    texts = tuple(step.text for step in record.steps)
-    tokens_L, images_PxD, marker_S, truncated = encode(record.question, texts, opened)
-    kept = record.steps[: len(marker_S)]
-    return Example(
-        tokens_L,
-        images_PxD,
-        marker_S,
-        np.array([step.successes for step in kept], np.int32),
-        np.array([step.trials for step in kept], np.int32),
-        truncated,
-    )
+        kept = record.steps[: len(marker_S)]
+        return Example(
+            tokens_L,
+            images_PxD,
+            marker_S,
+            np.array([step.successes for step in kept], np.int32),
+            np.array([step.trials for step in kept], np.int32),
+            truncated,
+        )
 
 
 @dataclass(frozen=True)

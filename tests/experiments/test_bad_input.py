@@ -259,23 +259,9 @@ def test_a_full_disk_is_one_line_and_leaves_the_old_output_whole(tmp_path):
     output.parent.mkdir()
     output.write_text("the old subset\n")
     # A limit on the size of a file stands for the full disk.
-    failed = subprocess.run(
-        [
-            sys.executable,
-            "-c",
-            DISK_FULL,
-            "select",
-            str(folder),
-            "--format",
-            "raw",
-            "--keep-ratio",
-            "1",
-            "--output",
-            str(output),
-        ],
-        capture_output=True,
-        text=True,
-    )
+    options = ["--format", "raw", "--keep-ratio", "1", "--output", output]
+    command = [sys.executable, "-c", DISK_FULL, "select", folder, *options]
+    failed = subprocess.run(command, capture_output=True, text=True)
     assert failed.returncode == 1
     assert failed.stderr.splitlines()[-1].startswith("mprm select: ")
     assert "File too large" in failed.stderr
@@ -319,17 +305,8 @@ def test_dropping_steps_keeps_the_bytes_of_the_other_fields(tmp_path, capsys):
     text = text.replace("\ud83d", "x").replace('"huge": 0', '"huge": ' + "7" * 4000)
     folder = write_corpus(tmp_path / "c", {"a.jsonl": text.encode()})
     output = tmp_path / "o.jsonl"
-    done = run(
-        capsys,
-        "select",
-        folder,
-        "--unmeasured",
-        "drop",
-        "--format",
-        "raw",
-        "--output",
-        output,
-    )
+    options = ["--unmeasured", "drop", "--format", "raw", "--output", output]
+    done = run(capsys, "select", folder, *options)
     assert done.status == 0, done.err
     assert "1.10e0" in output.read_text()
     assert "7" * 4000 in output.read_text()

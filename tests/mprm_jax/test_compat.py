@@ -138,43 +138,10 @@ def test_ties_go_to_the_earlier_line_and_output_ascends(one_file):
     assert report["tied"] == 2
 
 
-def test_no_tie_is_reported_where_every_equal_rollout_is_kept(one_file):
-    folder = one_file(record([1, 0]), record([1]), record([0]))
-    assert run(folder, keep_ratio=0.4)[1][0]["tied"] == 0
-    assert run(folder, keep_ratio=1.0)[1][0]["tied"] == 0
-
-
 def test_budget_is_the_float_product_and_at_least_one(one_file):
     folder = one_file(*[record()] * 100)
     assert len(written(folder, keep_ratio=0.29)) == 28
     assert len(written(folder, keep_ratio=0.001)) == 1
-
-
-def test_dropped_picks_are_counted_and_not_replaced(one_file):
-    folder = one_file(*[record(image="")] * 100)
-    output, (report,) = run(folder, keep_ratio=0.25)
-    assert output == b""
-    assert report["selected"] == 25
-    assert report["dropped"] == {"image missing": 25}
-    assert report["written"] == []
-
-
-def test_a_pick_counts_under_the_first_reason_it_meets(one_file):
-    empty, unscored = {"step": " ", "score": 1}, {"step": "s", "score": "8/16"}
-    good = {"step": "s", "score": 1}
-    folder = one_file(
-        record(steps_with_score=[good, unscored, empty]),
-        record(steps_with_score=[good, empty, unscored]),
-        record(steps_with_score=[good, empty], image=None),
-        record(),
-    )
-    _, (report,) = run(folder)
-    assert report["dropped"] == {
-        "score does not count": 1,
-        "empty step text": 1,
-        "image missing": 1,
-    }
-    assert report["written"] == [4]
 
 
 def test_files_are_those_of_the_folder_in_the_order_of_full_names(tmp_path):
@@ -190,24 +157,6 @@ def test_files_are_those_of_the_folder_in_the_order_of_full_names(tmp_path):
         b"a-1.jsonl",
         b"a.jsonl",
     ]
-
-
-def test_a_file_without_rollouts_is_skipped_and_reported(one_file):
-    folder = one_file(record([None]), record([]), b"", b"nonsense", b"\xc2\xa0")
-    (folder / "b.jsonl").write_bytes(b"")
-    _, (a, b) = run(folder)
-    assert a | {"name": ""} == {
-        "name": "",
-        "lines": 5,
-        "blank": 2,
-        "refused": 1,
-        "rollouts": 0,
-        "selected": 0,
-        "tied": 0,
-        "dropped": {},
-        "written": [],
-    }
-    assert b["lines"] == b["selected"] == 0
 
 
 @pytest.mark.parametrize(
@@ -309,14 +258,6 @@ def test_a_file_that_cannot_be_read_is_named(one_file, monkeypatch):
     monkeypatch.setattr(os, "pread", fail)
     with pytest.raises(DataError, match=r"a\.jsonl: Input/output error"):
         run(folder)
-
-
-def test_errors_of_the_writer_are_not_blamed_on_the_data(one_file):
-    def full(data):
-        raise OSError(28, "No space left on device")
-
-    with pytest.raises(OSError, match="No space"):
-        select_official(one_file(record()), 1.0, 0.05, full)
 
 
 def test_bad_arguments(one_file, tmp_path):
