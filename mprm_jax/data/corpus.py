@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from functools import partial
@@ -14,7 +14,6 @@ from mprm_jax.data.formats import by_name
 from mprm_jax.data.formats.base import ReadOptions
 from mprm_jax.data.framing import CorpusFile, corpus_files
 from mprm_jax.data.index import (
-    COLUMNS,
     FileIndex,
     detect_format,
     recall,
@@ -104,39 +103,19 @@ def read_corpus(
     files = corpus_files(path)
     if format_name == "auto":
         format_name = _detect(files)
-    merged = _Merged()
+    found = [
+        recall(file, format_name, options, sha256) if use_cache else None
+        for file in files
+    ]
+    missed = [file for file, piece in zip(files, found, strict=True) if piece is None]
     scan = partial(_scan, format_name, options, use_cache, sha256)
-    known = partial(recall, form=format_name, options=options, sha256=sha256)
-    pieces = _pieces(files, known if use_cache else None, scan, executor)
-    for file, (piece, reused) in zip(files, pieces, strict=True):
-        merged.add(file, piece, reused)
-        progress(file)
-    return merged.corpus(path, format_name, options, files)
-
-
-def _pieces(
-    files: tuple[CorpusFile, ...],
-    known: Callable[[CorpusFile], FileIndex | None] | None,
-    scan: Callable[[CorpusFile], FileIndex],
-    executor: Executor | None,
-) -> Iterator[tuple[FileIndex, bool]]:
-    """(index, whether it was recalled) of each file, one at a time while all are in
-    the cache: what is yielded need not be held.
-    """
-    recalled: list[FileIndex | None] = []
-    for file in files:
-        piece = known(file) if known is not None else None
-        if piece is not None and not recalled:
-            yield piece, True
-        else:
-            recalled.append(piece)
-    if not recalled:
-        return
-    rest = files[len(files) - len(recalled) :]
-    missed = [file for file, piece in zip(rest, recalled, strict=True) if piece is None]
     scanned = iter((executor.map if executor else map)(scan, missed))
-    for piece in recalled:
-        yield (next(scanned), False) if piece is None else (piece, True)
+    pieces = []
+    for file, piece in zip(files, found, strict=True):
+        pieces.append(next(scanned) if piece is None else piece)
+        progress(file)
+    reused = len(files) - len(missed)
+    return _merged(path, format_name, options, files, pieces, reused)
 
 
 def _scan(
@@ -162,89 +141,58 @@ def _detect(files: tuple[CorpusFile, ...]) -> str:
     raise first or DataError("no file to read")
 
 
-class _Merged:
-    """The columns of all files, grown in place: no file's are held beside them."""
+def _merged(
+    path: Path,
+    format_name: str,
+    options: ReadOptions,
+    files: tuple[CorpusFile, ...],
+    pieces: list[FileIndex],
+    reused: int,
+) -> Corpus:
+    """The columns of all files one after another; those of the files are given up."""
+    names: dict[str, int] = {}
+    bad_lines = BadLines()
+    for file, piece in zip(files, pieces, strict=True):
+        bad_lines.extend(piece.bad_lines, str(file.path))
+        ids = [names.setdefault(name, len(names)) for name in piece.source_names]
+        if len(piece.source):
+            piece.source = np.array(ids, np.int32)[piece.source]
 
-    def __init__(self) -> None:
-        self.columns: dict[str, _Column] = {name: _Column() for name in COLUMNS}
-        self.sizes: list[int] = []
-        self.names: dict[str, int] = {}
-        self.bad_lines = BadLines()
-        self.sha256: list[str] = []
-        self.lines = self.blank = self.reused = 0
+    sizes = [len(piece.lengths) for piece in pieces]
 
-    def add(self, file: CorpusFile, piece: FileIndex, reused: bool) -> None:
-        """Append the next file."""
-        ids = [self.names.setdefault(n, len(self.names)) for n in piece.source_names]
-        for name, column in self.columns.items():
-            values = getattr(piece, name)
-            if name == "source" and len(values):
-                values = np.array(ids, np.int32)[values]
-            column.add(values)
-        self.bad_lines.extend(piece.bad_lines, str(file.path))
-        self.sha256.append(piece.sha256)
-        self.sizes.append(len(piece.lengths))
-        self.lines += piece.lines
-        self.blank += piece.blank
-        self.reused += reused
+    def column(name: str, dtype: type | None = None) -> np.ndarray:
+        joined = np.concatenate([getattr(piece, name) for piece in pieces])
+        for piece in pieces:
+            # No column is held twice.
+            setattr(piece, name, joined[:0])
+        return joined if dtype is None else joined.astype(dtype, copy=False)
 
-    def corpus(
-        self,
-        path: Path,
-        format_name: str,
-        options: ReadOptions,
-        files: tuple[CorpusFile, ...],
-    ) -> Corpus:
-        """All of them."""
-        columns = self.columns
-        offsets = np.zeros(sum(self.sizes) + 1, np.int64)
-        np.cumsum(columns.pop("lengths").values(np.int32), out=offsets[1:])
-        return Corpus(
-            path=path,
-            format=format_name,
-            options=options,
-            files=files,
-            sha256=tuple(self.sha256) if all(self.sha256) else (),
-            lines=self.lines,
-            blank=self.blank,
-            bad_lines=self.bad_lines,
-            rollouts=Rollouts(
-                columns["successes"].values(np.uint8),
-                columns["trials"].values(np.uint8),
-                offsets,
-                columns["source"].values(np.int32),
-                tuple(self.names),
-            ),
-            file=np.repeat(np.arange(len(files), dtype=np.int32), self.sizes),
-            offset=columns["offset"].values(np.int64),
-            size=columns["size"].values(np.int32),
-            line=columns["line"].values(np.int32),
-            content=columns["content"].values(np.uint64),
-            reused=self.reused,
-        )
-
-
-class _Column:
-    """A column that grows without being held twice."""
-
-    def __init__(self) -> None:
-        self.data = bytearray()
-        self.dtype: np.dtype | None = None
-
-    def add(self, values: np.ndarray) -> None:
-        """Append values; a wider type widens what is there."""
-        if len(values) == 0:
-            return
-        dtype = values.dtype if self.dtype is None else self.dtype
-        wide = np.promote_types(dtype, values.dtype)
-        if self.dtype is not None and wide != self.dtype:
-            self.data = bytearray(self.values(wide).astype(wide).tobytes())
-        self.dtype = wide
-        self.data += values.astype(wide).tobytes()
-
-    def values(self, default: type | np.dtype) -> np.ndarray:
-        """The column; of the given type where nothing was appended."""
-        return np.frombuffer(self.data, self.dtype or np.dtype(default))
+    offsets = np.zeros(sum(sizes) + 1, np.int64)
+    np.cumsum(column("lengths"), out=offsets[1:])
+    sha256 = tuple(piece.sha256 for piece in pieces)
+    return Corpus(
+        path=path,
+        format=format_name,
+        options=options,
+        files=files,
+        sha256=sha256 if all(sha256) else (),
+        lines=sum(piece.lines for piece in pieces),
+        blank=sum(piece.blank for piece in pieces),
+        bad_lines=bad_lines,
+        rollouts=Rollouts(
+            column("successes"),
+            column("trials"),
+            offsets,
+            column("source", np.int32),
+            tuple(names),
+        ),
+        file=np.repeat(np.arange(len(files), dtype=np.int32), sizes),
+        offset=column("offset", np.int64),
+        size=column("size", np.int32),
+        line=column("line", np.int32),
+        content=column("content", np.uint64),
+        reused=reused,
+    )
 
 
 @dataclass(frozen=True, eq=False)

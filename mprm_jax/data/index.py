@@ -217,7 +217,7 @@ class _Scan:
             rows.append((decoded, start, len(record), number, content))
         if not rows:
             return
-        records, *places, contents = zip(*rows, strict=True)
+        records, offsets, sizes, numbers, contents = zip(*rows, strict=True)
         steps = [step for record in records for step in record.steps]
         trials = np.array([step.trials for step in steps], np.int64)
         narrow = np.min_scalar_type(int(trials.max()))
@@ -227,7 +227,7 @@ class _Scan:
             "lengths": np.array([len(record.steps) for record in records], np.int32),
         }
         sources = [self.source_id(record.source) for record in records]
-        self.append(counts, *places, contents, sources)
+        self.append(counts, offsets, sizes, numbers, contents, sources)
 
     def append(
         self,
