@@ -113,6 +113,48 @@ def test_a_clean_corpus_takes_the_fast_path_only(tmp_path, monkeypatch):
     assert len(slow.lengths) == 300
 
 
+ORDINARY = ["x", "\\(x\\) is 3", '"so" it says', "∠ABC = 30°", "a < b", "/", "é", "<p"]
+DOUBTFUL = ["", " ", "\n\t", "\u3000", "a <prm> b"]
+
+
+@pytest.mark.parametrize("text", ORDINARY + DOUBTFUL)
+def test_only_texts_that_may_be_bad_are_looked_at(text):
+    value = record()
+    value["steps_with_score"][1]["step"] = text
+    for data in (line(value).encode(), json.dumps(value).encode()):
+        columns = raw.columns(data + b"\n", [memoryview(data)])
+        assert (columns is None) == (text in DOUBTFUL)
+        assert columns is None or columns["successes"].tolist() == [16, 0]
+
+
+def test_valid_utf8_is_what_decodes():
+    rng = random.Random(1)
+    pieces = [*(b"a" * 7, b"\xc3\xa9", b"\xe2\x88\xa0", b"\xf0\x9f\x99\x82", b"bc")]
+    broken = [b"\xff", b"\xc3", b"\xa9", b"\xed\xa0\x80", b"\xc0\x80", b"\xe2\x88"]
+    refused = 0
+    for _ in range(3000):
+        parts = rng.choices(pieces, k=rng.randrange(9))
+        if rng.random() < 0.5:
+            parts.insert(rng.randint(0, len(parts)), rng.choice(broken))
+        data = b"".join(parts)
+        try:
+            valid = bool(data.decode()) or True
+        except UnicodeDecodeError:
+            valid = False
+        assert raw.is_utf8(data) == valid, data
+        refused += not valid
+    assert refused > 1000
+
+
+def test_fields_that_are_not_read_may_hold_what_json_loads_reads(tmp_path):
+    odd = [b"NaN", b"-Infinity", b'"\\ud800"', b"9" * 400, b"1e999", b'"\xff"', b"nan"]
+    lines = [line(record()).encode()[:-1] + b', "x": ' + one + b"}" for one in odd]
+    (tmp_path / "a.jsonl").write_bytes(b"\n".join(lines))
+    found = scan(tmp_path / "a.jsonl")
+    assert found.line.tolist() == [1, 2, 3, 4, 5]
+    assert found.bad_lines.counts == {"invalid UTF-8": 1, "not JSON": 1}
+
+
 @pytest.mark.parametrize("chunk", [1, 7, 64, 333, 5000])
 def test_chunk_boundaries_do_not_matter(tmp_path, chunk):
     path = tmp_path / "a.jsonl"
