@@ -23,13 +23,12 @@ from mprm_jax.data.batches import (
     collate,
     open_ladder,
 )
-from mprm_jax.data.candidates import Candidate, CandidateSet
 from mprm_jax.data.formats.base import ReadOptions
-from mprm_jax.data.formats.visualprocessbench import decode
-from mprm_jax.data.pixels import read_images
-from mprm_jax.data.predictions import Prediction, json_records
+from mprm_jax.data.formats.visualprocessbench import VISUALPROCESSBENCH
+from mprm_jax.data.images import read_images
 from mprm_jax.data.problems import BadRecord, DataError
 from mprm_jax.data.record import Record
+from mprm_jax.data.scored import Candidate, CandidateSet, Prediction, read_records
 from mprm_jax.models.model import Model, Params
 
 # Examples are encoded, sorted by length and scored this many batches at a time: images
@@ -68,16 +67,13 @@ def read_benchmark(path: Path) -> list[Solution]:
     Raises:
         DataError: the file cannot be used; the message names the record.
     """
-    solutions = []
-    for number, line, data in json_records(path):
-        where = f"{path}:{line}: record {number}"
-        try:
-            record = decode(data, ReadOptions())
-        except BadRecord as error:
-            raise DataError(f"{where}: {error}") from None
+
+    def read(where: str, _: int, data: bytes) -> Solution:
+        record = VISUALPROCESSBENCH.decode(data, ReadOptions())
         labels = tuple(2 * step.successes - step.trials for step in record.steps)
-        solutions.append(Solution(where, record, labels))
-    return solutions
+        return Solution(where, record, labels)
+
+    return list(read_records(path, read))
 
 
 def image_root(path: Path, images: Sequence[str]) -> Path:

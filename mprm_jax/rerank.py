@@ -16,7 +16,7 @@ from typing import Any, Literal, NamedTuple, get_args
 import msgspec
 import numpy as np
 
-from mprm_jax.data.candidates import CandidateSet
+from mprm_jax.data.scored import CandidateSet
 from theory.intervals import (
     LEVEL,
     REPLICATES,

@@ -95,7 +95,6 @@ def make_batch(options: Options, backbone: Any) -> Any:
     labels = rng.integers(0, 2, (options.batch_size, options.steps)).astype(np.int32)
     return Batch(
         tokens.astype(np.int32),
-        np.full(options.batch_size, options.tokens, np.int32),
         np.tile(pixels_PxD, (options.batch_size, 1, 1)),
         np.tile(marker, (options.batch_size, 1)),
         labels,

@@ -154,7 +154,6 @@ def jax_worker(options: Options) -> dict[str, Any]:
     ones = np.ones(stored["labels"].shape, np.int32)
     batch = Batch(
         stored["tokens"],
-        np.full(options.batch_size, options.tokens, np.int32),
         np.zeros((options.batch_size, 0, row_bytes), np.uint8),
         stored["marker"],
         stored["labels"].astype(np.int32),

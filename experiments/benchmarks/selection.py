@@ -25,8 +25,8 @@ import tyro
 
 from experiments.console.tables import format_table
 from experiments.corpora.simulated import write_raw_corpus
-from mprm_jax.data.cache import CACHE_FOLDER
 from mprm_jax.data.corpus import read_corpus
+from mprm_jax.data.index import CACHE_FOLDER
 from sim.corpus.calibrate import PAPER_MODELS
 from sim.corpus.draw import sample
 from sim.corpus.sources import PAPER_SOURCES
@@ -97,7 +97,7 @@ def jobs(corpus: Path, output: Path, workers: int) -> dict[str, list[str]]:
     select = [sys.executable, "-c", _MAIN, "select", str(corpus)]
     select += ["--keep-ratio", KEEP_RATIO, "--output", str(output / "s.jsonl")]
     select += ["--workers", str(workers), "--json"]
-    baseline = "experiments.benchmarks.official_baseline"
+    baseline = "tests.official_baseline"
     return {
         "standard library": [*python, baseline, str(corpus), str(output / "b.jsonl")],
         "select --compat official": [*select, "--compat", "official"],

@@ -25,7 +25,7 @@ from mprm_jax.data.formats.base import LabelKind, WriteOptions
 from mprm_jax.data.framing import corpus_files
 from mprm_jax.data.outputs import OUTPUT_SCHEMA, OutputSet, manifest_bytes
 from mprm_jax.data.problems import DataError
-from mprm_jax.data.subset import encoded_lines, write_lines
+from mprm_jax.data.write import encoded_lines, write_lines
 from theory.summary import by_source
 
 OutputFormat = Literal["prm", "visualprm", "raw", "trl", "math-shepherd"]
@@ -113,7 +113,7 @@ def run(options: Options) -> None:
                 "output": str(options.output),
                 "files": written,
                 "counts": corpus_counts(usable),
-                "bad_lines": shared.problem_rows(usable.problems),
+                "bad_lines": shared.bad_line_rows(usable.bad_lines),
             }
         )
         return

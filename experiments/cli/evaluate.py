@@ -20,14 +20,14 @@ from experiments.cli.scoring import (
 )
 from experiments.console import shared
 from experiments.console.tables import format_table, percent, printable
-from mprm_jax.data.predictions import (
+from mprm_jax.data.problems import DataError
+from mprm_jax.data.scored import (
     Prediction,
     columns,
     encode_prediction,
     read_predictions,
     read_prior,
 )
-from mprm_jax.data.problems import DataError
 from mprm_jax.summary import HELD_OUT_SHARE, ThresholdChoice, decide, evaluation
 from theory.agreement import StepScores
 

@@ -16,8 +16,13 @@ from experiments.cli.scoring import (
 )
 from experiments.console import shared
 from experiments.console.tables import format_table, printable
-from mprm_jax.data.candidates import CandidateSet, read_candidates
-from mprm_jax.rerank import AGGREGATES, BestOfN, best_of_n, encode_scored
+from mprm_jax.data.scored import CandidateSet, read_candidates
+from mprm_jax.rerank import (
+    AGGREGATES,
+    BestOfN,
+    best_of_n,
+    encode_scored,
+)
 
 
 @dataclasses.dataclass(frozen=True)

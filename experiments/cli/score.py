@@ -13,7 +13,7 @@ from experiments.cli.select_rollouts import check_output
 from experiments.console import shared
 from experiments.store.provenance import versions
 from experiments.store.write_subset import corpus_counts, corpus_inputs, corpus_reading
-from mprm_jax.data.corpus import Usable
+from mprm_jax.data.corpus import SelectableCorpus
 from mprm_jax.data.outputs import (
     OUTPUT_SCHEMA,
     Output,
@@ -91,7 +91,7 @@ def run(options: Options) -> None:
                 "rows": len(usable.row),
                 "columns": list(columns),
                 "undefined": undefined,
-                "bad_lines": shared.problem_rows(usable.problems),
+                "bad_lines": shared.bad_line_rows(usable.bad_lines),
             }
         )
         return
@@ -101,7 +101,7 @@ def run(options: Options) -> None:
 
 
 def score_columns(
-    usable: Usable, alpha: float
+    usable: SelectableCorpus, alpha: float
 ) -> tuple[dict[str, np.ndarray | list[Any]], dict[str, str]]:
     """(column by name, reason by name of each score that is undefined here)."""
     corpus, rollouts = usable.corpus, usable.rollouts

@@ -181,7 +181,7 @@ def run(options: Options) -> None:
                 **{k: v for k, v in manifest.items() if k not in ("rows", "inputs")},
                 "output": str(options.output),
                 "written": manifest["output"],
-                "bad_lines": shared.problem_rows(usable.problems),
+                "bad_lines": shared.bad_line_rows(usable.bad_lines),
             }
         )
         return

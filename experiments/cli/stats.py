@@ -19,8 +19,8 @@ from experiments.console.tables import (
     tie_sentence,
 )
 from experiments.store.write_subset import choose, corpus_counts, never_sampled
-from mprm_jax.data.corpus import Usable
-from mprm_jax.data.subset import count_words
+from mprm_jax.data.corpus import SelectableCorpus
+from mprm_jax.data.write import count_words
 from theory.selection import RuleName, Selection
 from theory.summary import by_source, summarise
 
@@ -67,7 +67,7 @@ def run(options: Options) -> None:
         }
     result |= {
         "counts": corpus_counts(usable),
-        "bad_lines": shared.problem_rows(usable.problems),
+        "bad_lines": shared.bad_line_rows(usable.bad_lines),
     }
     if options.json:
         shared.print_json(result)
@@ -89,7 +89,7 @@ def _check_no_selection(options: Options) -> None:
             raise shared.UsageError(f"--{option} needs --rule")
 
 
-def _words(usable: Usable) -> np.ndarray:
+def _words(usable: SelectableCorpus) -> np.ndarray:
     """Words of the steps of each usable rollout, int64 ``[n_usable]``."""
     lengths = usable.rollouts.lengths
     with shared.progress("counting words", len(lengths), "rollouts") as tick:
@@ -97,7 +97,7 @@ def _words(usable: Usable) -> np.ndarray:
 
 
 def _describe(
-    usable: Usable,
+    usable: SelectableCorpus,
     words: np.ndarray | None,
     selection: Selection | None,
     alpha: float,
@@ -138,7 +138,7 @@ def _describe(
 
 def _print(
     result: dict[str, Any],
-    usable: Usable,
+    usable: SelectableCorpus,
     selection: Selection | None,
     options: Options,
 ) -> None:

@@ -17,11 +17,11 @@ from typing import Any, Literal, Optional
 
 import tyro
 
-from mprm_jax.data.corpus import Corpus, Usable, read_corpus, usable_rollouts
+from mprm_jax.data.corpus import Corpus, SelectableCorpus, read_corpus, usable_rollouts
 from mprm_jax.data.formats import by_name
 from mprm_jax.data.formats.base import ReadOptions, WriteOptions, check_options
 from mprm_jax.data.framing import corpus_files
-from mprm_jax.data.problems import BadCorpus, DataError, Problems
+from mprm_jax.data.problems import BadCorpus, BadLines, DataError
 from mprm_jax.data.record import MAX_TRIALS, UnmeasuredPolicy
 
 InputFormat = Literal[
@@ -146,8 +146,8 @@ def run_command(name: str, module: ModuleType, arguments: list[str]) -> int:
         print(f"mprm {name}: {error}", file=sys.stderr)
         return 1
     except BadCorpus as error:
-        print_problems(error.problems)
-        return _failed(name, str(error), as_json, error.problems)
+        print_bad_lines(error.bad_lines)
+        return _failed(name, str(error), as_json, error.bad_lines)
     except DataError as error:
         return _failed(name, str(error), as_json)
     except KeyboardInterrupt:
@@ -179,11 +179,11 @@ def _corpus_by_position(options: Any, arguments: list[str]) -> list[str]:
 
 
 def _failed(
-    name: str, message: str, as_json: bool, problems: Problems | None = None
+    name: str, message: str, as_json: bool, bad_lines: BadLines | None = None
 ) -> int:
     print(f"mprm {name}: {message}", file=sys.stderr)
     if as_json:
-        print_json({"error": message, "bad_lines": problem_rows(problems)})
+        print_json({"error": message, "bad_lines": bad_line_rows(bad_lines)})
     return 1
 
 
@@ -192,26 +192,26 @@ def print_json(value: dict[str, Any]) -> None:
     print(json.dumps(value, ensure_ascii=False))
 
 
-def problem_rows(problems: Problems | None) -> list[dict[str, Any]]:
+def bad_line_rows(bad_lines: BadLines | None) -> list[dict[str, Any]]:
     """One object per reason: count, and the first line that shows it."""
-    if problems is None:
+    if bad_lines is None:
         return []
     return [
         {
             "reason": reason,
             "count": count,
-            "first": problems.first[reason].where,
-            "detail": problems.first[reason].detail,
+            "first": bad_lines.first[reason].where,
+            "detail": bad_lines.first[reason].detail,
         }
-        for reason, count in problems.counts.items()
+        for reason, count in bad_lines.counts.items()
     ]
 
 
-def print_problems(problems: Problems) -> None:
+def print_bad_lines(bad_lines: BadLines) -> None:
     """The table of refused lines, to stderr; a ``file:line`` is never broken."""
-    if not problems:
+    if not bad_lines:
         return
-    rows = problem_rows(problems)
+    rows = bad_line_rows(bad_lines)
     width = max(len(row["reason"]) for row in rows)
     print(f"{'lines':>7}  {'reason':<{width}}  first", file=sys.stderr)
     for row in rows:
@@ -258,11 +258,11 @@ def load_corpus(options: CorpusOptions, sha256: bool = True) -> Corpus:
         )
 
 
-def load_usable(options: CorpusOptions, sha256: bool = True) -> Usable:
+def load_usable(options: CorpusOptions, sha256: bool = True) -> SelectableCorpus:
     """The corpus after the policies for bad lines and unmeasured steps."""
     corpus = load_corpus(options, sha256)
     usable = usable_rollouts(corpus, options.unmeasured, options.max_bad)
-    print_problems(usable.problems)
+    print_bad_lines(usable.bad_lines)
     return usable
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from mprm_jax.data.corpus import Usable
+from mprm_jax.data.corpus import SelectableCorpus
 from theory.selection import Selection
 from theory.summary import Summary, summarise
 
@@ -58,7 +58,7 @@ def summary_rows(summary: Summary) -> list[tuple[str, str]]:
 
 
 def print_comparison(
-    usable: Usable, selection: Selection, rule: str, alpha: float
+    usable: SelectableCorpus, selection: Selection, rule: str, alpha: float
 ) -> None:
     """Corpus beside subset, and how much of the subset the tie rule decided."""
     whole = summary_rows(summarise(usable.rollouts, alpha))
@@ -81,12 +81,12 @@ def tie_sentence(selection: Selection) -> str:
     )
 
 
-def count_sentences(usable: Usable) -> list[str]:
+def count_sentences(usable: SelectableCorpus) -> list[str]:
     """What was passed over, cut or met twice; nothing where there is nothing to say."""
     corpus = usable.corpus
     said = [
         (corpus.blank, "blank lines passed over"),
-        (usable.problems.total, "bad lines left out (--max-bad)"),
+        (usable.bad_lines.total, "bad lines left out (--max-bad)"),
         (
             usable.unmeasured_steps,
             f"steps never sampled (--unmeasured {usable.unmeasured})",

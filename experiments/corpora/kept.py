@@ -12,7 +12,7 @@ import numpy as np
 from experiments.console import shared
 from experiments.console.tables import format_table, percent
 from experiments.store.experiment import ExperimentOptions, complete
-from mprm_jax.data.corpus import Usable, read_corpus, usable_rollouts
+from mprm_jax.data.corpus import SelectableCorpus, read_corpus, usable_rollouts
 from theory.paper import FULL_DATA
 from theory.selection import RuleName, Selection, select
 from theory.summary import Summary, summarise
@@ -86,7 +86,7 @@ def _measure(options: Options) -> dict[str, Any]:
     }
 
 
-def _simulate(options: Options) -> tuple[Usable, np.ndarray]:
+def _simulate(options: Options) -> tuple[SelectableCorpus, np.ndarray]:
     """The corpus as read back from disk, and the true r of its steps."""
     # Imported here: scipy would slow down --help.
     from experiments.corpora.simulated import order_on_disk, write_raw_corpus
@@ -113,7 +113,9 @@ def _simulate(options: Options) -> tuple[Usable, np.ndarray]:
     return usable, simulation.r[steps]
 
 
-def _describe(usable: Usable, selection: Selection, r: np.ndarray) -> dict[str, Any]:
+def _describe(
+    usable: SelectableCorpus, selection: Selection, r: np.ndarray
+) -> dict[str, Any]:
     subset = usable.rollouts.take(selection.rows)
     chosen = np.zeros(usable.rollouts.n_rollouts, bool)
     chosen[selection.rows] = True

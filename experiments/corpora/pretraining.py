@@ -24,8 +24,8 @@ import optax
 from tokenizers import Tokenizer
 
 from experiments.corpora.scene_text import questions, step_texts
+from mprm_jax.data.prompt import render
 from mprm_jax.data.record import STEP_MARKER
-from mprm_jax.data.render import render
 from mprm_jax.models import layers as nn
 from mprm_jax.models import tiny
 from mprm_jax.models.tiny import (

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import xxhash
-from mprm_jax.data.scored import CandidateSet, read_candidates
 
 from experiments.corpora.simulated import made_here
 from experiments.store.provenance import file_sha256
@@ -23,6 +22,7 @@ from mprm_jax.data.corpus import SelectableCorpus
 from mprm_jax.data.framing import corpus_files
 from mprm_jax.data.outputs import OUTPUT_SCHEMA
 from mprm_jax.data.problems import DataError
+from mprm_jax.data.scored import CandidateSet, read_candidates
 from mprm_jax.evaluate import Solution, image_root, read_benchmark
 from mprm_jax.models.registry import DESCRIPTION
 from mprm_jax.summary import decide

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from mprm_jax.data.scored import CandidateSet, Prediction, columns, read_prior
 from PIL.Image import Image
 
 from experiments.grid.inputs import Inputs
@@ -18,6 +17,7 @@ from mprm_jax.data.batches import Example
 from mprm_jax.data.images import read_images
 from mprm_jax.data.loader import Source
 from mprm_jax.data.problems import BadRecord, DataError
+from mprm_jax.data.scored import CandidateSet, Prediction, columns, read_prior
 from mprm_jax.evaluate import (
     Solution,
     encode_example,

@@ -12,11 +12,10 @@ import numpy as np
 from markupsafe import Markup
 
 from experiments.page.corpus import Subset, WorldCorpus
-from mprm_jax.data.images import resolve_image
-from mprm_jax.data.pixels import decode_image
+from mprm_jax.data.images import decode_image
 from mprm_jax.data.problems import BadRecord, DataError
-from mprm_jax.data.record import Record
-from mprm_jax.data.subset import decode_line, read_lines
+from mprm_jax.data.record import Record, resolve_image
+from mprm_jax.data.write import decode_line, read_lines
 from theory import scores
 from theory.selection import mix_hash, rule_key
 

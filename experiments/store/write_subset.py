@@ -11,10 +11,9 @@ import msgspec
 import numpy as np
 
 from experiments.store.provenance import versions
-from mprm_jax.data.corpus import Corpus, Usable
+from mprm_jax.data.corpus import Corpus, SelectableCorpus
 from mprm_jax.data.formats import by_name
 from mprm_jax.data.formats.base import WriteOptions
-from mprm_jax.data.formats.meta import internvl_meta
 from mprm_jax.data.outputs import (
     SUBSET_SCHEMA,
     OutputSet,
@@ -22,7 +21,7 @@ from mprm_jax.data.outputs import (
     manifest_path,
 )
 from mprm_jax.data.problems import DataError
-from mprm_jax.data.subset import encoded_lines, write_lines
+from mprm_jax.data.write import encoded_lines, internvl_meta, write_lines
 from theory.selection import BudgetUnit, RuleName, Selection, TieRule, select
 from theory.summary import summarise
 
@@ -43,7 +42,7 @@ class SelectionOptions:
     seed: int
 
 
-def choose(usable: Usable, options: SelectionOptions) -> Selection:
+def choose(usable: SelectableCorpus, options: SelectionOptions) -> Selection:
     """The rows of ``usable`` that the options select.
 
     Raises:
@@ -75,18 +74,20 @@ def corpus_inputs(corpus: Corpus) -> list[dict[str, Any]]:
     ]
 
 
-def corpus_reading(usable: Usable) -> dict[str, Any]:
+def corpus_reading(usable: SelectableCorpus) -> dict[str, Any]:
     """How the corpus was read: all that `mprm verify` needs to read it again."""
     return {
         "format": usable.corpus.format,
         "trials": usable.corpus.options.trials,
         "source_from": usable.corpus.options.source_from,
         "unmeasured": usable.unmeasured,
-        "max_bad": usable.problems.total,
+        "max_bad": usable.bad_lines.total,
     }
 
 
-def evidence(usable: Usable, selection: Selection, alpha: float) -> dict[str, Any]:
+def evidence(
+    usable: SelectableCorpus, selection: Selection, alpha: float
+) -> dict[str, Any]:
     """What a manifest says about a selection beside its rows."""
     subset = summarise(usable.rollouts.take(selection.rows), alpha)
     never = int(never_sampled(usable)[selection.rows].sum())
@@ -98,7 +99,7 @@ def evidence(usable: Usable, selection: Selection, alpha: float) -> dict[str, An
     }
 
 
-def never_sampled(usable: Usable) -> np.ndarray:
+def never_sampled(usable: SelectableCorpus) -> np.ndarray:
     """Steps of each usable rollout that were never sampled, int64 ``[n_usable]``: as
     the corpus has them, before --unmeasured dealt with them.
     """
@@ -108,13 +109,13 @@ def never_sampled(usable: Usable) -> np.ndarray:
     return rollouts.total(rollouts.trials == 0)[usable.row]
 
 
-def corpus_counts(usable: Usable) -> dict[str, int]:
+def corpus_counts(usable: SelectableCorpus) -> dict[str, int]:
     """Where every line of the corpus went."""
     corpus = usable.corpus
     return {
         "lines": corpus.lines,
         "blank": corpus.blank,
-        "bad": usable.problems.total,
+        "bad": usable.bad_lines.total,
         "rollouts": len(usable.row),
         "duplicates": corpus.duplicates,
         "unmeasured_steps": usable.unmeasured_steps,
@@ -135,7 +136,9 @@ def _meta_name(output: Path) -> str:
     return output.name.removesuffix(".jsonl")
 
 
-def meta_bytes(usable: Usable, output: Path, length: int, images: Path | None) -> bytes:
+def meta_bytes(
+    usable: SelectableCorpus, output: Path, length: int, images: Path | None
+) -> bytes:
     """InternVL's meta file for an output; images are below the corpus by default."""
     folder = usable.corpus.files[0].path.parent
     if folder.name == "annotations":
@@ -145,7 +148,7 @@ def meta_bytes(usable: Usable, output: Path, length: int, images: Path | None) -
 
 
 def write_selection(
-    usable: Usable,
+    usable: SelectableCorpus,
     selection: Selection,
     options: SelectionOptions,
     output: Path,

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
+
+# numpy's on the host, jax's on a device and in a program: no type is all of these,
+# and what only counts does not import jax.
+Array: TypeAlias = Any
 
 PAD_ID = 0
 
 # Lengths are rounded up to multiples of this: vector units, and few distinct shapes.
 _TOKEN_MULTIPLE = 16
+_SMALLEST = 32
 
 
 class Example(NamedTuple):
@@ -39,8 +44,6 @@ class Batch(NamedTuple):
 
     Attributes:
         tokens_BxL: int32 ids, padded at the end with 0.
-        lengths_B: int32 real tokens; 1 in a row that is no rollout, because a softmax
-            over no key at all would be NaN.
         images_BxPxD: image patches, uint8 or float32, padded at the end with 0.
         marker_BxS: int32 position in the tokens of each step's ``<prm>``; 0 where
             padded.
@@ -48,12 +51,11 @@ class Batch(NamedTuple):
         trials_BxS: int32 N; 0 = no step here, which weighs nothing.
     """
 
-    tokens_BxL: Any
-    lengths_B: Any
-    images_BxPxD: Any
-    marker_BxS: Any
-    successes_BxS: Any
-    trials_BxS: Any
+    tokens_BxL: Array
+    images_BxPxD: Array
+    marker_BxS: Array
+    successes_BxS: Array
+    trials_BxS: Array
 
 
 @dataclass(frozen=True)
@@ -112,27 +114,6 @@ class Buckets:
         return Buckets(self.shapes[-1:], self.steps)
 
 
-def bucket_ladder(
-    tokens: int, steps: int, patches: int, count: int = 2, smallest: int = 32
-) -> Buckets:
-    """``count`` shapes of ``tokens``, ``tokens / 2``, ... rounded up to 16.
-
-    Args:
-        tokens: of the longest rollout.
-        steps: of the rollout with most.
-        patches: of the rollout with most; every shape has room for these.
-        count: shapes at most, hence compilations at most.
-        smallest: no shape has fewer tokens.
-    """
-    if count < 1:
-        raise ValueError(f"count must be at least 1, not {count}")
-    lengths = {_round_up(max(tokens >> halving, smallest)) for halving in range(count)}
-    # Two rollouts of a batch share its S, so at least one place is always there.
-    return Buckets(
-        tuple(Bucket(length, patches) for length in sorted(lengths)), max(steps, 1)
-    )
-
-
 def open_ladder(steps: int, tokens: int = 32_768, patches: int = 65_536) -> Buckets:
     """Shapes for rollouts of sizes that are not known beforehand.
 
@@ -153,23 +134,31 @@ def open_ladder(steps: int, tokens: int = 32_768, patches: int = 65_536) -> Buck
 
 
 def buckets_for(examples: Iterable[Example], count: int = 2) -> Buckets:
-    """:func:`bucket_ladder` for the largest of the examples in each respect.
+    """At most ``count`` shapes: the tokens L of the longest example, L / 2, ..., but at
+    least 32, in multiples of 16, each with room for the patches of the one with most.
+
+    Args:
+        examples: at least one.
+        count: shapes at most, hence compilations at most.
 
     Raises:
-        ValueError: there is no example.
+        ValueError: there is no example, or no shape.
     """
     sizes = [
         (len(example.tokens_L), len(example.marker_S), len(example.images_PxD))
         for example in examples
     ]
-    if not sizes:
-        raise ValueError("no example to make buckets for")
+    if not sizes or count < 1:
+        raise ValueError("no example to make buckets for, or no bucket")
     tokens, steps, patches = (max(column) for column in zip(*sizes, strict=True))
-    return bucket_ladder(tokens, steps, patches, count)
-
-
-def _round_up(length: int) -> int:
-    return -(-length // _TOKEN_MULTIPLE) * _TOKEN_MULTIPLE
+    # Rounded up.
+    lengths = {
+        -(-max(tokens >> halving, _SMALLEST) // _TOKEN_MULTIPLE) * _TOKEN_MULTIPLE
+        for halving in range(count)
+    }
+    # Two rollouts of a batch share its S, so at least one place is always there.
+    shapes = tuple(Bucket(length, patches) for length in sorted(lengths))
+    return Buckets(shapes, max(steps, 1))
 
 
 def collate(examples: Sequence[Example], buckets: Buckets, rows: int) -> Batch:
@@ -191,7 +180,6 @@ def collate(examples: Sequence[Example], buckets: Buckets, rows: int) -> Batch:
     )
     first = examples[0].images_PxD
     tokens_BxL = np.full((rows, shape.tokens), PAD_ID, np.int32)
-    lengths_B = np.ones(rows, np.int32)
     images_BxPxD = np.zeros((rows, shape.patches, first.shape[1]), first.dtype)
     marker_BxS, successes_BxS, trials_BxS = (
         np.zeros((rows, buckets.steps), np.int32) for _ in range(3)
@@ -201,11 +189,8 @@ def collate(examples: Sequence[Example], buckets: Buckets, rows: int) -> Batch:
         if steps > buckets.steps:
             raise ValueError(f"{steps} steps do not fit {buckets.steps} places")
         tokens_BxL[row, :length] = example.tokens_L
-        lengths_B[row] = max(length, 1)
         images_BxPxD[row, : len(example.images_PxD)] = example.images_PxD
         marker_BxS[row, :steps] = example.marker_S
         successes_BxS[row, :steps] = example.successes_S
         trials_BxS[row, :steps] = example.trials_S
-    return Batch(
-        tokens_BxL, lengths_B, images_BxPxD, marker_BxS, successes_BxS, trials_BxS
-    )
+    return Batch(tokens_BxL, images_BxPxD, marker_BxS, successes_BxS, trials_BxS)

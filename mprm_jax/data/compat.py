@@ -3,42 +3,37 @@
 The release ranks by floating-point sums in file order, breaks ties by that order and
 drops chosen rollouts without replacing them; its subsets can only be reproduced by
 doing the same, so nothing here is shared with the default path, which works on exact
-counts.
+counts. The standard library's ``json`` decides what a line holds; a differential fuzz
+test compares the result with the script written out plainly.
 """
 
 from __future__ import annotations
 
 import hashlib
+import json
 import math
+from array import array
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from mprm_jax.data import framing
-from mprm_jax.data.compat_record import (
-    Blank,
-    Refused,
-    read_clean_scores,
-    read_pick,
-    read_scores,
-)
-from mprm_jax.data.framing import (
-    CHUNK_BYTES,
-    Chunk,
-    CorpusFile,
-    RecordFile,
-    line_ends,
-)
-from mprm_jax.data.prm_lines import released_lines
-from mprm_jax.data.problems import BadRecord, DataError, Problem
-from mprm_jax.data.typed_lines import bounds
+from mprm_jax.data.formats.json_record import json_line
+from mprm_jax.data.formats.prm import conversation_line, render_prompt
+from mprm_jax.data.framing import CHUNK_BYTES, CorpusFile, RecordFile
+from mprm_jax.data.problems import BadLine, BadRecord, DataError
 from theory.selection import budget
 
-# Picks that are read and rewritten together.
+# Picks that are read and written together.
 _BATCH = 128
+
+NO_IMAGE = "image missing"
+EMPTY_STEP = "empty step text"
+NO_SCORE = "score does not count"
 
 
 @dataclass(frozen=True, eq=False)
@@ -189,7 +184,7 @@ def _unreadable(path: Path, error: OSError) -> DataError:
 
 
 def _located(path: Path, line: int, error: BadRecord) -> DataError:
-    return DataError(str(Problem(str(path), line, error.reason, error.detail)))
+    return DataError(str(BadLine(str(path), line, error.reason, error.detail)))
 
 
 def _select_file(
@@ -203,47 +198,36 @@ def _select_file(
     with RecordFile(CorpusFile(path, path.name), sha256) as records:
         ranked = _rank(path, records, alpha, chunk_bytes)
         records.read_rest()
-        bis = ranked.column("bis", np.float64)
-        rollouts = len(bis)
-        selected = max(1, int(rollouts * keep_ratio)) if rollouts else 0
+        bis = np.frombuffer(ranked.bis, np.float64)
+        selected = max(1, int(len(bis) * keep_ratio)) if len(bis) else 0
         rows, tied = _top(bis, selected)
-        places = [
-            ranked.column(name, np.int64)[rows] for name in ("offset", "size", "line")
-        ]
-        dropped: dict[str, int] = {}
+        places = np.frombuffer(ranked.place, np.int64).reshape(-1, 3)[rows]
+        dropped: Counter[str] = Counter()
         written: list[int] = []
         for start in range(0, len(rows), _BATCH):
-            offsets, sizes, numbers = (
-                place[start : start + _BATCH].tolist() for place in places
-            )
+            offsets, sizes, numbers = places[start : start + _BATCH].T.tolist()
             lines = records.read_each(offsets, sizes)
-            outputs = []
-            for line, number, output in zip(
-                lines, numbers, released_lines(lines), strict=True
-            ):
-                if output is None:
-                    try:
-                        pick = read_pick(line)
-                        if reason := pick.drop_reason:
-                            dropped[reason] = dropped.get(reason, 0) + 1
-                            continue
-                        output = pick.output()
-                    except BadRecord as error:
-                        raise _located(path, number, error) from error
-                outputs.append(output)
-                written.append(number)
-            write(b"".join([output + b"\n" for output in outputs]))
+            for number, line in zip(numbers, lines, strict=True):
+                try:
+                    output = _output(line)
+                except _Dropped as reason:
+                    dropped[str(reason)] += 1
+                except BadRecord as error:
+                    raise _located(path, number, error) from error
+                else:
+                    written.append(number)
+                    write(output)
     return OfficialFile(
         path=path,
         sha256=sha256.hexdigest(),
         lines=ranked.lines,
         blank=ranked.blank,
         refused=ranked.refused,
-        unscored=ranked.lines - ranked.blank - ranked.refused - rollouts,
-        rollouts=rollouts,
+        unscored=ranked.lines - ranked.blank - ranked.refused - len(bis),
+        rollouts=len(bis),
         selected=selected,
         tied=tied,
-        dropped=dropped,
+        dropped=dict(dropped),
         written=np.array(written, np.int64),
     )
 
@@ -267,99 +251,37 @@ def _top(bis: np.ndarray, keep: int) -> tuple[np.ndarray, int]:
 
 @dataclass
 class _Ranked:
-    """BIS and place of each rollout of one file, and counts of its other lines."""
+    """BIS of each rollout of one file, its (offset, size, line number), and counts of
+    the other lines.
+    """
 
-    blocks: dict[str, list[np.ndarray]] = field(
-        default_factory=lambda: {"bis": [], "offset": [], "size": [], "line": []}
-    )
+    bis: array = field(default_factory=lambda: array("d"))
+    place: array = field(default_factory=lambda: array("q"))
     lines: int = 0
     blank: int = 0
     refused: int = 0
-
-    def add(
-        self, bis: np.ndarray, offset: np.ndarray, size: np.ndarray, line: np.ndarray
-    ) -> None:
-        """Columns of some rollouts."""
-        columns = (bis, offset, size, line)
-        for blocks, column in zip(self.blocks.values(), columns, strict=True):
-            blocks.append(column)
-
-    def column(self, name: str, dtype: type) -> np.ndarray:
-        """A column of all of them."""
-        return np.concatenate([np.zeros(0, dtype), *self.blocks[name]])
 
 
 def _rank(path: Path, records: RecordFile, alpha: float, chunk_bytes: int) -> _Ranked:
     ranked = _Ranked()
     offset = 0
     for data in _whole_lines(records, chunk_bytes):
-        chunk = Chunk(data, line_ends(data), offset, ranked.lines + 1)
-        if (columns := _ranked_at_once(chunk, alpha)) is not None:
-            ranked.add(*columns)
-            ranked.lines += len(chunk.ends)
-        else:
-            _rank_each(path, chunk, alpha, ranked)
-        offset += len(data)
+        for line in data.splitlines(keepends=True):
+            ranked.lines += 1
+            try:
+                scores = _scores(line)
+            except _Blank:
+                ranked.blank += 1
+            except _Refused:
+                ranked.refused += 1
+            except BadRecord as error:
+                raise _located(path, ranked.lines, error) from error
+            else:
+                if scores:
+                    ranked.bis.append(official_bis(scores, alpha))
+                    ranked.place.extend((offset, len(line), ranked.lines))
+            offset += len(line)
     return ranked
-
-
-def _ranked_at_once(
-    chunk: Chunk, alpha: float
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray] | None:
-    """(BIS, offset, size, line) of the rollouts of a chunk in which every line is
-    clean and every score counts, else None.
-    """
-    starts, ends = bounds(chunk)
-    scored = read_clean_scores(chunk, starts, ends)
-    if scored is None:
-        return None
-    scores, n = scored
-    rows = np.arange(len(n))
-    owner = np.repeat(rows, n)
-    # Adding 0.0 changes no sum, and bincount adds from left to right, as the release.
-    positive = np.where(scores > 0, scores, 0.0)
-    total = np.bincount(owner, positive, len(n))
-    n_pos = np.bincount(owner[scores > 0], minlength=len(n))
-    with np.errstate(invalid="ignore", divide="ignore"):
-        p = n_pos / n
-        bis = (p * (1 - p) + alpha) * np.where(n_pos > 0, total / n_pos, 1.0)
-    some = n > 0
-    return (
-        bis[some],
-        (chunk.offset + starts)[some],
-        (ends - starts)[some],
-        (chunk.line + rows)[some],
-    )
-
-
-def _rank_each(path: Path, chunk: Chunk, alpha: float, ranked: _Ranked) -> None:
-    """Rank line by line, by universal newlines."""
-    offset = chunk.offset
-    rows: list[tuple[float, int, int, int]] = []
-    for line in chunk.data.splitlines(keepends=True):
-        ranked.lines += 1
-        try:
-            if len(line.rstrip(b"\r\n")) > framing.MAX_LINE_BYTES:
-                raise BadRecord(
-                    "line too long",
-                    f"over {framing.MAX_LINE_BYTES} bytes; the released script has no "
-                    "limit, but an image or a log in a record is a fault",
-                )
-            scores = read_scores(line)
-        except Blank:
-            ranked.blank += 1
-        except Refused:
-            ranked.refused += 1
-        except BadRecord as error:
-            raise _located(path, ranked.lines, error) from error
-        else:
-            if scores:
-                bis = official_bis(scores, alpha)
-                rows.append((bis, offset, len(line), ranked.lines))
-        offset += len(line)
-    if rows:
-        bis, *places = zip(*rows, strict=True)
-        ranked.add(np.array(bis), *(np.array(place, np.int64) for place in places))
 
 
 def _whole_lines(records: RecordFile, size: int) -> Iterator[bytes]:
@@ -381,3 +303,103 @@ def _whole_lines(records: RecordFile, size: int) -> Iterator[bytes]:
         yield data
     if held:
         yield held
+
+
+class _Blank(Exception):
+    """A line of white space alone."""
+
+
+class _Refused(Exception):
+    """A line that ``json.loads`` refuses; the release skips it in silence."""
+
+
+class _Dropped(Exception):
+    """A pick that the release does not write; says why."""
+
+
+def _parsed(line: bytes) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """The record of a line and its steps.
+
+    Raises:
+        _Blank, _Refused: the release skips the line.
+        BadRecord: the release would crash.
+    """
+    if len(line.rstrip(b"\r\n")) > framing.MAX_LINE_BYTES:
+        raise BadRecord(
+            "line too long",
+            f"over {framing.MAX_LINE_BYTES} bytes; the released script has no limit, "
+            "but an image or a log in a record is a fault",
+        )
+    try:
+        text = line.decode().strip()
+    except UnicodeDecodeError as error:
+        raise _crash("invalid UTF-8", error.reason) from error
+    if not text:
+        raise _Blank
+    try:
+        record = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise _Refused from error
+    if not isinstance(record, dict):
+        raise _crash("record is no object")
+    steps = record.get("steps_with_score") or []
+    if not isinstance(steps, list):
+        raise _crash("steps_with_score is no list")
+    for number, step in enumerate(steps, 1):
+        if not isinstance(step, dict):
+            raise _crash("step is no object", f"step {number}")
+    return record, steps
+
+
+def _scores(line: bytes) -> list[float]:
+    """The scores that count, in the order of the steps: ``float(score)`` succeeds."""
+    scores = [_number(step.get("score")) for step in _parsed(line)[1]]
+    return [score for score in scores if score is not None]
+
+
+def _output(line: bytes) -> bytes:
+    """What the release writes of a chosen rollout: ``json.dumps({"image": ...,
+    "conversations": ...}, ensure_ascii=False)``, with its newline.
+
+    Raises:
+        _Dropped: it writes nothing.
+        BadRecord: it would crash, or the line is no longer the one that was ranked.
+    """
+    try:
+        record, steps = _parsed(line)
+    except (_Blank, _Refused) as error:
+        raise BadRecord("line changed", "the file changed while it was read") from error
+    if not record.get("image"):
+        raise _Dropped(NO_IMAGE)
+    texts, labels = [], []
+    for step in steps:
+        texts.append(str(step.get("step") or "").strip())
+        if not texts[-1]:
+            raise _Dropped(EMPTY_STEP)
+        score = _number(step.get("score"))
+        if score is None:
+            raise _Dropped(NO_SCORE)
+        labels.append(1.0 if score > 0 else 0.0)
+    question = str(record.get("question_orig") or record.get("question") or "").strip()
+    try:
+        image, prompt = json_line(record["image"]), render_prompt(question, texts)
+        return conversation_line(image, prompt, labels) + b"\n"
+    except BadRecord as error:
+        raise _crash(error.reason, error.detail) from error
+    except RecursionError as error:
+        raise _crash("nested too deeply") from error
+
+
+def _number(score: Any) -> float | None:
+    try:
+        return float(score)
+    except (TypeError, ValueError):
+        return None
+    except OverflowError as error:
+        raise _crash("score too large", "it overflows a float") from error
+
+
+def _crash(reason: str, detail: str = "") -> BadRecord:
+    """The fault that would end the release with a traceback."""
+    way_out = "the released script would crash here; mend the line or take it out"
+    return BadRecord(reason, f"{detail}; {way_out}" if detail else way_out)

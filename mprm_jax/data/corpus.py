@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from functools import partial
@@ -10,12 +10,17 @@ from pathlib import Path
 
 import numpy as np
 
-from mprm_jax.data.cache import recall, scan_and_store
 from mprm_jax.data.formats import by_name
 from mprm_jax.data.formats.base import ReadOptions
 from mprm_jax.data.framing import CorpusFile, corpus_files
-from mprm_jax.data.index import COLUMNS, FileIndex, detect_format, scan_file
-from mprm_jax.data.problems import BadCorpus, DataError, Problem, Problems
+from mprm_jax.data.index import (
+    FileIndex,
+    detect_format,
+    recall,
+    scan_and_store,
+    scan_file,
+)
+from mprm_jax.data.problems import BadCorpus, BadLine, BadLines, DataError
 from mprm_jax.data.record import UnmeasuredPolicy, unmeasured_step
 from theory.rollouts import Rollouts
 
@@ -32,7 +37,7 @@ class Corpus:
         sha256: of each file; empty if it was not asked for.
         lines: lines over all files, blank ones included.
         blank: blank lines.
-        problems: refused lines.
+        bad_lines: refused lines.
         rollouts: the counts.
         file: index into ``files``, int32 ``[n_rollouts]``.
         offset: byte offset in the (decompressed) file, int64 ``[n_rollouts]``.
@@ -49,7 +54,7 @@ class Corpus:
     sha256: tuple[str, ...]
     lines: int
     blank: int
-    problems: Problems
+    bad_lines: BadLines
     rollouts: Rollouts
     file: np.ndarray
     offset: np.ndarray
@@ -98,39 +103,19 @@ def read_corpus(
     files = corpus_files(path)
     if format_name == "auto":
         format_name = _detect(files)
-    merged = _Merged()
+    found = [
+        recall(file, format_name, options, sha256) if use_cache else None
+        for file in files
+    ]
+    missed = [file for file, piece in zip(files, found, strict=True) if piece is None]
     scan = partial(_scan, format_name, options, use_cache, sha256)
-    known = partial(recall, form=format_name, options=options, sha256=sha256)
-    pieces = _pieces(files, known if use_cache else None, scan, executor)
-    for file, (piece, reused) in zip(files, pieces, strict=True):
-        merged.add(piece, reused)
-        progress(file)
-    return merged.corpus(path, format_name, options, files)
-
-
-def _pieces(
-    files: tuple[CorpusFile, ...],
-    known: Callable[[CorpusFile], FileIndex | None] | None,
-    scan: Callable[[CorpusFile], FileIndex],
-    executor: Executor | None,
-) -> Iterator[tuple[FileIndex, bool]]:
-    """(index, whether it was recalled) of each file, one at a time while all are in
-    the cache: what is yielded need not be held.
-    """
-    recalled: list[FileIndex | None] = []
-    for file in files:
-        piece = known(file) if known is not None else None
-        if piece is not None and not recalled:
-            yield piece, True
-        else:
-            recalled.append(piece)
-    if not recalled:
-        return
-    rest = files[len(files) - len(recalled) :]
-    missed = [file for file, piece in zip(rest, recalled, strict=True) if piece is None]
     scanned = iter((executor.map if executor else map)(scan, missed))
-    for piece in recalled:
-        yield (next(scanned), False) if piece is None else (piece, True)
+    pieces = []
+    for file, piece in zip(files, found, strict=True):
+        pieces.append(next(scanned) if piece is None else piece)
+        progress(file)
+    reused = len(files) - len(missed)
+    return _merged(path, format_name, options, files, pieces, reused)
 
 
 def _scan(
@@ -156,93 +141,62 @@ def _detect(files: tuple[CorpusFile, ...]) -> str:
     raise first or DataError("no file to read")
 
 
-class _Merged:
-    """The columns of all files, grown in place: no file's are held beside them."""
+def _merged(
+    path: Path,
+    format_name: str,
+    options: ReadOptions,
+    files: tuple[CorpusFile, ...],
+    pieces: list[FileIndex],
+    reused: int,
+) -> Corpus:
+    """The columns of all files one after another; those of the files are given up."""
+    names: dict[str, int] = {}
+    bad_lines = BadLines()
+    for file, piece in zip(files, pieces, strict=True):
+        bad_lines.extend(piece.bad_lines, str(file.path))
+        ids = [names.setdefault(name, len(names)) for name in piece.source_names]
+        if len(piece.source):
+            piece.source = np.array(ids, np.int32)[piece.source]
 
-    def __init__(self) -> None:
-        self.columns: dict[str, _Column] = {name: _Column() for name in COLUMNS}
-        self.sizes: list[int] = []
-        self.names: dict[str, int] = {}
-        self.problems = Problems()
-        self.sha256: list[str] = []
-        self.lines = self.blank = self.reused = 0
+    sizes = [len(piece.lengths) for piece in pieces]
 
-    def add(self, piece: FileIndex, reused: bool) -> None:
-        """Append the next file."""
-        ids = [self.names.setdefault(n, len(self.names)) for n in piece.source_names]
-        for name, column in self.columns.items():
-            values = getattr(piece, name)
-            if name == "source" and len(values):
-                values = np.array(ids, np.int32)[values]
-            column.add(values)
-        self.problems.extend([piece.problems])
-        self.sha256.append(piece.sha256)
-        self.sizes.append(len(piece.lengths))
-        self.lines += piece.lines
-        self.blank += piece.blank
-        self.reused += reused
+    def column(name: str, dtype: type | None = None) -> np.ndarray:
+        joined = np.concatenate([getattr(piece, name) for piece in pieces])
+        for piece in pieces:
+            # No column is held twice.
+            setattr(piece, name, joined[:0])
+        return joined if dtype is None else joined.astype(dtype, copy=False)
 
-    def corpus(
-        self,
-        path: Path,
-        format_name: str,
-        options: ReadOptions,
-        files: tuple[CorpusFile, ...],
-    ) -> Corpus:
-        """All of them."""
-        columns = self.columns
-        offsets = np.zeros(sum(self.sizes) + 1, np.int64)
-        np.cumsum(columns.pop("lengths").values(np.int32), out=offsets[1:])
-        return Corpus(
-            path=path,
-            format=format_name,
-            options=options,
-            files=files,
-            sha256=tuple(self.sha256) if all(self.sha256) else (),
-            lines=self.lines,
-            blank=self.blank,
-            problems=self.problems,
-            rollouts=Rollouts(
-                columns["successes"].values(np.uint8),
-                columns["trials"].values(np.uint8),
-                offsets,
-                columns["source"].values(np.int32),
-                tuple(self.names),
-            ),
-            file=np.repeat(np.arange(len(files), dtype=np.int32), self.sizes),
-            offset=columns["offset"].values(np.int64),
-            size=columns["size"].values(np.int32),
-            line=columns["line"].values(np.int32),
-            content=columns["content"].values(np.uint64),
-            reused=self.reused,
-        )
-
-
-class _Column:
-    """A column that grows without being held twice."""
-
-    def __init__(self) -> None:
-        self.data = bytearray()
-        self.dtype: np.dtype | None = None
-
-    def add(self, values: np.ndarray) -> None:
-        """Append values; a wider type widens what is there."""
-        if len(values) == 0:
-            return
-        dtype = values.dtype if self.dtype is None else self.dtype
-        wide = np.promote_types(dtype, values.dtype)
-        if self.dtype is not None and wide != self.dtype:
-            self.data = bytearray(self.values(wide).astype(wide).tobytes())
-        self.dtype = wide
-        self.data += values.astype(wide).tobytes()
-
-    def values(self, default: type | np.dtype) -> np.ndarray:
-        """The column; of the given type where nothing was appended."""
-        return np.frombuffer(self.data, self.dtype or np.dtype(default))
+    offsets = np.zeros(sum(sizes) + 1, np.int64)
+    np.cumsum(column("lengths"), out=offsets[1:])
+    sha256 = tuple(piece.sha256 for piece in pieces)
+    return Corpus(
+        path=path,
+        format=format_name,
+        options=options,
+        files=files,
+        sha256=sha256 if all(sha256) else (),
+        lines=sum(piece.lines for piece in pieces),
+        blank=sum(piece.blank for piece in pieces),
+        bad_lines=bad_lines,
+        rollouts=Rollouts(
+            column("successes"),
+            column("trials"),
+            offsets,
+            column("source", np.int32),
+            tuple(names),
+        ),
+        file=np.repeat(np.arange(len(files), dtype=np.int32), sizes),
+        offset=column("offset", np.int64),
+        size=column("size", np.int32),
+        line=column("line", np.int32),
+        content=column("content", np.uint64),
+        reused=reused,
+    )
 
 
 @dataclass(frozen=True, eq=False)
-class Usable:
+class SelectableCorpus:
     """The rollouts that may be selected, with every step measured.
 
     Attributes:
@@ -253,7 +207,7 @@ class Usable:
         unmeasured_steps: steps that were never sampled.
         truncated: rollouts cut before their first such step.
         emptied: rollouts of which nothing was left.
-        problems: refused lines, those with unmeasured steps among them under "error".
+        bad_lines: refused lines, those with unmeasured steps among them under "error".
     """
 
     corpus: Corpus
@@ -263,7 +217,7 @@ class Usable:
     unmeasured_steps: int
     truncated: int
     emptied: int
-    problems: Problems
+    bad_lines: BadLines
 
     @property
     def content(self) -> np.ndarray:
@@ -274,7 +228,7 @@ class Usable:
 
 def usable_rollouts(
     corpus: Corpus, unmeasured: UnmeasuredPolicy = "error", max_bad: int = 0
-) -> Usable:
+) -> SelectableCorpus:
     """Refuse what must be refused, and settle what an unmeasured step means.
 
     Args:
@@ -290,8 +244,8 @@ def usable_rollouts(
     rollouts = corpus.rollouts
     missing = rollouts.trials == 0
     unmeasured_steps = int(np.count_nonzero(missing))
-    problems = Problems()
-    problems.extend([corpus.problems])
+    bad_lines = BadLines()
+    bad_lines.extend(corpus.bad_lines)
     keep = np.ones(rollouts.n_rollouts, bool)
     truncated = emptied = 0
     if unmeasured_steps:
@@ -301,8 +255,8 @@ def usable_rollouts(
             case "error":
                 for row in np.flatnonzero(affected):
                     error = unmeasured_step(int(first[row]) + 1)
-                    problems.add(
-                        Problem(
+                    bad_lines.add(
+                        BadLine(
                             str(corpus.files[corpus.file[row]].path),
                             int(corpus.line[row]),
                             error.reason,
@@ -323,13 +277,13 @@ def usable_rollouts(
                     rollouts.source,
                     rollouts.source_names,
                 )
-    if problems.total > max_bad:
-        raise BadCorpus(problems, max_bad)
+    if bad_lines.total > max_bad:
+        raise BadCorpus(bad_lines, max_bad)
     del missing
     row = np.flatnonzero(keep)
     if len(row) == 0:
         raise DataError(f"{corpus.path}: no rollout to select from")
-    return Usable(
+    return SelectableCorpus(
         corpus=corpus,
         rollouts=rollouts if np.all(keep) else rollouts.take(row),
         row=row,
@@ -337,25 +291,20 @@ def usable_rollouts(
         unmeasured_steps=unmeasured_steps,
         truncated=truncated,
         emptied=emptied,
-        problems=problems,
+        bad_lines=bad_lines,
     )
 
 
 def _first_missing(rollouts: Rollouts, missing: np.ndarray) -> np.ndarray:
     """Steps before the first unmeasured one of each rollout, int64 ``[n_rollouts]``."""
-    length = rollouts.lengths
-    position = np.arange(rollouts.n_steps) - np.repeat(rollouts.offsets[:-1], length)
-    first = length.copy()
-    owner = np.repeat(np.arange(rollouts.n_rollouts), length)
-    np.minimum.at(first, owner[missing], position[missing])
+    first = rollouts.lengths.copy()
+    owner = np.repeat(np.arange(rollouts.n_rollouts), rollouts.lengths)
+    np.minimum.at(first, owner[missing], _position(rollouts)[missing])
     return first
 
 
 def _truncate(rollouts: Rollouts, lengths: np.ndarray) -> Rollouts:
-    position = np.arange(rollouts.n_steps) - np.repeat(
-        rollouts.offsets[:-1], rollouts.lengths
-    )
-    kept = position < np.repeat(lengths, rollouts.lengths)
+    kept = _position(rollouts) < np.repeat(lengths, rollouts.lengths)
     return Rollouts(
         rollouts.successes[kept],
         rollouts.trials[kept],
@@ -363,3 +312,9 @@ def _truncate(rollouts: Rollouts, lengths: np.ndarray) -> Rollouts:
         rollouts.source,
         rollouts.source_names,
     )
+
+
+def _position(rollouts: Rollouts) -> np.ndarray:
+    """Number of each step in its rollout, from 0."""
+    first = np.repeat(rollouts.offsets[:-1], rollouts.lengths)
+    return np.arange(rollouts.n_steps) - first

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import io
 import os
@@ -68,6 +69,12 @@ class Chunk:
     line: int
     too_long: bool = False
 
+    def lines(self) -> list[memoryview]:
+        """Every line without its newline, uncopied."""
+        view = memoryview(self.data)
+        starts = [0, *(end + 1 for end in self.ends)]
+        return [view[a:b] for a, b in zip(starts, self.ends, strict=False)]
+
     def located(self) -> Iterator[tuple[int, int, bytes]]:
         """(line number, offset, bytes without newline) of every line."""
         start = 0
@@ -107,10 +114,8 @@ def corpus_files(corpus: Path) -> tuple[CorpusFile, ...]:
         )
         raise DataError(f"{corpus}: {what}")
     folder = annotations_folder(corpus)
-    try:
+    with _named(folder):
         entries = sorted(folder.iterdir(), key=lambda entry: entry.name)
-    except OSError as error:
-        raise DataError(f"{folder}: {error.strerror or error}") from error
     for suffixes in ((".jsonl", ".jsonl.gz"), (".json",)):
         files = [entry for entry in entries if entry.name.endswith(suffixes)]
         for file in files:
@@ -146,6 +151,17 @@ def annotations_folder(corpus: Path) -> Path:
 def _source_name(path: Path) -> str:
     name = path.name.removesuffix(".gz")
     return _SHARD.sub("", name.removesuffix(".jsonl").removesuffix(".json"))
+
+
+@contextlib.contextmanager
+def _named(path: Path) -> Iterator[None]:
+    """Say of which file a fault is."""
+    try:
+        yield
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise DataError(f"{path}: damaged gzip file ({error})") from error
+    except OSError as error:
+        raise DataError(f"{path}: {error.strerror or error}") from error
 
 
 class Hash(Protocol):
@@ -189,10 +205,8 @@ class RecordFile:
         self.file, self._hashes = file, hashes
 
     def __enter__(self) -> RecordFile:
-        try:
+        with _named(self.file.path):
             self._raw = open(self.file.path, "rb", buffering=0)
-        except OSError as error:
-            raise DataError(f"{self.file.path}: {error.strerror or error}") from error
         self._hashing = _HashingReader(self._raw, self._hashes)
         buffered = io.BufferedReader(self._hashing, CHUNK_BYTES)
         self._stream = (
@@ -205,25 +219,32 @@ class RecordFile:
 
     def read(self, size: int, line: bool = False) -> bytes:
         """Up to ``size`` bytes, or what is left of a line if that is less."""
-        try:
+        with _named(self.file.path):
             return self._stream.readline(size) if line else self._stream.read(size)
-        except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-            raise DataError(f"{self.file.path}: damaged gzip file ({error})") from error
-        except OSError as error:
-            raise DataError(f"{self.file.path}: {error.strerror or error}") from error
 
     def read_each(self, offsets: Sequence[int], sizes: Sequence[int]) -> list[bytes]:
-        """So many bytes at each offset of the file as it lies on disk, not hashed."""
-        return _read_each(self.file, self._raw, offsets, sizes)
+        """So many bytes at each offset of the (decompressed) file.
+
+        The hashes take in none of a plain file; in a compressed one, offsets must
+        ascend.
+        """
+        pairs = zip(offsets, sizes, strict=True)
+        with _named(self.file.path):
+            if not self.file.is_gzip:
+                descriptor, pread = self._raw.fileno(), os.pread
+                return [pread(descriptor, size, offset) for offset, size in pairs]
+            lines = []
+            for offset, size in pairs:
+                self._stream.seek(offset)
+                lines.append(self._stream.read(size))
+            return lines
 
     def read_rest(self) -> None:
         """Read what is left of the file, for the hashes."""
         buffer = bytearray(CHUNK_BYTES)
-        try:
+        with _named(self.file.path):
             while self._hashing.readinto(buffer):
                 pass
-        except OSError as error:
-            raise DataError(f"{self.file.path}: {error.strerror or error}") from error
 
     def starts_array(self) -> bool:
         """Whether the file is one JSON array (``*.json``) rather than JSON lines."""
@@ -290,47 +311,3 @@ class RecordFile:
             counted = position
             yield line, position, raw
             position += len(raw)
-
-
-class RecordReader:
-    """Reads single records by offset; offsets should ascend. A context manager."""
-
-    def __init__(self, file: CorpusFile) -> None:
-        self.file = file
-
-    def __enter__(self) -> RecordReader:
-        try:
-            self._raw = open(self.file.path, "rb", buffering=0)
-        except OSError as error:
-            raise DataError(f"{self.file.path}: {error.strerror or error}") from error
-        self._gzip = gzip.GzipFile(fileobj=self._raw) if self.file.is_gzip else None
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._raw.close()
-
-    def read_each(self, offsets: Sequence[int], sizes: Sequence[int]) -> list[bytes]:
-        """So many bytes at each offset of the (decompressed) file."""
-        if self._gzip is None:
-            return _read_each(self.file, self._raw, offsets, sizes)
-        lines = []
-        try:
-            for offset, size in zip(offsets, sizes, strict=True):
-                self._gzip.seek(offset)
-                lines.append(self._gzip.read(size))
-        except (OSError, EOFError, zlib.error) as error:
-            raise DataError(f"{self.file.path}: {error}") from error
-        return lines
-
-
-def _read_each(
-    file: CorpusFile, raw: io.FileIO, offsets: Sequence[int], sizes: Sequence[int]
-) -> list[bytes]:
-    descriptor, pread = raw.fileno(), os.pread
-    try:
-        return [
-            pread(descriptor, size, offset)
-            for offset, size in zip(offsets, sizes, strict=True)
-        ]
-    except OSError as error:
-        raise DataError(f"{file.path}: {error.strerror or error}") from error

@@ -1,39 +1,55 @@
-"""The columns of a corpus: counts, where each record lies, and a hash of its content.
+"""The columns of a file: counts, where each record lies, and a hash of its content.
 
 One scan decodes and checks every line but keeps only numbers, so a corpus of any size
-fits in memory and its text is touched again only for the rollouts that are chosen.
+fits in memory and its text is touched again only for the rollouts that are chosen. The
+result is kept beside the corpus and reused while the file is the same: its size,
+modification and status-change times unchanged since well before the scan; failing that,
+a hash of the file decides: its SHA-256 if a manifest has asked for that, else XXH3-128,
+which costs a sixth.
 """
 
 from __future__ import annotations
 
 import gc
 import hashlib
+import os
+import tempfile
+import time
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
+import msgspec
 import numpy as np
 import xxhash
+from numpy.typing import ArrayLike
 
-from mprm_jax.data.formats import detect
+from mprm_jax.data.formats import detect, raw
 from mprm_jax.data.formats.base import Format, ReadOptions
-from mprm_jax.data.formats.json_record import NESTED, load_object
-from mprm_jax.data.formats.raw import RAW
+from mprm_jax.data.formats.json_record import load_object
 from mprm_jax.data.framing import (
+    MAX_ARRAY_BYTES,
     MAX_LINE_BYTES,
     Chunk,
     CorpusFile,
     RecordFile,
 )
-from mprm_jax.data.problems import BadRecord, DataError, Problem, Problems
-from mprm_jax.data.raw_scan import decode_indexed, raw_columns
-from mprm_jax.data.record import Record
+from mprm_jax.data.problems import BadLine, BadLines, BadRecord, DataError
+from mprm_jax.data.record import MAX_TRIALS, Record
+
+CACHE_FOLDER = ".mprm-index"
+
+# Raise when a scan would give other columns or refuse other lines than before.
+_VERSION = 3
+
+# A write this shortly before the scan could hide behind equal time stamps.
+_RACY_NS = 2_000_000_000
 
 # Lines looked at to tell the format before the file is given up as unreadable.
 _DETECTION_LINES = 100
 
 
-@dataclass(frozen=True, eq=False)
-class FileIndex:
+class FileIndex(msgspec.Struct, eq=False):
     """What one scan of a file keeps.
 
     Attributes:
@@ -41,7 +57,8 @@ class FileIndex:
         xxh3: its XXH3-128, "" if its SHA-256 was taken.
         lines: lines of the file, blank ones included (elements of a JSON array).
         blank: blank lines.
-        problems: refused lines.
+        bad_lines: refused lines; whoever knows what the file is called says so.
+        source_names: sources met in this file, in order of appearance.
         successes: K per step, unsigned ``[n_steps]``.
         trials: N per step, unsigned ``[n_steps]``, 0 = never sampled.
         lengths: steps per record, int32 ``[n_records]``.
@@ -51,14 +68,14 @@ class FileIndex:
         content: xxh3-64 of the record's bytes without surrounding white space, uint64
             ``[n_records]``.
         source: index into ``source_names``, int32 ``[n_records]``.
-        source_names: sources met in this file, in order of appearance.
     """
 
     sha256: str
     xxh3: str
     lines: int
     blank: int
-    problems: Problems
+    bad_lines: BadLines
+    source_names: tuple[str, ...]
     successes: np.ndarray
     trials: np.ndarray
     lengths: np.ndarray
@@ -67,18 +84,10 @@ class FileIndex:
     line: np.ndarray
     content: np.ndarray
     source: np.ndarray
-    source_names: tuple[str, ...]
 
 
-COLUMNS = (
-    "successes",
-    "trials",
-    "lengths",
-    "offset",
-    "size",
-    "line",
-    "content",
-    "source",
+COLUMNS = tuple(
+    name for name, kind in FileIndex.__annotations__.items() if kind == "np.ndarray"
 )
 
 
@@ -149,24 +158,35 @@ class _Scan:
 
     def __init__(self, file: CorpusFile, form: Format, options: ReadOptions) -> None:
         self.file, self.form, self.options = file, form, options
-        self.fast = form is RAW and options.source_from is None
         self.lines = self.blank = 0
-        self.problems = Problems()
+        self.bad_lines = BadLines()
         self.blocks: dict[str, list[np.ndarray]] = {name: [] for name in COLUMNS}
         self.sources: dict[str, int] = {}
 
     def at_once(self, chunk: Chunk) -> bool:
-        """Take whole lines together; False if any of them needs a closer look."""
+        """Take whole raw lines together; False if any of them needs a closer look."""
         if chunk.too_long:
             self.lines += 1
             self.refuse(chunk.line, _too_long())
             return True
-        columns = self.columns(chunk)
-        if columns is None:
+        if self.form is not raw.RAW or self.options.source_from is not None:
             return False
-        count = len(columns["lengths"])
-        self.lines += count
-        self.append(columns, np.full(count, self.source_id(None), np.int32))
+        lines = chunk.lines()
+        sizes = np.array(list(map(len, lines)), np.int32)
+        octets = np.frombuffer(chunk.data, np.uint8)
+        ends = np.array(chunk.ends)
+        starts = ends - sizes
+        framed = (octets[starts] == ord("{")) & (octets[ends - 1] == ord("}"))
+        if not np.all(framed & (sizes > 0) & (sizes <= MAX_LINE_BYTES)):
+            return False
+        counts = raw.columns(chunk.data, lines)
+        if counts is None:
+            return False
+        self.lines += len(lines)
+        numbers = np.arange(chunk.line, chunk.line + len(lines), dtype=np.int32)
+        contents = list(map(xxhash.xxh3_64_intdigest, lines))
+        source = np.full(len(lines), self.source_id(None), np.int32)
+        self.append(counts, chunk.offset + starts, sizes, numbers, contents, source)
         return True
 
     def each(
@@ -190,10 +210,8 @@ class _Scan:
                     )
                 decoded = self.form.decode(record, self.options)
             except BadRecord as error:
-                decoded = self.nested(data, error) if are_lines else None
-                if decoded is None:
-                    self.refuse(number, error)
-                    continue
+                self.refuse(number, error)
+                continue
             start = offset + len(data) - len(data.lstrip())
             content = xxhash.xxh3_64_intdigest(record)
             rows.append((decoded, start, len(record), number, content))
@@ -203,46 +221,37 @@ class _Scan:
         steps = [step for record in records for step in record.steps]
         trials = np.array([step.trials for step in steps], np.int64)
         narrow = np.min_scalar_type(int(trials.max()))
-        self.append(
-            {
-                "successes": np.array([step.successes for step in steps], narrow),
-                "trials": trials.astype(narrow),
-                "lengths": np.array([len(record.steps) for record in records], "i4"),
-                "offset": np.array(offsets, np.int64),
-                "size": np.array(sizes, np.int32),
-                "line": np.array(numbers, np.int32),
-                "content": np.array(contents, np.uint64),
-            },
-            np.array([self.source_id(record.source) for record in records], np.int32),
-        )
+        counts = {
+            "successes": np.array([step.successes for step in steps], narrow),
+            "trials": trials.astype(narrow),
+            "lengths": np.array([len(record.steps) for record in records], np.int32),
+        }
+        sources = [self.source_id(record.source) for record in records]
+        self.append(counts, offsets, sizes, numbers, contents, sources)
 
-    def columns(self, chunk: Chunk) -> dict[str, np.ndarray] | None:
-        """The columns of a chunk of clean lines; called as deep as ``nested`` is, so
-        that both have the same stack left.
-        """
-        return raw_columns(chunk) if self.fast else None
-
-    def nested(self, data: bytes, error: BadRecord) -> Record | None:
-        """The record of a line that only the fast path has the stack to read: whether a
-        line is refused must not hang on the lines around it.
-        """
-        if not (self.fast and error.reason == NESTED):
-            return None
-        alone = raw_columns(Chunk(data, [len(data)], 0, 1))
-        return None if alone is None else decode_indexed(data)
-
-    def append(self, columns: dict[str, np.ndarray], source: np.ndarray) -> None:
-        for name, column in columns.items():
+    def append(
+        self,
+        counts: dict[str, np.ndarray],
+        offset: ArrayLike,
+        size: ArrayLike,
+        line: ArrayLike,
+        content: ArrayLike,
+        source: ArrayLike,
+    ) -> None:
+        """Columns of some records, as :class:`FileIndex` has them."""
+        for name, column in counts.items():
             self.blocks[name].append(column)
-        self.blocks["source"].append(source)
+        self.blocks["offset"].append(np.asarray(offset, np.int64))
+        self.blocks["size"].append(np.asarray(size, np.int32))
+        self.blocks["line"].append(np.asarray(line, np.int32))
+        self.blocks["content"].append(np.asarray(content, np.uint64))
+        self.blocks["source"].append(np.asarray(source, np.int32))
 
     def source_id(self, name: str | None) -> int:
         return self.sources.setdefault(name or self.file.source, len(self.sources))
 
     def refuse(self, line: int, error: BadRecord) -> None:
-        self.problems.add(
-            Problem(str(self.file.path), line, error.reason, error.detail)
-        )
+        self.bad_lines.add(BadLine("", line, error.reason, error.detail))
 
     def result(self, digest: str, is_sha256: bool) -> FileIndex:
         if self.lines == self.blank:
@@ -256,7 +265,7 @@ class _Scan:
             xxh3="" if is_sha256 else digest,
             lines=self.lines,
             blank=self.blank,
-            problems=self.problems,
+            bad_lines=self.bad_lines,
             source_names=tuple(self.sources),
             **columns,
         )
@@ -264,3 +273,181 @@ class _Scan:
 
 def _too_long() -> BadRecord:
     return BadRecord("line too long", f"over {MAX_LINE_BYTES >> 20} MiB")
+
+
+class _Key(msgspec.Struct, frozen=True):
+    version: int
+    format: str
+    trials: int | None
+    source_from: str | None
+
+
+class _Stamp(msgspec.Struct, frozen=True):
+    size: int
+    mtime_ns: int
+    ctime_ns: int
+    inode: int
+
+
+class _Entry(msgspec.Struct):
+    key: _Key
+    stamp: _Stamp
+    scanned_ns: int
+    index: FileIndex
+
+
+def recall(
+    file: CorpusFile, form: str, options: ReadOptions, sha256: bool = True
+) -> FileIndex | None:
+    """The cached index of a file, if it still holds for it and for these options."""
+    key = _key(form, options)
+    now = time.time_ns()
+    stamp = _stamp(file.path)
+    for path in _cache_paths(file.path, key):
+        entry = _read(path)
+        if entry is None or entry.key != key or entry.stamp.size != stamp.size:
+            continue
+        index = entry.index
+        settled = max(stamp.mtime_ns, stamp.ctime_ns) < entry.scanned_ns - _RACY_NS
+        unchanged = entry.stamp == stamp and settled
+        if unchanged and (index.sha256 or not sha256):
+            return index
+        known_sha256, known_xxh3 = _hashes(file)
+        if index.sha256:
+            same = known_sha256 == index.sha256
+        else:
+            same = known_xxh3 == index.xxh3
+        if same and stamp == _stamp(file.path):
+            index.sha256, index.xxh3 = known_sha256, known_xxh3
+            entry.stamp, entry.scanned_ns = stamp, now
+            _write(path, entry)
+            return index
+    return None
+
+
+def scan_and_store(
+    file: CorpusFile, form: Format, options: ReadOptions, sha256: bool = True
+) -> FileIndex:
+    """Scan a file and keep the result beside it, or in the user's cache folder.
+
+    A place that cannot be written is no error, only slower the next time.
+    """
+    key = _key(form.name, options)
+    started = time.time_ns()
+    stamp = _stamp(file.path)
+    index = scan_file(file, form, options, sha256)
+    if stamp == _stamp(file.path):
+        entry = _Entry(key, stamp, started, index)
+        any(_write(path, entry) for path in _cache_paths(file.path, key))
+    return index
+
+
+def _key(form: str, options: ReadOptions) -> _Key:
+    return _Key(_VERSION, form, options.trials, options.source_from)
+
+
+def _stamp(path: Path) -> _Stamp:
+    status = os.stat(path)
+    return _Stamp(status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino)
+
+
+def _hashes(file: CorpusFile) -> tuple[str, str]:
+    """SHA-256 and XXH3-128 of a file."""
+    sha256, xxh3 = hashlib.sha256(), xxhash.xxh3_128()
+    with RecordFile(file, sha256, xxh3) as records:
+        records.read_rest()
+    return sha256.hexdigest(), xxh3.hexdigest()
+
+
+def _cache_paths(path: Path, key: _Key) -> list[Path]:
+    """Beside the corpus, and in the user's cache folder where that is read-only."""
+    choice = f"{key.format}:{key.trials}:{key.source_from}"
+    name = f"{path.name}.{xxhash.xxh3_64_hexdigest(choice)}.index"
+    place = hashlib.sha256(str(path.resolve().parent).encode()).hexdigest()[:16]
+    # "~" stays as it is where there is no home; writing there then fails, harmlessly.
+    home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    return [
+        path.parent / CACHE_FOLDER / name,
+        Path(home) / "mprm" / "index" / place / name,
+    ]
+
+
+def _from_array(column: Any) -> tuple[str, bytes]:
+    return column.dtype.str, column.tobytes()
+
+
+def _to_array(_: type, column: Any) -> np.ndarray:
+    kind, data = column
+    return np.frombuffer(data, np.dtype(kind))
+
+
+_ENCODER = msgspec.msgpack.Encoder(enc_hook=_from_array)
+_DECODER = msgspec.msgpack.Decoder(_Entry, dec_hook=_to_array)
+
+
+def _read(path: Path) -> _Entry | None:
+    """The entry at a path; None if there is none, or no scan can have made it."""
+    try:
+        data = path.read_bytes()
+    except OSError:
+        return None
+    digest, body = data[:8], data[8:]
+    if xxhash.xxh3_64_digest(body) != digest:
+        return None
+    try:
+        entry = _DECODER.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None
+    return entry if _possible(entry.index) else None
+
+
+def _write(path: Path, entry: _Entry) -> bool:
+    try:
+        body = _ENCODER.encode(entry)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, partial = tempfile.mkstemp(dir=path.parent, suffix=".partial")
+    except (OSError, UnicodeEncodeError):  # a file name need not be UTF-8
+        return False
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(xxhash.xxh3_64_digest(body))
+            file.write(body)
+        os.chmod(partial, 0o644)
+        os.replace(partial, path)
+    except OSError:
+        return False
+    finally:
+        Path(partial).unlink(missing_ok=True)
+    return True
+
+
+def _possible(index: FileIndex) -> bool:
+    """Whether the columns fit each other; a record's bytes are checked when read."""
+    columns = [getattr(index, name) for name in COLUMNS]
+    if any(column.dtype.kind not in "iu" for column in columns):
+        return False
+    n_records, n_steps = len(index.lengths), len(index.trials)
+    records = (index.offset, index.size, index.line, index.content, index.source)
+    bad = index.bad_lines
+    return (
+        all(len(column) == n_records for column in records)
+        and len(index.successes) == n_steps == index.lengths.sum(dtype=np.int64)
+        and bad.counts.keys() == bad.first.keys()
+        and all(count > 0 for count in bad.counts.values())
+        and n_records <= index.lines - index.blank
+        and (
+            n_records == 0
+            or bool(
+                index.lengths.min() > 0
+                and np.all(index.successes <= index.trials)
+                and index.successes.min() >= 0
+                and index.trials.max() <= MAX_TRIALS
+                and index.offset.min() >= 0
+                and index.size.min() > 0
+                and index.size.max() <= MAX_ARRAY_BYTES
+                and index.line.min() > 0
+                and index.source.min() >= 0
+                and index.source.max() < len(index.source_names)
+            )
+        )
+    )

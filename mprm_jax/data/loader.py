@@ -6,9 +6,11 @@ on from any update with the data it would have had, on any number of hosts.
 
 from __future__ import annotations
 
+import os
+import tempfile
+import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
@@ -17,12 +19,11 @@ import numpy as np
 from PIL import Image
 
 from mprm_jax.data.batches import Batch, Buckets, Example, collate
-from mprm_jax.data.corpus import Usable
-from mprm_jax.data.pixels import read_images
+from mprm_jax.data.corpus import SelectableCorpus
+from mprm_jax.data.images import read_images
 from mprm_jax.data.problems import BadRecord, DataError
 from mprm_jax.data.record import Record, resolve_unmeasured
-from mprm_jax.data.subset import decode_line, read_lines
-from mprm_jax.data.update_plan import UpdatePlan
+from mprm_jax.data.write import decode_line, read_lines
 
 # (question, step texts, images) -> (tokens_L, images_PxD, marker_S, truncated)
 Encode = Callable[
@@ -57,39 +58,49 @@ class Loaded(NamedTuple):
     truncated: int
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class CorpusExamples:
     """The chosen rollouts of a corpus, read and encoded one by one when asked for.
 
+    Chosen lines of compressed files are unpacked once, to a temporary file: seeking in
+    the compressed one would decompress it from the start each time.
+
     Args:
         usable: the corpus after its policies.
-        picks: ascending rows of ``usable.rollouts``.
+        usable_rows: ascending rows of ``usable.rollouts``.
         encode: of the model.
         images: root of the image paths; None: the model sees none, and a record that
             names one is refused.
+
+    Raises:
+        DataError: a compressed file changed since it was indexed.
     """
 
-    usable: Usable
-    picks: np.ndarray
+    usable: SelectableCorpus
+    usable_rows: np.ndarray
     encode: Encode
     images: Path | None
 
-    @cached_property
-    def _packed(self) -> dict[int, bytes]:
-        """Lines of compressed files, by row: seeking there decompresses from the start
-        each time.
-        """
+    def __post_init__(self) -> None:
         corpus = self.usable.corpus
         packed = np.array([file.is_gzip for file in corpus.files])
-        rows = self.usable.row[self.picks]
-        return dict(read_lines(corpus, rows[packed[corpus.file[rows]]]))
+        rows = self.usable.row[self.usable_rows]
+        # (offset, size) in the temporary file, by row of the corpus.
+        self._unpacked: dict[int, tuple[int, int]] = {}
+        self._file = tempfile.TemporaryFile() if packed.any() else None  # noqa: SIM115
+        if self._file is not None:
+            for row, line in read_lines(corpus, rows[packed[corpus.file[rows]]]):
+                self._unpacked[row] = (self._file.tell(), len(line))
+                self._file.write(line)
+            self._file.flush()
+            weakref.finalize(self, self._file.close)
 
     def __len__(self) -> int:
-        return len(self.picks)
+        return len(self.usable_rows)
 
     def where(self, place: int) -> str:
         """``file:line`` of a rollout."""
-        return self.usable.corpus.where(int(self.usable.row[self.picks[place]]))
+        return self.usable.corpus.where(int(self.usable.row[self.usable_rows[place]]))
 
     def record(self, place: int) -> Record:
         """The record of a rollout, after the policy for unmeasured steps.
@@ -98,9 +109,11 @@ class CorpusExamples:
             BadRecord: it cannot be decoded.
             DataError: the file changed since it was indexed.
         """
-        corpus, row = self.usable.corpus, int(self.usable.row[self.picks[place]])
-        data = self._packed.get(row)
-        if data is None:
+        corpus, row = self.usable.corpus, int(self.usable.row[self.usable_rows[place]])
+        if self._file is not None and row in self._unpacked:
+            offset, size = self._unpacked[row]
+            data = os.pread(self._file.fileno(), size, offset)
+        else:
             ((_, data),) = read_lines(corpus, np.array([row]))
         record = decode_line(corpus, row, data)
         resolved = resolve_unmeasured(record, self.usable.unmeasured)
@@ -116,88 +129,87 @@ class CorpusExamples:
                 other rollout ever takes its place.
         """
         try:
-            return encode_record(self.record(place), self.encode, self.images)
+            record = self.record(place)
+            if record.images and self.images is None:
+                raise BadRecord(
+                    "image without root", f"{record.images[0][:80]!r}: no --images"
+                )
+            images = read_images(self.images, record.images) if self.images else ()
+            texts = tuple(step.text for step in record.steps)
+            tokens_L, images_PxD, marker_S, truncated = self.encode(
+                record.question, texts, images
+            )
         except BadRecord as error:
             raise DataError(f"{self.where(place)}: {error}") from None
-
-
-def encode_record(record: Record, encode: Encode, images: Path | None) -> Example:
-    """One record as a model reads it.
-
-    Raises:
-        BadRecord: an image is missing, unsafe or unreadable, or there is one and no
-            root for it, or the text cannot be encoded.
-    """
-    if record.images and images is None:
-        raise BadRecord("image without root", f"{record.images[0][:80]!r}: no --images")
-    opened = read_images(images, record.images) if images is not None else ()
-    texts = tuple(step.text for step in record.steps)
-    tokens_L, images_PxD, marker_S, truncated = encode(record.question, texts, opened)
-    kept = record.steps[: len(marker_S)]
-    return Example(
-        tokens_L,
-        images_PxD,
-        marker_S,
-        np.array([step.successes for step in kept], np.int32),
-        np.array([step.trials for step in kept], np.int32),
-        truncated,
-    )
+        kept = record.steps[: len(marker_S)]
+        return Example(
+            tokens_L,
+            images_PxD,
+            marker_S,
+            np.array([step.successes for step in kept], np.int32),
+            np.array([step.trials for step in kept], np.int32),
+            truncated,
+        )
 
 
 @dataclass(frozen=True)
-class Reading:
-    """How batches are read; changes their order in nothing but ``seed``.
+class BatchOrder:
+    """Which rollouts each batch of a run holds, and who reads them ahead.
 
     Attributes:
+        batch_size: B of the global batch, a multiple of ``hosts``.
+        presentations: rollouts read in all; more than there are for several passes.
         seed: of the order of the rollouts.
         threads: that read ahead; 0 reads in the caller's thread (for rollouts that are
             in memory).
         ahead: batches to keep ready.
         host: number of this host in [0, hosts).
         hosts: that each read their rows of every batch.
+
+    Raises:
+        ValueError: the hosts cannot share a batch evenly.
     """
 
+    batch_size: int
+    presentations: int
     seed: int
     threads: int = 0
     ahead: int = 4
     host: int = 0
     hosts: int = 1
 
+    def __post_init__(self) -> None:
+        if self.batch_size % self.hosts:
+            raise ValueError(
+                f"{self.hosts} hosts cannot share a batch of {self.batch_size} evenly"
+            )
+
 
 def batches(
-    source: Source, budget: UpdatePlan, buckets: Buckets, reading: Reading
+    source: Source, buckets: Buckets, order: BatchOrder
 ) -> grain.IterDataset[Loaded]:
-    """The T batches of a run; its iterator's state can be saved and set.
+    """The batches of a run; its iterator's state can be saved and set.
 
     The rollouts are shuffled by the seed, anew for each pass; the global batch t holds
-    the places [t B, (t+1) B) of that endless order, up to the budget's presentations.
-    Of it host h has every ``hosts``-th row from h on. Rows beyond the last rollout are
-    empty, so that all batches have one size.
+    the places [t B, (t+1) B) of that endless order, up to the presentations. Of it host
+    h has every ``hosts``-th row from h on. Rows beyond the last rollout are empty, so
+    that all batches have one size.
 
     Args:
-        source: the rollouts, as many as the budget says.
-        budget: T, and B of the global batch, a multiple of ``hosts``.
+        source: the rollouts.
         buckets: shapes; several hosts use the largest, because none sees the others'
             rows and all must run one program.
-        reading: order, threads and hosts.
-
-    Raises:
-        ValueError: the hosts cannot share a batch evenly, or the budget is of another
-            number of rollouts.
+        order: what each batch holds; nothing but its sizes and seed change that.
     """
-    size, hosts = budget.batch_size, reading.hosts
-    if size % hosts:
-        raise ValueError(f"{hosts} hosts cannot share a batch of {size} evenly")
-    if len(source) != budget.rollouts:
-        raise ValueError(f"{len(source)} rollouts, planned for {budget.rollouts}")
+    size, hosts = order.batch_size, order.hosts
     shapes = buckets.largest if hosts > 1 else buckets
     # Only places are shuffled, so that each batch knows which rollouts it holds.
-    order = grain.MapDataset.range(len(source)).seed(_seed(reading.seed)).shuffle()
+    shuffled = grain.MapDataset.range(len(source)).seed(_seed(order.seed)).shuffle()
 
     def load(update: int) -> Loaded:
-        start, stop = update * size, min((update + 1) * size, budget.presentations)
-        chosen = range(start + reading.host, stop, hosts)
-        places = np.array([order[i] for i in chosen], np.int64)
+        start, stop = update * size, min((update + 1) * size, order.presentations)
+        chosen = range(start + order.host, stop, hosts)
+        places = np.array([shuffled[i] for i in chosen], np.int64)
         examples = [source[place] for place in places.tolist()]
         # A host without a rollout in the last batch still takes part, with none.
         filler = examples or [_empty(source[0])]
@@ -208,12 +220,12 @@ def batches(
         )
 
     return (
-        grain.MapDataset.range(budget.updates)
+        grain.MapDataset.range(-(-order.presentations // size))
         .map(load)
         .to_iter_dataset(
             grain.ReadOptions(
-                num_threads=reading.threads,
-                prefetch_buffer_size=reading.ahead if reading.threads else 0,
+                num_threads=order.threads,
+                prefetch_buffer_size=order.ahead if order.threads else 0,
             )
         )
     )

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 
 class DataError(Exception):
@@ -28,7 +27,7 @@ class BadRecord(DataError):
 
 
 @dataclass(frozen=True, order=True)
-class Problem:
+class BadLine:
     """One refused line.
 
     Attributes:
@@ -58,33 +57,36 @@ _KEPT = 1000
 
 
 @dataclass
-class Problems:
+class BadLines:
     """Refused lines: how many of each reason, and the first ones in full.
 
     Attributes:
         counts: refused lines by reason.
-        first: the first problem of each reason.
-        kept: the first thousand problems in file order.
+        first: the first such line of each reason.
+        kept: the first thousand in file order.
     """
 
     counts: dict[str, int] = field(default_factory=dict)
-    first: dict[str, Problem] = field(default_factory=dict)
-    kept: list[Problem] = field(default_factory=list)
+    first: dict[str, BadLine] = field(default_factory=dict)
+    kept: list[BadLine] = field(default_factory=list)
 
-    def add(self, problem: Problem) -> None:
+    def add(self, bad: BadLine) -> None:
         """Count one refused line."""
-        self.counts[problem.reason] = self.counts.get(problem.reason, 0) + 1
-        self.first.setdefault(problem.reason, problem)
+        self.counts[bad.reason] = self.counts.get(bad.reason, 0) + 1
+        self.first.setdefault(bad.reason, bad)
         if len(self.kept) < _KEPT:
-            self.kept.append(problem)
+            self.kept.append(bad)
 
-    def extend(self, others: Iterable[Problems]) -> None:
-        """Count what other scans, later in file order, refused."""
-        for other in others:
-            for reason, count in other.counts.items():
-                self.counts[reason] = self.counts.get(reason, 0) + count
-                self.first.setdefault(reason, other.first[reason])
-            self.kept.extend(other.kept[: _KEPT - len(self.kept)])
+    def extend(self, other: BadLines, file: str | None = None) -> None:
+        """Count what a later scan refused; of ``file`` if given."""
+
+        def named(bad: BadLine) -> BadLine:
+            return bad if file is None else replace(bad, file=file)
+
+        for reason, count in other.counts.items():
+            self.counts[reason] = self.counts.get(reason, 0) + count
+            self.first.setdefault(reason, named(other.first[reason]))
+        self.kept.extend(map(named, other.kept[: _KEPT - len(self.kept)]))
 
     @property
     def total(self) -> int:
@@ -99,15 +101,15 @@ class BadCorpus(DataError):
     """A corpus with more refused lines than allowed; carries them all.
 
     Attributes:
-        problems: what was refused.
+        bad_lines: what was refused.
         allowed: how many refused lines were allowed.
     """
 
-    def __init__(self, problems: Problems, allowed: int = 0) -> None:
-        lines = "line" if problems.total == 1 else "lines"
+    def __init__(self, bad_lines: BadLines, allowed: int = 0) -> None:
+        lines = "line" if bad_lines.total == 1 else "lines"
         super().__init__(
-            f"{problems.total} bad {lines} refused (allowed: {allowed}); "
+            f"{bad_lines.total} bad {lines} refused (allowed: {allowed}); "
             "mend them, or go on without them with --max-bad N"
         )
-        self.problems = problems
+        self.bad_lines = bad_lines
         self.allowed = allowed

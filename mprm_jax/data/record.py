@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+from pathlib import Path
 from typing import Literal
 
 import msgspec
@@ -51,7 +53,6 @@ class Record(msgspec.Struct, frozen=True):
         steps: at least one.
         image: path(s) relative to the image root, or None for a text-only rollout.
         answer: reference answer, where the format has one.
-        response: the solution as one text, where the format has one.
         source: name of the source, where the record itself carries it.
     """
 
@@ -59,7 +60,6 @@ class Record(msgspec.Struct, frozen=True):
     steps: tuple[Step, ...]
     image: str | tuple[str, ...] | None = None
     answer: str | None = None
-    response: str | None = None
     source: str | None = None
 
     @property
@@ -81,27 +81,23 @@ def check_record(record: Record) -> Record:
         raise BadRecord("question missing")
     if not record.steps:
         raise BadRecord("no steps")
-    for number, step in enumerate(record.steps, 1):
-        if not step.text:
-            raise BadRecord("empty step", f"step {number} has no text")
-        check_text(step.text, f"step {number}")
-    check_text(record.question, "the question")
-    for name in ("answer", "response", "source"):
+    texts = [step.text for step in record.steps]
+    if not all(texts):
+        raise BadRecord("empty step", f"step {texts.index('') + 1} has no text")
+    try:
+        # All at once: nearly every record is fine.
+        check_text("\n".join([record.question, *texts]), "a text")
+    except BadRecord:
+        for number, text in enumerate(texts, 1):
+            check_text(text, f"step {number}")
+        check_text(record.question, "the question")
+    for name in ("answer", "source"):
         check_encodable(getattr(record, name) or "", f"the {name}")
-    check_image_paths(record)
-    return record
-
-
-def check_image_paths(record: Record) -> None:
-    """Refuse a record whose images are an empty list, or not all safe paths.
-
-    Raises:
-        BadRecord: as :func:`check_image_path`, or there is no path in the list.
-    """
     if record.image is not None and not record.images:
         raise BadRecord("image empty", "the list of images is empty")
     for image in record.images:
         check_image_path(image)
+    return record
 
 
 def check_text(text: str, where: str) -> None:
@@ -143,17 +139,22 @@ _UNSAFE_PATH = re.compile(
     re.VERBOSE | re.DOTALL,
 )
 
+# What nearly all paths are like, and none of the above is.
+_PLAIN_PATH = re.compile(r"[\w-][\w. -]*(?:/[\w-][\w. -]*)*")
+
 
 def check_image_path(image: str) -> None:
     """Refuse a path that could leave the image root.
 
-    Whether a symbolic link under the root leaves it is checked when the file is opened
-    (``mprm_jax.data.images``), because only then is the root known.
+    Whether a symbolic link under the root leaves it is checked by
+    :func:`resolve_image`, because only there is the root known.
 
     Raises:
         BadRecord: the path is empty, absolute, a URL, climbs by ``..``, or holds
             control characters.
     """
+    if _PLAIN_PATH.fullmatch(image):
+        return
     if not image.strip():
         raise BadRecord("image empty")
     if _UNSAFE_PATH.match(image):
@@ -162,6 +163,26 @@ def check_image_path(image: str) -> None:
             f"{image[:80]!r}: only paths below the image root are read",
         )
     check_text(image, "the image path")
+
+
+def resolve_image(root: Path, image: str) -> Path:
+    """The file that ``image`` names below ``root``, symbolic links resolved.
+
+    Raises:
+        BadRecord: the path could leave the root or does so by a symbolic link, or there
+            is no such file.
+    """
+    check_image_path(image)
+    base = Path(os.path.realpath(root))
+    file = Path(os.path.realpath(base / image))
+    if not file.is_relative_to(base):
+        raise BadRecord(
+            "unsafe image path", f"{image[:80]!r} leaves {root} by a symbolic link"
+        )
+    # Unlike Path.is_file, this is false for a name too long for the file system.
+    if not os.path.isfile(file):
+        raise BadRecord("image not found", f"{image[:80]!r} below {root}")
+    return file
 
 
 def resolve_unmeasured(record: Record, policy: UnmeasuredPolicy) -> Record | None:

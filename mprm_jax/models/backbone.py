@@ -15,8 +15,10 @@ from tokenizers import Tokenizer
 
 from mprm_jax.data.batches import Batch
 from mprm_jax.data.problems import DataError
-from mprm_jax.data.render import marker_id
-from mprm_jax.data.vision_prompt import encode_chat
+from mprm_jax.data.prompt import (
+    encode_chat,
+    marker_id,
+)
 from mprm_jax.models import families, reward_head
 from mprm_jax.models.families import (
     FAMILIES,

@@ -15,22 +15,20 @@ import jax
 import numpy as np
 from PIL.Image import Image
 
-from mprm_jax.data.vision_patches import (
+from mprm_jax.data.images import (
     CLIP_MEAN,
     CLIP_STD,
+    IMAGENET_MEAN,
+    IMAGENET_STD,
     PLACE_BYTES,
     PatchGrid,
+    Tiling,
     as_first_image,
     patch_images,
     patches_per_image,
-)
-from mprm_jax.data.vision_prompt import INTERNVL_TEMPLATE, QWEN_TEMPLATE, ChatTemplate
-from mprm_jax.data.vision_tiles import (
-    IMAGENET_MEAN,
-    IMAGENET_STD,
-    Tiling,
     tile_images,
 )
+from mprm_jax.data.prompt import INTERNVL_TEMPLATE, QWEN_TEMPLATE, ChatTemplate
 from mprm_jax.models import decoder, internvl, qwen
 from mprm_jax.models.internvl import InternVLConfig
 from mprm_jax.models.layers import Compute, Params

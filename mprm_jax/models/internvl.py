@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import jax
 import jax.numpy as jnp
 
-from mprm_jax.data.vision_tiles import IMAGENET_MEAN, IMAGENET_STD
+from mprm_jax.data.images import IMAGENET_MEAN, IMAGENET_STD
 from mprm_jax.models import decoder
 from mprm_jax.models import layers as nn
 from mprm_jax.models.decoder import DecoderConfig

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import jax
 import jax.numpy as jnp
 
-from mprm_jax.data.vision_patches import CLIP_MEAN, CLIP_STD, PLACE_BYTES
+from mprm_jax.data.images import CLIP_MEAN, CLIP_STD, PLACE_BYTES
 from mprm_jax.models import decoder
 from mprm_jax.models import layers as nn
 from mprm_jax.models.decoder import DecoderConfig

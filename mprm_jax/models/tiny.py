@@ -26,7 +26,7 @@ from tokenizers import Tokenizer
 
 from mprm_jax.data.batches import Batch
 from mprm_jax.data.problems import BadRecord, DataError
-from mprm_jax.data.render import encode_prompt, marker_id
+from mprm_jax.data.prompt import encode_prompt, marker_id
 from mprm_jax.models import layers as nn
 from mprm_jax.models.decoder import gather_positions
 from mprm_jax.models.layers import Params

@@ -32,10 +32,14 @@ from jax.sharding import NamedSharding, PartitionSpec
 from PIL.Image import Image
 
 from mprm_jax.data.batches import Batch
+from mprm_jax.data.images import (
+    CLIP_MEAN,
+    CLIP_STD,
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+)
 from mprm_jax.data.outputs import OutputSet
 from mprm_jax.data.problems import DataError
-from mprm_jax.data.vision_patches import CLIP_MEAN, CLIP_STD
-from mprm_jax.data.vision_tiles import IMAGENET_MEAN, IMAGENET_STD
 from mprm_jax.models import families
 from mprm_jax.models.backbone import Backbone
 from mprm_jax.models.families import BackboneConfig, family_of

@@ -24,7 +24,7 @@ import jax
 from jax.sharding import Mesh
 
 from mprm_jax.data.batches import Buckets
-from mprm_jax.data.loader import Reading, Source, batches
+from mprm_jax.data.loader import BatchOrder, Source, batches
 from mprm_jax.data.problems import DataError
 from mprm_jax.data.update_plan import UpdatePlan
 from mprm_jax.models.model import Model
@@ -149,13 +149,17 @@ def train(
             mesh,
             consume=consume,
         )
-    order = Reading(
+    if len(job.source) != plan.rollouts:
+        raise ValueError(f"{len(job.source)} rollouts, planned for {plan.rollouts}")
+    order = BatchOrder(
+        plan.batch_size,
+        plan.presentations,
         config.seed,
         threads=config.threads,
         host=jax.process_index(),
         hosts=jax.process_count(),
     )
-    iterator = iter(batches(job.source, plan, job.buckets, order))
+    iterator = iter(batches(job.source, job.buckets, order))
     run = _Run(job, mesh, on_update, folder)
     if folder is None:
         return run.loop(state, frozen, iterator, {}, Stop())

@@ -12,7 +12,7 @@ from safetensors.numpy import load_file, save_file
 
 from experiments.cli import export, main
 from experiments.console.shared import run_command
-from mprm_jax.data.vision_prompt import INTERNVL_TEMPLATE, QWEN_TEMPLATE
+from mprm_jax.data.prompt import INTERNVL_TEMPLATE, QWEN_TEMPLATE
 from mprm_jax.models.backbone import Backbone
 from mprm_jax.models.families import tower_params
 from mprm_jax.models.reward_head import detach

@@ -14,8 +14,7 @@ import numpy as np
 import pytest
 import xxhash
 
-from experiments.console import shared
-from mprm_jax.data.cache import CACHE_FOLDER
+from mprm_jax.data.index import CACHE_FOLDER, COLUMNS
 from mprm_jax.data.outputs import PARTIAL_SUFFIX
 from tests.cli import run
 from tests.mprm_jax.test_index import mutate
@@ -196,9 +195,9 @@ def poisoned(data, rng):
                 body[rng.randrange(len(body))] = rng.randrange(256)
         case 3:
             entry = msgspec.msgpack.decode(bytes(body))
-            name = rng.choice(list(entry["columns"]))
-            kind, column = entry["columns"][name]
-            entry["columns"][name] = rng.choice(
+            name = rng.choice(COLUMNS)
+            kind, column = entry["index"][name]
+            entry["index"][name] = rng.choice(
                 [[kind, column[:-1]], ["|O", column], ["<f8", column], [kind, b""]]
             )
             body = msgspec.msgpack.encode(entry)
@@ -233,16 +232,9 @@ def test_a_killed_run_leaves_the_old_output_whole(number, tmp_path):
     output = tmp_path / "out" / "o.jsonl"
     output.parent.mkdir()
     output.write_text("the old subset\n")
-    arguments = [
-        "select",
-        folder,
-        "--keep-ratio",
-        "1",
-        "--output",
-        output,
-        "--no-cache",
-    ]
-    process = subprocess.Popen([*MPRM, *map(str, arguments)], stderr=subprocess.PIPE)
+    options = ["--keep-ratio", "1", "--no-cache", "--output", str(output)]
+    arguments = ["select", str(folder), *options]
+    process = subprocess.Popen([*MPRM, *arguments], stderr=subprocess.PIPE)
     # At the moment at which there is most to lose.
     while process.poll() is None and len(list(output.parent.iterdir())) == 1:
         time.sleep(0.001)
@@ -260,25 +252,6 @@ def test_a_killed_run_leaves_the_old_output_whole(number, tmp_path):
         assert left == []
 
 
-def test_workers_read_what_one_process_reads(capsys, tmp_path, monkeypatch):
-    monkeypatch.setattr(shared, "_PARALLEL_BYTES", 1)
-    files = {f"{c}.jsonl": random_records(np.random.default_rng(i), 9)
-             for i, c in enumerate("abc")}  # fmt: skip
-    folder = write_corpus(tmp_path / "c", files)
-    outputs = []
-    for workers in ("1", "2"):
-        output = tmp_path / workers / "o.jsonl"
-        arguments = ["--no-cache", "--workers", workers, "--output", output]
-        assert run(capsys, "select", folder, *arguments).status == 0
-        outputs.append(
-            [
-                output.read_bytes(),
-                (output.parent / "o.jsonl.manifest.json").read_bytes(),
-            ]
-        )
-    assert outputs[0] == outputs[1]
-
-
 def test_forked_workers_read_what_one_process_reads(capsys, tmp_path):
     files = {f"{c}.jsonl": random_records(np.random.default_rng(i), 9)
              for i, c in enumerate("abc")}  # fmt: skip
@@ -288,7 +261,8 @@ def test_forked_workers_read_what_one_process_reads(capsys, tmp_path):
     assert run(capsys, *options, alone).status == 0
     # In a process of its own: this one has threads by now, where only spawning is safe.
     script = (
-        "import sys; from experiments.cli import main, shared;"
+        "import sys; from experiments.cli import main;"
+        "from experiments.console import shared;"
         "shared._PARALLEL_BYTES = 1;"
         "assert shared._may_fork() == (sys.platform == 'linux');"
         "sys.exit(main())"

@@ -10,10 +10,10 @@ from PIL import Image
 
 from experiments.corpora import scenes
 from experiments.corpora.scenes import CANDIDATES, write_world
-from mprm_jax.data.candidates import read_candidates
 from mprm_jax.data.corpus import read_corpus, usable_rollouts
-from mprm_jax.data.pixels import read_images
+from mprm_jax.data.images import read_images
 from mprm_jax.data.problems import DataError
+from mprm_jax.data.scored import read_candidates
 from mprm_jax.evaluate import read_benchmark
 from sim.scenes.grammar import BENCHMARK_SOURCES, TRAINING_SOURCES
 from sim.scenes.world import PLENTIFUL, SCARCE
@@ -78,7 +78,7 @@ def test_pictures_do_not_know_the_policy(world, tmp_path):
 def test_the_corpus_reads_like_a_real_one(world):
     folder, corpus = world
     usable = usable_rollouts(read_corpus(folder, use_cache=False))
-    assert usable.problems.total == 0
+    assert usable.bad_lines.total == 0
     rollouts = usable.rollouts
     assert rollouts.source_names == tuple(sorted(s.name for s in TRAINING_SOURCES))
     by_name = {part.solutions.problems.source.name: part for part in corpus}

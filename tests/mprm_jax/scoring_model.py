@@ -13,8 +13,8 @@ from mprm_jax.data.problems import BadRecord
 
 @dataclass(frozen=True)
 class StubModel:
-    """Causal, of float32: a marker's logit is made of the tokens up to it, the number
-    of real tokens, and the pixels; padding that is read would change it."""
+    """Causal, of float32: a marker's logit is made of the tokens up to it and the
+    pixels; padding that is read would change it."""
 
     max_length: int = 10_000
     name: str = "stub"
@@ -26,8 +26,7 @@ class StubModel:
         upto_BxL = jnp.cumsum((batch.tokens_BxL + 1) * jnp.sin(place_L)[None], axis=1)
         read_BxS = jnp.take_along_axis(upto_BxL, batch.marker_BxS, axis=1)
         pixels_B = (batch.images_BxPxD.astype(jnp.float32) - 100).mean((1, 2))
-        yes = params["scale"] * read_BxS + batch.lengths_B[:, None] / 64
-        yes = yes + pixels_B[:, None] / 64
+        yes = params["scale"] * read_BxS + pixels_B[:, None] / 64
         return jnp.stack([yes, yes * 0 + 0.25, yes * 0], axis=-1)
 
     def init(self, key):

@@ -69,8 +69,7 @@ def random_batch(rng, model):
     trials = rng.integers(0, 2, (8, 3)).astype(np.int32) * 16
     trials[3] = 0
     successes = np.minimum(rng.integers(0, 17, (8, 3)), trials).astype(np.int32)
-    lengths = np.full(8, 24, np.int32)
-    return Batch(tokens, lengths, images, marker, successes, trials)
+    return Batch(tokens, images, marker, successes, trials)
 
 
 def run(model, params, batch, mesh=None, accumulate=1):

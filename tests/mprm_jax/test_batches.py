@@ -7,7 +7,6 @@ from mprm_jax.data.batches import (
     Bucket,
     Buckets,
     Example,
-    bucket_ladder,
     buckets_for,
     collate,
     open_ladder,
@@ -23,7 +22,6 @@ def test_rows_hold_the_examples_and_nothing_else(count, spare, seed):
         assert len(array) == count + spare
     for row, example in enumerate(examples):
         length, steps = len(example.tokens_L), len(example.marker_S)
-        assert batch.lengths_B[row] == length
         pairs = [
             (batch.tokens_BxL[row], example.tokens_L),
             (batch.marker_BxS[row], example.marker_S),
@@ -38,14 +36,13 @@ def test_rows_hold_the_examples_and_nothing_else(count, spare, seed):
         assert np.count_nonzero(batch.trials_BxS[row]) == steps
     assert not batch.trials_BxS[count:].any()
     assert not batch.tokens_BxL[count:].any()
-    assert (batch.lengths_B[count:] == 1).all()
 
 
 def test_types_are_those_of_the_protocol():
     batch = collate(stub_examples(3), buckets_for(stub_examples(3)), 4)
     assert batch.images_BxPxD.dtype == np.uint8
     others = [array.dtype for name, array in batch._asdict().items() if name[0] != "i"]
-    assert others == [np.int32] * 5
+    assert others == [np.int32] * 4
 
 
 def test_a_batch_takes_the_smallest_shape_that_holds_it():
@@ -69,16 +66,20 @@ def test_shapes_must_grow(shapes):
 
 
 def test_a_ladder_has_the_stated_number_of_shapes():
-    ladder = bucket_ladder(200, 9, 16, count=3)
-    assert [shape.tokens for shape in ladder.shapes] == [64, 112, 208]
-    assert {shape.patches for shape in ladder.shapes} == {16}
-    assert ladder.steps == 9
-    assert len(bucket_ladder(20, 0, 0, count=5).shapes) == 1
-    assert bucket_ladder(20, 0, 0).steps == 1
-    with pytest.raises(ValueError, match="at least 1"):
-        bucket_ladder(20, 1, 1, count=0)
-    with pytest.raises(ValueError, match="no example"):
-        buckets_for([])
+    def ladder(tokens, steps, patches, count=2):
+        nothing = np.zeros(steps, np.int32)
+        images = np.zeros((patches, PATCH_DIM), np.uint8)
+        one = Example(np.zeros(tokens, np.int32), images, nothing, nothing, nothing)
+        return buckets_for([one], count)
+
+    shapes = ladder(200, 9, 16, count=3)
+    assert shapes.shapes == (Bucket(64, 16), Bucket(112, 16), Bucket(208, 16))
+    assert shapes.steps == 9
+    assert len(ladder(20, 0, 0, count=5).shapes) == 1
+    assert ladder(20, 0, 0).steps == 1
+    for examples, count in (([], 2), (stub_examples(1), 0)):
+        with pytest.raises(ValueError, match="no example"):
+            buckets_for(examples, count)
 
 
 @given(st.integers(1, 32_768), st.integers(0, 65_536))

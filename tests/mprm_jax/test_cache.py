@@ -8,18 +8,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mprm_jax.data import cache
+from mprm_jax.data import index
 from mprm_jax.data.corpus import read_corpus
 from mprm_jax.data.formats.base import ReadOptions
 from mprm_jax.data.problems import DataError
-from mprm_jax.data.subset import read_lines
+from mprm_jax.data.write import read_lines
 from tests.raw_files import line, random_records, record, write_corpus
 
 
 @pytest.fixture
 def settled(tmp_path, monkeypatch):
     """A corpus whose files count as settled at once (ctime cannot be set back)."""
-    monkeypatch.setattr(cache, "_RACY_NS", 0)
+    monkeypatch.setattr(index, "_RACY_NS", 0)
     folder = write_corpus(
         tmp_path / "c", {"a.jsonl": random_records(np.random.default_rng(6), 20)}
     )
@@ -30,8 +30,8 @@ def settled(tmp_path, monkeypatch):
 def test_a_second_reading_comes_from_the_cache(settled, monkeypatch):
     first = read_corpus(settled)
     assert first.reused == 0
-    monkeypatch.setattr(cache, "scan_file", lambda *_: pytest.fail("scanned again"))
-    monkeypatch.setattr(cache, "_hashes", lambda *_: pytest.fail("hashed again"))
+    monkeypatch.setattr(index, "scan_file", lambda *_: pytest.fail("scanned again"))
+    monkeypatch.setattr(index, "_hashes", lambda *_: pytest.fail("hashed again"))
     second = read_corpus(settled)
     assert second.reused == 1
     assert np.array_equal(first.rollouts.successes, second.rollouts.successes)
@@ -42,7 +42,7 @@ def test_a_second_reading_comes_from_the_cache(settled, monkeypatch):
 def test_a_touched_file_is_hashed_not_scanned(settled, monkeypatch):
     read_corpus(settled)
     os.utime(settled / "a.jsonl")
-    monkeypatch.setattr(cache, "scan_file", lambda *_: pytest.fail("scanned again"))
+    monkeypatch.setattr(index, "scan_file", lambda *_: pytest.fail("scanned again"))
     assert read_corpus(settled).reused == 1
 
 
@@ -52,10 +52,10 @@ def test_the_sha256_is_taken_when_first_asked_for_and_then_remembered(
     without = read_corpus(settled, sha256=False)
     assert without.sha256 == ()
     wanted = hashlib.sha256((settled / "a.jsonl").read_bytes()).hexdigest()
-    monkeypatch.setattr(cache, "scan_file", lambda *_: pytest.fail("scanned again"))
+    monkeypatch.setattr(index, "scan_file", lambda *_: pytest.fail("scanned again"))
     time.sleep(0.02)
     assert read_corpus(settled).sha256 == (wanted,)
-    monkeypatch.setattr(cache, "_hashes", lambda *_: pytest.fail("hashed again"))
+    monkeypatch.setattr(index, "_hashes", lambda *_: pytest.fail("hashed again"))
     assert read_corpus(settled).sha256 == (wanted,)
     assert read_corpus(settled, sha256=False).reused == 1
 
@@ -96,7 +96,7 @@ def test_a_file_changed_right_after_the_scan_is_noticed(tmp_path):
 
 def test_a_damaged_cache_is_replaced(settled):
     before = read_corpus(settled)
-    (entry,) = (settled / cache.CACHE_FOLDER).iterdir()
+    (entry,) = (settled / index.CACHE_FOLDER).iterdir()
     whole = entry.read_bytes()
     for damaged in (b"", whole[:-1], whole[: len(whole) // 2], b"x" * len(whole)):
         entry.write_bytes(damaged)
@@ -110,7 +110,7 @@ def test_other_options_have_another_cache(settled):
     read_corpus(settled)
     assert read_corpus(settled, options=ReadOptions(trials=16)).reused == 0
     assert read_corpus(settled).reused == 1
-    assert len(list((settled / cache.CACHE_FOLDER).iterdir())) == 2
+    assert len(list((settled / index.CACHE_FOLDER).iterdir())) == 2
 
 
 def test_a_read_only_corpus_is_cached_in_the_users_folder(
@@ -118,7 +118,7 @@ def test_a_read_only_corpus_is_cached_in_the_users_folder(
 ):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home"))
     # A file in the way stands for a read-only folder, which root could write to.
-    (settled / cache.CACHE_FOLDER).write_text("")
+    (settled / index.CACHE_FOLDER).write_text("")
     assert read_corpus(settled).reused == 0
     assert read_corpus(settled).reused == 1
     assert list((tmp_path / "home" / "mprm" / "index").rglob("*.index"))
@@ -130,9 +130,9 @@ def test_cached_problems_name_the_file_as_it_is_called_now(
     with open(settled / "a.jsonl", "a") as file:
         file.write("{}\n")
     monkeypatch.chdir(settled)
-    assert read_corpus(Path()).problems.kept[0].where == "a.jsonl:21"
+    assert read_corpus(Path()).bad_lines.kept[0].where == "a.jsonl:21"
     monkeypatch.chdir(tmp_path)
-    assert read_corpus(Path("c")).problems.kept[0].where == "c/a.jsonl:21"
+    assert read_corpus(Path("c")).bad_lines.kept[0].where == "c/a.jsonl:21"
 
 
 def test_a_line_that_changed_after_indexing_is_an_error(settled):

@@ -6,9 +6,9 @@ from collections import Counter
 
 import pytest
 
-from experiments.benchmarks import official_baseline as reference
-from mprm_jax.data.compat import select_official
 from mprm_jax.data.problems import DataError
+from tests import official_baseline as reference
+from tests.mprm_jax.test_compat import run
 
 BLOCKS, CORPORA = 4, 800
 
@@ -149,10 +149,12 @@ def test_odd_corpora_give_the_bytes_and_counts_of_the_oracle(tmp_path, block):
             with pytest.raises(
                 DataError, match=rf"^{re.escape(str(folder))}/[^/]+\.jsonl:\d+: "
             ):
-                run(folder, keep_ratio, alpha, chunk_bytes)
+                run(folder, keep_ratio, alpha, chunk_bytes=chunk_bytes)
             seen[type(crash).__name__] += 1
             continue
-        assert run(folder, keep_ratio, alpha, chunk_bytes) == expected, folder
+        assert run(folder, keep_ratio, alpha, chunk_bytes=chunk_bytes) == expected, (
+            folder
+        )
         for report in expected[1]:
             seen["written"] += len(report["written"])
             seen.update(report["dropped"])
@@ -167,17 +169,3 @@ def test_odd_corpora_give_the_bytes_and_counts_of_the_oracle(tmp_path, block):
         assert seen[name] > 5, seen
     for name in ("AttributeError", "TypeError", "OverflowError"):
         assert seen[name] > 3, seen
-
-
-def run(folder, keep_ratio, alpha, chunk_bytes):
-    """(output bytes, counts of each file) in the shape of the oracle's."""
-    output = []
-    report = select_official(
-        folder, keep_ratio, alpha, output.append, chunk_bytes=chunk_bytes
-    )
-    names = ("lines", "blank", "refused", "rollouts", "selected", "tied", "dropped")
-    return b"".join(output), [
-        {"name": f.path.name, "written": f.written.tolist()}
-        | {name: getattr(f, name) for name in names}
-        for f in report.files
-    ]

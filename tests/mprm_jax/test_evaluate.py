@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from mprm_jax.data.batches import Example, collate
-from mprm_jax.data.predictions import columns
 from mprm_jax.data.problems import DataError
+from mprm_jax.data.scored import columns
 from mprm_jax.evaluate import _plan, image_root, predict, read_benchmark, score_prompts
 from tests.mprm_jax.scoring_model import PARAMS, StubModel, benchmark, solution
 
@@ -26,7 +26,7 @@ def by_hand(one):
     """The stub's score, in float64."""
     place = np.arange(1, len(one.tokens_L) + 1)
     upto = np.cumsum((one.tokens_L + 1) * np.sin(place))
-    margin = 0.02 * upto[one.marker_S] + len(one.tokens_L) / 64
+    margin = 0.02 * upto[one.marker_S]
     margin += (one.images_PxD.astype(float) - 100).mean() / 64 - 0.25
     return 1 / (1 + np.exp(-margin))
 

@@ -49,37 +49,6 @@ def test_prm_soft_labels_need_the_number_of_trials():
         read("prm", value, trials=8)
 
 
-@pytest.mark.parametrize(
-    ("value", "reason"),
-    [
-        (prm("a<prm>", [1, 0]), "steps and labels differ in number: 1 steps, 2 labels"),
-        (prm("a<prm>b", [1]), "text after the last step marker: it ends in 'b'"),
-        (prm("a", []), "text after the last step marker"),
-        (prm("", []), "no steps"),
-        (prm("<prm>", [1]), "empty step"),
-        (prm("a<prm>", [1], question=" "), "question missing"),
-        (prm("a<prm>", [1], question="<prm>"), "step marker in text"),
-        (prm("a<prm>", [1.5]), "score outside"),
-        (prm("a<prm>", [True]), "not a prm record: .*conversations"),
-        (prm("a<prm>", [1], image="/etc/x.png"), "unsafe image path"),
-        (prm("a<prm>", [1], image=[]), "image empty"),
-        ({"conversations": []}, "not a prm record: .*length 2"),
-        (
-            {
-                "conversations": [
-                    {"from": "human", "value": "Q: q\nProcess: a<prm>"},
-                    {"from": "gpt", "value": [1]},
-                ]
-            },
-            "not a prm record: the human turn",
-        ),
-    ],
-)
-def test_prm_refuses(value, reason):
-    with pytest.raises(BadRecord, match=f"^{reason}"):
-        read("prm", value)
-
-
 def visualprm(first, *later, image: object = "x.png"):
     speakers = ["human", "gpt"] * len(later)
     turns = [
@@ -98,26 +67,6 @@ def test_visualprm():
     assert record == Record("q", steps, "x.png")
     several = visualprm("<image>\n" + FIRST, "+", image=["1.png", "2.png"])
     assert read("visualprm", several).images == ("1.png", "2.png")
-
-
-@pytest.mark.parametrize(
-    ("value", "reason"),
-    [
-        (visualprm(FIRST, "+", "b"), "not a visualprm record: human and gpt"),
-        (visualprm(FIRST, "0"), "not a visualprm record: step 1 is not judged"),
-        (visualprm(FIRST, "+", "b", "++"), "not a visualprm record: step 2 is not"),
-        (visualprm(FIRST, "+", image=None), "placeholders and images differ: 1 .* 0"),
-        (visualprm(FIRST[8:], "+"), "placeholders and images differ: 0 leading"),
-        (visualprm(FIRST, "+", image=["1", "2"]), "placeholders and images differ"),
-        (visualprm("<image>\nq\na", "+"), "not a visualprm record: the first turn"),
-        (visualprm(FIRST.replace("Q", "q"), "+"), "not a visualprm record: the first"),
-        (visualprm(FIRST, "+", " ", "-"), "empty step: step 2"),
-        ({"conversations": []}, "not a visualprm record: human and gpt"),
-    ],
-)
-def test_visualprm_refuses(value, reason):
-    with pytest.raises(BadRecord, match=f"^{reason}"):
-        read("visualprm", value)
 
 
 def trl(labels, **fields):
@@ -167,27 +116,6 @@ def test_math_shepherd():
 def test_math_shepherd_takes_away_exactly_the_step_number(steps, expected):
     record = read("math-shepherd", shepherd(f"q {steps}"))
     assert (record.question, texts(record)) == ("q", expected)
-
-
-@pytest.mark.parametrize(
-    ("value", "reason"),
-    [
-        (shepherd("q Step 1: a"), "no steps"),
-        (shepherd("q a ки"), "not a math-shepherd record: no 'Step 1:'"),
-        (shepherd("q Step 1: a ки b"), "text after the last step marker"),
-        (shepherd("q Step 1: a ки\nStep 2: ки"), "empty step: step 2"),
-        (shepherd("Step 1: a ки"), "question missing"),
-        (shepherd("q Step 1: a ки", "q Step 1: a "), "label does not match input"),
-        (shepherd("q Step 1: a ки", "q Step 1: a *"), "label does not match input"),
-        (shepherd("q Step 1: a ки", "q Step 1: b +"), "label does not match input"),
-        (shepherd("q Step 1: a ки", "q Step 1: a ++"), "label does not match input"),
-        (shepherd("q Step 1: a ки", "q Step 1: a ки"), "label does not match input"),
-        (shepherd("q Step 1: a ки", task=3), "not a math-shepherd record: .*task"),
-    ],
-)
-def test_math_shepherd_refuses(value, reason):
-    with pytest.raises(BadRecord, match=f"^{reason}"):
-        read("math-shepherd", value)
 
 
 def said(text, rating):
@@ -246,22 +174,6 @@ def test_prm800k_ends_where_nothing_was_chosen(last, expected):
     record = read("prm800k", prm800k(turn(said("a", 1), chosen=0), last, after))
     assert texts(record) == expected
     assert counts(record)[1:] == [(0, 1)] * (len(expected) - 1)
-
-
-@pytest.mark.parametrize(
-    ("value", "reason"),
-    [
-        (prm800k(), "no steps"),
-        (prm800k(turn()), "no steps"),
-        (prm800k(turn(said("a", 1), chosen=1)), "not a prm800k record: step 1 chooses"),
-        (prm800k(turn(said("a", 1), chosen=-1)), "not a prm800k record: step 1"),
-        (prm800k(turn(said("a", 2), chosen=0)), "not a prm800k record: .*rating"),
-        (prm800k(turn(said("", 1), chosen=0)), "empty step"),
-    ],
-)
-def test_prm800k_refuses(value, reason):
-    with pytest.raises(BadRecord, match=f"^{reason}"):
-        read("prm800k", value)
 
 
 @pytest.mark.parametrize(
@@ -340,6 +252,73 @@ def test_medprm_scores_are_sixteenths_one_per_step():
         read("medprm", MED | {"prm_soft_label": [0.3, 1, 0]})
     with pytest.raises(BadRecord, match="3 steps, 2 labels"):
         read("medprm", MED | {"prm_soft_label": [1, 0]})
+
+
+REFUSED = {
+    "prm": [
+        (prm("a<prm>", [1, 0]), "steps and labels differ in number: 1 steps, 2 labels"),
+        (prm("a<prm>b", [1]), "text after the last step marker: it ends in 'b'"),
+        (prm("a", []), "text after the last step marker"),
+        (prm("", []), "no steps"),
+        (prm("<prm>", [1]), "empty step"),
+        (prm("a<prm>", [1], question=" "), "question missing"),
+        (prm("a<prm>", [1], question="<prm>"), "step marker in text"),
+        (prm("a<prm>", [1.5]), "score outside"),
+        (prm("a<prm>", [True]), "not a prm record: .*conversations"),
+        (prm("a<prm>", [1], image="/etc/x.png"), "unsafe image path"),
+        (prm("a<prm>", [1], image=[]), "image empty"),
+        ({"conversations": []}, "not a prm record: .*length 2"),
+        (
+            {
+                "conversations": [
+                    {"from": "human", "value": "Q: q\nProcess: a<prm>"},
+                    {"from": "gpt", "value": [1]},
+                ]
+            },
+            "not a prm record: the human turn",
+        ),
+    ],
+    "visualprm": [
+        (visualprm(FIRST, "+", "b"), "not a visualprm record: human and gpt"),
+        (visualprm(FIRST, "0"), "not a visualprm record: step 1 is not judged"),
+        (visualprm(FIRST, "+", "b", "++"), "not a visualprm record: step 2 is not"),
+        (visualprm(FIRST, "+", image=None), "placeholders and images differ: 1 .* 0"),
+        (visualprm(FIRST[8:], "+"), "placeholders and images differ: 0 leading"),
+        (visualprm(FIRST, "+", image=["1", "2"]), "placeholders and images differ"),
+        (visualprm("<image>\nq\na", "+"), "not a visualprm record: the first turn"),
+        (visualprm(FIRST.replace("Q", "q"), "+"), "not a visualprm record: the first"),
+        (visualprm(FIRST, "+", " ", "-"), "empty step: step 2"),
+        ({"conversations": []}, "not a visualprm record: human and gpt"),
+    ],
+    "math-shepherd": [
+        (shepherd("q Step 1: a"), "no steps"),
+        (shepherd("q a ки"), "not a math-shepherd record: no 'Step 1:'"),
+        (shepherd("q Step 1: a ки b"), "text after the last step marker"),
+        (shepherd("q Step 1: a ки\nStep 2: ки"), "empty step: step 2"),
+        (shepherd("Step 1: a ки"), "question missing"),
+        (shepherd("q Step 1: a ки", "q Step 1: a "), "label does not match input"),
+        (shepherd("q Step 1: a ки", "q Step 1: a *"), "label does not match input"),
+        (shepherd("q Step 1: a ки", "q Step 1: b +"), "label does not match input"),
+        (shepherd("q Step 1: a ки", "q Step 1: a ++"), "label does not match input"),
+        (shepherd("q Step 1: a ки", "q Step 1: a ки"), "label does not match input"),
+        (shepherd("q Step 1: a ки", task=3), "not a math-shepherd record: .*task"),
+    ],
+    "prm800k": [
+        (prm800k(), "no steps"),
+        (prm800k(turn()), "no steps"),
+        (prm800k(turn(said("a", 1), chosen=1)), "not a prm800k record: step 1 chooses"),
+        (prm800k(turn(said("a", 1), chosen=-1)), "not a prm800k record: step 1"),
+        (prm800k(turn(said("a", 2), chosen=0)), "not a prm800k record: .*rating"),
+        (prm800k(turn(said("", 1), chosen=0)), "empty step"),
+    ],
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_is_refused_and_why(name):
+    for value, reason in REFUSED[name]:
+        with pytest.raises(BadRecord, match=f"^{reason}"):
+            read(name, value)
 
 
 def test_the_source_can_be_any_field_with_text():

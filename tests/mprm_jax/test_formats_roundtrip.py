@@ -112,11 +112,7 @@ def held(record, name, options):
     )
 
 
-MARKS = {
-    "prm": b"<prm>",
-    "math-shepherd": "ки".encode(),
-    "visualprm": b'"from": "gpt"',
-}
+MARKS = {"prm": b"<prm>", "math-shepherd": "ки".encode(), "visualprm": b'"from": "gpt"'}
 
 
 @settings(max_examples=2400)
@@ -148,15 +144,13 @@ def test_a_record_is_read_back_or_refused(record, threshold):
 
 @settings(max_examples=1500)
 # At least 1,000 of them can be written.
-@given(record=records(), unmeasured=st.booleans(), response=texts)
-def test_a_raw_record_is_read_back_whole_or_refused(record, unmeasured, response):
+@given(record=records(), unmeasured=st.booleans())
+def test_a_raw_record_is_read_back_whole_or_refused(record, unmeasured):
     steps = record.steps
     if unmeasured:
         steps = (*steps[:-1], Step(steps[-1].text, 0, 0))
-    record = msgspec.structs.replace(
-        record, steps=steps, response=response, source=None
-    )
-    if not writable(record, "raw") or not encodable(response):
+    record = msgspec.structs.replace(record, steps=steps, source=None, answer=None)
+    if not writable(record, "raw"):
         with pytest.raises(BadRecord):
             encode("raw", record)
         return
@@ -191,56 +185,45 @@ def test_the_refused_text_is_named(name):
         encode(name, record)
 
 
-RECORD = Record(
-    'Was ist "x"? ∠',
-    (Step("s1\nt", 3, 4), Step("s2", 0, 4), Step("s3", 1, 4)),
-    "i/1.png",
+TEXTS = ("s1\nt", 3), ("s2", 0), ("s3", 1)
+STEPS = tuple(Step(text, successes, 4) for text, successes in TEXTS)
+RECORD = Record('Was ist "x"? ∠', STEPS, "i/1.png")
+PROMPT = (
+    '{"image": "i/1.png", "conversations": [{"from": "human", "value": "Question: '
+    'Was ist \\"x\\"? ∠\\nProcess: s1\\nt<prm>\\n\\ns2<prm>\\n\\ns3<prm>"}, '
+    '{"from": "gpt", "value": [%s]}]}'
 )
-LINES = {
-    "prm": (
-        '{"image": "i/1.png", "conversations": [{"from": "human", "value": "Question: '
-        'Was ist \\"x\\"? ∠\\nProcess: s1\\nt<prm>\\n\\ns2<prm>\\n\\ns3<prm>"}, '
-        '{"from": "gpt", "value": [1.0, 0.0, 1.0]}]}'
-    ),
-    "visualprm": (
-        '{"image": "i/1.png", "conversations": [{"from": "human", "value": "<image>\\n'
-        '### Question:\\nWas ist \\"x\\"? ∠\\n\\n### Solution Process:\\ns1\\nt"}, '
-        '{"from": "gpt", "value": "+"}, {"from": "human", "value": "s2"}, '
-        '{"from": "gpt", "value": "-"}, {"from": "human", "value": "s3"}, '
-        '{"from": "gpt", "value": "+"}]}'
-    ),
-    "trl": (
-        '{"prompt": "Was ist \\"x\\"? ∠", "completions": ["s1\\nt", "s2", "s3"], '
-        '"labels": [true, false, true], "image": "i/1.png"}'
-    ),
-}
+TURNS = (
+    '{"image": "i/1.png", "conversations": [{"from": "human", "value": "<image>\\n'
+    '### Question:\\nWas ist \\"x\\"? ∠\\n\\n### Solution Process:\\ns1\\nt"}, '
+    '{"from": "gpt", "value": "+"}, {"from": "human", "value": "s2"}, '
+    '{"from": "gpt", "value": "-"}, {"from": "human", "value": "s3"}, '
+    '{"from": "gpt", "value": "+"}]}'
+)
+ROW = (
+    '{"prompt": "Was ist \\"x\\"? ∠", "completions": ["s1\\nt", "s2", "s3"], '
+    '"labels": [true, false, true], "image": "i/1.png"}'
+)
+JUDGED = (
+    '{"input": "Q? Step 1: s1\\nt ки\\nStep 2: s2 ки\\nStep 3: s3 ки", '
+    '"label": "Q? Step 1: s1\\nt +\\nStep 2: s2 -\\nStep 3: s3 +", "task": "GSM8K"}'
+)
 
 
-@pytest.mark.parametrize("name", LINES)
-def test_the_bytes_are_those_that_trainers_read(name):
-    assert encode(name, RECORD) == LINES[name].encode()
-
-
-def test_soft_prm_labels_are_scores():
-    line = encode("prm", RECORD, WriteOptions(labels="soft"))
-    assert line.endswith(b'"value": [0.75, 0.0, 0.25]}]}')
-
-
-def test_the_label_threshold_is_strict():
-    line = encode("prm", RECORD, WriteOptions(label_threshold=0.25))
-    assert line.endswith(b'"value": [1.0, 0.0, 0.0]}]}')
-
-
-def test_math_shepherd_bytes():
-    record = Record("Q?", RECORD.steps, source="GSM8K")
-    assert (
-        encode("math-shepherd", record)
-        == (
-            '{"input": "Q? Step 1: s1\\nt ки\\nStep 2: s2 ки\\nStep 3: s3 ки", '
-            '"label": "Q? Step 1: s1\\nt +\\nStep 2: s2 -\\nStep 3: s3 +", '
-            '"task": "GSM8K"}'
-        ).encode()
-    )
+@pytest.mark.parametrize(
+    ("name", "record", "options", "line"),
+    [
+        ("prm", RECORD, HARD, PROMPT % "1.0, 0.0, 1.0"),
+        ("prm", RECORD, WriteOptions(labels="soft"), PROMPT % "0.75, 0.0, 0.25"),
+        # The threshold is strict.
+        ("prm", RECORD, WriteOptions(label_threshold=0.25), PROMPT % "1.0, 0.0, 0.0"),
+        ("visualprm", RECORD, HARD, TURNS),
+        ("trl", RECORD, HARD, ROW),
+        ("math-shepherd", Record("Q?", STEPS, source="GSM8K"), HARD, JUDGED),
+    ],
+)
+def test_the_bytes_are_those_that_trainers_read(name, record, options, line):
+    assert encode(name, record, options) == line.encode()
 
 
 @pytest.mark.parametrize("name", WRITTEN)
@@ -263,29 +246,21 @@ def test_several_images_stay_a_list(name):
 @pytest.mark.parametrize(
     ("name", "record", "reason"),
     [
-        ("prm", Record("a\nProcess: b", RECORD.steps), "text would be read"),
+        ("prm", Record("a\nProcess: b", STEPS), "text would be read"),
+        ("prm", Record("q", STEPS, "../x.png"), "unsafe image path"),
         ("visualprm", Record("a", (Step("<image>\nb", 1, 1),)), "image placeholder"),
         (
             "visualprm",
-            Record("a\n\n### Solution Process:", RECORD.steps),
+            Record("a\n\n### Solution Process:", STEPS),
             "text would be read differently: the question",
         ),
-        ("math-shepherd", Record("Do Step 1: x", RECORD.steps), "text would be read"),
+        ("math-shepherd", Record("Do Step 1: x", STEPS), "text would be read"),
         ("math-shepherd", Record("q", (Step("ошибки", 1, 1),)), "step marker in text"),
-        (
-            "math-shepherd",
-            Record("q", RECORD.steps, source="ки"),
-            "step marker in text",
-        ),
+        ("math-shepherd", Record("q", STEPS, source="ки"), "step marker in text"),
+        ("math-shepherd", Record("q", STEPS, source="\ud800"), "lone surrogate"),
         ("math-shepherd", RECORD, "format holds no image"),
-        (
-            "math-shepherd",
-            Record("q", RECORD.steps, source="\ud800"),
-            "lone surrogate",
-        ),
-        ("trl", Record(" q", RECORD.steps), "text would be read"),
-        ("prm", Record("q", RECORD.steps, "../x.png"), "unsafe image path"),
-        ("trl", Record("q", RECORD.steps, ()), "image empty"),
+        ("trl", Record(" q", STEPS), "text would be read"),
+        ("trl", Record("q", STEPS, ()), "image empty"),
     ],
 )
 def test_why_a_record_is_not_written(name, record, reason):

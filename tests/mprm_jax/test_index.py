@@ -13,10 +13,11 @@ import pytest
 
 from mprm_jax.data import framing, index
 from mprm_jax.data.corpus import read_corpus, usable_rollouts
+from mprm_jax.data.formats import raw
 from mprm_jax.data.formats.base import ReadOptions
 from mprm_jax.data.formats.raw import RAW
 from mprm_jax.data.problems import BadCorpus
-from mprm_jax.data.subset import read_lines
+from mprm_jax.data.write import read_lines
 from tests.raw_files import line, random_records, record, write_corpus
 
 COLUMNS = [*index.COLUMNS, "sha256", "lines", "blank", "source_names"]
@@ -26,7 +27,7 @@ def scan(path, fast=True, chunk=framing.CHUNK_BYTES):
     file = framing.CorpusFile(path, "source")
     with pytest.MonkeyPatch.context() as patch:
         if not fast:
-            patch.setattr(index, "raw_columns", lambda chunk: None)
+            patch.setattr(raw, "columns", lambda data, lines: None)
         if chunk != framing.CHUNK_BYTES:
             whole = framing.RecordFile.chunks
             patch.setattr(
@@ -39,7 +40,7 @@ def assert_same(a, b):
     for name in COLUMNS:
         x, y = getattr(a, name), getattr(b, name)
         assert np.array_equal(x, y), name
-    assert a.problems == b.problems
+    assert a.bad_lines == b.bad_lines
 
 
 def corpus_bytes(rng, n=40):
@@ -47,36 +48,10 @@ def corpus_bytes(rng, n=40):
 
 
 MUTATIONS = [
-    b'"',
-    b"{",
-    b"}",
-    b"\n",
-    b"\r",
-    b"\x00",
-    b"\xff",
-    b"\\",
-    b"\\ud800",
-    b"<prm>",
-    b"\\u003cprm>",
-    b"null",
-    b"true",
-    b"NaN",
-    b"-1",
-    b"1e5",
-    b"0.5",
-    b"17",
-    b"..",
-    b"/",
-    b"http:",
-    b"  ",
-    "é".encode(),
-    b"[]",
-    b",",
-    b'"score": 0.25, ',
-    b'"image": [], ',
-    b'"question": "", ',
-    b'"step": "", ',
-    b"[" * 3000,
+    *(b'"', b"{", b"}", b"\n", b"\r", b"\x00", b"\xff", b"\\", b"\\ud800", b"  ", b","),
+    *(b"<prm>", b"\\u003cprm>", b"null", b"true", b"NaN", b"-1", b"1e5", b"0.5", b"17"),
+    *(b"..", b"/", b"http:", "é".encode(), b"[]", b"[" * 3000, b'"score": 0.25, '),
+    *(b'"image": [], ', b'"question": "", ', b'"step": "", '),
 ]
 
 
@@ -118,12 +93,12 @@ def test_the_fast_path_says_what_the_slow_path_says_on_mutated_corpora(tmp_path)
         slow = scan(path, fast=False)
         assert_same(fast, slow)
         # Nothing is lost: every line is a record, blank, or a located problem.
-        problems = fast.problems.total - ("empty file" in fast.problems.counts)
+        problems = fast.bad_lines.total - ("empty file" in fast.bad_lines.counts)
         assert len(fast.lengths) + fast.blank + problems == fast.lines
-        for problem in fast.problems.kept:
-            assert problem.reason
-            assert "\n" not in str(problem)
-            assert problem.line <= fast.lines
+        for bad in fast.bad_lines.kept:
+            assert bad.reason
+            assert "\n" not in str(bad)
+            assert bad.line <= fast.lines
         refused += problems > 0
     assert refused > 1000
 
@@ -132,9 +107,52 @@ def test_a_clean_corpus_takes_the_fast_path_only(tmp_path, monkeypatch):
     path = tmp_path / "a.jsonl"
     path.write_bytes(corpus_bytes(np.random.default_rng(0), 300))
     slow = scan(path, fast=False)
-    monkeypatch.setattr(json, "loads", lambda *_: pytest.fail("slow path taken"))
+    slow_path = lambda *_, **__: pytest.fail("slow path taken")  # noqa: E731
+    monkeypatch.setattr(index._Scan, "each", slow_path)
     assert_same(scan(path), slow)
     assert len(slow.lengths) == 300
+
+
+ORDINARY = ["x", "\\(x\\) is 3", '"so" it says', "∠ABC = 30°", "a < b", "/", "é", "<p"]
+DOUBTFUL = ["", " ", "\n\t", "\u3000", "a <prm> b"]
+
+
+@pytest.mark.parametrize("text", ORDINARY + DOUBTFUL)
+def test_only_texts_that_may_be_bad_are_looked_at(text):
+    value = record()
+    value["steps_with_score"][1]["step"] = text
+    for data in (line(value).encode(), json.dumps(value).encode()):
+        columns = raw.columns(data + b"\n", [memoryview(data)])
+        assert (columns is None) == (text in DOUBTFUL)
+        assert columns is None or columns["successes"].tolist() == [16, 0]
+
+
+def test_valid_utf8_is_what_decodes():
+    rng = random.Random(1)
+    pieces = [*(b"a" * 7, b"\xc3\xa9", b"\xe2\x88\xa0", b"\xf0\x9f\x99\x82", b"bc")]
+    broken = [b"\xff", b"\xc3", b"\xa9", b"\xed\xa0\x80", b"\xc0\x80", b"\xe2\x88"]
+    refused = 0
+    for _ in range(3000):
+        parts = rng.choices(pieces, k=rng.randrange(9))
+        if rng.random() < 0.5:
+            parts.insert(rng.randint(0, len(parts)), rng.choice(broken))
+        data = b"".join(parts)
+        try:
+            valid = bool(data.decode()) or True
+        except UnicodeDecodeError:
+            valid = False
+        assert raw.is_utf8(data) == valid, data
+        refused += not valid
+    assert refused > 1000
+
+
+def test_fields_that_are_not_read_may_hold_what_json_loads_reads(tmp_path):
+    odd = [b"NaN", b"-Infinity", b'"\\ud800"', b"9" * 400, b"1e999", b'"\xff"', b"nan"]
+    lines = [line(record()).encode()[:-1] + b', "x": ' + one + b"}" for one in odd]
+    (tmp_path / "a.jsonl").write_bytes(b"\n".join(lines))
+    found = scan(tmp_path / "a.jsonl")
+    assert found.line.tolist() == [1, 2, 3, 4, 5]
+    assert found.bad_lines.counts == {"invalid UTF-8": 1, "not JSON": 1}
 
 
 @pytest.mark.parametrize("chunk", [1, 7, 64, 333, 5000])
@@ -194,13 +212,7 @@ def test_the_source_can_be_a_field_of_the_record(tmp_path):
     corpus = read_corpus(folder, options=ReadOptions(source_from="kind"))
     assert corpus.rollouts.source_names == ("a", "b")
     assert corpus.rollouts.source.tolist() == [0, 1, 0, 1]
-    assert corpus.problems.counts == {"source missing": 1}
-
-
-def test_a_corpus_may_keep_its_files_under_annotations(tmp_path):
-    write_corpus(tmp_path / "annotations", {"a.jsonl": [record()]})
-    (tmp_path / "benchmark.jsonl").write_text("not the corpus")
-    assert read_corpus(tmp_path).rollouts.n_rollouts == 1
+    assert corpus.bad_lines.counts == {"source missing": 1}
 
 
 def test_every_executor_gives_the_same_index(tmp_path):
@@ -227,9 +239,9 @@ def test_deep_nesting_is_judged_without_regard_to_its_neighbours(tmp_path):
     for depth in [*range(limit - 120, limit + 5), 10 * limit]:
         deep = line(record()).encode()[:-1] + b', "x": ' + b"[" * depth + b"]" * depth
         path.write_bytes(deep + b"}\n")
-        alone = scan(path).problems.total == 0
+        alone = scan(path).bad_lines.total == 0
         path.write_bytes(deep + b"}\nbad\n")
-        beside = scan(path).problems.total == 1
+        beside = scan(path).bad_lines.total == 1
         assert alone == beside, depth
         verdicts.append(alone)
     assert set(verdicts) == {True, False} or all(verdicts[:-1])
@@ -253,7 +265,7 @@ def test_steps_never_sampled_are_refused_unless_a_policy_is_named(tmp_path):
     corpus = unmeasured_corpus(tmp_path)
     with pytest.raises(BadCorpus, match="3 bad lines") as caught:
         usable_rollouts(corpus)
-    first = caught.value.problems.first["step never sampled"]
+    first = caught.value.bad_lines.first["step never sampled"]
     assert first.where.endswith("a.jsonl:2")
     assert "step 2 has no continuation (N = 0)" in first.detail
     allowed = usable_rollouts(corpus, max_bad=3)
@@ -286,7 +298,7 @@ from mprm_jax.data.corpus import read_corpus
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 corpus = read_corpus(Path(sys.argv[1]), use_cache=False)
 grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
-print(grown // 1024, corpus.rollouts.n_rollouts, dict(corpus.problems.counts))
+print(grown // 1024, corpus.rollouts.n_rollouts, dict(corpus.bad_lines.counts))
 """
 
 
@@ -324,4 +336,4 @@ def test_lines_just_below_and_above_the_limit(tmp_path, monkeypatch):
     found = scan(path, chunk=100)
     assert found.line.tolist() == [1, 3, 6]
     assert found.lines == 6
-    assert [p.line for p in found.problems.kept] == [2, 4, 5]
+    assert [p.line for p in found.bad_lines.kept] == [2, 4, 5]

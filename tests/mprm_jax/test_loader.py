@@ -8,29 +8,32 @@ from PIL import Image
 
 from mprm_jax.data.batches import buckets_for, open_ladder
 from mprm_jax.data.corpus import read_corpus, usable_rollouts
-from mprm_jax.data.loader import CorpusExamples, Reading, batches
+from mprm_jax.data.loader import BatchOrder, CorpusExamples, batches
 from mprm_jax.data.problems import DataError
-from mprm_jax.data.update_plan import plan
 from tests.mprm_jax.stub_model import StubModel, stub_examples
 from tests.raw_files import line, random_records, record, write_corpus
 
 
-def places(source, budget, reading=None):
+def read(source, size, presentations=None, seed=0, buckets=None, **options):
+    """The batches of a run, of one pass unless told."""
+    order = BatchOrder(size, presentations or len(source), seed, **options)
+    return batches(source, buckets or buckets_for(source), order)
+
+
+def places(*arguments, **options):
     """The places of every batch of a run."""
-    data = batches(source, budget, buckets_for(source), reading or Reading(0))
-    return [loaded.places.tolist() for loaded in data]
+    return [loaded.places.tolist() for loaded in read(*arguments, **options)]
 
 
 def test_one_pass_shows_every_rollout_once():
-    source = stub_examples(21)
-    met = places(source, plan(21, 8))
+    met = places(stub_examples(21), 8)
     assert [len(batch) for batch in met] == [8, 8, 5]
     order = list(chain(*met))
     assert order != sorted(order) == list(range(21))
 
 
 def test_matched_updates_repeat_the_rollouts_in_new_orders():
-    met = list(chain(*places(stub_examples(10), plan(10, 4, matched_to=40))))
+    met = list(chain(*places(stub_examples(10), 4, 40)))
     assert len(met) == 40
     passes = [met[i : i + 10] for i in range(0, 40, 10)]
     assert all(sorted(order) == list(range(10)) for order in passes)
@@ -38,26 +41,23 @@ def test_matched_updates_repeat_the_rollouts_in_new_orders():
 
 
 def test_the_order_is_the_seed_s():
-    source, budget = stub_examples(30), plan(30, 8)
-    assert places(source, budget) == places(source, budget)
-    orders = {
-        str(places(source, budget, Reading(seed))) for seed in (0, 1, 2**40, 2**32 + 1)
-    }
-    assert len(orders) == 4
+    source = stub_examples(30)
+    assert places(source, 8) == places(source, 8)
+    seeds = (0, 1, 2**40, 2**32 + 1)
+    assert len({str(places(source, 8, seed=seed)) for seed in seeds}) == 4
     with pytest.raises(ValueError, match="negative"):
-        places(source, budget, Reading(-1))
+        places(source, 8, seed=-1)
 
 
 @pytest.mark.parametrize("threads", [0, 2])
 def test_an_iterator_goes_on_from_its_state(threads):
-    source, budget = stub_examples(40), plan(40, 8)
-    reading = Reading(3, threads=threads)
+    source = stub_examples(40)
 
     def fresh():
-        return iter(batches(source, budget, buckets_for(source), reading))
+        return iter(read(source, 8, seed=3, threads=threads))
 
     whole = [loaded.places.tolist() for loaded in fresh()]
-    assert whole == places(source, budget, Reading(3))
+    assert whole == places(source, 8, seed=3)
     for taken in range(5):
         iterator = fresh()
         for _ in range(taken):
@@ -70,49 +70,37 @@ def test_an_iterator_goes_on_from_its_state(threads):
 @pytest.mark.parametrize("rollouts", [16, 17, 21, 23])
 def test_hosts_share_every_batch(rollouts):
     """What two hosts read together is what one would read, update by update."""
-    source, budget = stub_examples(rollouts), plan(rollouts, 8)
-    alone = places(source, budget)
+    source = stub_examples(rollouts)
     shapes = set()
     parts = []
     for host in (0, 1):
-        data = batches(
-            source, budget, buckets_for(source, 3), Reading(0, host=host, hosts=2)
+        loaded = list(
+            read(source, 8, buckets=buckets_for(source, 3), host=host, hosts=2)
         )
-        loaded = list(data)
         shapes |= {one.batch.tokens_BxL.shape for one in loaded}
         parts.append([one.places.tolist() for one in loaded])
         for one in loaded:
             counted = (one.batch.trials_BxS > 0).any(axis=1).sum()
             assert counted <= len(one.places)
     joined = [sorted(a + b) for a, b in zip(*parts, strict=True)]
-    assert joined == [sorted(batch) for batch in alone]
+    assert joined == [sorted(batch) for batch in places(source, 8)]
     # One shape: a host cannot know how long the others' rollouts are.
     assert len(shapes) == 1
     assert next(iter(shapes))[0] == 4
 
 
 def test_a_host_without_a_rollout_takes_part_with_none():
-    data = batches(
-        stub_examples(9), plan(9, 8), open_ladder(4), Reading(0, host=1, hosts=2)
-    )
-    last = list(data)[-1]
+    *_, last = read(stub_examples(9), 8, buckets=open_ladder(4), host=1, hosts=2)
     assert last.places.tolist() == []
     assert not last.batch.trials_BxS.any()
-
-
-def test_sizes_that_do_not_fit_are_refused():
-    source = stub_examples(9)
     with pytest.raises(ValueError, match="3 hosts cannot share a batch of 8"):
-        batches(source, plan(9, 8), open_ladder(4), Reading(0, hosts=3))
-    with pytest.raises(ValueError, match="9 rollouts, planned for 8"):
-        batches(source, plan(8, 8), open_ladder(4), Reading(0))
+        BatchOrder(8, 9, 0, hosts=3)
 
 
 def test_truncated_steps_are_counted():
     source = stub_examples(30, seed=1)
-    data = batches(source, plan(30, 8), buckets_for(source), Reading(0))
     total = sum(example.truncated for example in source)
-    assert 0 < total == sum(loaded.truncated for loaded in data)
+    assert 0 < total == sum(loaded.truncated for loaded in read(source, 8))
 
 
 @pytest.fixture
@@ -140,7 +128,7 @@ def test_examples_are_those_of_the_files(world):
     rollouts = source.usable.rollouts
     assert len(source) == 4
     for place in (2, 0, 3, 1):
-        row, example = source.picks[place], source[place]
+        row, example = source.usable_rows[place], source[place]
         steps = slice(*rollouts.offsets[row : row + 2])
         np.testing.assert_array_equal(example.successes_S, rollouts.successes[steps])
         np.testing.assert_array_equal(example.trials_S, rollouts.trials[steps])
@@ -172,14 +160,14 @@ def test_an_unreadable_example_is_an_error_with_its_line(world):
         source[12]
     # and it stops a run, whatever reads ahead
     for threads in (0, 2):
-        data = batches(source, plan(14, 4), open_ladder(6), Reading(0, threads=threads))
+        data = read(source, 4, buckets=open_ladder(6), threads=threads)
         with pytest.raises(DataError, match=r"\.jsonl.*: image not found"):
             list(data)
 
 
 def test_images_need_a_root(world):
     source = examples_of(world)
-    without = CorpusExamples(source.usable, source.picks, source.encode, None)
+    without = CorpusExamples(source.usable, source.usable_rows, source.encode, None)
     with pytest.raises(DataError, match=r"a\.jsonl:1: image without root"):
         without[0]
 
@@ -193,7 +181,7 @@ def test_a_file_that_changed_is_refused(world):
 
 
 def test_grain_s_state_is_json(world):
-    data = batches(examples_of(world), plan(14, 4), open_ladder(6), Reading(0))
+    data = read(examples_of(world), 4, buckets=open_ladder(6))
     assert isinstance(data, grain.IterDataset)
     iterator = iter(data)
     next(iterator)

@@ -6,16 +6,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from mprm_jax.data.problems import BadRecord
-from mprm_jax.data.vision_patches import (
+from mprm_jax.data.images import (
     CLIP_MEAN,
     CLIP_STD,
     PatchGrid,
+    Tiling,
     patch_images,
     patches_per_image,
     smart_size,
+    tile_grid,
+    tile_images,
 )
-from mprm_jax.data.vision_tiles import Tiling, tile_grid, tile_images
+from mprm_jax.data.problems import BadRecord
 from mprm_jax.models import decoder, families, qwen
 from mprm_jax.models.decoder import DecoderConfig, insert_features
 from mprm_jax.models.internvl import pixel_shuffle

@@ -33,7 +33,7 @@ def counts(successes, trials):
     successes_BxS = jnp.asarray(successes, jnp.int32)
     trials_BxS = jnp.asarray(trials, jnp.int32)
     nothing = jnp.zeros(successes_BxS.shape, jnp.int32)
-    return Batch(nothing, nothing[:, 0], nothing, nothing, successes_BxS, trials_BxS)
+    return Batch(nothing, nothing, nothing, successes_BxS, trials_BxS)
 
 
 def test_hard_labels_are_those_of_the_exported_files():

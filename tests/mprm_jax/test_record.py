@@ -116,7 +116,7 @@ def test_negative_makes_one_failed_trial_of_it():
 
 @pytest.mark.parametrize("policy", ["error", "drop", "negative"])
 def test_measured_records_are_left_alone(policy):
-    record = Record("q", STEPS, "x.png", "1", "r", "s")
+    record = Record("q", STEPS, "x.png", "1", "s")
     assert resolve_unmeasured(record, policy) is record
 
 

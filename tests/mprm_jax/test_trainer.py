@@ -11,7 +11,7 @@ import pytest
 
 from experiments.benchmarks.kill_resume import digest
 from mprm_jax.data.batches import buckets_for, collate
-from mprm_jax.data.loader import Reading, batches
+from mprm_jax.data.loader import BatchOrder, batches
 from mprm_jax.data.problems import DataError
 from mprm_jax.data.update_plan import plan
 from mprm_jax.train.checkpoint import load_model, updates_kept
@@ -26,6 +26,7 @@ EXAMPLES = stub_examples(40)
 BUCKETS = buckets_for(EXAMPLES, 1)
 PLAN = plan(40, 8)
 CONFIG = TrainConfig(learning_rate=1e-2, checkpoint_every=2)
+ORDER = BatchOrder(PLAN.batch_size, PLAN.presentations, CONFIG.seed)
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +50,7 @@ def run(params):
 
 def test_training_is_the_updates_one_after_another(run, params):
     state, frozen = initial_state(MODEL, params, PLAN, CONFIG.optimizer, 1e-2)
-    for loaded in batches(EXAMPLES, PLAN, BUCKETS, Reading(CONFIG.seed)):
+    for loaded in batches(EXAMPLES, BUCKETS, ORDER):
         state, _ = compiled_step(
             state,
             frozen,
@@ -226,7 +227,7 @@ def test_a_loss_that_is_not_finite_stops_and_saves_its_batch(run, tmp_path, outp
     clean = [e._replace(images_PxD=e.images_PxD.astype(np.float32)) for e in EXAMPLES]
     order = [
         place
-        for loaded in batches(clean, PLAN, BUCKETS, Reading(CONFIG.seed))
+        for loaded in batches(clean, BUCKETS, ORDER)
         for place in loaded.places.tolist()
     ]
     culprit = next(place for place in order[24:32] if len(clean[place].marker_S))

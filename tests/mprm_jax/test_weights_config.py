@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 import pytest
 
+from mprm_jax.data.images import PLACE_BYTES
 from mprm_jax.data.problems import DataError
-from mprm_jax.data.vision_patches import PLACE_BYTES
 from mprm_jax.models import families
 from mprm_jax.models.layers import Compute
 from mprm_jax.models.qwen import QwenVLConfig

@@ -12,7 +12,7 @@ import torch
 import transformers
 from safetensors.torch import save_file
 
-from mprm_jax.data.vision_tiles import (
+from mprm_jax.data.images import (
     IMAGENET_MEAN,
     IMAGENET_STD,
     Tiling,

@@ -13,7 +13,7 @@ from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import (
     Qwen2VLImageProcessorPil,
 )
 
-from mprm_jax.data.vision_patches import PatchGrid, patch_images, patches_per_image
+from mprm_jax.data.images import PatchGrid, patch_images, patches_per_image
 from mprm_jax.models.weights.config import QWEN
 from tests.parity.references import (
     VOCABULARY,

@@ -7,11 +7,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mprm_jax.data.vision_patches import PatchGrid, patch_images
-from mprm_jax.data.vision_tiles import (
+from mprm_jax.data.images import (
     IMAGENET_MEAN,
     IMAGENET_STD,
+    PatchGrid,
     Tiling,
+    patch_images,
     tile_images,
 )
 from mprm_jax.models.internvl import normalise

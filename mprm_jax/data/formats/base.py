@@ -1,13 +1,16 @@
-"""What a format is: a decoder of one record's bytes, and an encoder of one record."""
+"""What a format is: a reader of one record's bytes, and a writer of one record."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
+import msgspec
+
+from mprm_jax.data.formats.json_record import parse, source_of
 from mprm_jax.data.problems import BadRecord, DataError
-from mprm_jax.data.record import Record, Step
+from mprm_jax.data.record import Record, Step, check_record
 
 LabelKind = Literal["hard", "soft"]
 
@@ -45,19 +48,54 @@ class Format:
     Attributes:
         name: as given to ``--format``.
         meaning: one line for ``--help`` and error messages.
-        decode: bytes of one record -> :class:`Record`; raises :class:`BadRecord`.
-        encode: record -> bytes of one JSON line without newline; raises
-            :class:`BadRecord` for a text the format cannot hold; None: read only.
-        soft: whether it can hold soft labels.
+        decoder: of one record's bytes to what the format's fields hold.
+        read: what the decoder gives -> :class:`Record`, unchecked.
+        write: record that is fit for training -> bytes of one JSON line without
+            newline; None: read only.
         recognise: whether the keys of a decoded JSON object are this format's.
+        soft: whether it can hold soft labels.
+        lenient: fields that are not read may hold what only the standard library reads
+            (NaN, lone surrogates), as long as the line is text.
     """
 
     name: str
     meaning: str
-    decode: Callable[[bytes, ReadOptions], Record]
-    encode: Callable[[Record, WriteOptions], bytes] | None
-    soft: bool
+    decoder: msgspec.json.Decoder
+    read: Callable[[Any, ReadOptions], Record]
+    write: Callable[[Record, WriteOptions], bytes] | None
     recognise: Callable[[dict], bool]
+    soft: bool = False
+    lenient: bool = False
+
+    def decode(self, data: bytes, options: ReadOptions) -> Record:
+        """One record.
+
+        Raises:
+            BadRecord: it has another form, or training cannot use it.
+        """
+        if self.lenient:
+            # The decoder does not look at the bytes of texts that it does not decode.
+            try:
+                data.decode()
+            except UnicodeDecodeError as error:
+                raise BadRecord("invalid UTF-8", f"at byte {error.start + 1}") from None
+        value = parse(data, self.decoder, self.name, self.lenient)
+        record = self.read(value, options)
+        if options.source_from is not None:
+            source = source_of(data, options.source_from)
+            record = msgspec.structs.replace(record, source=source)
+        return check_record(record)
+
+    def encode(self, record: Record, options: WriteOptions) -> bytes:
+        """One JSON line without newline; a read-only format has none.
+
+        Raises:
+            BadRecord: training cannot use the record, or the format cannot hold it.
+        """
+        check_record(record)
+        if self.write is None:
+            raise BadRecord("nothing to write", f"format {self.name} can be read only")
+        return self.write(record, options)
 
 
 def hard_labels(steps: Sequence[Step], options: WriteOptions) -> list[bool]:
@@ -99,7 +137,7 @@ def check_options(form: Format, options: WriteOptions) -> None:
         DataError: the format is read-only or holds no soft labels.
         ValueError: the threshold is outside [0, 1).
     """
-    if form.encode is None:
+    if form.write is None:
         raise DataError(f"format {form.name} can be read, not written")
     if options.labels == "soft" and not form.soft:
         raise DataError(

@@ -23,11 +23,9 @@ from mprm_jax.data.formats.base import Format, ReadOptions, WriteOptions, hard_l
 from mprm_jax.data.formats.json_record import (
     check_readable,
     json_line,
-    parse,
-    source_of,
 )
 from mprm_jax.data.problems import BadRecord
-from mprm_jax.data.record import Record, Step, check_record
+from mprm_jax.data.record import Record, Step
 
 MARKER = "ки"
 _JUDGEMENTS = ("+", "-")
@@ -38,9 +36,6 @@ class _Solution(msgspec.Struct, frozen=True):
     input: str
     label: str
     task: str | None = None
-
-
-_DECODER = msgspec.json.Decoder(_Solution)
 
 
 def _split(text: str) -> tuple[list[str], str]:
@@ -90,30 +85,16 @@ def _texts(text: str) -> tuple[str, list[str]]:
     return question.strip(), [step.strip() for step in (first, *later)]
 
 
-def decode(data: bytes, options: ReadOptions) -> Record:
-    """One solution.
-
-    Raises:
-        BadRecord: it has another form, or ``label`` does not judge ``input``.
-    """
-    value = parse(data, _DECODER, "math-shepherd")
+def _read(value: _Solution, options: ReadOptions) -> Record:
     question, texts = _texts(value.input)
     positive = _judgements(value.input, value.label)
     steps = tuple(
         Step(text, int(good), 1) for text, good in zip(texts, positive, strict=True)
     )
-    source = source_of(data, options, value.task)
-    return check_record(Record(question, steps, source=source))
+    return Record(question, steps, source=value.task or None)
 
 
-def encode(record: Record, options: WriteOptions) -> bytes:
-    """The solution with hard labels.
-
-    Raises:
-        BadRecord: a step has no label, the rollout has an image, a text holds the
-            marker, or the question contains ``Step 1:``.
-    """
-    check_record(record)
+def _write(record: Record, options: WriteOptions) -> bytes:
     if record.images:
         raise BadRecord(
             "format holds no image", "math-shepherd is text only; use prm or visualprm"
@@ -141,8 +122,8 @@ def _render(record: Record, marks: list[str]) -> str:
 MATH_SHEPHERD = Format(
     name="math-shepherd",
     meaning=f"Math-Shepherd: input with {MARKER} after each step, label with + or -",
-    decode=decode,
-    encode=encode,
-    soft=False,
+    decoder=msgspec.json.Decoder(_Solution),
+    read=_read,
+    write=_write,
     recognise=lambda keys: keys.keys() >= {"input", "label"},
 )

@@ -13,9 +13,9 @@ from __future__ import annotations
 import msgspec
 
 from mprm_jax.data.formats.base import Format, ReadOptions
-from mprm_jax.data.formats.json_record import check_paired, parse, source_of
+from mprm_jax.data.formats.json_record import check_paired
 from mprm_jax.data.formats.math_shepherd import MARKER
-from mprm_jax.data.record import Record, Step, check_record, counts_from_score
+from mprm_jax.data.record import Record, Step, counts_from_score
 
 # Every published score is a multiple of 1/16.
 TRIALS = 16
@@ -30,17 +30,7 @@ class _Sample(msgspec.Struct, frozen=True):
     correct_answer: str | None = None
 
 
-_DECODER = msgspec.json.Decoder(_Sample)
-
-
-def decode(data: bytes, options: ReadOptions) -> Record:
-    """One sample.
-
-    Raises:
-        BadRecord: it has another form, as many scores as steps are not there, or a
-            score is no multiple of 1/N.
-    """
-    value = parse(data, _DECODER, "medprm")
+def _read(value: _Sample, options: ReadOptions) -> Record:
     check_paired(len(value.steps), len(value.prm_soft_label))
     trials = TRIALS if options.trials is None else options.trials
     steps = tuple(
@@ -52,21 +42,20 @@ def decode(data: bytes, options: ReadOptions) -> Record:
             zip(value.steps, value.prm_soft_label, strict=True), 1
         )
     )
-    return check_record(
-        Record(
-            question=f"{value.question}\n{value.options}".strip(),
-            steps=steps,
-            answer=value.correct_answer,
-            source=source_of(data, options, value.data_source),
-        )
+    return Record(
+        question=f"{value.question}\n{value.options}".strip(),
+        steps=steps,
+        answer=value.correct_answer,
+        source=value.data_source or None,
     )
 
 
 MEDPRM = Format(
     name="medprm",
     meaning="Med-PRM samples: soft labels K/16, text only; read only",
-    decode=decode,
-    encode=None,
+    decoder=msgspec.json.Decoder(_Sample),
+    read=_read,
+    write=None,
     soft=True,
     recognise=lambda keys: keys.keys() >= {"steps", "prm_soft_label"},
 )

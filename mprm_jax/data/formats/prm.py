@@ -20,18 +20,13 @@ from mprm_jax.data.formats.json_record import (
     ImageField,
     check_paired,
     check_readable,
-    json_value,
-    parse,
-    quoted,
-    source_of,
+    json_line,
 )
 from mprm_jax.data.problems import BadRecord
 from mprm_jax.data.record import (
     STEP_MARKER,
     Record,
     Step,
-    check_image_paths,
-    check_record,
     counts_from_score,
 )
 
@@ -52,9 +47,6 @@ class _Labels(msgspec.Struct, frozen=True):
 class _Conversation(msgspec.Struct, frozen=True):
     conversations: tuple[_Prompt, _Labels]
     image: ImageField = None
-
-
-_DECODER = msgspec.json.Decoder(_Conversation)
 
 
 def render_prompt(question: str, texts: list[str]) -> str:
@@ -81,14 +73,7 @@ def split_prompt(prompt: str) -> tuple[str, list[str]]:
     return question[len(_QUESTION) :].strip(), [text.strip() for text in texts]
 
 
-def decode(data: bytes, options: ReadOptions) -> Record:
-    """One conversation; labels other than 0 and 1 need ``options.trials``.
-
-    Raises:
-        BadRecord: it has another form, as many labels as steps are not there, or a
-            label is no multiple of 1/N.
-    """
-    value = parse(data, _DECODER, "prm")
+def _read(value: _Conversation, options: ReadOptions) -> Record:
     prompt, labels = value.conversations
     question, texts = split_prompt(prompt.value)
     check_paired(len(texts), len(labels.value))
@@ -96,40 +81,18 @@ def decode(data: bytes, options: ReadOptions) -> Record:
         Step(text, *counts_from_score(score, options.trials, number))
         for number, (text, score) in enumerate(zip(texts, labels.value, strict=True), 1)
     )
-    source = source_of(data, options, None)
-    return check_record(Record(question, steps, value.image, source=source))
+    return Record(question, steps, value.image)
 
 
-def encode(record: Record, options: WriteOptions) -> bytes:
-    """The conversation, byte for byte as ``json.dumps(..., ensure_ascii=False)``.
-
-    Raises:
-        BadRecord: a step has no label, or the question contains ``"\\nProcess: "``.
-    """
-    texts = [step.text for step in record.steps]
-    prompt = render_prompt(record.question, texts)
-    if not _plainly_readable(record, texts, prompt):
-        check_record(record)
+def _write(record: Record, options: WriteOptions) -> bytes:
+    question, texts = record.question, [step.text for step in record.steps]
+    prompt = render_prompt(question, texts)
+    stripped = question == question.strip() and texts == list(map(str.strip, texts))
+    # One look shows of nearly every record that the reader finds its parts again.
+    if not stripped or _PROCESS in question:
         check_readable(record, *split_prompt(prompt), "prm")
-    if record.image is None:
-        image = None
-    else:
-        check_image_paths(record)
-        image = json_value(record.image)
+    image = None if record.image is None else json_line(record.image)
     return conversation_line(image, prompt, labels(record.steps, options))
-
-
-def _plainly_readable(record: Record, texts: list[str], prompt: str) -> bool:
-    """Whether one pass over the texts shows that the reader finds them again."""
-    question = record.question
-    return (
-        bool(question)
-        and question == question.strip()
-        and all(texts)
-        and texts == list(map(str.strip, texts))
-        and prompt.count(STEP_MARKER) == len(texts) > 0
-        and _PROCESS not in question
-    )
 
 
 def conversation_line(
@@ -150,7 +113,7 @@ def conversation_line(
     return (
         b'{%b"conversations": [{"from": "human", "value": %b}, '
         b'{"from": "gpt", "value": [%b]}]}'
-        % (head, quoted(prompt), ", ".join(map(repr, labels)).encode())
+        % (head, json_line(prompt), ", ".join(map(repr, labels)).encode())
     )
 
 
@@ -164,8 +127,9 @@ def _recognise(keys: dict) -> bool:
 PRM = Format(
     name="prm",
     meaning="PRM conversation: one text with <prm> after each step, a list of labels",
-    decode=decode,
-    encode=encode,
+    decoder=msgspec.json.Decoder(_Conversation),
+    read=_read,
+    write=_write,
     soft=True,
     recognise=_recognise,
 )

@@ -24,9 +24,8 @@ from typing import Literal
 import msgspec
 
 from mprm_jax.data.formats.base import Format, ReadOptions
-from mprm_jax.data.formats.json_record import parse, source_of
 from mprm_jax.data.problems import BadRecord
-from mprm_jax.data.record import Record, Step, check_record
+from mprm_jax.data.record import Record, Step
 
 # (successes, trials) of a rating.
 _COUNTS = {1: (1, 1), 0: (1, 1), -1: (0, 1), None: (0, 0)}
@@ -57,9 +56,6 @@ class _Session(msgspec.Struct, frozen=True):
     label: _Label
 
 
-_DECODER = msgspec.json.Decoder(_Session)
-
-
 def _trajectory(turns: Sequence[_Turn]) -> Iterator[_Completion]:
     for number, turn in enumerate(turns, 1):
         completions = turn.completions or ()
@@ -78,24 +74,15 @@ def _trajectory(turns: Sequence[_Turn]) -> Iterator[_Completion]:
             return
 
 
-def decode(data: bytes, options: ReadOptions) -> Record:
-    """The trajectory of one labelling session.
-
-    Raises:
-        BadRecord: it has another form, or no step was chosen, written or refused.
-    """
-    value = parse(data, _DECODER, "prm800k")
+def _read(value: _Session, options: ReadOptions) -> Record:
     steps = tuple(
         Step(said.text.strip(), *_COUNTS[said.rating])
         for said in _trajectory(value.label.steps)
     )
-    return check_record(
-        Record(
-            question=value.question.problem.strip(),
-            steps=steps,
-            answer=value.question.ground_truth_answer,
-            source=source_of(data, options, None),
-        )
+    return Record(
+        question=value.question.problem.strip(),
+        steps=steps,
+        answer=value.question.ground_truth_answer,
     )
 
 
@@ -109,8 +96,8 @@ def _recognise(keys: dict) -> bool:
 PRM800K = Format(
     name="prm800k",
     meaning="PRM800K labelling sessions: human ratings -1, 0, 1; read only",
-    decode=decode,
-    encode=None,
-    soft=False,
+    decoder=msgspec.json.Decoder(_Session),
+    read=_read,
+    write=None,
     recognise=_recognise,
 )

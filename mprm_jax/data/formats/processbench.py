@@ -12,9 +12,8 @@ from __future__ import annotations
 import msgspec
 
 from mprm_jax.data.formats.base import Format, ReadOptions
-from mprm_jax.data.formats.json_record import parse, source_of
 from mprm_jax.data.problems import BadRecord
-from mprm_jax.data.record import Record, Step, check_record
+from mprm_jax.data.record import Record, Step
 
 
 class _Solution(msgspec.Struct, frozen=True):
@@ -23,16 +22,7 @@ class _Solution(msgspec.Struct, frozen=True):
     label: int
 
 
-_DECODER = msgspec.json.Decoder(_Solution)
-
-
-def decode(data: bytes, options: ReadOptions) -> Record:
-    """One solution.
-
-    Raises:
-        BadRecord: it has another form, or ``label`` names no step.
-    """
-    value = parse(data, _DECODER, "processbench")
+def _read(value: _Solution, options: ReadOptions) -> Record:
     if not -1 <= value.label < len(value.steps):
         raise BadRecord(
             "label names no step",
@@ -44,15 +34,14 @@ def decode(data: bytes, options: ReadOptions) -> Record:
         Step(text.strip(), int(j < wrong), int(j <= wrong))
         for j, text in enumerate(value.steps)
     )
-    source = source_of(data, options, None)
-    return check_record(Record(value.problem.strip(), steps, source=source))
+    return Record(value.problem.strip(), steps)
 
 
 PROCESSBENCH = Format(
     name="processbench",
     meaning="ProcessBench: index of the first wrong step, or -1; read only",
-    decode=decode,
-    encode=None,
-    soft=False,
+    decoder=msgspec.json.Decoder(_Solution),
+    read=_read,
+    write=None,
     recognise=lambda keys: keys.keys() >= {"problem", "steps", "label"},
 )

@@ -21,10 +21,8 @@ from mprm_jax.data.formats.json_record import (
     check_readable,
     image_entry,
     json_line,
-    parse,
-    source_of,
 )
-from mprm_jax.data.record import Record, Step, check_record
+from mprm_jax.data.record import Record, Step
 
 
 class _Row(msgspec.Struct, frozen=True):
@@ -34,32 +32,16 @@ class _Row(msgspec.Struct, frozen=True):
     image: ImageField = None
 
 
-_DECODER = msgspec.json.Decoder(_Row)
-
-
-def decode(data: bytes, options: ReadOptions) -> Record:
-    """One row.
-
-    Raises:
-        BadRecord: it has another form, or as many labels as steps are not there.
-    """
-    row = parse(data, _DECODER, "trl")
+def _read(row: _Row, options: ReadOptions) -> Record:
     check_paired(len(row.completions), len(row.labels))
     steps = tuple(
         Step(text.strip(), int(positive), 1)
         for text, positive in zip(row.completions, row.labels, strict=True)
     )
-    source = source_of(data, options, None)
-    return check_record(Record(row.prompt.strip(), steps, row.image, source=source))
+    return Record(row.prompt.strip(), steps, row.image)
 
 
-def encode(record: Record, options: WriteOptions) -> bytes:
-    """The row with hard labels.
-
-    Raises:
-        BadRecord: a step has no label, or a text has white space around it.
-    """
-    check_record(record)
+def _write(record: Record, options: WriteOptions) -> bytes:
     texts = [step.text for step in record.steps]
     check_readable(
         record, record.question.strip(), [text.strip() for text in texts], "trl"
@@ -77,8 +59,8 @@ def encode(record: Record, options: WriteOptions) -> bytes:
 TRL = Format(
     name="trl",
     meaning="TRL and axolotl stepwise rows: prompt, completions, boolean labels",
-    decode=decode,
-    encode=encode,
-    soft=False,
+    decoder=msgspec.json.Decoder(_Row),
+    read=_read,
+    write=_write,
     recognise=lambda keys: keys.keys() >= {"prompt", "completions", "labels"},
 )

@@ -23,11 +23,9 @@ from mprm_jax.data.formats.json_record import (
     check_readable,
     image_entry,
     json_line,
-    parse,
-    source_of,
 )
 from mprm_jax.data.problems import BadRecord
-from mprm_jax.data.record import Record, Step, check_record
+from mprm_jax.data.record import Record, Step
 
 _PLACEHOLDER = "<image>"
 _IMAGE_LINE = _PLACEHOLDER + "\n"
@@ -46,9 +44,6 @@ class _Conversation(msgspec.Struct, frozen=True):
     image: ImageField = None
 
 
-_DECODER = msgspec.json.Decoder(_Conversation)
-
-
 def _split_first(turn: str) -> tuple[int, str, str]:
     """(image placeholders, question, first step) of the first human turn."""
     n_images = 0
@@ -64,14 +59,7 @@ def _split_first(turn: str) -> tuple[int, str, str]:
     return n_images, question[len(_QUESTION) :].strip(), step.strip()
 
 
-def decode(data: bytes, options: ReadOptions) -> Record:
-    """One conversation.
-
-    Raises:
-        BadRecord: it has another form, its turns do not alternate, or its placeholders
-            do not match its images.
-    """
-    value = parse(data, _DECODER, "visualprm")
+def _read(value: _Conversation, options: ReadOptions) -> Record:
     turns = value.conversations
     if not turns or [turn.speaker for turn in turns] != ["human", "gpt"] * (
         len(turns) // 2
@@ -89,8 +77,7 @@ def decode(data: bytes, options: ReadOptions) -> Record:
                 "not a visualprm record", f"step {len(steps) + 1} is not judged + or -"
             )
         steps.append(Step(text, success, 1))
-    source = source_of(data, options, None)
-    record = check_record(Record(question, tuple(steps), value.image, source=source))
+    record = Record(question, tuple(steps), value.image)
     if n_images != len(record.images):
         raise BadRecord(
             "placeholders and images differ",
@@ -99,14 +86,7 @@ def decode(data: bytes, options: ReadOptions) -> Record:
     return record
 
 
-def encode(record: Record, options: WriteOptions) -> bytes:
-    """The conversation with hard labels.
-
-    Raises:
-        BadRecord: a step has no label, a text contains ``<image>``, or the question
-            contains the separator.
-    """
-    check_record(record)
+def _write(record: Record, options: WriteOptions) -> bytes:
     texts = [step.text for step in record.steps]
     for text in (record.question, *texts):
         if _PLACEHOLDER in text:
@@ -138,8 +118,8 @@ def _recognise(keys: dict) -> bool:
 VISUALPRM = Format(
     name="visualprm",
     meaning="VisualPRM conversation: one turn per step, judged + or -; hard labels",
-    decode=decode,
-    encode=encode,
-    soft=False,
+    decoder=msgspec.json.Decoder(_Conversation),
+    read=_read,
+    write=_write,
     recognise=_recognise,
 )

@@ -14,8 +14,8 @@ from typing import Literal
 import msgspec
 
 from mprm_jax.data.formats.base import Format, ReadOptions
-from mprm_jax.data.formats.json_record import check_paired, parse, source_of
-from mprm_jax.data.record import Record, Step, check_record
+from mprm_jax.data.formats.json_record import check_paired
+from mprm_jax.data.record import Record, Step
 
 # (successes, trials) of a judgement.
 _COUNTS = {1: (1, 1), -1: (0, 1), 0: (0, 0)}
@@ -34,16 +34,7 @@ class _Solution(msgspec.Struct, frozen=True):
     answer: str | int | float | None = None
 
 
-_DECODER = msgspec.json.Decoder(_Solution)
-
-
-def decode(data: bytes, options: ReadOptions) -> Record:
-    """One solution.
-
-    Raises:
-        BadRecord: it has another form, or as many judgements as steps are not there.
-    """
-    value = parse(data, _DECODER, "visualprocessbench")
+def _read(value: _Solution, options: ReadOptions) -> Record:
     response = value.response
     check_paired(len(response.steps), len(response.process_correctness))
     steps = tuple(
@@ -52,14 +43,12 @@ def decode(data: bytes, options: ReadOptions) -> Record:
             response.steps, response.process_correctness, strict=True
         )
     )
-    return check_record(
-        Record(
-            question=value.question.strip(),
-            steps=steps,
-            image=value.image,
-            answer=None if value.answer is None else str(value.answer),
-            source=source_of(data, options, value.data_source),
-        )
+    return Record(
+        question=value.question.strip(),
+        steps=steps,
+        image=value.image,
+        answer=None if value.answer is None else str(value.answer),
+        source=value.data_source or None,
     )
 
 
@@ -73,8 +62,8 @@ def _recognise(keys: dict) -> bool:
 VISUALPROCESSBENCH = Format(
     name="visualprocessbench",
     meaning="VisualProcessBench: human judgements 1, -1, 0 (neutral); read only",
-    decode=decode,
-    encode=None,
-    soft=False,
+    decoder=msgspec.json.Decoder(_Solution),
+    read=_read,
+    write=None,
     recognise=_recognise,
 )

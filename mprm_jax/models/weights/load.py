@@ -10,7 +10,7 @@ import jax
 import numpy as np
 
 from mprm_jax.data.problems import DataError
-from mprm_jax.data.vision_prompt import add_step_marker, token_id
+from mprm_jax.data.prompt import add_step_marker, token_id
 from mprm_jax.models import reward_head
 from mprm_jax.models.backbone import Backbone
 from mprm_jax.models.families import Prompting, with_language

@@ -1,29 +1,45 @@
-"""Predictions: the scores any model gave to judged steps, one record per line.
+"""Steps that a model has scored: predictions of judged steps, and candidate sets.
+
+Predictions are the scores any model gave to judged steps, one record per line:
 
 ``{"data_source": name, "labels_per_step": [1, -1, 0], "prm_scores": [0.9, 0.2, 0.5]}``
 
 Labels are 1 correct, -1 wrong, 0 neutral. A record of several responses holds a list of
 labels and a list of scores for each: ``[[1, -1], [1]]``, ``[[0.9, 0.2], [0.7]]``.
 Scores are any finite numbers, larger for more likely correct. ``id``, if there, names
-what was scored, the same for every model; splits are made by its hash. Other keys may
-be there. Instead of one record per line the file may be one JSON list of records.
+what was scored, the same for every model; splits are made by its hash.
+
+Candidate sets are several solutions of one problem, of which a model picks the best:
+
+``{"question", "image"?, "answer"?, "data_source"?, "candidates": [{"steps": [s1, s2],
+"answer" or "correct", "prm_scores"?}]}``
+
+A candidate is correct if ``correct`` says so, else if its answer is the problem's: the
+same text, upper and lower case alike, or the same decimal number. ``prm_scores`` are
+the scores of a model, one per step; with them the texts may be left out.
+
+Other keys may be there. Instead of one record per line the file may be one JSON list.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from decimal import Decimal, InvalidOperation
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 import numpy as np
+import xxhash
 
-from mprm_jax.data.formats.raw import load_object
+from mprm_jax.data.formats.json_record import parse
 from mprm_jax.data.framing import CorpusFile, RecordFile
 from mprm_jax.data.problems import BadRecord, DataError
-from mprm_jax.data.record import check_encodable
+from mprm_jax.data.record import check_encodable, check_image_path, check_text
 from theory.agreement import StepScores, step_scores
+
+T = TypeVar("T")
 
 
 class Prediction(msgspec.Struct, frozen=True):
@@ -46,7 +62,7 @@ class Prediction(msgspec.Struct, frozen=True):
     truncated: int = 0
 
 
-class _Record(msgspec.Struct):
+class _Prediction(msgspec.Struct):
     data_source: str
     labels_per_step: list[float | list[float]]
     prm_scores: list[float | list[float]]
@@ -54,7 +70,64 @@ class _Record(msgspec.Struct):
     truncated: int = 0
 
 
-_DECODER = msgspec.json.Decoder(_Record)
+class Candidate(msgspec.Struct, frozen=True):
+    """One solution.
+
+    Attributes:
+        steps: texts; empty where only scores are given.
+        correct: whether its answer is right.
+        scores: one per step, where given.
+        truncated: steps at the end without a score, because they did not fit the model.
+    """
+
+    steps: tuple[str, ...]
+    correct: bool
+    scores: tuple[float, ...] | None = None
+    truncated: int = 0
+
+
+class CandidateSet(msgspec.Struct, frozen=True):
+    """One problem with its candidates.
+
+    Attributes:
+        where: ``FILE:LINE: record NUMBER``, for messages.
+        question: without surrounding white space; empty where only scores are given.
+        images: paths below the image root.
+        source: name of its source; empty if not given.
+        candidates: at least one.
+    """
+
+    where: str
+    question: str
+    images: tuple[str, ...]
+    source: str
+    candidates: tuple[Candidate, ...]
+
+    @property
+    def id(self) -> str:
+        """Hash of what is asked (question, image paths), not of the answers."""
+        content = msgspec.json.encode([self.question, self.images])
+        return xxhash.xxh3_64_hexdigest(content)
+
+
+class _Candidate(msgspec.Struct):
+    steps: list[str] = []
+    answer: str | int | float | None = None
+    correct: bool | int | None = None
+    prm_scores: list[float] | None = None
+    truncated: int = 0
+
+
+class _Problem(msgspec.Struct):
+    candidates: list[_Candidate]
+    question: str = ""
+    image: str | tuple[str, ...] | None = None
+    answer: str | int | float | None = None
+    data_source: str | None = None
+
+
+_PREDICTION = msgspec.json.Decoder(_Prediction)
+_PROBLEM = msgspec.json.Decoder(_Problem)
 
 
 def json_records(path: Path) -> Iterator[tuple[int, int, bytes]]:
@@ -93,40 +166,22 @@ def _framed(file: CorpusFile) -> Iterator[tuple[int, bytes]]:
                 yield line, data
 
 
-def read_records(
-    path: Path, decoder: msgspec.json.Decoder[Any], form: str
-) -> Iterator[tuple[str, int, Any, bytes]]:
-    """(where, number, value, bytes) of every record, by a typed decoder.
+def read_records(path: Path, read: Callable[[str, int, bytes], T]) -> Iterator[T]:
+    """What ``read`` makes of (where, number, bytes) of every record.
 
-    ``where`` is ``FILE:LINE: record NUMBER``. NaN and infinities get through, as they
-    are for whoever knows what the number means to refuse.
+    ``where`` is ``FILE:LINE: record NUMBER``.
 
     Raises:
-        DataError: a record is no JSON or of another form; the message says which.
+        DataError: the file cannot be read, or ``read`` raised a BadRecord; the message
+            says which record it is.
     """
     for number, line, data in json_records(path):
         where = f"{path}:{line}: record {number}"
         try:
-            value = _decode(data, decoder, form)
+            value = read(where, number, data)
         except BadRecord as error:
             raise DataError(f"{where}: {error}") from None
-        yield where, number, value, data
-
-
-def _decode(data: bytes, decoder: msgspec.json.Decoder[Any], form: str) -> Any:
-    try:
-        return decoder.decode(data)
-    except msgspec.ValidationError as error:
-        raise BadRecord(f"not a {form} record", str(error)) from None
-    except RecursionError:
-        raise BadRecord("nested too deeply") from None
-    except (msgspec.DecodeError, UnicodeDecodeError):
-        # The standard library reads NaN, and has words for every other fault.
-        value = load_object(data)
-    try:
-        return msgspec.convert(value, decoder.type)
-    except msgspec.ValidationError as error:
-        raise BadRecord(f"not a {form} record", str(error)) from None
+        yield value
 
 
 def read_predictions(path: Path) -> list[Prediction]:
@@ -135,13 +190,13 @@ def read_predictions(path: Path) -> list[Prediction]:
     Raises:
         DataError: the file cannot be used; the message names the record.
     """
-    rows: list[Prediction] = []
-    for where, number, record, _ in read_records(path, _DECODER, "predictions"):
-        try:
-            rows.extend(_responses(record, number))
-        except BadRecord as error:
-            raise DataError(f"{where}: {error}") from None
-    return rows
+
+    def read(_: str, number: int, data: bytes) -> list[Prediction]:
+        return list(
+            _responses(parse(data, _PREDICTION, "predictions", lenient=True), number)
+        )
+
+    return [row for rows in read_records(path, read) for row in rows]
 
 
 def columns(rows: Sequence[Prediction]) -> StepScores:
@@ -182,7 +237,7 @@ def read_prior(path: Path, field: str, rows: Sequence[Prediction]) -> np.ndarray
     values: list[Any] = []
     for number, line, data in json_records(path):
         try:
-            values.append(msgspec.json.decode(_FIELDS.decode(data)[field]))
+            values.append(msgspec.json.decode(data, type=dict)[field])
         except (KeyError, msgspec.DecodeError, RecursionError, UnicodeDecodeError):
             raise DataError(
                 f"{path}:{line}: record {number}: no usable field {field!r}"
@@ -208,10 +263,7 @@ def read_prior(path: Path, field: str, rows: Sequence[Prediction]) -> np.ndarray
     return np.array(column, np.float64)
 
 
-_FIELDS = msgspec.json.Decoder(dict[str, msgspec.Raw])
-
-
-def _responses(record: _Record, number: int) -> Iterator[Prediction]:
+def _responses(record: _Prediction, number: int) -> Iterator[Prediction]:
     labels, scores = _lists(record.labels_per_step), _lists(record.prm_scores)
     if len(labels) != len(scores):
         raise BadRecord(
@@ -266,3 +318,89 @@ def finite_scores(scores: Sequence[float]) -> tuple[float, ...]:
         if not math.isfinite(score):
             raise BadRecord("score is not finite", f"step {number} has {score}")
     return tuple(scores)
+
+
+def read_candidates(path: Path, scored: bool) -> list[CandidateSet]:
+    """The candidate sets of a file.
+
+    Args:
+        path: the file.
+        scored: whether scores must be there; else texts must.
+
+    Raises:
+        DataError: the file cannot be used; the message names the record.
+    """
+
+    def read(where: str, _: int, data: bytes) -> CandidateSet:
+        return _candidate_set(
+            where, parse(data, _PROBLEM, "candidates", lenient=True), scored
+        )
+
+    return list(read_records(path, read))
+
+
+def _candidate_set(where: str, value: _Problem, scored: bool) -> CandidateSet:
+    if not value.candidates:
+        raise BadRecord("no candidates")
+    images = (value.image,) if isinstance(value.image, str) else value.image or ()
+    for image in images:
+        check_image_path(image)
+    if not scored and not value.question.strip():
+        raise BadRecord("question missing")
+    check_text(value.question, "the question")
+    check_encodable(value.data_source or "", "data_source")
+    return CandidateSet(
+        where,
+        value.question.strip(),
+        images,
+        value.data_source or "",
+        tuple(
+            _candidate(one, value.answer, f"candidate {number}", scored)
+            for number, one in enumerate(value.candidates, 1)
+        ),
+    )
+
+
+def _candidate(value: _Candidate, answer: Any, where: str, scored: bool) -> Candidate:
+    steps = tuple(step.strip() for step in value.steps)
+    if scored:
+        scores = value.prm_scores
+        if not scores:
+            raise BadRecord("no scores", f"{where} has no prm_scores")
+        if steps and len(steps) != len(scores) + value.truncated:
+            raise BadRecord(
+                "steps and scores differ in number",
+                f"{where} has {len(steps)} steps, {len(scores)} prm_scores",
+            )
+        correct = _correct(value, answer, where)
+        return Candidate(steps, correct, finite_scores(scores), value.truncated)
+    if not steps or not all(steps):
+        raise BadRecord("empty step" if steps else "no steps", where)
+    for number, step in enumerate(steps, 1):
+        check_text(step, f"{where}, step {number}")
+    return Candidate(steps, _correct(value, answer, where))
+
+
+def _correct(value: _Candidate, answer: Any, where: str) -> bool:
+    if value.correct is not None:
+        if value.correct not in (0, 1):
+            raise BadRecord("correct is not true or false", f"{where}: {value.correct}")
+        return bool(value.correct)
+    if value.answer is None or answer is None:
+        missing = "the problem" if value.answer is not None else where
+        raise BadRecord(
+            "answer missing", f'{missing} has neither "answer" nor "correct"'
+        )
+    return same_answer(str(value.answer), str(answer))
+
+
+def same_answer(one: str, other: str) -> bool:
+    """Whether two answers are the same text, whatever the case, or the same number."""
+    one, other = one.strip().casefold(), other.strip().casefold()
+    if one == other:
+        return True
+    try:
+        numbers = Decimal(one), Decimal(other)
+    except InvalidOperation:
+        return False
+    return all(number.is_finite() for number in numbers) and numbers[0] == numbers[1]

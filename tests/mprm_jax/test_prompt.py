@@ -1,3 +1,4 @@
+import jinja2
 import numpy as np
 import pytest
 from hypothesis import given
@@ -6,8 +7,15 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 
 from mprm_jax.data.formats.prm import split_prompt
 from mprm_jax.data.problems import BadRecord, DataError
+from mprm_jax.data.prompt import (
+    INTERNVL_TEMPLATE,
+    QWEN_TEMPLATE,
+    encode_prompt,
+    marker_id,
+    render,
+    truncate_prompt,
+)
 from mprm_jax.data.record import STEP_MARKER
-from mprm_jax.data.render import encode_prompt, marker_id, render, truncate_prompt
 
 WORDS = ("question", "process", ":", "a", "b", "c", "d", "e")
 
@@ -65,7 +73,7 @@ def test_every_step_has_its_marker():
 
 
 def test_a_tokenizer_without_the_marker_is_refused():
-    with pytest.raises(DataError, match="no token <prm>"):
+    with pytest.raises(DataError, match="no token '<prm>'"):
         encode_prompt(tokenizer(marker=False), "a", ["b"], 10)
 
 
@@ -110,3 +118,48 @@ def test_the_limit_is_exact():
     assert (nothing[2], len(nothing[1]), len(nothing[0])) == (2, 0, marker_S[0])
     with pytest.raises(ValueError, match="at least 1"):
         encode_prompt(made, "a", ["b"], 0)
+
+
+QUESTION, STEPS = "How many?", ["Two.", "So two."]
+
+# What matters here of the chat template in Qwen2.5-VL's tokenizer_config.json.
+QWEN_CHAT = (
+    "{% for message in messages %}{% if loop.first and message['role'] != 'system' %}"
+    "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n{% endif %}"
+    "<|im_start|>{{ message['role'] }}\n{% for content in message['content'] %}"
+    "{% if content['type'] == 'image' %}<|vision_start|><|image_pad|><|vision_end|>"
+    "{% else %}{{ content['text'] }}{% endif %}{% endfor %}<|im_end|>\n{% endfor %}"
+)
+
+
+def ours(template, images):
+    return template.before + template.image * images + render(QUESTION, STEPS)
+
+
+def test_qwen_reads_its_own_chat_template():
+    images = [{"type": "image"}] * 2
+    text = {"type": "text", "text": render(QUESTION, STEPS)}
+    for content, count in (([*images, text], 2), ([text], 0)):
+        expected = jinja2.Template(QWEN_CHAT, keep_trailing_newline=True).render(
+            messages=[{"role": "user", "content": content}]
+        )
+        assert ours(QWEN_TEMPLATE, count) + "<|im_end|>\n" == expected
+
+
+def test_internvl_reads_its_own_conversation():
+    """Separator style MPT of its conversation.py, and its expansion of <image>."""
+    system = "<|im_start|>system\n{system_message}"
+    message = (
+        "你是书生·万象，英文名是InternVL，是由上海人工智能实验室、清华大学及多家合作单位"
+        "联合开发的多模态大语言模型。"
+    )
+    separator, role = "<|im_end|>\n", "<|im_start|>user\n"
+    question = "<image>\n" * 2 + render(QUESTION, STEPS)
+    expected = system.format(system_message=message) + separator
+    expected += role + question + separator
+    expected = expected.replace("<image>", "<img><IMG_CONTEXT></img>")
+    assert ours(INTERNVL_TEMPLATE, 2) + separator == expected
+
+
+def test_it_ends_with_the_last_marker():
+    assert ours(QWEN_TEMPLATE, 1).endswith("So two.<prm>")

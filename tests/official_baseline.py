@@ -4,7 +4,7 @@ The baseline that `mprm select` is timed against, and the oracle of its tests: s
 obvious, a file at a time in memory, one ``json.loads`` per line. It raises wherever the
 release would crash.
 
-    python -m experiments.benchmarks.official_baseline FOLDER OUTPUT.jsonl [RATIO]
+    python -m tests.official_baseline FOLDER OUTPUT.jsonl [RATIO]
 """
 
 from __future__ import annotations

@@ -1,0 +1,184 @@
+"""From rows back to records: seek, check that nothing changed, and write."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import xxhash
+
+from mprm_jax.data.corpus import Corpus, SelectableCorpus
+from mprm_jax.data.formats import by_name
+from mprm_jax.data.formats.base import Format, WriteOptions, check_options
+from mprm_jax.data.formats.raw import RAW, truncate
+from mprm_jax.data.framing import RecordFile
+from mprm_jax.data.problems import BadRecord, DataError
+from mprm_jax.data.record import Record, resolve_image, resolve_unmeasured
+
+# Records that are read together.
+_BATCH = 128
+
+
+def read_lines(corpus: Corpus, corpus_rows: np.ndarray) -> Iterator[tuple[int, bytes]]:
+    """(row, bytes) of the given rows, which must ascend.
+
+    Raises:
+        DataError: a record is not the one that was indexed.
+    """
+    files = np.arange(len(corpus.files) + 1)
+    bounds = np.searchsorted(corpus.file[corpus_rows], files)
+    for file, start, stop in zip(corpus.files, bounds, bounds[1:], strict=False):
+        if start == stop:
+            continue
+        with RecordFile(file) as records:
+            for first in range(start, stop, _BATCH):
+                rows = corpus_rows[first : min(first + _BATCH, stop)]
+                lines = records.read_each(
+                    corpus.offset[rows].tolist(), corpus.size[rows].tolist()
+                )
+                content = corpus.content[rows].tolist()
+                for row, line, known in zip(rows.tolist(), lines, content, strict=True):
+                    if xxhash.xxh3_64_intdigest(line) != known:
+                        raise DataError(
+                            f"{corpus.where(row)}: the file changed since it was "
+                            "indexed; run again"
+                        )
+                    yield row, line
+
+
+def decode_line(corpus: Corpus, row: int, data: bytes) -> Record:
+    """The record of an indexed row, with its source's name."""
+    record = by_name(corpus.format).decode(data, corpus.options)
+    if record.source is None:
+        name = corpus.rollouts.source_names[corpus.rollouts.source[row]]
+        record = msgspec.structs.replace(record, source=name)
+    return record
+
+
+def count_words(
+    corpus: Corpus,
+    rows: np.ndarray,
+    lengths: np.ndarray,
+    progress: Callable[[int], None] = lambda count: None,
+) -> np.ndarray:
+    """Words, separated by white space, of the first steps of each of some rollouts.
+
+    Args:
+        corpus: that holds them.
+        rows: of the corpus, ascending int64 ``[n]``.
+        lengths: how many steps count, int64 ``[n]``.
+        progress: called with the number of rollouts read, now and then.
+
+    Returns:
+        int64 ``[n]``.
+
+    Raises:
+        DataError: a record is not the one that was indexed.
+    """
+    words = np.zeros(len(rows), np.int64)
+    for i, (row, line) in enumerate(read_lines(corpus, rows)):
+        steps = decode_line(corpus, row, line).steps[: lengths[i]]
+        words[i] = sum(len(step.text.split()) for step in steps)
+        if i % 4096 == 0:
+            progress(i)
+    return words
+
+
+def encoded_lines(
+    selectable: SelectableCorpus,
+    usable_rows: np.ndarray,
+    form: Format,
+    options: WriteOptions,
+    images: Path | None = None,
+) -> Iterator[bytes]:
+    """The line, with its newline, of each chosen rollout in a format.
+
+    Raw lines of a raw corpus are copied byte for byte, unless the policy for
+    unmeasured steps changed their steps.
+
+    Args:
+        selectable: what the rows index.
+        usable_rows: ascending rows of ``selectable.rollouts``.
+        form: to write.
+        options: labels.
+        images: root below which every image must exist; None: they are not looked for.
+
+    Raises:
+        DataError: the format cannot hold a record, or an image is missing or lies
+            outside the root (with file and line), or the file changed.
+    """
+    check_options(form, options)
+    corpus = selectable.corpus
+    copies = form.name == RAW.name == corpus.format
+    if copies and selectable.unmeasured == "negative" and selectable.unmeasured_steps:
+        raise DataError(
+            "--format raw keeps num_mc_total 0, which is no negative label; "
+            "use --unmeasured drop, or a format of labels"
+        )
+    corpus_rows = selectable.row[usable_rows]
+    kept = selectable.rollouts.lengths[usable_rows]
+    cut = kept < corpus.rollouts.lengths[corpus_rows]
+
+    def encoded(place: int, row: int, data: bytes) -> bytes:
+        record = None
+        if images is not None or not copies:
+            record = decode_line(corpus, row, data)
+        if record is not None and images is not None:
+            for image in record.images:
+                resolve_image(images, image)
+        if record is None or copies:
+            return truncate(data, int(kept[place])) if cut[place] else data
+        measured = resolve_unmeasured(record, selectable.unmeasured)
+        if measured is None:
+            raise BadRecord("nothing to write")
+        return form.encode(measured, options)
+
+    lines = read_lines(corpus, corpus_rows)
+    for place, (row, data) in enumerate(lines):
+        try:
+            yield encoded(place, row, data) + b"\n"
+        except BadRecord as error:
+            raise DataError(f"{corpus.where(row)}: {error}") from None
+
+
+def write_lines(
+    lines: Iterable[bytes],
+    write: Callable[[bytes], object],
+    progress: Callable[[int], None] = lambda count: None,
+) -> None:
+    """Write each line; call ``progress`` with the count so far, now and then."""
+    count = 0
+    for count, line in enumerate(lines, 1):
+        write(line)
+        if count % _BATCH == 0:
+            progress(count)
+    progress(count)
+
+
+def internvl_meta(
+    name: str, root: str, annotation: str, length: int
+) -> dict[str, dict[str, object]]:
+    """``{name: {"root", "annotation", "data_augment", "repeat_time", "length"}}``.
+
+    Args:
+        name: of the data set, as training logs show it.
+        root: folder that image paths start from.
+        annotation: file of conversations, one per line.
+        length: lines in that file; the scripts sample by it, so it must be true.
+
+    Raises:
+        ValueError: there is nothing to train on.
+    """
+    if length < 1:
+        raise ValueError(f"length must be at least 1, not {length}")
+    return {
+        name: {
+            "root": root,
+            "annotation": annotation,
+            "data_augment": False,
+            "repeat_time": 1,
+            "length": length,
+        }
+    }
