@@ -7,7 +7,9 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from experiments.console import shared
+from experiments.console.command import print_json
+from experiments.console.corpus import CorpusOptions, load_usable
+from experiments.console.errors import AlreadyReported, UsageError
 from experiments.console.tables import format_table
 
 if TYPE_CHECKING:
@@ -19,7 +21,7 @@ KEEP_RATIOS = (0.05, 0.1, 0.25, 0.5)
 
 
 @dataclasses.dataclass(frozen=True)
-class Options(shared.CorpusOptions):
+class Options(CorpusOptions):
     """Would BIS help on this corpus? By comparison with simulated ones.
 
     Reads what mprm run regimes found in hundreds of simulated worlds, and predicts from
@@ -53,9 +55,9 @@ def run(options: Options) -> None:
     options.check()
     for name in ("batch", "passes"):
         if getattr(options, name) < 1:
-            raise shared.UsageError(f"--{name} must be at least 1")
+            raise UsageError(f"--{name} must be at least 1")
     advisor, worlds, folder = load_advisor(options.results)
-    rollouts = shared.load_usable(options).rollouts
+    rollouts = load_usable(options).rollouts
     try:
         measures = corpus_measures(rollouts)
     except ValueError as error:
@@ -79,12 +81,12 @@ def run(options: Options) -> None:
         "recommended": _recommend(inside) if inside else None,
     }
     if options.json:
-        shared.print_json(report)
+        print_json(report)
     else:
         _print(report)
     if not inside:
         reasons = sorted({name for advice in found for name in advice["outside"]})
-        raise shared.AlreadyReported(
+        raise AlreadyReported(
             "no prediction: the corpus lies outside what was simulated "
             f"({', '.join(reasons)})"
         )

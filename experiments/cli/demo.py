@@ -9,7 +9,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
-from experiments.console import shared
+from experiments.console.command import print_json
+from experiments.console.errors import UsageError
+from experiments.console.progress import progress
 from experiments.console.tables import format_table, percent
 
 
@@ -60,19 +62,17 @@ class _Talk:
     def progress(
         self, what: str, total: int, unit: str
     ) -> contextlib.AbstractContextManager[Callable[[int], None]]:
-        return shared.progress(what, total, unit)
+        return progress(what, total, unit)
 
 
 def run(options: Options) -> None:
     """Run the demo."""
     if not 0 < options.keep_ratio <= 1:
-        raise shared.UsageError(
-            f"--keep-ratio must lie in (0, 1], not {options.keep_ratio}"
-        )
+        raise UsageError(f"--keep-ratio must lie in (0, 1], not {options.keep_ratio}")
     if options.seeds is not None and options.seeds < 1:
-        raise shared.UsageError(f"--seeds must be at least 1, not {options.seeds}")
+        raise UsageError(f"--seeds must be at least 1, not {options.seeds}")
     if options.seed < 0:
-        raise shared.UsageError(f"--seed must be at least 0, not {options.seed}")
+        raise UsageError(f"--seed must be at least 0, not {options.seed}")
     # Imported here: JAX would slow down --help.
     from experiments.grid.demo import Plan, run_demo
     from experiments.page.demo import answer_rows, write_report
@@ -97,7 +97,7 @@ def run(options: Options) -> None:
     report = write_report(options.output, page)
     answers = answer_rows(report)
     if options.json:
-        shared.print_json({"output": str(options.output), "answers": answers})
+        print_json({"output": str(options.output), "answers": answers})
         return
     for world in report.worlds:
         print()

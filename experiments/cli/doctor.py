@@ -9,7 +9,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from experiments.console import shared
+from experiments.console.command import print_json
 from experiments.console.tables import format_table
 from experiments.store.provenance import package_version
 
@@ -54,7 +54,7 @@ def run(options: Options) -> None:
         **_devices(),
     }
     if options.json:
-        shared.print_json(report)
+        print_json(report)
         return
     print(f"Python {report['python']} on {report['platform']}, {report['cpus']} CPUs,")
     print(f"{report['free_disk_bytes'] / 1e9:.1f} GB free here\n")

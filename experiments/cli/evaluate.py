@@ -10,16 +10,17 @@ from typing import Any
 
 import numpy as np
 
-from experiments.cli.scoring import (
+from experiments.console.command import print_json
+from experiments.console.errors import UsageError
+from experiments.console.progress import progress
+from experiments.console.tables import format_table, percent, printable
+from experiments.store.scoring import (
     ScoringOptions,
     between,
     load_checkpoint,
     number,
-    with_progress,
     write_scored,
 )
-from experiments.console import shared
-from experiments.console.tables import format_table, percent, printable
 from mprm_jax.data.predictions import (
     Prediction,
     columns,
@@ -64,25 +65,20 @@ class Options(ScoringOptions):
     prior: str | None = None
     prior_file: Path | None = None
 
-    def check(self) -> None:
-        """Refuse values without meaning.
+    SCORED = "benchmark"
 
-        Raises:
-            UsageError: naming the option.
-        """
-        self.check_scoring("--benchmark", self.benchmark)
+    def __post_init__(self) -> None:
+        super().__post_init__()
         if self.threshold is not None:
             if not math.isfinite(self.threshold):
-                raise shared.UsageError(
-                    f"--threshold must be finite, not {self.threshold}"
-                )
+                raise UsageError(f"--threshold must be finite, not {self.threshold}")
             if self.threshold_on not in (None, "fixed"):
-                raise shared.UsageError(
+                raise UsageError(
                     f"--threshold and --threshold-on {self.threshold_on} exclude each "
                     "other"
                 )
         if self.prior_file is not None and self.prior is None:
-            raise shared.UsageError("--prior-file needs --prior FIELD")
+            raise UsageError("--prior-file needs --prior FIELD")
 
 
 OPTIONS = Options
@@ -90,7 +86,6 @@ OPTIONS = Options
 
 def run(options: Options) -> None:
     """Score if need be, and judge."""
-    options.check()
     if options.predictions is not None:
         rows = read_predictions(options.predictions)
         value = _judge(options, rows, options.predictions)
@@ -109,7 +104,7 @@ def run(options: Options) -> None:
         value["predictions"] = str(output)
         write_scored(output, options, options.benchmark, lines, value)
     if options.json:
-        shared.print_json(value)
+        print_json(value)
     else:
         _print(value)
 
@@ -120,11 +115,8 @@ def _predict(options: Options, checkpoint: Path, benchmark: Path) -> list[Predic
     solutions = read_benchmark(benchmark)
     root = options.images or image_root(benchmark, solutions[0].record.images)
     model, params = load_checkpoint(checkpoint)
-    return with_progress(
-        len(solutions),
-        "solutions",
-        lambda tick: predict(model, params, solutions, root, options.batch_size, tick),
-    )
+    with progress("scoring", len(solutions), "solutions") as tick:
+        return predict(model, params, solutions, root, options.batch_size, tick)
 
 
 def _judge(options: Options, rows: list[Prediction], file: Path) -> dict[str, Any]:

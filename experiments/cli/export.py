@@ -8,7 +8,7 @@ from typing import Literal
 
 import tyro
 
-from experiments.console import shared
+from experiments.console.command import print_json
 from experiments.store.provenance import package_version, versions
 from mprm_jax.data.outputs import OUTPUT_SCHEMA, manifest_bytes
 from mprm_jax.data.problems import DataError
@@ -49,7 +49,7 @@ def run(options: Options) -> None:
     import ml_dtypes
     import numpy as np
 
-    from experiments.cli.scoring import load_checkpoint
+    from experiments.store.scoring import load_checkpoint
     from mprm_jax.models.backbone import Backbone
     from mprm_jax.models.export import export
     from mprm_jax.models.lora import LoraModel, merged
@@ -79,7 +79,7 @@ def run(options: Options) -> None:
         "yes_no": model.head.tokens,
     }
     if options.json:
-        shared.print_json(told)
+        print_json(told)
         return
     print(f"wrote {options.output} ({told['bytes'] / 2**20:,.1f} MiB)")
     if model.head.tokens is None:

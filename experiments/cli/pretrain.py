@@ -10,7 +10,9 @@ from typing import Literal
 
 import tyro
 
-from experiments.console import shared
+from experiments.console.command import print_json
+from experiments.console.errors import UsageError
+from experiments.console.progress import progress
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,7 +54,7 @@ def run(options: Options) -> None:
     least = {"problems": 100, "updates": 300, "seed": 0}
     for name, bound in least.items():
         if getattr(options, name) < bound:
-            raise shared.UsageError(
+            raise UsageError(
                 f"--{name} must be at least {bound}, not {getattr(options, name)}"
             )
     # Imported here: JAX would slow down --help.
@@ -72,7 +74,7 @@ def run(options: Options) -> None:
             f"{folder}: holds a run that was stopped; go on with --resume, or remove it"
         )
     keep = Keep(folder, say=_say)
-    with shared.progress("pretraining", options.updates, "updates") as tick:
+    with progress("pretraining", options.updates, "updates") as tick:
         model, params, metrics = pretrain_tiny(config, tick, keep)
     facts = {
         "command": f"mprm pretrain scenes --problems {options.problems} "
@@ -84,7 +86,7 @@ def run(options: Options) -> None:
         outputs.add(options.output).write(weights_bytes(model, params, facts))
     shutil.rmtree(folder, ignore_errors=True)
     if options.json:
-        shared.print_json({"output": str(options.output), "metrics": metrics})
+        print_json({"output": str(options.output), "metrics": metrics})
         return
     for name, value in metrics.items():
         print(f"{name:<40} {value:.4f}")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import tyro
 
-from experiments.console import shared
+from experiments.console.command import print_json
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,7 +46,7 @@ def run(options: Options) -> None:
     else:
         rows = answer_rows(write_report(options.folder, output))
     if options.json:
-        shared.print_json({"output": str(output), "answers": rows})
+        print_json({"output": str(output), "answers": rows})
         return
     for row in rows:
         print(row["sentence"])

@@ -7,16 +7,16 @@ import textwrap
 from pathlib import Path
 from typing import Any
 
-from experiments.cli.scoring import (
+from experiments.console.command import print_json
+from experiments.console.progress import progress
+from experiments.console.tables import format_table, printable
+from experiments.store.scoring import (
     ScoringOptions,
     between,
     load_checkpoint,
     number,
-    with_progress,
     write_scored,
 )
-from experiments.console import shared
-from experiments.console.tables import format_table, printable
 from mprm_jax.data.candidates import CandidateSet, read_candidates
 from mprm_jax.rerank import AGGREGATES, best_of_n, encode_scored, score_candidates
 
@@ -41,13 +41,14 @@ class Options(ScoringOptions):
 
     candidates: Path | None = None
 
+    SCORED = "candidates"
+
 
 OPTIONS = Options
 
 
 def run(options: Options) -> None:
     """Score if need be, and choose."""
-    options.check_scoring("--candidates", options.candidates)
     if options.predictions is not None:
         value = _judge(options, read_candidates(options.predictions, scored=True))
     else:
@@ -60,7 +61,7 @@ def run(options: Options) -> None:
         lines = map(encode_scored, sets)
         write_scored(output, options, options.candidates, lines, value)
     if options.json:
-        shared.print_json(value)
+        print_json(value)
     else:
         _print(value)
 
@@ -72,11 +73,8 @@ def _score(options: Options, checkpoint: Path, file: Path) -> list[CandidateSet]
     root = options.images or image_root(file, sets[0].images)
     model, params = load_checkpoint(checkpoint)
     size = options.batch_size
-    return with_progress(
-        len(sets),
-        "problems",
-        lambda tick: score_candidates(model, params, sets, root, size, tick),
-    )
+    with progress("scoring", len(sets), "problems") as tick:
+        return score_candidates(model, params, sets, root, size, tick)
 
 
 def _judge(options: Options, sets: list[CandidateSet]) -> dict[str, Any]:

@@ -11,7 +11,9 @@ import msgspec
 import numpy as np
 import tyro
 
-from experiments.console import shared
+from experiments.console.command import print_json
+from experiments.console.errors import AlreadyReported
+from experiments.console.options import OptionalPath
 from experiments.store.manifests import InputFile, typed
 from experiments.store.provenance import file_sha256
 from experiments.store.read_subset import Reading
@@ -42,7 +44,7 @@ class Options:
     """
 
     output: tyro.conf.Positional[Path]
-    corpus: shared.OptionalPath = None
+    corpus: OptionalPath = None
     json: bool = False
 
 
@@ -73,7 +75,7 @@ def run(options: Options) -> None:
         options = dataclasses.replace(options, output=options.output.with_name(name))
     value = read_manifest(options.output)
     if value.get("compat"):
-        from experiments.cli.compat import verify_official
+        from experiments.store.official import verify_official
 
         checks = verify_official(options.output, value, options.corpus)
     else:
@@ -84,14 +86,14 @@ def run(options: Options) -> None:
             raise DataError(f"{manifest_path(options.output)}: {error}") from error
     failed = [check for check in checks if not check["holds"]]
     if options.json:
-        shared.print_json(
+        print_json(
             {"output": str(options.output), "verified": not failed, "checks": checks}
         )
     else:
         for check in checks:
             print(f"{'ok  ' if check['holds'] else 'FAIL'}  {check['what']}")
     if failed:
-        raise shared.AlreadyReported(
+        raise AlreadyReported(
             f"{options.output}: {len(failed)} of {len(checks)} checks failed"
         )
     if not options.json:

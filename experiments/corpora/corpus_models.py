@@ -129,16 +129,18 @@ def coverage(
 
 def run(options: Options) -> None:
     """Run what is missing, and print the predictions."""
-    from experiments.console import shared
+    from experiments.console.command import print_json
+    from experiments.console.errors import UsageError
+    from experiments.console.progress import progress
     from experiments.store.results import Result, append_results, cell_key, read_results
     from sim.corpus.calibrate import PAPER_MODELS
 
     if options.seed < 0:
-        raise shared.UsageError(f"--seed must be at least 0, not {options.seed}")
+        raise UsageError(f"--seed must be at least 0, not {options.seed}")
     scale = SCALES[options.size]
     done = {result.key for result in read_results(options.output, NAME)}
     ran = 0
-    with shared.progress(NAME, len(PAPER_MODELS), "models") as tick:
+    with progress(NAME, len(PAPER_MODELS), "models") as tick:
         for i, (name, model) in enumerate(PAPER_MODELS.items()):
             config = {"model": name, "scale": scale}
             if cell_key(config, options.seed) not in done:
@@ -155,7 +157,7 @@ def run(options: Options) -> None:
     ]
     if options.json:
         models = {result.config["model"]: result.metrics for result in results}
-        shared.print_json({"experiment": NAME, "ran": ran, "models": models})
+        print_json({"experiment": NAME, "ran": ran, "models": models})
         return
     _print({result.config["model"]: result.metrics for result in results})
     print(f"\n{ran} models run, {len(results)} in the store: {options.output}")

@@ -218,7 +218,8 @@ def scene_steps(folder: Path) -> tuple[np.ndarray, np.ndarray]:
 
 def run(options: Options) -> None:
     """Read, fit, compare, print."""
-    from experiments.console import shared
+    from experiments.console.command import print_json
+    from experiments.console.errors import UsageError
     from experiments.store.provenance import file_sha256
     from experiments.store.results import Result, append_results
     from mprm_jax.data.problems import DataError
@@ -226,7 +227,7 @@ def run(options: Options) -> None:
     from sim.corpus.fit import fit
 
     if options.seed < 0:
-        raise shared.UsageError(f"--seed must be at least 0, not {options.seed}")
+        raise UsageError(f"--seed must be at least 0, not {options.seed}")
     judged = read_judged(options.samples)
     rollouts = judged.rollouts
     try:
@@ -280,7 +281,7 @@ def run(options: Options) -> None:
     }
     append_results(options.output, [Result(NAME, config, options.seed, metrics)])
     if options.json:
-        shared.print_json(metrics)
+        print_json(metrics)
         return
     _print(metrics)
 

@@ -9,7 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from experiments.console import shared
+from experiments.console.command import print_json
+from experiments.console.errors import UsageError
+from experiments.console.progress import progress
 from experiments.console.tables import format_table, percent
 from experiments.store.results import Result, append_results, cell_key, read_results
 from experiments.store.write_subset import SelectionOptions, choose
@@ -62,13 +64,11 @@ OPTIONS = Options
 def run(options: Options) -> None:
     """Run the demo."""
     if not 0 < options.scale <= 1:
-        raise shared.UsageError(f"--scale must lie in (0, 1], not {options.scale}")
+        raise UsageError(f"--scale must lie in (0, 1], not {options.scale}")
     if not 0 < options.keep_ratio <= 1:
-        raise shared.UsageError(
-            f"--keep-ratio must lie in (0, 1], not {options.keep_ratio}"
-        )
+        raise UsageError(f"--keep-ratio must lie in (0, 1], not {options.keep_ratio}")
     if options.seed < 0:
-        raise shared.UsageError(f"--seed must be at least 0, not {options.seed}")
+        raise UsageError(f"--seed must be at least 0, not {options.seed}")
     config = {"scale": options.scale, "keep_ratio": options.keep_ratio}
     key = cell_key(config, options.seed)
     done = {result.key: result for result in read_results(options.output, EXPERIMENT)}
@@ -77,7 +77,7 @@ def run(options: Options) -> None:
         result = Result(EXPERIMENT, config, options.seed, _measure(options))
         append_results(options.output, [result])
     if options.json:
-        shared.print_json(config | {"seed": options.seed} | result.metrics)
+        print_json(config | {"seed": options.seed} | result.metrics)
     else:
         _print(options, Summary(**result.metrics["corpus"]), result.metrics["rules"])
 
@@ -113,7 +113,7 @@ def _simulate(options: Options) -> tuple[Usable, np.ndarray]:
     rollouts = simulation.rollouts
     with tempfile.TemporaryDirectory() as folder:
         corpus = Path(folder) / "corpus"
-        with shared.progress("simulating", rollouts.n_rollouts, "rollouts") as tick:
+        with progress("simulating", rollouts.n_rollouts, "rollouts") as tick:
             arguments = {"scale": options.scale, "seed": options.seed}
             write_raw_corpus(corpus, rollouts, text, arguments, tick)
         usable = usable_rollouts(read_corpus(corpus, use_cache=False))

@@ -8,21 +8,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from experiments.cli.train_plan import (
-    load_of_corpus,
-    peak_of,
-    planned,
-    planned_mesh,
-    price_of,
-)
 from experiments.console.tables import format_table
+from experiments.console.training import price_run
 from experiments.grid.plan import PASSES_PER_ROLLOUT, Price
 from experiments.grid.tables import duration, priced
 
 if TYPE_CHECKING:
     from experiments.grid.inputs import Inputs
     from experiments.grid.options import Options
-    from mprm_jax.train.loop import TrainConfig
+    from mprm_jax.data.loader import CorpusExamples
     from mprm_jax.train.optimizer import Budget
 
 _WIDTH = 80
@@ -70,44 +64,40 @@ class Rates:
         return dataclasses.replace(of, tokens=tokens, seconds=seconds)
 
 
-def rates(
-    options: Options, inputs: Inputs, budget: Budget, config: TrainConfig
-) -> Rates:
+def rates(options: Options, inputs: Inputs, budget: Budget) -> Rates:
     """Price an update, with nothing allocated; the devices need not be here.
 
     Args:
         options: of the grid.
         inputs: corpus and benchmark.
         budget: of all rollouts.
-        config: of the training.
 
     Raises:
         UsageError: a setting of the model, the mesh or the price is out of range.
         DataError: there is no such model, or a prompt of the sample cannot be read.
     """
-    from mprm_jax.data.batches import open_ladder
-    from mprm_jax.data.loader import CorpusExamples
-
-    training = options.training()
-    mesh = planned_mesh(training, budget, config)
-    model, shapes = planned(training)
     lengths = inputs.usable.rollouts.lengths
-    every = np.arange(len(lengths))
-    source = CorpusExamples(inputs.usable, every, model.encode, inputs.images)
-    buckets = open_ladder(int(lengths.max()))
-    load, read = load_of_corpus(source, buckets, budget, training.seed)
-    peak = peak_of(options.peak_tflops)
-    found = price_of(model, shapes, budget, config, mesh, load, options.mfu, peak)
+
+    def source_for(encode: Any) -> CorpusExamples:
+        from mprm_jax.data.loader import CorpusExamples
+
+        every = np.arange(len(lengths))
+        return CorpusExamples(inputs.usable, every, encode, inputs.images)
+
+    run = price_run(
+        options.training(), options.cost, source_for, int(lengths.max()), budget
+    )
+    found = run.price
     forward = found.flops_per_update / budget.batch_size / PASSES_PER_ROLLOUT
     return Rates(
-        tokens_per_rollout=load.tokens,
+        tokens_per_rollout=run.load.tokens,
         flops_per_update=found.flops_per_update,
         flops_per_evaluation=forward * len(inputs.solutions),
         seconds_per_flop=3600 * found.hours / (found.updates * found.flops_per_update),
-        prompts_read=read,
+        prompts_read=run.prompts,
         devices=found.devices,
-        mfu=options.mfu,
-        peak_tflops=peak / 1e12,
+        mfu=options.cost.mfu,
+        peak_tflops=run.peak_tflops,
     )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import shutil
 import sys
@@ -11,22 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from experiments.cli.train_settings import (
-    TINY,
-    as_options,
-    open_model,
-    train_settings,
-)
-from experiments.console import shared
-from experiments.grid.options import (
-    Options,
-    option_of,
-    parse_grid,
-    parse_shard,
-)
+from experiments.console.command import print_json
+from experiments.console.corpus import load_usable
+from experiments.console.options import given, wrong_usage
+from experiments.console.progress import progress
+from experiments.console.training import TINY, open_model
+from experiments.grid.options import Options, parse_grid, parse_shard
 from experiments.grid.plan import Cell, Planned, plan_cells, price, shard
 from experiments.store.provenance import package_version, versions
-from experiments.store.read_subset import Subset
 from experiments.store.results import (
     Result,
     append_results,
@@ -53,12 +44,12 @@ OPTIONS = Options
 
 def run(options: Options) -> None:
     """Run what is missing of the grid, or of a shard of it, and report."""
-    options.check()
     grid, part = parse_grid(options), parse_shard(options.shard)
-    usable = shared.load_usable(options)
-    every = np.arange(usable.rollouts.n_rollouts)
-    budget, config = train_settings(options.training(), Subset(usable, every, None))
-    training = _training(options, budget, config)
+    usable = load_usable(options)
+    whole_corpus = usable.rollouts.n_rollouts
+    settings = options.training()
+    budget = settings.budget(whole_corpus, whole_corpus)
+    training = _training(options, budget, settings.config())
 
     from experiments.grid.cells import cell_config
     from experiments.grid.inputs import read_inputs, refuse_another_run
@@ -72,14 +63,14 @@ def run(options: Options) -> None:
         options.candidates,
         options.images,
         options.benchmark_images,
-        options.model,
+        options.settings.model,
         options.name,
         training,
     )
     folder = options.output / "results"
     found = read_results(folder, NAME)
     refuse_another_run(found, inputs.settings, store_path(folder, NAME))
-    matched = options.matched_updates
+    matched = options.settings.matched_updates
     planned = plan_cells(usable, grid, budget.batch_size, matched)
     mine = shard(planned, *part, len(inputs.solutions))
 
@@ -93,12 +84,12 @@ def run(options: Options) -> None:
         ]
 
     todo = missing(mine)
-    if options.dry_run:
+    if options.cost.dry_run:
         whole = price(planned, found, options.eval_every)
         left = price(todo, found, options.eval_every)
-        cost = rates(options, inputs, budget, config)
+        cost = rates(options, inputs, budget)
         if options.json:
-            shared.print_json(as_json(whole, left, cost))
+            print_json(as_json(whole, left, cost))
         else:
             shown = options.shard if part[1] > 1 else None
             print(as_text(whole, left, shown, cost))
@@ -116,7 +107,7 @@ def run(options: Options) -> None:
 
         value = {"output": str(options.output), "cells": len(results)}
         value |= {"ran": len(todo), "missing": len(missing(planned))}
-        shared.print_json(value | rows(outcome) | {"answers": answers(outcome)})
+        print_json(value | rows(outcome) | {"answers": answers(outcome)})
         return
     print(told(outcome, missing(planned)))
     print(f"\n{len(todo)} cells run, {len(results)} in the store: {folder}")
@@ -125,7 +116,8 @@ def run(options: Options) -> None:
 
 def _settings_for(options: Options, usable: Usable) -> Settings:
     def settings(cell: Cell, rows: np.ndarray) -> tuple[Budget, TrainConfig]:
-        return train_settings(options.training(cell), Subset(usable, rows, None))
+        training = options.training(cell)
+        return training.budget(len(rows), len(usable.row)), training.config()
 
     return settings
 
@@ -141,8 +133,8 @@ def _training(options: Options, budget: Budget, config: TrainConfig) -> dict[str
         "first_moment": config.optimizer.first_moment,
         "head_multiplier": config.optimizer.head_multiplier,
         "weight_decay": config.optimizer.weight_decay,
-        "matched_updates": options.matched_updates,
-        **{name: getattr(options, name) for name in (*free, *lora)},
+        "matched_updates": options.settings.matched_updates,
+        **{name: getattr(options.settings.backbone, name) for name in (*free, *lora)},
     }
 
 
@@ -167,7 +159,7 @@ def _run_cells(
         inputs,
         model,
         # A backbone is too large to be kept as it was.
-        Start(params, None if options.model == TINY else reopen),
+        Start(params, None if options.settings.model == TINY else reopen),
         _settings_for(options, inputs.usable),
         scoring_batch_size=options.scoring_batch_size,
         eval_every=options.eval_every,
@@ -176,7 +168,7 @@ def _run_cells(
     )
     before = 0
     total = sum(one.updates for one in todo)
-    with shared.progress("training", total, "updates") as tick:
+    with progress("training", total, "updates") as tick:
         for number, one in enumerate(todo, 1):
 
             def step(update: int, base: int = before) -> None:
@@ -193,12 +185,12 @@ def _run_cell(
     from experiments.grid.cells import run_cell
 
     folder = None
-    if planned.updates and (options.checkpoint_every or options.keep_models):
+    if planned.updates and (
+        options.settings.loop.checkpoint_every or options.keep_models
+    ):
         folder = options.output / "models" / planned.cell.name
-    try:
+    with wrong_usage():
         result = run_cell(lab, planned, folder, tick)
-    except ValueError as error:
-        raise shared.UsageError(as_options(str(error))) from None
     append_results(options.output / "results", [result])
     if folder is not None and not options.keep_models:
         shutil.rmtree(folder, ignore_errors=True)
@@ -236,28 +228,17 @@ def _write_manifest(options: Options, training: dict[str, Any]) -> None:
             raise DataError(
                 f"{path}: is not of mprm run {NAME}; choose another --output"
             ) from None
-    arguments = {
-        field.name: value
-        for field in dataclasses.fields(options)
-        if (value := getattr(options, field.name)) != field.default
-    }
-    texts = {
-        name: ",".join(value) if isinstance(value, tuple) else str(value)
-        for name, value in arguments.items()
-    }
-    command = " ".join(
-        [f"mprm run {NAME}"]
-        + [
-            option_of(name) if arguments[name] is True else f"{option_of(name)} {text}"
-            for name, text in texts.items()
-        ]
-    )
+    words = [f"mprm run {NAME}"]
+    for name, value in given(options).items():
+        text = ",".join(value) if isinstance(value, tuple) else str(value)
+        words.append(name if value is True else f"{name} {text}")
+    command = " ".join(words)
     manifest = {
         "experiment": NAME,
         "commands": [*dict.fromkeys([*commands, command])],
-        "backbone": options.model,
+        "backbone": options.settings.model,
         "versions": versions() | {"jax": package_version("jax")},
-        "arguments": training | {"model": options.model},
+        "arguments": training | {"model": options.settings.model},
     }
     with OutputSet() as outputs:
         outputs.add(path).write(json.dumps(manifest, indent=1).encode() + b"\n")

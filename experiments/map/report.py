@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from experiments.console import shared
+from experiments.console.command import print_json
 from experiments.console.tables import format_table
 from experiments.map.advisor import TARGETS, fit_advisor, validate
 from experiments.map.design import HELD_OUT_EVERY
@@ -60,7 +60,7 @@ def print_map(options: StudentOptions, worlds: Sequence[Result], ran: int) -> No
     tests = advisor_tests(worlds)
     turns = cross_validation(worlds) if tests else {}
     if options.json:
-        shared.print_json(
+        print_json(
             {
                 "seed": options.seed,
                 "worlds": len(worlds),

@@ -120,18 +120,19 @@ def run_world(regime: RegimeWorld, seed: int, seeds: int) -> dict[str, Any]:
 
 def run(options: Options) -> None:
     """Run the worlds that the store does not hold, then fit and report the advisor."""
-    from experiments.console import shared
+    from experiments.console.errors import UsageError
+    from experiments.console.progress import progress
     from experiments.map.report import print_map
     from experiments.map.worlds import read_worlds
     from experiments.store.results import Result, append_results, cell_key, read_results
     from experiments.students.runs import SEEDS
 
     if options.seed < 0:
-        raise shared.UsageError(f"--seed must be at least 0, not {options.seed}")
+        raise UsageError(f"--seed must be at least 0, not {options.seed}")
     listed = design()[: SMALL_WORLDS if options.size == "small" else None]
     done = {result.key for result in read_results(options.output, NAME)}
     ran = 0
-    with shared.progress(NAME, len(listed), "worlds") as tick:
+    with progress(NAME, len(listed), "worlds") as tick:
         for i, regime in enumerate(listed):
             config = dataclasses.asdict(regime) | {"seeds": SEEDS}
             if cell_key(config, options.seed) not in done:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from experiments.console import shared
+from experiments.console.errors import UsageError
+from experiments.console.progress import progress
 from experiments.store.paired import Contrast
 from experiments.students.options import StudentOptions
 from experiments.students.report import print_report
@@ -50,11 +51,11 @@ def run_listed(
         DataError: a world cannot be simulated.
     """
     if options.seed < 0:
-        raise shared.UsageError(f"--seed must be at least 0, not {options.seed}")
+        raise UsageError(f"--seed must be at least 0, not {options.seed}")
     plan = [(world, arms(world)) for world in listed]
     total = sum(len(chosen) for _, chosen in plan)
     ran, before = 0, 0
-    with shared.progress(experiment, total, "cells") as tick:
+    with progress(experiment, total, "cells") as tick:
         for world, chosen in plan:
             try:
                 ran += run_cells(

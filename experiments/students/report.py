@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from experiments.console import shared
+from experiments.console.command import print_json
 from experiments.console.tables import format_table
 from experiments.store.paired import Comparison, Contrast, compare
 from experiments.store.results import Result, read_results
@@ -27,7 +27,7 @@ def print_report(
     ]
     comparisons = compare(results, contrasts)
     if options.json:
-        shared.print_json(
+        print_json(
             {
                 "experiment": experiment,
                 "seed": options.seed,

@@ -12,7 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from experiments.console import shared
+from experiments.console.command import print_json
+from experiments.console.errors import AlreadyReported, UsageError
+from experiments.console.progress import progress
 from experiments.store.provenance import versions
 from experiments.store.results import (
     Result,
@@ -72,20 +74,20 @@ def run(options: Options) -> None:
     """Compute what is missing, store it, print the table."""
     if options.draws < 10_000:
         # Fewer leave too few of the rarer counts.
-        raise shared.UsageError(f"--draws must be at least 10000, not {options.draws}")
+        raise UsageError(f"--draws must be at least 10000, not {options.draws}")
     if options.seed < 0:
-        raise shared.UsageError(f"--seed must be at least 0, not {options.seed}")
+        raise UsageError(f"--seed must be at least 0, not {options.seed}")
     results = compute(options)
     rows = [result.metrics for result in results]
     if options.json:
         cells = [r.config | {"seed": r.seed} | r.metrics for r in results]
-        shared.print_json({"output": str(options.output), "rows": cells})
+        print_json({"output": str(options.output), "rows": cells})
     else:
         print(format_rows(results))
         print(f"\n{len(rows)} rows in {store_path(options.output, EXPERIMENT)}")
     failed = [row["statement"] for row in rows if row["verdict"] == "FAILS"]
     if failed:
-        raise shared.AlreadyReported(f"our own numbers disagree: {'; '.join(failed)}")
+        raise AlreadyReported(f"our own numbers disagree: {'; '.join(failed)}")
 
 
 def compute(options: Options) -> list[Result]:
@@ -105,7 +107,7 @@ def compute(options: Options) -> list[Result]:
         if result.versions == made_by
     }
     found = []
-    with shared.progress("theory", len(cells), "statements") as tick:
+    with progress("theory", len(cells), "statements") as tick:
         for done, ((heading, name), statement) in enumerate(cells.items()):
             config = {"section": heading, "statement": name, "draws": options.draws}
             result = stored.get(cell_key(config, options.seed))

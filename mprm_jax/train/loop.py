@@ -23,11 +23,11 @@ from mprm_jax.data.loader import Reading, Source, batches
 from mprm_jax.data.problems import DataError
 from mprm_jax.models.model import Model
 from mprm_jax.train.checkpoint import Progress, updates_kept
+from mprm_jax.train.config import TrainConfig
 from mprm_jax.train.hosts import FIRST, any_host, in_turn
 from mprm_jax.train.interruption import Stop, stoppable
 from mprm_jax.train.memory import advised
-from mprm_jax.train.objective import Objective
-from mprm_jax.train.optimizer import Budget, OptimizerConfig, Params, join, split
+from mprm_jax.train.optimizer import Budget, Params, join, split
 from mprm_jax.train.run_files import RunFiles, not_finite
 from mprm_jax.train.update import (
     Placement,
@@ -36,53 +36,6 @@ from mprm_jax.train.update import (
     data_parallel,
     initial_state,
 )
-
-
-@dataclasses.dataclass(frozen=True)
-class TrainConfig:
-    """How to train; every default is the paper's (Table 7).
-
-    Attributes:
-        objective: the loss.
-        optimizer: what is compiled into the update.
-        learning_rate: peak of the schedule.
-        accumulate: micro-batches of an update, a divisor of the batch size; they change
-            memory and rounding, nothing else.
-        seed: of the order of the rollouts.
-        threads: that read rollouts ahead; 0 for rollouts in memory.
-        checkpoint_every: updates between checkpoints; 0: only the last.
-        keep: checkpoints that are kept.
-        tensorboard: write events for TensorBoard beside ``metrics.jsonl``.
-
-    Raises:
-        ValueError: a number is out of range.
-    """
-
-    objective: Objective = dataclasses.field(default_factory=Objective)
-    optimizer: OptimizerConfig = dataclasses.field(default_factory=OptimizerConfig)
-    learning_rate: float = 1e-5
-    accumulate: int = 1
-    seed: int = 0
-    threads: int = 0
-    checkpoint_every: int = 0
-    keep: int = 3
-    tensorboard: bool = False
-
-    def __post_init__(self) -> None:
-        least = {
-            "accumulate": 1,
-            "seed": 0,
-            "threads": 0,
-            "checkpoint_every": 0,
-            "keep": 1,
-        }
-        for name, bound in least.items():
-            if (value := getattr(self, name)) < bound:
-                raise ValueError(f"{name} must be at least {bound}, not {value}")
-        if not 0 < self.learning_rate < math.inf:
-            raise ValueError(
-                f"learning_rate must be finite and positive, not {self.learning_rate}"
-            )
 
 
 class Update(NamedTuple):
@@ -174,7 +127,7 @@ def train(
     run = _Run(model, budget, config, placement, source, on_update)
     if output is None:
         return run.loop(state, frozen, iterator, {}, Stop(), None)
-    files = RunFiles(output, config.keep)
+    files = RunFiles(output, config.keep_checkpoints)
     settings = _settings(model, budget, config, identity or {})
     # The other hosts find the run that the first one began, and that it is theirs.
     for first in in_turn():
@@ -221,7 +174,7 @@ def _restore(
 
 
 # What changes memory, speed or rounding alone may change when a run goes on.
-_FREE = ("threads", "checkpoint_every", "keep", "tensorboard", "accumulate")
+_FREE = ("threads", "checkpoint_every", "keep_checkpoints", "tensorboard", "accumulate")
 _FREE_OF_MODEL = ("remat",)
 
 

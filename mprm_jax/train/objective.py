@@ -7,16 +7,12 @@ padded place or a rollout without steps weighs exactly what its steps weigh.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
-
 import jax
 import jax.numpy as jnp
 import optax
 
 from mprm_jax.data.batches import Batch
-
-LossKind = Literal["hard", "soft", "beta-binomial"]
+from mprm_jax.train.config import Objective
 
 # The model's three logits at a marker.
 YES, NO, LOG_CONCENTRATION = 0, 1, 2
@@ -27,29 +23,6 @@ _MAX_LOG_CONCENTRATION = 20.0
 
 # Stirling's series for log Gamma is exact to float32 from here on.
 _STIRLING = 8
-
-
-@dataclass(frozen=True)
-class Objective:
-    """Which loss.
-
-    Attributes:
-        labels: "hard" y = 1[K/N > label_threshold], "soft" y = K/N, both with two-way
-            cross-entropy; "beta-binomial": the likelihood of (K, N) itself.
-        label_threshold: of hard labels, in [0, 1); 0 in the paper.
-
-    Raises:
-        ValueError: the threshold is outside [0, 1).
-    """
-
-    labels: LossKind = "hard"
-    label_threshold: float = 0.0
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.label_threshold < 1:
-            raise ValueError(
-                f"label_threshold must lie in [0, 1), not {self.label_threshold}"
-            )
 
 
 def scores(logits_BxSx3: jax.Array) -> jax.Array:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 from pathlib import Path
-from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -22,10 +21,9 @@ from mprm_jax.models.weights.config import BackboneConfig, read_config
 from mprm_jax.models.weights.files import Tensors
 from mprm_jax.models.weights.names import entries
 from mprm_jax.train.checkpoint import load_model
+from mprm_jax.train.config import Precision
 from mprm_jax.train.optimizer import HEAD
 from mprm_jax.train.sharding import parameter_shardings, residual_sharding
-
-Precision = Literal["bfloat16", "float32"]
 
 
 @dataclasses.dataclass(frozen=True)

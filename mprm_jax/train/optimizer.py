@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
+
+from mprm_jax.train.config import OptimizerConfig, check_positive
 
 Params = Any
 
@@ -26,50 +28,6 @@ _NORM = "norm"
 
 # Adafactor clips a parameter's direction to this root mean square (its d, Sec. 6).
 _RMS = 1.0
-
-
-@dataclass(frozen=True)
-class OptimizerConfig:
-    """AdamW with decoupled weight decay and clipping; defaults are Table 7's.
-
-    Attributes:
-        kind: adamw, or adafactor (Shazeer & Stern 2018), which keeps a mean per row
-            and one per column of each matrix instead of two numbers per parameter.
-        betas: AdamW: of the two moments, each in [0, 1).
-        epsilon: AdamW: added to the root of the second moment, > 0.
-        first_moment: AdamW: precision of the first moment. In bfloat16 it stops up to
-            6 % short of a constant gradient, because 1 - beta1 = 0.1 of what is missing
-            rounds away; the second, with 0.001, would not move: it stays float32.
-        weight_decay: lambda of w <- w - lr (u + lambda w), >= 0.
-        clip_norm: the global norm of the gradient is brought down to this, > 0.
-        head_multiplier: learning rate of the reward head over that of all else, > 0.
-
-    Raises:
-        ValueError: a value is out of its range.
-    """
-
-    kind: Literal["adamw", "adafactor"] = "adamw"
-    betas: tuple[float, float] = (0.9, 0.999)
-    epsilon: float = 1e-8
-    first_moment: Literal["float32", "bfloat16"] = "float32"
-    weight_decay: float = 0.05
-    clip_norm: float = 1.0
-    head_multiplier: float = 1.0
-
-    def __post_init__(self) -> None:
-        if not all(0 <= beta < 1 for beta in self.betas):
-            raise ValueError(f"betas must lie in [0, 1), not {self.betas}")
-        for name in ("epsilon", "clip_norm", "head_multiplier"):
-            _positive(name, getattr(self, name))
-        if not 0 <= self.weight_decay < math.inf:
-            raise ValueError(
-                f"weight_decay must be finite and at least 0, not {self.weight_decay}"
-            )
-
-
-def _positive(name: str, value: float) -> None:
-    if not 0 < value < math.inf:
-        raise ValueError(f"{name} must be finite and positive, not {value}")
 
 
 @dataclass(frozen=True)
@@ -150,7 +108,7 @@ def schedule(budget: Budget, peak: float) -> Schedule:
     Raises:
         ValueError: ``peak`` is not finite and positive.
     """
-    _positive("learning_rate", peak)
+    check_positive("learning_rate", peak)
     return Schedule(
         jnp.float32(peak), jnp.int32(budget.warmup), jnp.int32(budget.updates)
     )

@@ -8,10 +8,10 @@ import zlib
 import jax
 import numpy as np
 import pytest
+from experiments.console.shared import run_command
 from safetensors.numpy import load_file, save_file
 
 from experiments.cli import export, main
-from experiments.console.shared import run_command
 from mprm_jax.data.vision_prompt import INTERNVL_TEMPLATE, QWEN_TEMPLATE
 from mprm_jax.models.backbone import Backbone, load_backbone, tower_params
 from mprm_jax.models.reward_head import detach

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from experiments.cli import figures, run_experiment
-from experiments.console import shared
+from experiments.console.command import run_command
 from experiments.store.results import Result, append_results
 from mprm_jax.data.problems import DataError
 from tests.cli import run
@@ -171,5 +171,5 @@ def test_each_options_type_goes_to_its_own_module(monkeypatch):
     run_experiment.run(WithSize())
     assert ran == [WithoutSize(), WithSize()]
     both = module(run_experiment._options_type(modules), run_experiment.run)
-    assert shared.run_command("run", both, ["second", "--draws", "7"]) == 0
+    assert run_command("run", both, ["second", "--draws", "7"]) == 0
     assert ran[-1] == WithoutSize(draws=7)

@@ -11,6 +11,7 @@ from experiments.benchmarks.kill_resume import digest
 from experiments.benchmarks.stub_model import StubModel, read_stub
 from experiments.store.read_subset import read_subset
 from mprm_jax.data.problems import DataError
+from mprm_jax.models import model as models
 from mprm_jax.train.checkpoint import load_model
 from tests.cli import run
 from tests.raw_files import random_records, write_corpus
@@ -31,7 +32,7 @@ def world(tmp_path, monkeypatch):
         Image.fromarray(pixels).save(images / f"{i}.png")
     model = StubModel()
     params = model.init(jax.random.key(0))
-    monkeypatch.setattr(model, "open_model", lambda name: (model, params))
+    monkeypatch.setattr(models, "open_model", lambda name: (model, params))
     return tmp_path / "world"
 
 

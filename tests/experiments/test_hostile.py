@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import xxhash
 
-from experiments.console import shared
+from experiments.console import corpus
 from mprm_jax.data.cache import CACHE_FOLDER
 from mprm_jax.data.outputs import PARTIAL_SUFFIX
 from tests.cli import run
@@ -261,7 +261,7 @@ def test_a_killed_run_leaves_the_old_output_whole(number, tmp_path):
 
 
 def test_workers_read_what_one_process_reads(capsys, tmp_path, monkeypatch):
-    monkeypatch.setattr(shared, "_PARALLEL_BYTES", 1)
+    monkeypatch.setattr(corpus, "_PARALLEL_BYTES", 1)
     files = {f"{c}.jsonl": random_records(np.random.default_rng(i), 9)
              for i, c in enumerate("abc")}  # fmt: skip
     folder = write_corpus(tmp_path / "c", files)
@@ -288,9 +288,10 @@ def test_forked_workers_read_what_one_process_reads(capsys, tmp_path):
     assert run(capsys, *options, alone).status == 0
     # In a process of its own: this one has threads by now, where only spawning is safe.
     script = (
-        "import sys; from experiments.cli import main, shared;"
-        "shared._PARALLEL_BYTES = 1;"
-        "assert shared._may_fork() == (sys.platform == 'linux');"
+        "import sys; from experiments.cli import main;"
+        "from experiments.console import corpus;"
+        "corpus._PARALLEL_BYTES = 1;"
+        "assert corpus._may_fork() == (sys.platform == 'linux');"
         "sys.exit(main())"
     )
     subprocess.run([*PYTHON, script, *options, str(forked)], check=True, timeout=60)

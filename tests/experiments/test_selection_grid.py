@@ -9,7 +9,7 @@ import jax
 import numpy as np
 import pytest
 
-from experiments.console import shared
+from experiments.console.command import run_command as run_module
 from experiments.corpora.scenes import write_world
 from experiments.grid import cells as cells_module
 from experiments.grid import run
@@ -48,7 +48,7 @@ def command(capsys, world, output, *arguments):
     # One batch, hence one shape to compile for.
     given += ["--scoring-batch-size", 80]
     try:
-        status = shared.run_command(
+        status = run_module(
             "run selection", run, [str(of) for of in (*given, *arguments)]
         )
     except SystemExit as stop:

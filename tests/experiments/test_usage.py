@@ -22,7 +22,7 @@ def test_keep_ratios_without_meaning_are_wrong_usage(ratio, tmp_path, capsys):
             tmp_path / "o.jsonl",
         )
         assert failed.status == 2
-        assert "keep_ratio must lie in (0, 1]" in failed.err
+        assert "--keep-ratio must lie in (0, 1]" in failed.err
         assert not (tmp_path / "o.jsonl").exists()
 
 

@@ -208,7 +208,9 @@ def test_another_run_s_folder_is_left_alone(run, tmp_path):
     with pytest.raises(DataError, match=r"another run: learning_rate, rows, seed diff"):
         run(output=tmp_path, config=changed, resume=True, identity={"rows": "def"})
     # What does not change the result may change.
-    free = TrainConfig(learning_rate=1e-2, checkpoint_every=1, threads=1, keep=1)
+    free = TrainConfig(
+        learning_rate=1e-2, checkpoint_every=1, threads=1, keep_checkpoints=1
+    )
     run(output=tmp_path, config=free, resume=True, identity={"rows": "abc"})
     (tmp_path / "run.json").unlink()
     with pytest.raises(DataError, match=r"holds checkpoints, but no run\.json"):
@@ -268,8 +270,8 @@ def test_batches_that_cannot_be_divided_are_refused(run):
         run(config=TrainConfig(accumulate=3))
     with pytest.raises(ValueError, match="accumulate must be at least 1"):
         TrainConfig(accumulate=0)
-    with pytest.raises(ValueError, match="keep must be at least 1"):
-        TrainConfig(keep=0)
+    with pytest.raises(ValueError, match="keep_checkpoints must be at least 1"):
+        TrainConfig(keep_checkpoints=0)
 
 
 def test_a_run_in_a_thread_works(run):

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import msgspec
 
-from experiments.console import shared
+from experiments.console.errors import UsageError
+from experiments.console.options import check_least, option
 from experiments.store.provenance import file_sha256, package_version, versions
 from mprm_jax.data.outputs import (
     OUTPUT_SCHEMA,
@@ -48,38 +49,23 @@ class ScoringOptions:
     seed: int = 0
     json: bool = False
 
-    def check_scoring(self, option: str, given: Path | None) -> None:
-        """Refuse anything but one source of scores.
+    # The option of what a checkpoint is to score.
+    SCORED: ClassVar[str]
 
-        Args:
-            option: name of the option of what a checkpoint is to score.
-            given: its value.
-
-        Raises:
-            UsageError: naming the option.
-        """
+    def __post_init__(self) -> None:
+        scored = getattr(self, self.SCORED)
         if (self.checkpoint is None) == (self.predictions is None):
-            raise shared.UsageError(
-                f"give either --checkpoint DIR with {option} FILE, or --predictions "
-                "FILE"
+            raise UsageError(
+                f"give either --checkpoint DIR with {option(self.SCORED)} FILE, or "
+                "--predictions FILE"
             )
-        if self.checkpoint is not None and given is None:
-            raise shared.UsageError(f"--checkpoint needs {option} FILE to score")
+        if self.checkpoint is not None and scored is None:
+            raise UsageError(f"--checkpoint needs {option(self.SCORED)} FILE to score")
         if self.predictions is not None:
-            for name, value in (
-                (option, given),
-                ("--images", self.images),
-                ("--output", self.output),
-            ):
-                if value is not None:
-                    raise shared.UsageError(f"{name} is for --checkpoint only")
-        for name, value, least in (
-            ("--batch-size", self.batch_size, 1),
-            ("--replicates", self.replicates, 0),
-            ("--seed", self.seed, 0),
-        ):
-            if value < least:
-                raise shared.UsageError(f"{name} must be at least {least}, not {value}")
+            for name in (self.SCORED, "images", "output"):
+                if getattr(self, name) is not None:
+                    raise UsageError(f"{option(name)} is for --checkpoint only")
+        check_least(self, batch_size=1, replicates=0, seed=0)
 
 
 def load_checkpoint(folder: Path) -> tuple[Any, Any]:
@@ -129,14 +115,6 @@ def write_scored(
         if metrics is not None:
             told = outputs.add(output.with_suffix(".metrics.json"))
             told.write(msgspec.json.format(msgspec.json.encode(metrics)) + b"\n")
-
-
-def with_progress(
-    count: int, unit: str, work: Callable[[Callable[[int], None]], Any]
-) -> Any:
-    """``work(tick)`` with its progress shown."""
-    with shared.progress("scoring", count, unit) as tick:
-        return work(tick)
 
 
 def number(value: float | None) -> str:
