@@ -10,11 +10,12 @@ import tyro
 
 from experiments.console.command import answer
 from experiments.console.errors import UsageError
+from experiments.console.options import JsonOption
 from experiments.page.figures import FIGURES, NoResults, draw_all
 
 
 @dataclasses.dataclass(frozen=True)
-class Options:
+class Options(JsonOption):
     """Draw every figure, each as PDF, PNG and the CSV of its numbers.
 
     Figures of the theory need no results. The others read the results store; what is
@@ -26,7 +27,6 @@ class Options:
     Attributes:
         results: Folder of the results store, as mprm run writes it.
         output: Folder for the figures.
-        json: Print one JSON object to stdout, everything else to stderr.
     """
 
     only: Annotated[
@@ -39,7 +39,6 @@ class Options:
     ] = ()
     results: Path = Path("runs/results")
     output: Path = Path("runs/figures")
-    json: bool = False
 
     def __post_init__(self) -> None:
         for name in self.only:

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-import textwrap
 from pathlib import Path
 from typing import Any
 
-from experiments.console.command import print_json
+from experiments.console.command import answer
 from experiments.console.progress import progress
 from experiments.console.tables import format_table, printable
 from experiments.store.scoring import (
     ScoringOptions,
     between,
+    closing,
     load_checkpoint,
     number,
     write_scored,
@@ -60,10 +60,7 @@ def run(options: Options) -> None:
         value["predictions"] = str(output)
         lines = map(encode_scored, sets)
         write_scored(output, options, options.candidates, lines, value)
-    if options.json:
-        print_json(value)
-    else:
-        _print(value)
+    answer(options.json, value, lambda: _text(value))
 
 
 def _score(options: Options, checkpoint: Path, file: Path) -> list[CandidateSet]:
@@ -103,52 +100,43 @@ def _notes(value: dict[str, Any]) -> list[str]:
     return notes
 
 
-def _print(value: dict[str, Any]) -> None:
+# Of the outcome.
+_CHOICES = {
+    "random": "random choice",
+    **{how: f"best {how}" for how in AGGREGATES},
+    "pass_at_n": "pass@N (bound)",
+}
+
+
+def _text(value: dict[str, Any]) -> str:
     low, high = value["candidates"]
     per = f"{low}" if low == high else f"{low} to {high}"
-    print(f"{value['problems']:,} problems, {per} candidates each")
-    print()
     ends = value.get("intervals", {})
-    gains = ends.get("gain", {})
-    names = {
-        "random": "random choice",
-        **{how: f"best {how}" for how in AGGREGATES},
-        "pass_at_n": "pass@N (bound)",
-    }
     rows = []
-    for key, name in names.items():
-        gain = value["gain"].get(key)
+    for key, name in _CHOICES.items():
+        gain, tied = value["gain"].get(key), value["tied"].get(key)
         rows.append(
             (
                 name,
                 number(value[key]),
                 between(ends.get(key)),
                 "" if gain is None else f"{gain:+.4f}",
-                between(gains.get(key)) if gain is not None else "",
-                f"{value['tied'][key]:,}" if key in value["tied"] else "",
+                "" if gain is None else between(ends.get("gain", {}).get(key)),
+                "" if tied is None else f"{tied:,}",
             )
         )
     header = ("choice", "accuracy", "95 %", "less random", "95 %", "tied")
-    print(format_table(header, rows))
+    lines = [f"{value['problems']:,} problems, {per} candidates each", ""]
+    lines += [format_table(header, rows), ""]
     if len(value["per_source"]) > 1:
-        print()
-        print(
-            format_table(
-                ("source", "problems", "random", "best mean", "pass@N"),
-                [
-                    (
-                        printable(name, 24),
-                        f"{of['problems']:,}",
-                        number(of["random"]),
-                        number(of["mean"]),
-                        number(of["pass_at_n"]),
-                    )
-                    for name, of in value["per_source"].items()
-                ],
+        header = ("source", "problems", "random", "best mean", "pass@N")
+        sources = [
+            (
+                printable(name, 24),
+                f"{of['problems']:,}",
+                *(number(of[key]) for key in ("random", "mean", "pass_at_n")),
             )
-        )
-    print()
-    for note in value["notes"]:
-        print(textwrap.fill(note, 80))
-    if "predictions" in value:
-        print(f"wrote {value['predictions']}")
+            for name, of in value["per_source"].items()
+        ]
+        lines += [format_table(header, sources), ""]
+    return "\n".join([*lines, *closing(value)])

@@ -11,6 +11,7 @@ from types import ModuleType
 from typing import Literal
 
 from experiments.console.command import answer, run_command
+from experiments.console.options import SeedOption
 
 # name -> (module of experiments, what it answers), in the order of `mprm run all`. A
 # module has OPTIONS, a frozen dataclass whose docstring is its help, and run(options),
@@ -37,7 +38,7 @@ WITH_DATA = {
 
 
 @dataclasses.dataclass(frozen=True)
-class Everything:
+class Everything(SeedOption):
     """Every experiment that needs no data of yours; what is done is skipped.
 
     At the end the figures are drawn into the folder figures of --output, each as PDF,
@@ -50,14 +51,10 @@ class Everything:
             figures go to figures/ below it.
         size: Of the experiments that have sizes: small is for two cores and minutes,
             full for what a claim rests on.
-        seed: Of every random choice.
-        json: Print one JSON object to stdout, everything else to stderr.
     """
 
     output: Path = Path("runs/results")
     size: Literal["small", "full"] = "small"
-    seed: int = 0
-    json: bool = False
 
 
 OPTIONS = Everything

@@ -18,6 +18,7 @@ import tyro
 from experiments.console.errors import UsageError, print_problems
 from experiments.console.options import (
     Checked,
+    JsonOption,
     OptionalInt,
     OptionalStr,
     check_least,
@@ -53,7 +54,7 @@ _PARALLEL_BYTES = 512 << 20
 
 
 @dataclasses.dataclass(frozen=True)
-class CorpusOptions:
+class CorpusOptions(JsonOption):
     """How a corpus is read.
 
     Attributes:
@@ -72,7 +73,6 @@ class CorpusOptions:
         dask: Address of a Dask scheduler that scans files instead (extra: dask).
         no_cache: Neither read nor write the index beside the corpus.
         seed: Of every random choice and of the order of ties.
-        json: Print one JSON object to stdout, everything else to stderr.
     """
 
     corpus: tyro.conf.Positional[Path]
@@ -85,7 +85,6 @@ class CorpusOptions:
     dask: OptionalStr = None
     no_cache: bool = False
     seed: int = 0
-    json: bool = False
 
     def __post_init__(self) -> None:
         check_least(self, workers=1, max_bad=0)

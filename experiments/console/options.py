@@ -36,6 +36,31 @@ def option(field: str) -> str:
     return "--" + field.strip("_").replace("_", "-")
 
 
+@dataclasses.dataclass(frozen=True)
+class JsonOption:
+    """What every command has.
+
+    Attributes:
+        json: Print one JSON object to stdout, everything else to stderr.
+    """
+
+    json: bool = dataclasses.field(default=False, kw_only=True)
+
+
+@dataclasses.dataclass(frozen=True)
+class SeedOption(JsonOption):
+    """What commands that draw have.
+
+    Attributes:
+        seed: Of every random choice.
+    """
+
+    seed: int = dataclasses.field(default=0, kw_only=True)
+
+    def __post_init__(self) -> None:
+        check_least(self, seed=0)
+
+
 def given(options: Any, usual: Any = None) -> dict[str, Any]:
     """Options that differ from their defaults, by name as typed, those of nested groups
     included; ``usual`` has the defaults if they are not those of the class.

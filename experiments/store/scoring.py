@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import sys
+import textwrap
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, ClassVar
@@ -11,7 +12,7 @@ from typing import Any, ClassVar
 import msgspec
 
 from experiments.console.errors import UsageError
-from experiments.console.options import check_least, option
+from experiments.console.options import SeedOption, check_least, option
 from experiments.store.provenance import file_sha256, package_version, versions
 from mprm_jax.data.outputs import (
     OUTPUT_SCHEMA,
@@ -24,7 +25,7 @@ from mprm_jax.metrics_bootstrap import REPLICATES
 
 
 @dataclasses.dataclass(frozen=True)
-class ScoringOptions:
+class ScoringOptions(SeedOption):
     """What a model is judged by: its checkpoint, or scores somebody has already.
 
     Attributes:
@@ -36,8 +37,6 @@ class ScoringOptions:
             and the metrics (.metrics.json) go beside it.
         batch_size: Prompts that --checkpoint scores at a time.
         replicates: Bootstrap replicates behind the intervals; 0 for none.
-        seed: Of the bootstrap.
-        json: Print one JSON object to stdout, everything else to stderr.
     """
 
     checkpoint: Path | None = None
@@ -46,8 +45,6 @@ class ScoringOptions:
     output: Path | None = None
     batch_size: int = 32
     replicates: int = REPLICATES
-    seed: int = 0
-    json: bool = False
 
     # The option of what a checkpoint is to score.
     SCORED: ClassVar[str]
@@ -65,7 +62,8 @@ class ScoringOptions:
             for name in (self.SCORED, "images", "output"):
                 if getattr(self, name) is not None:
                     raise UsageError(f"{option(name)} is for --checkpoint only")
-        check_least(self, batch_size=1, replicates=0, seed=0)
+        super().__post_init__()
+        check_least(self, batch_size=1, replicates=0)
 
 
 def load_checkpoint(folder: Path) -> tuple[Any, Any]:
@@ -125,3 +123,11 @@ def number(value: float | None) -> str:
 def between(ends: tuple[float, float] | None) -> str:
     """The ends of an interval, or a dash."""
     return "-" if ends is None else f"{ends[0]:.3f} to {ends[1]:.3f}"
+
+
+def closing(value: dict[str, Any]) -> list[str]:
+    """The notes on a result, and where its scores were written."""
+    lines = [textwrap.fill(note, 80) for note in value["notes"]]
+    if "predictions" in value:
+        lines.append(f"wrote {value['predictions']}")
+    return lines
