@@ -118,16 +118,14 @@ def score_columns(
 
 def _write_jsonl(file: Output, columns: dict[str, np.ndarray | list[Any]]) -> None:
     encode = msgspec.json.Encoder().encode
-    n_rows = len(columns["row"])
-    for start in range(0, n_rows, _ROWS_PER_WRITE):
-        part = {
-            name: column[start : start + _ROWS_PER_WRITE].tolist()
-            if isinstance(column, np.ndarray)
-            else column[start : start + _ROWS_PER_WRITE]
-            for name, column in columns.items()
-        }
-        for values in zip(*part.values(), strict=True):
-            file.write(encode(dict(zip(part, values, strict=True))) + b"\n")
+    for start in range(0, len(columns["row"]), _ROWS_PER_WRITE):
+        place = slice(start, start + _ROWS_PER_WRITE)
+        part = [
+            column[place].tolist() if isinstance(column, np.ndarray) else column[place]
+            for column in columns.values()
+        ]
+        for values in zip(*part, strict=True):
+            file.write(encode(dict(zip(columns, values, strict=True))) + b"\n")
 
 
 def _write_parquet(file: Output, columns: dict[str, np.ndarray | list[Any]]) -> None:

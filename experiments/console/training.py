@@ -359,7 +359,8 @@ def price_run(
             example = source[place]
             sizes.append((len(example.tokens_L), len(example.images_PxD)))
             tick(done)
-    load = load_of(*np.array(sizes).T, budget.batch_size, open_ladder(longest))
+    tokens, rows = np.array(sizes).T
+    load = load_of(tokens, rows, budget.batch_size, open_ladder(longest))
     peak = H100_PEAK
     if asked.peak_tflops is not None:
         peak = asked.peak_tflops * 1e12

@@ -11,12 +11,9 @@ import msgspec
 
 from experiments.console.progress import progress
 from experiments.store.provenance import file_sha256, versions
-from experiments.store.results import read_results, store_path
+from experiments.store.results import REFERENCE, read_results, store_path
 from mprm_jax.data.outputs import OUTPUT_SCHEMA, OutputSet, manifest_bytes
 from mprm_jax.data.problems import DataError
-
-REFERENCE = Path(__file__).parents[1] / "results"
-
 
 # Each figure comes as all of these.
 FORMS = ("pdf", "png", "csv")

@@ -95,7 +95,7 @@ def write_official(
 
 def verify_official(
     output: Path, value: dict[str, Any], corpus: Path | None
-) -> list[dict[str, Any]]:
+) -> list[tuple[str, bool]]:
     """The checks of `mprm verify` for a subset made by ``--compat official``."""
     manifest = typed(output, value, _Manifest)
     folder = annotations_folder(corpus or Path(manifest.corpus))
@@ -106,7 +106,7 @@ def verify_official(
     )
     before = {file.file: file.sha256 for file in manifest.inputs}
     now = {file.path.name: file.sha256 for file in report.files}
-    checks = [
+    return [
         (
             f"{output.name} has the SHA-256 of the manifest",
             file_sha256(output) == manifest.output.sha256,
@@ -118,4 +118,3 @@ def verify_official(
             digest.hexdigest() == manifest.output.sha256,
         ),
     ]
-    return [{"what": what, "holds": holds} for what, holds in checks]

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 from sklearn.metrics import f1_score, roc_auc_score
 
-from tests.cli import run
 from tests.mprm_jax.scoring_model import PARAMS, StubModel, benchmark, solution
 
 
@@ -39,10 +38,8 @@ def scores(tmp_path):
     return write(tmp_path / "scores.jsonl", random_predictions())
 
 
-def test_the_json_has_the_promised_keys_and_values(scores, capsys):
-    done = run(
-        capsys, "evaluate", "--predictions", scores, "--threshold", "0.5", "--json"
-    )
+def test_the_json_has_the_promised_keys_and_values(scores, mprm):
+    done = mprm("evaluate", "--predictions", scores, "--threshold", "0.5", "--json")
     assert (done.status, done.err) == (0, "")
     value = done.json
     columns = {}
@@ -70,26 +67,26 @@ def test_the_json_has_the_promised_keys_and_values(scores, capsys):
     assert value["threshold"]["chosen_on"] == "fixed"
 
 
-def test_the_table_fits_80_columns_and_says_what_is_what(scores, capsys):
+def test_the_table_fits_80_columns_and_says_what_is_what(scores, mprm):
     for options, words in (
         ([], "best micro-F1 on"),
         (["--threshold-on", "test"], "ON THE TEST SET"),
         (["--threshold", "0.5"], "decision threshold 0.5: given"),
     ):
-        done = run(capsys, "evaluate", "--predictions", scores, *options)
+        done = mprm("evaluate", "--predictions", scores, *options)
         assert done.status == 0
         assert words in done.out
         assert "mean of the sources' macro-F1, weighted by their steps" in done.out
         assert max(map(len, done.out.splitlines())) <= 80
 
 
-def test_where_the_threshold_was_chosen_is_marked(scores, capsys):
-    held_out = run(capsys, "evaluate", "--predictions", scores, "--json").json
-    test = run(
-        capsys, "evaluate", "--predictions", scores, "--threshold-on=test", "--json"
+def test_where_the_threshold_was_chosen_is_marked(scores, mprm):
+    held_out = mprm("evaluate", "--predictions", scores, "--json").json
+    test = mprm(
+        "evaluate", "--predictions", scores, "--threshold-on=test", "--json"
     ).json
-    fixed = run(
-        capsys, "evaluate", "--predictions", scores, "--threshold-on=fixed", "--json"
+    fixed = mprm(
+        "evaluate", "--predictions", scores, "--threshold-on=fixed", "--json"
     ).json
     assert fixed["threshold"]["threshold"] == 0.5
     assert held_out["threshold"]["chosen_on"] == "held-out"
@@ -98,16 +95,14 @@ def test_where_the_threshold_was_chosen_is_marked(scores, capsys):
     assert test["micro_f1"] >= fixed["micro_f1"]
 
 
-def test_a_prior_beside_the_scores_is_judged(scores, tmp_path, capsys):
+def test_a_prior_beside_the_scores_is_judged(scores, tmp_path, mprm):
     truth = write(tmp_path / "truth.jsonl", [{"slip_rate": i / 60} for i in range(60)])
     arguments = ["evaluate", "--predictions", scores, "--prior", "slip_rate"]
-    value = run(capsys, *arguments, "--prior-file", truth, "--json").json
+    value = mprm(*arguments, "--prior-file", truth, "--json").json
     assert value["prior"]["field"] == "slip_rate"
     assert 0.5 <= value["prior"]["auroc"] <= 1
-    assert (
-        "AUROC of slip_rate alone" in run(capsys, *arguments, "--prior-file", truth).out
-    )
-    failed = run(capsys, *arguments)
+    assert "AUROC of slip_rate alone" in mprm(*arguments, "--prior-file", truth).out
+    failed = mprm(*arguments)
     assert (failed.status, "no usable field 'slip_rate'" in failed.err) == (1, True)
 
 
@@ -123,20 +118,18 @@ ONE = {"data_source": "a", "labels_per_step": [1, -1], "prm_scores": [3.0, -2.0]
         ([{**ONE, "prm_scores": [1, 1]}], "Every score is the same"),
     ],
 )
-def test_what_makes_numbers_odd_is_said(records, note, tmp_path, capsys):
+def test_what_makes_numbers_odd_is_said(records, note, tmp_path, mprm):
     path = write(tmp_path / "p", records)
-    done = run(capsys, "evaluate", "--predictions", path, "--threshold=0", "--json")
+    done = mprm("evaluate", "--predictions", path, "--threshold=0", "--json")
     assert done.status == 0
     assert note in " ".join(done.json["notes"])
-    plain = run(capsys, "evaluate", "--predictions", path, "--threshold=0")
+    plain = mprm("evaluate", "--predictions", path, "--threshold=0")
     assert note.split(" (")[0] in " ".join(plain.out.split())
 
 
-def test_one_class_has_no_auroc(tmp_path, capsys):
+def test_one_class_has_no_auroc(tmp_path, mprm):
     path = write(tmp_path / "p", [{**ONE, "labels_per_step": [1, 1]}])
-    value = run(
-        capsys, "evaluate", "--predictions", path, "--threshold", "0.5", "--json"
-    ).json
+    value = mprm("evaluate", "--predictions", path, "--threshold", "0.5", "--json").json
     assert value["auroc"] is None
     assert value["f1_negative"] == 0
     assert value["per_source"] == {"a": pytest.approx(1 / 3)}
@@ -152,38 +145,14 @@ def test_one_class_has_no_auroc(tmp_path, capsys):
     ],
 )
 @pytest.mark.parametrize("as_json", [False, True])
-def test_bad_predictions_fail_in_one_line(records, words, as_json, tmp_path, capsys):
+def test_bad_predictions_fail_in_one_line(records, words, as_json, tmp_path, mprm):
     path = write(tmp_path / "p.jsonl", records)
-    failed = run(
-        capsys, "evaluate", "--predictions", path, *(["--json"] if as_json else [])
-    )
+    failed = mprm("evaluate", "--predictions", path, *(["--json"] if as_json else []))
     assert failed.status == 1
     assert words in failed.err
     assert failed.err.count("\n") == 1
     if as_json:
         assert words in failed.json["error"]
-
-
-@pytest.mark.parametrize(
-    ("arguments", "words"),
-    [
-        ([], "give either --checkpoint DIR"),
-        (["--predictions=p", "--checkpoint=c"], "give either --checkpoint DIR"),
-        (["--checkpoint=c"], "--checkpoint needs --benchmark FILE"),
-        (["--predictions=p", "--benchmark=b"], "--benchmark is for --checkpoint only"),
-        (["--predictions=p", "--output=o"], "--output is for --checkpoint only"),
-        (["--predictions=p", "--threshold=nan"], "--threshold must be finite"),
-        (["--predictions=p", "--threshold=1", "--threshold-on=test"], "exclude each"),
-        (["--predictions=p", "--prior-file=f"], "--prior-file needs --prior"),
-        (["--predictions=p", "--replicates=-1"], "--replicates must be at least 0"),
-        (["--predictions=p", "--batch-size=0"], "--batch-size must be at least 1"),
-        (["--predictions=p", "--threshold-on=train"], "invalid choice"),
-    ],
-)
-def test_wrong_usage_exits_with_2(arguments, words, capsys):
-    failed = run(capsys, "evaluate", *arguments)
-    assert failed.status == 2
-    assert words in failed.err
 
 
 @pytest.fixture
@@ -196,12 +165,11 @@ def stub(monkeypatch):
 
 
 def test_a_checkpoint_is_scored_and_its_scores_can_be_judged_again(
-    stub, tmp_path, capsys
+    stub, tmp_path, mprm
 ):
     file = benchmark(tmp_path / "b", [solution(i, 1 + i % 3) for i in range(30)])
     output = tmp_path / "out" / "scores.jsonl"
-    done = run(
-        capsys,
+    done = mprm(
         "evaluate",
         f"--checkpoint={tmp_path}",
         f"--benchmark={file}",
@@ -211,7 +179,7 @@ def test_a_checkpoint_is_scored_and_its_scores_can_be_judged_again(
     assert done.status == 0
     names = ["scores.jsonl", "scores.jsonl.manifest.json", "scores.metrics.json"]
     assert sorted(path.name for path in output.parent.iterdir()) == names
-    again = run(capsys, "evaluate", "--predictions", output, "--json").json
+    again = mprm("evaluate", "--predictions", output, "--json").json
     first = done.json
     assert first.pop("predictions") == str(output)
     assert again == first
@@ -221,34 +189,34 @@ def test_a_checkpoint_is_scored_and_its_scores_can_be_judged_again(
     assert manifest["inputs"][0]["file"] == str(file)
 
 
-def test_a_failed_evaluation_leaves_no_output(stub, tmp_path, capsys):
+def test_a_failed_evaluation_leaves_no_output(stub, tmp_path, mprm):
     file = benchmark(tmp_path / "b", [solution(0, 2), solution(1, 2)])
     (tmp_path / "b" / "images" / "1.png").unlink()
     output = tmp_path / "out" / "scores.jsonl"
     arguments = ["evaluate", f"--checkpoint={tmp_path}", f"--output={output}"]
-    failed = run(capsys, *arguments, f"--benchmark={file}")
+    failed = mprm(*arguments, f"--benchmark={file}")
     assert failed.status == 1
     assert f"{file}:2: record 2: image not found" in failed.err
     assert not output.parent.exists()
-    failed = run(capsys, *arguments, f"--benchmark={file}", f"--images={tmp_path}")
+    failed = mprm(*arguments, f"--benchmark={file}", f"--images={tmp_path}")
     assert f"{file}:1: record 1: image not found" in failed.err
 
 
-def test_a_benchmark_is_never_written_over(stub, tmp_path, capsys):
+def test_a_benchmark_is_never_written_over(stub, tmp_path, mprm):
     file = benchmark(tmp_path / "b", [solution(i, 2) for i in range(3)])
     before = file.read_bytes()
     arguments = [f"--checkpoint={tmp_path}", f"--benchmark={file}", f"--output={file}"]
-    failed = run(capsys, "evaluate", *arguments, "--threshold=0.5")
+    failed = mprm("evaluate", *arguments, "--threshold=0.5")
     assert (failed.status, "is the file to be scored" in failed.err) == (1, True)
     assert file.read_bytes() == before
 
 
-def test_a_missing_checkpoint_is_said(tmp_path, capsys):
+def test_a_missing_checkpoint_is_said(tmp_path, mprm):
     file = benchmark(tmp_path / "b", [solution(0, 2)])
     arguments = ["evaluate", "--benchmark", file, "--checkpoint"]
-    failed = run(capsys, *arguments, tmp_path / "none")
+    failed = mprm(*arguments, tmp_path / "none")
     assert (failed.status, "no such checkpoint folder" in failed.err) == (1, True)
-    failed = run(capsys, *arguments, tmp_path / "b")
+    failed = mprm(*arguments, tmp_path / "b")
     assert (failed.status, "no model.json" in failed.err) == (1, True)
 
 

