@@ -11,7 +11,7 @@ import tyro
 from experiments.console.command import answer
 from experiments.console.errors import UsageError
 from experiments.console.options import JsonOption
-from experiments.page.figures import FIGURES, NoResults, draw_all
+from experiments.page import figures
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Options(JsonOption):
         tuple[str, ...],
         tyro.conf.arg(
             metavar="NAME ...",
-            help=f"Figures to draw: {', '.join(FIGURES)}.",
+            help=f"Figures to draw: {', '.join(figures.FIGURES)}.",
             help_behavior_hint="(default: all)",
         ),
     ] = ()
@@ -42,8 +42,8 @@ class Options(JsonOption):
 
     def __post_init__(self) -> None:
         for name in self.only:
-            if name not in FIGURES:
-                known = ", ".join(FIGURES)
+            if name not in figures.FIGURES:
+                known = ", ".join(figures.FIGURES)
                 raise UsageError(f"--only: no figure {name!r}; known: {known}")
 
 
@@ -52,10 +52,10 @@ OPTIONS = Options
 
 def run(options: Options) -> None:
     """Draw."""
-    chosen = options.only or tuple(FIGURES)
-    drawn, left_out = draw_all(chosen, options.results, options.output)
+    chosen = options.only or tuple(figures.FIGURES)
+    drawn, left_out = figures.draw_all(chosen, options.results, options.output)
     if options.only and left_out:
-        raise NoResults(next(iter(left_out.values())))
+        raise figures.NoResults(next(iter(left_out.values())))
     files = [str(path) for path in drawn]
     reasons = [f"left out: {name}: {reason}" for name, reason in left_out.items()]
     value = {"files": files, "left_out": left_out}

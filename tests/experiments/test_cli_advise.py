@@ -1,16 +1,18 @@
 """`mprm advise` as a user meets it: on worlds whose gains are planted."""
 
+import functools
 import json
 
 import msgspec
 import numpy as np
 import pytest
 
-from experiments.cli.advise import KEEP_RATIOS, REFERENCE, load_advisor
+from experiments.cli import main
+from experiments.cli.advise import KEEP_RATIOS, load_advisor
 from experiments.map.advisor import fit_advisor
 from experiments.map.design import AXES
 from experiments.map.run import ARMS
-from experiments.store.results import Result, append_results, store_path
+from experiments.store.results import REFERENCE, Result, append_results, store_path
 from mprm_jax.data.problems import DataError
 from tests.cli import run
 
@@ -50,14 +52,8 @@ def write_worlds(folder, gain, count=300):
 
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory):
-    import contextlib
-    import io
-
-    from experiments.cli import main
-
     folder = tmp_path_factory.mktemp("advised") / "corpus"
-    with contextlib.redirect_stdout(io.StringIO()):
-        main(["simulate", "corpus", "--output", str(folder), "--scale", "0.01"])
+    assert main(["simulate", "corpus", "--output", str(folder)]) == 0
     return folder
 
 
@@ -78,31 +74,17 @@ def test_a_rule_that_surely_gains_is_recommended(corpus, tmp_path, capsys):
     advisor = fit_advisor(worlds)
     for advice in found["keep_ratios"]:
         assert not advice["outside"]
-        x = np.array(
-            [
-                np.log(found["measures"]["mixed_share"]),
-                np.log(found["measures"]["error_step_ratio"]),
-                found["measures"]["mean_mc"],
-                found["measures"]["between_share"],
-                found["measures"]["low_positive_share"],
-                found["measures"]["mixed_reliability"],
-                np.log(advice["keep_ratio"]),
-                np.log(advice["keep_ratio"] / found["measures"]["mixed_share"]),
-                np.log(advice["updates"]),
-            ]
-        )
+        of, keep = found["measures"], advice["keep_ratio"]
+        logs = [of["mixed_share"], of["error_step_ratio"]]
+        plain = ("mean_mc", "between_share", "low_positive_share", "mixed_reliability")
+        last = [keep, keep / of["mixed_share"], advice["updates"]]
+        x = np.array([*np.log(logs), *map(of.get, plain), *np.log(last)])
         for treated, baseline in (("bis", "random"), ("low-mc", "full")):
             expected = advisor.predict((treated, baseline), x)._asdict()
             assert advice["gains"][f"{treated} - {baseline}"] == pytest.approx(expected)
     page = run(capsys, *asked).out
     assert f"compared with 240 simulated worlds: {tmp_path}\n" in page
     assert "recommended: --rule bis --keep-ratio 0.05 --alpha 0.05" in page
-    # What LOG.md says of the trained models: beyond doubt in two worlds of three.
-    caveat = " ".join(page.splitlines()[-4:])
-    assert "In two of the three worlds" in caveat
-    assert (
-        "in the third the trained interval is wide and holds the prediction" in caveat
-    )
     lines = [line for line in page.splitlines() if str(tmp_path) not in line]
     assert max(map(len, lines)) <= 100
 
@@ -134,11 +116,6 @@ def test_too_few_worlds_everywhere_are_refused(tmp_path):
     message = f"{tmp_path}: .* at least 20 worlds, not 8; mprm run regimes makes them"
     with pytest.raises(DataError, match=message):
         load_advisor(tmp_path, tmp_path / "none")
-
-
-def test_odd_numbers_are_refused(corpus, capsys):
-    for option in ("--batch", "--passes"):
-        assert run(capsys, "advise", corpus, option, "0").status == 2
 
 
 @pytest.mark.parametrize("count", [0, 10, 40])
@@ -181,38 +158,39 @@ def test_the_advisor_has_each_world_once_and_of_one_seed(tmp_path):
     assert found.predict(("bis", "full"), x) == alone.predict(("bis", "full"), x)
 
 
-DAMAGES = {
-    "metrics are no numbers": lambda world: world["metrics"].update(updates="many"),
-    "null gains": lambda world: world["metrics"]["arms"]["bis"].update(
-        micro_f1=[None] * 20
-    ),
-    "no measures": lambda world: world["metrics"].pop("measures"),
-    "a null measure": lambda world: world["metrics"]["measures"].update(mean_mc=None),
-    "no held_out": lambda world: world["config"].pop("held_out"),
-    "no index": lambda world: world["config"].pop("index"),
-    "nothing mixed": lambda world: world["metrics"]["measures"].update(mixed_share=0),
-    "keep ratio 0": lambda world: world["config"]["axes"].update(keep_ratio=0),
-    "no updates": lambda world: world["metrics"].update(updates=0),
-    "arms of unequal length": lambda world: world["metrics"]["arms"]["bis"].update(
-        micro_f1=[0.5] * 19
-    ),
-    "one seed": lambda world: world["metrics"].update(
-        arms={name: {"micro_f1": [0.5]} for name in ARMS}
-    ),
-    "no arm": lambda world: world["metrics"]["arms"].pop("mixed"),
-    "arms in a list": lambda world: world["metrics"].update(arms=[]),
-    "no metrics": lambda world: world.update(metrics={}),
-    "no seed": lambda world: world.update(seed=None),
-}
+# Where in a world, and what stands there instead; None: the key is missing.
+DAMAGES = [
+    ("metrics.updates", "many"),
+    ("metrics.updates", 0),
+    ("metrics.arms.bis.micro_f1", [None] * 20),
+    ("metrics.arms.bis.micro_f1", [0.5] * 19),
+    ("metrics.arms", {name: {"micro_f1": [0.5]} for name in ARMS}),
+    ("metrics.arms", []),
+    ("metrics.arms.mixed", None),
+    ("metrics.measures", None),
+    ("metrics.measures.mean_mc", "null"),
+    ("metrics.measures.mixed_share", 0),
+    ("metrics", {}),
+    ("config.held_out", None),
+    ("config.index", None),
+    ("config.axes.keep_ratio", 0),
+    ("seed", "null"),
+]
 
 
-@pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES.keys())
-def test_damaged_results_are_refused_by_file_and_cell(damage, corpus, tmp_path, capsys):
+@pytest.mark.parametrize(("where", "value"), DAMAGES)
+def test_damaged_results_are_refused_by_file_and_cell(
+    where, value, corpus, tmp_path, capsys
+):
     write_worlds(tmp_path, lambda keep: 0.0, 40)
     path = store_path(tmp_path, "regimes")
     lines = path.read_bytes().splitlines()
     world = json.loads(lines[6])
-    damage(world)
+    *path_to, key = where.split(".")
+    part = functools.reduce(dict.__getitem__, path_to, world)
+    part.pop(key)
+    if value is not None:
+        part[key] = None if value == "null" else value
     lines[6] = json.dumps(world).encode()
     path.write_bytes(b"\n".join(lines) + b"\n")
     done = run(capsys, "advise", corpus, "--results", tmp_path)
