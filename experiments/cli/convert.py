@@ -28,7 +28,7 @@ from experiments.store.write_subset import (
 )
 from mprm_jax.data.formats import by_name
 from mprm_jax.data.framing import corpus_files
-from mprm_jax.data.outputs import OUTPUT_SCHEMA, OutputSet, manifest_bytes
+from mprm_jax.data.outputs import OutputSet
 from mprm_jax.data.problems import DataError
 from mprm_jax.data.subset import encoded_lines, write_lines
 from theory.summary import by_source
@@ -102,9 +102,7 @@ def run(options: Options) -> None:
                 outputs.add(meta_path(path)).write(meta)
         manifest = corpus_manifest(usable)
         manifest |= {"labels": asdict(options.labels), "outputs": written}
-        outputs.add(options.output / "manifest.json").write(
-            manifest_bytes(manifest, OUTPUT_SCHEMA)
-        )
+        outputs.add_manifest(options.output / "manifest.json", manifest)
     answer(
         options.json,
         {

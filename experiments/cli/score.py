@@ -15,13 +15,7 @@ from experiments.console.errors import UsageError, problem_rows
 from experiments.console.options import wrong_usage
 from experiments.store.write_subset import check_output, corpus_manifest
 from mprm_jax.data.corpus import Usable
-from mprm_jax.data.outputs import (
-    OUTPUT_SCHEMA,
-    Output,
-    OutputSet,
-    manifest_bytes,
-    manifest_path,
-)
+from mprm_jax.data.outputs import Output, OutputSet, manifest_path
 from mprm_jax.data.problems import DataError
 from theory import scores
 from theory.selection import RULE_NAMES, rule_key
@@ -77,8 +71,7 @@ def run(options: Options) -> None:
             _write_parquet(file, columns)
         else:
             _write_jsonl(file, columns)
-        beside = outputs.add(manifest_path(options.output))
-        beside.write(manifest_bytes(manifest, OUTPUT_SCHEMA))
+        outputs.add_manifest(manifest_path(options.output), manifest)
     lines = [f"{name} is null throughout: {why}" for name, why in undefined.items()]
     lines += [f"wrote {len(usable.row):,} rows: {options.output}"]
     value = {"output": str(options.output), "rows": len(usable.row)}

@@ -34,7 +34,7 @@ from experiments.store.write_subset import (
 )
 from mprm_jax.data.corpus import Corpus, read_corpus
 from mprm_jax.data.framing import corpus_files
-from mprm_jax.data.outputs import OUTPUT_SCHEMA, OutputSet, manifest_bytes
+from mprm_jax.data.outputs import OutputSet
 
 if TYPE_CHECKING:
     from mprm_jax.data.loader import CorpusExamples
@@ -259,9 +259,7 @@ def _finish(
         "result": result,
     }
     with OutputSet() as outputs:
-        outputs.add(options.output / MANIFEST).write(
-            manifest_bytes(manifest, OUTPUT_SCHEMA)
-        )
+        outputs.add_manifest(options.output / MANIFEST, manifest)
     lines = [
         f"{budget.updates:,} updates of {budget.batch_size} on {budget.rollouts:,} "
         f"rollouts ({steps:,} steps)"

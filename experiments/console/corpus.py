@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import itertools
 import os
 import signal
 from collections.abc import Iterator
@@ -23,10 +24,11 @@ from experiments.console.options import (
     OptionalStr,
     check_least,
     given,
+    option,
     wrong_usage,
 )
 from experiments.console.progress import progress
-from mprm_jax.data.corpus import Corpus, Usable, read_corpus, usable_rollouts
+from mprm_jax.data.corpus import Usable, read_corpus, usable_rollouts
 from mprm_jax.data.formats import by_name
 from mprm_jax.data.formats.base import ReadOptions, WriteOptions, check_options
 from mprm_jax.data.framing import corpus_files
@@ -36,17 +38,9 @@ from theory.scores import DEFAULT_ALPHA
 from theory.selection import BudgetUnit, RuleName, SelectionOptions, TieRule
 
 InputFormat = Literal[
-    "auto",
-    "raw",
-    "prm",
-    "visualprm",
-    "trl",
-    "math-shepherd",
-    "prm800k",
-    "processbench",
-    "visualprocessbench",
-    "medprm",
-]
+    "auto", "raw", "prm", "visualprm", "trl", "math-shepherd", "prm800k",
+    "processbench", "visualprocessbench", "medprm",
+]  # fmt: skip
 
 # Below this, which one process scans in about three seconds, a second one costs more
 # CPU to start than it saves in time.
@@ -148,9 +142,9 @@ class RuleOptions(CorpusOptions):
         Raises:
             UsageError: it names the first.
         """
-        used = {"--keep-ratio", "--alpha", "--per-source", "--global", "--budget"}
-        for name in (used | {"--ties"}) - {*but} & given(self).keys():
-            if self.rule is None:
+        used = "keep_ratio", "alpha", "per_source", "global", "budget", "ties"
+        for name in map(option, used):
+            if self.rule is None and name not in but and name in given(self):
                 raise UsageError(f"{name} needs --rule")
 
 
@@ -173,40 +167,33 @@ def check_labels(format_name: str, labels: WriteOptions) -> None:
         raise UsageError(str(error)) from None
 
 
-def load_corpus(options: CorpusOptions, sha256: bool = True) -> Corpus:
-    """Scan or recall the corpus, in parallel where that pays, with progress.
+def load_usable(options: CorpusOptions, sha256: bool = True) -> Usable:
+    """Scan or recall the corpus, in parallel where that pays, with progress; then apply
+    the policies for bad lines and unmeasured steps.
 
     Args:
         options: how it is read.
         sha256: take its files' SHA-256, for a manifest.
+
+    Raises:
+        DataError: a file cannot be read, or more lines are bad than may be.
     """
     files = corpus_files(options.corpus)
     size = sum(file.path.stat().st_size for file in files)
+    count = itertools.count(1)
     with (
         _executor(options, len(files), size) as executor,
         progress("reading", len(files), "files") as tick,
     ):
-        done = 0
-
-        def step(_: object) -> None:
-            nonlocal done
-            done += 1
-            tick(done)
-
-        return read_corpus(
+        corpus = read_corpus(
             options.corpus,
             options.input_format,
             options.reading,
             executor=executor,
             use_cache=not options.no_cache,
             sha256=sha256,
-            progress=step,
+            progress=lambda _: tick(next(count)),
         )
-
-
-def load_usable(options: CorpusOptions, sha256: bool = True) -> Usable:
-    """The corpus after the policies for bad lines and unmeasured steps."""
-    corpus = load_corpus(options, sha256)
     usable = usable_rollouts(corpus, options.unmeasured, options.max_bad)
     print_problems(usable.problems)
     return usable

@@ -87,8 +87,9 @@ def _marks(hint: Any) -> tuple[Any, ...]:
 
 
 @contextlib.contextmanager
-def wrong_usage(prefix: str = "") -> Iterator[None]:
-    """Turn the library's refusal of a value into one that names the option.
+def wrong_usage(name: str = "") -> Iterator[None]:
+    """Turn the library's refusal of a value into one of the option: the one named, or
+    else the field's.
 
     Raises:
         UsageError: in place of a ValueError.
@@ -96,10 +97,12 @@ def wrong_usage(prefix: str = "") -> Iterator[None]:
     try:
         yield
     except ValueError as error:
+        if name:
+            raise UsageError(f"{name}: {error}") from None
         # What was given stays as it was typed.
         rule, but, given = str(error).partition(", not ")
         rule = _FIELD.sub(lambda match: option(match[0]), rule)
-        raise UsageError(f"{prefix}{rule}{but}{given}") from None
+        raise UsageError(f"{rule}{but}{given}") from None
 
 
 class Checked:

@@ -4,7 +4,6 @@ the library makes of them. JAX is imported once something is to be computed.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 from collections.abc import Callable
 from pathlib import Path
@@ -221,7 +220,7 @@ class TrainingOptions:
 
         if self.backbone.mesh is None:
             return MeshShape(jax.device_count(), 1)
-        with _of_mesh():
+        with wrong_usage("--mesh"):
             return parse_mesh(self.backbone.mesh)
 
     def backbone_folder(self) -> Path | None:
@@ -231,10 +230,6 @@ class TrainingOptions:
         folder = Path(self.model)
         known = self.model != TINY and folder.is_dir() and is_backbone(folder)
         return folder if known else None
-
-
-def _of_mesh() -> contextlib.AbstractContextManager[None]:
-    return wrong_usage("--mesh: ")
 
 
 def open_model(
@@ -260,7 +255,7 @@ def open_model(
     mesh = None
     if backbone.mesh is not None or jax.device_count() > 1:
         shape = options.mesh_shape()
-        with _of_mesh():
+        with wrong_usage("--mesh"):
             accumulate = options.loop.accumulate
             check_rows(abstract_mesh(shape), budget.batch_size, accumulate)
         mesh = make_mesh(shape)
@@ -342,7 +337,7 @@ def price_run(
     from mprm_jax.train.sharding import abstract_mesh, check_rows
 
     folder, config = options.backbone_folder(), options.config()
-    with _of_mesh():
+    with wrong_usage("--mesh"):
         mesh = abstract_mesh(options.mesh_shape())
         check_rows(mesh, budget.batch_size, config.accumulate)
     if folder is not None:

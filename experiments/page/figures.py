@@ -12,7 +12,7 @@ import msgspec
 from experiments.console.progress import progress
 from experiments.store.provenance import file_sha256, versions
 from experiments.store.results import REFERENCE, read_results, store_path
-from mprm_jax.data.outputs import OUTPUT_SCHEMA, OutputSet, manifest_bytes
+from mprm_jax.data.outputs import OutputSet
 from mprm_jax.data.problems import DataError
 
 # Each figure comes as all of these.
@@ -178,7 +178,5 @@ def _draw(name: str, inputs: list[_Input], output: Path) -> list[Path]:
             "versions": versions(),
             "files": hashes,
         }
-        outputs.add(output / f"{name}.manifest.json").write(
-            manifest_bytes(manifest, OUTPUT_SCHEMA)
-        )
+        outputs.add_manifest(output / f"{name}.manifest.json", manifest)
     return paths

@@ -12,12 +12,7 @@ from experiments.store.manifests import InputFile, typed
 from experiments.store.provenance import file_sha256, versions
 from mprm_jax.data.compat import OfficialReport, select_official
 from mprm_jax.data.framing import annotations_folder
-from mprm_jax.data.outputs import (
-    SUBSET_SCHEMA,
-    OutputSet,
-    manifest_bytes,
-    manifest_path,
-)
+from mprm_jax.data.outputs import SUBSET_SCHEMA, OutputSet, manifest_path
 from mprm_jax.data.problems import DataError
 
 
@@ -85,11 +80,8 @@ def write_official(
             "sha256": file.sha256.hexdigest(),
         }
         manifest = {"versions": versions(), "corpus": str(folder.resolve()), **result}
-        outputs.add(manifest_path(output)).write(
-            manifest_bytes(
-                manifest | {"inputs": inputs, "output": written}, SUBSET_SCHEMA
-            )
-        )
+        manifest |= {"inputs": inputs, "output": written}
+        outputs.add_manifest(manifest_path(output), manifest, SUBSET_SCHEMA)
     return report, result
 
 

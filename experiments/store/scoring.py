@@ -14,12 +14,7 @@ import msgspec
 from experiments.console.errors import UsageError
 from experiments.console.options import SeedOption, check_least, option
 from experiments.store.provenance import file_sha256, package_version, versions
-from mprm_jax.data.outputs import (
-    OUTPUT_SCHEMA,
-    OutputSet,
-    manifest_bytes,
-    manifest_path,
-)
+from mprm_jax.data.outputs import OutputSet, manifest_path
 from mprm_jax.data.problems import DataError
 from mprm_jax.metrics_bootstrap import REPLICATES
 
@@ -108,8 +103,7 @@ def write_scored(
         for line in lines:
             file.write(line)
         manifest["sha256"] = file.sha256.hexdigest()
-        beside = outputs.add(manifest_path(output))
-        beside.write(manifest_bytes(manifest, OUTPUT_SCHEMA))
+        outputs.add_manifest(manifest_path(output), manifest)
         if metrics is not None:
             told = outputs.add(output.with_suffix(".metrics.json"))
             told.write(msgspec.json.format(msgspec.json.encode(metrics)) + b"\n")

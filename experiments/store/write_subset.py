@@ -17,12 +17,7 @@ from mprm_jax.data.formats import by_name
 from mprm_jax.data.formats.base import WriteOptions
 from mprm_jax.data.formats.meta import internvl_meta
 from mprm_jax.data.framing import corpus_files
-from mprm_jax.data.outputs import (
-    SUBSET_SCHEMA,
-    OutputSet,
-    manifest_bytes,
-    manifest_path,
-)
+from mprm_jax.data.outputs import SUBSET_SCHEMA, OutputSet, manifest_path
 from mprm_jax.data.problems import DataError
 from mprm_jax.data.subset import encoded_lines, write_lines
 from theory.selection import Selection, SelectionOptions, select
@@ -181,9 +176,7 @@ def write_selection(
             **evidence(usable, selection, options.alpha),
             "rows": usable.row[selection.rows].astype(np.int64).tolist(),
         }
-        outputs.add(manifest_path(output)).write(
-            manifest_bytes(manifest, SUBSET_SCHEMA)
-        )
+        outputs.add_manifest(manifest_path(output), manifest, SUBSET_SCHEMA)
     return manifest
 
 

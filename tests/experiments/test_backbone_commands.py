@@ -2,21 +2,21 @@
 
 import json
 import re
+import shutil
 import struct
 import zlib
 
 import jax
 import numpy as np
 import pytest
-from experiments.console.shared import run_command
 from safetensors.numpy import load_file, save_file
 
-from experiments.cli import export, main
+from experiments.cli import main
 from mprm_jax.data.vision_prompt import INTERNVL_TEMPLATE, QWEN_TEMPLATE
 from mprm_jax.models.backbone import Backbone, load_backbone, tower_params
 from mprm_jax.models.reward_head import detach
 from mprm_jax.train.checkpoint import load_model
-from tests.cli import Run, run
+from tests.cli import run
 from tests.mprm_jax.backbone_folder import LAYOUTS, layout_folder, text_tokenizer
 from tests.mprm_jax.quick import quick_compilation as quick_compilation
 from tests.raw_files import record, write_corpus
@@ -62,14 +62,6 @@ def evaluate(capsys, checkpoint, benchmark, output, world):
     assert done.status == 0, done.err
     scores = [value["prm_scores"] for value in records(output)]
     return done.json, np.concatenate(scores)
-
-
-def exported(capsys, *arguments):
-    """``mprm export``, wherever it is registered."""
-    capsys.readouterr()
-    status = run_command("export", export, [str(value) for value in arguments])
-    captured = capsys.readouterr()
-    return Run(status, captured.out, captured.err)
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -118,7 +110,7 @@ def test_from_released_weights_to_scores_and_out_again(
     assert (scores != other).mean() > 0.5
 
     out = tmp_path / "out"
-    done = exported(capsys, tmp_path / "run", "--output", out, "--json")
+    done = run(capsys, "export", tmp_path / "run", "--output", out, "--json")
     assert done.status == 0, done.err
     assert done.json["yes_no"] == [words.token_to_id(w) for w in ("Yes", "No")]
     _, same = load_backbone(out)
@@ -126,13 +118,13 @@ def test_from_released_weights_to_scores_and_out_again(
     expected = detach(model.head, params) | {"head": params["head"]}
     jax.tree.map(np.testing.assert_array_equal, same, expected)
     assert model.tokenizer.token_to_id("<prm>") == done.json["step_marker"]
-    refused = exported(capsys, tmp_path / "run", "--output", out)
+    refused = run(capsys, "export", tmp_path / "run", "--output", out)
     assert refused.status == 1
     assert "holds files already" in refused.err
 
 
 def test_only_backbones_are_exported(capsys, tmp_path):
-    refused = exported(capsys, tmp_path / "nothing", "--output", tmp_path / "out")
+    refused = run(capsys, "export", tmp_path / "nothing", "--output", tmp_path / "out")
     assert refused.status == 1
     assert "no such checkpoint folder" in refused.err
     assert not (tmp_path / "out").exists()
@@ -168,38 +160,34 @@ def without_answers(folder):
     path.write_text(path.read_text().replace('"Yes"', '"Oui"'))
 
 
+def without(name):
+    return lambda folder: (folder / name).unlink()
+
+
+# What is damaged, and the file that the one line names.
 BAD_FOLDERS = {
-    "no config": (
-        lambda folder: (folder / "config.json").unlink(),
-        "config.json: No such file",
-    ),
+    "no config": (without("config.json"), "config.json: "),
     "architecture": (
         changed_json("config.json", lambda v: v.update(model_type="llava")),
-        "'llava' is not supported; supported are qwen2_5_vl (Qwen2.5-VL), internvl and "
-        "internvl_chat (InternVL2.5)",
+        "'llava' is not supported; supported are qwen2_5_vl",
     ),
     "decoder": (
         changed_json("config.json", lambda v: v["text_config"].update(hidden_act="x")),
-        "hidden_act is 'x'; only 'silu' is supported",
+        "hidden_act is 'x'",
     ),
-    "missing shard": (without_a_shard, "b.safetensors: a shard that"),
-    "truncated": (truncated, "model.safetensors: no whole safetensors file"),
-    "no reward tokens": (without_answers, "tokenizer.json: the vocabulary has no"),
-    "no tokenizer": (
-        lambda folder: (folder / "tokenizer.json").unlink(),
-        "tokenizer.json: not found; transformers' AutoTokenizer",
-    ),
-    "no weights": (
-        lambda folder: (folder / "model.safetensors").unlink(),
-        "no model.safetensors and no model.safetensors.index.json",
-    ),
+    "missing shard": (without_a_shard, "b.safetensors: "),
+    "truncated": (truncated, "model.safetensors: "),
+    "no reward tokens": (without_answers, "tokenizer.json: "),
+    "no tokenizer": (without("tokenizer.json"), "tokenizer.json: "),
+    "no weights": (without("model.safetensors"), "no model.safetensors"),
     "short context": (
         changed_json(
             "config.json",
             lambda v: v["text_config"].update(max_position_embeddings=6),
         ),
-        "prompt longer than the context: its images alone take 4 of 6 tokens",
+        "its images alone take 4 of 6 tokens",
     ),
+    "no folder": (shutil.rmtree, "weights: no such model"),
 }
 
 
@@ -215,12 +203,6 @@ def test_a_folder_that_cannot_be_used_is_one_line(
     assert message in refused.err
     assert refused.err.count("\n") == 1, refused.err
     assert refused.out == ""
-
-
-def test_no_folder_at_all(capsys, world, tmp_path):
-    refused = train(capsys, world, tmp_path / "nowhere", tmp_path / "run")
-    assert refused.status == 1
-    assert "nowhere: no such model; give tiny, or a folder with weights" in refused.err
 
 
 def png(width, height):
