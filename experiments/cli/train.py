@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 import numpy as np
 import xxhash
 
@@ -250,7 +251,7 @@ def _finish(
     }
     manifest = {
         "versions": versions(),
-        "arguments": _arguments(options),
+        "arguments": msgspec.to_builtins(options, enc_hook=str),
         "corpus": str(usable.corpus.path.resolve()),
         "input": corpus_reading(usable),
         "inputs": corpus_inputs(usable.corpus),
@@ -274,18 +275,6 @@ def _finish(
     lines += [f"next: mprm evaluate --checkpoint {options.output} --benchmark FILE"]
     value = {"output": str(options.output), **result}
     answer(options.json, value, "\n".join(lines))
-
-
-def _arguments(options: Any) -> dict[str, Any]:
-    """All settings by field, those of nested groups included."""
-    found = {}
-    for field in dataclasses.fields(options):
-        value = getattr(options, field.name)
-        if dataclasses.is_dataclass(value):
-            found |= {k: v for k, v in _arguments(value).items() if k not in found}
-        else:
-            found[field.name] = str(value) if isinstance(value, Path) else value
-    return found
 
 
 def _answer_price(options: Options, found: Priced, budget: Budget) -> None:
