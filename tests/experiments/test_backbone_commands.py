@@ -16,7 +16,6 @@ from mprm_jax.data.vision_prompt import INTERNVL_TEMPLATE, QWEN_TEMPLATE
 from mprm_jax.models.backbone import Backbone, load_backbone, tower_params
 from mprm_jax.models.reward_head import detach
 from mprm_jax.train.checkpoint import load_model
-from tests.cli import run
 from tests.mprm_jax.backbone_folder import LAYOUTS, layout_folder, text_tokenizer
 from tests.mprm_jax.quick import quick_compilation as quick_compilation
 from tests.raw_files import record, write_corpus
@@ -48,14 +47,13 @@ def words(world):
     return text_tokenizer([*read, QWEN_TEMPLATE.before, INTERNVL_TEMPLATE.before])
 
 
-def train(capsys, world, folder, output, *arguments):
+def train(mprm, world, folder, output, *arguments):
     given = ("--model", folder, "--batch-size", 12, "--output", output, *arguments)
-    return run(capsys, "train", world, *given)
+    return mprm("train", world, *given)
 
 
-def evaluate(capsys, checkpoint, benchmark, output, world):
-    done = run(
-        capsys, "evaluate", "--checkpoint", checkpoint, "--benchmark", benchmark,
+def evaluate(mprm, checkpoint, benchmark, output, world):
+    done = mprm("evaluate", "--checkpoint", checkpoint, "--benchmark", benchmark,
         "--images", world / "benchmark" / "images", "--output", output, "--json",
         "--threshold", "0.5", "--replicates", 0, "--batch-size", 10,
     )  # fmt: skip
@@ -66,15 +64,15 @@ def evaluate(capsys, checkpoint, benchmark, output, world):
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_from_released_weights_to_scores_and_out_again(
-    capsys, world, words, layout, tmp_path
+    mprm, world, words, layout, tmp_path
 ):
     weights = layout_folder(tmp_path / "weights", layout, words)
-    done = train(capsys, world, weights, tmp_path / "run", "--json")
+    done = train(mprm, world, weights, tmp_path / "run", "--json")
     assert done.status == 0, done.err
     assert (done.json["rollouts"], done.json["updates"]) == (48, 4)
     assert done.json["last_update"]["truncated_steps"] == 0
     assert done.json["last_update"]["gradient_norm"] > 0
-    again = train(capsys, world, weights, tmp_path / "run", "--resume")
+    again = train(mprm, world, weights, tmp_path / "run", "--resume")
     assert "nothing was left to do" in again.out, again.err
 
     model, params = load_model(tmp_path / "run")
@@ -94,7 +92,7 @@ def test_from_released_weights_to_scores_and_out_again(
         np.testing.assert_array_equal(*rows)
 
     test = world / "benchmark" / "test.jsonl"
-    found, scores = evaluate(capsys, tmp_path / "run", test, tmp_path / "a", world)
+    found, scores = evaluate(mprm, tmp_path / "run", test, tmp_path / "a", world)
     assert found["rollouts"] == 10
     assert found["steps_truncated"] == 0
     assert len(scores) == found["steps"] + found["steps_neutral"]
@@ -106,11 +104,11 @@ def test_from_released_weights_to_scores_and_out_again(
     turned = [row | {"image": path} for row, path in zip(rows, others, strict=True)]
     path = tmp_path / "turned.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in turned))
-    _, other = evaluate(capsys, tmp_path / "run", path, tmp_path / "b", world)
+    _, other = evaluate(mprm, tmp_path / "run", path, tmp_path / "b", world)
     assert (scores != other).mean() > 0.5
 
     out = tmp_path / "out"
-    done = run(capsys, "export", tmp_path / "run", "--output", out, "--json")
+    done = mprm("export", tmp_path / "run", "--output", out, "--json")
     assert done.status == 0, done.err
     assert done.json["yes_no"] == [words.token_to_id(w) for w in ("Yes", "No")]
     _, same = load_backbone(out)
@@ -118,15 +116,13 @@ def test_from_released_weights_to_scores_and_out_again(
     expected = detach(model.head, params) | {"head": params["head"]}
     jax.tree.map(np.testing.assert_array_equal, same, expected)
     assert model.tokenizer.token_to_id("<prm>") == done.json["step_marker"]
-    refused = run(capsys, "export", tmp_path / "run", "--output", out)
-    assert refused.status == 1
-    assert "holds files already" in refused.err
+    refused = mprm("export", tmp_path / "run", "--output", out)
+    assert (refused.status, "holds files already" in refused.err) == (1, True)
 
 
-def test_only_backbones_are_exported(capsys, tmp_path):
-    refused = run(capsys, "export", tmp_path / "nothing", "--output", tmp_path / "out")
-    assert refused.status == 1
-    assert "no such checkpoint folder" in refused.err
+def test_only_backbones_are_exported(mprm, tmp_path):
+    refused = mprm("export", tmp_path / "nothing", "--output", tmp_path / "out")
+    assert (refused.status, "no such checkpoint folder" in refused.err) == (1, True)
     assert not (tmp_path / "out").exists()
 
 
@@ -192,13 +188,11 @@ BAD_FOLDERS = {
 
 
 @pytest.mark.parametrize("fault", BAD_FOLDERS)
-def test_a_folder_that_cannot_be_used_is_one_line(
-    capsys, world, words, fault, tmp_path
-):
+def test_a_folder_that_cannot_be_used_is_one_line(mprm, world, words, fault, tmp_path):
     damage, message = BAD_FOLDERS[fault]
     folder = layout_folder(tmp_path / "weights", "qwen2_5_vl", words)
     damage(folder)
-    refused = train(capsys, world, folder, tmp_path / "run")
+    refused = train(mprm, world, folder, tmp_path / "run")
     assert refused.status == 1
     assert message in refused.err
     assert refused.err.count("\n") == 1, refused.err
@@ -225,13 +219,13 @@ def png(width, height):
     ],
 )
 def test_images_of_no_or_a_billion_pixels_are_one_line(
-    capsys, words, size, message, tmp_path
+    mprm, words, size, message, tmp_path
 ):
     write_corpus(tmp_path / "corpus", {"a.jsonl": [record()]})
     (tmp_path / "corpus" / "images").mkdir()
     (tmp_path / "corpus" / "images" / "0.png").write_bytes(png(*size))
     folder = layout_folder(tmp_path / "weights", "qwen2_5_vl", words)
-    refused = train(capsys, tmp_path / "corpus", folder, tmp_path / "run")
+    refused = train(mprm, tmp_path / "corpus", folder, tmp_path / "run")
     assert refused.status == 1
     assert re.search(f"a.jsonl:1: {message}", refused.err)
     assert refused.err.count("\n") == 1, refused.err

@@ -9,7 +9,6 @@ from mprm_jax.models.backbone import Backbone
 from mprm_jax.models.lora import LoraModel, base_of
 from mprm_jax.train import loop
 from mprm_jax.train.checkpoint import load_model
-from tests.cli import run
 from tests.mprm_jax.backbone_folder import internvl_folder, qwen_folder
 from tests.mprm_jax.quick import quick_compilation as quick_compilation
 from tests.mprm_jax.test_pricing import SIZES, full_size
@@ -34,21 +33,27 @@ def qwen(tmp_path_factory):
     return qwen_folder(tmp_path_factory.mktemp("qwen"))
 
 
-def train(capsys, world, folder, *arguments):
-    given = ("--model", folder, "--batch-size", 8, "--threads", 0)
-    return run(capsys, "train", world, *given, *arguments)
+@pytest.fixture
+def train(mprm, world):
+    """``mprm train`` of a model on it."""
+
+    def command(folder, *arguments):
+        given = ("--batch-size 8 --threads 0 --model", folder)
+        return mprm("train", world, *given, *arguments)
+
+    return command
 
 
 @pytest.mark.parametrize("family", SIZES)
-def test_the_plan_of_a_released_model(capsys, world, tmp_path, family):
+def test_the_plan_of_a_released_model(train, tmp_path, family):
     folder = full_size(tmp_path, family)
     asked = ("--mesh", "1x8x1", "--dry-run", "--output", tmp_path / "out")
-    done = train(capsys, world, folder, *asked)
+    done = train(folder, *asked)
     assert done.status == 0, done.err
     count = sum(SIZES[family])
     for words in (f"{count:,} parameters", "devices: 8 (", "3 updates of 8", "989 TF"):
         assert words in done.out
-    told = train(capsys, world, folder, *asked, "--json", "--peak-tflops", 494.5)
+    told = train(folder, *asked, "--json", "--peak-tflops", 494.5)
     assert told.json["parameters"] == count
     assert told.json["mesh"] == {"data": 1, "fsdp": 8, "tensor": 1}
     assert told.json["prompts_read"] == 20
@@ -60,7 +65,7 @@ def test_the_plan_of_a_released_model(capsys, world, tmp_path, family):
 
 
 def test_adapters_are_trained_on_a_mesh_and_merged_by_export(
-    capsys, world, qwen, tmp_path
+    train, mprm, qwen, tmp_path
 ):
     output = tmp_path / "model"
     chosen = (
@@ -68,16 +73,15 @@ def test_adapters_are_trained_on_a_mesh_and_merged_by_export(
         "--optimizer", "adafactor", "--compute", "float32", "--accumulate", 2,
         "--max-length", 128, "--learning-rate", 0.01, "--output", output,
     )  # fmt: skip
-    done = train(capsys, world, qwen, *chosen, "--json")
+    done = train(qwen, *chosen, "--json")
     assert done.status == 0, done.err
     assert done.json["updates"] == 3
     model, _ = load_model(output)
     assert isinstance(model, LoraModel)
     exported = tmp_path / "exported"
-    assert run(capsys, "export", output, "--output", exported).status == 0
-    refused = train(capsys, world, output, "--output", tmp_path / "more")
-    assert refused.status == 1
-    assert "mprm export merges them" in refused.err
+    assert mprm("export", output, "--output", exported).status == 0
+    refused = train(output, "--output", tmp_path / "more")
+    assert (refused.status, "mprm export merges them" in refused.err) == (1, True)
     merged, params = _opened(exported)
     base = base_of(model)
     assert isinstance(base, Backbone)
@@ -91,24 +95,24 @@ def test_adapters_are_trained_on_a_mesh_and_merged_by_export(
     for name in ("key", "up"):
         np.testing.assert_array_equal(layers[name]["kernel"], old[name]["kernel"])
     # The adapters are told apart from a run without, and the mesh is free to change.
-    other = train(capsys, world, qwen, *chosen[:2], *chosen[6:], "--resume")
+    other = train(qwen, *chosen[:2], *chosen[6:], "--resume")
     assert other.status == 1
     assert "model differ" in other.err or "initial_parameters" in other.err
-    moved = train(capsys, world, qwen, "--mesh", "2x1x1", *chosen[2:], "--resume")
+    moved = train(qwen, "--mesh", "2x1x1", *chosen[2:], "--resume")
     assert moved.status == 0, moved.err
     assert "nothing was left to do" in moved.out
 
 
-def test_the_head_s_rows_are_those_asked_for(capsys, world, qwen, tmp_path):
+def test_the_head_s_rows_are_those_asked_for(train, mprm, qwen, tmp_path):
     new = ("--answers", "new", "--compute", "float32", "--output", tmp_path / "new")
-    done = train(capsys, world, qwen, *new)
+    done = train(qwen, *new)
     assert done.status == 0, done.err
     model, params = load_model(tmp_path / "new")
     assert isinstance(model, Backbone)
     assert model.head.tokens is None
     assert params["head"]["answers"].shape == (2, 32)
     signs = ("--answers", "plus-minus", "--output", tmp_path / "signs")
-    assert train(capsys, world, qwen, *signs).status == 0
+    assert train(qwen, *signs).status == 0
     model, _ = load_model(tmp_path / "signs")
     assert isinstance(model, Backbone)
     expected = tuple(map(model.tokenizer.token_to_id, "+-"))
@@ -121,11 +125,11 @@ def _opened(folder):
     return load_backbone(folder)
 
 
-def test_defaults_are_bfloat16_and_recomputed(capsys, world, tmp_path):
+def test_defaults_are_bfloat16_and_recomputed(train, tmp_path):
     """On both devices of these tests, without asking for a mesh."""
     folder = internvl_folder(tmp_path / "weights")
     output = tmp_path / "model"
-    done = train(capsys, world, folder, "--output", output, "--json")
+    done = train(folder, "--output", output, "--json")
     assert done.status == 0, done.err
     model, params = load_model(output)
     assert isinstance(model, Backbone)
@@ -137,28 +141,24 @@ def test_defaults_are_bfloat16_and_recomputed(capsys, world, tmp_path):
     np.testing.assert_array_equal(tower, tower.astype("bfloat16").astype("float32"))
     # What a run wrote is a model to go on from.
     again = ("--output", tmp_path / "again", "--compute", "float32", "--no-remat")
-    more = train(capsys, world, output, *again)
+    more = train(output, *again)
     assert more.status == 0, more.err
     wide, _ = load_model(tmp_path / "again")
     assert isinstance(wide, Backbone)
     assert (wide.compute.dtype, wide.compute.remat) == ("float32", False)
 
 
-def test_features_of_frozen_images_are_kept(capsys, world, qwen, tmp_path):
+def test_features_of_frozen_images_are_kept(train, qwen, tmp_path):
     chosen = ("--compute", "float32", "--feature-cache", tmp_path / "features")
-    done = train(capsys, world, qwen, *chosen, "--output", tmp_path / "one", "--json")
+    done = train(qwen, *chosen, "--output", tmp_path / "one", "--json")
     assert done.status == 0, done.err
-    plain = train(
-        capsys, world, qwen, *chosen[:2], "--output", tmp_path / "two", "--json"
-    )
+    plain = train(qwen, *chosen[:2], "--output", tmp_path / "two", "--json")
     losses = [of.json["last_update"]["loss"] for of in (done, plain)]
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)
     assert len(list((tmp_path / "features").iterdir())) > 1
 
 
-def test_too_little_memory_is_one_line_of_advice(
-    capsys, world, qwen, tmp_path, monkeypatch
-):
+def test_too_little_memory_is_one_line_of_advice(train, qwen, tmp_path, monkeypatch):
     def full(*_, **__):
         raise jax.errors.JaxRuntimeError(
             "RESOURCE_EXHAUSTED: Out of memory while trying to allocate 17.24GiB.\n"
@@ -166,13 +166,13 @@ def test_too_little_memory_is_one_line_of_advice(
         )
 
     monkeypatch.setattr(loop, "compiled_step", full)
-    failed = train(capsys, world, qwen, "--output", tmp_path / "model")
+    failed = train(qwen, "--output", tmp_path / "model")
     assert failed.status == 1
     assert failed.err.count("\n") == 1
     for word in ("17.24GiB", "--accumulate", "--mesh", "--lora-rank", "adafactor"):
         assert word in failed.err
     monkeypatch.setattr(loop, "initial_state", full)
-    failed = train(capsys, world, qwen, "--output", tmp_path / "other")
+    failed = train(qwen, "--output", tmp_path / "other")
     assert "out of device memory (17.24GiB" in failed.err
 
 
@@ -192,11 +192,9 @@ def test_too_little_memory_is_one_line_of_advice(
         ("--dry-run --model nothing", 1, "nothing: no such model"),
     ],
 )
-def test_what_cannot_be_is_one_line(
-    capsys, world, qwen, tmp_path, arguments, status, words
-):
+def test_what_cannot_be_is_one_line(train, qwen, tmp_path, arguments, status, words):
     given = (*arguments.split(), "--output", tmp_path / "model")
-    refused = train(capsys, world, qwen, *given)
+    refused = train(qwen, *given)
     assert (refused.status, refused.err.count("\n")) == (status, 1)
     assert words in refused.err
     assert not (tmp_path / "model").exists()
