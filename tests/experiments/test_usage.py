@@ -1,7 +1,15 @@
 """Wrong usage exits with 2, failures are one JSON object, inputs stay as they are."""
 
-import pytest
+from dataclasses import asdict
+from pathlib import Path
 
+import pytest
+import tyro
+
+from experiments.cli.train import OPTIONS
+from experiments.console.options import given
+from experiments.console.training import TrainingOptions
+from mprm_jax.train.config import TrainConfig
 from tests.cli import run
 from tests.raw_files import line, record, write_corpus
 
@@ -98,6 +106,26 @@ def test_wrong_usage_is_one_object_too(mprm):
     failed = mprm("select none --workers 0 --json")
     assert failed.status == 2
     assert "--workers" in failed.json["error"]
+
+
+def test_what_was_given_is_named_as_it_is_typed():
+    words = "c --rule bis --global --model m --optimizer adafactor --lora-rank 2 "
+    words += "--keep-checkpoints 1 --labels soft --seed 3"
+    flags = (tyro.conf.FlagCreatePairsOff, tyro.conf.OmitArgPrefixes)
+    options = tyro.cli(OPTIONS, args=words.split(), config=flags)
+    assert given(options) == {
+        "--corpus": Path("c"), "--rule": "bis", "--global": True, "--model": "m",
+        "--optimizer": "adafactor", "--lora-rank": 2, "--keep-checkpoints": 1,
+        "--labels": "soft", "--seed": 3,
+    }  # fmt: skip
+    config = options.training.config()
+    assert (config.seed, config.objective.labels) == (3, "soft")
+    assert (config.optimizer.kind, config.keep_checkpoints) == ("adafactor", 1)
+
+
+def test_a_backbone_is_trained_as_the_library_does_by_default():
+    config = TrainingOptions(model="weights").config()
+    assert asdict(config) == asdict(TrainConfig(threads=2, checkpoint_every=100))
 
 
 def test_an_empty_argument_is_no_name_for_the_current_folder(capsys):
