@@ -208,20 +208,27 @@ class TrainingOptions:
         matched = whole if self.matched_updates else None
         return plan(rollouts, self.batch_size or usual[0], matched_to=matched)
 
-    def mesh_shape(self) -> MeshShape:
-        """The mesh that was asked for, else a copy on every device here.
+    def mesh_shape(self, batch_size: int) -> MeshShape:
+        """The mesh that was asked for, else a copy on every device here; one whose
+        parts can share a batch.
 
         Raises:
-            UsageError: it is none.
+            UsageError: it is none, or cannot.
         """
         import jax
 
-        from mprm_jax.train.sharding import MeshShape, parse_mesh
+        from mprm_jax.train.sharding import (
+            MeshShape,
+            abstract_mesh,
+            check_rows,
+            parse_mesh,
+        )
 
-        if self.backbone.mesh is None:
-            return MeshShape(jax.device_count(), 1)
+        asked = self.backbone.mesh
         with wrong_usage("--mesh"):
-            return parse_mesh(self.backbone.mesh)
+            shape = parse_mesh(asked) if asked else MeshShape(jax.device_count(), 1)
+            check_rows(abstract_mesh(shape), batch_size, self.loop.accumulate)
+        return shape
 
     def backbone_folder(self) -> Path | None:
         """The folder of the backbone to train; None: another model, or none at all."""
@@ -247,18 +254,14 @@ def open_model(
     from mprm_jax.models.lora import LoraModel
     from mprm_jax.train.features import cached
     from mprm_jax.train.open_backbone import open_for_training
-    from mprm_jax.train.sharding import abstract_mesh, check_rows, make_mesh
+    from mprm_jax.train.sharding import make_mesh
 
     folder, backbone = options.backbone_folder(), options.backbone
     if folder is None:
         return *models.open_model(options.model), None
     mesh = None
     if backbone.mesh is not None or jax.device_count() > 1:
-        shape = options.mesh_shape()
-        with wrong_usage("--mesh"):
-            accumulate = options.loop.accumulate
-            check_rows(abstract_mesh(shape), budget.batch_size, accumulate)
-        mesh = make_mesh(shape)
+        mesh = make_mesh(options.mesh_shape(budget.batch_size))
     model, params = open_for_training(folder, backbone.opening(), mesh, options.seed)
     if backbone.feature_cache is not None:
         adapted = isinstance(model, LoraModel)
@@ -334,12 +337,10 @@ def price_run(
     from mprm_jax.models import model as models
     from mprm_jax.train.open_backbone import planned_model
     from mprm_jax.train.price import H100_PEAK, load_of, price
-    from mprm_jax.train.sharding import abstract_mesh, check_rows
+    from mprm_jax.train.sharding import abstract_mesh
 
     folder, config = options.backbone_folder(), options.config()
-    with wrong_usage("--mesh"):
-        mesh = abstract_mesh(options.mesh_shape())
-        check_rows(mesh, budget.batch_size, config.accumulate)
+    mesh = abstract_mesh(options.mesh_shape(budget.batch_size))
     if folder is not None:
         model, shapes = planned_model(folder, options.backbone.opening())
     else:

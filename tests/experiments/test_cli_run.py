@@ -11,7 +11,6 @@ import pytest
 
 from experiments.cli import run as run_module
 from experiments.page import figures
-from experiments.store.results import Result, append_results
 from mprm_jax.data.problems import DataError
 
 KNOWN = run_module.EXPERIMENTS | run_module.WITH_DATA
@@ -59,9 +58,12 @@ class WithoutSize:
     json: bool = False
 
 
-def test_all_passes_each_experiment_the_options_it_has(tmp_path, capsys, monkeypatch):
-    one = {"bis-order": figures.FIGURES["bis-order"]}
-    monkeypatch.setattr(figures, "FIGURES", one)
+def test_all_passes_each_experiment_its_options_and_draws(
+    tmp_path, capsys, monkeypatch
+):
+    planned = figures.Source("subsets:subsets", ("planned",))
+    two = {"bis-order": figures.FIGURES["bis-order"], "planned": planned}
+    monkeypatch.setattr(figures, "FIGURES", two)
     ran = []
 
     def note(options):
@@ -76,36 +78,15 @@ def test_all_passes_each_experiment_the_options_it_has(tmp_path, capsys, monkeyp
     told = json.loads(captured.out)
     assert told["figures"] == str(tmp_path / "figures")
     assert told["experiments"] == ["first", "second"]
+    assert len(told["drawn"]) == 3
+    assert set(told["left_out"]) == {"planned"}
     assert captured.err.count("table") == 2
     run_module.run_all(run_module.Everything(tmp_path), modules)
-    assert capsys.readouterr().out.splitlines()[:-1] == [
+    *lines, _, drawn = capsys.readouterr().out.splitlines()
+    assert lines == [
         "== mprm run first", "table", "== mprm run second", "table", "== figures"
     ]  # fmt: skip
-
-
-def test_all_draws_at_its_end_and_only_what_is_older(tmp_path, capsys, monkeypatch):
-    planned = figures.Source("subsets:subsets", ("planned",))
-    sources = {"subsets": figures.FIGURES["subsets"], "planned": planned}
-    monkeypatch.setattr(figures, "FIGURES", sources)
-    shares = dict.fromkeys(
-        ("mixed_share", "all_positive_share", "all_negative_share", "tied_share",
-         "false_positive_share"), 0.5,
-    )  # fmt: skip
-    cells = [Result("kept", {"scale": 1.0}, 0, {"rules": {"bis": shares}})]
-    counts = []
-    # Drawn; nothing ran; a cell ran again.
-    for added in (cells, [], cells):
-
-        def add(options, added=added):
-            append_results(options.output, added)
-
-        everything = run_module.Everything(tmp_path, json=True)
-        run_module.run_all(everything, {"kept": module(WithSize, add)})
-        told = json.loads(capsys.readouterr().out)
-        assert set(told["left_out"]) == {"planned"}
-        counts.append(len(told["drawn"]))
-    assert counts == [3, 0, 3]
-    assert (tmp_path / "figures" / "subsets.csv").read_text().count("\nbis,") == 5
+    assert drawn.startswith("nothing newer to draw")
 
 
 def test_all_stops_at_an_experiment_that_fails(tmp_path):

@@ -35,7 +35,8 @@ def world(tmp_path_factory):
     model = small_model(vision_layers=0)
     params = random_params(model)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(model, "open_model", lambda name: (model, params))
+        target = "mprm_jax.models.model.open_model"
+        patch.setattr(target, lambda name: (model, params))
         yield folder
 
 
