@@ -301,7 +301,7 @@ def test_a_dry_run_prices_and_does_nothing(
     ("arguments", "status", "says"),
     [
         (("--rules", "bis,best"), 2, "known: random, bis"),
-        (("--keep-ratios", "0.1,1.5"), 2, "'1.5' is not a number in (0, 1]"),
+        (("--keep-ratios", "0.1,1.5"), 2, "'1.5' is not a number that fits"),
         (("--keep-ratios", "nan"), 2, "--keep-ratios"),
         (("--alphas", "-1"), 2, "--alphas"),
         (("--label-thresholds", "1"), 2, "--label-thresholds"),
