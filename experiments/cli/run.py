@@ -20,7 +20,7 @@ from experiments.console.options import SeedOption
 EXPERIMENTS = {
     "theory": ("theory_table.table", "every statement of the theory, four ways"),
     "kept": ("corpora.kept", "what the paper's rules keep of a simulated corpus"),
-    "corpus_models": ("corpora.corpus_models", "what corpus models predict beyond"),
+    "corpus_models": ("corpora.corpus_models", "what do corpus models predict?"),
     "plateau": ("students.plateau", "how much data and how many updates are enough?"),
     "rules": ("students.rules", "which rule's subset teaches a student best?"),
     "labels": ("students.labels", "which labels teach best?"),
