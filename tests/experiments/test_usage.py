@@ -34,7 +34,19 @@ WRONG = {
     "select none --trials=0": "--trials must lie in [1, 65535], not 0",
     "select none --label-threshold=1": "--label-threshold must lie in [0, 1), not 1.0",
     "select none --format raw --labels soft": "--format raw keeps the counts",
-    "select none --compat official --seed 1": "--compat official has no --seed",
+    **{
+        f"select none --compat official {given}": f"has no {given.split()[0]}"
+        for given in (
+            "--rule random",
+            "--format trl",
+            "--labels soft",
+            "--global",
+            "--seed 1",
+            "--budget steps",
+            "--source-from kind",
+            "--label-threshold 0.5",
+        )
+    },
     "select none --compat official --input-format trl": "--input-format raw alone",
     "convert none --format trl --labels soft": "holds no soft labels",
     "stats none --keep-ratio 0.5": "--keep-ratio needs --rule",
