@@ -74,7 +74,9 @@ def _file(module):
 def graph():
     """file -> files it imports."""
     return {
-        path.relative_to(ROOT): {_file(name) for name, *_ in imports(path)} - {None}
+        path.relative_to(ROOT): {
+            file for name, *_ in imports(path) if (file := _file(name)) is not None
+        }
         for package in ALLOWED
         for path in source(package)
     }

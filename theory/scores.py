@@ -120,7 +120,7 @@ def bis(rollouts: Rollouts, alpha: float = DEFAULT_ALPHA) -> np.ndarray:
     Raises:
         ValueError: ``alpha`` is negative or not finite.
     """
-    _check_alpha(alpha)
+    check_alpha(alpha)
     score = np.empty(rollouts.n_rollouts)
     distinct = rollouts.distinct_trials
     for rows, block in rollouts.blocks():
@@ -130,7 +130,12 @@ def bis(rollouts: Rollouts, alpha: float = DEFAULT_ALPHA) -> np.ndarray:
     return score
 
 
-def _check_alpha(alpha: float) -> None:
+def check_alpha(alpha: float) -> None:
+    """Refuse what is no alpha of BIS.
+
+    Raises:
+        ValueError: it is negative or not finite.
+    """
     if not (np.isfinite(alpha) and alpha >= 0):
         raise ValueError(f"alpha must be finite and at least 0, not {alpha}")
 
@@ -236,7 +241,7 @@ def shrunken_bis(
     Raises:
         ValueError: ``a`` or ``b`` is not positive, or ``alpha`` is negative.
     """
-    _check_alpha(alpha)
+    check_alpha(alpha)
     if not (a > 0 and b > 0 and np.isfinite(a + b)):
         raise ValueError(f"a and b must be positive and finite, not {a} and {b}")
     n, n_pos = _label_counts(rollouts)

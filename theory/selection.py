@@ -49,6 +49,33 @@ CCS_STRATA = 50
 _RANDOM_FILL = frozenset({"random", "mixed", "ccs", "step-matched-random"})
 
 
+# These keep no prefix of a ranking, so that steps cannot be their budget.
+_NO_STEP_BUDGET = frozenset({"ccs", "step-matched-random"})
+
+
+@dataclass(frozen=True)
+class SelectionOptions:
+    """Everything a selection depends on besides the corpus; see :func:`select`.
+
+    Raises:
+        ValueError: a value is out of its range, or the rule has no budget of steps.
+    """
+
+    rule: RuleName
+    keep_ratio: float
+    alpha: float
+    per_source: bool
+    unit: BudgetUnit
+    ties: TieRule
+    seed: int
+
+    def __post_init__(self) -> None:
+        budget(1, self.keep_ratio)
+        scores.check_alpha(self.alpha)
+        if self.unit == "steps" and self.rule in _NO_STEP_BUDGET:
+            raise ValueError(f"rule {self.rule} has no budget of steps")
+
+
 @dataclass(frozen=True)
 class Cut:
     """Evidence for one group's cut.
@@ -231,7 +258,7 @@ def select(
     if not np.all(np.isfinite(key)):
         raise ValueError(f"rule {name} gives rollouts a key that is not finite")
     in_file_order = ties == "file" and name not in _RANDOM_FILL
-    if name in ("ccs", "step-matched-random") and unit == "steps":
+    if name in _NO_STEP_BUDGET and unit == "steps":
         raise ValueError(f"{name} does not keep a prefix of a ranking: no step budget")
     matched: list[int] | None = None
     if name == "step-matched-random":

@@ -28,9 +28,6 @@ COMMANDS = {
     "doctor": "versions, devices, and what would run here",
 }
 
-# A module must not bear the name of one of the standard library.
-MODULES = {"select": "select_rollouts", "run": "run_experiment"}
-
 # Where the second word makes it another command, with options of its own.
 TWO_WORDS = {("simulate", "scenes"): "simulate_scenes"}
 
@@ -109,9 +106,13 @@ def _dispatch(arguments: list[str]) -> int:
     if name in COUNTING:
         # numpy's BLAS starts a thread per core, which costs as much as numpy's import.
         os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-    from experiments.console.shared import run_command
+    module, words = name, 1
+    if name == "run":
+        from experiments.cli.run import main as run_experiment
 
-    module, words = MODULES.get(name, name), 1
+        return run_experiment(arguments[1:])
+    from experiments.console.command import run_command
+
     if tuple(arguments[:2]) in TWO_WORDS:
         module, words = TWO_WORDS[name, arguments[1]], 2
     return run_command(

@@ -7,20 +7,22 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from experiments.console import shared
+from experiments.console.command import answer
+from experiments.console.corpus import CorpusOptions, load_usable
+from experiments.console.errors import AlreadyReported
+from experiments.console.options import check_least
 from experiments.console.tables import format_table
+from experiments.store.results import REFERENCE
 from theory.paper import TRAINING
 
 if TYPE_CHECKING:
     from experiments.map.advisor import Advisor
 
-REFERENCE = Path(__file__).parents[1] / "results"
-
 KEEP_RATIOS = (0.05, 0.1, 0.25, 0.5)
 
 
 @dataclasses.dataclass(frozen=True)
-class Options(shared.CorpusOptions):
+class Options(CorpusOptions):
     """Would BIS help on this corpus? By comparison with simulated ones.
 
     Reads what mprm run regimes found in hundreds of simulated worlds, and predicts from
@@ -42,6 +44,10 @@ class Options(shared.CorpusOptions):
     passes: int = 1
     results: Path = Path("runs/results")
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_least(self, batch=1, passes=1)
+
 
 OPTIONS = Options
 
@@ -51,26 +57,16 @@ def run(options: Options) -> None:
     from experiments.map.advisor import corpus_measures
     from mprm_jax.data.problems import DataError
 
-    options.check()
-    for name in ("batch", "passes"):
-        if getattr(options, name) < 1:
-            raise shared.UsageError(f"--{name} must be at least 1")
     advisor, worlds, folder = load_advisor(options.results)
-    rollouts = shared.load_usable(options).rollouts
+    rollouts = load_usable(options).rollouts
     try:
         measures = corpus_measures(rollouts)
     except ValueError as error:
         raise DataError(f"{options.corpus}: {error}") from None
-    found = [
-        _advice(
-            advisor,
-            measures,
-            keep_ratio,
-            options.passes
-            * math.ceil(keep_ratio * rollouts.n_rollouts / options.batch),
-        )
-        for keep_ratio in KEEP_RATIOS
-    ]
+    found = []
+    for keep_ratio in KEEP_RATIOS:
+        per_pass = math.ceil(keep_ratio * rollouts.n_rollouts / options.batch)
+        found.append(_advice(advisor, measures, keep_ratio, options.passes * per_pass))
     inside = [advice for advice in found if not advice["outside"]]
     report = {
         "measures": measures,
@@ -79,13 +75,10 @@ def run(options: Options) -> None:
         "keep_ratios": found,
         "recommended": _recommend(inside) if inside else None,
     }
-    if options.json:
-        shared.print_json(report)
-    else:
-        _print(report)
+    answer(options.json, report, lambda: _text(report, inside))
     if not inside:
         reasons = sorted({name for advice in found for name in advice["outside"]})
-        raise shared.AlreadyReported(
+        raise AlreadyReported(
             "no prediction: the corpus lies outside what was simulated "
             f"({', '.join(reasons)})"
         )
@@ -143,7 +136,7 @@ def _advice(
     return advice | {
         "gains": gains,
         "candidates": candidates,
-        "best": max(candidates, key=lambda one: one["over_all_data"]["gain"]),
+        "best": max(candidates, key=_gain),
         "drivers": [{"input": name, "adds": adds} for name, adds in drivers],
     }
 
@@ -152,23 +145,23 @@ def _recommend(inside: list[dict[str, Any]]) -> dict[str, Any]:
     """The rule and keep ratio that gains most over all data, of those whose interval
     says that they gain; all data where there is none.
     """
-    best = [advice["best"] for advice in inside]
-    sure = [
-        one
-        for advice in inside
-        for one in advice["candidates"]
-        if one["over_all_data"]["low"] > 0
-    ]
+    chosen: dict[str, Any] = {"rule": None, "keep_ratio": 1.0, "alpha": None}
+    chosen |= {"over_all_data": None}
+    candidates = [one for advice in inside for one in advice["candidates"]]
+    sure = [one for one in candidates if one["over_all_data"]["low"] > 0]
     if sure:
-        chosen = max(sure, key=lambda one: one["over_all_data"]["gain"])
-        return chosen | {"told_apart": True, "if_a_share": best}
-    whole = {"rule": None, "keep_ratio": 1.0, "alpha": None, "over_all_data": None}
-    return whole | {"told_apart": False, "if_a_share": best}
+        chosen = max(sure, key=_gain)
+    best = [advice["best"] for advice in inside]
+    return chosen | {"told_apart": bool(sure), "if_a_share": best}
+
+
+def _gain(one: dict[str, Any]) -> float:
+    return one["over_all_data"]["gain"]
 
 
 def _candidates(keep_ratio: float, gains: dict[str, Any]) -> list[dict[str, Any]]:
     """Every arm at a keep ratio with its predicted gain over all data."""
-    from experiments.map.design import ARMS
+    from experiments.map.worlds import ARMS
 
     found = []
     for name, gain in gains.items():
@@ -186,47 +179,47 @@ def _candidates(keep_ratio: float, gains: dict[str, Any]) -> list[dict[str, Any]
     return found
 
 
-def _print(report: dict[str, Any]) -> None:
-    print(f"compared with {report['worlds']} simulated worlds: {report['results']}")
-    print("of this corpus:")
-    for name, value in report["measures"].items():
-        print(f"  {name.replace('_', ' ')}: {value:.4f}")
-    rows = []
-    for advice in report["keep_ratios"]:
-        share = f"{100 * advice['keep_ratio']:g} %"
-        cells = ["--"] * 3
-        if not advice["outside"]:
-            cells = [
-                _interval(advice["gains"][name])
-                for name in ("bis - random", "bis - mixed", "bis - full")
-            ]
-        rows.append((share, *cells))
-    print("\nmicro-F1 of BIS (alpha .05) less that of others, 90 % intervals:\n")
-    print(format_table(("keep", "Random", "Mixed", "all data"), rows))
-    near = ", ".join(f"{advice['distance']:.2f}" for advice in report["keep_ratios"])
-    reach = report["keep_ratios"][0]["reach"]
-    print(f"distance to the nearest world (inside up to {reach:.2f}): {near}")
-    for advice in report["keep_ratios"]:
+def _text(report: dict[str, Any], inside: list[dict[str, Any]]) -> str:
+    every, best = report["keep_ratios"], report["recommended"]
+    shown = ("bis - random", "bis - mixed", "bis - full")
+    rows = [
+        (
+            f"{100 * advice['keep_ratio']:g} %",
+            *(
+                "--" if advice["outside"] else _interval(advice["gains"][name])
+                for name in shown
+            ),
+        )
+        for advice in every
+    ]
+    near = ", ".join(f"{advice['distance']:.2f}" for advice in every)
+    lines = [
+        f"compared with {report['worlds']} simulated worlds: {report['results']}",
+        "of this corpus:",
+        *(f"  {n.replace('_', ' ')}: {v:.4f}" for n, v in report["measures"].items()),
+        "\nmicro-F1 of BIS (alpha .05) less that of others, 90 % intervals:\n",
+        format_table(("keep", "Random", "Mixed", "all data"), rows),
+        f"distance to the nearest world (inside up to {every[0]['reach']:.2f}): {near}",
+    ]
+    for advice in every:
         if advice["outside"]:
-            share = f"{100 * advice['keep_ratio']:g} %"
             names = ", ".join(advice["outside"])
-            print(f"{share} is outside what was simulated: {names}")
-    best = report["recommended"]
+            share = f"{100 * advice['keep_ratio']:g} %"
+            lines.append(f"{share} is outside what was simulated: {names}")
     if best is None:
-        return
-    inside = [advice for advice in report["keep_ratios"] if not advice["outside"]]
-    parts = [f"{d['input']} {d['adds']:+.3f}" for d in inside[0]["drivers"]]
+        return "\n".join(lines)
+    parts = "; ".join(f"{d['input']} {d['adds']:+.3f}" for d in inside[0]["drivers"])
     share = f"{100 * inside[0]['keep_ratio']:g} %"
-    print(f"\nwhat moves BIS - Random most at {share}:\n  {'; '.join(parts)}")
-    if best["told_apart"]:
-        print(f"recommended: {_as_options(best)}")
-    else:
-        print("recommended: all data; no rule is told apart from it")
-    print("if only a share can be trained on, the largest predictions are:")
+    advised = "all data; no rule is told apart from it"
+    lines += [
+        f"\nwhat moves BIS - Random most at {share}:\n  {parts}",
+        f"recommended: {_as_options(best) if best['told_apart'] else advised}",
+        "if only a share can be trained on, the largest predictions are:",
+    ]
     for one in best["if_a_share"]:
         gain = _interval(one["over_all_data"])
-        print(f"  {_as_options(one)}  ({gain} against all data)")
-    print(f"\n{_CAVEAT}")
+        lines.append(f"  {_as_options(one)}  ({gain} against all data)")
+    return "\n".join([*lines, f"\n{_CAVEAT}"])
 
 
 # The demo's three worlds: LOG.md, "The map: where BIS pays".

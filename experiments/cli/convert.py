@@ -7,23 +7,28 @@ import os
 import re
 from dataclasses import asdict
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-from experiments.cli.select_rollouts import folders_of
-from experiments.console import shared
-from experiments.store.provenance import versions
+from experiments.console.command import answer
+from experiments.console.corpus import (
+    CorpusOptions,
+    LabelOptions,
+    check_labels,
+    load_usable,
+)
+from experiments.console.errors import bad_line_rows
+from experiments.console.options import OptionalPath
+from experiments.console.progress import progress
 from experiments.store.write_subset import (
     META_FORMATS,
-    corpus_counts,
-    corpus_inputs,
-    corpus_reading,
+    corpus_manifest,
+    folders_of,
     meta_bytes,
     meta_path,
 )
 from mprm_jax.data.formats import by_name
-from mprm_jax.data.formats.base import LabelKind, WriteOptions
 from mprm_jax.data.framing import corpus_files
-from mprm_jax.data.outputs import OUTPUT_SCHEMA, OutputSet, manifest_bytes
+from mprm_jax.data.outputs import OutputSet
 from mprm_jax.data.problems import DataError
 from mprm_jax.data.write import encoded_lines, write_lines
 from theory.summary import by_source
@@ -32,7 +37,7 @@ OutputFormat = Literal["prm", "visualprm", "raw", "trl", "math-shepherd"]
 
 
 @dataclasses.dataclass(frozen=True)
-class Options(shared.CorpusOptions):
+class Options(CorpusOptions):
     """Write every rollout in another format, one file per source.
 
     What a format cannot hold is refused with its file and line, never changed or
@@ -43,16 +48,18 @@ class Options(shared.CorpusOptions):
     Attributes:
         output: Folder to write into.
         format: Format to write.
-        labels: Hard labels 1[s > threshold], or the soft scores s.
-        label_threshold: Threshold of hard labels, in [0, 1).
+        labels: How labels are written.
         images: Root of the image paths; if given, every image must exist below it.
     """
 
     output: Path = Path("runs/converted")
     format: OutputFormat = "prm"
-    labels: LabelKind = "hard"
-    label_threshold: float = 0.0
-    images: shared.OptionalPath = None
+    labels: LabelOptions = dataclasses.field(default_factory=LabelOptions)
+    images: OptionalPath = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_labels(self.format, self.labels)
 
 
 OPTIONS = Options
@@ -60,26 +67,24 @@ OPTIONS = Options
 
 def run(options: Options) -> None:
     """Convert."""
-    options.check()
     form = by_name(options.format)
-    labels = WriteOptions(options.labels, options.label_threshold)
-    shared.check_labels(options.format, labels)
     inputs = [file.path for file in corpus_files(options.corpus)]
     if os.path.realpath(options.output) in folders_of(inputs):
         raise DataError(f"{options.output}: is the corpus's own folder; choose another")
-    usable = shared.load_usable(options)
+    usable = load_usable(options)
     groups = by_source(usable.rollouts)
     files = _file_names(list(groups))
     _check_folder(options.output, set(files.values()))
+    written: list[dict[str, Any]] = []
     with (
         OutputSet() as outputs,
-        shared.progress("converting", len(usable.row), "rollouts") as tick,
+        progress("converting", len(usable.row), "rollouts") as tick,
     ):
-        written, done = [], 0
+        done = 0
         for name, picks in groups.items():
             path = options.output / files[name]
             output = outputs.add(path)
-            lines = encoded_lines(usable, picks, form, labels, options.images)
+            lines = encoded_lines(usable, picks, form, options.labels, options.images)
             write_lines(lines, output.write, lambda n, done=done: tick(done + n))
             done += len(picks)
             written.append(
@@ -95,31 +100,19 @@ def run(options: Options) -> None:
             if form.name in META_FORMATS:
                 meta = meta_bytes(usable, path, len(picks), options.images)
                 outputs.add(meta_path(path)).write(meta)
-        manifest = {
-            "versions": versions(),
-            "corpus": str(usable.corpus.path.resolve()),
-            "input": corpus_reading(usable),
-            "labels": asdict(labels),
-            "inputs": corpus_inputs(usable.corpus),
-            "counts": corpus_counts(usable),
-            "outputs": written,
-        }
-        outputs.add(options.output / "manifest.json").write(
-            manifest_bytes(manifest, OUTPUT_SCHEMA)
-        )
-    if options.json:
-        shared.print_json(
-            {
-                "output": str(options.output),
-                "files": written,
-                "counts": corpus_counts(usable),
-                "bad_lines": shared.bad_line_rows(usable.bad_lines),
-            }
-        )
-        return
-    print(
+        manifest = corpus_manifest(usable)
+        manifest |= {"labels": asdict(options.labels), "outputs": written}
+        outputs.add_manifest(options.output / "manifest.json", manifest)
+    answer(
+        options.json,
+        {
+            "output": str(options.output),
+            "files": written,
+            "counts": manifest["counts"],
+            "bad_lines": bad_line_rows(usable.bad_lines),
+        },
         f"wrote {len(usable.row):,} rollouts of {len(written)} sources "
-        f"({form.name}): {options.output}"
+        f"({form.name}): {options.output}",
     )
 
 

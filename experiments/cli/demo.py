@@ -7,7 +7,9 @@ import sys
 from pathlib import Path
 from typing import Literal
 
-from experiments.console.shared import UsageError, print_json
+from experiments.console.command import print_json
+from experiments.console.errors import UsageError
+from experiments.console.options import given
 
 
 @dataclasses.dataclass(frozen=True)

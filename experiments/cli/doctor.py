@@ -9,7 +9,8 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from experiments.console import shared
+from experiments.console.command import answer
+from experiments.console.options import JsonOption
 from experiments.console.tables import format_table
 from experiments.store.provenance import package_version
 
@@ -29,14 +30,8 @@ _LIBRARIES = {
 
 
 @dataclasses.dataclass(frozen=True)
-class Options:
-    """Versions, devices, and what would run here.
-
-    Attributes:
-        json: Print one JSON object to stdout, everything else to stderr.
-    """
-
-    json: bool = False
+class Options(JsonOption):
+    """Versions, devices, and what would run here."""
 
 
 OPTIONS = Options
@@ -44,36 +39,37 @@ OPTIONS = Options
 
 def run(options: Options) -> None:
     """Look around."""
-    found = {name: package_version(name) for name in _LIBRARIES}
     report: dict[str, Any] = {
         "python": platform.python_version(),
         "platform": platform.platform(),
         "cpus": os.cpu_count(),
         "free_disk_bytes": shutil.disk_usage(Path.cwd()).free,
-        "libraries": found,
+        "libraries": {name: package_version(name) for name in _LIBRARIES},
         **_devices(),
     }
-    if options.json:
-        shared.print_json(report)
-        return
-    print(f"Python {report['python']} on {report['platform']}, {report['cpus']} CPUs,")
-    print(f"{report['free_disk_bytes'] / 1e9:.1f} GB free here\n")
-    rows = [(name, found[name], use) for name, use in _LIBRARIES.items()]
-    width = max(len(version) for _, version, _ in rows)
-    for name, version, use in rows:
-        print(f"  {name:<12} {version:<{width}}  {use}")
-    print()
-    if report["jax_error"]:
-        print(f"JAX does not start: {report['jax_error']}")
-    else:
-        print(
-            format_table(
-                ("device", "kind", "platform"),
-                [(d["id"], d["kind"], d["platform"]) for d in report["devices"]],
-            )
-        )
-    print()
-    print("select, stats, score, convert and verify need no accelerator.")
+    answer(options.json, report, lambda: _text(report))
+
+
+def _text(report: dict[str, Any]) -> str:
+    found = report["libraries"]
+    width = max(map(len, found.values()))
+    libraries = [
+        f"  {name:<12} {found[name]:<{width}}  {what}"
+        for name, what in _LIBRARIES.items()
+    ]
+    devices = f"JAX does not start: {report['jax_error']}"
+    if not report["jax_error"]:
+        rows = [(d["id"], d["kind"], d["platform"]) for d in report["devices"]]
+        devices = format_table(("device", "kind", "platform"), rows)
+    return "\n".join(
+        [
+            "Python {python} on {platform}, {cpus} CPUs,".format(**report),
+            f"{report['free_disk_bytes'] / 1e9:.1f} GB free here\n",
+            *libraries,
+            f"\n{devices}\n",
+            "select, stats, score, convert and verify need no accelerator.",
+        ]
+    )
 
 
 def _devices() -> dict[str, Any]:

@@ -4,22 +4,23 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import textwrap
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from experiments.cli.scoring import (
+from experiments.console.command import answer
+from experiments.console.errors import UsageError
+from experiments.console.progress import progress
+from experiments.console.tables import format_table, percent, printable
+from experiments.store.scoring import (
     ScoringOptions,
     between,
+    closing,
     load_checkpoint,
     number,
-    with_progress,
     write_scored,
 )
-from experiments.console import shared
-from experiments.console.tables import format_table, percent, printable
 from mprm_jax.data.problems import DataError
 from mprm_jax.data.scored import (
     Prediction,
@@ -64,25 +65,20 @@ class Options(ScoringOptions):
     prior: str | None = None
     prior_file: Path | None = None
 
-    def check(self) -> None:
-        """Refuse values without meaning.
+    SCORED = "benchmark"
 
-        Raises:
-            UsageError: naming the option.
-        """
-        self.check_scoring("--benchmark", self.benchmark)
+    def __post_init__(self) -> None:
+        super().__post_init__()
         if self.threshold is not None:
             if not math.isfinite(self.threshold):
-                raise shared.UsageError(
-                    f"--threshold must be finite, not {self.threshold}"
-                )
+                raise UsageError(f"--threshold must be finite, not {self.threshold}")
             if self.threshold_on not in (None, "fixed"):
-                raise shared.UsageError(
+                raise UsageError(
                     f"--threshold and --threshold-on {self.threshold_on} exclude each "
                     "other"
                 )
         if self.prior_file is not None and self.prior is None:
-            raise shared.UsageError("--prior-file needs --prior FIELD")
+            raise UsageError("--prior-file needs --prior FIELD")
 
 
 OPTIONS = Options
@@ -90,7 +86,6 @@ OPTIONS = Options
 
 def run(options: Options) -> None:
     """Score if need be, and judge."""
-    options.check()
     if options.predictions is not None:
         rows = read_predictions(options.predictions)
         value = _judge(options, rows, options.predictions)
@@ -108,10 +103,7 @@ def run(options: Options) -> None:
             raise
         value["predictions"] = str(output)
         write_scored(output, options, options.benchmark, lines, value)
-    if options.json:
-        shared.print_json(value)
-    else:
-        _print(value)
+    answer(options.json, value, lambda: _text(value))
 
 
 def _predict(options: Options, checkpoint: Path, benchmark: Path) -> list[Prediction]:
@@ -120,11 +112,8 @@ def _predict(options: Options, checkpoint: Path, benchmark: Path) -> list[Predic
     solutions = read_benchmark(benchmark)
     root = options.images or image_root(benchmark, solutions[0].record.images)
     model, params = load_checkpoint(checkpoint)
-    return with_progress(
-        len(solutions),
-        "solutions",
-        lambda tick: predict(model, params, solutions, root, options.batch_size, tick),
-    )
+    with progress("scoring", len(solutions), "solutions") as tick:
+        return predict(model, params, solutions, root, options.batch_size, tick)
 
 
 def _judge(options: Options, rows: list[Prediction], file: Path) -> dict[str, Any]:
@@ -182,86 +171,74 @@ def _notes(value: dict[str, Any], steps: StepScores) -> list[str]:
     return notes
 
 
-def _print(value: dict[str, Any]) -> None:
-    print(_threshold_sentence(value["threshold"]))
-    print(
+def _text(value: dict[str, Any]) -> str:
+    threshold = value["threshold"]
+    origin = {"fixed": "given", "test": "best micro-F1 ON THE TEST SET"}.get(
+        threshold["chosen_on"],
+        f"best micro-F1 on {threshold['rollouts']:,} held-out rollouts "
+        f"({HELD_OUT_SHARE:.0%})",
+    )
+    lines = [
+        f"decision threshold {threshold['threshold']:.4g}: {origin}",
         f"{value['steps']:,} steps of {value['rollouts']:,} rollouts, "
         f"{percent(value['steps_wrong'] / value['steps'], 1)} wrong; "
-        f"{value['steps_neutral']:,} neutral steps not counted."
-    )
-    print()
-    print(_source_table(value))
-    print()
-    print(_metric_table(value))
-    print()
-    print("micro-F1 is the mean of the sources' macro-F1, weighted by their steps.")
-    print("AUROC at position: pairs of steps of the same position only.")
-    for note in value["notes"]:
-        print(textwrap.fill(note, 80))
-    if "predictions" in value:
-        print(f"wrote {value['predictions']}")
-
-
-def _threshold_sentence(threshold: dict[str, Any]) -> str:
-    match threshold["chosen_on"]:
-        case "fixed":
-            origin = "given"
-        case "test":
-            origin = "best micro-F1 ON THE TEST SET"
-        case _:
-            origin = (
-                f"best micro-F1 on {threshold['rollouts']:,} held-out rollouts "
-                f"({HELD_OUT_SHARE:.0%})"
-            )
-    return f"decision threshold {threshold['threshold']:.4g}: {origin}"
+        f"{value['steps_neutral']:,} neutral steps not counted.",
+        "",
+        _source_table(value),
+        "",
+        _metric_table(value),
+        "",
+        "micro-F1 is the mean of the sources' macro-F1, weighted by their steps.",
+        "AUROC at position: pairs of steps of the same position only.",
+    ]
+    return "\n".join([*lines, *closing(value)])
 
 
 def _source_table(value: dict[str, Any]) -> str:
-    rows = []
-    for name, of in value["sources"].items():
-        ends = of.get("intervals", {}).get("macro_f1")
-        rows.append(
-            (
-                printable(name, 16),
-                f"{of['rollouts']:,}",
-                f"{of['steps']:,}",
-                percent(of["steps_wrong"] / of["steps"], 1),
-                number(value["per_source"][name]),
-                between(ends),
-                number(of["auroc"]),
-                number(of["within_position_auroc"]),
-            )
-        )
     header = ("source", "rollouts", "steps", "wrong", "mac-F1", "95 %", "AUROC")
+    rows = [
+        (
+            printable(name, 16),
+            f"{of['rollouts']:,}",
+            f"{of['steps']:,}",
+            percent(of["steps_wrong"] / of["steps"], 1),
+            number(value["per_source"][name]),
+            between(of.get("intervals", {}).get("macro_f1")),
+            number(of["auroc"]),
+            number(of["within_position_auroc"]),
+        )
+        for name, of in value["sources"].items()
+    ]
     return format_table((*header, "at pos."), rows)
 
 
+# Of the evaluation, or of its first_error.
+_METRICS = {
+    "micro_f1": "micro-F1",
+    "macro_f1_pooled": "macro-F1, pooled",
+    "f1_positive": "F1 of correct steps",
+    "f1_negative": "F1 of wrong steps",
+    "auroc": "AUROC",
+    "within_position_auroc": "AUROC at position",
+    "position_auroc": "AUROC of position alone",
+    "average_precision": "average precision, correct",
+    "average_precision_wrong": "average precision, wrong",
+    "f1": "first error, F1",
+    "wrong_found": "  found where one is",
+    "right_passed": "  none found where none is",
+    "ece": "calibration error (ECE)",
+    "brier": "Brier score",
+}
+
+
 def _metric_table(value: dict[str, Any]) -> str:
-    ends = value.get("intervals", {})
-    first = value["first_error"]
+    ends, metrics = value.get("intervals", {}), value["first_error"] | value
     rows = [
-        ("micro-F1", "micro_f1"),
-        ("macro-F1, pooled", "macro_f1_pooled"),
-        ("F1 of correct steps", "f1_positive"),
-        ("F1 of wrong steps", "f1_negative"),
-        ("AUROC", "auroc"),
-        ("AUROC at position", "within_position_auroc"),
-        ("AUROC of position alone", "position_auroc"),
-        ("average precision, correct", "average_precision"),
-        ("average precision, wrong", "average_precision_wrong"),
-        ("calibration error (ECE)", "ece"),
-        ("Brier score", "brier"),
+        (name, number(metrics[key]), between(ends[key]) if key in ends else "")
+        for key, name in _METRICS.items()
     ]
-    table = [
-        (name, number(value[key]), between(ends.get(key)) if key in ends else "")
-        for name, key in rows
-    ]
-    table.insert(9, ("first error, F1", number(first["f1"]), ""))
-    table.insert(10, ("  found where one is", number(first["wrong_found"]), ""))
-    table.insert(11, ("  none found where none is", number(first["right_passed"]), ""))
-    if "prior" in value:
-        prior = value["prior"]
-        name = printable(prior["field"], 24)
-        table.append((f"AUROC of {name} alone", number(prior["auroc"]), ""))
-        table.append(("  with position", number(prior["with_position"]), ""))
-    return format_table(("metric", "value", "95 %"), table)
+    if prior := value.get("prior"):
+        name = f"AUROC of {printable(prior['field'], 24)} alone"
+        rows.append((name, number(prior["auroc"]), ""))
+        rows.append(("  with position", number(prior["with_position"]), ""))
+    return format_table(("metric", "value", "95 %"), rows)

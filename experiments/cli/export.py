@@ -8,7 +8,8 @@ from typing import Literal
 
 import tyro
 
-from experiments.console import shared
+from experiments.console.command import answer
+from experiments.console.options import JsonOption
 from experiments.store.provenance import package_version, versions
 from mprm_jax.data.outputs import OUTPUT_SCHEMA, manifest_bytes
 from mprm_jax.data.problems import DataError
@@ -17,7 +18,7 @@ MANIFEST = "manifest.json"
 
 
 @dataclasses.dataclass(frozen=True)
-class Options:
+class Options(JsonOption):
     """Write a trained backbone as safetensors that transformers loads.
 
     Adapters are merged into their kernels. The score of a step is the sigmoid of the
@@ -31,13 +32,11 @@ class Options:
         output: Folder to write, new or empty.
         dtype: Of every tensor; float32 is exact, bfloat16 half as large, and too coarse
             for most of what adapters (--lora-rank) learn in a short run.
-        json: Print one JSON object to stdout, everything else to stderr.
     """
 
     checkpoint: tyro.conf.Positional[Path]
     output: Path = Path("runs/exported")
     dtype: Literal["float32", "bfloat16"] = "float32"
-    json: bool = False
 
 
 OPTIONS = Options
@@ -49,7 +48,7 @@ def run(options: Options) -> None:
     import ml_dtypes
     import numpy as np
 
-    from experiments.cli.scoring import load_checkpoint
+    from experiments.store.scoring import load_checkpoint
     from mprm_jax.models.backbone import Backbone
     from mprm_jax.models.lora import LoraModel, merged
     from mprm_jax.models.weights.export import export
@@ -78,15 +77,12 @@ def run(options: Options) -> None:
         "step_marker": model.tokenizer.token_to_id("<prm>"),
         "yes_no": model.head.tokens,
     }
-    if options.json:
-        shared.print_json(told)
-        return
-    print(f"wrote {options.output} ({told['bytes'] / 2**20:,.1f} MiB)")
-    if model.head.tokens is None:
-        print("its two reward rows are in reward_head.safetensors")
-    else:
+    how = "its two reward rows are in reward_head.safetensors"
+    if model.head.tokens is not None:
         yes, no = model.head.tokens
-        print(
+        how = (
             f"score of a step: sigmoid(logits[{yes}] - logits[{no}]) at its token "
             f"{told['step_marker']} (<prm>)"
         )
+    size = f"{told['bytes'] / 2**20:,.1f} MiB"
+    answer(options.json, told, f"wrote {options.output} ({size})\n{how}")

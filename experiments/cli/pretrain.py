@@ -10,11 +10,13 @@ from typing import Literal
 
 import tyro
 
-from experiments.console import shared
+from experiments.console.command import answer
+from experiments.console.options import SeedOption, check_least
+from experiments.console.progress import progress
 
 
 @dataclasses.dataclass(frozen=True)
-class Options:
+class Options(SeedOption):
     """Pretrain the tiny backbone that `mprm demo` and `mprm train --model tiny` use.
 
     On pictures and solutions of all ten sources it learns to name what cells show, to
@@ -31,8 +33,6 @@ class Options:
         updates: Of the optimiser.
         resume: Go on with a run of the same settings that was stopped, bit for bit;
             begin it if there is none.
-        seed: Of data, parameters and order.
-        json: Print one JSON object to stdout, everything else to stderr.
     """
 
     world: tyro.conf.Positional[Literal["scenes"]]
@@ -40,8 +40,10 @@ class Options:
     problems: int = 30_000
     updates: int = 6_000
     resume: bool = False
-    seed: int = 0
-    json: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_least(self, problems=100, updates=300)
 
 
 OPTIONS = Options
@@ -49,12 +51,6 @@ OPTIONS = Options
 
 def run(options: Options) -> None:
     """Pretrain and write."""
-    least = {"problems": 100, "updates": 300, "seed": 0}
-    for name, bound in least.items():
-        if getattr(options, name) < bound:
-            raise shared.UsageError(
-                f"--{name} must be at least {bound}, not {getattr(options, name)}"
-            )
     # Imported here: JAX would slow down --help.
     from experiments.corpora.pretraining import Keep, PretrainingConfig, pretrain_tiny
     from experiments.store.provenance import versions
@@ -71,9 +67,12 @@ def run(options: Options) -> None:
         raise DataError(
             f"{folder}: holds a run that was stopped; go on with --resume, or remove it"
         )
-    keep = Keep(folder, say=_say)
-    with shared.progress("pretraining", options.updates, "updates") as tick:
-        model, params, metrics = pretrain_tiny(config, tick, keep)
+
+    def say(message: str) -> None:
+        print(f"mprm pretrain: {message}", file=sys.stderr)
+
+    with progress("pretraining", options.updates, "updates") as tick:
+        model, params, metrics = pretrain_tiny(config, tick, Keep(folder, say=say))
     facts = {
         "command": f"mprm pretrain scenes --problems {options.problems} "
         f"--updates {options.updates} --seed {options.seed}",
@@ -83,13 +82,7 @@ def run(options: Options) -> None:
     with OutputSet() as outputs:
         outputs.add(options.output).write(weights_bytes(model, params, facts))
     shutil.rmtree(folder, ignore_errors=True)
-    if options.json:
-        shared.print_json({"output": str(options.output), "metrics": metrics})
-        return
-    for name, value in metrics.items():
-        print(f"{name:<40} {value:.4f}")
-    print(f"wrote {options.output} ({options.output.stat().st_size / 1e6:.2f} MB)")
-
-
-def _say(message: str) -> None:
-    print(f"mprm pretrain: {message}", file=sys.stderr)
+    lines = [f"{name:<40} {value:.4f}" for name, value in metrics.items()]
+    size = f"{options.output.stat().st_size / 1e6:.2f} MB"
+    value = {"output": str(options.output), "metrics": metrics}
+    answer(options.json, value, "\n".join([*lines, f"wrote {options.output} ({size})"]))

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import tyro
 
-from experiments.console import shared
+from experiments.console.command import print_json
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,15 +35,16 @@ OPTIONS = Options
 
 def run(options: Options) -> None:
     """Gather, render, write, and say the answer."""
-    # Imported here: jinja2, Pillow and matplotlib would slow down --help.
+    # Imported here: jinja2, Pillow and scipy would slow down --help.
+    from experiments.grid.results import answers
     from experiments.page.report import write_report
 
     output = options.output or options.folder / "report.html"
     report = write_report(options.folder, output)
+    rows = [row for outcome in report.run.outcomes for row in answers(outcome)]
     if options.json:
-        shared.print_json({"output": str(output), "answers": report.answers})
+        print_json({"output": str(output), "answers": rows})
         return
-    for world in report.worlds:
-        for sentence in world.sentences:
-            print(sentence)
+    for row in rows:
+        print(row["sentence"])
     print(f"\nwrote {output} ({output.stat().st_size / 1e6:.1f} MB)")

@@ -3,26 +3,22 @@
 from __future__ import annotations
 
 import dataclasses
-import textwrap
 from pathlib import Path
+from typing import Any
 
-from experiments.cli.scoring import (
+from experiments.console.command import answer
+from experiments.console.progress import progress
+from experiments.console.tables import format_table, printable
+from experiments.store.scoring import (
     ScoringOptions,
     between,
+    closing,
     load_checkpoint,
     number,
-    with_progress,
     write_scored,
 )
-from experiments.console import shared
-from experiments.console.tables import format_table, printable
 from mprm_jax.data.scored import CandidateSet, read_candidates
-from mprm_jax.rerank import (
-    AGGREGATES,
-    BestOfN,
-    best_of_n,
-    encode_scored,
-)
+from mprm_jax.rerank import AGGREGATES, best_of_n, encode_scored
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,37 +41,26 @@ class Options(ScoringOptions):
 
     candidates: Path | None = None
 
+    SCORED = "candidates"
+
 
 OPTIONS = Options
 
 
 def run(options: Options) -> None:
     """Score if need be, and choose."""
-    options.check_scoring("--candidates", options.candidates)
     if options.predictions is not None:
-        sets = read_candidates(options.predictions, scored=True)
+        value = _judge(options, read_candidates(options.predictions, scored=True))
     else:
         assert options.checkpoint is not None
         assert options.candidates is not None
         sets = _score(options, options.checkpoint, options.candidates)
-    found = best_of_n(sets, replicates=options.replicates, seed=options.seed)
-    notes = _notes(found)
-    value = found.as_json() | {"notes": notes}
-    output = None
-    if options.predictions is None:
-        assert options.candidates is not None
+        value = _judge(options, sets)
         output = options.output or Path("runs/candidates.jsonl")
         value["predictions"] = str(output)
         lines = map(encode_scored, sets)
         write_scored(output, options, options.candidates, lines, value)
-    if options.json:
-        shared.print_json(value)
-        return
-    _print(found)
-    for note in notes:
-        print(textwrap.fill(note, 80))
-    if output is not None:
-        print(f"wrote {output}")
+    answer(options.json, value, lambda: _text(value))
 
 
 def _score(options: Options, checkpoint: Path, file: Path) -> list[CandidateSet]:
@@ -85,25 +70,30 @@ def _score(options: Options, checkpoint: Path, file: Path) -> list[CandidateSet]
     root = options.images or image_root(file, sets[0].images)
     model, params = load_checkpoint(checkpoint)
     size = options.batch_size
-    return with_progress(
-        len(sets),
-        "problems",
-        lambda tick: score_candidates(model, params, sets, root, size, tick),
-    )
+    with progress("scoring", len(sets), "problems") as tick:
+        return score_candidates(model, params, sets, root, size, tick)
 
 
-def _notes(found: BestOfN) -> list[str]:
+def _judge(options: Options, sets: list[CandidateSet]) -> dict[str, Any]:
+    found = best_of_n(sets, replicates=options.replicates, seed=options.seed)
+    value = found.as_json()
+    value["notes"] = _notes(value)
+    return value
+
+
+def _notes(value: dict[str, Any]) -> list[str]:
     """What a reader of the numbers must know, a sentence each."""
     notes = []
-    if "product" not in found.accuracy:
+    if value["product"] is None:
         notes.append("Scores outside [0, 1] are no probabilities: no product.")
-    if found.steps_truncated:
+    if value["steps_truncated"]:
         notes.append(
-            f"{found.steps_truncated:,} steps did not fit the model; their "
+            f"{value['steps_truncated']:,} steps did not fit the model; their "
             "candidates are judged by the steps that did."
         )
-    how = max(found.tied, key=found.tied.__getitem__)
-    if tied := found.tied[how]:
+    tied = max(value["tied"].values())
+    if tied:
+        how = max(value["tied"], key=value["tied"].__getitem__)
         notes.append(
             f"Right and wrong candidates tie for the best in up to {tied:,} problems "
             f"(by {how}); each of them counts with the expectation over its ties."
@@ -111,47 +101,43 @@ def _notes(found: BestOfN) -> list[str]:
     return notes
 
 
-def _print(found: BestOfN) -> None:
-    low, high = found.candidates
+# Of the outcome.
+_CHOICES = {
+    "random": "random choice",
+    **{how: f"best {how}" for how in AGGREGATES},
+    "pass_at_n": "pass@N (bound)",
+}
+
+
+def _text(value: dict[str, Any]) -> str:
+    low, high = value["candidates"]
     per = f"{low}" if low == high else f"{low} to {high}"
-    print(f"{found.problems:,} problems, {per} candidates each")
-    print()
-    names = {
-        "random": "random choice",
-        **{how: f"best {how}" for how in AGGREGATES},
-        "pass_at_n": "pass@N (bound)",
-    }
-    ends = gains = {}
-    if found.intervals is not None:
-        ends, gains = found.intervals.accuracy, found.intervals.gain
-    rows = [
-        (
-            name,
-            number(found.accuracy.get(key)),
-            between(ends.get(key)),
-            f"{found.gain[key]:+.4f}" if key in found.gain else "",
-            between(gains.get(key)) if key in found.gain else "",
-            f"{found.tied[key]:,}" if key in found.tied else "",
-        )
-        for key, name in names.items()
-    ]
-    header = ("choice", "accuracy", "95 %", "less random", "95 %", "tied")
-    print(format_table(header, rows))
-    if len(found.per_source) > 1:
-        print()
-        print(
-            format_table(
-                ("source", "problems", "random", "best mean", "pass@N"),
-                [
-                    (
-                        printable(name, 24),
-                        f"{problems:,}",
-                        number(of["random"]),
-                        number(of["mean"]),
-                        number(of["pass_at_n"]),
-                    )
-                    for name, (of, problems) in found.per_source.items()
-                ],
+    ends = value.get("intervals", {})
+    rows = []
+    for key, name in _CHOICES.items():
+        gain, tied = value["gain"].get(key), value["tied"].get(key)
+        rows.append(
+            (
+                name,
+                number(value[key]),
+                between(ends.get(key)),
+                "" if gain is None else f"{gain:+.4f}",
+                "" if gain is None else between(ends.get("gain", {}).get(key)),
+                "" if tied is None else f"{tied:,}",
             )
         )
-    print()
+    header = ("choice", "accuracy", "95 %", "less random", "95 %", "tied")
+    lines = [f"{value['problems']:,} problems, {per} candidates each", ""]
+    lines += [format_table(header, rows), ""]
+    if len(value["per_source"]) > 1:
+        header = ("source", "problems", "random", "best mean", "pass@N")
+        sources = [
+            (
+                printable(name, 24),
+                f"{of['problems']:,}",
+                *(number(of[key]) for key in ("random", "mean", "pass_at_n")),
+            )
+            for name, of in value["per_source"].items()
+        ]
+        lines += [format_table(header, sources), ""]
+    return "\n".join([*lines, *closing(value)])

@@ -9,18 +9,13 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from experiments.cli.select_rollouts import check_output
-from experiments.console import shared
-from experiments.store.provenance import versions
-from experiments.store.write_subset import corpus_counts, corpus_inputs, corpus_reading
+from experiments.console.command import answer
+from experiments.console.corpus import CorpusOptions, load_usable
+from experiments.console.errors import UsageError, bad_line_rows
+from experiments.console.options import wrong_usage
+from experiments.store.write_subset import check_output, corpus_manifest
 from mprm_jax.data.corpus import SelectableCorpus
-from mprm_jax.data.outputs import (
-    OUTPUT_SCHEMA,
-    Output,
-    OutputSet,
-    manifest_bytes,
-    manifest_path,
-)
+from mprm_jax.data.outputs import Output, OutputSet, manifest_path
 from mprm_jax.data.problems import DataError
 from theory import scores
 from theory.selection import RULE_NAMES, rule_key
@@ -32,7 +27,7 @@ _ROWS_PER_WRITE = 4096
 
 
 @dataclasses.dataclass(frozen=True)
-class Options(shared.CorpusOptions):
+class Options(CorpusOptions):
     """Write every rollout's scores, one row each, in corpus order.
 
     Columns: file, line, source, row, n_steps, n_measured, n_positive, mean_mc, and one
@@ -49,55 +44,40 @@ class Options(shared.CorpusOptions):
     output: Path = Path("runs/scores.jsonl")
     alpha: float = scores.DEFAULT_ALPHA
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        with wrong_usage():
+            scores.check_alpha(self.alpha)
+        if self.output.suffix not in (".jsonl", ".parquet"):
+            raise UsageError(
+                f"--output must end in .jsonl or .parquet, not {self.output.name!r}"
+            )
+
 
 OPTIONS = Options
 
 
 def run(options: Options) -> None:
     """Score and write."""
-    options.check()
-    if not 0 <= options.alpha < float("inf"):
-        raise shared.UsageError(f"--alpha must be finite and >= 0, not {options.alpha}")
-    if options.output.suffix not in (".jsonl", ".parquet"):
-        raise shared.UsageError(
-            f"--output must end in .jsonl or .parquet, not {options.output.name!r}"
-        )
     check_output(options.output, options.corpus)
-    usable = shared.load_usable(options)
+    usable = load_usable(options)
     columns, undefined = score_columns(usable, options.alpha)
-    manifest = {
-        "versions": versions(),
-        "corpus": str(usable.corpus.path.resolve()),
-        "input": corpus_reading(usable),
-        "alpha": options.alpha,
-        "inputs": corpus_inputs(usable.corpus),
-        "counts": corpus_counts(usable),
-        "columns": list(columns),
-        "undefined": undefined,
-    }
+    manifest = corpus_manifest(usable)
+    manifest |= {"alpha": options.alpha}
+    manifest |= {"columns": list(columns), "undefined": undefined}
     with OutputSet() as outputs:
         file = outputs.add(options.output)
         if options.output.suffix == ".parquet":
             _write_parquet(file, columns)
         else:
             _write_jsonl(file, columns)
-        beside = outputs.add(manifest_path(options.output))
-        beside.write(manifest_bytes(manifest, OUTPUT_SCHEMA))
-    message = f"wrote {len(usable.row):,} rows: {options.output}"
-    if options.json:
-        shared.print_json(
-            {
-                "output": str(options.output),
-                "rows": len(usable.row),
-                "columns": list(columns),
-                "undefined": undefined,
-                "bad_lines": shared.bad_line_rows(usable.bad_lines),
-            }
-        )
-        return
-    for name, reason in undefined.items():
-        print(f"{name} is null throughout: {reason}")
-    print(message)
+        outputs.add_manifest(manifest_path(options.output), manifest)
+    lines = [f"{name} is null throughout: {why}" for name, why in undefined.items()]
+    lines += [f"wrote {len(usable.row):,} rows: {options.output}"]
+    value = {"output": str(options.output), "rows": len(usable.row)}
+    value |= {"columns": list(columns), "undefined": undefined}
+    value |= {"bad_lines": bad_line_rows(usable.bad_lines)}
+    answer(options.json, value, "\n".join(lines))
 
 
 def score_columns(
@@ -131,16 +111,14 @@ def score_columns(
 
 def _write_jsonl(file: Output, columns: dict[str, np.ndarray | list[Any]]) -> None:
     encode = msgspec.json.Encoder().encode
-    n_rows = len(columns["row"])
-    for start in range(0, n_rows, _ROWS_PER_WRITE):
-        part = {
-            name: column[start : start + _ROWS_PER_WRITE].tolist()
-            if isinstance(column, np.ndarray)
-            else column[start : start + _ROWS_PER_WRITE]
-            for name, column in columns.items()
-        }
-        for values in zip(*part.values(), strict=True):
-            file.write(encode(dict(zip(part, values, strict=True))) + b"\n")
+    for start in range(0, len(columns["row"]), _ROWS_PER_WRITE):
+        place = slice(start, start + _ROWS_PER_WRITE)
+        part = [
+            column[place].tolist() if isinstance(column, np.ndarray) else column[place]
+            for column in columns.values()
+        ]
+        for values in zip(*part, strict=True):
+            file.write(encode(dict(zip(columns, values, strict=True))) + b"\n")
 
 
 def _write_parquet(file: Output, columns: dict[str, np.ndarray | list[Any]]) -> None:

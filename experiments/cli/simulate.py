@@ -11,7 +11,9 @@ from typing import Annotated, Literal, get_args
 import numpy as np
 import tyro
 
-from experiments.console import shared
+from experiments.console.command import print_json
+from experiments.console.errors import UsageError
+from experiments.console.progress import progress
 from experiments.console.tables import format_table, printable, summary_rows
 from experiments.corpora.simulated import fit_to_corpus, write_raw_corpus
 from sim.corpus.calibrate import PAPER_MODELS
@@ -80,14 +82,12 @@ OPTIONS = Options
 def run(options: Options) -> None:
     """Simulate and write."""
     if not 0 < options.scale <= 100:
-        raise shared.UsageError(f"--scale must lie in (0, 100], not {options.scale}")
+        raise UsageError(f"--scale must lie in (0, 100], not {options.scale}")
     if options.seed < 0:
-        raise shared.UsageError(f"--seed must be at least 0, not {options.seed}")
+        raise UsageError(f"--seed must be at least 0, not {options.seed}")
     share = options.all_negative_share
     if share is not None and not 0 <= share < 1:
-        raise shared.UsageError(
-            f"--all-negative-share must lie in [0, 1), not {share:g}"
-        )
+        raise UsageError(f"--all-negative-share must lie in [0, 1), not {share:g}")
     counts, text = np.random.default_rng(options.seed).spawn(2)
     model, sources, trials = PAPER_MODELS[options.model], PAPER_SOURCES, TRIALS
     if options.from_corpus is not None:
@@ -107,11 +107,11 @@ def run(options: Options) -> None:
         "early_stop": options.early_stop,
         "seed": options.seed,
     }
-    with shared.progress("writing", rollouts.n_rollouts, "rollouts") as tick:
+    with progress("writing", rollouts.n_rollouts, "rollouts") as tick:
         files = write_raw_corpus(options.output, rollouts, text, arguments, tick)
     summary = summarise(rollouts)
     if options.json:
-        shared.print_json(
+        print_json(
             {
                 "output": str(options.output),
                 "files": [path.name for path in files],
@@ -133,7 +133,7 @@ def _with_all_negative(
     """
     highest = max(sources, key=lambda source: source.mean_mc)
     if highest.mean_mc / (1 - share) > 1:
-        raise shared.UsageError(
+        raise UsageError(
             f"--all-negative-share {share:g}: at most {1 - highest.mean_mc:.4g} here; "
             f"the mean MC score of {printable(highest.name, 40)} is "
             f"{highest.mean_mc:.4f}"

@@ -6,7 +6,9 @@ import dataclasses
 from pathlib import Path
 from typing import Literal
 
-from experiments.console import shared
+from experiments.console.command import print_json
+from experiments.console.errors import UsageError
+from experiments.console.progress import progress
 from experiments.console.tables import format_table, percent, summary_rows
 
 
@@ -53,11 +55,11 @@ def run(options: Options) -> None:
     }
     for name, size in sizes.items():
         if size < _SOURCES:
-            raise shared.UsageError(
+            raise UsageError(
                 f"--{name} must be at least {_SOURCES}, one per source, not {size}"
             )
     if options.seed < 0:
-        raise shared.UsageError(f"--seed must be at least 0, not {options.seed}")
+        raise UsageError(f"--seed must be at least 0, not {options.seed}")
     # Imported here: they would slow down --help.
     from experiments.corpora.scenes import write_world
     from mprm_jax.data.corpus import read_corpus
@@ -65,7 +67,7 @@ def run(options: Options) -> None:
     from theory import paper
     from theory.summary import summarise
 
-    with shared.progress("drawing", sum(sizes.values()), "pictures") as tick:
+    with progress("drawing", sum(sizes.values()), "pictures") as tick:
         write_world(
             options.output,
             WORLDS[options.world],
@@ -75,7 +77,7 @@ def run(options: Options) -> None:
         )
     summary = summarise(read_corpus(options.output, use_cache=False).rollouts)
     if options.json:
-        shared.print_json(
+        print_json(
             {
                 "output": str(options.output),
                 "overall": dataclasses.asdict(summary),

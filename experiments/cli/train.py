@@ -7,18 +7,23 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+import numpy as np
 import xxhash
 
-from experiments.cli.select_rollouts import SelectionArguments
-from experiments.cli.train_settings import (
+from experiments.console.command import answer
+from experiments.console.corpus import RuleOptions, load_usable
+from experiments.console.errors import UsageError
+from experiments.console.options import given, option, wrong_usage
+from experiments.console.progress import progress
+from experiments.console.tables import format_table
+from experiments.console.training import (
     TINY,
-    SizeArguments,
-    as_options,
-    join_hosts,
+    PriceOptions,
+    TrainingOptions,
     open_model,
-    train_settings,
+    price_run,
 )
-from experiments.console import shared
 from experiments.store.provenance import versions
 from experiments.store.read_subset import ReadPolicy, Subset, fit_subset, read_subset
 from experiments.store.write_subset import (
@@ -29,19 +34,51 @@ from experiments.store.write_subset import (
 )
 from mprm_jax.data.corpus import Corpus, read_corpus
 from mprm_jax.data.framing import corpus_files
-from mprm_jax.data.outputs import OUTPUT_SCHEMA, OutputSet, manifest_bytes
-from theory.selection import RuleName
+from mprm_jax.data.outputs import OutputSet
+from mprm_jax.data.update_plan import UpdatePlan
 
 if TYPE_CHECKING:
     from mprm_jax.data.loader import CorpusExamples
-    from mprm_jax.data.update_plan import UpdatePlan
     from mprm_jax.models.model import Params
+    from mprm_jax.train.price import Price
 
 MANIFEST = "manifest.json"
 
 
 @dataclasses.dataclass(frozen=True)
-class Options(SizeArguments):
+class HostOptions:
+    """A run on several hosts.
+
+    Attributes:
+        coordinator: address:port of the first host, for a run on several.
+        hosts: How many.
+        host: Number of this one, from 0.
+        join_hosts: Find all three by itself (TPU pods, Slurm, Open MPI).
+    """
+
+    coordinator: str | None = None
+    hosts: int | None = None
+    host: int | None = None
+    join_hosts: bool = False
+
+    def __post_init__(self) -> None:
+        asked = [self.coordinator, self.hosts, self.host]
+        if any(v is not None for v in asked) and (self.join_hosts or None in asked):
+            raise UsageError(
+                "several hosts: --coordinator, --hosts and --host together, or "
+                "--join-hosts alone"
+            )
+
+    def join(self) -> None:
+        """Join the others, if there are any; before JAX is used for anything else."""
+        if given(self):
+            from mprm_jax.train.sharding import start_hosts
+
+            start_hosts(self.coordinator, self.hosts, self.host)
+
+
+@dataclasses.dataclass(frozen=True)
+class Options(RuleOptions):
     """Train a process reward model on Monte-Carlo-labelled rollouts.
 
     On the whole corpus, on a subset that mprm select wrote (--subset), or on what a
@@ -59,136 +96,107 @@ class Options(SizeArguments):
             that folder.
         subset: A subset of this corpus as mprm select wrote it: the file, or its
             manifest. How the corpus is read is taken from there.
-        rule: Train on what this rule keeps at --keep-ratio.
         output: Folder for the model, its checkpoints and metrics.
         resume: Go on with the run in --output, bit for bit on the same devices; begin
             it if there is none. --mesh, --accumulate, --no-remat and the numbers of
             threads and checkpoints may change, what is learned from may not.
-        dry_run: Print parameters, bytes per device, updates, tokens and FLOPs per
-            update, and hours; the devices of --mesh need not be here, nor a backbone's
-            weights: its config.json and tokenizer.json are enough.
-        mfu: With --dry-run: share of the devices' peak that will be reached.
-        peak_tflops: With --dry-run: peak of one device (989, an H100's in bfloat16).
+        settings: How to train.
+        cost: What it would cost.
+        several: A run on several hosts.
     """
 
     images: Path | None = None
     subset: Path | None = None
-    rule: RuleName | None = None
     output: Path = Path("runs/model")
     resume: bool = False
-    dry_run: bool = False
-    mfu: float = 0.4
-    peak_tflops: float | None = None
+    settings: TrainingOptions = dataclasses.field(default_factory=TrainingOptions)
+    cost: PriceOptions = dataclasses.field(default_factory=PriceOptions)
+    several: HostOptions = dataclasses.field(default_factory=HostOptions)
 
-    def check(self) -> None:
-        """Refuse values without meaning.
-
-        Raises:
-            UsageError: naming the option.
-        """
-        super().check()
+    def __post_init__(self) -> None:
+        super().__post_init__()
         if self.subset is not None and self.rule is not None:
-            raise shared.UsageError("--subset and --rule exclude each other")
-        if self.rule is None:
-            for field in dataclasses.fields(SelectionArguments):
-                if field.name in _OF_RULES and (
-                    getattr(self, field.name) != field.default
-                ):
-                    option = field.name.strip("_").replace("_", "-")
-                    raise shared.UsageError(f"--{option} needs --rule")
-        if self.labels != "hard" and self.label_threshold != 0:
-            raise shared.UsageError(f"--labels {self.labels} has no --label-threshold")
-        for name in ("mfu", "peak_tflops"):
-            if getattr(self, name) != getattr(Options, name) and not self.dry_run:
-                raise shared.UsageError(f"--{name.replace('_', '-')} needs --dry-run")
+            raise UsageError("--subset and --rule exclude each other")
+        self.need_rule()
+
+    @property
+    def training(self) -> TrainingOptions:
+        """How to train, in the order of --seed."""
+        return dataclasses.replace(self.settings, seed=self.seed)
 
 
 OPTIONS = Options
 
-_OF_RULES = ("keep_ratio", "alpha", "per_source", "global_", "budget", "ties")
-
 
 def run(options: Options) -> None:
     """Choose, train, and say what came of it."""
-    options.check()
-    join_hosts(options)
-    subset = _subset(options)
-    budget, config = train_settings(options, subset)
+    options.several.join()
+    training, subset = options.training, _subset(options)
+    budget = training.budget(len(subset.usable_rows), len(subset.usable.row))
+    longest = int(subset.usable.rollouts.lengths[subset.usable_rows].max())
+    if options.cost.dry_run:
 
-    from mprm_jax.data.batches import open_ladder
+        def source_for(encode: Any) -> CorpusExamples:
+            return _source(options, subset, encode)
 
-    buckets = open_ladder(int(subset.usable.rollouts.lengths[subset.usable_rows].max()))
-    if options.dry_run:
-        from experiments.cli.train_plan import planned, price_of, show_price
-        from mprm_jax.train.loop import TrainingJob
-
-        model, shapes = planned(options)
-        source = _source(options, subset, model.encode)
-        job = TrainingJob(model, source, budget, buckets, config)
-        found = price_of(options, job, shapes, options.mfu, options.peak_tflops)
-        show_price(found, options.peak_tflops is not None, options.json)
+        found = price_run(training, options.cost, source_for, longest, budget)
+        _answer_price(options, found)
         return
 
+    from mprm_jax.data.batches import open_ladder
     from mprm_jax.train.loop import TrainingJob, Update, advised, train
     from mprm_jax.train.run_files import RunFolder
 
     with advised():
-        model, params, mesh = open_model(options, budget)
-    source = _source(options, subset, model.encode)
+        model, params, mesh = open_model(training, budget)
     last: dict[str, Any] = {}
-    with shared.progress("training", budget.updates, "updates") as tick:
+    with progress("training", budget.updates, "updates") as tick, wrong_usage():
 
         def on_update(update: Update) -> None:
             last.update(update.metrics)
             tick(update.number)
 
-        identity = _identity(options, subset, params)
-        try:
-            train(
-                TrainingJob(model, source, budget, buckets, config),
-                params,
-                RunFolder(options.output, options.resume, identity, _say),
-                mesh=mesh,
-                # A backbone is too large to be kept as it was.
-                consume=options.model != TINY,
-                on_update=on_update,
-            )
-        except ValueError as error:
-            raise shared.UsageError(as_options(str(error))) from None
+        source = _source(options, subset, model.encode)
+        train(
+            TrainingJob(model, source, budget, open_ladder(longest), training.config()),
+            params,
+            RunFolder(
+                options.output,
+                options.resume,
+                _identity(subset, params),
+                lambda line: print(f"mprm train: {line}", file=sys.stderr),
+            ),
+            mesh=mesh,
+            # A backbone is too large to be kept as it was.
+            consume=training.model != TINY,
+            on_update=on_update,
+        )
     _finish(options, subset, budget, last)
 
 
-def _say(message: str) -> None:
-    print(f"mprm train: {message}", file=sys.stderr)
-
-
 def _subset(options: Options) -> Subset:
-    if options.subset is not None:
+    if options.subset is None:
+        usable = load_usable(options)
+        if options.rule is None:
+            return Subset(usable, np.arange(len(usable.row)), None)
+        chosen = options.selection(options.rule)
+        return Subset(usable, choose(usable, chosen).rows, dataclasses.asdict(chosen))
 
-        def read(reading: ReadPolicy) -> Corpus:
-            for name in ("trials", "source_from"):
-                given = getattr(options, name)
-                if given not in (None, getattr(reading, name)):
-                    option = name.replace("_", "-")
-                    raise shared.UsageError(
-                        f"--{option} {given}: the subset was selected with "
-                        f"{getattr(reading, name)}"
-                    )
-            return read_corpus(
-                options.corpus,
-                reading.format,
-                reading.options,
-                use_cache=not options.no_cache,
-            )
+    def read(reading: ReadPolicy) -> Corpus:
+        for field in ("trials", "source_from"):
+            asked, before = getattr(options, field), getattr(reading, field)
+            if asked not in (None, before):
+                raise UsageError(
+                    f"{option(field)} {asked}: the subset was selected with {before}"
+                )
+        return read_corpus(
+            options.corpus,
+            reading.format,
+            reading.options,
+            use_cache=not options.no_cache,
+        )
 
-        return fit_subset(read_subset(options.subset), read, options.subset)
-    usable = shared.load_usable(options)
-    if options.rule is None:
-        import numpy as np
-
-        return Subset(usable, np.arange(len(usable.row)), None)
-    chosen = options.selection(options.rule)
-    return Subset(usable, choose(usable, chosen).rows, dataclasses.asdict(chosen))
+    return fit_subset(read_subset(options.subset), read, options.subset)
 
 
 def _source(options: Options, subset: Subset, encode: Any) -> CorpusExamples:
@@ -205,7 +213,7 @@ def _source(options: Options, subset: Subset, encode: Any) -> CorpusExamples:
     return dataclasses.replace(source, images=root)
 
 
-def _identity(options: Options, subset: Subset, params: Params) -> dict[str, Any]:
+def _identity(subset: Subset, params: Params) -> dict[str, Any]:
     """What determines the run beside its settings: data and initial parameters."""
     from mprm_jax.train.run_files import fingerprint
 
@@ -230,47 +238,74 @@ def _finish(
     if jax.process_index() != FIRST_HOST:
         return
     usable = subset.usable
-    kept = usable.rollouts.take(subset.usable_rows)
+    steps = usable.rollouts.take(subset.usable_rows).n_steps
     result = {
         "rollouts": budget.rollouts,
-        "steps": kept.n_steps,
+        "steps": steps,
         "presentations": budget.presentations,
         "updates": budget.updates,
         "batch_size": budget.batch_size,
         "last_update": last or None,
     }
-    arguments = {
-        key: str(value) if isinstance(value, Path) else value
-        for key, value in dataclasses.asdict(options).items()
+    manifest = {
+        "versions": versions(),
+        "arguments": msgspec.to_builtins(options, enc_hook=str),
+        "corpus": str(usable.corpus.path.resolve()),
+        "input": corpus_reading(usable),
+        "inputs": corpus_inputs(usable.corpus),
+        "counts": corpus_counts(usable),
+        "selection": subset.selection,
+        "result": result,
     }
     with OutputSet() as outputs:
-        manifest = {
-            "versions": versions(),
-            "arguments": arguments,
-            "corpus": str(usable.corpus.path.resolve()),
-            "input": corpus_reading(usable),
-            "inputs": corpus_inputs(usable.corpus),
-            "counts": corpus_counts(usable),
-            "selection": subset.selection,
-            "result": result,
-        }
-        outputs.add(options.output / MANIFEST).write(
-            manifest_bytes(manifest, OUTPUT_SCHEMA)
-        )
-    if options.json:
-        shared.print_json({"output": str(options.output), **result})
-        return
-    print(
+        outputs.add_manifest(options.output / MANIFEST, manifest)
+    lines = [
         f"{budget.updates:,} updates of {budget.batch_size} on {budget.rollouts:,} "
-        f"rollouts ({kept.n_steps:,} steps)"
-    )
+        f"rollouts ({steps:,} steps)"
+    ]
     if last:
-        print(f"loss of the last update {last['loss']:.4f} nats per step")
-        if last["truncated_steps"]:
-            print(
-                f"{last['truncated_steps']:,} steps cut off: their prompts are too long"
-            )
+        lines += [f"loss of the last update {last['loss']:.4f} nats per step"]
+        if cut := last["truncated_steps"]:
+            lines += [f"{cut:,} steps cut off: their prompts are too long"]
     else:
-        print("nothing was left to do")
-    print(f"\nwrote the model: {options.output}")
-    print(f"next: mprm evaluate --checkpoint {options.output} --benchmark FILE")
+        lines += ["nothing was left to do"]
+    lines += ["", f"wrote the model: {options.output}"]
+    lines += [f"next: mprm evaluate --checkpoint {options.output} --benchmark FILE"]
+    value = {"output": str(options.output), **result}
+    answer(options.json, value, "\n".join(lines))
+
+
+def _answer_price(options: Options, price: Price) -> None:
+    rows = [
+        (what + " (estimate)" * (what == "activations"), _size(held))
+        for what, held in price.bytes_per_device.items()
+    ]
+    rows.append(("together", _size(sum(price.bytes_per_device.values()))))
+    axes = " x ".join(f"{size} {name}" for name, size in price.mesh.items())
+    read = "all prompts"
+    if price.prompts_sampled:
+        read = f"a sample of {price.prompts_read:,} prompts"
+    device = "given" if options.cost.peak_tflops else "an H100's bfloat16"
+    text = f"""\
+{price.parameters:,} parameters, {price.trained:,} of them trained
+devices: {price.devices} ({axes})
+
+{format_table(("bytes per device", ""), rows)}
+
+{price.updates:,} updates of {price.batch_size:,} rollouts
+{price.tokens_per_update:,} tokens per update, \
+{price.padded_tokens_per_update:,} with padding (from {read})
+{price.flops_per_update:.3g} FLOPs per update: 6 per trained weight and token, \
+2 in a frozen tower,
+12 L H Q T for attention; recomputation does not count (PaLM, App. B)
+{price.hours:,.3g} hours at {price.mfu:.0%} of {price.peak_tflops:,g} \
+TFLOP/s per device ({device})
+
+nothing was allocated or written"""
+    answer(options.json, dataclasses.asdict(price), text)
+
+
+def _size(count: float) -> str:
+    if count < 2**27:
+        return f"{count / 2**20:,.2f} MiB"
+    return f"{count / 2**30:,.2f} GiB"

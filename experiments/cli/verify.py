@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,7 +12,9 @@ import msgspec
 import numpy as np
 import tyro
 
-from experiments.console import shared
+from experiments.console.command import answer
+from experiments.console.errors import AlreadyReported
+from experiments.console.options import JsonOption, OptionalPath
 from experiments.store.manifests import InputFile, typed
 from experiments.store.provenance import file_sha256
 from experiments.store.read_subset import ReadPolicy
@@ -26,7 +29,7 @@ from mprm_jax.data.write import encoded_lines, write_lines
 
 
 @dataclasses.dataclass(frozen=True)
-class Options:
+class Options(JsonOption):
     """Is this subset what its manifest says it is?
 
     Hashes the subset and every corpus file, selects again with the manifest's options,
@@ -38,12 +41,10 @@ class Options:
     Attributes:
         output: A file that mprm select wrote, or the manifest beside it.
         corpus: Where the corpus is now, if it was moved.
-        json: Print one JSON object to stdout, everything else to stderr.
     """
 
     output: tyro.conf.Positional[Path]
-    corpus: shared.OptionalPath = None
-    json: bool = False
+    corpus: OptionalPath = None
 
 
 OPTIONS = Options
@@ -67,95 +68,69 @@ class _Manifest(msgspec.Struct):
 
 def run(options: Options) -> None:
     """Verify."""
-    if options.output.is_dir():
-        raise DataError(f"{options.output}: is a folder; name a file of mprm select")
-    if name := options.output.name.removesuffix(MANIFEST_SUFFIX):
-        options = dataclasses.replace(options, output=options.output.with_name(name))
-    value = read_manifest(options.output)
+    output = options.output
+    if output.is_dir():
+        raise DataError(f"{output}: is a folder; name a file of mprm select")
+    if name := output.name.removesuffix(MANIFEST_SUFFIX):
+        output = output.with_name(name)
+    value = read_manifest(output)
     if value.get("compat"):
-        from experiments.cli.compat import verify_official
+        from experiments.store.official import verify_official
 
-        checks = verify_official(options.output, value, options.corpus)
+        checks = list(verify_official(output, value, options.corpus))
     else:
-        manifest = typed(options.output, value, _Manifest)
+        manifest = typed(output, value, _Manifest)
         try:
-            checks = _checks(options, manifest, value)
+            checks = list(_checks(output, options.corpus, manifest, value))
         except ValueError as error:
-            raise DataError(f"{manifest_path(options.output)}: {error}") from error
-    failed = [check for check in checks if not check["holds"]]
-    if options.json:
-        shared.print_json(
-            {"output": str(options.output), "verified": not failed, "checks": checks}
-        )
-    else:
-        for check in checks:
-            print(f"{'ok  ' if check['holds'] else 'FAIL'}  {check['what']}")
+            raise DataError(f"{manifest_path(output)}: {error}") from error
+    failed = sum(not holds for _, holds in checks)
+    found = [{"what": what, "holds": holds} for what, holds in checks]
+    lines = [f"{'ok  ' if holds else 'FAIL'}  {what}" for what, holds in checks]
+    if not failed:
+        lines.append(f"\n{output} is what its manifest says.")
+    answer(
+        options.json,
+        {"output": str(output), "verified": not failed, "checks": found},
+        "\n".join(lines),
+    )
     if failed:
-        raise shared.AlreadyReported(
-            f"{options.output}: {len(failed)} of {len(checks)} checks failed"
-        )
-    if not options.json:
-        print(f"\n{options.output} is what its manifest says.")
+        raise AlreadyReported(f"{output}: {failed} of {len(checks)} checks failed")
 
 
 def _checks(
-    options: Options, manifest: _Manifest, value: dict[str, Any]
-) -> list[dict[str, Any]]:
-    checks: list[dict[str, Any]] = []
-
-    def check(what: str, holds: bool) -> bool:
-        checks.append({"what": what, "holds": bool(holds)})
-        return holds
-
+    output: Path, moved: Path | None, manifest: _Manifest, value: dict[str, Any]
+) -> Iterator[tuple[str, bool]]:
+    """What is compared, and whether it holds; ends where nothing more can be."""
     written = manifest.output
     if written.sha256 is not None:
-        check(
-            f"{options.output.name} has the SHA-256 of the manifest",
-            file_sha256(options.output) == written.sha256,
-        )
-    path = options.corpus or Path(manifest.corpus)
+        whole = file_sha256(output) == written.sha256
+        yield f"{output.name} has the SHA-256 of the manifest", whole
+    path = moved or Path(manifest.corpus)
     names = [file.path.name for file in corpus_files(path)]
-    if not check(
-        f"{path} has the {len(manifest.inputs)} files of the manifest",
-        names == [file.file for file in manifest.inputs],
-    ):
-        return checks
-    corpus = read_corpus(
-        path,
-        manifest.input.format,
-        manifest.input.options,
-        # What is to be proven must not rest on what was remembered.
-        use_cache=False,
-    )
-    for file, sha256, before in zip(
-        corpus.files, corpus.sha256, manifest.inputs, strict=True
-    ):
-        check(f"{file.path.name} is unchanged", sha256 == before.sha256)
-    usable = usable_rollouts(
-        corpus, manifest.input.unmeasured, max(manifest.input.max_bad, 0)
-    )
+    known = names == [file.file for file in manifest.inputs]
+    yield f"{path} has the {len(manifest.inputs)} files of the manifest", known
+    if not known:
+        return
+    reading = manifest.input
+    # What is to be proven must not rest on what was remembered.
+    corpus = read_corpus(path, reading.format, reading.options, use_cache=False)
+    for name, now, before in zip(names, corpus.sha256, manifest.inputs, strict=True):
+        yield f"{name} is unchanged", now == before.sha256
+    usable = usable_rollouts(corpus, reading.unmeasured, max(reading.max_bad, 0))
     selection = choose(usable, manifest.selection)
-    same_rows = check(
-        f"selecting again gives the same {len(manifest.rows):,} rows",
-        usable.row[selection.rows].tolist() == manifest.rows,
-    )
-    check(
-        f"the manifest counts {written.rollouts:,} rollouts and as many rows",
-        len(manifest.rows) == written.rollouts,
-    )
+    same = usable.row[selection.rows].tolist() == manifest.rows
+    yield f"selecting again gives the same {len(manifest.rows):,} rows", same
+    counted = len(manifest.rows) == written.rollouts
+    yield f"the manifest counts {written.rollouts:,} rollouts and as many rows", counted
     again = msgspec.json.decode(
         msgspec.json.encode(evidence(usable, selection, manifest.selection.alpha))
     )
-    check(
-        "counts, statistics, ties and cuts are those of the manifest",
-        all(value.get(name) == of for name, of in again.items()),
-    )
-    if written.sha256 is not None and same_rows:
+    equal = all(value.get(name) == of for name, of in again.items())
+    yield "counts, statistics, ties and cuts are those of the manifest", equal
+    if written.sha256 is not None and same:
         digest = hashlib.sha256()
         form = by_name(written.format)
-        lines = encoded_lines(usable, np.asarray(selection.rows), form, manifest.labels)
-        write_lines(lines, digest.update)
-        check(
-            "writing again gives the same bytes", digest.hexdigest() == written.sha256
-        )
-    return checks
+        rows = np.asarray(selection.rows)
+        write_lines(encoded_lines(usable, rows, form, manifest.labels), digest.update)
+        yield "writing again gives the same bytes", digest.hexdigest() == written.sha256

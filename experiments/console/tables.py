@@ -57,18 +57,15 @@ def summary_rows(summary: Summary) -> list[tuple[str, str]]:
     ]
 
 
-def print_comparison(
+def comparison(
     usable: SelectableCorpus, selection: Selection, rule: str, alpha: float
-) -> None:
+) -> str:
     """Corpus beside subset, and how much of the subset the tie rule decided."""
     whole = summary_rows(summarise(usable.rollouts, alpha))
     kept = summary_rows(summarise(usable.rollouts.take(selection.rows), alpha))
     rows = [(name, a, b) for (name, a), (_, b) in zip(whole, kept, strict=True)]
-    print(format_table(("", "corpus", f"kept by {rule}"), rows))
-    print()
-    print(tie_sentence(selection))
-    for sentence in count_sentences(usable):
-        print(sentence)
+    table = format_table(("", "corpus", f"kept by {rule}"), rows)
+    return "\n".join([table, "", tie_sentence(selection), *count_sentences(usable)])
 
 
 def tie_sentence(selection: Selection) -> str:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from experiments.console import shared
+from experiments.console.command import print_json
 from experiments.console.tables import format_table
 from experiments.store.experiment import SizedOptions, complete
 from theory.paper import FULL_DATA
@@ -140,7 +140,7 @@ def run(options: Options) -> None:
     results, ran = complete(options, NAME, configs, describe)
     models = {result.config["model"]: result.metrics for result in results}
     if options.json:
-        shared.print_json({"experiment": NAME, "ran": ran, "models": models})
+        print_json({"experiment": NAME, "ran": ran, "models": models})
         return
     _print(models)
     print(f"\n{ran} models run, {len(results)} in the store: {options.output}")

@@ -14,7 +14,7 @@ import msgspec
 import numpy as np
 import tyro
 
-from experiments.console import shared
+from experiments.console.command import print_json
 from experiments.console.tables import format_table
 from experiments.store.experiment import ExperimentOptions
 from experiments.store.provenance import file_sha256
@@ -223,7 +223,7 @@ def run(options: Options) -> None:
     }
     append_results(options.output, [Result(NAME, config, options.seed, metrics)])
     if options.json:
-        shared.print_json(metrics)
+        print_json(metrics)
     else:
         _print(metrics)
 

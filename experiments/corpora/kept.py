@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from experiments.console import shared
+from experiments.console.command import print_json
+from experiments.console.progress import progress
 from experiments.console.tables import format_table, percent
 from experiments.store.experiment import ExperimentOptions, complete
 from mprm_jax.data.corpus import SelectableCorpus, read_corpus, usable_rollouts
@@ -63,7 +64,7 @@ def run(options: Options) -> None:
         options, EXPERIMENT, [config], lambda _: [_measure(options)]
     )
     if options.json:
-        shared.print_json(config | {"seed": options.seed} | result.metrics)
+        print_json(config | {"seed": options.seed} | result.metrics)
     else:
         _print(options, Summary(**result.metrics["corpus"]), result.metrics["rules"])
 
@@ -100,7 +101,7 @@ def _simulate(options: Options) -> tuple[SelectableCorpus, np.ndarray]:
     rollouts = simulation.rollouts
     with tempfile.TemporaryDirectory() as folder:
         corpus = Path(folder) / "corpus"
-        with shared.progress("simulating", rollouts.n_rollouts, "rollouts") as tick:
+        with progress("simulating", rollouts.n_rollouts, "rollouts") as tick:
             arguments = {"scale": options.scale, "seed": options.seed}
             write_raw_corpus(corpus, rollouts, text, arguments, tick)
         usable = usable_rollouts(read_corpus(corpus, use_cache=False))

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from experiments.console.shared import progress
+from experiments.console.progress import progress
 from experiments.corpora.scenes import read_truth, write_world
 from experiments.corpora.simulated import made_here
 from experiments.grid.cells import (

@@ -6,18 +6,24 @@ import dataclasses
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import tyro
 
-from experiments.cli.train_settings import TINY, Precision, SizeArguments
-from experiments.console import shared
+from experiments.console.corpus import CorpusOptions
+from experiments.console.errors import UsageError
+from experiments.console.options import Hidden, check_least
+from experiments.console.training import (
+    BackboneOptions,
+    LoopOptions,
+    ObjectiveOptions,
+    PriceOptions,
+    TrainingOptions,
+)
 from experiments.grid.plan import BASE, FULL, Cell, Grid
-from theory.paper import TRAINING
-from theory.scores import DEFAULT_ALPHA
-from theory.selection import RULE_NAMES
-
-_LABELS = ("hard", "soft", "beta-binomial")
+from mprm_jax.train.config import LossKind, Objective
+from theory.scores import DEFAULT_ALPHA, check_alpha
+from theory.selection import RULE_NAMES, budget
 
 # Far beyond what anybody trains; all cells of a grid are listed before the first runs.
 _MOST_SEEDS = 1000
@@ -26,8 +32,31 @@ _LARGEST_SEED = 2**32 - 1
 _List = tyro.conf.arg(metavar="A,B,...")
 
 
+@dataclasses.dataclass(frozen=True)
+class _Loop(LoopOptions):
+    # The last one is enough to go on from.
+    keep_checkpoints: Hidden[int] = 1
+    tensorboard: Hidden[bool] = False
+
+
+@dataclasses.dataclass(frozen=True)
+class _Backbone(BackboneOptions):
+    answers: Hidden[Literal["yes-no"]] = "yes-no"
+
+
+@dataclasses.dataclass(frozen=True)
+class GridTraining(TrainingOptions):
+    """How to train every cell: what differs between them is given by the grid."""
+
+    objective: Hidden[ObjectiveOptions] = dataclasses.field(
+        default_factory=ObjectiveOptions
+    )
+    loop: _Loop = dataclasses.field(default_factory=_Loop)
+    backbone: _Backbone = dataclasses.field(default_factory=_Backbone)
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Options(shared.CorpusOptions):
+class Options(CorpusOptions):
     """Does training on what a rule selects beat training on random rollouts?
 
     Every rule at every keep ratio (and alpha, and label threshold), each with the same
@@ -50,7 +79,6 @@ class Options(shared.CorpusOptions):
         benchmark_images: Root of the image paths of benchmark and candidates; by
             default images/ beside the benchmark, or its folder.
         candidates: File of candidate solutions for best-of-N, as mprm rerank reads.
-        model: tiny, or a folder with the weights of a backbone.
         name: Of the corpus in tables and figures; by default its folder's.
         rules: Of mprm select, separated by commas.
         keep_ratios: Shares of the rollouts of each source that the rules keep.
@@ -61,38 +89,15 @@ class Options(shared.CorpusOptions):
         references: full: trained on all rollouts; base: the model as it is; or none.
         eval_every: Updates between evaluations on the way, for the learning curve; 0:
             none. Cells that are done keep the curve they have.
-        batch_size: Rollouts per update (512 in the paper; 16 for tiny).
-        learning_rate: Peak of the schedule (1e-5 in the paper; 1e-3 for tiny).
-        head_multiplier: Learning rate of the reward head over that of all else (1 in
-            the paper; 10 for tiny).
-        weight_decay: Decoupled; biases and gains of norms are spared.
-        optimizer: adamw, as in the paper, or adafactor.
-        first_moment: Precision of AdamW's first moment.
-        matched_updates: As many updates as the whole corpus would get; the subset is
-            repeated, in a new order each time.
-        accumulate: Micro-batches per update; changes memory, not the result.
-        mesh: As mprm train, as are the eight options below.
-        compute: Precision of a backbone's forward and backward pass (bfloat16).
-        frozen_dtype: Precision of weights that are not trained (that of --compute).
-        no_remat: Store what each layer computes instead of computing it again.
-        max_length: Most tokens of a prompt (8,192, or the model's context).
-        lora_rank: Train adapters of this rank and the head instead of the kernels.
-        lora_alpha: Adapters are scaled by alpha / rank (16).
-        lora_targets: Kernels, of query,key,value,output,gate,up,down (all).
-        feature_cache: Folder for what a frozen vision tower makes of each image.
         scoring_batch_size: Prompts that are scored at a time.
-        checkpoint_every: Updates between checkpoints of the cell that is in training.
-            At 0 there are none, and a stopped cell begins anew.
         keep_models: Keep every trained model, in OUTPUT/models.
         memory_gb: For prompts and pictures that are kept as the model reads them; what
             does not fit is read again when needed.
-        threads: That read rollouts and images ahead.
         shard: Part i of n of the cells, as i/n.
-        dry_run: Say what the grid takes, and do nothing: time as cells that were run
-            took it, or else what FLOPs take at --mfu, for which a backbone's
-            config.json and tokenizer.json are enough.
-        mfu: With --dry-run: share of the devices' peak that will be reached.
-        peak_tflops: With --dry-run: peak of one device (989, an H100's in bfloat16).
+        settings: How to train; without checkpoints (--checkpoint-every 0), a cell that
+            was stopped begins anew.
+        cost: What the grid takes: time as cells that were run took it, or else what
+            FLOPs take at --mfu.
         output: Folder for results/ and models/.
     """
 
@@ -102,7 +107,6 @@ class Options(shared.CorpusOptions):
     images: Path | None = None
     benchmark_images: Path | None = None
     candidates: Path | None = None
-    model: str = TINY
     name: str | None = None
     rules: Annotated[tuple[str, ...], _List] = ("random", "bis")
     keep_ratios: Annotated[tuple[str, ...], _List] = ("0.05", "0.1", "0.25", "0.5")
@@ -112,109 +116,46 @@ class Options(shared.CorpusOptions):
     seeds: Annotated[tuple[str, ...], tyro.conf.arg(metavar="N|A,B,...")] = ("3",)
     references: Annotated[tuple[str, ...], _List] = (FULL, BASE)
     eval_every: int = 0
-    batch_size: int | None = None
-    learning_rate: float | None = None
-    head_multiplier: float | None = None
-    weight_decay: float = TRAINING.weight_decay
-    optimizer: Literal["adamw", "adafactor"] = "adamw"
-    first_moment: Precision = "float32"
-    matched_updates: bool = False
-    accumulate: int = 1
-    mesh: str | None = None
-    compute: Precision | None = None
-    frozen_dtype: Precision | None = None
-    no_remat: bool = False
-    max_length: int | None = None
-    lora_rank: int | None = None
-    lora_alpha: float | None = None
-    lora_targets: str | None = None
-    feature_cache: Path | None = None
     scoring_batch_size: int = 32
-    checkpoint_every: int = 100
     keep_models: bool = False
     memory_gb: float = 4.0
-    threads: int = 2
     shard: str = "1/1"
-    dry_run: bool = False
-    mfu: float = 0.4
-    peak_tflops: float | None = None
+    settings: GridTraining = dataclasses.field(default_factory=GridTraining)
+    cost: PriceOptions = dataclasses.field(default_factory=PriceOptions)
     output: Path = Path("runs/selection")
 
-    def check(self) -> None:
-        """Refuse values without meaning.
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_least(self, eval_every=0, scoring_batch_size=1, memory_gb=0)
 
-        Raises:
-            UsageError: naming the option and its range.
-        """
-        super().check()
-        for name, least in (
-            ("eval_every", 0),
-            ("batch_size", 1),
-            ("scoring_batch_size", 1),
-            ("memory_gb", 0),
-        ):
-            value = getattr(self, name)
-            if value is not None and not least <= value < float("inf"):
-                raise shared.UsageError(
-                    f"{option_of(name)} must be at least {least}, not {value}"
-                )
-
-        rate = self.learning_rate
-        if rate is not None and not 0 < rate < float("inf"):
-            raise shared.UsageError(
-                f"--learning-rate must be finite and positive, not {rate}"
-            )
-        if self.peak_tflops is not None and not self.dry_run:
-            raise shared.UsageError("--peak-tflops needs --dry-run")
-        self.training().check()
-
-    def training(self, cell: Cell | None = None) -> SizeArguments:
+    def training(self, cell: Cell | None = None) -> TrainingOptions:
         """The same settings as `mprm train` has them, for a cell of the grid."""
-        names = {field.name for field in dataclasses.fields(SizeArguments)}
-        names -= {"labels"}
-        shared_ones = {
-            field.name: getattr(self, field.name)
-            for field in dataclasses.fields(self)
-            if field.name in names
-        }
-        # The last one is enough to go on from.
-        arguments = SizeArguments(**shared_ones, keep_checkpoints=1)
         if cell is None or cell.seed is None:
-            return arguments
+            return dataclasses.replace(self.settings, seed=self.seed)
         labels: Any = cell.arm.labels
-        return dataclasses.replace(
-            arguments,
-            seed=cell.seed,
-            labels=labels,
-            label_threshold=cell.arm.label_threshold or 0.0,
-        )
-
-
-def option_of(name: str) -> str:
-    """An option as it is typed."""
-    return "--" + name.replace("_", "-")
+        objective = ObjectiveOptions(labels, cell.arm.label_threshold or 0.0)
+        return dataclasses.replace(self.settings, seed=cell.seed, objective=objective)
 
 
 def _items(values: Sequence[str], option: str) -> list[str]:
     items = [item.strip() for value in values for item in value.split(",")]
     items = list(dict.fromkeys(filter(None, items)))
     if not items:
-        raise shared.UsageError(f"{option}: give at least one value")
+        raise UsageError(f"{option}: give at least one value")
     return items
 
 
 def _numbers(
-    values: Sequence[str], option: str, fits: Callable[[float], bool], where: str
+    values: Sequence[str], option: str, check: Callable[[float], object]
 ) -> tuple[float, ...]:
     found = []
     for item in _items(values, option):
         try:
-            value = float(item)
-        except ValueError:
-            value = float("nan")
-        if not fits(value):
-            raise shared.UsageError(f"{option}: {item!r} is not a number {where}")
-        found.append(value)
+            found.append(float(item))
+            check(found[-1])
+        except ValueError as error:
+            reason = f"{option}: {item!r} is not a number that fits ({error})"
+            raise UsageError(reason) from None
     return tuple(dict.fromkeys(found))
 
 
@@ -222,7 +163,7 @@ def _known(values: Sequence[str], option: str, known: Sequence[str]) -> tuple[An
     items = _items(values, option)
     for item in items:
         if item not in known:
-            raise shared.UsageError(f"{option}: no {item!r}; known: {', '.join(known)}")
+            raise UsageError(f"{option}: no {item!r}; known: {', '.join(known)}")
     return tuple(items)
 
 
@@ -238,19 +179,17 @@ def parse_seeds(values: Sequence[str]) -> tuple[int, ...]:
         seeds = (-1,)
     is_number = len(values) == 1 and "," not in values[0]
     if min(seeds) < 0 or (is_number and seeds[0] == 0):
-        raise shared.UsageError(
+        raise UsageError(
             f"--seeds {' '.join(values)}: give how many (3), or which ones (0,1,5)"
         )
     count = seeds[0] if is_number else len(seeds)
     if count > _MOST_SEEDS:
         hint = f"; the seed {count} alone is {count}," if is_number else ""
-        raise shared.UsageError(
-            f"--seeds: {count} are too many, at most {_MOST_SEEDS}{hint}"
-        )
+        raise UsageError(f"--seeds: {count} are too many, at most {_MOST_SEEDS}{hint}")
     if is_number:
         return tuple(range(count))
     if max(seeds) > _LARGEST_SEED:
-        raise shared.UsageError(
+        raise UsageError(
             f"--seeds: {max(seeds)} is beyond the largest seed, {_LARGEST_SEED}"
         )
     return seeds
@@ -265,7 +204,7 @@ def parse_shard(text: str) -> tuple[int, int]:
     match = re.fullmatch(r"([0-9]{1,6})/([0-9]{1,6})", text)
     if match is not None and 1 <= int(match[1]) <= int(match[2]):
         return int(match[1]), int(match[2])
-    raise shared.UsageError(f"--shard {text}: give i/n with i from 1 to n, such as 2/4")
+    raise UsageError(f"--shard {text}: give i/n with i from 1 to n, such as 2/4")
 
 
 def parse_grid(options: Options) -> Grid:
@@ -274,32 +213,24 @@ def parse_grid(options: Options) -> Grid:
     Raises:
         UsageError: naming the option, and what is known or allowed.
     """
-
-    def keeps(value: float) -> bool:
-        return 0 < value <= 1
-
-    kinds = _known(options.labels, "--labels", _LABELS)
+    kinds = _known(options.labels, "--labels", get_args(LossKind))
     thresholds = _numbers(
         options.label_thresholds,
         "--label-thresholds",
-        lambda value: 0 <= value < 1,
-        "in [0, 1)",
+        lambda value: Objective("hard", value),
     )
     if "hard" not in kinds and thresholds != (0.0,):
-        raise shared.UsageError(f"--labels {','.join(kinds)} has no --label-thresholds")
+        raise UsageError(f"--labels {','.join(kinds)} has no --label-thresholds")
     labels: list[tuple[str, float | None]] = []
     for kind in kinds:
         of_kind = thresholds if kind == "hard" else (None,)
         labels += [(kind, threshold) for threshold in of_kind]
     return Grid(
         rules=_known(options.rules, "--rules", RULE_NAMES),
-        keep_ratios=_numbers(options.keep_ratios, "--keep-ratios", keeps, "in (0, 1]"),
-        alphas=_numbers(
-            options.alphas,
-            "--alphas",
-            lambda value: 0 <= value < float("inf"),
-            "of at least 0",
+        keep_ratios=_numbers(
+            options.keep_ratios, "--keep-ratios", lambda value: budget(1, value)
         ),
+        alphas=_numbers(options.alphas, "--alphas", check_alpha),
         labels=tuple(labels),
         seeds=parse_seeds(options.seeds),
         references=_known(options.references, "--references", (FULL, BASE, "none")),

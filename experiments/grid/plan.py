@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from experiments.store.write_subset import choose
 from mprm_jax.data.corpus import SelectableCorpus
 from theory.scores import DEFAULT_ALPHA
-from theory.selection import RULE_NAMES, RuleName
+from theory.selection import RULE_NAMES, RuleName, SelectionOptions
 
 # Names of the experiments that are grids.
 DEMO, SELECTION = "demo", "selection"

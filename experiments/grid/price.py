@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from experiments.console.tables import format_table
+from experiments.console.training import price_run
 from experiments.grid.inputs import Inputs
 from experiments.grid.options import Options
 from experiments.grid.plan import PASSES_PER_ROLLOUT, Planned

@@ -8,7 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from experiments.console.shared import load_usable, print_json, progress
+from experiments.console.command import print_json
+from experiments.console.corpus import load_usable
+from experiments.console.options import given, wrong_usage
+from experiments.console.progress import progress
+from experiments.console.training import TINY, open_model
 from experiments.grid.options import Options, parse_grid, parse_shard
 from experiments.grid.plan import SELECTION, Cell, Planned, plan_cells, shard
 from experiments.store.manifests import RunManifest, command_line, write_run_manifest

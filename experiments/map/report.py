@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from experiments.console import shared
+from experiments.console.command import print_json
 from experiments.console.tables import format_table
 from experiments.map.advisor import MIN_WORLDS, TARGETS, fit_advisor, validate
 from experiments.map.design import HELD_OUT_EVERY
@@ -60,7 +60,7 @@ def print_map(options: SizedOptions, worlds: Sequence[Result], ran: int) -> None
     if options.json:
         report = {"seed": options.seed, "worlds": len(worlds), "ran": ran}
         tested = {"advisor": tests, "cross_validation": turns}
-        shared.print_json(report | {"signs": signs} | tested)
+        print_json(report | {"signs": signs} | tested)
         return
     rows = [
         (name, f"{100 * float(keep):g} %", *(str(n) for n in counts.values()))

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from experiments.console import shared
+from experiments.console.progress import progress
 from experiments.store.provenance import result_versions
 from experiments.store.results import Result, append_results, cell_key, read_results
 
@@ -72,7 +72,7 @@ def complete(
     keys = [cell_key(config, options.seed) for config in configs]
     missing = [i for i, key in enumerate(keys) if key not in cells]
     done = len(keys) - len(missing)
-    with shared.progress(experiment, len(keys), "cells") as tick:
+    with progress(experiment, len(keys), "cells") as tick:
         for begin in range(0, len(missing), together):
             chosen = missing[begin : begin + together]
             made_by = versions or result_versions()

@@ -27,6 +27,9 @@ class ReadPolicy(msgspec.Struct, frozen=True):
     unmeasured: UnmeasuredPolicy
     max_bad: int
 
+    def __post_init__(self) -> None:
+        _ = self.options
+
     @property
     def options(self) -> ReadOptions:
         """The part that formats see."""

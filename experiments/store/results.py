@@ -20,6 +20,9 @@ from mprm_jax.data.problems import DataError
 
 SCHEMA = "mprm-result/1"
 
+# The results that come with the package.
+REFERENCE = Path(__file__).parents[1] / "results"
+
 
 class Result(msgspec.Struct, frozen=True):
     """One finished cell of an experiment.

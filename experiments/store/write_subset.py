@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -14,32 +15,23 @@ from experiments.store.provenance import versions
 from mprm_jax.data.corpus import Corpus, SelectableCorpus
 from mprm_jax.data.formats import by_name
 from mprm_jax.data.formats.base import WriteOptions
+from mprm_jax.data.framing import corpus_files
 from mprm_jax.data.outputs import (
     SUBSET_SCHEMA,
     OutputSet,
-    manifest_bytes,
     manifest_path,
 )
 from mprm_jax.data.problems import DataError
 from mprm_jax.data.write import encoded_lines, internvl_meta, write_lines
-from theory.selection import BudgetUnit, RuleName, Selection, TieRule, select
+from theory.selection import (
+    Selection,
+    SelectionOptions,
+    select,
+)
 from theory.summary import summarise
 
 # Formats that InternVL's trainers read through a meta file.
 META_FORMATS = ("prm", "visualprm")
-
-
-@dataclass(frozen=True)
-class SelectionOptions:
-    """Everything a selection depends on besides the corpus."""
-
-    rule: RuleName
-    keep_ratio: float
-    alpha: float
-    per_source: bool
-    unit: BudgetUnit
-    ties: TieRule
-    seed: int
 
 
 def choose(usable: SelectableCorpus, options: SelectionOptions) -> Selection:
@@ -195,7 +187,42 @@ def write_selection(
             **evidence(usable, selection, options.alpha),
             "rows": usable.row[selection.rows].astype(np.int64).tolist(),
         }
-        outputs.add(manifest_path(output)).write(
-            manifest_bytes(manifest, SUBSET_SCHEMA)
-        )
+        outputs.add_manifest(manifest_path(output), manifest, SUBSET_SCHEMA)
     return manifest
+
+
+def corpus_manifest(usable: SelectableCorpus) -> dict[str, Any]:
+    """What the manifest of any output says about the corpus it was made from."""
+    return {
+        "versions": versions(),
+        "corpus": str(usable.corpus.path.resolve()),
+        "input": corpus_reading(usable),
+        "inputs": corpus_inputs(usable.corpus),
+        "counts": corpus_counts(usable),
+    }
+
+
+def check_output(output: Path, corpus: Path) -> None:
+    """Refuse an output that is an input, or that the next run would take for one;
+    the files that go beside it included.
+
+    Raises:
+        DataError: the output lies among the corpus's files.
+    """
+    files = [file.path for file in corpus_files(corpus)]
+    inputs = {os.path.realpath(file) for file in files}
+    for file in (output, manifest_path(output), meta_path(output)):
+        # Unlike Path.resolve, realpath takes a link to itself for what it is.
+        if os.path.realpath(file) in inputs:
+            raise DataError(f"{file}: is a file of the corpus; choose another --output")
+    if corpus.is_dir() and os.path.realpath(output.parent) in folders_of(files):
+        raise DataError(
+            f"{output}: lies in the corpus's own folder and would be read as a part "
+            "of it; choose another --output"
+        )
+
+
+def folders_of(files: Sequence[Path]) -> set[str]:
+    """The folders in which the files lie, and those in which they are if links."""
+    found = {os.path.realpath(file.parent) for file in files}
+    return found | {os.path.dirname(os.path.realpath(file)) for file in files}

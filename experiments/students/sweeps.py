@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from experiments.console import shared
+from experiments.console.command import print_json
 from experiments.console.tables import format_table
 from experiments.store.experiment import SizedOptions, complete
 from experiments.store.paired import Comparison, Contrast, compare
@@ -102,7 +102,7 @@ class Sweep:
                 "ran": ran,
                 "comparisons": [_comparison_json(c) for c in comparisons],
             }
-            shared.print_json(report)
+            print_json(report)
             return
         for world in dict.fromkeys(r.config["world"]["name"] for r in results):
             print(f"\n{self.name}, world {world}: mean over the seeds\n")

@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from experiments.console import shared
+from experiments.console.command import print_json
+from experiments.console.errors import AlreadyReported
 from experiments.store.experiment import ExperimentOptions, complete
 from experiments.store.provenance import versions
 from experiments.store.results import Result, store_path
@@ -69,13 +70,13 @@ def run(options: Options) -> None:
     rows = [result.metrics for result in results]
     if options.json:
         cells = [r.config | {"seed": r.seed} | r.metrics for r in results]
-        shared.print_json({"output": str(options.output), "rows": cells})
+        print_json({"output": str(options.output), "rows": cells})
     else:
         print(format_rows(results))
         print(f"\n{len(rows)} rows in {store_path(options.output, EXPERIMENT)}")
     failed = [row["statement"] for row in rows if row["verdict"] == "FAILS"]
     if failed:
-        raise shared.AlreadyReported(f"our own numbers disagree: {'; '.join(failed)}")
+        raise AlreadyReported(f"our own numbers disagree: {'; '.join(failed)}")
 
 
 def compute(options: Options) -> list[Result]:

@@ -94,6 +94,12 @@ class OutputSet:
         self._open.append((output, file, partial))
         return output
 
+    def add_manifest(
+        self, path: Path, manifest: dict[str, Any], schema: str = OUTPUT_SCHEMA
+    ) -> None:
+        """Write a manifest, whole, that will appear as ``path``."""
+        self.add(path).write(manifest_bytes(manifest, schema))
+
     def __exit__(
         self,
         kind: type[BaseException] | None,

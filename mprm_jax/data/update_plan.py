@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from theory.paper import TRAINING
+
 
 @dataclass(frozen=True)
 class UpdatePlan:
@@ -34,7 +36,7 @@ def plan(
     rollouts: int,
     batch_size: int,
     *,
-    warmup_share: float = 0.05,
+    warmup_share: float = TRAINING.warmup,
     matched_to: int | None = None,
 ) -> UpdatePlan:
     """T = ceil(N / B), and ceil(5 % of T) updates of warm-up (Table 7).

@@ -8,6 +8,8 @@ import math
 from dataclasses import dataclass, field
 from typing import Literal
 
+from theory.paper import TRAINING
+
 Precision = Literal["bfloat16", "float32"]
 LossKind = Literal["hard", "soft", "beta-binomial"]
 
@@ -70,11 +72,11 @@ class OptimizerConfig:
     """
 
     kind: Literal["adamw", "adafactor"] = "adamw"
-    betas: tuple[float, float] = (0.9, 0.999)
-    epsilon: float = 1e-8
+    betas: tuple[float, float] = TRAINING.betas
+    epsilon: float = TRAINING.epsilon
     first_moment: Literal["float32", "bfloat16"] = "float32"
-    weight_decay: float = 0.05
-    clip_norm: float = 1.0
+    weight_decay: float = TRAINING.weight_decay
+    clip_norm: float = TRAINING.clip_norm
     head_multiplier: float = 1.0
 
     def __post_init__(self) -> None:
@@ -112,7 +114,7 @@ class TrainConfig:
 
     objective: Objective = field(default_factory=Objective)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
-    learning_rate: float = 1e-5
+    learning_rate: float = TRAINING.learning_rate
     accumulate: int = 1
     seed: int = 0
     threads: int = 0

@@ -1,10 +1,11 @@
-"""A small corpus for the commands."""
+"""A small corpus for the commands, and the commands."""
 
 import gzip
 
 import numpy as np
 import pytest
 
+from tests.cli import run
 from tests.raw_files import line, random_records, write_corpus
 
 
@@ -22,3 +23,18 @@ def corpus(tmp_path):
             "NLVR2.jsonl.gz": gzip.compress(compressed),
         },
     )
+
+
+@pytest.fixture
+def mprm(capsys):
+    """Runs ``mprm``; a text is split into its words, a path is one."""
+
+    def command(*arguments):
+        words = [
+            word
+            for argument in arguments
+            for word in (argument.split() if isinstance(argument, str) else [argument])
+        ]
+        return run(capsys, *words)
+
+    return command

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import struct
 import zlib
 
@@ -10,15 +11,13 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from experiments.cli import export, main
-from experiments.console.shared import run_command
+from experiments.cli import main
 from mprm_jax.data.prompt import INTERNVL_TEMPLATE, QWEN_TEMPLATE
 from mprm_jax.models.backbone import Backbone
 from mprm_jax.models.families import tower_params
 from mprm_jax.models.reward_head import detach
 from mprm_jax.models.weights.load import load_backbone
 from mprm_jax.train.checkpoint import load_model
-from tests.cli import Run, run
 from tests.mprm_jax.backbone_folder import LAYOUTS, layout_folder, text_tokenizer
 from tests.mprm_jax.quick import quick_compilation as quick_compilation
 from tests.raw_files import record, write_corpus
@@ -50,14 +49,13 @@ def words(world):
     return text_tokenizer([*read, QWEN_TEMPLATE.before, INTERNVL_TEMPLATE.before])
 
 
-def train(capsys, world, folder, output, *arguments):
+def train(mprm, world, folder, output, *arguments):
     given = ("--model", folder, "--batch-size", 12, "--output", output, *arguments)
-    return run(capsys, "train", world, *given)
+    return mprm("train", world, *given)
 
 
-def evaluate(capsys, checkpoint, benchmark, output, world):
-    done = run(
-        capsys, "evaluate", "--checkpoint", checkpoint, "--benchmark", benchmark,
+def evaluate(mprm, checkpoint, benchmark, output, world):
+    done = mprm("evaluate", "--checkpoint", checkpoint, "--benchmark", benchmark,
         "--images", world / "benchmark" / "images", "--output", output, "--json",
         "--threshold", "0.5", "--replicates", 0, "--batch-size", 10,
     )  # fmt: skip
@@ -66,25 +64,17 @@ def evaluate(capsys, checkpoint, benchmark, output, world):
     return done.json, np.concatenate(scores)
 
 
-def exported(capsys, *arguments):
-    """``mprm export``, wherever it is registered."""
-    capsys.readouterr()
-    status = run_command("export", export, [str(value) for value in arguments])
-    captured = capsys.readouterr()
-    return Run(status, captured.out, captured.err)
-
-
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_from_released_weights_to_scores_and_out_again(
-    capsys, world, words, layout, tmp_path
+    mprm, world, words, layout, tmp_path
 ):
     weights = layout_folder(tmp_path / "weights", layout, words)
-    done = train(capsys, world, weights, tmp_path / "run", "--json")
+    done = train(mprm, world, weights, tmp_path / "run", "--json")
     assert done.status == 0, done.err
     assert (done.json["rollouts"], done.json["updates"]) == (48, 4)
     assert done.json["last_update"]["truncated_steps"] == 0
     assert done.json["last_update"]["gradient_norm"] > 0
-    again = train(capsys, world, weights, tmp_path / "run", "--resume")
+    again = train(mprm, world, weights, tmp_path / "run", "--resume")
     assert "nothing was left to do" in again.out, again.err
 
     model, params = load_model(tmp_path / "run")
@@ -104,7 +94,7 @@ def test_from_released_weights_to_scores_and_out_again(
         np.testing.assert_array_equal(*rows)
 
     test = world / "benchmark" / "test.jsonl"
-    found, scores = evaluate(capsys, tmp_path / "run", test, tmp_path / "a", world)
+    found, scores = evaluate(mprm, tmp_path / "run", test, tmp_path / "a", world)
     assert found["rollouts"] == 10
     assert found["steps_truncated"] == 0
     assert len(scores) == found["steps"] + found["steps_neutral"]
@@ -116,11 +106,11 @@ def test_from_released_weights_to_scores_and_out_again(
     turned = [row | {"image": path} for row, path in zip(rows, others, strict=True)]
     path = tmp_path / "turned.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in turned))
-    _, other = evaluate(capsys, tmp_path / "run", path, tmp_path / "b", world)
+    _, other = evaluate(mprm, tmp_path / "run", path, tmp_path / "b", world)
     assert (scores != other).mean() > 0.5
 
     out = tmp_path / "out"
-    done = exported(capsys, tmp_path / "run", "--output", out, "--json")
+    done = mprm("export", tmp_path / "run", "--output", out, "--json")
     assert done.status == 0, done.err
     assert done.json["yes_no"] == [words.token_to_id(w) for w in ("Yes", "No")]
     _, same = load_backbone(out)
@@ -128,15 +118,13 @@ def test_from_released_weights_to_scores_and_out_again(
     expected = detach(model.head, params) | {"head": params["head"]}
     jax.tree.map(np.testing.assert_array_equal, same, expected)
     assert model.tokenizer.token_to_id("<prm>") == done.json["step_marker"]
-    refused = exported(capsys, tmp_path / "run", "--output", out)
-    assert refused.status == 1
-    assert "holds files already" in refused.err
+    refused = mprm("export", tmp_path / "run", "--output", out)
+    assert (refused.status, "holds files already" in refused.err) == (1, True)
 
 
-def test_only_backbones_are_exported(capsys, tmp_path):
-    refused = exported(capsys, tmp_path / "nothing", "--output", tmp_path / "out")
-    assert refused.status == 1
-    assert "no such checkpoint folder" in refused.err
+def test_only_backbones_are_exported(mprm, tmp_path):
+    refused = mprm("export", tmp_path / "nothing", "--output", tmp_path / "out")
+    assert (refused.status, "no such checkpoint folder" in refused.err) == (1, True)
     assert not (tmp_path / "out").exists()
 
 
@@ -170,59 +158,47 @@ def without_answers(folder):
     path.write_text(path.read_text().replace('"Yes"', '"Oui"'))
 
 
+def without(name):
+    return lambda folder: (folder / name).unlink()
+
+
+# What is damaged, and the file that the one line names.
 BAD_FOLDERS = {
-    "no config": (
-        lambda folder: (folder / "config.json").unlink(),
-        "config.json: No such file",
-    ),
+    "no config": (without("config.json"), "config.json: "),
     "architecture": (
         changed_json("config.json", lambda v: v.update(model_type="llava")),
-        "'llava' is not supported; supported are qwen2_5_vl (Qwen2.5-VL), internvl and "
-        "internvl_chat (InternVL2.5)",
+        "'llava' is not supported; supported are qwen2_5_vl",
     ),
     "decoder": (
         changed_json("config.json", lambda v: v["text_config"].update(hidden_act="x")),
-        "hidden_act is 'x'; only 'silu' is supported",
+        "hidden_act is 'x'",
     ),
-    "missing shard": (without_a_shard, "b.safetensors: a shard that"),
-    "truncated": (truncated, "model.safetensors: no whole safetensors file"),
-    "no reward tokens": (without_answers, "tokenizer.json: the vocabulary has no"),
-    "no tokenizer": (
-        lambda folder: (folder / "tokenizer.json").unlink(),
-        "tokenizer.json: not found; transformers' AutoTokenizer",
-    ),
-    "no weights": (
-        lambda folder: (folder / "model.safetensors").unlink(),
-        "no model.safetensors and no model.safetensors.index.json",
-    ),
+    "missing shard": (without_a_shard, "b.safetensors: "),
+    "truncated": (truncated, "model.safetensors: "),
+    "no reward tokens": (without_answers, "tokenizer.json: "),
+    "no tokenizer": (without("tokenizer.json"), "tokenizer.json: "),
+    "no weights": (without("model.safetensors"), "no model.safetensors"),
     "short context": (
         changed_json(
             "config.json",
             lambda v: v["text_config"].update(max_position_embeddings=6),
         ),
-        "prompt longer than the context: its images alone take 4 of 6 tokens",
+        "its images alone take 4 of 6 tokens",
     ),
+    "no folder": (shutil.rmtree, "weights: no such model"),
 }
 
 
 @pytest.mark.parametrize("fault", BAD_FOLDERS)
-def test_a_folder_that_cannot_be_used_is_one_line(
-    capsys, world, words, fault, tmp_path
-):
+def test_a_folder_that_cannot_be_used_is_one_line(mprm, world, words, fault, tmp_path):
     damage, message = BAD_FOLDERS[fault]
     folder = layout_folder(tmp_path / "weights", "qwen2_5_vl", words)
     damage(folder)
-    refused = train(capsys, world, folder, tmp_path / "run")
+    refused = train(mprm, world, folder, tmp_path / "run")
     assert refused.status == 1
     assert message in refused.err
     assert refused.err.count("\n") == 1, refused.err
     assert refused.out == ""
-
-
-def test_no_folder_at_all(capsys, world, tmp_path):
-    refused = train(capsys, world, tmp_path / "nowhere", tmp_path / "run")
-    assert refused.status == 1
-    assert "nowhere: no such model; give tiny, or a folder with weights" in refused.err
 
 
 def png(width, height):
@@ -245,13 +221,13 @@ def png(width, height):
     ],
 )
 def test_images_of_no_or_a_billion_pixels_are_one_line(
-    capsys, words, size, message, tmp_path
+    mprm, words, size, message, tmp_path
 ):
     write_corpus(tmp_path / "corpus", {"a.jsonl": [record()]})
     (tmp_path / "corpus" / "images").mkdir()
     (tmp_path / "corpus" / "images" / "0.png").write_bytes(png(*size))
     folder = layout_folder(tmp_path / "weights", "qwen2_5_vl", words)
-    refused = train(capsys, tmp_path / "corpus", folder, tmp_path / "run")
+    refused = train(mprm, tmp_path / "corpus", folder, tmp_path / "run")
     assert refused.status == 1
     assert re.search(f"a.jsonl:1: {message}", refused.err)
     assert refused.err.count("\n") == 1, refused.err

@@ -2,15 +2,14 @@
 
 import csv
 import hashlib
-import importlib
 import json
 import os
+import pkgutil
 
 import pytest
 
-from experiments.cli import figures
+from experiments.page import figures
 from experiments.store.results import Result, append_results, read_results
-from tests.cli import run
 
 DOCUMENT = {
     "rules": {
@@ -31,13 +30,12 @@ def kept(scale, metrics):
 
 def test_every_figure_is_a_function_that_says_what_it_shows():
     for name, source in figures.FIGURES.items():
-        module = importlib.import_module(f"paper_figures.{source.module}")
-        assert getattr(module, source.function).__doc__, name
+        assert pkgutil.resolve_name(f"paper_figures.{source.drawing}").__doc__, name
         assert name == name.lower().replace("_", "-")
 
 
-def test_a_figure_comes_in_three_forms_with_its_hashes(tmp_path, capsys):
-    done = run(capsys, "figures", "--only", "bis-order", "--output", tmp_path)
+def test_a_figure_comes_in_three_forms_with_its_hashes(tmp_path, mprm):
+    done = mprm("figures", "--only", "bis-order", "--output", tmp_path)
     assert done.status == 0
     assert len(done.out.splitlines()) == 3
     assert (tmp_path / "bis-order.pdf").read_bytes()[:5] == b"%PDF-"
@@ -55,21 +53,21 @@ def test_a_figure_comes_in_three_forms_with_its_hashes(tmp_path, capsys):
     ]
 
 
-def test_a_figure_is_the_same_bytes_every_time(tmp_path, capsys):
+def test_a_figure_is_the_same_bytes_every_time(tmp_path, mprm):
     for folder in ("a", "b"):
-        run(capsys, "figures", "--only", "subsets", "--output", tmp_path / folder)
+        mprm("figures", "--only", "subsets", "--output", tmp_path / folder)
     for name in ("subsets.pdf", "subsets.png", "subsets.csv"):
         first, second = ((tmp_path / x / name).read_bytes() for x in "ab")
         assert first == second
         assert b"CreationDate" not in first
 
 
-def test_results_of_the_user_come_before_the_reference(tmp_path, capsys):
+def test_results_of_the_user_come_before_the_reference(tmp_path, mprm):
     results = tmp_path / "results"
     other = {"rules": {"bis": dict.fromkeys(DOCUMENT["rules"]["bis"], 0.0)}}
     append_results(results, [kept(0.2, DOCUMENT), kept(0.02, other)])
     command = ["figures", "--only", "subsets", "--output", tmp_path, "--json"]
-    done = run(capsys, *command, "--results", results).json
+    done = mprm(*command, "--results", results).json
     assert len(done["files"]) == 3
     rows = (tmp_path / "subsets.csv").read_text().splitlines()
     assert rows[1] == "bis,mixed: both labels,50"
@@ -77,31 +75,11 @@ def test_results_of_the_user_come_before_the_reference(tmp_path, capsys):
     manifest = json.loads((tmp_path / "subsets.manifest.json").read_text())
     assert list(manifest["results"]) == [str(results / "kept.jsonl")]
     # Elsewhere there is nothing, so the reference that comes with the package is drawn.
-    run(capsys, *command, "--results", tmp_path / "none")
+    mprm(*command, "--results", tmp_path / "none")
     assert len((tmp_path / "subsets.csv").read_text().splitlines()) == 26
 
 
-@pytest.mark.parametrize(
-    "metrics", [{}, {"rules": 3}, {"rules": {"bis": {}}}, {"rules": {"bis": 3}}]
-)
-def test_results_that_cannot_be_drawn_are_named(metrics, tmp_path, capsys):
-    append_results(tmp_path, [kept(0.2, metrics)])
-    output = tmp_path / "figures"
-    failed = run(
-        capsys, "figures", "--only=subsets", "--results", tmp_path, "--output", output
-    )
-    assert failed.status == 1
-    assert len(failed.err.splitlines()) == 1
-    assert "kept.jsonl: cannot be drawn as subsets" in failed.err
-    assert not output.exists()
-
-
-def reference(what):
-    """Cells of the reference results, to be damaged."""
-    return read_results(figures.REFERENCE, what)
-
-
-def all_but_low_keep(cells):
+def other_keep_ratios(cells):
     return [c for c in cells if c.config["arm"]["keep_ratio"] != 0.02]
 
 
@@ -120,41 +98,37 @@ def one_coverage_short(cells):
     return cells
 
 
-def no_worlds(cells):
-    for cell in cells:
-        cell.config["world"] = 3
-    return cells
+def everywhere(**config):
+    def damage(cells):
+        for cell in cells:
+            cell.config.update(config)
+        return cells
 
-
-def no_text(cells):
-    for cell in cells:
-        cell.config["model"] = "$\\frac$"
-    return cells
+    return damage
 
 
 @pytest.mark.parametrize(
     ("name", "what", "damage"),
     [
+        ("subsets", "kept", lambda _: [kept(0.2, {})]),
+        ("subsets", "kept", lambda _: [kept(0.2, {"rules": 3})]),
+        ("subsets", "kept", lambda _: [kept(0.2, {"rules": {"bis": {}}})]),
+        ("subsets", "kept", lambda _: [kept(0.2, {"rules": {"bis": 3}})]),
         ("regime-map", "regimes", unequal),
         ("rules", "rules", unequal),
         ("figure-3", "corpus_models", one_coverage_short),
-        ("alpha", "alpha", all_but_low_keep),
-        ("figure-1", "plateau", no_worlds),
+        ("alpha", "alpha", other_keep_ratios),
+        ("figure-1", "plateau", everywhere(world=3)),
         # A name that only the layout of the text finds wrong.
-        ("coverage", "corpus_models", no_text),
+        ("coverage", "corpus_models", everywhere(model="$\\frac$")),
     ],
 )
-def test_damaged_lists_are_one_line_too(name, what, damage, tmp_path, capsys):
-    cells = damage(reference(what))
-    append_results(tmp_path, cells)
+def test_results_that_cannot_be_drawn_are_named(name, what, damage, tmp_path, mprm):
+    append_results(tmp_path, damage(read_results(figures.REFERENCE, what)))
     output = tmp_path / "figures"
-    failed = run(
-        capsys, "figures", "--only", name, "--results", tmp_path, "--output", output
-    )
-    assert failed.status == 1
-    path = tmp_path / f"{what}.jsonl"
-    assert f"{path}: cannot be drawn as {name} (" in failed.err
-    assert failed.err.count("\n") == 1
+    failed = mprm("figures --only", name, "--results", tmp_path, "--output", output)
+    assert (failed.status, failed.err.count("\n")) == (1, 1)
+    assert f"{tmp_path / what}.jsonl: " in failed.err
     assert not output.exists()
 
 
@@ -162,15 +136,15 @@ def test_a_fault_of_a_figure_without_results_stays_a_traceback(tmp_path, monkeyp
     def draw():
         raise ValueError("programming error")
 
-    monkeypatch.setattr("paper_figures.information.bis_order", draw)
+    monkeypatch.setattr("paper_figures.information_use.bis_order", draw)
     with pytest.raises(ValueError, match="programming error"):
-        figures.run(figures.Options(("bis-order",), output=tmp_path))
+        figures.draw_all(["bis-order"], tmp_path, tmp_path)
 
 
 @pytest.mark.parametrize("name", ["figure-1", "figure-2"])
-def test_numbers_of_the_paper_are_told_apart_in_the_csv(name, tmp_path, capsys):
+def test_numbers_of_the_paper_are_told_apart_in_the_csv(name, tmp_path, mprm):
     arguments = ["--results", tmp_path / "none", "--output", tmp_path]
-    assert run(capsys, "figures", "--only", name, *arguments).status == 0
+    assert mprm("figures", "--only", name, *arguments).status == 0
     with open(tmp_path / f"{name}.csv", newline="") as file:
         rows = list(csv.DictReader(file))
     assert {row["source"] for row in rows} == {"simulated", "paper"}
@@ -181,7 +155,7 @@ def test_numbers_of_the_paper_are_told_apart_in_the_csv(name, tmp_path, capsys):
 
 
 def test_only_what_is_older_than_its_results_is_drawn_again(
-    tmp_path, capsys, monkeypatch
+    tmp_path, mprm, monkeypatch
 ):
     sources = {name: figures.FIGURES[name] for name in ("bis-order", "subsets")}
     monkeypatch.setattr(figures, "FIGURES", sources)
@@ -200,37 +174,32 @@ def test_only_what_is_older_than_its_results_is_drawn_again(
     assert {path.stem for path in drawn} == {"bis-order"}
 
 
-def test_unknown_figures_are_wrong_usage(capsys):
-    failed = run(capsys, "figures", "--only", "nope")
-    assert (failed.status, "known: information, " in failed.err) == (2, True)
-
-
 @pytest.fixture
 def planned(monkeypatch):
     """Two figures, one of an experiment without results."""
     sources = {
         "bis-order": figures.FIGURES["bis-order"],
-        "planned": figures.Source("corpus", "subsets", ("planned",)),
+        "planned": figures.Source("corpus:subsets", ("planned",)),
     }
     monkeypatch.setattr(figures, "FIGURES", sources)
 
 
-def test_a_figure_without_results_is_left_out_and_named(planned, tmp_path, capsys):
+def test_a_figure_without_results_is_left_out_and_named(planned, tmp_path, mprm):
     command = ["figures", "--results", tmp_path, "--output", tmp_path]
-    done = run(capsys, *command)
+    done = mprm(*command)
     assert done.status == 0
     assert "left out: planned: no results of planned" in done.out
     assert "mprm run planned" in done.out
     assert (tmp_path / "bis-order.png").exists()
-    assert set(run(capsys, *command, "--json").json["left_out"]) == {"planned"}
-    failed = run(capsys, *command, "--only", "planned")
+    assert set(mprm(*command, "--json").json["left_out"]) == {"planned"}
+    failed = mprm(*command, "--only", "planned")
     assert (failed.status, "no results of planned" in failed.err) == (1, True)
 
 
 def test_an_experiment_is_drawn_from_its_latest_cells(
-    planned, tmp_path, capsys, monkeypatch
+    planned, tmp_path, mprm, monkeypatch
 ):
-    from paper_figures import corpus
+    from paper_figures import corpus as drawings
 
     drawn = []
 
@@ -238,11 +207,11 @@ def test_an_experiment_is_drawn_from_its_latest_cells(
         drawn.extend(cells)
         return subsets_of([{"config": {"scale": 1.0}, "metrics": DOCUMENT}])
 
-    subsets_of = corpus.subsets
-    monkeypatch.setattr(corpus, "subsets", draw)
+    subsets_of = drawings.subsets
+    monkeypatch.setattr(drawings, "subsets", draw)
     for value in (1, 2):
         append_results(tmp_path, [Result("planned", {"a": 1}, 0, {"value": value})])
     command = ["figures", "--only=planned", "--results", tmp_path]
-    assert run(capsys, *command, "--output", tmp_path).status == 0
+    assert mprm(*command, "--output", tmp_path).status == 0
     assert [cell["metrics"] for cell in drawn] == [{"value": 2}]
     assert drawn[0]["config"] == {"a": 1}

@@ -262,9 +262,9 @@ def test_forked_workers_read_what_one_process_reads(capsys, tmp_path):
     # In a process of its own: this one has threads by now, where only spawning is safe.
     script = (
         "import sys; from experiments.cli import main;"
-        "from experiments.console import shared;"
-        "shared._PARALLEL_BYTES = 1;"
-        "assert shared._may_fork() == (sys.platform == 'linux');"
+        "from experiments.console import corpus;"
+        "corpus._PARALLEL_BYTES = 1;"
+        "assert corpus._may_fork() == (sys.platform == 'linux');"
         "sys.exit(main())"
     )
     subprocess.run([*PYTHON, script, *options, str(forked)], check=True, timeout=60)

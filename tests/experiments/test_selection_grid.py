@@ -9,7 +9,7 @@ import jax
 import numpy as np
 import pytest
 
-from experiments.console import shared
+from experiments.console.command import run_command as run_module
 from experiments.corpora.scenes import write_world
 from experiments.grid import cells as cells_module
 from experiments.grid import run
@@ -48,7 +48,7 @@ def command(capsys, world, output, *arguments):
     # One batch, hence one shape to compile for.
     given += ["--scoring-batch-size", 80]
     try:
-        status = shared.run_command(
+        status = run_module(
             "run selection", run, [str(of) for of in (*given, *arguments)]
         )
     except SystemExit as stop:
@@ -282,7 +282,7 @@ def test_a_dry_run_prices_and_does_nothing(
     ("arguments", "status", "says"),
     [
         (("--rules", "bis,best"), 2, "known: random, bis"),
-        (("--keep-ratios", "0.1,1.5"), 2, "'1.5' is not a number in (0, 1]"),
+        (("--keep-ratios", "0.1,1.5"), 2, "'1.5' is not a number that fits"),
         (("--keep-ratios", "nan"), 2, "--keep-ratios"),
         (("--alphas", "-1"), 2, "--alphas"),
         (("--label-thresholds", "1"), 2, "--label-thresholds"),

@@ -10,7 +10,7 @@ import tyro
 from hypothesis import given
 from hypothesis import strategies as st
 
-from experiments.console import shared
+from experiments.console.errors import UsageError
 from experiments.grid import cells as cells_module
 from experiments.grid import run
 from experiments.grid.options import parse_grid, parse_seeds, parse_shard
@@ -84,7 +84,7 @@ def test_seeds_are_a_number_or_a_list():
     assert parse_seeds((f"1,{2**32 - 1}",)) == (1, 2**32 - 1)
     bad = ("0", "-1,2", "x", "1.5", "-2", "1001", "99999999999", f"0,{2**32}")
     for text in (*bad, ",".join(map(str, range(1001)))):
-        with pytest.raises(shared.UsageError, match="--seeds"):
+        with pytest.raises(UsageError, match="--seeds"):
             parse_seeds((text,))
 
 
@@ -96,7 +96,7 @@ def test_thresholds_belong_to_hard_labels():
         assert parse_grid(soft).labels == (("soft", None),)
     for labels in ("soft", "beta-binomial", "soft,beta-binomial"):
         wrong = options_in("--labels", labels, "--label-thresholds", "0,0.5")
-        with pytest.raises(shared.UsageError, match=f"{labels} has no --label-thresh"):
+        with pytest.raises(UsageError, match=f"{labels} has no --label-thresh"):
             parse_grid(wrong)
 
 
@@ -141,5 +141,5 @@ def test_budgets_are_those_of_each_source(usable):
 def test_a_shard_is_one_part_of_n():
     assert parse_shard("2/4") == (2, 4)
     for bad in ("0/2", "3/2", "1", "1/0", "-1/2", "a/b", "1/2/3", "", "\u0661/2"):
-        with pytest.raises(shared.UsageError, match="--shard"):
+        with pytest.raises(UsageError, match="--shard"):
             parse_shard(bad)

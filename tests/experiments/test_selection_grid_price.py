@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from experiments.console import shared
+from experiments.console.command import run_command as run_module
 from experiments.corpora.scenes import write_world
 from experiments.grid import run
 from mprm_jax.data.corpus import read_corpus, usable_rollouts
@@ -46,7 +46,7 @@ def dry(world, capsys, tmp_path):
         capsys.readouterr()
         words = [str(of) for of in (*files, *arguments)]
         try:
-            status = shared.run_command("run selection", run, words)
+            status = run_module("run selection", run, words)
         except SystemExit as stop:
             status = stop.code if isinstance(stop.code, int) else 1
         captured = capsys.readouterr()

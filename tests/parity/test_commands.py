@@ -11,12 +11,7 @@ from PIL import Image
 
 from mprm_jax.models.weights.config import INTERNVL_CHAT
 from mprm_jax.train.checkpoint import load_model
-from tests.experiments.test_backbone_commands import (
-    evaluate,
-    exported,
-    records,
-    train,
-)
+from tests.experiments.test_backbone_commands import evaluate, records, train
 from tests.experiments.test_backbone_commands import words as words
 from tests.experiments.test_backbone_commands import world as world
 from tests.parity.internvl_cases import SHAPES as INTERNVL_SHAPES

@@ -10,7 +10,7 @@ import msgspec
 
 from mprm_jax.data.formats.json_record import parse, source_of
 from mprm_jax.data.problems import BadRecord, DataError
-from mprm_jax.data.record import Record, Step, check_record
+from mprm_jax.data.record import MAX_TRIALS, Record, Step, check_record
 
 LabelKind = Literal["hard", "soft"]
 
@@ -22,10 +22,17 @@ class ReadOptions:
     Attributes:
         trials: N of soft labels in formats that do not state it.
         source_from: field of the record that names its source, or None for the file.
+
+    Raises:
+        ValueError: ``trials`` is outside [1, 65535].
     """
 
     trials: int | None = None
     source_from: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.trials is not None and not 1 <= self.trials <= MAX_TRIALS:
+            raise ValueError(f"trials must lie in [1, {MAX_TRIALS}], not {self.trials}")
 
 
 @dataclass(frozen=True)
@@ -33,12 +40,21 @@ class WriteOptions:
     """How to write labels.
 
     Attributes:
-        labels: "hard" writes y = 1[s > label_threshold], "soft" writes s.
-        label_threshold: in [0, 1); 0 in the paper.
+        labels: Hard labels 1[s > threshold], or the soft scores s.
+        label_threshold: Threshold of hard labels, in [0, 1); 0 in the paper.
+
+    Raises:
+        ValueError: the threshold is outside [0, 1).
     """
 
     labels: LabelKind = "hard"
     label_threshold: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.label_threshold < 1:
+            raise ValueError(
+                f"label_threshold must lie in [0, 1), not {self.label_threshold}"
+            )
 
 
 @dataclass(frozen=True)
@@ -135,7 +151,6 @@ def check_options(form: Format, options: WriteOptions) -> None:
 
     Raises:
         DataError: the format is read-only or holds no soft labels.
-        ValueError: the threshold is outside [0, 1).
     """
     if form.write is None:
         raise DataError(f"format {form.name} can be read, not written")
@@ -143,8 +158,4 @@ def check_options(form: Format, options: WriteOptions) -> None:
         raise DataError(
             f"format {form.name} holds no soft labels ({form.meaning}); "
             "use --labels hard, or --format prm or raw"
-        )
-    if not 0 <= options.label_threshold < 1:
-        raise ValueError(
-            f"label_threshold must lie in [0, 1), not {options.label_threshold}"
         )

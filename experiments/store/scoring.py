@@ -4,26 +4,23 @@ from __future__ import annotations
 
 import dataclasses
 import sys
-from collections.abc import Callable, Iterable
+import textwrap
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import msgspec
 
-from experiments.console import shared
+from experiments.console.errors import UsageError
+from experiments.console.options import SeedOption, check_least, option
 from experiments.store.provenance import file_sha256, package_version, versions
-from mprm_jax.data.outputs import (
-    OUTPUT_SCHEMA,
-    OutputSet,
-    manifest_bytes,
-    manifest_path,
-)
+from mprm_jax.data.outputs import OutputSet, manifest_path
 from mprm_jax.data.problems import DataError
 from theory.intervals import REPLICATES
 
 
 @dataclasses.dataclass(frozen=True)
-class ScoringOptions:
+class ScoringOptions(SeedOption):
     """What a model is judged by: its checkpoint, or scores somebody has already.
 
     Attributes:
@@ -35,8 +32,6 @@ class ScoringOptions:
             and the metrics (.metrics.json) go beside it.
         batch_size: Prompts that --checkpoint scores at a time.
         replicates: Bootstrap replicates behind the intervals; 0 for none.
-        seed: Of the bootstrap.
-        json: Print one JSON object to stdout, everything else to stderr.
     """
 
     checkpoint: Path | None = None
@@ -45,41 +40,25 @@ class ScoringOptions:
     output: Path | None = None
     batch_size: int = 32
     replicates: int = REPLICATES
-    seed: int = 0
-    json: bool = False
 
-    def check_scoring(self, option: str, given: Path | None) -> None:
-        """Refuse anything but one source of scores.
+    # The option of what a checkpoint is to score.
+    SCORED: ClassVar[str]
 
-        Args:
-            option: name of the option of what a checkpoint is to score.
-            given: its value.
-
-        Raises:
-            UsageError: naming the option.
-        """
+    def __post_init__(self) -> None:
+        scored = getattr(self, self.SCORED)
         if (self.checkpoint is None) == (self.predictions is None):
-            raise shared.UsageError(
-                f"give either --checkpoint DIR with {option} FILE, or --predictions "
-                "FILE"
+            raise UsageError(
+                f"give either --checkpoint DIR with {option(self.SCORED)} FILE, or "
+                "--predictions FILE"
             )
-        if self.checkpoint is not None and given is None:
-            raise shared.UsageError(f"--checkpoint needs {option} FILE to score")
+        if self.checkpoint is not None and scored is None:
+            raise UsageError(f"--checkpoint needs {option(self.SCORED)} FILE to score")
         if self.predictions is not None:
-            for name, value in (
-                (option, given),
-                ("--images", self.images),
-                ("--output", self.output),
-            ):
-                if value is not None:
-                    raise shared.UsageError(f"{name} is for --checkpoint only")
-        for name, value, least in (
-            ("--batch-size", self.batch_size, 1),
-            ("--replicates", self.replicates, 0),
-            ("--seed", self.seed, 0),
-        ):
-            if value < least:
-                raise shared.UsageError(f"{name} must be at least {least}, not {value}")
+            for name in (self.SCORED, "images", "output"):
+                if getattr(self, name) is not None:
+                    raise UsageError(f"{option(name)} is for --checkpoint only")
+        super().__post_init__()
+        check_least(self, batch_size=1, replicates=0)
 
 
 def load_checkpoint(folder: Path) -> tuple[Any, Any]:
@@ -124,19 +103,10 @@ def write_scored(
         for line in lines:
             file.write(line)
         manifest["sha256"] = file.sha256.hexdigest()
-        beside = outputs.add(manifest_path(output))
-        beside.write(manifest_bytes(manifest, OUTPUT_SCHEMA))
+        outputs.add_manifest(manifest_path(output), manifest)
         if metrics is not None:
             told = outputs.add(output.with_suffix(".metrics.json"))
             told.write(msgspec.json.format(msgspec.json.encode(metrics)) + b"\n")
-
-
-def with_progress(
-    count: int, unit: str, work: Callable[[Callable[[int], None]], Any]
-) -> Any:
-    """``work(tick)`` with its progress shown."""
-    with shared.progress("scoring", count, unit) as tick:
-        return work(tick)
 
 
 def number(value: float | None) -> str:
@@ -147,3 +117,11 @@ def number(value: float | None) -> str:
 def between(ends: tuple[float, float] | None) -> str:
     """The ends of an interval, or a dash."""
     return "-" if ends is None else f"{ends[0]:.3f} to {ends[1]:.3f}"
+
+
+def closing(value: dict[str, Any]) -> list[str]:
+    """The notes on a result, and where its scores were written."""
+    lines = [textwrap.fill(note, 80) for note in value["notes"]]
+    if "predictions" in value:
+        lines.append(f"wrote {value['predictions']}")
+    return lines

@@ -1,0 +1,128 @@
+"""`mprm run`: one experiment, or all of them, into the results store."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import importlib
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Literal
+
+from experiments.console.command import answer, run_command
+from experiments.console.options import SeedOption
+
+# name -> (module of experiments, what it answers), in the order of `mprm run all`. A
+# module has OPTIONS, a frozen dataclass whose docstring is its help, and run(options),
+# which skips the cells that experiments.store.results finds in options.output. It is
+# imported for --help, so JAX and scipy belong inside its functions.
+EXPERIMENTS = {
+    "theory": ("theory_table.table", "every statement of the theory, four ways"),
+    "kept": ("corpora.kept", "what the paper's rules keep of a simulated corpus"),
+    "corpus_models": ("corpora.corpus_models", "what do corpus models predict?"),
+    "plateau": ("students.plateau", "how much data and how many updates are enough?"),
+    "rules": ("students.rules", "which rule's subset teaches a student best?"),
+    "labels": ("students.labels", "which labels teach best?"),
+    "alpha": ("students.alpha", "which alpha should BIS have?"),
+    "mc_budget": ("students.mc_budget", "many rollouts, or many continuations?"),
+    "ties": ("students.ties", "what do ties decide, and does it matter?"),
+    "regimes": ("map.run", "where does BIS pay?"),
+}
+
+# These need what only the user has, so `mprm run all` leaves them out.
+WITH_DATA = {
+    "selection": ("grid.run", "does selection beat random on your own corpus?"),
+    "judges": ("corpora.judges", "how often are steps wrong, by judges and counts?"),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Everything(SeedOption):
+    """Every experiment that needs no data of yours; what is done is skipped.
+
+    At the end the figures are drawn into the folder figures of --output, each as PDF,
+    PNG and CSV; one that is there and not older than its results is left as it is.
+
+    Example: mprm run all --size small
+
+    Attributes:
+        output: Folder of the results store, one JSONL file per experiment; the
+            figures go to figures/ below it.
+        size: Of the experiments that have sizes: small is for two cores and minutes,
+            full for what a claim rests on.
+    """
+
+    output: Path = Path("runs/results")
+    size: Literal["small", "full"] = "small"
+
+
+OPTIONS = Everything
+
+
+def usage() -> str:
+    """What there is to run."""
+    listed = {"all": ("", "all of these that need no data of yours")}
+    listed |= EXPERIMENTS | WITH_DATA
+    return "\n".join(
+        [
+            "usage: mprm run EXPERIMENT [options]",
+            "",
+            "One experiment, resumable, into the results store.",
+            "",
+            *(f"  {name:<13}  {meaning}" for name, (_, meaning) in listed.items()),
+            "",
+            "mprm run EXPERIMENT --help explains an experiment.",
+        ]
+    )
+
+
+def main(arguments: list[str]) -> int:
+    """Run the experiment that the first argument names; returns the exit status."""
+    name = arguments[0] if arguments else None
+    if name in (None, "-h", "--help"):
+        print(usage(), file=sys.stdout if name else sys.stderr)
+        return 0 if name else 2
+    known = EXPERIMENTS | WITH_DATA
+    if name != "all" and name not in known:
+        names = ", ".join(["all", *known])
+        print(f"mprm run: no experiment {name!r}; known: {names}", file=sys.stderr)
+        return 2
+    path = __name__ if name == "all" else f"experiments.{known[name][0]}"
+    return run_command(f"run {name}", importlib.import_module(path), arguments[1:])
+
+
+def run(options: Everything) -> None:
+    """Run everything."""
+    modules = {
+        name: importlib.import_module(f"experiments.{path}")
+        for name, (path, _) in EXPERIMENTS.items()
+    }
+    run_all(options, modules)
+
+
+def run_all(options: Everything, modules: dict[str, ModuleType]) -> None:
+    """Run every experiment with those of its options that ``options`` has, too; draw.
+
+    Raises:
+        UsageError: an option value that an experiment refuses.
+        DataError: an experiment or a figure fails; those before it keep their results.
+    """
+    from experiments.page.figures import draw_stale
+
+    common = {f.name for f in dataclasses.fields(Everything)} - {"json"}
+    with contextlib.redirect_stdout(sys.stderr if options.json else sys.stdout):
+        for name, module in modules.items():
+            print(f"== mprm run {name}")
+            known = {f.name for f in dataclasses.fields(module.OPTIONS)} & common
+            module.run(module.OPTIONS(**{f: getattr(options, f) for f in known}))
+        print("== figures")
+        folder = options.output / "figures"
+        drawn, left_out = draw_stale(options.output, folder)
+        for name, reason in left_out.items():
+            print(f"left out: {name}: {reason}")
+    done = f"{len(drawn)} files drawn" if drawn else "nothing newer to draw"
+    value = {"output": str(options.output), "experiments": list(modules)}
+    value |= {"figures": str(folder), "drawn": [str(path) for path in drawn]}
+    value |= {"left_out": left_out}
+    answer(options.json, value, f"{done}; figures lie in {folder}")

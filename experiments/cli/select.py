@@ -1,0 +1,143 @@
+"""`mprm select`: the rollouts worth training on, in the format a trainer reads."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Literal, Optional
+
+from experiments.console.command import answer
+from experiments.console.corpus import (
+    LabelOptions,
+    RuleOptions,
+    check_labels,
+    load_usable,
+)
+from experiments.console.errors import UsageError, bad_line_rows
+from experiments.console.options import OptionalPath, given
+from experiments.console.progress import progress
+from experiments.console.tables import comparison, format_table, percent, printable
+from experiments.store.write_subset import check_output, choose, write_selection
+from mprm_jax.data.compat import OfficialReport
+from theory.selection import RuleName
+
+OutputFormat = Literal["prm", "visualprm", "raw", "trl", "math-shepherd", "rows"]
+
+# All that the released script has an option for, or that changes nothing.
+_OFFICIAL = {
+    "--compat", "--corpus", "--output", "--keep-ratio", "--alpha", "--per-source",
+    "--input-format", "--workers", "--no-cache", "--json",
+}  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class Options(RuleOptions):
+    """Which rollouts should a process reward model be trained on?
+
+    Ranks the rollouts of each source by a rule, keeps the best share, and writes them
+    with a manifest that says how they were chosen. Bad lines are refused (exit status
+    1, no output) unless --max-bad allows them.
+
+    Example: mprm select CORPUS --rule bis --keep-ratio 0.1 --alpha 0.2 --output
+    bis10.jsonl
+
+    Attributes:
+        output: File to write; the manifest goes beside it.
+        format: Format to write; rows writes the manifest alone.
+        labels: How labels are written.
+        images: Root of the image paths; if given, every chosen image must exist
+            below it.
+        compat: official: reproduce the paper's released script byte for byte (its
+            ties, rounding and dropped rows included).
+    """
+
+    output: Path = Path("runs/subset.jsonl")
+    rule: RuleName = "bis"
+    format: OutputFormat = "prm"
+    labels: LabelOptions = dataclasses.field(default_factory=LabelOptions)
+    images: OptionalPath = None
+    compat: Optional[Literal["official"]] = None  # noqa: UP045
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.compat:
+            if self.format != "rows":
+                check_labels(self.format, self.labels)
+            return
+        if self.input_format not in ("auto", "raw"):
+            raise UsageError("--compat official reads --input-format raw alone")
+        for name in given(self):
+            if name not in _OFFICIAL:
+                raise UsageError(f"--compat official has no {name}")
+
+
+OPTIONS = Options
+
+
+def run(options: Options) -> None:
+    """Select and write."""
+    check_output(options.output, options.corpus)
+    if options.compat:
+        from experiments.store.official import write_official
+
+        report, result = write_official(
+            options.corpus, options.output, options.keep_ratio, options.alpha
+        )
+        value = {"output": str(options.output), **result}
+        answer(options.json, value, lambda: _official(options.output, report))
+        return
+    chosen = options.selection(options.rule)
+    usable = load_usable(options)
+    selection = choose(usable, chosen)
+    with progress("writing", len(selection.rows), "rollouts") as tick:
+        manifest = write_selection(
+            usable,
+            selection,
+            chosen,
+            options.output,
+            options.format,
+            options.labels,
+            options.images,
+            tick,
+        )
+    name = options.output if options.format != "rows" else "the manifest alone"
+    answer(
+        options.json,
+        {
+            **{k: v for k, v in manifest.items() if k not in ("rows", "inputs")},
+            "output": str(options.output),
+            "written": manifest["output"],
+            "bad_lines": bad_line_rows(usable.bad_lines),
+        },
+        lambda: (
+            comparison(usable, selection, options.rule, options.alpha)
+            + f"\n\nwrote {len(selection.rows):,} rollouts ({options.format}): {name}"
+        ),
+    )
+
+
+def _official(output: Path, report: OfficialReport) -> str:
+    header = ("file", "lines", "ranked", "selected", "tied", "dropped", "written")
+    rows = []
+    for file in report.files:
+        counts = file.lines, file.rollouts, file.selected, file.tied
+        counts += (sum(file.dropped.values()), len(file.written))
+        rows.append((printable(file.path.name, 28), *(f"{n:,}" for n in counts)))
+    tied = percent(report.tied / max(report.selected, 1), 1)
+    lines = [
+        format_table(header, rows),
+        "",
+        f"{tied} of the picks were chosen by file order among equal scores.",
+    ]
+    for reason, count in report.dropped.items():
+        lines += [f"{count:,} picks dropped and not replaced: {reason}."]
+    for count, what in (
+        (sum(file.blank for file in report.files), "blank lines"),
+        (sum(file.refused for file in report.files), "lines that are not JSON"),
+        (sum(file.unscored for file in report.files), "records without a score"),
+    ):
+        lines += [f"{count:,} {what} passed over."] * (count > 0)
+    for path in report.skipped:
+        lines += [f"{printable(path.name, 60)}: skipped, nothing in it can be ranked."]
+    lines += ["", f"selected={report.selected} wrote {report.written}: {output}"]
+    return "\n".join(lines)

@@ -1,0 +1,109 @@
+"""Running a command: options, exit statuses, and the one object of ``--json``."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import signal
+import sys
+from collections.abc import Callable
+from concurrent.futures import BrokenExecutor
+from types import ModuleType
+from typing import Any
+
+import tyro
+
+from experiments.console.corpus import CorpusOptions
+from experiments.console.errors import (
+    AlreadyReported,
+    UsageError,
+    bad_line_rows,
+    print_bad_lines,
+)
+from mprm_jax.data.problems import BadCorpus, BadLines, DataError
+
+
+def run_command(name: str, module: ModuleType, arguments: list[str]) -> int:
+    """Parse, run, and turn every foreseen failure into one line and a status.
+
+    Args:
+        name: as the user typed it.
+        module: has OPTIONS, a frozen dataclass whose docstring is the help, nested
+            groups of options in it, and ``run(options)``.
+        arguments: after the name.
+    """
+    if "" in arguments:
+        # As a path it would be the current folder.
+        print(f"mprm {name}: an empty argument (a variable not set?)", file=sys.stderr)
+        return 2
+    as_json = "--json" in arguments
+    # A terminated run cleans up its partial files as an interrupted one does.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    try:
+        options = tyro.cli(
+            module.OPTIONS,
+            prog=f"mprm {name}",
+            args=_corpus_by_position(module.OPTIONS, arguments),
+            config=(tyro.conf.FlagCreatePairsOff, tyro.conf.OmitArgPrefixes),
+        )
+        module.run(options)
+    except UsageError as error:
+        return _failed(name, str(error), as_json, status=2)
+    except AlreadyReported as error:
+        return _failed(name, str(error), as_json=False)
+    except BadCorpus as error:
+        print_bad_lines(error.bad_lines)
+        return _failed(name, str(error), as_json, error.bad_lines)
+    except DataError as error:
+        return _failed(name, str(error), as_json)
+    except KeyboardInterrupt:
+        return _failed(name, "interrupted", as_json=False, status=130)
+    except BrokenExecutor:
+        return _failed(name, "a worker process died (out of memory?)", as_json)
+    except MemoryError:
+        return _failed(name, "out of memory", as_json)
+    except OSError as error:
+        if isinstance(error, BrokenPipeError):
+            raise
+        name_of_file = f"{error.filename}: " if error.filename else ""
+        return _failed(name, f"{name_of_file}{error.strerror or error}", as_json)
+    return 0
+
+
+def _corpus_by_position(options: Any, arguments: list[str]) -> list[str]:
+    """The arguments, with the corpus by its position where it was given by name."""
+    classes = options.__mro__ if isinstance(options, type) else ()
+    owners = (c for c in classes if "corpus" in inspect.get_annotations(c))
+    if next(owners, None) is not CorpusOptions:
+        return arguments
+    return [
+        argument.removeprefix("--corpus=")
+        for argument in arguments
+        if argument != "--corpus"
+    ]
+
+
+def _failed(
+    name: str,
+    message: str,
+    as_json: bool,
+    problems: BadLines | None = None,
+    status: int = 1,
+) -> int:
+    print(f"mprm {name}: {message}", file=sys.stderr)
+    if as_json:
+        print_json({"error": message, "bad_lines": bad_line_rows(problems)})
+    return status
+
+
+def print_json(value: dict[str, Any]) -> None:
+    """The one JSON object of ``--json``."""
+    print(json.dumps(value, ensure_ascii=False))
+
+
+def answer(as_json: bool, value: dict[str, Any], text: Callable[[], str] | str) -> None:
+    """Print what a command found: as one object, or else as text."""
+    if as_json:
+        print_json(value)
+    else:
+        print(text if isinstance(text, str) else text())

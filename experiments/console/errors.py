@@ -1,0 +1,46 @@
+"""How a command fails: one line and a status, and a table of refused lines."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+from mprm_jax.data.problems import BadLines
+
+
+class UsageError(Exception):
+    """Option values that make no sense; exit status 2."""
+
+
+class AlreadyReported(Exception):
+    """A failure whose evidence stdout already has; one line to stderr, status 1."""
+
+
+def bad_line_rows(problems: BadLines | None) -> list[dict[str, Any]]:
+    """One object per reason: count, and the first line that shows it."""
+    if problems is None:
+        return []
+    return [
+        {
+            "reason": reason,
+            "count": count,
+            "first": problems.first[reason].where,
+            "detail": problems.first[reason].detail,
+        }
+        for reason, count in problems.counts.items()
+    ]
+
+
+def print_bad_lines(problems: BadLines) -> None:
+    """The table of refused lines, to stderr; a ``file:line`` is never broken."""
+    if not problems:
+        return
+    rows = bad_line_rows(problems)
+    width = max(len(row["reason"]) for row in rows)
+    print(f"{'lines':>7}  {'reason':<{width}}  first", file=sys.stderr)
+    for row in rows:
+        detail = f": {row['detail']}" if row["detail"] else ""
+        print(
+            f"{row['count']:>7}  {row['reason']:<{width}}  {row['first']}{detail}",
+            file=sys.stderr,
+        )

@@ -1,0 +1,340 @@
+"""How to train: the option groups of `mprm train` and `mprm run selection`, and what
+the library makes of them. JAX is imported once something is to be computed.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import tyro
+
+from experiments.console.errors import UsageError
+from experiments.console.options import (
+    Checked,
+    Hidden,
+    check_least,
+    given,
+    wrong_usage,
+)
+from experiments.console.progress import progress
+from mprm_jax.data.update_plan import UpdatePlan, plan
+from mprm_jax.train.config import Objective, OptimizerConfig, Precision, TrainConfig
+from theory.paper import TRAINING
+
+if TYPE_CHECKING:
+    from jax.sharding import Mesh
+
+    from mprm_jax.data.loader import CorpusExamples
+    from mprm_jax.models.model import Model, Params
+    from mprm_jax.train.open_backbone import Opening
+    from mprm_jax.train.price import Price
+    from mprm_jax.train.sharding import MeshShape
+
+TINY = "tiny"
+
+# (batch size, learning rate, head multiplier) where the user names none: Table 7, and
+# what the tiny model learned best with from its pretrained start.
+_PAPER = (TRAINING.batch_size, TRAINING.learning_rate, 1.0)
+_TINY = (16, 1e-3, 10.0)
+
+_ANSWERS = {"yes-no": ("Yes", "No"), "plus-minus": ("+", "-"), "new": None}
+
+
+@dataclasses.dataclass(frozen=True)
+class ObjectiveOptions(Checked, Objective):
+    """The loss."""
+
+
+@dataclasses.dataclass(frozen=True)
+class OptimizerOptions(Checked, OptimizerConfig):
+    """The optimizer."""
+
+    kind: Annotated[Literal["adamw", "adafactor"], tyro.conf.arg(name="optimizer")] = (
+        "adamw"
+    )
+    betas: Hidden[tuple[float, float]] = TRAINING.betas
+    epsilon: Hidden[float] = TRAINING.epsilon
+    clip_norm: Hidden[float] = TRAINING.clip_norm
+    head_multiplier: Hidden[float] = 1.0
+
+
+@dataclasses.dataclass(frozen=True)
+class LoopOptions(Checked, TrainConfig):
+    """The loop around the update."""
+
+    objective: Hidden[Objective] = dataclasses.field(default_factory=Objective)
+    optimizer: OptimizerOptions = dataclasses.field(default_factory=OptimizerOptions)
+    learning_rate: Hidden[float] = TRAINING.learning_rate
+    seed: Hidden[int] = 0
+    threads: int = 2
+    checkpoint_every: int = 100
+
+
+@dataclasses.dataclass(frozen=True)
+class BackboneOptions:
+    """What only a backbone has.
+
+    Attributes:
+        mesh: Devices as DATAxFSDPxTENSOR: copies of the model, parts that each copy is
+            split into, and devices that share each layer's work (1x8x1 is FSDP, 2x8x1
+            a copy per node). By default a copy on every device.
+        compute: Precision of a backbone's forward and backward pass (bfloat16); trained
+            weights and their updates are float32 all the same.
+        frozen_dtype: Precision of weights that are not trained (that of --compute).
+        no_remat: Store what each layer of a backbone computes for the backward pass
+            instead of computing it again: faster, and much more memory.
+        max_length: Most tokens of a prompt (8,192, or the model's context).
+        answers: What becomes the two rows of the reward head: those of the words Yes
+            and No in the language-model head, those of + and -, or two new ones. A
+            trained folder keeps its own.
+        lora_rank: Train two thin matrices of this rank beside each kernel, and the
+            head, instead of the kernels; mprm export merges them.
+        lora_alpha: The product of the two is scaled by alpha / rank (16).
+        lora_targets: Kernels, of query,key,value,output,gate,up,down (all).
+        feature_cache: Folder for what a backbone's frozen vision tower makes of each
+            image, so that it runs once per image.
+    """
+
+    mesh: str | None = None
+    compute: Precision | None = None
+    frozen_dtype: Precision | None = None
+    no_remat: bool = False
+    max_length: int | None = None
+    answers: Literal["yes-no", "plus-minus", "new"] = "yes-no"
+    lora_rank: int | None = None
+    lora_alpha: float | None = None
+    lora_targets: str | None = None
+    feature_cache: Path | None = None
+
+    def __post_init__(self) -> None:
+        check_least(self, max_length=1)
+        for name in given(self).keys() & {"--lora-alpha", "--lora-targets"}:
+            if self.lora_rank is None:
+                raise UsageError(f"{name} needs --lora-rank")
+
+    def opening(self) -> Opening:
+        """How a backbone is opened.
+
+        Raises:
+            UsageError: a value is out of its range.
+        """
+        from mprm_jax.models.lora import LoraConfig
+        from mprm_jax.train.open_backbone import Opening
+
+        lora = None
+        if self.lora_rank is not None:
+            asked: dict[str, Any] = {"rank": self.lora_rank, "alpha": self.lora_alpha}
+            if self.lora_targets is not None:
+                asked["targets"] = tuple(self.lora_targets.split(","))
+            with wrong_usage():
+                lora = LoraConfig(**{k: v for k, v in asked.items() if v is not None})
+        return Opening(
+            self.compute or Opening.compute,
+            self.frozen_dtype,
+            not self.no_remat,
+            self.max_length,
+            lora,
+            _ANSWERS[self.answers],
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainingOptions:
+    """How to train.
+
+    Attributes:
+        model: tiny, or a folder: released weights of a backbone, or a model that mprm
+            train wrote.
+        batch_size: Rollouts per update (512 in the paper; 16 for tiny).
+        learning_rate: Peak of the schedule (1e-5 in the paper; 1e-3 for tiny).
+        head_multiplier: Learning rate of the reward head over that of all else (1 in
+            the paper; 10 for tiny).
+        matched_updates: As many updates as the whole corpus would get; the subset is
+            repeated, in a new order each time.
+        objective: The loss.
+        loop: The loop around the update.
+        backbone: What only a backbone has.
+    """
+
+    model: str = TINY
+    batch_size: int | None = None
+    learning_rate: float | None = None
+    head_multiplier: float | None = None
+    matched_updates: bool = False
+    objective: ObjectiveOptions = dataclasses.field(default_factory=ObjectiveOptions)
+    loop: LoopOptions = dataclasses.field(default_factory=LoopOptions)
+    backbone: BackboneOptions = dataclasses.field(default_factory=BackboneOptions)
+    seed: Hidden[int] = 0
+
+    def __post_init__(self) -> None:
+        check_least(self, seed=0, batch_size=1)
+        self.config()
+        if self.model == TINY:
+            for name in given(self.backbone):
+                raise UsageError(f"{name} needs a backbone")
+
+    def config(self) -> TrainConfig:
+        """All settings of a run but the number of updates."""
+        _, rate, head = _TINY if self.model == TINY else _PAPER
+        if self.learning_rate is not None:
+            rate = self.learning_rate
+        if self.head_multiplier is not None:
+            head = self.head_multiplier
+        optimizer = dataclasses.replace(self.loop.optimizer, head_multiplier=head)
+        return dataclasses.replace(
+            self.loop,
+            objective=self.objective,
+            optimizer=optimizer,
+            learning_rate=rate,
+            seed=self.seed,
+        )
+
+    def budget(self, rollouts: int, whole: int) -> UpdatePlan:
+        """Updates of a run.
+
+        Args:
+            rollouts: to train on.
+            whole: of the corpus.
+        """
+        usual = _TINY if self.model == TINY else _PAPER
+        matched = whole if self.matched_updates else None
+        return plan(rollouts, self.batch_size or usual[0], matched_to=matched)
+
+    def mesh_shape(self, batch_size: int) -> MeshShape:
+        """The mesh that was asked for, else a copy on every device here; one whose
+        parts can share a batch.
+
+        Raises:
+            UsageError: it is none, or cannot.
+        """
+        import jax
+
+        from mprm_jax.train.sharding import (
+            MeshShape,
+            abstract_mesh,
+            check_rows,
+            parse_mesh,
+        )
+
+        asked = self.backbone.mesh
+        with wrong_usage("--mesh"):
+            shape = parse_mesh(asked) if asked else MeshShape(jax.device_count(), 1)
+            check_rows(abstract_mesh(shape), batch_size, self.loop.accumulate)
+        return shape
+
+    def backbone_folder(self) -> Path | None:
+        """The folder of the backbone to train; None: another model, or none at all."""
+        from mprm_jax.train.open_backbone import is_backbone
+
+        folder = Path(self.model)
+        known = self.model != TINY and folder.is_dir() and is_backbone(folder)
+        return folder if known else None
+
+
+def open_model(
+    options: TrainingOptions, budget: UpdatePlan
+) -> tuple[Model, Params, Mesh | None]:
+    """The model to train, its parameters, and the mesh they lie on, or None.
+
+    Raises:
+        DataError: there is none, or the mesh does not use the devices that are here.
+        UsageError: the devices cannot share a batch.
+    """
+    import jax
+
+    from mprm_jax.models.lora import LoraModel
+    from mprm_jax.train import open_model as models
+    from mprm_jax.train.features import cached
+    from mprm_jax.train.open_backbone import open_for_training
+    from mprm_jax.train.sharding import make_mesh
+
+    folder, backbone = options.backbone_folder(), options.backbone
+    if folder is None:
+        return *models.open_model(options.model), None
+    mesh = None
+    if backbone.mesh is not None or jax.device_count() > 1:
+        mesh = make_mesh(options.mesh_shape(budget.batch_size))
+    model, params = open_for_training(folder, backbone.opening(), mesh, options.seed)
+    if backbone.feature_cache is not None:
+        adapted = isinstance(model, LoraModel)
+        inner = cached(model.base if adapted else model, params, backbone.feature_cache)
+        model = dataclasses.replace(model, base=inner) if adapted else inner
+    return model, params, mesh
+
+
+@dataclasses.dataclass(frozen=True)
+class PriceOptions:
+    """What it would cost.
+
+    Attributes:
+        dry_run: Say what it takes, and do nothing: parameters, bytes per device,
+            updates, tokens, FLOPs and hours; the devices of --mesh need not be here,
+            nor a backbone's weights: its config.json and tokenizer.json are enough.
+        mfu: With --dry-run: share of the devices' peak that will be reached.
+        peak_tflops: With --dry-run: peak of one device (989, an H100's in bfloat16).
+    """
+
+    dry_run: bool = False
+    mfu: float = 0.4
+    peak_tflops: float | None = None
+
+    def __post_init__(self) -> None:
+        for name in given(self):
+            if not self.dry_run:
+                raise UsageError(f"{name} needs --dry-run")
+
+
+def price_run(
+    options: TrainingOptions,
+    asked: PriceOptions,
+    source_for: Callable[[Any], CorpusExamples],
+    longest: int,
+    plan: UpdatePlan,
+) -> Price:
+    """Price a run, with nothing allocated; the devices need not be here.
+
+    Args:
+        options: of the training.
+        asked: utilisation and peak.
+        source_for: from the model's ``encode`` to the rollouts.
+        longest: steps of a rollout.
+        plan: of the run.
+
+    Raises:
+        UsageError: a setting of the model, the mesh or the price is out of range.
+        DataError: there is no such model, or a prompt of the sample cannot be read.
+    """
+    import jax
+
+    from mprm_jax.data.batches import open_ladder
+    from mprm_jax.train import open_model as models
+    from mprm_jax.train.loop import TrainingJob
+    from mprm_jax.train.open_backbone import planned_model
+    from mprm_jax.train.price import (
+        H100_PEAK,
+        SAMPLE,
+        Throughput,
+        planned_mesh,
+        price,
+        sample_load,
+    )
+
+    folder = options.backbone_folder()
+    if folder is not None:
+        model, shapes = planned_model(folder, options.backbone.opening())
+    else:
+        model, params = models.open_model(options.model)
+        shapes = jax.eval_shape(lambda: params)
+    source = source_for(model.encode)
+    job = TrainingJob(model, source, plan, open_ladder(longest), options.config())
+    with wrong_usage():
+        throughput = Throughput(
+            asked.mfu, H100_PEAK if asked.peak_tflops is None else asked.peak_tflops
+        )
+        mesh = planned_mesh(options.mesh_shape(plan.batch_size), job)
+    with progress("reading", min(SAMPLE, len(source)), "prompts") as tick:
+        load = sample_load(job, tick)
+    return price(job, shapes, load, mesh, throughput)
