@@ -184,7 +184,9 @@ def _world(
         results=_results(outcome),
         details=_details(outcome),
         curves=list(_curves(key, outcome)),
-        distributions=list(_distributions(key, corpus)) if corpus else (),
+        distributions=list(_distributions(key, outcome.world, corpus))
+        if corpus
+        else (),
         kept=tabulate(caption, facts, _KEPT, "tied share"),
         gate=tabulate(
             f"Learnability in “{outcome.world}”, checked before any rule was looked "
@@ -286,12 +288,12 @@ def _details(outcome: Outcome) -> tuple[Table, ...]:
     ]
     return (
         tabulate(
-            "Macro-F1 by benchmark source, mean over seeds.",
+            f"{outcome.world}: macro-F1 by benchmark source, mean over seeds.",
             means if sources else (),
             (_MODELS[0], *sources),
         ),
         tabulate(
-            "Every trained model, and its macro-F1 by benchmark source.",
+            f"{outcome.world}: every trained model, and its macro-F1 by source.",
             models,
             (*_MODELS, *sources),
         ),
@@ -423,7 +425,8 @@ def _line_chart(
         [f"{x:g}", *(num(of.get(x)) for of in values)]
         for x in sorted(set().union(*values))
     ]
-    numbers = Table(title, [names[1], *(curve.name for curve in curves)], rows)
+    header = [names[1], *(curve.name for curve in curves)]
+    numbers = Table(f"{outcome.world}: {title}", header, rows)
     described = ", ".join(f"{of.name} ends at {num(of.y[-1])}" for of in curves)
     draw = page.learning if names[1] == "updates" else page.levels
     return _chart(key, title, draw(curves, names[0]), described, numbers)
@@ -441,7 +444,7 @@ def block_means(
     ]
 
 
-def _distributions(key: str, corpus: WorldCorpus) -> Iterable[Chart]:
+def _distributions(key: str, world: str, corpus: WorldCorpus) -> Iterable[Chart]:
     from paper_figures import page
 
     bis = corpus.subsets["bis"]
@@ -458,7 +461,7 @@ def _distributions(key: str, corpus: WorldCorpus) -> Iterable[Chart]:
         )
         rows = list(zip(*cells, strict=True))
         header = ("value", "all", "kept", "coverage")
-        numbers = Table(f"{name}, all rollouts and {kept_by}", header, rows)
+        numbers = Table(f"{world}: {name}, all and {kept_by}", header, rows)
         described = "; ".join(f"{label}: {of} of {all_}" for label, all_, of, _ in rows)
         figure = page.distribution(*bins, name, kept_by)
         yield _chart(f"{key}-{name[0]}", name, figure, described, numbers)

@@ -196,6 +196,8 @@ def test_the_page_is_accessible(document, page):
         if tag == "input":
             assert ("label", {"for": values["id"]}) in document.tags
     assert page.count("<table") == page.count("<caption")
+    regions = [v["aria-label"] for _, v in document.tags if v.get("role") == "region"]
+    assert len(regions) == len(set(regions)) >= 20
 
 
 def test_what_the_backbone_has_seen_is_told(document):
