@@ -139,7 +139,7 @@ def _squared_surprise(r: np.ndarray, k: np.ndarray) -> np.ndarray:
 def _kept_by_the_label() -> float:
     positive = min(_F0[1:].sum(), 1.0)
     kept = label_noise.noisy_fisher_weight(_RELIABLE, positive, _F1[0])
-    return kept / label_noise.count_information(_RELIABLE, _F0, _F1)
+    return float(kept / label_noise.count_information(_RELIABLE, _F0, _F1))
 
 
 def _kept_oracle() -> float:
