@@ -26,10 +26,10 @@ from mprm_jax.data.batches import (
 from mprm_jax.data.formats.base import ReadOptions
 from mprm_jax.data.formats.visualprocessbench import VISUALPROCESSBENCH
 from mprm_jax.data.images import read_images
-from mprm_jax.data.problems import BadRecord, DataError
-from mprm_jax.data.record import Record
 from mprm_jax.data.scored import Candidate, CandidateSet, Prediction, read_records
 from mprm_jax.models.model import Model, Params
+from mprm_jax.records.problems import BadRecord, DataError
+from mprm_jax.records.record import Record
 
 # Examples are encoded, sorted by length and scored this many batches at a time: images
 # of a whole benchmark need not fit the memory, and lengths in a batch are near alike.

@@ -14,7 +14,7 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from mprm_jax.data.problems import DataError
+from mprm_jax.records.problems import DataError
 from theory.agreement import (
     F1,
     Confusion,

@@ -55,7 +55,7 @@ OPTIONS = Options
 def run(options: Options) -> None:
     """Predict and print."""
     from experiments.map.advisor import corpus_measures
-    from mprm_jax.data.problems import DataError
+    from mprm_jax.records.problems import DataError
 
     advisor, worlds, folder = load_advisor(options.results)
     rollouts = load_usable(options).rollouts
@@ -95,7 +95,7 @@ def load_advisor(
     """
     from experiments.map.advisor import fit_advisor
     from experiments.map.worlds import read_worlds
-    from mprm_jax.data.problems import DataError
+    from mprm_jax.records.problems import DataError
 
     worlds, used = max(
         (

@@ -29,8 +29,8 @@ from experiments.store.write_subset import (
 from mprm_jax.data.formats import by_name
 from mprm_jax.data.framing import corpus_files
 from mprm_jax.data.outputs import OutputSet
-from mprm_jax.data.problems import DataError
 from mprm_jax.data.write import encoded_lines, write_lines
+from mprm_jax.records.problems import DataError
 from theory.summary import by_source
 
 OutputFormat = Literal["prm", "visualprm", "raw", "trl", "math-shepherd"]

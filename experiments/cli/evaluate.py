@@ -21,7 +21,6 @@ from experiments.store.scoring import (
     number,
     write_scored,
 )
-from mprm_jax.data.problems import DataError
 from mprm_jax.data.scored import (
     Prediction,
     columns,
@@ -29,6 +28,7 @@ from mprm_jax.data.scored import (
     read_predictions,
     read_prior,
 )
+from mprm_jax.records.problems import DataError
 from mprm_jax.summary import HELD_OUT_SHARE, ThresholdChoice, decide, evaluation
 from theory.agreement import StepScores
 

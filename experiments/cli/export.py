@@ -12,7 +12,7 @@ from experiments.console.command import answer
 from experiments.console.options import JsonOption
 from experiments.store.provenance import package_version, versions
 from mprm_jax.data.outputs import OUTPUT_SCHEMA, manifest_bytes
-from mprm_jax.data.problems import DataError
+from mprm_jax.records.problems import DataError
 
 MANIFEST = "manifest.json"
 

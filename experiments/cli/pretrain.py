@@ -55,8 +55,8 @@ def run(options: Options) -> None:
     from experiments.corpora.pretraining import Keep, PretrainingConfig, pretrain_tiny
     from experiments.store.provenance import versions
     from mprm_jax.data.outputs import OutputSet
-    from mprm_jax.data.problems import DataError
     from mprm_jax.models.tiny import weights_bytes
+    from mprm_jax.records.problems import DataError
 
     config = PretrainingConfig(
         problems=options.problems, updates=options.updates, seed=options.seed

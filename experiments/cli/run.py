@@ -4,29 +4,27 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import importlib
+import pkgutil
 import sys
-from pathlib import Path
-from types import ModuleType
-from typing import Literal
+from typing import Any
 
 from experiments.console.command import answer, run_command
-from experiments.console.options import SeedOption
+from experiments.store.experiment import SizedOptions
 
-# name -> (module of experiments, what it answers), in the order of `mprm run all`. A
-# module has OPTIONS, a frozen dataclass whose docstring is its help, and run(options),
-# which skips the cells that experiments.store.results finds in options.output. It is
-# imported for --help, so JAX and scipy belong inside its functions.
+# name -> (module of experiments, or object in it, and what it answers), in the order of
+# `mprm run all`. It has OPTIONS, a frozen dataclass whose docstring is its help, and
+# run(options), which skips the cells that experiments.store.results finds in
+# options.output. It is imported for --help, so JAX and scipy belong inside functions.
 EXPERIMENTS = {
     "theory": ("theory_table.table", "every statement of the theory, four ways"),
     "kept": ("corpora.kept", "what the paper's rules keep of a simulated corpus"),
     "corpus_models": ("corpora.corpus_models", "what do corpus models predict?"),
-    "plateau": ("students.plateau", "how much data and how many updates are enough?"),
-    "rules": ("students.rules", "which rule's subset teaches a student best?"),
-    "labels": ("students.labels", "which labels teach best?"),
-    "alpha": ("students.alpha", "which alpha should BIS have?"),
-    "mc_budget": ("students.mc_budget", "many rollouts, or many continuations?"),
-    "ties": ("students.ties", "what do ties decide, and does it matter?"),
+    "plateau": ("students.sweeps:PLATEAU", "how much data, and how many updates?"),
+    "rules": ("students.sweeps:RULES", "which rule's subset teaches a student best?"),
+    "labels": ("students.sweeps:LABELS", "which labels teach best?"),
+    "alpha": ("students.sweeps:ALPHA", "which alpha should BIS have?"),
+    "mc_budget": ("students.sweeps:MC_BUDGET", "many rollouts, or many continuations?"),
+    "ties": ("students.sweeps:TIES", "what do ties decide, and does it matter?"),
     "regimes": ("map.run", "where does BIS pay?"),
 }
 
@@ -37,24 +35,14 @@ WITH_DATA = {
 }
 
 
-@dataclasses.dataclass(frozen=True)
-class Everything(SeedOption):
+class Everything(SizedOptions):
     """Every experiment that needs no data of yours; what is done is skipped.
 
     At the end the figures are drawn into the folder figures of --output, each as PDF,
     PNG and CSV; one that is there and not older than its results is left as it is.
 
     Example: mprm run all --size small
-
-    Attributes:
-        output: Folder of the results store, one JSONL file per experiment; the
-            figures go to figures/ below it.
-        size: Of the experiments that have sizes: small is for two cores and minutes,
-            full for what a claim rests on.
     """
-
-    output: Path = Path("runs/results")
-    size: Literal["small", "full"] = "small"
 
 
 OPTIONS = Everything
@@ -89,19 +77,19 @@ def main(arguments: list[str]) -> int:
         print(f"mprm run: no experiment {name!r}; known: {names}", file=sys.stderr)
         return 2
     path = __name__ if name == "all" else f"experiments.{known[name][0]}"
-    return run_command(f"run {name}", importlib.import_module(path), arguments[1:])
+    return run_command(f"run {name}", pkgutil.resolve_name(path), arguments[1:])
 
 
 def run(options: Everything) -> None:
     """Run everything."""
     modules = {
-        name: importlib.import_module(f"experiments.{path}")
+        name: pkgutil.resolve_name(f"experiments.{path}")
         for name, (path, _) in EXPERIMENTS.items()
     }
     run_all(options, modules)
 
 
-def run_all(options: Everything, modules: dict[str, ModuleType]) -> None:
+def run_all(options: Everything, modules: dict[str, Any]) -> None:
     """Run every experiment with those of its options that ``options`` has, too; draw.
 
     Raises:

@@ -16,7 +16,7 @@ from experiments.console.options import wrong_usage
 from experiments.store.write_subset import check_output, corpus_manifest
 from mprm_jax.data.corpus import SelectableCorpus
 from mprm_jax.data.outputs import Output, OutputSet, manifest_path
-from mprm_jax.data.problems import DataError
+from mprm_jax.records.problems import DataError
 from theory import scores
 from theory.selection import RULE_NAMES, rule_key
 

@@ -24,8 +24,8 @@ from mprm_jax.data.formats import by_name
 from mprm_jax.data.formats.base import WriteOptions
 from mprm_jax.data.framing import corpus_files
 from mprm_jax.data.outputs import MANIFEST_SUFFIX, manifest_path, read_manifest
-from mprm_jax.data.problems import DataError
 from mprm_jax.data.write import encoded_lines, write_lines
+from mprm_jax.records.problems import DataError
 
 
 @dataclasses.dataclass(frozen=True)

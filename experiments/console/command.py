@@ -20,7 +20,7 @@ from experiments.console.errors import (
     bad_line_rows,
     print_bad_lines,
 )
-from mprm_jax.data.problems import BadCorpus, BadLines, DataError
+from mprm_jax.records.problems import BadCorpus, BadLines, DataError
 
 
 def run_command(name: str, module: ModuleType, arguments: list[str]) -> int:

@@ -32,8 +32,8 @@ from mprm_jax.data.corpus import SelectableCorpus, read_corpus, usable_rollouts
 from mprm_jax.data.formats import by_name
 from mprm_jax.data.formats.base import ReadOptions, WriteOptions, check_options
 from mprm_jax.data.framing import corpus_files
-from mprm_jax.data.problems import DataError
-from mprm_jax.data.record import UnmeasuredPolicy
+from mprm_jax.records.problems import DataError
+from mprm_jax.records.record import UnmeasuredPolicy
 from theory.scores import DEFAULT_ALPHA
 from theory.selection import BudgetUnit, RuleName, SelectionOptions, TieRule
 

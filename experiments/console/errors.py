@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from typing import Any
 
-from mprm_jax.data.problems import BadLines
+from mprm_jax.records.problems import BadLines
 
 
 class UsageError(Exception):

@@ -20,8 +20,8 @@ from experiments.store.experiment import ExperimentOptions
 from experiments.store.provenance import file_sha256
 from experiments.store.results import Result, append_results
 from mprm_jax.data.corpus import read_corpus, usable_rollouts
-from mprm_jax.data.problems import BadRecord, DataError
-from mprm_jax.data.record import counts_from_score
+from mprm_jax.records.problems import BadRecord, DataError
+from mprm_jax.records.record import counts_from_score
 from theory.intervals import Interval, percentile_interval
 from theory.rollouts import Rollouts
 

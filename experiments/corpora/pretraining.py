@@ -25,7 +25,6 @@ from tokenizers import Tokenizer
 
 from experiments.corpora.scene_text import questions, step_texts
 from mprm_jax.data.prompt import render
-from mprm_jax.data.record import STEP_MARKER
 from mprm_jax.models import layers as nn
 from mprm_jax.models import tiny
 from mprm_jax.models.tiny import (
@@ -34,6 +33,7 @@ from mprm_jax.models.tiny import (
     patchify,
 )
 from mprm_jax.models.tokenizer import build_tokenizer
+from mprm_jax.records.record import STEP_MARKER
 from mprm_jax.train import checkpoint
 from sim.scenes.grammar import (
     BENCHMARK_SOURCES,

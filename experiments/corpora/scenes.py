@@ -28,7 +28,7 @@ from experiments.corpora.simulated import MADE_HERE
 from experiments.store.provenance import versions
 from mprm_jax.data.corpus import Corpus
 from mprm_jax.data.outputs import OUTPUT_SCHEMA, manifest_bytes
-from mprm_jax.data.problems import DataError
+from mprm_jax.records.problems import DataError
 from sim.scenes.pictures import draw
 from sim.scenes.policy import Problems
 from sim.scenes.solutions import Solutions

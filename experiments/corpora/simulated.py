@@ -13,7 +13,7 @@ import numpy as np
 from experiments.store.provenance import versions
 from mprm_jax.data.corpus import read_corpus, usable_rollouts
 from mprm_jax.data.outputs import OUTPUT_SCHEMA, OutputSet, manifest_bytes
-from mprm_jax.data.problems import DataError
+from mprm_jax.records.problems import DataError
 from sim.corpus.fit import ModelFit, fit
 from sim.corpus.sources import Source
 from sim.corpus.text import file_stem, placeholder_records

@@ -21,10 +21,10 @@ from experiments.store.write_subset import corpus_reading
 from mprm_jax.data.corpus import SelectableCorpus
 from mprm_jax.data.framing import corpus_files
 from mprm_jax.data.outputs import OUTPUT_SCHEMA
-from mprm_jax.data.problems import DataError
 from mprm_jax.data.scored import CandidateSet, read_candidates
 from mprm_jax.evaluate import Solution, image_root, read_benchmark
 from mprm_jax.models.registry import DESCRIPTION
+from mprm_jax.records.problems import DataError
 from mprm_jax.summary import decide
 from theory.agreement import step_scores
 

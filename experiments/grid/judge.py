@@ -16,7 +16,6 @@ from experiments.grid.inputs import Inputs
 from mprm_jax.data.batches import Example
 from mprm_jax.data.images import read_images
 from mprm_jax.data.loader import Source
-from mprm_jax.data.problems import BadRecord, DataError
 from mprm_jax.data.scored import CandidateSet, Prediction, columns, read_prior
 from mprm_jax.evaluate import (
     Solution,
@@ -26,6 +25,7 @@ from mprm_jax.evaluate import (
     with_scores,
 )
 from mprm_jax.models.model import Model, Params
+from mprm_jax.records.problems import BadRecord, DataError
 from mprm_jax.rerank import best_of_n, replicate_accuracy
 from mprm_jax.summary import decide, evaluation, replicate, within_position_auroc
 from theory.agreement import StepScores, auroc, best_threshold, f1_at

@@ -38,7 +38,7 @@ from experiments.grid.plan import (
 )
 from experiments.store.manifests import RunManifest, read_run_manifest
 from experiments.store.results import Result, read_results, store_path
-from mprm_jax.data.problems import DataError
+from mprm_jax.records.problems import DataError
 from theory.intervals import Estimate, Score, holm, mean_over_seeds
 from theory.scores import DEFAULT_ALPHA
 from theory.selection import RULE_NAMES

@@ -10,7 +10,7 @@ import numpy as np
 
 from experiments.map.design import ARMS, NAME
 from experiments.store.results import Result, read_results, store_path
-from mprm_jax.data.problems import DataError
+from mprm_jax.records.problems import DataError
 
 _Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
 # Its logarithm is taken.

@@ -16,8 +16,8 @@ from experiments.store.manifests import InputFile, typed
 from experiments.store.write_subset import SelectionOptions
 from mprm_jax.data.corpus import Corpus, read_corpus, usable_rollouts
 from mprm_jax.data.outputs import MANIFEST_SUFFIX, manifest_path, read_manifest
-from mprm_jax.data.problems import DataError
 from mprm_jax.data.write import count_words
+from mprm_jax.records.problems import DataError
 from theory import scores
 from theory.rollouts import Rollouts
 from theory.selection import Cut

@@ -13,7 +13,7 @@ from experiments.console.progress import progress
 from experiments.store.provenance import file_sha256, versions
 from experiments.store.results import REFERENCE, read_results, store_path
 from mprm_jax.data.outputs import OutputSet
-from mprm_jax.data.problems import DataError
+from mprm_jax.records.problems import DataError
 
 # Each figure comes as all of these.
 FORMS = ("pdf", "png", "csv")

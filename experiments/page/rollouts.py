@@ -13,9 +13,9 @@ from markupsafe import Markup
 
 from experiments.page.corpus import Subset, WorldCorpus
 from mprm_jax.data.images import decode_image
-from mprm_jax.data.problems import BadRecord, DataError
-from mprm_jax.data.record import Record, resolve_image
 from mprm_jax.data.write import decode_line, read_lines
+from mprm_jax.records.problems import BadRecord, DataError
+from mprm_jax.records.record import Record, resolve_image
 from theory import scores
 from theory.selection import mix_hash, rule_key
 

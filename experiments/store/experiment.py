@@ -7,28 +7,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from experiments.console.options import SeedOption
 from experiments.console.progress import progress
 from experiments.store.provenance import result_versions
 from experiments.store.results import Result, append_results, cell_key, read_results
 
 
 @dataclass(frozen=True, kw_only=True)
-class ExperimentOptions:
-    """Options of every experiment.
+class ExperimentOptions(SeedOption):
+    """Options of every experiment; of paired seeds --seed is the first.
 
     Attributes:
         output: Folder of the results store; cells that it holds are not run again.
-        seed: Of every random choice; of paired seeds the first.
-        json: Print one JSON object to stdout, everything else to stderr.
     """
 
     output: Path = Path("runs/results")
-    seed: int = 0
-    json: bool = False
-
-    def __post_init__(self) -> None:
-        if self.seed < 0:
-            raise ValueError(f"seed must be at least 0, not {self.seed}")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,7 +11,7 @@ import msgspec
 
 from experiments.store.provenance import package_version, versions
 from mprm_jax.data.outputs import OutputSet, manifest_path
-from mprm_jax.data.problems import DataError
+from mprm_jax.records.problems import DataError
 
 T = TypeVar("T")
 

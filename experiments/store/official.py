@@ -13,7 +13,7 @@ from experiments.store.provenance import file_sha256, versions
 from mprm_jax.data.compat import OfficialReport, select_official
 from mprm_jax.data.framing import annotations_folder
 from mprm_jax.data.outputs import SUBSET_SCHEMA, OutputSet, manifest_path
-from mprm_jax.data.problems import DataError
+from mprm_jax.records.problems import DataError
 
 
 class _Selection(msgspec.Struct):

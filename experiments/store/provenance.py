@@ -10,7 +10,7 @@ import platform
 from pathlib import Path
 
 from mprm_jax.data.framing import CHUNK_BYTES
-from mprm_jax.data.problems import DataError
+from mprm_jax.records.problems import DataError
 
 # Beside those of versions(): they train, schedule and fit.
 _OF_RESULTS = ("jax", "optax", "scipy")

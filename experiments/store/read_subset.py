@@ -14,8 +14,8 @@ from experiments.store.manifests import InputFile, typed
 from mprm_jax.data.corpus import Corpus, SelectableCorpus, usable_rollouts
 from mprm_jax.data.formats.base import ReadOptions
 from mprm_jax.data.outputs import MANIFEST_SUFFIX, manifest_path, read_manifest
-from mprm_jax.data.problems import DataError
-from mprm_jax.data.record import UnmeasuredPolicy
+from mprm_jax.records.problems import DataError
+from mprm_jax.records.record import UnmeasuredPolicy
 
 
 class ReadPolicy(msgspec.Struct, frozen=True):

@@ -16,7 +16,7 @@ from typing import Any
 import msgspec
 
 from experiments.store.provenance import result_versions
-from mprm_jax.data.problems import DataError
+from mprm_jax.records.problems import DataError
 
 SCHEMA = "mprm-result/1"
 

@@ -15,7 +15,7 @@ from experiments.console.errors import UsageError
 from experiments.console.options import SeedOption, check_least, option
 from experiments.store.provenance import file_sha256, package_version, versions
 from mprm_jax.data.outputs import OutputSet, manifest_path
-from mprm_jax.data.problems import DataError
+from mprm_jax.records.problems import DataError
 from theory.intervals import REPLICATES
 
 

@@ -21,8 +21,8 @@ from mprm_jax.data.outputs import (
     OutputSet,
     manifest_path,
 )
-from mprm_jax.data.problems import DataError
 from mprm_jax.data.write import encoded_lines, internvl_meta, write_lines
+from mprm_jax.records.problems import DataError
 from theory.selection import (
     Selection,
     SelectionOptions,

@@ -17,7 +17,8 @@ from experiments.store.experiment import SizedOptions, complete
 from experiments.store.paired import Comparison, Contrast, compare
 from experiments.store.results import Result, read_results
 from experiments.students.arms import Arm
-from mprm_jax.data.problems import DataError
+from mprm_jax.records.problems import DataError
+from theory.paper import FULL_DATA
 from theory.selection import RULE_NAMES
 
 if TYPE_CHECKING:
@@ -389,7 +390,7 @@ TIES = Sweep(
     # Below, at, and above the mixed share of the scarce world (7.67 %).
     arms=[
         Arm(rule, keep)
-        for keep in (0.02, 0.05, 0.0767, 0.1, 0.25)
+        for keep in (0.02, 0.05, FULL_DATA.mixed_share, 0.1, 0.25)
         for rule in _TIE_RULES
     ],
     contrasts=[
@@ -400,7 +401,7 @@ TIES = Sweep(
         )
         for keeps, rules in (
             ((0.1, 0.25), _TIE_RULES[1:]),
-            ((0.02, 0.05, 0.0767), ("mixed", "random")),
+            ((0.02, 0.05, FULL_DATA.mixed_share), ("mixed", "random")),
         )
         for keep in keeps
         for rule in rules

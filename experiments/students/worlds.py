@@ -6,7 +6,7 @@ Each has its reason. A world that is added after results were seen says so in ``
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import cache
 from typing import Any
 
@@ -93,16 +93,14 @@ def corpus_of_mixed_share(
 
     means = np.linspace(0.3, 0.995, 24)
     shares = np.array([share(float(mean)) for mean in means])
-    top = int(shares.argmax())
-    if shares[top] <= mixed_share:
-        mean = float(means[top])
-    else:
-        low, high = float(means[top]), 0.995
-        if share(high) >= mixed_share:
-            mean = high
-        else:
+    mean, high = float(means[shares.argmax()]), 0.995
+    if shares.max() > mixed_share:
+        mean = high
+        if share(high) < mixed_share:
             found = root_scalar(
-                lambda m: share(m) - mixed_share, bracket=(low, high), xtol=1e-12
+                lambda m: share(m) - mixed_share,
+                bracket=(float(means[shares.argmax()]), high),
+                xtol=1e-12,
             )
             mean = float(found.root)
     return CorpusLaw(model, shifted_sources(mean), rollouts)
@@ -116,66 +114,65 @@ def worlds() -> Mapping[str, World]:
     # Var(r) / (mu (1 - mu)) = .62 of which .70 lies between rollouts is what the
     # calibrated corpus has; 48 % mixed rollouts need more variance within.
     plentiful = corpus_of_mixed_share(0.48, 0.5, 0.3)
+
+    def world(name: str, why: str, law: CorpusLaw = paper, **features: Any) -> World:
+        return World(name, why, law, FeatureWorld(**features))
+
     listed = (
-        World(
+        world(
             "scarce",
             f"the paper's corpus ({100 * FULL_DATA.mixed_share:g} % mixed), features "
             "of middling difficulty",
-            paper,
         ),
-        World(
+        world(
             "plentiful",
             "mixed rollouts are every second one: BIS has nothing rare to find",
             plentiful,
         ),
-        World(
+        world(
             "plentiful-lenient",
             "as plentiful, but few of the positives are wrong: right from r = 0.1 on",
             plentiful,
-            FeatureWorld(reliable_at=0.1),
+            reliable_at=0.1,
         ),
-        World(
+        world(
             "lenient",
             "steps count as right from r = 0.1 on: positives with K = 1, 2 are right",
-            paper,
-            FeatureWorld(reliable_at=0.1),
+            reliable_at=0.1,
         ),
-        World(
+        world(
             "strict",
             "steps count as right from r = 0.75 on: every sixth positive is wrong",
-            paper,
-            FeatureWorld(reliable_at=0.75),
+            reliable_at=0.75,
         ),
-        World(
+        world(
             "judged",
             "noise as measured against judges: P(right | K = 0) = .4, and 5 % of "
             "what is right by r is wrong",
-            paper,
-            FeatureWorld(wrong_above=0.05, right_below=0.4),
+            wrong_above=0.05,
+            right_below=0.4,
         ),
-        World(
+        world(
             "flipped",
             "2 % symmetric flips, which no count can show",
-            paper,
-            FeatureWorld(wrong_above=0.02, right_below=0.02),
+            wrong_above=0.02,
+            right_below=0.02,
         ),
-        World(
+        world(
             "centred",
             "no common mean: nothing but the intercept suffers from 96 % positives",
-            paper,
-            FeatureWorld(common_mean=0.0),
+            common_mean=0.0,
         ),
-        World(
+        world(
             "eased",
             "features show the rollout's ease four times as strongly",
-            paper,
-            FeatureWorld(difficulty=2.0),
+            difficulty=2.0,
         ),
-        World(
+        world(
             "chained",
             "good/bad chain with repair; a step is right iff the chain is good",
             chain,
-            FeatureWorld(truth="state"),
+            truth="state",
         ),
         World(
             "hidden",
@@ -189,15 +186,13 @@ def worlds() -> Mapping[str, World]:
 
 def describe(world: World) -> dict[str, Any]:
     """What a result says of its world: all that determines it, as JSON values."""
-    from dataclasses import asdict
-
     model = world.law.model
+    parameters = asdict(model)  # pyright: ignore[reportArgumentType]
     return {
         "name": world.name,
         "model": type(model).__name__,
         "parameters": {
-            k: (v if abs(v) < float("inf") else "inf")
-            for k, v in asdict(model).items()  # pyright: ignore[reportArgumentType]
+            k: v if abs(v) < float("inf") else "inf" for k, v in parameters.items()
         },
         "sources": len(world.law.sources),
         "rollouts": world.law.rollouts,

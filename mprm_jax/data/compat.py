@@ -25,7 +25,7 @@ from mprm_jax.data import framing
 from mprm_jax.data.formats.json_record import json_line
 from mprm_jax.data.formats.prm import conversation_line, render_prompt
 from mprm_jax.data.framing import CHUNK_BYTES, CorpusFile, RecordFile
-from mprm_jax.data.problems import BadLine, BadRecord, DataError
+from mprm_jax.records.problems import BadLine, BadRecord, DataError
 from theory.selection import budget
 
 # Picks that are read and written together.

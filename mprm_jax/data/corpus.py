@@ -20,8 +20,8 @@ from mprm_jax.data.index import (
     scan_and_store,
     scan_file,
 )
-from mprm_jax.data.problems import BadCorpus, BadLine, BadLines, DataError
-from mprm_jax.data.record import UnmeasuredPolicy, unmeasured_step
+from mprm_jax.records.problems import BadCorpus, BadLine, BadLines, DataError
+from mprm_jax.records.record import UnmeasuredPolicy, unmeasured_step
 from theory.rollouts import Rollouts
 
 

@@ -16,7 +16,7 @@ from typing import Any, Protocol
 
 import msgspec
 
-from mprm_jax.data.problems import DataError
+from mprm_jax.records.problems import DataError
 
 # Read this much at a time: large enough that per-chunk costs vanish, small enough that
 # the decoded objects of one chunk stay near 5 MB.

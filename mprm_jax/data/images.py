@@ -20,8 +20,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from mprm_jax.data.problems import BadRecord
-from mprm_jax.data.record import resolve_image
+from mprm_jax.records.problems import BadRecord
+from mprm_jax.records.record import resolve_image
+from theory.paper import TRAINING
 
 # Decoders of rare formats are where image libraries break.
 FORMATS = ("PNG", "JPEG", "WEBP")
@@ -64,7 +65,7 @@ def read_images(root: Path, paths: tuple[str, ...]) -> tuple[Image.Image, ...]:
     """The images of one record, decoded, RGB.
 
     Raises:
-        BadRecord: as :func:`mprm_jax.data.record.resolve_image` and
+        BadRecord: as :func:`mprm_jax.records.record.resolve_image` and
             :func:`decode_image`.
     """
     return tuple(decode_image(resolve_image(root, path), path) for path in paths)
@@ -145,8 +146,8 @@ class PatchGrid:
 
     patch: int = 14
     merge: int = 2
-    min_pixels: int = 784
-    max_pixels: int = 200_704
+    min_pixels: int = TRAINING.min_pixels
+    max_pixels: int = TRAINING.max_pixels
 
     @property
     def factor(self) -> int:

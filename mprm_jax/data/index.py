@@ -34,8 +34,8 @@ from mprm_jax.data.framing import (
     CorpusFile,
     RecordFile,
 )
-from mprm_jax.data.problems import BadLine, BadLines, BadRecord, DataError
-from mprm_jax.data.record import MAX_TRIALS, Record
+from mprm_jax.records.problems import BadLine, BadLines, BadRecord, DataError
+from mprm_jax.records.record import MAX_TRIALS, Record
 
 CACHE_FOLDER = ".mprm-index"
 

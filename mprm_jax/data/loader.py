@@ -21,9 +21,9 @@ from PIL import Image
 from mprm_jax.data.batches import Batch, Buckets, Example, collate
 from mprm_jax.data.corpus import SelectableCorpus
 from mprm_jax.data.images import read_images
-from mprm_jax.data.problems import BadRecord, DataError
-from mprm_jax.data.record import Record, resolve_unmeasured
 from mprm_jax.data.write import decode_line, read_lines
+from mprm_jax.records.problems import BadRecord, DataError
+from mprm_jax.records.record import Record, resolve_unmeasured
 
 # (question, step texts, images) -> (tokens_L, images_PxD, marker_S, truncated)
 Encode = Callable[

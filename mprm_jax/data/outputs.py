@@ -15,7 +15,7 @@ from typing import IO, Any
 import msgspec
 
 from mprm_jax.data.framing import check_path
-from mprm_jax.data.problems import DataError
+from mprm_jax.records.problems import DataError
 
 # Of a file that is being written; only a killed process leaves one behind.
 PARTIAL_SUFFIX = ".partial"

@@ -13,8 +13,8 @@ import numpy as np
 from tokenizers import AddedToken, Tokenizer
 
 from mprm_jax.data.formats.prm import render_prompt
-from mprm_jax.data.problems import BadRecord, DataError
-from mprm_jax.data.record import STEP_MARKER, check_text
+from mprm_jax.records.problems import BadRecord, DataError
+from mprm_jax.records.record import STEP_MARKER, check_text
 
 
 def render(question: str, steps: Sequence[str]) -> str:

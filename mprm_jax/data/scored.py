@@ -35,8 +35,8 @@ import xxhash
 
 from mprm_jax.data.formats.json_record import parse
 from mprm_jax.data.framing import CorpusFile, RecordFile
-from mprm_jax.data.problems import BadRecord, DataError
-from mprm_jax.data.record import check_encodable, check_image_path, check_text
+from mprm_jax.records.problems import BadRecord, DataError
+from mprm_jax.records.record import check_encodable, check_image_path, check_text
 from theory.agreement import StepScores, step_scores
 
 T = TypeVar("T")

@@ -14,8 +14,8 @@ from mprm_jax.data.formats import by_name
 from mprm_jax.data.formats.base import Format, WriteOptions, check_options
 from mprm_jax.data.formats.raw import RAW, truncate
 from mprm_jax.data.framing import RecordFile
-from mprm_jax.data.problems import BadRecord, DataError
-from mprm_jax.data.record import Record, resolve_image, resolve_unmeasured
+from mprm_jax.records.problems import BadRecord, DataError
+from mprm_jax.records.record import Record, resolve_image, resolve_unmeasured
 
 # Records that are read together.
 _BATCH = 128

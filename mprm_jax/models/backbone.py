@@ -14,7 +14,6 @@ from PIL.Image import Image
 from tokenizers import Tokenizer
 
 from mprm_jax.data.batches import Batch
-from mprm_jax.data.problems import DataError
 from mprm_jax.data.prompt import (
     encode_chat,
     marker_id,
@@ -30,6 +29,7 @@ from mprm_jax.models.families import (
 from mprm_jax.models.layers import Compute, Params, fused_attention
 from mprm_jax.models.reward_head import ANSWERS, RewardHead
 from mprm_jax.models.tokenizer import TOKENIZER, read_tokenizer
+from mprm_jax.records.problems import DataError
 
 
 @dataclasses.dataclass(frozen=True)

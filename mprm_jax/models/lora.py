@@ -23,8 +23,8 @@ import numpy as np
 from PIL.Image import Image
 
 from mprm_jax.data.batches import Batch
-from mprm_jax.data.problems import DataError
 from mprm_jax.models.model import HEAD, Model, Params
+from mprm_jax.records.problems import DataError
 
 # Kernels of a decoder layer; the paper's backbones all have these seven.
 TARGETS = ("query", "key", "value", "output", "gate", "up", "down")

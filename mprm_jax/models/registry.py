@@ -7,10 +7,10 @@ from typing import Any
 
 import msgspec
 
-from mprm_jax.data.problems import DataError
 from mprm_jax.models import backbone, lora, tiny
 from mprm_jax.models.families import FAMILIES
 from mprm_jax.models.model import Model
+from mprm_jax.records.problems import DataError
 
 DESCRIPTION = "model.json"
 SCHEMA = "mprm-model/1"

@@ -11,10 +11,10 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save
 
-from mprm_jax.data.problems import DataError
 from mprm_jax.models import decoder
 from mprm_jax.models.families import BackboneConfig, with_language
 from mprm_jax.models.layers import Init, Params
+from mprm_jax.records.problems import DataError
 
 # Rows of the language-model head that become Yes and No, in this order.
 ANSWERS = ("Yes", "No")

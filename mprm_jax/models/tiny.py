@@ -25,13 +25,13 @@ from safetensors.numpy import load, save
 from tokenizers import Tokenizer
 
 from mprm_jax.data.batches import Batch
-from mprm_jax.data.problems import BadRecord, DataError
 from mprm_jax.data.prompt import encode_prompt, marker_id
 from mprm_jax.models import layers as nn
 from mprm_jax.models.decoder import gather_positions
 from mprm_jax.models.layers import Params
 from mprm_jax.models.rope import Rope, frequencies, rotate, rotation
 from mprm_jax.models.tokenizer import TOKENIZER, parse_tokenizer, read_tokenizer
+from mprm_jax.records.problems import BadRecord, DataError
 
 NAME = "tiny"
 WEIGHTS = "tiny_base.safetensors"

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers
 
-from mprm_jax.data.problems import DataError
-from mprm_jax.data.record import STEP_MARKER
+from mprm_jax.records.problems import DataError
+from mprm_jax.records.record import STEP_MARKER
 
 TOKENIZER = "tokenizer.json"
 

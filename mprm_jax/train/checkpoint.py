@@ -21,9 +21,9 @@ import msgspec
 import orbax.checkpoint as ocp
 import xxhash
 
-from mprm_jax.data.problems import DataError
 from mprm_jax.models.model import Model
 from mprm_jax.models.registry import read_model
+from mprm_jax.records.problems import DataError
 from mprm_jax.train.sharding import FIRST_HOST, barrier
 
 FOLDER = "checkpoints"

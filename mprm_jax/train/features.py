@@ -39,12 +39,12 @@ from mprm_jax.data.images import (
     IMAGENET_STD,
 )
 from mprm_jax.data.outputs import OutputSet
-from mprm_jax.data.problems import DataError
 from mprm_jax.models import families
 from mprm_jax.models.backbone import Backbone
 from mprm_jax.models.families import BackboneConfig, family_of
 from mprm_jax.models.layers import Compute, Params
 from mprm_jax.models.model import Model
+from mprm_jax.records.problems import DataError
 
 DESCRIPTION = "features.json"
 SCHEMA = "mprm-features/1"

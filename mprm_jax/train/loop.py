@@ -25,9 +25,9 @@ from jax.sharding import Mesh
 
 from mprm_jax.data.batches import Buckets
 from mprm_jax.data.loader import BatchOrder, Source, batches
-from mprm_jax.data.problems import DataError
 from mprm_jax.data.update_plan import UpdatePlan
 from mprm_jax.models.model import Model
+from mprm_jax.records.problems import DataError
 from mprm_jax.train.checkpoint import Progress, restore_latest, save, updates_kept
 from mprm_jax.train.config import TrainConfig
 from mprm_jax.train.optimizer import Params, join, split

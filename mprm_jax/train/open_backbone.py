@@ -10,7 +10,6 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from mprm_jax.data.problems import DataError
 from mprm_jax.models.backbone import Backbone
 from mprm_jax.models.families import FAMILIES
 from mprm_jax.models.layers import Compute, fused_attention
@@ -19,6 +18,7 @@ from mprm_jax.models.model import HEAD, Model, Params
 from mprm_jax.models.registry import DESCRIPTION, read_model
 from mprm_jax.models.reward_head import ANSWERS
 from mprm_jax.models.weights.load import load_backbone, planned_backbone
+from mprm_jax.records.problems import DataError
 from mprm_jax.train.checkpoint import load_model
 from mprm_jax.train.config import Precision
 from mprm_jax.train.sharding import parameter_shardings, residual_sharding

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from mprm_jax.data.problems import DataError
 from mprm_jax.models import tiny
 from mprm_jax.models.model import Model, Params
 from mprm_jax.models.registry import DESCRIPTION
 from mprm_jax.models.weights.load import load_backbone
+from mprm_jax.records.problems import DataError
 from mprm_jax.train.checkpoint import load_model
 
 

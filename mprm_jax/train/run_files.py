@@ -18,9 +18,9 @@ import xxhash
 
 from mprm_jax.data.loader import Loaded, Source
 from mprm_jax.data.outputs import OutputSet
-from mprm_jax.data.problems import DataError
 from mprm_jax.models.model import Model
 from mprm_jax.models.registry import model_files
+from mprm_jax.records.problems import DataError
 from mprm_jax.train.checkpoint import updates_kept
 
 RUN = "run.json"

@@ -22,7 +22,7 @@ from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, Sharding
 from jax.sharding import PartitionSpec as Spec
 
 from mprm_jax.data.batches import Batch
-from mprm_jax.data.problems import DataError
+from mprm_jax.records.problems import DataError
 
 # Rules need the sizes of the axes only, not the devices.
 AnyMesh = Mesh | AbstractMesh

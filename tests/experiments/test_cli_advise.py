@@ -13,7 +13,7 @@ from experiments.map.advisor import fit_advisor
 from experiments.map.design import AXES
 from experiments.map.run import ARMS
 from experiments.store.results import REFERENCE, Result, append_results, store_path
-from mprm_jax.data.problems import DataError
+from mprm_jax.records.problems import DataError
 from tests.cli import run
 
 

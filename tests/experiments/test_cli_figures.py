@@ -136,7 +136,7 @@ def test_a_fault_of_a_figure_without_results_stays_a_traceback(tmp_path, monkeyp
     def draw():
         raise ValueError("programming error")
 
-    monkeypatch.setattr("paper_figures.information_use.bis_order", draw)
+    monkeypatch.setattr("paper_figures.information.bis_order", draw)
     with pytest.raises(ValueError, match="programming error"):
         figures.draw_all(["bis-order"], tmp_path, tmp_path)
 

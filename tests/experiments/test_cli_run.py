@@ -11,7 +11,7 @@ import pytest
 
 from experiments.cli import run as run_module
 from experiments.page import figures
-from mprm_jax.data.problems import DataError
+from mprm_jax.records.problems import DataError
 
 KNOWN = run_module.EXPERIMENTS | run_module.WITH_DATA
 
@@ -71,7 +71,7 @@ def test_all_passes_each_experiment_its_options_and_draws(
         ran.append(options)
 
     modules = {"first": module(WithSize, note), "second": module(WithoutSize, note)}
-    everything = run_module.Everything(tmp_path, seed=4, json=True)
+    everything = run_module.Everything(output=tmp_path, seed=4, json=True)
     run_module.run_all(everything, modules)
     assert ran == [WithSize(tmp_path, "small", 4), WithoutSize(tmp_path)]
     captured = capsys.readouterr()
@@ -81,7 +81,7 @@ def test_all_passes_each_experiment_its_options_and_draws(
     assert len(told["drawn"]) == 3
     assert set(told["left_out"]) == {"planned"}
     assert captured.err.count("table") == 2
-    run_module.run_all(run_module.Everything(tmp_path), modules)
+    run_module.run_all(run_module.Everything(output=tmp_path), modules)
     *lines, _, drawn = capsys.readouterr().out.splitlines()
     assert lines == [
         "== mprm run first", "table", "== mprm run second", "table", "== figures"
@@ -95,4 +95,4 @@ def test_all_stops_at_an_experiment_that_fails(tmp_path):
 
     modules = {"first": module(WithSize, fail)}
     with pytest.raises(DataError, match="no room"):
-        run_module.run_all(run_module.Everything(tmp_path), modules)
+        run_module.run_all(run_module.Everything(output=tmp_path), modules)

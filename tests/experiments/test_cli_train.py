@@ -9,8 +9,8 @@ from PIL import Image
 
 from experiments.benchmarks.kill_resume import digest
 from experiments.store.read_subset import read_subset
-from mprm_jax.data.problems import DataError
-from mprm_jax.models import model as models
+from mprm_jax.records.problems import DataError
+from mprm_jax.train import open_model as models
 from mprm_jax.train.checkpoint import load_model
 from tests.mprm_jax.stub_model import StubModel, read_stub
 from tests.raw_files import random_records, write_corpus

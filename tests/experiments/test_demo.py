@@ -14,7 +14,7 @@ from experiments.grid.plan import DEMO, PAPER_RULES
 from experiments.store.results import read_results, store_path
 from mprm_jax.data.batches import Example
 from mprm_jax.data.corpus import read_corpus, usable_rollouts
-from mprm_jax.data.problems import DataError
+from mprm_jax.records.problems import DataError
 from sim.scenes.world import PLENTIFUL
 from tests.cli import run
 from tests.mprm_jax.tiny_case import random_params, small_model

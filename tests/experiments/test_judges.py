@@ -15,7 +15,7 @@ from experiments.corpora.judges import (
 )
 from experiments.corpora.scenes import write_world
 from experiments.store.results import read_results
-from mprm_jax.data.problems import DataError
+from mprm_jax.records.problems import DataError
 from sim.scenes.world import WORLDS
 
 

@@ -15,9 +15,9 @@ from experiments.corpora.pretraining import (
     checked_text,
     pretrain,
 )
-from mprm_jax.data.problems import DataError
 from mprm_jax.models.tiny import TinyConfig, read_weights
 from mprm_jax.models.tokenizer import build_tokenizer
+from mprm_jax.records.problems import DataError
 from sim.scenes.grammar import (
     BENCHMARK_SOURCES,
     CELLS,

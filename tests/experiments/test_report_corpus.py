@@ -13,7 +13,7 @@ from experiments.page.corpus import (
     reliability_bins,
     subset_facts,
 )
-from mprm_jax.data.problems import DataError
+from mprm_jax.records.problems import DataError
 from tests.report_run import KEEP_RATIO, RULES, write_subsets, write_world
 
 

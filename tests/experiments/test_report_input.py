@@ -10,7 +10,7 @@ import pytest
 from experiments.page.html import visible
 from experiments.page.report import gather, render, write_report
 from experiments.store.results import append_results
-from mprm_jax.data.problems import DataError
+from mprm_jax.records.problems import DataError
 from tests.cli import run
 from tests.report_document import Document
 from tests.report_run import (

@@ -12,7 +12,7 @@ from PIL import Image
 
 from experiments.page.corpus import read_world
 from experiments.page.rollouts import cases, choose_examples, view_examples, why
-from mprm_jax.data.problems import DataError
+from mprm_jax.records.problems import DataError
 from tests.report_run import RULES, TRIALS, write_subsets, write_world
 
 

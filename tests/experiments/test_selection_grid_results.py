@@ -12,7 +12,7 @@ from experiments.grid import results
 from experiments.grid.results import arm_name, rows, sentences
 from experiments.grid.tables import told
 from experiments.store.results import Result
-from mprm_jax.data.problems import DataError
+from mprm_jax.records.problems import DataError
 from paper_figures import style
 from paper_figures.selection import selection
 

@@ -18,7 +18,7 @@ from experiments.store.results import (
     read_results,
     store_path,
 )
-from mprm_jax.data.problems import DataError
+from mprm_jax.records.problems import DataError
 
 
 def cell(number: int = 0, seed: int | None = 0, **metrics):

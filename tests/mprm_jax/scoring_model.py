@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from PIL import Image
 
-from mprm_jax.data.problems import BadRecord
+from mprm_jax.records.problems import BadRecord
 
 
 @dataclass(frozen=True)

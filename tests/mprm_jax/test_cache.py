@@ -11,8 +11,8 @@ import pytest
 from mprm_jax.data import index
 from mprm_jax.data.corpus import read_corpus
 from mprm_jax.data.formats.base import ReadOptions
-from mprm_jax.data.problems import DataError
 from mprm_jax.data.write import read_lines
+from mprm_jax.records.problems import DataError
 from tests.raw_files import line, random_records, record, write_corpus
 
 

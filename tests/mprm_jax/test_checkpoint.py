@@ -16,8 +16,8 @@ from experiments.benchmarks.kill_resume import (
     reference,
     stub_run,
 )
-from mprm_jax.data.problems import DataError
 from mprm_jax.models.registry import DESCRIPTION
+from mprm_jax.records.problems import DataError
 from mprm_jax.train.checkpoint import (
     FOLDER,
     MANIFEST,

@@ -10,7 +10,7 @@ import pytest
 
 from mprm_jax.data import framing
 from mprm_jax.data.compat import official_bis, select_official
-from mprm_jax.data.problems import DataError
+from mprm_jax.records.problems import DataError
 from tests import official_baseline as reference
 
 

@@ -6,7 +6,7 @@ from collections import Counter
 
 import pytest
 
-from mprm_jax.data.problems import DataError
+from mprm_jax.records.problems import DataError
 from tests import official_baseline as reference
 from tests.mprm_jax.test_compat import run
 

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from mprm_jax.data.batches import Example, collate
-from mprm_jax.data.problems import DataError
 from mprm_jax.data.scored import columns
 from mprm_jax.evaluate import _plan, image_root, predict, read_benchmark, score_prompts
+from mprm_jax.records.problems import DataError
 from tests.mprm_jax.scoring_model import PARAMS, StubModel, benchmark, solution
 
 

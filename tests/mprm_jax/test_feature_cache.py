@@ -8,12 +8,12 @@ import pytest
 from PIL import Image
 
 from mprm_jax.data.batches import Example, buckets_for, collate
-from mprm_jax.data.problems import BadRecord, DataError
 from mprm_jax.models.backbone import Backbone
 from mprm_jax.models.families import Prompting
 from mprm_jax.models.layers import Compute
 from mprm_jax.models.registry import model_files, read_model
 from mprm_jax.models.weights.load import load_backbone
+from mprm_jax.records.problems import BadRecord, DataError
 from mprm_jax.train import objective
 from mprm_jax.train.features import DESCRIPTION, cached
 from mprm_jax.train.open_model import open_model

@@ -10,8 +10,8 @@ import pytest
 
 from mprm_jax.data.formats import FORMATS, by_name, detect
 from mprm_jax.data.formats.base import ReadOptions, WriteOptions, check_options
-from mprm_jax.data.problems import BadRecord, DataError
-from mprm_jax.data.record import Record, check_record
+from mprm_jax.records.problems import BadRecord, DataError
+from mprm_jax.records.record import Record, check_record
 
 PROMPT = "Question: q\nProcess: a<prm>\n\nb<prm>"
 VISUAL_PROMPT = "<image>\n### Question:\nq\n\n### Solution Process:\na"

@@ -7,8 +7,8 @@ import pytest
 
 from mprm_jax.data.formats import by_name
 from mprm_jax.data.formats.base import ReadOptions
-from mprm_jax.data.problems import BadRecord
-from mprm_jax.data.record import Record, Step
+from mprm_jax.records.problems import BadRecord
+from mprm_jax.records.record import Record, Step
 
 
 def read(name, value, **options):

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from mprm_jax.data.formats import by_name, detect
 from mprm_jax.data.formats.base import ReadOptions, WriteOptions
-from mprm_jax.data.problems import BadRecord
-from mprm_jax.data.record import Record, Step
+from mprm_jax.records.problems import BadRecord
+from mprm_jax.records.record import Record, Step
 
 HARD = WriteOptions()
 WRITTEN = ["prm", "visualprm", "trl", "math-shepherd"]

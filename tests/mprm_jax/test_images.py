@@ -9,8 +9,8 @@ from PIL import Image
 
 from mprm_jax.data import images
 from mprm_jax.data.images import decode_image, read_images
-from mprm_jax.data.problems import BadRecord
-from mprm_jax.data.record import resolve_image
+from mprm_jax.records.problems import BadRecord
+from mprm_jax.records.record import resolve_image
 
 
 @pytest.fixture

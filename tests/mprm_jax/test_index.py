@@ -16,8 +16,8 @@ from mprm_jax.data.corpus import read_corpus, usable_rollouts
 from mprm_jax.data.formats import raw
 from mprm_jax.data.formats.base import ReadOptions
 from mprm_jax.data.formats.raw import RAW
-from mprm_jax.data.problems import BadCorpus
 from mprm_jax.data.write import read_lines
+from mprm_jax.records.problems import BadCorpus
 from tests.raw_files import line, random_records, record, write_corpus
 
 COLUMNS = [*index.COLUMNS, "sha256", "lines", "blank", "source_names"]

@@ -9,7 +9,7 @@ from PIL import Image
 from mprm_jax.data.batches import buckets_for, open_ladder
 from mprm_jax.data.corpus import read_corpus, usable_rollouts
 from mprm_jax.data.loader import BatchOrder, CorpusExamples, batches
-from mprm_jax.data.problems import DataError
+from mprm_jax.records.problems import DataError
 from tests.mprm_jax.stub_model import StubModel, stub_examples
 from tests.raw_files import line, random_records, record, write_corpus
 

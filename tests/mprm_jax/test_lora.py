@@ -5,7 +5,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mprm_jax.data.problems import DataError
 from mprm_jax.data.update_plan import plan
 from mprm_jax.models.families import Prompting
 from mprm_jax.models.layers import Compute
@@ -19,6 +18,7 @@ from mprm_jax.models.lora import (
 )
 from mprm_jax.models.registry import DESCRIPTION
 from mprm_jax.models.weights.load import load_backbone
+from mprm_jax.records.problems import DataError
 from mprm_jax.train.checkpoint import load_model, restore_latest
 from mprm_jax.train.loop import TrainConfig, TrainingJob, train
 from mprm_jax.train.objective import Objective, loss_sum

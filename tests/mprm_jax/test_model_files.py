@@ -11,7 +11,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import load, save
 
-from mprm_jax.data.problems import DataError
 from mprm_jax.models.registry import DESCRIPTION, model_files, read_model
 from mprm_jax.models.tiny import (
     TOKENIZER,
@@ -20,6 +19,7 @@ from mprm_jax.models.tiny import (
     read_weights,
     weights_bytes,
 )
+from mprm_jax.records.problems import DataError
 from mprm_jax.train.open_model import open_model
 from tests.mprm_jax.tiny_case import random_params, small_model
 

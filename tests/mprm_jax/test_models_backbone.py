@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 
 from mprm_jax.data.batches import Example, buckets_for, collate
-from mprm_jax.data.problems import BadRecord, DataError
 from mprm_jax.data.update_plan import plan
 from mprm_jax.models.backbone import from_description
 from mprm_jax.models.families import Prompting
 from mprm_jax.models.layers import Compute
 from mprm_jax.models.weights.load import load_backbone
+from mprm_jax.records.problems import BadRecord, DataError
 from mprm_jax.train import update
 from mprm_jax.train.objective import Objective
 from mprm_jax.train.optimizer import OptimizerConfig

@@ -7,13 +7,13 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from mprm_jax.data.batches import Example, buckets_for, collate
-from mprm_jax.data.problems import DataError
 from mprm_jax.models import layers
 from mprm_jax.models.families import Prompting
 from mprm_jax.models.layers import Compute
 from mprm_jax.models.reward_head import ROWS_FILE
 from mprm_jax.models.weights.export import export
 from mprm_jax.models.weights.load import load_backbone
+from mprm_jax.records.problems import DataError
 from tests.mprm_jax.backbone_folder import internvl_folder, qwen_folder
 from tests.mprm_jax.quick import quick_compilation as quick_compilation
 

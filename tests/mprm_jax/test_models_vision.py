@@ -17,7 +17,6 @@ from mprm_jax.data.images import (
     tile_grid,
     tile_images,
 )
-from mprm_jax.data.problems import BadRecord
 from mprm_jax.models import decoder, families, qwen
 from mprm_jax.models.decoder import DecoderConfig, insert_features
 from mprm_jax.models.internvl import pixel_shuffle
@@ -28,6 +27,7 @@ from mprm_jax.models.qwen import (
     unpack_patches,
 )
 from mprm_jax.models.rope import Rope
+from mprm_jax.records.problems import BadRecord
 from tests.mprm_jax.backbone_folder import picture
 from tests.mprm_jax.quick import quick_compilation as quick_compilation
 

@@ -9,7 +9,7 @@ from scipy import stats
 
 from mprm_jax.data.batches import Batch
 from mprm_jax.data.formats.base import WriteOptions, hard_labels
-from mprm_jax.data.record import Step
+from mprm_jax.records.record import Step
 from mprm_jax.train.objective import (
     Objective,
     beta_binomial_log_likelihood,

@@ -6,7 +6,6 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, models, pre_tokenizers
 
 from mprm_jax.data.formats.prm import split_prompt
-from mprm_jax.data.problems import BadRecord, DataError
 from mprm_jax.data.prompt import (
     INTERNVL_TEMPLATE,
     QWEN_TEMPLATE,
@@ -15,7 +14,8 @@ from mprm_jax.data.prompt import (
     render,
     truncate_prompt,
 )
-from mprm_jax.data.record import STEP_MARKER
+from mprm_jax.records.problems import BadRecord, DataError
+from mprm_jax.records.record import STEP_MARKER
 
 WORDS = ("question", "process", ":", "a", "b", "c", "d", "e")
 

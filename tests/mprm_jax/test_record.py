@@ -2,9 +2,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mprm_jax.data import record
-from mprm_jax.data.problems import BadRecord
-from mprm_jax.data.record import (
+from mprm_jax.records import record
+from mprm_jax.records.problems import BadRecord
+from mprm_jax.records.record import (
     Record,
     Step,
     check_image_path,

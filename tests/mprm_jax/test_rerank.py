@@ -7,9 +7,9 @@ import math
 import numpy as np
 import pytest
 
-from mprm_jax.data.problems import DataError
 from mprm_jax.data.scored import read_candidates, same_answer
 from mprm_jax.evaluate import image_root, score_candidates
+from mprm_jax.records.problems import DataError
 from mprm_jax.rerank import (
     AGGREGATES,
     aggregate,

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mprm_jax.data.problems import DataError
+from mprm_jax.records.problems import DataError
 from mprm_jax.train.run_files import (
     METRICS,
     TENSORBOARD,

@@ -6,13 +6,13 @@ import json
 import numpy as np
 import pytest
 
-from mprm_jax.data.problems import DataError
 from mprm_jax.data.scored import (
     columns,
     encode_prediction,
     read_predictions,
     read_prior,
 )
+from mprm_jax.records.problems import DataError
 
 GOOD = {"data_source": "a", "labels_per_step": [1, -1, 0], "prm_scores": [0.9, 0.2, 0]}
 

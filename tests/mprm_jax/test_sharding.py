@@ -11,8 +11,8 @@ import pytest
 from jax.sharding import PartitionSpec as Spec
 
 from mprm_jax.data.batches import Batch
-from mprm_jax.data.problems import DataError
 from mprm_jax.models.weights import tensors
+from mprm_jax.records.problems import DataError
 from mprm_jax.train import sharding
 from mprm_jax.train.sharding import MeshShape, make_mesh
 from tests.mprm_jax.test_weights_full_size import internvl_8b, qwen_7b, read

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import brier_score_loss, roc_auc_score
 
-from mprm_jax.data.problems import DataError
+from mprm_jax.records.problems import DataError
 from mprm_jax.summary import (
     Decision,
     FirstError,

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from mprm_jax.data.problems import DataError
 from mprm_jax.models.weights import tensors as weights
 from mprm_jax.models.weights.config import INTERNVL, INTERNVL_CHAT_FUSED, QWEN
 from mprm_jax.models.weights.names import canonical_name, entries
+from mprm_jax.records.problems import DataError
 from tests.mprm_jax.random_weights import (
     internvl_chat_config,
     qwen_config,

@@ -8,11 +8,11 @@ import jax.numpy as jnp
 import pytest
 
 from mprm_jax.data.images import PLACE_BYTES
-from mprm_jax.data.problems import DataError
 from mprm_jax.models import families
 from mprm_jax.models.layers import Compute
 from mprm_jax.models.qwen import QwenVLConfig
 from mprm_jax.models.weights.config import read_config
+from mprm_jax.records.problems import DataError
 from tests.mprm_jax.backbone_folder import LAYOUTS
 
 STRANGE = (

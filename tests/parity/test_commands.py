@@ -11,6 +11,7 @@ from PIL import Image
 
 from mprm_jax.models.weights.config import INTERNVL_CHAT
 from mprm_jax.train.checkpoint import load_model
+from tests.experiments.conftest import mprm as mprm
 from tests.experiments.test_backbone_commands import evaluate, records, train
 from tests.experiments.test_backbone_commands import words as words
 from tests.experiments.test_backbone_commands import world as world
@@ -62,7 +63,7 @@ def torch_scores(folder, model, rows, world):
 
 @pytest.mark.parametrize("name", CASES)
 def test_what_is_trained_here_scores_alike_in_pytorch(
-    capsys, world, words, name, tmp_path
+    mprm, world, words, name, tmp_path
 ):
     save, shape = CASES[name]
     weights = tmp_path / "weights"
@@ -70,7 +71,7 @@ def test_what_is_trained_here_scores_alike_in_pytorch(
     save(dataclasses.replace(shape, vocabulary=words.get_vocab_size()), weights)
     words.save(str(weights / "tokenizer.json"))
     faster = ("--learning-rate", "1e-3", "--json")
-    done = train(capsys, world, weights, tmp_path / "run", *faster)
+    done = train(mprm, world, weights, tmp_path / "run", *faster)
     assert done.status == 0, done.err
     assert done.json["updates"] == 4
     # Scored in float32, so that what is compared is the model and not its rounding.
@@ -79,9 +80,9 @@ def test_what_is_trained_here_scores_alike_in_pytorch(
     described["config"]["dtype"] = "float32"
     path.write_text(json.dumps(described))
     test = world / "benchmark" / "test.jsonl"
-    found, scores = evaluate(capsys, tmp_path / "run", test, tmp_path / "a", world)
+    found, scores = evaluate(mprm, tmp_path / "run", test, tmp_path / "a", world)
     assert found["steps_truncated"] == 0
-    assert exported(capsys, tmp_path / "run", "--output", tmp_path / "out").status == 0
+    assert mprm("export", tmp_path / "run", "--output", tmp_path / "out").status == 0
     model, _ = load_model(tmp_path / "run")
     expected = torch_scores(tmp_path / "out", model, records(test), world)
     np.testing.assert_allclose(scores, expected, rtol=1e-4)

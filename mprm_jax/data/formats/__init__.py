@@ -12,7 +12,7 @@ from mprm_jax.data.formats.raw import RAW
 from mprm_jax.data.formats.trl import TRL
 from mprm_jax.data.formats.visualprm import VISUALPRM
 from mprm_jax.data.formats.visualprocessbench import VISUALPROCESSBENCH
-from mprm_jax.data.problems import DataError
+from mprm_jax.records.problems import DataError
 
 FORMATS: tuple[Format, ...] = (
     RAW,

@@ -9,8 +9,8 @@ from typing import Any, Literal
 import msgspec
 
 from mprm_jax.data.formats.json_record import parse, source_of
-from mprm_jax.data.problems import BadRecord, DataError
-from mprm_jax.data.record import MAX_TRIALS, Record, Step, check_record
+from mprm_jax.records.problems import BadRecord, DataError
+from mprm_jax.records.record import MAX_TRIALS, Record, Step, check_record
 
 LabelKind = Literal["hard", "soft"]
 

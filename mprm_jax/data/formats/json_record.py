@@ -8,8 +8,8 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from mprm_jax.data.problems import BadRecord
-from mprm_jax.data.record import Record
+from mprm_jax.records.problems import BadRecord
+from mprm_jax.records.record import Record
 
 T = TypeVar("T")
 

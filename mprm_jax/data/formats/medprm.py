@@ -15,7 +15,7 @@ import msgspec
 from mprm_jax.data.formats.base import Format, ReadOptions
 from mprm_jax.data.formats.json_record import check_paired
 from mprm_jax.data.formats.math_shepherd import MARKER
-from mprm_jax.data.record import Record, Step, counts_from_score
+from mprm_jax.records.record import Record, Step, counts_from_score
 
 # Every published score is a multiple of 1/16.
 TRIALS = 16

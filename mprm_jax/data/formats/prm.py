@@ -22,8 +22,8 @@ from mprm_jax.data.formats.json_record import (
     check_readable,
     json_line,
 )
-from mprm_jax.data.problems import BadRecord
-from mprm_jax.data.record import (
+from mprm_jax.records.problems import BadRecord
+from mprm_jax.records.record import (
     STEP_MARKER,
     Record,
     Step,

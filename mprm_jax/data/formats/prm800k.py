@@ -24,8 +24,8 @@ from typing import Literal
 import msgspec
 
 from mprm_jax.data.formats.base import Format, ReadOptions
-from mprm_jax.data.problems import BadRecord
-from mprm_jax.data.record import Record, Step
+from mprm_jax.records.problems import BadRecord
+from mprm_jax.records.record import Record, Step
 
 # (successes, trials) of a rating.
 _COUNTS = {1: (1, 1), 0: (1, 1), -1: (0, 1), None: (0, 0)}

@@ -12,8 +12,8 @@ from __future__ import annotations
 import msgspec
 
 from mprm_jax.data.formats.base import Format, ReadOptions
-from mprm_jax.data.problems import BadRecord
-from mprm_jax.data.record import Record, Step
+from mprm_jax.records.problems import BadRecord
+from mprm_jax.records.record import Record, Step
 
 
 class _Solution(msgspec.Struct, frozen=True):

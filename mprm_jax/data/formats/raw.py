@@ -21,8 +21,8 @@ from msgspec import UNSET, UnsetType
 
 from mprm_jax.data.formats.base import Format, ReadOptions, WriteOptions
 from mprm_jax.data.formats.json_record import check_readable
-from mprm_jax.data.problems import BadRecord
-from mprm_jax.data.record import (
+from mprm_jax.records.problems import BadRecord
+from mprm_jax.records.record import (
     MAX_TRIALS,
     STEP_MARKER,
     Record,

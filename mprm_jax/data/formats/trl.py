@@ -22,7 +22,7 @@ from mprm_jax.data.formats.json_record import (
     image_entry,
     json_line,
 )
-from mprm_jax.data.record import Record, Step
+from mprm_jax.records.record import Record, Step
 
 
 class _Row(msgspec.Struct, frozen=True):

@@ -24,8 +24,8 @@ from mprm_jax.data.formats.json_record import (
     image_entry,
     json_line,
 )
-from mprm_jax.data.problems import BadRecord
-from mprm_jax.data.record import Record, Step
+from mprm_jax.records.problems import BadRecord
+from mprm_jax.records.record import Record, Step
 
 _PLACEHOLDER = "<image>"
 _IMAGE_LINE = _PLACEHOLDER + "\n"

@@ -15,7 +15,7 @@ import msgspec
 
 from mprm_jax.data.formats.base import Format, ReadOptions
 from mprm_jax.data.formats.json_record import check_paired
-from mprm_jax.data.record import Record, Step
+from mprm_jax.records.record import Record, Step
 
 # (successes, trials) of a judgement.
 _COUNTS = {1: (1, 1), -1: (0, 1), 0: (0, 0)}

@@ -15,13 +15,13 @@ import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType, field
 from msgspec.structs import replace
 
-from mprm_jax.data.problems import DataError
 from mprm_jax.models import families
 from mprm_jax.models.decoder import DecoderConfig
 from mprm_jax.models.families import BackboneConfig
 from mprm_jax.models.internvl import InternViTConfig, InternVLConfig
 from mprm_jax.models.qwen import QwenVisionConfig, QwenVLConfig
 from mprm_jax.models.rope import Rope
+from mprm_jax.records.problems import DataError
 
 # model_type of each layout: what transformers writes, and InternVL's own remote code.
 # The remote code names and fuses its language model's tensors in two ways.

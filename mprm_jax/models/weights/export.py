@@ -10,11 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from mprm_jax.data.problems import DataError
 from mprm_jax.models import reward_head
 from mprm_jax.models.backbone import Backbone
 from mprm_jax.models.layers import Params
 from mprm_jax.models.weights import tensors
+from mprm_jax.records.problems import DataError
 
 
 def export(

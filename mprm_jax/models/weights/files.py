@@ -11,9 +11,9 @@ import msgspec
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
-from mprm_jax.data.problems import DataError
 from mprm_jax.models.weights.config import read_json
 from mprm_jax.models.weights.names import Entry, canonical_name
+from mprm_jax.records.problems import DataError
 
 _INDEX = "model.safetensors.index.json"
 _SINGLE = "model.safetensors"

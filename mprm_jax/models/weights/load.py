@@ -9,7 +9,6 @@ from typing import Any
 import jax
 import numpy as np
 
-from mprm_jax.data.problems import DataError
 from mprm_jax.data.prompt import add_step_marker, token_id
 from mprm_jax.models import reward_head
 from mprm_jax.models.backbone import Backbone
@@ -19,6 +18,7 @@ from mprm_jax.models.reward_head import ANSWERS, RewardHead
 from mprm_jax.models.tokenizer import TOKENIZER, read_tokenizer
 from mprm_jax.models.weights import tensors
 from mprm_jax.models.weights.config import read_config
+from mprm_jax.records.problems import DataError
 
 
 def load_backbone(

@@ -9,7 +9,7 @@ from typing import Literal
 
 import msgspec
 
-from mprm_jax.data.problems import BadRecord
+from mprm_jax.records.problems import BadRecord
 from theory.rollouts import SCORE_TOLERANCE
 
 # The token after each step; training and evaluation read the model's logits there.
