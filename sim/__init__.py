@@ -5,7 +5,15 @@
 The names below are imported when first used; ``import sim`` loads nothing.
 """
 
-from theory.lazy import lazy_exports
+try:
+    from theory.lazy import lazy_exports
+except ImportError as error:
+    import theory
+
+    raise ImportError(
+        f"sim needs its own package theory, but {theory.__file__ or theory.__path__} is "
+        f"imported by that name: put the folder of {__file__} before it on sys.path"
+    ) from error
 
 _HOMES = {
     "HierarchicalBeta": "corpus.laws",

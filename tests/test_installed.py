@@ -91,6 +91,7 @@ def test_the_command_works_where_our_names_are_taken(installed, project, how):
     [
         ("import mprm_jax.data.corpus", "theory/__init__.py"),
         ("import mprm_jax.train.loop", "theory/__init__.py"),
+        ("import mprm_jax as mprm; mprm.select", "theory/__init__.py"),
     ],
 )
 def test_a_library_import_names_both_packages(installed, project, code, foreign):
@@ -100,6 +101,16 @@ def test_a_library_import_names_both_packages(installed, project, code, foreign)
     assert last.startswith("ImportError: ")
     assert str(project / foreign) in last
     assert str(installed[1] / "theory") in last
+
+
+def test_the_public_names_say_what_hides_the_simulators(installed, project):
+    (project / "theory/__init__.py").unlink()
+    (project / "theory").rmdir()
+    done = python(installed, project, "-c", "import mprm_jax as mprm; mprm.sim")
+    last = done.stderr.splitlines()[-1]
+    assert last.startswith("ImportError: ")
+    assert str(project / "sim.py") in last
+    assert str(installed[1] / "sim") in last
 
 
 def test_a_library_import_leaves_the_users_packages_alone(installed, project):

@@ -25,7 +25,13 @@ from experiments.console.training import (
     price_run,
 )
 from experiments.store.provenance import versions
-from experiments.store.read_subset import ReadPolicy, Subset, fit_subset, read_subset
+from experiments.store.read_subset import (
+    ReadPolicy,
+    Subset,
+    examples,
+    fit_subset,
+    read_subset,
+)
 from experiments.store.write_subset import (
     choose,
     corpus_counts,
@@ -33,7 +39,6 @@ from experiments.store.write_subset import (
     corpus_reading,
 )
 from mprm_jax.data.corpus import Corpus, read_corpus
-from mprm_jax.data.framing import corpus_files
 from mprm_jax.data.outputs import OutputSet
 from mprm_jax.data.update_plan import UpdatePlan
 
@@ -137,7 +142,7 @@ def run(options: Options) -> None:
     if options.cost.dry_run:
 
         def source_for(encode: Any) -> CorpusExamples:
-            return _source(options, subset, encode)
+            return examples(subset, encode, options.images)
 
         found = price_run(training, options.cost, source_for, longest, budget)
         _answer_price(options, found)
@@ -156,7 +161,7 @@ def run(options: Options) -> None:
             last.update(update.metrics)
             tick(update.number)
 
-        source = _source(options, subset, model.encode)
+        source = examples(subset, model.encode, options.images)
         train(
             TrainingJob(model, source, budget, open_ladder(longest), training.config()),
             params,
@@ -197,20 +202,6 @@ def _subset(options: Options) -> Subset:
         )
 
     return fit_subset(read_subset(options.subset), read, options.subset)
-
-
-def _source(options: Options, subset: Subset, encode: Any) -> CorpusExamples:
-    from mprm_jax.data.loader import CorpusExamples
-    from mprm_jax.evaluate import image_root
-
-    source = CorpusExamples(subset.usable, subset.usable_rows, encode, options.images)
-    if options.images is not None:
-        return source
-    folder = corpus_files(options.corpus)[0].path.parent
-    if folder.name == "annotations":
-        folder = folder.parent
-    root = image_root(folder / "annotations", source.record(0).images)
-    return dataclasses.replace(source, images=root)
 
 
 def _identity(subset: Subset, params: Params) -> dict[str, Any]:

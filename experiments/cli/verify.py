@@ -18,7 +18,7 @@ from experiments.console.options import JsonOption, OptionalPath
 from experiments.store.manifests import InputFile, typed
 from experiments.store.provenance import file_sha256
 from experiments.store.read_subset import ReadPolicy
-from experiments.store.write_subset import SelectionOptions, choose, evidence
+from experiments.store.write_subset import OwnScores, SelectionOptions, choose, evidence
 from mprm_jax.data.corpus import read_corpus, usable_rollouts
 from mprm_jax.data.formats import by_name
 from mprm_jax.data.formats.base import WriteOptions
@@ -34,7 +34,8 @@ class Options(JsonOption):
 
     Hashes the subset and every corpus file, selects again with the manifest's options,
     writes the result again (to nowhere), and compares. Exit status 1 if anything
-    differs.
+    differs. What was selected by somebody's own scores is not selected again: they are
+    not kept.
 
     Example: mprm verify subset.jsonl
 
@@ -59,7 +60,7 @@ class _Written(msgspec.Struct):
 class _Manifest(msgspec.Struct):
     corpus: str
     input: ReadPolicy
-    selection: SelectionOptions
+    selection: dict[str, Any]
     labels: WriteOptions
     inputs: list[InputFile]
     output: _Written
@@ -118,19 +119,25 @@ def _checks(
     for name, now, before in zip(names, corpus.sha256, manifest.inputs, strict=True):
         yield f"{name} is unchanged", now == before.sha256
     usable = usable_rollouts(corpus, reading.unmeasured, max(reading.max_bad, 0))
-    selection = choose(usable, manifest.selection)
-    same = usable.row[selection.rows].tolist() == manifest.rows
-    yield f"selecting again gives the same {len(manifest.rows):,} rows", same
+    if manifest.selection.get("rule") == OwnScores.rule:
+        rows = np.flatnonzero(np.isin(usable.row, manifest.rows))
+        same = len(rows) == len(manifest.rows)
+        yield f"the corpus has the {len(manifest.rows):,} rows", same
+    else:
+        chosen = msgspec.convert(manifest.selection, SelectionOptions)
+        selection = choose(usable, chosen)
+        rows = selection.rows
+        same = usable.row[rows].tolist() == manifest.rows
+        yield f"selecting again gives the same {len(manifest.rows):,} rows", same
+        again = msgspec.json.decode(
+            msgspec.json.encode(evidence(usable, selection, chosen.alpha))
+        )
+        equal = all(value.get(name) == of for name, of in again.items())
+        yield "counts, statistics, ties and cuts are those of the manifest", equal
     counted = len(manifest.rows) == written.rollouts
     yield f"the manifest counts {written.rollouts:,} rollouts and as many rows", counted
-    again = msgspec.json.decode(
-        msgspec.json.encode(evidence(usable, selection, manifest.selection.alpha))
-    )
-    equal = all(value.get(name) == of for name, of in again.items())
-    yield "counts, statistics, ties and cuts are those of the manifest", equal
     if written.sha256 is not None and same:
         digest = hashlib.sha256()
         form = by_name(written.format)
-        rows = np.asarray(selection.rows)
         write_lines(encoded_lines(usable, rows, form, manifest.labels), digest.update)
         yield "writing again gives the same bytes", digest.hexdigest() == written.sha256

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
 import numpy as np
@@ -16,6 +16,9 @@ from mprm_jax.data.formats.base import ReadOptions
 from mprm_jax.data.outputs import MANIFEST_SUFFIX, manifest_path, read_manifest
 from mprm_jax.records.problems import DataError
 from mprm_jax.records.record import UnmeasuredPolicy
+
+if TYPE_CHECKING:
+    from mprm_jax.data.loader import CorpusExamples
 
 
 class ReadPolicy(msgspec.Struct, frozen=True):
@@ -121,3 +124,25 @@ def fit_subset(
     if not len(corpus_rows) or not known.all() or not ascending:
         raise DataError(f"{name}: its rows are not ascending rows of {corpus.path}")
     return Subset(usable, usable_rows, manifest.selection)
+
+
+def examples(subset: Subset, encode: Any, images: Path | None = None) -> CorpusExamples:
+    """The subset's rollouts as a model reads them; by default the images lie beside
+    the corpus.
+
+    Args:
+        subset: rollouts to train on.
+        encode: of the model.
+        images: root of the image paths.
+    """
+    from mprm_jax.data.loader import CorpusExamples
+    from mprm_jax.evaluate import image_root
+
+    source = CorpusExamples(subset.usable, subset.usable_rows, encode, images)
+    if images is not None:
+        return source
+    folder = subset.usable.corpus.files[0].path.parent
+    if folder.name == "annotations":
+        folder = folder.parent
+    root = image_root(folder / "annotations", source.record(0).images)
+    return replace(source, images=root)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,15 +23,40 @@ from mprm_jax.data.outputs import (
 )
 from mprm_jax.data.write import encoded_lines, internvl_meta, write_lines
 from mprm_jax.records.problems import DataError
+from theory.scores import DEFAULT_ALPHA
 from theory.selection import (
+    BudgetUnit,
     Selection,
     SelectionOptions,
+    TieRule,
     select,
 )
 from theory.summary import summarise
 
 # Formats that InternVL's trainers read through a meta file.
 META_FORMATS = ("prm", "visualprm")
+
+
+@dataclass(frozen=True)
+class OwnScores:
+    """A selection by somebody's own scores, which the manifest names by their hash.
+
+    Attributes:
+        sha256: of the scores, float64 of each usable rollout, little-endian.
+        keep_ratio, per_source, unit, ties, seed: as in
+            :class:`theory.selection.SelectionOptions`.
+        rule: tells such a manifest from a rule's.
+        alpha: of the BIS that the manifest's statistics show.
+    """
+
+    sha256: str
+    keep_ratio: float
+    per_source: bool
+    unit: BudgetUnit
+    ties: TieRule
+    seed: int
+    rule: str = "scores"
+    alpha: float = DEFAULT_ALPHA
 
 
 def choose(usable: SelectableCorpus, options: SelectionOptions) -> Selection:
@@ -142,7 +167,7 @@ def meta_bytes(
 def write_selection(
     usable: SelectableCorpus,
     selection: Selection,
-    options: SelectionOptions,
+    options: SelectionOptions | OwnScores,
     output: Path,
     format_name: str,
     labels: WriteOptions,

@@ -1,0 +1,480 @@
+"""A session in Python: what ``import mprm_jax as mprm`` offers.
+
+    import mprm_jax as mprm
+
+    mprm.simulate_corpus("corpus", scale=0.002)
+    corpus = mprm.read_corpus("corpus")
+    subset = mprm.select(corpus, "bis", keep_ratio=0.1)
+    mprm.write_subset(subset, "subset.jsonl")
+
+JAX is imported by what trains and what a model scores with, and by nothing else.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+import numpy as np
+
+from experiments.corpora import simulated
+from experiments.store import read_subset
+from experiments.store import write_subset as store
+from experiments.store.write_subset import OwnScores, choose, write_selection
+from mprm_jax.data import corpus as corpora
+from mprm_jax.data.corpus import SelectableCorpus, usable_rollouts
+from mprm_jax.data.formats.base import ReadOptions, WriteOptions
+from mprm_jax.data.scored import Prediction, columns, read_predictions
+from mprm_jax.records.record import UnmeasuredPolicy
+from mprm_jax.summary import Evaluation, decide, evaluation
+from theory import selection as rules
+from theory.intervals import REPLICATES
+from theory.scores import DEFAULT_ALPHA
+from theory.selection import (
+    RULE_NAMES,
+    BudgetUnit,
+    RuleName,
+    Selection,
+    SelectionOptions,
+    TieRule,
+    rule_key,
+)
+from theory.summary import Summary, summarise
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from mprm_jax.models.model import Model, Params
+
+RULES = RULE_NAMES
+
+
+def read_corpus(
+    path: str | Path,
+    format: str = "auto",
+    *,
+    unmeasured: UnmeasuredPolicy = "error",
+    max_bad: int = 0,
+    trials: int | None = None,
+    source_from: str | None = None,
+    cache: bool = True,
+) -> SelectableCorpus:
+    """Read a corpus: its counts, where each rollout lies, and what was refused.
+
+    Args:
+        path: a file, a folder of files, or a folder that holds ``annotations/``.
+        format: of its files; "auto": told by the first record.
+        unmeasured: what a step that was never sampled means.
+        max_bad: bad lines to go on without.
+        trials: N, where the format holds soft labels but no counts.
+        source_from: field that names a rollout's source; by default its file does.
+        cache: keep an index beside the corpus, and use one that is there.
+
+    Returns:
+        ``.rollouts`` has the counts K and N of every step as arrays.
+
+    Raises:
+        DataError: a file cannot be read, or more than ``max_bad`` lines are bad.
+
+    Example:
+        >>> import mprm_jax as mprm
+        >>> _ = mprm.simulate_corpus("corpus", scale=0.0005)
+        >>> mprm.read_corpus("corpus").rollouts.n_rollouts
+        285
+    """
+    options = ReadOptions(trials, source_from)
+    found = corpora.read_corpus(Path(path), format, options, use_cache=cache)
+    return usable_rollouts(found, unmeasured, max_bad)
+
+
+def frame(corpus: SelectableCorpus, *scores: str) -> pd.DataFrame:
+    """A row per rollout: source, file, line, id, steps, positives, mean MC, and scores.
+
+    ``id`` is the hash of the record's bytes, the same wherever it lies.
+
+    Raises:
+        ImportError: pandas is not installed.
+        ValueError: no score of that name.
+
+    Example:
+        >>> import mprm_jax as mprm
+        >>> _ = mprm.simulate_corpus("corpus", scale=0.0005)
+        >>> table = mprm.frame(mprm.read_corpus("corpus"), "bis")
+        >>> list(table.columns[:4]), len(table)
+        (['source', 'file', 'line', 'id'], 285)
+    """
+    import pandas as pd
+
+    of, row, rollouts = corpus.corpus, corpus.row, corpus.rollouts
+    files = np.array([file.path.name for file in of.files])
+    table = {
+        "source": np.array(rollouts.source_names)[rollouts.source],
+        "file": files[of.file[row]],
+        "line": of.line[row],
+        "id": [f"{value:016x}" for value in corpus.content.tolist()],
+        "steps": rollouts.lengths,
+        "positives": rollouts.n_positive,
+        "mean_mc": -rule_key("low-mc", rollouts),
+    }
+    return pd.DataFrame(table | {name: score(corpus, name) for name in scores})
+
+
+def score(
+    corpus: SelectableCorpus, rule: str, alpha: float = DEFAULT_ALPHA
+) -> np.ndarray:
+    """What a rule ranks by, larger first, float64 ``[n_rollouts]``.
+
+    Raises:
+        ValueError: no such rule, or its score is undefined on this corpus.
+
+    Example:
+        >>> import mprm_jax as mprm
+        >>> _ = mprm.simulate_corpus("corpus", scale=0.0005)
+        >>> bis = mprm.score(mprm.read_corpus("corpus"), "bis")
+        >>> bool(bis.max() <= 0.3)  # at most p(1-p) = 1/4, plus alpha = 0.05
+        True
+    """
+    if rule not in RULES:
+        raise ValueError(f"unknown rule {rule!r}; known: {', '.join(RULES)}")
+    return rule_key(rule, corpus.rollouts, alpha)
+
+
+@dataclass(frozen=True)
+class Subset(read_subset.Subset):
+    """Rollouts that were selected, and the evidence for it.
+
+    Attributes:
+        evidence: rows and cuts.
+        options: what was asked for.
+    """
+
+    evidence: Selection
+    options: SelectionOptions | OwnScores
+
+    @property
+    def summary(self) -> Summary:
+        """The columns of the paper's Table 1, of the subset."""
+        kept = self.usable.rollouts.take(self.usable_rows)
+        return summarise(kept, self.options.alpha)
+
+
+def select(
+    corpus: SelectableCorpus,
+    rule: RuleName | np.ndarray,
+    keep_ratio: float,
+    *,
+    alpha: float = DEFAULT_ALPHA,
+    per_source: bool = True,
+    unit: BudgetUnit = "rollouts",
+    ties: TieRule = "content",
+    seed: int = 0,
+) -> Subset:
+    """The rollouts to train on, by a rule of :data:`RULES` or by anyone's scores.
+
+    Budgets, ties and evidence are the same for both; the arguments are those of
+    :func:`theory.selection.select`.
+
+    Raises:
+        ValueError: an argument is out of its range, or scores do not fit the corpus.
+        DataError: the rule's score is undefined on this corpus.
+
+    Example:
+        >>> import mprm_jax as mprm
+        >>> _ = mprm.simulate_corpus("corpus", scale=0.0005)
+        >>> corpus = mprm.read_corpus("corpus")
+        >>> subset = mprm.select(corpus, "bis", keep_ratio=0.1)
+        >>> mine = mprm.select(corpus, mprm.score(corpus, "bis"), keep_ratio=0.1)
+        >>> bool((mine.usable_rows == subset.usable_rows).all())
+        True
+    """
+    if isinstance(rule, str):
+        options = SelectionOptions(
+            rule, keep_ratio, alpha, per_source, unit, ties, seed
+        )
+        evidence = choose(corpus, options)
+    else:
+        scores = np.asarray(rule, "<f8")
+        evidence = rules.select(
+            corpus.rollouts, scores, keep_ratio, corpus.content,
+            per_source=per_source, unit=unit, ties=ties, seed=seed,
+        )  # fmt: skip
+        sha256 = hashlib.sha256(scores.tobytes()).hexdigest()
+        options = OwnScores(sha256, keep_ratio, per_source, unit, ties, seed)
+    chosen = {"rule": options.rule, "keep_ratio": keep_ratio, "seed": seed}
+    return Subset(corpus, evidence.rows, chosen, evidence, options)
+
+
+def write_subset(
+    subset: Subset,
+    output: str | Path,
+    format: str = "prm",
+    *,
+    labels: Literal["hard", "soft"] = "hard",
+    label_threshold: float = 0.0,
+    images: str | Path | None = None,
+) -> dict[str, Any]:
+    """Write a subset as a trainer reads it, with the manifest that ``mprm verify``
+    checks beside it.
+
+    Args:
+        subset: of :func:`select`.
+        output: file to write.
+        format: one that can be written; "rows" writes the manifest alone.
+        labels: hard, 1[s > label_threshold], or the MC scores s themselves.
+        label_threshold: in [0, 1).
+        images: root of the image paths, for InternVL's meta file.
+
+    Returns:
+        the manifest.
+
+    Raises:
+        DataError: the output is a file of the corpus, or the format cannot hold a
+            record.
+
+    Example:
+        >>> import mprm_jax as mprm
+        >>> _ = mprm.simulate_corpus("corpus", scale=0.0005)
+        >>> subset = mprm.select(mprm.read_corpus("corpus"), "bis", 0.1)
+        >>> manifest = mprm.write_subset(subset, "subset.jsonl")
+        >>> manifest["output"]["rollouts"] == len(subset.usable_rows)
+        True
+    """
+    output = Path(output)
+    store.check_output(output, subset.usable.corpus.path)
+    root = None if images is None else Path(images)
+    written = WriteOptions(labels, label_threshold)
+    return write_selection(
+        subset.usable, subset.evidence, subset.options, output, format, written, root
+    )
+
+
+def simulate_corpus(
+    output: str | Path, *, scale: float = 0.01, seed: int = 0
+) -> list[Path]:
+    """A corpus of Monte-Carlo counts calibrated to the paper's label statistics, on
+    disk in the raw format.
+
+    Args:
+        output: folder; files of an earlier simulation are replaced.
+        scale: of the paper's 565,096 rollouts.
+        seed: of every draw.
+
+    Returns:
+        the files.
+
+    Example:
+        >>> import mprm_jax as mprm
+        >>> len(mprm.simulate_corpus("corpus", scale=0.0005))
+        38
+    """
+    from sim import PAPER_MODELS, PAPER_SOURCES, sample
+    from theory.paper import TRIALS
+
+    counts, text = np.random.default_rng(seed).spawn(2)
+    model = PAPER_MODELS["hierarchical"]
+    rollouts = sample(model, PAPER_SOURCES, counts, scale, TRIALS)
+    made = {"model": "hierarchical", "scale": scale, "seed": seed}
+    return simulated.write_raw_corpus(Path(output), rollouts, text, made)
+
+
+def simulate_scenes(
+    output: str | Path,
+    world: str = "scarce",
+    *,
+    rollouts: int = 500,
+    judged: int = 100,
+    problems: int = 50,
+    seed: int = 0,
+) -> Path:
+    """A visual world whose truth is known: pictures, solutions labelled by really
+    re-running a policy, a benchmark, and candidates for best-of-N.
+
+    Args:
+        output: folder; the corpus lies in it, the benchmark in ``benchmark/``.
+        world: of :data:`sim.scenes.world.WORLDS`.
+        rollouts: of the corpus.
+        judged: solutions of the benchmark.
+        problems: with candidates.
+        seed: of every draw.
+
+    Returns:
+        the folder.
+
+    Example:
+        >>> import mprm_jax as mprm
+        >>> world = mprm.simulate_scenes("world", rollouts=20, judged=10, problems=5)
+        >>> mprm.read_corpus(world).rollouts.n_rollouts
+        20
+    """
+    from experiments.corpora.scenes import write_world
+    from sim.scenes.world import WORLDS
+
+    write_world(
+        Path(output),
+        WORLDS[world],
+        rollouts=rollouts,
+        judged=judged,
+        problems=problems,
+        seed=seed,
+    )
+    return Path(output)
+
+
+class Trained(NamedTuple):
+    """A model of pure functions, and its parameters."""
+
+    model: Model
+    params: Params
+
+
+def load_model(name: str | Path = "tiny") -> Trained:
+    """A model: "tiny", released weights, or the folder of a training run.
+
+    Raises:
+        DataError: there is none of that name.
+
+    Example:
+        >>> import mprm_jax as mprm
+        >>> mprm.load_model("tiny").model.config.width
+        64
+    """
+    from mprm_jax.train.open_model import open_model
+
+    return Trained(*open_model(str(name)))
+
+
+def train_model(
+    data: SelectableCorpus | Subset,
+    output: str | Path | None = None,
+    *,
+    model: str | Path = "tiny",
+    batch_size: int | None = None,
+    learning_rate: float | None = None,
+    labels: Literal["hard", "soft", "beta-binomial"] = "hard",
+    images: str | Path | None = None,
+    seed: int = 0,
+) -> Trained:
+    """Train a process reward model on a corpus or a subset of it, in one pass.
+
+    Args:
+        data: what to train on.
+        output: folder for the model, its checkpoints and metrics; None: none is kept.
+        model: as :func:`load_model` takes it; a backbone is trained whole, on every
+            device. ``mprm train`` has all settings.
+        batch_size: rollouts per update (the paper's for a backbone, 16 for tiny).
+        learning_rate: peak of the schedule (the paper's, 1e-3 for tiny).
+        labels: what a step's counts become.
+        images: root of the image paths; by default they lie beside the corpus.
+        seed: of the order of the rollouts.
+
+    Raises:
+        DataError: a rollout cannot be read, or ``output`` holds another run.
+        ValueError: a setting is out of its range.
+
+    Example:
+        >>> import mprm_jax as mprm
+        >>> world = mprm.simulate_scenes("world", rollouts=20, judged=10, problems=5)
+        >>> trained = mprm.train_model(mprm.read_corpus(world), batch_size=10)
+        >>> len(mprm.predict(trained, world / "benchmark" / "test.jsonl"))
+        10
+    """
+    from experiments.console.training import (
+        ObjectiveOptions,
+        TrainingOptions,
+        open_model,
+    )
+    from mprm_jax.data.batches import open_ladder
+    from mprm_jax.train import loop
+    from mprm_jax.train.run_files import RunFolder
+
+    subset = data
+    if not isinstance(subset, read_subset.Subset):
+        subset = read_subset.Subset(subset, np.arange(len(subset.row)), None)
+    options = TrainingOptions(
+        model=str(model),
+        batch_size=batch_size,
+        learning_rate=learning_rate,
+        objective=ObjectiveOptions(labels),
+        seed=seed,
+    )
+    plan = options.budget(len(subset.usable_rows), len(subset.usable.row))
+    network, params, mesh = open_model(options, plan)
+    root = None if images is None else Path(images)
+    job = loop.TrainingJob(
+        network,
+        read_subset.examples(subset, network.encode, root),
+        plan,
+        open_ladder(int(subset.usable.rollouts.lengths[subset.usable_rows].max())),
+        options.config(),
+    )
+    folder = None if output is None else RunFolder(Path(output))
+    return Trained(network, loop.train(job, params, folder, mesh=mesh))
+
+
+def predict(
+    trained: Trained,
+    benchmark: str | Path,
+    *,
+    images: str | Path | None = None,
+    batch_size: int = 32,
+) -> list[Prediction]:
+    """A model's score of every step of a benchmark's solutions.
+
+    Args:
+        trained: model and parameters.
+        benchmark: file in VisualProcessBench's format.
+        images: root of the image paths; by default beside the file.
+        batch_size: prompts that are scored at a time.
+
+    Raises:
+        DataError: the file or a picture cannot be used; the message names it.
+
+    Example: see :func:`train_model`.
+    """
+    from mprm_jax.evaluate import image_root, read_benchmark
+    from mprm_jax.evaluate import predict as scored
+
+    path = Path(benchmark)
+    solutions = read_benchmark(path)
+    root = image_root(path, solutions[0].record.images)
+    if images is not None:
+        root = Path(images)
+    return scored(trained.model, trained.params, solutions, root, batch_size)
+
+
+def evaluate_scores(
+    scores: str | Path | Sequence[Prediction],
+    *,
+    threshold: float | None = None,
+    replicates: int = REPLICATES,
+    seed: int = 0,
+) -> Evaluation:
+    """All metrics of step scores, a model's of :func:`predict` or anyone's in a file.
+
+    Args:
+        scores: predictions, or a file of them.
+        threshold: to call a step right; None: the best for micro-F1 on a part of the
+            rollouts that is then left out.
+        replicates: of the bootstrap behind the intervals; 0 for none.
+        seed: of the bootstrap.
+
+    Raises:
+        DataError: there is no counted step.
+
+    Example:
+        >>> import mprm_jax as mprm
+        >>> world = mprm.simulate_scenes("world", rollouts=5, judged=40, problems=5)
+        >>> benchmark = world / "benchmark" / "test.jsonl"
+        >>> found = mprm.predict(mprm.load_model("tiny"), benchmark)
+        >>> metrics = mprm.evaluate_scores(found, threshold=0.5, replicates=0)
+        >>> 0 <= metrics.micro_f1 <= 1
+        True
+    """
+    rows = read_predictions(Path(scores)) if isinstance(scores, str | Path) else scores
+    steps = columns(rows)
+    chosen_on = "held-out" if threshold is None else "fixed"
+    decision, left = decide(steps, chosen_on, 0.5 if threshold is None else threshold)
+    return evaluation(steps.take(left), decision, replicates=replicates, seed=seed)

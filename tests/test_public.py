@@ -1,0 +1,105 @@
+"""`import mprm_jax as mprm`: lazy, light, and every example runs."""
+
+import doctest
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+import mprm_jax as mprm
+from experiments import api
+from mprm_jax.data.outputs import manifest_path
+from tests.cli import run
+
+COUNTING = """
+import sys
+import mprm_jax as mprm
+assert not {"numpy", "experiments"} & set(sys.modules)
+mprm.simulate_corpus(sys.argv[1], scale=0.0005)
+loaded = set(sys.modules)
+corpus = mprm.read_corpus(sys.argv[1])
+subset = mprm.select(corpus, "bis", 0.1)
+mprm.write_subset(subset, sys.argv[1] + "-subset.jsonl")
+mprm.theory.summarise
+assert not {"jax", "flax", "optax", "pandas"} & set(sys.modules)
+"""
+
+
+def test_examples_run(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert doctest.testmod(api).failed == 0
+
+
+def test_every_name_is_there_and_teaches():
+    assert set(mprm.__all__) <= set(dir(mprm))
+    for name in mprm.__all__:
+        value = getattr(mprm, name)
+        if callable(value) and name != "DataError":
+            assert "Example:" in (value.__doc__ or ""), name
+    with pytest.raises(AttributeError):
+        _ = mprm.no_such_name
+
+
+def test_counting_imports_no_jax(tmp_path):
+    command = [sys.executable, "-c", COUNTING, str(tmp_path / "corpus")]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("public") / "corpus"
+    mprm.simulate_corpus(folder, scale=0.001)
+    return mprm.read_corpus(str(folder))
+
+
+def test_it_selects_what_the_command_selects(corpus, tmp_path, capsys):
+    subset = mprm.select(corpus, "bis", 0.1)
+    mprm.write_subset(subset, tmp_path / "ours.jsonl")
+    theirs = tmp_path / "theirs.jsonl"
+    done = run(capsys, "select", corpus.corpus.path, "--output", theirs)
+    assert done.status == 0, done.err
+    assert (tmp_path / "ours.jsonl").read_bytes() == theirs.read_bytes()
+    assert run(capsys, "verify", tmp_path / "ours.jsonl").status == 0
+
+
+def test_a_subset_of_ones_own_scores_is_verified_but_for_the_choice(
+    corpus, tmp_path, capsys
+):
+    scores = np.random.default_rng(0).normal(size=corpus.rollouts.n_rollouts)
+    subset = mprm.select(corpus, scores, 0.1)
+    for source in np.unique(corpus.rollouts.source):
+        of = np.flatnonzero(corpus.rollouts.source == source)
+        kept = np.intersect1d(of, subset.usable_rows)
+        left = np.setdiff1d(of, kept)
+        assert scores[kept].min() > scores[left].max(initial=-np.inf)
+    output = tmp_path / "mine.jsonl"
+    manifest = mprm.write_subset(subset, output)
+    assert manifest["selection"]["rule"] == "scores"
+    assert run(capsys, "verify", output).status == 0
+    text = manifest_path(output).read_text()
+    row = subset.usable.row[subset.usable_rows[0]]
+    other = next(i for i in range(row, -1, -1) if i not in manifest["rows"])
+    manifest_path(output).write_text(
+        text.replace(f'"rows":[{manifest["rows"][0]},', f'"rows":[{other},')
+    )
+    assert run(capsys, "verify", output).status == 1
+
+
+def test_the_frame_has_a_row_per_rollout_under_its_own_id(corpus):
+    table = mprm.frame(corpus, "bis", "max-drop")
+    assert len(table) == corpus.rollouts.n_rollouts
+    assert table["id"].nunique() == len(np.unique(corpus.content))
+    np.testing.assert_array_equal(table["bis"], mprm.score(corpus, "bis"))
+    np.testing.assert_array_equal(
+        table.groupby("source", sort=False).size(),
+        np.bincount(corpus.rollouts.source),
+    )
+
+
+def test_what_is_no_rule_is_refused(corpus):
+    with pytest.raises(ValueError, match="known: random, bis"):
+        mprm.score(corpus, "best")
+    with pytest.raises(ValueError, match="shape"):
+        mprm.select(corpus, np.zeros(3), 0.1)
