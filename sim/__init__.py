@@ -10,9 +10,10 @@ try:
 except ImportError as error:
     import theory
 
+    found = theory.__file__ or theory.__path__
     raise ImportError(
-        f"sim needs its own package theory, but {theory.__file__ or theory.__path__} is "
-        f"imported by that name: put the folder of {__file__} before it on sys.path"
+        f"sim needs its own package theory, but {found} is imported by that name: put "
+        f"the folder of {__file__} before it on sys.path"
     ) from error
 
 _HOMES = {

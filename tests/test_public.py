@@ -1,6 +1,7 @@
 """`import mprm_jax as mprm`: lazy, light, and every example runs."""
 
 import doctest
+import json
 import subprocess
 import sys
 
@@ -78,12 +79,18 @@ def test_a_subset_of_ones_own_scores_is_verified_but_for_the_choice(
     manifest = mprm.write_subset(subset, output)
     assert manifest["selection"]["rule"] == "scores"
     assert run(capsys, "verify", output).status == 0
+    whole = output.read_bytes()
+    output.write_bytes(whole[:-1])
+    assert run(capsys, "verify", output).status == 1
+    output.write_bytes(whole)
     text = manifest_path(output).read_text()
-    row = subset.usable.row[subset.usable_rows[0]]
-    other = next(i for i in range(row, -1, -1) if i not in manifest["rows"])
-    manifest_path(output).write_text(
-        text.replace(f'"rows":[{manifest["rows"][0]},', f'"rows":[{other},')
+    left = np.setdiff1d(np.arange(corpus.rollouts.n_rollouts), manifest["rows"])
+    rows = sorted([int(left[0]), *manifest["rows"][1:]])
+    old, new = (
+        json.dumps(of, separators=(",", ":")) for of in (manifest["rows"], rows)
     )
+    assert old in text
+    manifest_path(output).write_text(text.replace(old, new))
     assert run(capsys, "verify", output).status == 1
 
 
