@@ -2,8 +2,11 @@
 
 import doctest
 import json
+import re
+import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -30,6 +33,18 @@ assert not {"jax", "flax", "optax", "pandas"} & set(sys.modules)
 def test_examples_run(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert doctest.testmod(api).failed == 0
+
+
+def test_the_readme_s_python_runs(tmp_path, monkeypatch):
+    world = mprm.simulate_scenes(tmp_path / "CORPUS", rollouts=50, judged=40)
+    shutil.copytree(world / "benchmark", tmp_path, dirs_exist_ok=True)
+    monkeypatch.chdir(tmp_path)
+    readme = (Path(__file__).parents[1] / "README.md").read_text()
+    (code,) = re.findall(r"```python\n(.*?)```", readme, re.DOTALL)
+    names = {}
+    exec(code, names)
+    assert 0 <= names["metrics"].micro_f1 <= 1
+    assert (tmp_path / "runs" / "model").is_dir()
 
 
 def test_every_name_is_there_and_teaches():
