@@ -110,7 +110,6 @@ def measure(options: Options, name: BackboneName) -> dict[str, Any]:
     import jax.numpy as jnp
 
     from mprm_jax.data.batches import open_ladder
-    from mprm_jax.data.update_plan import plan
     from mprm_jax.models.lora import attach
     from mprm_jax.models.model import HEAD
     from mprm_jax.train.loop import TrainConfig, TrainingJob
@@ -119,6 +118,7 @@ def measure(options: Options, name: BackboneName) -> dict[str, Any]:
     from mprm_jax.train.price import Load, price
     from mprm_jax.train.sharding import MeshShape, abstract_mesh
     from mprm_jax.train.update import compiled_step, initial_state
+    from mprm_jax.train.update_plan import plan
 
     model = make_model(options, name)
     batch = make_batch(options, model.base)

@@ -128,7 +128,6 @@ def jax_worker(options: Options) -> dict[str, Any]:
     from tokenizers import Tokenizer, models
 
     from mprm_jax.data.batches import Batch
-    from mprm_jax.data.update_plan import plan
     from mprm_jax.models import reward_head
     from mprm_jax.models.backbone import Backbone
     from mprm_jax.models.families import Prompting
@@ -138,6 +137,7 @@ def jax_worker(options: Options) -> dict[str, Any]:
     from mprm_jax.train.objective import Objective
     from mprm_jax.train.optimizer import OptimizerConfig
     from mprm_jax.train.update import compiled_step, initial_state
+    from mprm_jax.train.update_plan import plan
 
     stored = np.load(options.folder / "batch.npz")
     head = RewardHead((_YES, _NO), tied=False)
