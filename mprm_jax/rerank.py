@@ -240,7 +240,7 @@ def _means(of: dict[str, np.ndarray]) -> dict[str, float]:
 
 
 def encode_scored(of: CandidateSet) -> bytes:
-    """One line that :func:`mprm_jax.data.candidates.read_candidates` reads as scored,
+    """One line that :func:`mprm_jax.data.scored.read_candidates` reads as scored,
     without the texts.
     """
     value: dict[str, Any] = {"id": of.id, "data_source": of.source}

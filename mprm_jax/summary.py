@@ -54,15 +54,10 @@ PRIOR_CLASSES = 10
 BINS = 15
 
 
-def held_out(steps: StepScores, share: float = HELD_OUT_SHARE) -> np.ndarray:
-    """Which rollouts the hash of the rollout holds out, bool ``[n_rollouts]``.
-
-    Args:
-        steps: the rollouts.
-        share: held out on average, in (0, 1).
-    """
+def held_out(steps: StepScores) -> np.ndarray:
+    """Which rollouts the hash of the rollout holds out, bool ``[n_rollouts]``."""
     # The high bits decide here, the low ones in the folds of a fit: independent.
-    return (steps.keys >> np.uint64(11)) * 2.0**-53 < share
+    return (steps.keys >> np.uint64(11)) * 2.0**-53 < HELD_OUT_SHARE
 
 
 @dataclass(frozen=True)
@@ -260,21 +255,19 @@ class Calibration(NamedTuple):
     curve: tuple[ReliabilityBin, ...]
 
 
-def calibration(
-    scores: np.ndarray, correct: np.ndarray, bins: int = BINS
-) -> Calibration | None:
+def calibration(scores: np.ndarray, correct: np.ndarray) -> Calibration | None:
     """Calibration of scores in [0, 1]; None if one lies outside (a logit, say).
 
     Source: Guo et al. 2017, Eq. 3 (ECE); Brier 1950.
     """
     if not len(scores) or scores.min() < 0 or scores.max() > 1:
         return None
-    edges = np.arange(bins + 1) / bins
+    edges = np.arange(BINS + 1) / BINS
     which = np.searchsorted(edges[1:-1], scores, side="right")
-    size = np.bincount(which, minlength=bins)
+    size = np.bincount(which, minlength=BINS)
     n = np.maximum(size, 1)
-    mean = np.bincount(which, scores, bins) / n
-    share = np.bincount(which, correct, bins) / n
+    mean = np.bincount(which, scores, BINS) / n
+    share = np.bincount(which, correct, BINS) / n
     return Calibration(
         float(np.sum(size * np.abs(share - mean)) / len(scores)),
         float(np.mean((scores - correct) ** 2)),

@@ -240,17 +240,6 @@ LABELS = MappingProxyType(
 FULL = LABELS["K > 0"]
 BASE = (52.28, 49.68)
 
-# Accuracy of the best of 16 candidates, InternVL2.5 (Table 3).
-BEST_OF_N_SETS = ("MM-K12", "OlympiadBench", "MathVerse", "MathVista")
-BEST_OF_N = MappingProxyType(
-    {
-        "base": (33.13, 8.65, 35.31, 52.77),
-        "full": (39.00, 12.00, 39.41, 57.50),
-        "random": (39.40, 11.33, 39.41, 58.20),
-        "bis": (41.00, 12.67, 40.89, 59.00),
-    }
-)
-
 # Micro-F1 at 25 %, InternVL2.5: by rule (Table 4), and of BIS by alpha (Table 5).
 RULES = MappingProxyType(
     {

@@ -13,15 +13,13 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import statistics
-import subprocess
-import sys
 from typing import Any
 
 import numpy as np
 import tyro
 
+from experiments.benchmarks.worker import run_worker
 from experiments.console.tables import format_table
 from tests.mprm_jax.backbone_shapes import BACKBONES, BackboneName, full_config
 
@@ -110,7 +108,6 @@ def measure(options: Options, name: BackboneName) -> dict[str, Any]:
     import jax.numpy as jnp
 
     from mprm_jax.data.batches import open_ladder
-    from mprm_jax.data.update_plan import plan
     from mprm_jax.models.lora import attach
     from mprm_jax.models.model import HEAD
     from mprm_jax.train.loop import TrainConfig, TrainingJob
@@ -119,6 +116,7 @@ def measure(options: Options, name: BackboneName) -> dict[str, Any]:
     from mprm_jax.train.price import Load, price
     from mprm_jax.train.sharding import MeshShape, abstract_mesh
     from mprm_jax.train.update import compiled_step, initial_state
+    from mprm_jax.train.update_plan import plan
 
     model = make_model(options, name)
     batch = make_batch(options, model.base)
@@ -186,7 +184,7 @@ def main(options: Options) -> None:
         return
     rows, device = [], ""
     for name in BACKBONES:
-        found = _spawn(dataclasses.replace(options, worker=name))
+        found = run_worker("full_depth", dataclasses.replace(options, worker=name))
         device = f"{found['device']}, {found['dtype']}"
         rows.append(_row(found, 2**20 if options.toy else 2**30))
     print(
@@ -221,28 +219,6 @@ def _row(found: dict[str, Any], unit: int) -> tuple[str, ...]:
         f"{1e3 * statistics.median(seconds):,.0f}" if seconds else "-",
         f"{found['compile_seconds']:.0f}",
     )
-
-
-def _spawn(options: Options) -> dict[str, Any]:
-    arguments = []
-    for field in dataclasses.fields(options):
-        value = getattr(options, field.name)
-        if value != field.default:
-            arguments.append("--" + field.name.replace("_", "-"))
-            arguments += [] if value is True else [str(value)]
-    command = [sys.executable, "-m", "experiments.benchmarks.full_depth", *arguments]
-    hidden = {"JAX_PLATFORMS": "cpu", "CUDA_VISIBLE_DEVICES": ""}
-    done = subprocess.run(
-        command,
-        capture_output=True,
-        text=True,
-        check=False,
-        env=os.environ | (hidden if options.toy else {}),
-    )
-    if done.returncode:
-        last = (done.stderr.strip() or "no message").splitlines()[-1]
-        raise SystemExit(f"full_depth: {options.worker} failed: {last}")
-    return json.loads(done.stdout.strip().splitlines()[-1])
 
 
 if __name__ == "__main__":

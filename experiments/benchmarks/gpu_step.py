@@ -20,7 +20,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import statistics
 import subprocess
 import sys
@@ -31,10 +30,14 @@ from typing import Any, Literal
 import numpy as np
 import tyro
 
+from experiments.benchmarks.worker import run_worker
 from experiments.console.tables import format_table
 
 # Dense bfloat16 of an H100 SXM, its data sheet.
 _PEAK = 989e12
+
+# Timed for the rate of the card.
+_PRODUCTS = 20
 
 
 @dataclasses.dataclass(frozen=True)
@@ -128,7 +131,6 @@ def jax_worker(options: Options) -> dict[str, Any]:
     from tokenizers import Tokenizer, models
 
     from mprm_jax.data.batches import Batch
-    from mprm_jax.data.update_plan import plan
     from mprm_jax.models import reward_head
     from mprm_jax.models.backbone import Backbone
     from mprm_jax.models.families import Prompting
@@ -138,6 +140,7 @@ def jax_worker(options: Options) -> dict[str, Any]:
     from mprm_jax.train.objective import Objective
     from mprm_jax.train.optimizer import OptimizerConfig
     from mprm_jax.train.update import compiled_step, initial_state
+    from mprm_jax.train.update_plan import plan
 
     stored = np.load(options.folder / "batch.npz")
     head = RewardHead((_YES, _NO), tied=False)
@@ -189,7 +192,7 @@ def jax_worker(options: Options) -> dict[str, Any]:
     }
 
 
-def matmul_rate(size: int, repeats: int = 20) -> float:
+def matmul_rate(size: int) -> float:
     """FLOP per second of a bfloat16 product of two square matrices."""
     import time
 
@@ -200,10 +203,10 @@ def matmul_rate(size: int, repeats: int = 20) -> float:
     a = jax.random.normal(jax.random.key(0), (size, size), jnp.bfloat16)
     product(a).block_until_ready()
     began = time.perf_counter()
-    for _ in range(repeats):
+    for _ in range(_PRODUCTS):
         a = product(a)
     a.block_until_ready()
-    return repeats * 2 * size**3 / (time.perf_counter() - began)
+    return _PRODUCTS * 2 * size**3 / (time.perf_counter() - began)
 
 
 # Rows of the head that stand for Yes and No; any two would do.
@@ -211,25 +214,8 @@ _YES, _NO = 11, 12
 
 
 def _spawn(options: Options, worker: str) -> dict[str, Any]:
-    """One process of this script; what it prints last is its result."""
     chosen = dataclasses.replace(options, worker=worker)  # pyright: ignore[reportArgumentType]
-    arguments = []
-    for field in dataclasses.fields(chosen):
-        value = getattr(chosen, field.name)
-        if value is not None and value != field.default:
-            arguments.append("--" + field.name.replace("_", "-"))
-            arguments += [] if value is True else [str(value)]
-    command = [sys.executable, "-m", "experiments.benchmarks.gpu_step", *arguments]
-    hidden = {"JAX_PLATFORMS": "cpu", "CUDA_VISIBLE_DEVICES": ""}
-    environment = os.environ | (hidden if options.toy else {})
-    done = subprocess.run(
-        command, capture_output=True, text=True, check=False, env=environment
-    )
-    if done.returncode:
-        last = (done.stderr.strip() or "no message").splitlines()[-1]
-        raise SystemExit(f"gpu_step: {worker} failed: {last}")
-    lines = done.stdout.strip().splitlines()
-    return json.loads(lines[-1]) if lines else {}
+    return run_worker("gpu_step", chosen)
 
 
 def _work(options: Options) -> None:

@@ -28,11 +28,11 @@ import tyro
 import xxhash
 
 from mprm_jax.data.batches import buckets_for
-from mprm_jax.data.update_plan import plan
 from mprm_jax.train.checkpoint import FOLDER, Restored, restore_latest, updates_kept
 from mprm_jax.train.loop import TrainConfig, TrainingJob, Update, train
 from mprm_jax.train.run_files import RunFolder, read_metrics
 from mprm_jax.train.update import initial_state
+from mprm_jax.train.update_plan import plan
 from tests.mprm_jax.stub_model import StubModel, stub_examples
 
 ROLLOUTS, BATCH = 480, 8

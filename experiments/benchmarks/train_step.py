@@ -27,12 +27,12 @@ import tyro
 from experiments.console.tables import format_table
 from experiments.grid.demo import ACCUMULATE
 from mprm_jax.data.batches import Batch, Bucket, Buckets, Example, collate
-from mprm_jax.data.update_plan import plan
 from mprm_jax.models.tiny import TinyConfig, TinyModel
 from mprm_jax.train.objective import Objective
 from mprm_jax.train.open_model import open_model
 from mprm_jax.train.optimizer import OptimizerConfig
 from mprm_jax.train.update import compiled_step, initial_state
+from mprm_jax.train.update_plan import plan
 
 _RATE = 1e-3
 

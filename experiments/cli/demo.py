@@ -9,7 +9,7 @@ from typing import Literal
 
 from experiments.console.command import print_json
 from experiments.console.errors import UsageError
-from experiments.console.options import given
+from experiments.console.options import check_least, given
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,18 +45,17 @@ class Options:
     seed: int = 0
     json: bool = False
 
+    def __post_init__(self) -> None:
+        if not 0 < self.keep_ratio <= 1:
+            raise UsageError(f"--keep-ratio must lie in (0, 1], not {self.keep_ratio}")
+        check_least(self, seeds=1, seed=0)
+
 
 OPTIONS = Options
 
 
 def run(options: Options) -> None:
     """Run the demo."""
-    if not 0 < options.keep_ratio <= 1:
-        raise UsageError(f"--keep-ratio must lie in (0, 1], not {options.keep_ratio}")
-    if options.seeds is not None and options.seeds < 1:
-        raise UsageError(f"--seeds must be at least 1, not {options.seeds}")
-    if options.seed < 0:
-        raise UsageError(f"--seed must be at least 0, not {options.seed}")
     # Imported here: JAX would slow down --help.
     from experiments.grid.demo import Demo, run_demo
     from experiments.grid.results import answers

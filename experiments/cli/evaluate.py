@@ -12,7 +12,7 @@ import numpy as np
 from experiments.console.command import answer
 from experiments.console.errors import UsageError
 from experiments.console.progress import progress
-from experiments.console.tables import format_table, percent, printable
+from experiments.console.tables import format_table, percent_cell, printable
 from experiments.store.scoring import (
     ScoringOptions,
     between,
@@ -181,7 +181,7 @@ def _text(value: dict[str, Any]) -> str:
     lines = [
         f"decision threshold {threshold['threshold']:.4g}: {origin}",
         f"{value['steps']:,} steps of {value['rollouts']:,} rollouts, "
-        f"{percent(value['steps_wrong'] / value['steps'], 1)} wrong; "
+        f"{percent_cell(value['steps_wrong'] / value['steps'], 1)} wrong; "
         f"{value['steps_neutral']:,} neutral steps not counted.",
         "",
         _source_table(value),
@@ -201,7 +201,7 @@ def _source_table(value: dict[str, Any]) -> str:
             printable(name, 16),
             f"{of['rollouts']:,}",
             f"{of['steps']:,}",
-            percent(of["steps_wrong"] / of["steps"], 1),
+            percent_cell(of["steps_wrong"] / of["steps"], 1),
             number(value["per_source"][name]),
             between(of.get("intervals", {}).get("macro_f1")),
             number(of["auroc"]),

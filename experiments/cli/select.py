@@ -16,7 +16,7 @@ from experiments.console.corpus import (
 from experiments.console.errors import UsageError, bad_line_rows
 from experiments.console.options import OptionalPath, given
 from experiments.console.progress import progress
-from experiments.console.tables import comparison, format_table, percent, printable
+from experiments.console.tables import comparison, format_table, percent_cell, printable
 from experiments.store.write_subset import check_output, choose, write_selection
 from mprm_jax.data.compat import OfficialReport
 from theory.selection import RuleName
@@ -123,7 +123,7 @@ def _official(output: Path, report: OfficialReport) -> str:
         counts = file.lines, file.rollouts, file.selected, file.tied
         counts += (sum(file.dropped.values()), len(file.written))
         rows.append((printable(file.path.name, 28), *(f"{n:,}" for n in counts)))
-    tied = percent(report.tied / max(report.selected, 1), 1)
+    tied = percent_cell(report.tied / max(report.selected, 1), 1)
     lines = [
         format_table(header, rows),
         "",

@@ -13,6 +13,7 @@ import tyro
 
 from experiments.console.command import print_json
 from experiments.console.errors import UsageError
+from experiments.console.options import SeedOption
 from experiments.console.progress import progress
 from experiments.console.tables import format_table, printable, summary_rows
 from experiments.corpora.simulated import fit_to_corpus, write_raw_corpus
@@ -30,7 +31,7 @@ assert set(get_args(ModelName)) == set(PAPER_MODELS)
 
 
 @dataclasses.dataclass(frozen=True)
-class Options:
+class Options(SeedOption):
     """Write a simulated corpus in the raw VisualPRM format.
 
     corpus: Monte-Carlo counts of the paper's 38 sources with placeholder text. The
@@ -56,7 +57,6 @@ class Options:
         early_stop: Stop sampling at a rollout's first K = 0, as the annotator does by
             default; later steps then have num_mc_total 0.
         seed: Same seed, same bytes.
-        json: Print one JSON object to stdout, everything else to stderr.
     """
 
     world: tyro.conf.Positional[Literal["corpus"]]
@@ -72,8 +72,14 @@ class Options:
         tyro.conf.arg(metavar="SHARE", help_behavior_hint="(default: none)"),
     ] = None
     early_stop: bool = False
-    seed: int = 0
-    json: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 < self.scale <= 100:
+            raise UsageError(f"--scale must lie in (0, 100], not {self.scale}")
+        share = self.all_negative_share
+        if share is not None and not 0 <= share < 1:
+            raise UsageError(f"--all-negative-share must lie in [0, 1), not {share:g}")
 
 
 OPTIONS = Options
@@ -81,13 +87,7 @@ OPTIONS = Options
 
 def run(options: Options) -> None:
     """Simulate and write."""
-    if not 0 < options.scale <= 100:
-        raise UsageError(f"--scale must lie in (0, 100], not {options.scale}")
-    if options.seed < 0:
-        raise UsageError(f"--seed must be at least 0, not {options.seed}")
     share = options.all_negative_share
-    if share is not None and not 0 <= share < 1:
-        raise UsageError(f"--all-negative-share must lie in [0, 1), not {share:g}")
     counts, text = np.random.default_rng(options.seed).spawn(2)
     model, sources, trials = PAPER_MODELS[options.model], PAPER_SOURCES, TRIALS
     if options.from_corpus is not None:

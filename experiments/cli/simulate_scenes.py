@@ -8,12 +8,18 @@ from typing import Literal
 
 from experiments.console.command import print_json
 from experiments.console.errors import UsageError
+from experiments.console.options import SeedOption
 from experiments.console.progress import progress
-from experiments.console.tables import format_table, percent, summary_rows
+from experiments.console.tables import format_table, percent_cell, summary_rows
+
+# Of the corpus as of the benchmark.
+_SOURCES = 5
+
+_SIZES = ("rollouts", "judged", "problems")
 
 
 @dataclasses.dataclass(frozen=True)
-class Options:
+class Options(SeedOption):
     """Write a visual reasoning world whose truth is known.
 
     Draws pictures of five kinds, lets a fallible policy reason about them, and really
@@ -33,7 +39,6 @@ class Options:
             rollouts with both labels; in forgiving, half of the wrong steps are
             labelled positive; in difficult, few successes mostly mean a hard problem.
         seed: Same seed, same bytes.
-        json: Print one JSON object to stdout, everything else to stderr.
     """
 
     output: Path = Path("runs/scenes")
@@ -41,8 +46,15 @@ class Options:
     judged: int = 500
     problems: int = 100
     world: Literal["scarce", "plentiful", "forgiving", "difficult"] = "scarce"
-    seed: int = 0
-    json: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in _SIZES:
+            size = getattr(self, name)
+            if size < _SOURCES:
+                raise UsageError(
+                    f"--{name} must be at least {_SOURCES}, one per source, not {size}"
+                )
 
 
 OPTIONS = Options
@@ -50,16 +62,7 @@ OPTIONS = Options
 
 def run(options: Options) -> None:
     """Simulate, write, and describe."""
-    sizes = {
-        name: getattr(options, name) for name in ("rollouts", "judged", "problems")
-    }
-    for name, size in sizes.items():
-        if size < _SOURCES:
-            raise UsageError(
-                f"--{name} must be at least {_SOURCES}, one per source, not {size}"
-            )
-    if options.seed < 0:
-        raise UsageError(f"--seed must be at least 0, not {options.seed}")
+    sizes = {name: getattr(options, name) for name in _SIZES}
     # Imported here: they would slow down --help.
     from experiments.corpora.scenes import write_world
     from mprm_jax.data.corpus import read_corpus
@@ -90,9 +93,9 @@ def run(options: Options) -> None:
         "rollouts": f"{real.rollouts:,}",
         "steps": f"{real.steps:,}",
         "steps per rollout": f"{real.steps_per_rollout:.2f}",
-        "error-step ratio (K = 0)": percent(real.error_step_ratio),
+        "error-step ratio (K = 0)": percent_cell(real.error_step_ratio),
         "mean MC score per step": f"{real.mean_mc:.4f}",
-        "mixed rollouts": percent(real.mixed_share),
+        "mixed rollouts": percent_cell(real.mixed_share),
     }
     rows = [
         (name, value, published.get(name, "-")) for name, value in summary_rows(summary)
@@ -102,7 +105,3 @@ def run(options: Options) -> None:
     print(f"\nwrote {options.output / 'annotations'}, images/ and truth/ beside it,")
     print(f"{benchmark / 'test.jsonl'} and candidates.jsonl beside it")
     print(f"next: mprm stats {options.output} --rule bis")
-
-
-# Of the corpus as of the benchmark.
-_SOURCES = 5

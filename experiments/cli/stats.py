@@ -15,7 +15,7 @@ from experiments.console.progress import progress
 from experiments.console.tables import (
     count_sentences,
     format_table,
-    percent,
+    percent_cell,
     printable,
     summary_rows,
     tie_sentence,
@@ -136,9 +136,9 @@ def _text(
             f"{row['rollouts']:,}",
             f"{row['steps']:,}",
             f"{row['mean_mc']:.4f}",
-            percent(row["error_step_ratio"]),
-            percent(row["mixed_share"]),
-            percent(row["all_negative_share"]),
+            percent_cell(row["error_step_ratio"]),
+            percent_cell(row["mixed_share"]),
+            percent_cell(row["all_negative_share"]),
         )
         for name, row in result["per_source"].items()
     ]

@@ -40,7 +40,7 @@ from experiments.store.write_subset import (
 )
 from mprm_jax.data.corpus import Corpus, read_corpus
 from mprm_jax.data.outputs import OutputSet
-from mprm_jax.data.update_plan import UpdatePlan
+from mprm_jax.train.update_plan import UpdatePlan
 
 if TYPE_CHECKING:
     from mprm_jax.data.loader import CorpusExamples

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from experiments.console.text import percent
 from mprm_jax.data.corpus import SelectableCorpus
 from theory.selection import Selection
 from theory.summary import Summary, summarise
@@ -24,9 +25,11 @@ def format_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join([lines[0], rule, *lines[1:]])
 
 
-def percent(share: float | None, digits: int = 2) -> str:
-    """A fraction in per cent; "-" where there is none."""
-    return "-" if share is None else f"{100 * share:.{digits}f} %"
+def percent_cell(share: float | None, digits: int = 2) -> str:
+    """A fraction in per cent, with a plain space; "-" where there is none."""
+    if share is None:
+        return "-"
+    return percent(share, digits).replace("\N{NO-BREAK SPACE}", " ")
 
 
 def printable(name: str, width: int) -> str:
@@ -46,12 +49,12 @@ def summary_rows(summary: Summary) -> list[tuple[str, str]]:
         ("rollouts", f"{summary.rollouts:,}"),
         ("steps", f"{summary.steps:,}"),
         ("steps per rollout", f"{summary.steps_per_rollout:.2f}"),
-        ("error-step ratio (K = 0)", percent(summary.error_step_ratio)),
+        ("error-step ratio (K = 0)", percent_cell(summary.error_step_ratio)),
         ("mean MC score per step", f"{summary.mean_mc:.4f}"),
-        ("mixed rollouts", percent(summary.mixed_share)),
-        ("all-negative rollouts", percent(summary.all_negative_share)),
-        ("all-positive rollouts", percent(summary.all_positive_share)),
-        ("positives with K <= 2", percent(summary.low_mc_positive_share)),
+        ("mixed rollouts", percent_cell(summary.mixed_share)),
+        ("all-negative rollouts", percent_cell(summary.all_negative_share)),
+        ("all-positive rollouts", percent_cell(summary.all_positive_share)),
+        ("positives with K <= 2", percent_cell(summary.low_mc_positive_share)),
         ("R, median", f"{summary.reliability_quantiles[2]:.4f}"),
         ("BIS, median", f"{summary.bis_quantiles[2]:.4f}"),
     ]
@@ -73,7 +76,7 @@ def tie_sentence(selection: Selection) -> str:
     if all(cut.cut_value is None for cut in selection.cuts):
         return "Within its strata this rule picks at random (--seed); it has no cut."
     return (
-        f"{percent(selection.tied_share, 1)} of the picks were chosen among equal "
+        f"{percent_cell(selection.tied_share, 1)} of the picks were chosen among equal "
         "scores at the cut (--ties)."
     )
 

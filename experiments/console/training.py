@@ -20,8 +20,8 @@ from experiments.console.options import (
     wrong_usage,
 )
 from experiments.console.progress import progress
-from mprm_jax.data.update_plan import UpdatePlan, plan
 from mprm_jax.train.config import Objective, OptimizerConfig, Precision, TrainConfig
+from mprm_jax.train.update_plan import UpdatePlan, plan
 from theory.paper import TRAINING
 
 if TYPE_CHECKING:

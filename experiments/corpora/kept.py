@@ -11,7 +11,7 @@ import numpy as np
 
 from experiments.console.command import print_json
 from experiments.console.progress import progress
-from experiments.console.tables import format_table, percent
+from experiments.console.tables import format_table, percent_cell
 from experiments.store.experiment import ExperimentOptions, complete
 from mprm_jax.data.corpus import SelectableCorpus, read_corpus, usable_rollouts
 from theory.paper import FULL_DATA
@@ -144,13 +144,13 @@ def _print(options: Options, everything: Summary, rules: dict[str, dict]) -> Non
         ),
         (
             "error-step ratio (fitted)",
-            percent(everything.error_step_ratio),
-            percent(FULL_DATA.error_step_ratio),
+            percent_cell(everything.error_step_ratio),
+            percent_cell(FULL_DATA.error_step_ratio),
         ),
         (
             "mixed rollouts (fitted)",
-            percent(everything.mixed_share),
-            percent(FULL_DATA.mixed_share),
+            percent_cell(everything.mixed_share),
+            percent_cell(FULL_DATA.mixed_share),
         ),
     ]
     print(format_table(("corpus", "simulated", "paper"), rows))
@@ -161,7 +161,7 @@ def _print(options: Options, everything: Summary, rules: dict[str, dict]) -> Non
             rule,
             f"{row['rollouts']:,}",
             f"{row['steps']:,}",
-            *(percent(row[share], 1) for share in shares),
+            *(percent_cell(row[share], 1) for share in shares),
         )
         for rule, row in rules.items()
     ]

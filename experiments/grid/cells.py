@@ -29,12 +29,12 @@ from experiments.store.results import Result, append_results, cell_key
 from experiments.store.write_subset import choose
 from mprm_jax.data.batches import Buckets, Example
 from mprm_jax.data.loader import CorpusExamples, Source
-from mprm_jax.data.update_plan import UpdatePlan
 from mprm_jax.models.model import Model, Params
 from mprm_jax.records.problems import DataError
 from mprm_jax.train.config import TrainConfig
 from mprm_jax.train.loop import TrainingJob, Update, train
 from mprm_jax.train.run_files import METRICS, RunFolder
+from mprm_jax.train.update_plan import UpdatePlan
 from theory.summary import summarise
 
 # Points of a loss curve that the results keep.

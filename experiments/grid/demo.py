@@ -49,10 +49,10 @@ from experiments.store.write_subset import choose, write_selection
 from mprm_jax.data.batches import buckets_for
 from mprm_jax.data.corpus import SelectableCorpus, read_corpus, usable_rollouts
 from mprm_jax.data.formats.base import WriteOptions
-from mprm_jax.data.update_plan import UpdatePlan, plan
 from mprm_jax.models.tiny import pretrained, pretraining_facts
 from mprm_jax.records.problems import DataError
 from mprm_jax.train.config import Objective, OptimizerConfig, TrainConfig
+from mprm_jax.train.update_plan import UpdatePlan, plan
 from sim.scenes.world import World
 from theory.scores import DEFAULT_ALPHA
 

@@ -205,7 +205,7 @@ def plan_cells(
         DataError: a rule's score is undefined on this corpus.
         ValueError: the batch size is out of range.
     """
-    from mprm_jax.data.update_plan import plan
+    from mprm_jax.train.update_plan import plan
 
     whole = usable.rollouts.n_rollouts
     kept: dict[SelectionOptions, int] = {}

@@ -17,7 +17,7 @@ from experiments.grid.options import Options
 from experiments.grid.plan import PASSES_PER_ROLLOUT, Planned
 from experiments.store.results import Result
 from mprm_jax.data.loader import CorpusExamples
-from mprm_jax.data.update_plan import UpdatePlan
+from mprm_jax.train.update_plan import UpdatePlan
 
 _WIDTH = 80
 

@@ -22,9 +22,9 @@ from mprm_jax.data.corpus import SelectableCorpus
 if TYPE_CHECKING:
     from experiments.grid.cells import GridContext, Settings
     from experiments.grid.inputs import Inputs
-    from mprm_jax.data.update_plan import UpdatePlan
     from mprm_jax.models.model import Params
     from mprm_jax.train.config import TrainConfig
+    from mprm_jax.train.update_plan import UpdatePlan
 
 NAME = SELECTION
 

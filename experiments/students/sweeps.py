@@ -14,9 +14,9 @@ import numpy as np
 from experiments.console.command import print_json
 from experiments.console.tables import format_table
 from experiments.store.experiment import SizedOptions, complete
-from experiments.store.paired import Comparison, Contrast, compare
 from experiments.store.results import Result, read_results
 from experiments.students.arms import Arm
+from experiments.students.contrasts import Comparison, Contrast, compare
 from mprm_jax.records.problems import DataError
 from theory.paper import FULL_DATA
 from theory.selection import RULE_NAMES

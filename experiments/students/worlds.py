@@ -51,19 +51,12 @@ class World:
     passes: int = 1
 
 
-def shifted_sources(mean_mc: float, spread: float = 0.5, count: int = 8):
-    """Sources of equal size whose mean MC, in logits, lie evenly around one.
-
-    Args:
-        mean_mc: mean MC of the middle.
-        spread: distance of the outermost from it, in logits.
-        count: number of sources.
-
-    Returns:
-        sources with the steps per rollout of the paper's corpus.
+def shifted_sources(mean_mc: float) -> tuple[Source, ...]:
+    """Eight sources of equal size whose mean MC, in logits, lie evenly within 0.5 of
+    that of ``mean_mc``; with the steps per rollout of the paper's corpus.
     """
     middle = np.log(mean_mc) - np.log1p(-mean_mc)
-    logits = middle + spread * np.linspace(-1, 1, count)
+    logits = middle + 0.5 * np.linspace(-1, 1, 8)
     steps = round(1000 * FULL_DATA.steps_per_rollout)
     return tuple(
         Source(f"source-{i}", float(1 / (1 + np.exp(-z))), steps, 1000)

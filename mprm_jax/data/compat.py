@@ -1,4 +1,4 @@
-"""The released selection script, byte for byte (``--compat official``).
+"""The released selection script, byte for byte.
 
 The release ranks by floating-point sums in file order, breaks ties by that order and
 drops chosen rollouts without replacing them; its subsets can only be reproduced by

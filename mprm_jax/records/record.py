@@ -186,7 +186,7 @@ def resolve_image(root: Path, image: str) -> Path:
 
 
 def resolve_unmeasured(record: Record, policy: UnmeasuredPolicy) -> Record | None:
-    """Apply ``--unmeasured`` to the steps with N = 0.
+    """The record with what a policy makes of its steps with N = 0.
 
     "drop" truncates before the first such step and gives None if nothing is left;
     "negative" makes of each a negative label with one trial; "error" refuses.

@@ -219,7 +219,7 @@ def restore(
 
 
 def _verify(folder: Path, parts: tuple[str, ...]) -> _Facts:
-    """The facts of a folder whose files are those that were sealed.
+    """The facts of a folder whose files are those its manifest names.
 
     Of subfolders that are not among ``parts`` the files are not read; but no file may
     be anywhere that the manifest does not name.

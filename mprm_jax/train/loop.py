@@ -25,7 +25,6 @@ from jax.sharding import Mesh
 
 from mprm_jax.data.batches import Buckets
 from mprm_jax.data.loader import BatchOrder, Source, batches
-from mprm_jax.data.update_plan import UpdatePlan
 from mprm_jax.models.model import Model
 from mprm_jax.records.problems import DataError
 from mprm_jax.train.checkpoint import Progress, restore_latest, save, updates_kept
@@ -41,6 +40,7 @@ from mprm_jax.train.sharding import (
     place_batch,
 )
 from mprm_jax.train.update import TrainState, compiled_step, initial_state
+from mprm_jax.train.update_plan import UpdatePlan
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,7 +50,7 @@ class TrainingJob:
     Attributes:
         model: pure functions.
         source: rollouts, for example a list of examples.
-        plan: of :func:`mprm_jax.data.update_plan.plan`.
+        plan: of :func:`mprm_jax.train.update_plan.plan`.
         buckets: shapes; share them between jobs that shall share a compilation.
         config: all other settings.
     """

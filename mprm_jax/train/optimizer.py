@@ -13,9 +13,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from mprm_jax.data.update_plan import UpdatePlan
 from mprm_jax.models.model import HEAD, Params
 from mprm_jax.train.config import OptimizerConfig, check_positive
+from mprm_jax.train.update_plan import UpdatePlan
 
 # Parameters that shift or scale are not shrunk; see :func:`decayed`.
 _UNDECAYED = ("bias", "scale")

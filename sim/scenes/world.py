@@ -108,18 +108,14 @@ class Labelled:
 
 
 def sample_corpus(
-    world: World,
-    rollouts: int,
-    rng: np.random.Generator,
-    sources: tuple[Source, ...] = TRAINING_SOURCES,
+    world: World, rollouts: int, rng: np.random.Generator
 ) -> list[Labelled]:
-    """Solutions of every source, labelled by re-running the policy from each step.
+    """Solutions of every training source, labelled by re-running from each step.
 
     Args:
         world: how.
         rollouts: in all; the first sources have one more where they do not divide.
         rng: of everything but the pictures.
-        sources: of the problems.
 
     Raises:
         ValueError: there are fewer rollouts than sources.
@@ -127,8 +123,8 @@ def sample_corpus(
     return [
         label(sample_problems(source, n, world.spread, stream), world, stream)
         for (source, n), stream in zip(
-            _shares(tuple(map(world.source, sources)), rollouts),
-            rng.spawn(len(sources)),
+            _shares(tuple(map(world.source, TRAINING_SOURCES)), rollouts),
+            rng.spawn(len(TRAINING_SOURCES)),
             strict=True,
         )
     ]
@@ -158,9 +154,7 @@ class Judged:
     prior: np.ndarray
 
 
-def sample_benchmark(
-    rollouts: int, rng: np.random.Generator, neutral_share: float = 0.1
-) -> list[Judged]:
+def sample_benchmark(rollouts: int, rng: np.random.Generator) -> list[Judged]:
     """Solutions of the held-out sources, at one error rate for all.
 
     Raises:
@@ -169,7 +163,7 @@ def sample_benchmark(
     judged = []
     for source, n in _shares(BENCHMARK_SOURCES, rollouts):
         problems = sample_problems(source, n, 0.0, rng)
-        solutions = solve(problems, BENCHMARK_CARE, neutral_share, rng)
+        solutions = solve(problems, BENCHMARK_CARE, 0.1, rng)
         judged.append(Judged(solutions, _positional(solutions)))
     return judged
 

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from experiments.benchmarks import full_depth
+from experiments.benchmarks import full_depth, worker
 from experiments.benchmarks.full_depth import Options, make_batch, make_model, measure
 from mprm_jax.models.weights import tensors
 from tests.mprm_jax.backbone_shapes import BACKBONES, full_config
@@ -72,7 +72,7 @@ def test_a_process_per_backbone_prints_a_row_each(capsys, monkeypatch):
         }  # fmt: skip
         return type("Done", (), {"returncode": 0, "stdout": json.dumps(found)})
 
-    monkeypatch.setattr(full_depth.subprocess, "run", run)
+    monkeypatch.setattr(worker.subprocess, "run", run)
     full_depth.main(Options(rank=4))
     assert [command[-1] for command in asked] == list(BACKBONES)
     assert asked[0][3:5] == ["--rank", "4"]

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from experiments.store.experiment import ExperimentOptions
-from experiments.store.paired import compare
 from experiments.store.results import Result, read_results
 from experiments.students import sweeps
 from experiments.students.arms import Arm
+from experiments.students.contrasts import compare
 from experiments.students.runs import VARIANTS, choose_rows, run_arms, run_cells
 from experiments.students.worlds import (
     World,

@@ -13,7 +13,6 @@ import jax
 import numpy as np
 
 from mprm_jax.data.batches import Batch, Bucket, Buckets, Example, buckets_for
-from mprm_jax.data.update_plan import plan
 from mprm_jax.models.families import Prompting
 from mprm_jax.models.layers import Compute
 from mprm_jax.models.weights.load import load_backbone
@@ -23,6 +22,7 @@ from mprm_jax.train.objective import Objective
 from mprm_jax.train.optimizer import OptimizerConfig
 from mprm_jax.train.run_files import RunFolder, read_metrics
 from mprm_jax.train.sharding import MeshShape
+from mprm_jax.train.update_plan import plan
 from tests.mprm_jax.backbone_folder import internvl_folder, qwen_folder
 from tests.mprm_jax.stub_model import StubModel, stub_examples
 

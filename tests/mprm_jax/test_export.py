@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 
 from mprm_jax.data.batches import buckets_for, collate
-from mprm_jax.data.update_plan import plan
 from mprm_jax.models.lora import LoraConfig, base_of
 from mprm_jax.train import objective
 from mprm_jax.train.objective import Objective
 from mprm_jax.train.open_backbone import Opening, open_for_training
 from mprm_jax.train.optimizer import OptimizerConfig
 from mprm_jax.train.update import initial_state, train_step
+from mprm_jax.train.update_plan import plan
 from tests.mprm_jax.backbone_folder import internvl_folder, qwen_folder
 from tests.mprm_jax.sharding_worker import random_batch
 from tests.mprm_jax.tiny_case import examples_of, small_model

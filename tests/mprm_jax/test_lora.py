@@ -5,7 +5,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mprm_jax.data.update_plan import plan
 from mprm_jax.models.families import Prompting
 from mprm_jax.models.layers import Compute
 from mprm_jax.models.lora import (
@@ -24,6 +23,7 @@ from mprm_jax.train.loop import TrainConfig, TrainingJob, train
 from mprm_jax.train.objective import Objective, loss_sum
 from mprm_jax.train.optimizer import split
 from mprm_jax.train.run_files import RunFolder
+from mprm_jax.train.update_plan import plan
 from tests.mprm_jax.backbone_folder import qwen_folder
 from tests.mprm_jax.quick import quick_compilation as quick_compilation
 from tests.mprm_jax.sharding_worker import random_batch, random_examples

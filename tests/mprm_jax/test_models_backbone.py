@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 
 from mprm_jax.data.batches import Example, buckets_for, collate
-from mprm_jax.data.update_plan import plan
 from mprm_jax.models.backbone import from_description
 from mprm_jax.models.families import Prompting
 from mprm_jax.models.layers import Compute
@@ -16,6 +15,7 @@ from mprm_jax.records.problems import BadRecord, DataError
 from mprm_jax.train import update
 from mprm_jax.train.objective import Objective
 from mprm_jax.train.optimizer import OptimizerConfig
+from mprm_jax.train.update_plan import plan
 from tests.mprm_jax.backbone_folder import internvl_folder, picture, qwen_folder
 from tests.mprm_jax.quick import quick_compilation as quick_compilation
 

@@ -8,7 +8,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mprm_jax.data.update_plan import plan
 from mprm_jax.train.optimizer import (
     OptimizerConfig,
     apply_directions,
@@ -20,6 +19,7 @@ from mprm_jax.train.optimizer import (
     split,
     transformation,
 )
+from mprm_jax.train.update_plan import plan
 from tests.mprm_jax.stub_model import StubModel
 
 

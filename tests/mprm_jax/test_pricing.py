@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 
 from mprm_jax.data.batches import Bucket, Buckets
-from mprm_jax.data.update_plan import plan
 from mprm_jax.models.lora import TARGETS, LoraConfig, base_of
 from mprm_jax.train import update
 from mprm_jax.train.loop import TrainConfig, TrainingJob
@@ -27,6 +26,7 @@ from mprm_jax.train.price import (
     sample_load,
 )
 from mprm_jax.train.sharding import MeshShape, abstract_mesh
+from mprm_jax.train.update_plan import plan
 from tests.mprm_jax.backbone_folder import internvl_folder, qwen_folder, tokenizer
 from tests.mprm_jax.sharding_worker import random_batch
 from tests.mprm_jax.stub_model import StubModel, stub_examples

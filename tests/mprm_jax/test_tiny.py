@@ -10,13 +10,13 @@ from PIL import Image
 from experiments.corpora.scene_text import questions, step_texts
 from mprm_jax.data.batches import Bucket, Buckets, collate
 from mprm_jax.data.prompt import render
-from mprm_jax.data.update_plan import plan
 from mprm_jax.models.tiny import MAX_TOKENS, TinyModel, patchify, pretrained
 from mprm_jax.models.tokenizer import UNKNOWN, build_tokenizer
 from mprm_jax.records.problems import BadRecord
 from mprm_jax.train.objective import Objective
 from mprm_jax.train.optimizer import OptimizerConfig, join
 from mprm_jax.train.update import compiled_step, initial_state
+from mprm_jax.train.update_plan import plan
 from sim.scenes.grammar import BENCHMARK_SOURCES, TRAINING_SOURCES, vocabulary
 from sim.scenes.policy import Care
 from sim.scenes.solutions import sample_problems, solve

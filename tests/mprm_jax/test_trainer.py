@@ -12,13 +12,13 @@ import pytest
 from experiments.benchmarks.kill_resume import digest
 from mprm_jax.data.batches import buckets_for, collate
 from mprm_jax.data.loader import BatchOrder, batches
-from mprm_jax.data.update_plan import plan
 from mprm_jax.records.problems import DataError
 from mprm_jax.train.checkpoint import load_model, updates_kept
 from mprm_jax.train.loop import TrainConfig, TrainingJob, advised, stoppable, train
 from mprm_jax.train.optimizer import join
 from mprm_jax.train.run_files import RUN, RunFolder, read_metrics
 from mprm_jax.train.update import compiled_step, initial_state
+from mprm_jax.train.update_plan import plan
 from tests.mprm_jax.stub_model import StubModel, read_stub, stub_examples
 
 MODEL = StubModel()

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 from mprm_jax.data.batches import Bucket, Buckets, buckets_for, collate
-from mprm_jax.data.update_plan import plan
 from mprm_jax.train.objective import Objective
 from mprm_jax.train.optimizer import OptimizerConfig, join
 from mprm_jax.train.sharding import MeshShape, default_mesh, make_mesh, place_batch
 from mprm_jax.train.update import compiled_step, initial_state
+from mprm_jax.train.update_plan import plan
 from tests.mprm_jax.stub_model import StubModel, stub_examples
 
 MODEL = StubModel()

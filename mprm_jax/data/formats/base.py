@@ -62,8 +62,8 @@ class Format:
     """One on-disk format.
 
     Attributes:
-        name: as given to ``--format``.
-        meaning: one line for ``--help`` and error messages.
+        name: by which users choose it.
+        meaning: one line for help and error messages.
         decoder: of one record's bytes to what the format's fields hold.
         read: what the decoder gives -> :class:`Record`, unchecked.
         write: record that is fit for training -> bytes of one JSON line without

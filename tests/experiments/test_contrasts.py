@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from experiments.store.paired import Contrast, compare
 from experiments.store.results import Result
+from experiments.students.contrasts import Contrast, compare
 
 RNG = np.random.default_rng(0)
 A, B = RNG.normal(0.3, 1, 25), RNG.normal(0, 1, 25)

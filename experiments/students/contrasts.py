@@ -49,14 +49,13 @@ class Comparison(NamedTuple):
 
 
 def compare(
-    results: Sequence[Result], contrasts: Sequence[Contrast], metric: str = "micro_f1"
+    results: Sequence[Result], contrasts: Sequence[Contrast]
 ) -> list[Comparison]:
-    """Every contrast in every world that has both arms, corrected together.
+    """Micro-F1 of every contrast in every world that has both arms, corrected together.
 
     Args:
         results: cells with arms, all of one seed.
         contrasts: what to compare.
-        metric: a list with one value per paired seed.
 
     Raises:
         ValueError: settings of a contrast fit several arms of a world.
@@ -72,7 +71,7 @@ def compare(
             )
             if treated and baseline:
                 interval = paired_interval(
-                    treated.metrics[metric], baseline.metrics[metric]
+                    treated.metrics["micro_f1"], baseline.metrics["micro_f1"]
                 )
                 found.append((contrast.claim, world, interval))
     adjusted = holm([interval.p for _, _, interval in found])
