@@ -21,19 +21,6 @@ def test_every_count_a_file_may_hold_is_one_the_arithmetic_is_exact_for():
     assert record.MAX_TRIALS <= rollouts.MAX_TRIALS
 
 
-def test_score_is_successes_over_trials():
-    assert Step("a", 3, 16).score == 0.1875
-    with pytest.raises(ZeroDivisionError):
-        _ = Step("a", 0, 0).score
-
-
-@pytest.mark.parametrize(
-    ("image", "images"), [(None, ()), ("a", ("a",)), (("a", "b"), ("a", "b"))]
-)
-def test_images_are_none_one_or_several(image, images):
-    assert Record("q", STEPS, image).images == images
-
-
 @pytest.mark.parametrize(
     "record",
     [
