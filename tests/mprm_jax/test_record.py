@@ -85,26 +85,16 @@ def test_paths_that_could_leave_the_root_are_unsafe(image):
 GAPS = Record("q", (Step("a", 2, 4), Step("b", 0, 0), Step("c", 1, 4)))
 
 
-def test_unmeasured_steps_are_an_error_by_default():
+def test_policies_of_unmeasured_steps():
     with pytest.raises(BadRecord, match=r"step 2 .*--unmeasured drop or negative"):
         resolve_unmeasured(GAPS, "error")
-
-
-def test_drop_truncates_before_the_first_unmeasured_step():
     assert resolve_unmeasured(GAPS, "drop") == Record("q", GAPS.steps[:1])
     assert resolve_unmeasured(Record("q", GAPS.steps[1:]), "drop") is None
-
-
-def test_negative_makes_one_failed_trial_of_it():
-    resolved = resolve_unmeasured(GAPS, "negative")
-    assert resolved is not None
-    assert resolved.steps == (GAPS.steps[0], Step("b", 0, 1), GAPS.steps[2])
-
-
-@pytest.mark.parametrize("policy", ["error", "drop", "negative"])
-def test_measured_records_are_left_alone(policy):
-    record = Record("q", STEPS, "x.png", "1", "s")
-    assert resolve_unmeasured(record, policy) is record
+    steps = (GAPS.steps[0], Step("b", 0, 1), GAPS.steps[2])
+    assert resolve_unmeasured(GAPS, "negative") == Record("q", steps)
+    whole = Record("q", STEPS, "x.png", "1", "s")
+    for policy in ("error", "drop", "negative"):
+        assert resolve_unmeasured(whole, policy) is whole
 
 
 @given(
