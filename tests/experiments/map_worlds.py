@@ -38,14 +38,16 @@ def world(index, rng, gain, others=0.0, noise=0.005):
     return Result("regimes", config, 0, found)
 
 
+def lossy_world(index, rng, gain):
+    """A world where BIS gains ``gain(keep)`` and all other rules lose."""
+    return world(index, rng, lambda keep, mixed: gain(keep), -0.05, 0.001)
+
+
 def write_worlds(folder, gain, count=300):
-    """Stored worlds where BIS gains ``gain(keep)`` and all other rules lose; those that
-    are not held out. By default more of them than the reference has.
+    """Stored lossy worlds; those that are not held out. By default more of them than
+    the reference has.
     """
     rng = np.random.default_rng(0)
-    worlds = [
-        world(i, rng, lambda keep, mixed: gain(keep), -0.05, 0.001)
-        for i in range(count)
-    ]
+    worlds = [lossy_world(i, rng, gain) for i in range(count)]
     append_results(folder, worlds)
     return [w for w in worlds if not w.config["held_out"]]

@@ -10,44 +10,11 @@ import pytest
 from experiments.cli import main
 from experiments.cli.advise import KEEP_RATIOS, load_advisor
 from experiments.map.advisor import fit_advisor
-from experiments.map.design import AXES
 from experiments.map.run import ARMS
-from experiments.store.results import REFERENCE, Result, append_results, store_path
+from experiments.store.results import REFERENCE, append_results, store_path
 from mprm_jax.records.problems import DataError
 from tests.cli import run
-
-
-def planted(i, rng, gain):
-    """A world that looks like any other; ``gain`` of bis over all data, by keep ratio.
-
-    Its looks span those of the corpus that the tests simulate.
-    """
-    keep = float(rng.choice(AXES["keep_ratio"]))
-    measures = {
-        "mixed_share": float(np.exp(rng.uniform(np.log(0.02), np.log(0.3)))),
-        "error_step_ratio": float(np.exp(rng.uniform(np.log(0.01), np.log(0.2)))),
-        "mean_mc": float(rng.uniform(0.6, 1.0)),
-        "between_share": float(rng.uniform(0.2, 0.9)),
-        "low_positive_share": float(rng.uniform(0, 0.1)),
-        "mixed_reliability": float(rng.uniform(0.1, 0.7)),
-    }
-    base = rng.normal(0.7, 0.01, 20)
-    arms = {name: {"micro_f1": (base - 0.05).tolist()} for name in ARMS}
-    arms["full"] = {"micro_f1": base.tolist()}
-    noise = rng.normal(0, 0.001)
-    arms["bis"] = {"micro_f1": (base + gain(keep) + noise).tolist()}
-    updates = float(np.exp(rng.uniform(np.log(5), np.log(2000))))
-    metrics = {"measures": measures, "updates": updates, "arms": arms}
-    config = {"axes": {"keep_ratio": keep}, "held_out": i % 5 == 4, "index": i}
-    return Result("regimes", config, 0, metrics)
-
-
-def write_worlds(folder, gain, count=300):
-    """By default more of them than the reference has."""
-    rng = np.random.default_rng(0)
-    worlds = [planted(i, rng, gain) for i in range(count)]
-    append_results(folder, worlds)
-    return [w for w in worlds if not w.config["held_out"]]
+from tests.experiments.map_worlds import lossy_world, write_worlds
 
 
 @pytest.fixture(scope="module")
@@ -133,7 +100,7 @@ def test_a_store_with_fewer_worlds_does_not_hide_the_reference(
 def test_held_out_worlds_do_not_decide_which_folder_is_read(tmp_path):
     training = write_worlds(tmp_path / "a", lambda keep: 0.0, 100)
     rng = np.random.default_rng(1)
-    held_out = [planted(i, rng, lambda keep: 0.0) for i in range(4, 1000, 5)]
+    held_out = [lossy_world(i, rng, lambda keep: 0.0) for i in range(4, 1000, 5)]
     append_results(tmp_path / "b", [*training[:30], *held_out])
     _, worlds, used = load_advisor(tmp_path / "b", tmp_path / "a")
     assert (worlds, used) == (80, tmp_path / "a")
@@ -144,7 +111,7 @@ def test_the_advisor_has_each_world_once_and_of_one_seed(tmp_path):
     training = write_worlds(tmp_path, lambda keep: 0.01, 100)
     alone = load_advisor(tmp_path, tmp_path)[0]
     rng = np.random.default_rng(1)
-    other = [planted(i, rng, lambda keep: -0.1) for i in range(500)]
+    other = [lossy_world(i, rng, lambda keep: -0.1) for i in range(500)]
     append_results(tmp_path, [msgspec.structs.replace(w, seed=2) for w in other])
     # The first world again, under a configuration that makes it another cell.
     again = msgspec.structs.replace(

@@ -48,18 +48,6 @@ def test_without_the_option_the_corpus_is_what_it_was(capsys, tmp_path):
     manifest = json.loads((tmp_path / "a" / "manifest.json").read_text())
     assert manifest["all_negative_share"] is None
     assert written(tmp_path / "a") != written(tmp_path / "b")
-    help_text = run(capsys, "simulate", "--help").out
-    assert "--all-negative-share" in help_text
-
-
-@pytest.mark.parametrize("value", ["1", "-0.1", "nan", "inf"])
-def test_a_share_outside_its_range_is_wrong_usage(value, capsys, tmp_path):
-    failed = run(
-        capsys, *COMMAND, f"--all-negative-share={value}", "--output", tmp_path
-    )
-    assert (failed.status, failed.err.count("\n")) == (2, 1)
-    assert "--all-negative-share must lie in [0, 1)" in failed.err
-    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("value", ["0.0278", "0.5"])

@@ -57,31 +57,3 @@ def test_json_summarises_what_was_written(tmp_path, capsys):
     assert (manifest["world"], manifest["seed"]) == ("plentiful", 2)
     # The corpus is read like any other.
     assert run(capsys, "stats", folder, "--json").json["overall"]["rollouts"] == 40
-
-
-@pytest.mark.parametrize(
-    ("option", "message"),
-    [
-        ("--rollouts=4", "--rollouts must be at least 5"),
-        ("--judged=0", "--judged must be at least 5"),
-        ("--problems=-1", "--problems must be at least 5"),
-        ("--seed=-1", "--seed must be at least 0"),
-        ("--world=easy", "invalid choice"),
-        ("--scale=1", "--scale"),
-    ],
-)
-def test_wrong_usage_writes_nothing(option, message, tmp_path, capsys):
-    folder = tmp_path / "w"
-    failed = run(capsys, "simulate", "scenes", option, "--output", folder)
-    assert (failed.status, message in failed.err) == (2, True)
-    assert not folder.exists()
-
-
-def test_each_simulation_has_its_own_help(capsys):
-    for words, option in (
-        (["simulate"], "--scale"),
-        (["simulate", "scenes"], "--judged"),
-    ):
-        shown = run(capsys, *words, "--help")
-        assert (shown.status, option in shown.out) == (0, True)
-    assert run(capsys, "simulate", "dreams").status == 2

@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from experiments.cli import COMMANDS
+from experiments.cli.run import EXPERIMENTS, WITH_DATA
 from mprm_jax.data.formats import by_name
 from mprm_jax.data.formats.base import ReadOptions
 from tests.cli import run
@@ -277,8 +278,12 @@ def test_help_teaches(capsys):
         shown = run(capsys, *arguments)
         assert shown.status == (0 if arguments else 2)
         assert all(f"  {name}" in shown.out for name in COMMANDS)
-    for name in COMMANDS:
-        shown = run(capsys, name, "--help")
+    listed = run(capsys, "run", "--help").out
+    assert run(capsys, "run").status == 2
+    runs = [f"run {name}" for name in ("all", *EXPERIMENTS, *WITH_DATA)]
+    assert all(f"\n  {name[4:]} " in listed for name in runs)
+    for name in (*COMMANDS, *runs):
+        shown = run(capsys, *name.split(), "--help")
         assert shown.status == 0
         assert f"usage: mprm {name}" in shown.out
     assert run(capsys, "--version").out.startswith("mprm ")

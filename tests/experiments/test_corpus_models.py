@@ -37,17 +37,6 @@ def test_coverage_over_r_and_mixture_is_printed_within_eighty_columns(
         assert rows[0].startswith("[0, ")
 
 
-def test_a_bin_without_rollouts_has_no_coverage():
-    table = {
-        "edges": [0, 0.5, 1],
-        "all": [0, 4, 2],
-        "selected": [0, 1, 2],
-        "coverage": [0.0, 0.25, 1.0],
-    }
-    rows = corpus_models._coverage_rows({"one": {"coverage_R": table}}, "coverage_R")
-    assert rows == [["[0, 0.5]", "-"], ["(0.5, 1)", "25.0%"], ["1", "100.0%"]]
-
-
 def test_coverage_by_hand():
     values = np.array([0.0, 0.1, 0.15, 0.5, 1.0, 1.0, 0.95])
     found = coverage(values, np.array([1, 4, 6]), (0.0, 0.1, 0.5, 1.0))

@@ -207,14 +207,6 @@ def test_the_command_prints_a_table_and_writes_the_page(interrupted, capsys):
     assert " ".join(answer["sentence"].split()) in " ".join(done.out.split())
 
 
-@pytest.mark.parametrize(
-    "option", ["--keep-ratio=0", "--keep-ratio=1.5", "--seed=-1", "--size=huge"]
-)
-def test_wrong_usage_makes_nothing(option, tmp_path, capsys):
-    assert run(capsys, "demo", option, "--output", tmp_path / "d").status == 2
-    assert not (tmp_path / "d").exists()
-
-
 def test_results_of_an_earlier_version_are_left_alone(small, tmp_path, monkeypatch):
     monkeypatch.setattr(demo, "write_world", never)
     path = store_path(tmp_path / "results", DEMO)

@@ -1,11 +1,8 @@
 """The script that measures the memory of an update at full depth, where no GPU is."""
 
-import json
-
 import numpy as np
 import pytest
 
-from experiments.benchmarks import full_depth, worker
 from experiments.benchmarks.full_depth import Options, make_batch, make_model, measure
 from mprm_jax.models.weights import tensors
 from tests.mprm_jax.backbone_shapes import BACKBONES, full_config
@@ -56,27 +53,3 @@ def test_images_fill_the_tokens_that_stand_for_them():
     assert batch.marker_BxS.min() > 13 * 19 + 1
     with pytest.raises(SystemExit, match="the image alone has 247 tokens"):
         make_batch(Options(tokens=250, toy=True), model)
-
-
-def test_a_process_per_backbone_prints_a_row_each(capsys, monkeypatch):
-    asked = []
-
-    def run(command, **_):
-        asked.append(command)
-        found = {
-            "name": command[-1], "device": "card", "dtype": "bfloat16",
-            "parameters": 10**9, "trained": 10**6,
-            "said": {"frozen weights": 2**31, "gradients": 2**28, "activations": 2**30},
-            "compiled": {"kept": 2**31, "temporary": 2**30},
-            "compile_seconds": 12.3, "seconds": [0.1, 0.3, 0.2], "peak_bytes": 2**32,
-        }  # fmt: skip
-        return type("Done", (), {"returncode": 0, "stdout": json.dumps(found)})
-
-    monkeypatch.setattr(worker.subprocess, "run", run)
-    full_depth.main(Options(rank=4))
-    assert [command[-1] for command in asked] == list(BACKBONES)
-    assert asked[0][3:5] == ["--rank", "4"]
-    printed = capsys.readouterr().out
-    assert "qwen2.5-vl-7b   1,000,000,000  1,000,000" in printed
-    row = next(line for line in printed.splitlines() if line.startswith("qwen"))
-    assert row.split()[3:] == ["2", "2", "1.25", "1", "4", "200", "12"]

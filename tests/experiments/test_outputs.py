@@ -120,15 +120,6 @@ def test_compat_counts_every_line(tmp_path, capsys):
     assert run(capsys, "verify", output).status == 0
 
 
-@pytest.mark.parametrize(
-    "options", [["--keep-ratio", "0.01"], ["--global"], ["--budget", "steps"]]
-)
-def test_statistics_without_a_rule_take_no_selection(options, corpus, capsys):
-    refused = run(capsys, "stats", corpus, *options)
-    assert refused.status == 2
-    assert f"{options[0]} needs --rule" in refused.err
-
-
 def test_a_source_s_name_orders_a_terminal_nothing(tmp_path, capsys):
     names = ["a\nb", "\x1b[31mred", "x" * 30 + "1", "x" * 30 + "2"]
     rows = [record(number=i, src=name) for i, name in enumerate(names)]

@@ -222,12 +222,3 @@ def test_the_command_writes_a_backbone_and_how_it_was_made(
     assert facts["AUROC: true"] == "0.8750"
     assert facts["version of numpy"] == np.__version__
     assert "0.8750" in run(capsys, *arguments).out
-
-
-@pytest.mark.parametrize("option", ["--problems=99", "--updates=299", "--seed=-1"])
-def test_pretraining_of_nothing_is_wrong_usage(option, tmp_path, capsys):
-    output = tmp_path / "base.safetensors"
-    failed = run(capsys, "pretrain", "scenes", option, "--output", output)
-    assert (failed.status, "must be at least" in failed.err) == (2, True)
-    assert not output.exists()
-    assert run(capsys, "pretrain", "numbers").status == 2

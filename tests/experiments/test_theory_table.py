@@ -126,13 +126,6 @@ def test_a_wrong_formula_fails_by_name(one_section, tmp_path, capsys, monkeypatc
     assert failed.out.count("FAILS") == 3
 
 
-@pytest.mark.parametrize("option", ["--draws=9999", "--seed=-1"])
-def test_options_without_meaning_are_wrong_usage(option, capsys):
-    failed = run(capsys, "run", "theory", option)
-    assert failed.status == 2
-    assert "must be at least" in failed.err
-
-
 NUMBERS = ("exact", "oracle", "simulation", "se")
 
 

@@ -1,5 +1,6 @@
 """Wrong usage exits with 2, failures are one JSON object, inputs stay as they are."""
 
+import itertools
 from dataclasses import asdict
 from pathlib import Path
 
@@ -50,10 +51,30 @@ WRONG = {
     "select none --compat official --input-format trl": "--input-format raw alone",
     "convert none --format trl --labels soft": "holds no soft labels",
     "stats none --keep-ratio 0.5": "--keep-ratio needs --rule",
+    "stats none --global": "--global needs --rule",
+    "stats none --budget steps": "--budget needs --rule",
     "score none --output scores.csv": "--output must end in .jsonl or .parquet",
     "advise none --batch 0": "--batch must be at least 1",
     "advise none --passes 0": "--passes must be at least 1",
-    "pretrain scenes --problems 9": "--problems must be at least 100",
+    "pretrain scenes --problems 99": "--problems must be at least 100",
+    "pretrain scenes --updates 299": "--updates must be at least 300",
+    "pretrain scenes --seed=-1": "--seed must be at least 0",
+    **{
+        f"simulate scenes --{name}={few}": f"--{name} must be at least {least}"
+        for name, few, least in (
+            ("rollouts", 4, 5),
+            ("judged", 0, 5),
+            ("problems", -1, 5),
+            ("seed", -1, 0),
+        )
+    },
+    **{
+        f"simulate corpus --all-negative-share={x}": "must lie in [0, 1)"
+        for x in ("1", "-0.1", "nan", "inf")
+    },
+    "demo --keep-ratio=0": RATIO,
+    "demo --seed=-1": "--seed must be at least 0",
+    "run theory --seed=-1": "--seed must be at least 0",
     "figures --only nope": "known: information, ",
     "train none --subset x --rule bis": "--subset and --rule exclude each other",
     "train none --keep-ratio 0.5": "--keep-ratio needs --rule",
@@ -78,6 +99,8 @@ WRONG = {
     "train none --lora-rank 2": "--lora-rank needs a backbone",
     "train none --model x --lora-alpha 8": "--lora-alpha needs --lora-rank",
     "train none --model x --max-length 0": "--max-length must be at least 1",
+    "rerank": "give either --checkpoint DIR with --candidates FILE",
+    "rerank --checkpoint=c": "--checkpoint needs --candidates FILE",
     "evaluate": NEITHER,
     "evaluate --predictions=p --checkpoint=c": NEITHER,
     "evaluate --checkpoint=c": "--checkpoint needs --benchmark FILE",
@@ -96,7 +119,9 @@ WRONG = {
 UNPARSED = [
     "select none --rule=best", "select none --format=csv", "select none --keep-ratio=x",
     "select none --unknown=1", "run theory --nope", "evaluate --threshold-on=train",
-    "run selection --benchmark b", "stats --corpus",
+    "run selection --benchmark b", "stats --corpus", "demo --size=huge",
+    "simulate dreams", "simulate scenes --world=easy", "simulate scenes --scale=1",
+    "pretrain numbers", "run theory --draws=9999",
 ]  # fmt: skip
 
 
@@ -170,8 +195,9 @@ def test_json_failures_are_one_object_too(tmp_path, mprm):
 def test_an_output_among_the_inputs_is_refused(tmp_path, mprm):
     folder = write_corpus(tmp_path, {"a.jsonl": GOOD})
     before = (folder / "a.jsonl").read_bytes()
-    for name in ("a.jsonl", "b.jsonl"):
-        failed = mprm("select", folder, "--output", folder / name)
+    names, modes = ("a.jsonl", "b.jsonl"), ("", "--compat official")
+    for name, mode in itertools.product(names, modes):
+        failed = mprm("select", folder, mode, "--output", folder / name)
         assert (failed.status, f"{folder / name}: " in failed.err) == (1, True)
     failed = mprm("convert", folder, "--output", folder)
     assert (failed.status, f"{folder}: " in failed.err) == (1, True)

@@ -44,25 +44,30 @@ def write_checkpoint(folder, config, seed, added_tokens=None):
     return kind, shape, tensors
 
 
+TEXT = {
+    "vocab_size": 120,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "hidden_act": "silu",
+    "max_position_embeddings": 512,
+    "rms_norm_eps": 1e-6,
+}
+INTERNVIT = {
+    "hidden_size": 24,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "intermediate_size": 40,
+    "layer_norm_eps": 1e-6,
+    "norm_type": "layer_norm",
+}
+
+
 def qwen_config(**changes):
     """A tiny Qwen2.5-VL as transformers writes its config.json."""
-    text = {
-        "model_type": "qwen2_5_vl_text",
-        "vocab_size": 120,
-        "hidden_size": 32,
-        "intermediate_size": 48,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
-        "hidden_act": "silu",
-        "max_position_embeddings": 512,
-        "rms_norm_eps": 1e-6,
-        "rope_parameters": {
-            "rope_type": "default",
-            "rope_theta": 1e4,
-            "mrope_section": [1, 1, 2],
-        },
-    }
+    rope = {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [1, 1, 2]}
     vision = {
         "model_type": "qwen2_5_vl_vision",
         "depth": 2,
@@ -83,13 +88,22 @@ def qwen_config(**changes):
         "vision_start_token_id": 3,
         "vision_end_token_id": 4,
         "tie_word_embeddings": False,
-        "text_config": text,
+        "text_config": TEXT
+        | {"model_type": "qwen2_5_vl_text", "rope_parameters": rope},
         "vision_config": vision,
     } | changes
 
 
 def internvl_config(**changes):
     """A tiny InternVL2.5 as transformers writes its config.json."""
+    rope = {"rope_type": "default", "rope_theta": 1e6}
+    vision = INTERNVIT | {
+        "model_type": "internvl_vision",
+        "attention_bias": True,
+        "image_size": [56, 56],
+        "patch_size": [14, 14],
+        "use_qk_norm": False,
+    }
     return {
         "model_type": "internvl",
         "image_token_id": 7,
@@ -97,67 +111,27 @@ def internvl_config(**changes):
         "downsample_ratio": 0.5,
         "projector_hidden_act": "gelu",
         "tie_word_embeddings": True,
-        "text_config": {
-            "model_type": "qwen2",
-            "vocab_size": 120,
-            "hidden_size": 32,
-            "intermediate_size": 48,
-            "num_hidden_layers": 2,
-            "num_attention_heads": 4,
-            "num_key_value_heads": 2,
-            "hidden_act": "silu",
-            "max_position_embeddings": 512,
-            "rms_norm_eps": 1e-6,
-            "rope_parameters": {"rope_type": "default", "rope_theta": 1e6},
-        },
-        "vision_config": {
-            "model_type": "internvl_vision",
-            "hidden_size": 24,
-            "num_hidden_layers": 2,
-            "num_attention_heads": 2,
-            "intermediate_size": 40,
-            "attention_bias": True,
-            "image_size": [56, 56],
-            "patch_size": [14, 14],
-            "layer_norm_eps": 1e-6,
-            "norm_type": "layer_norm",
-            "use_qk_norm": False,
-        },
+        "text_config": TEXT | {"model_type": "qwen2", "rope_parameters": rope},
+        "vision_config": vision,
     } | changes
 
 
 def internvl_chat_config(family="InternLM2ForCausalLM", **changes):
     """A tiny InternVL2.5 as its remote code writes its config.json."""
+    language = TEXT | {
+        "architectures": [family],
+        "rms_norm_eps": 1e-5,
+        "rope_theta": 1e6,
+        "rope_scaling": {"type": "dynamic", "factor": 2.0},
+        "bias": False,
+        "tie_word_embeddings": False,
+    }
     return {
         "model_type": "internvl_chat",
         "ps_version": "v2",
         "select_layer": -1,
         "downsample_ratio": 0.5,
-        "llm_config": {
-            "architectures": [family],
-            "vocab_size": 120,
-            "hidden_size": 32,
-            "intermediate_size": 48,
-            "num_hidden_layers": 2,
-            "num_attention_heads": 4,
-            "num_key_value_heads": 2,
-            "hidden_act": "silu",
-            "max_position_embeddings": 512,
-            "rms_norm_eps": 1e-5,
-            "rope_theta": 1e6,
-            "rope_scaling": {"type": "dynamic", "factor": 2.0},
-            "bias": False,
-            "tie_word_embeddings": False,
-        },
-        "vision_config": {
-            "hidden_size": 24,
-            "num_hidden_layers": 2,
-            "num_attention_heads": 2,
-            "intermediate_size": 40,
-            "image_size": 56,
-            "patch_size": 14,
-            "layer_norm_eps": 1e-6,
-            "qkv_bias": True,
-            "norm_type": "layer_norm",
-        },
+        "llm_config": language,
+        "vision_config": INTERNVIT
+        | {"image_size": 56, "patch_size": 14, "qkv_bias": True},
     } | changes

@@ -184,13 +184,6 @@ def test_where_the_release_crashes_the_line_is_named(one_file, line):
         run(folder)
 
 
-def test_faults_of_rollouts_that_are_not_written_do_no_harm(one_file):
-    surrogate = record([0.5], image="\ud800")
-    assert written(one_file(record(), surrogate), keep_ratio=0.5) == [1]
-    dropped = record(image="", question="\ud800")
-    assert run(one_file(dropped))[1][0]["dropped"] == {"image missing": 1}
-
-
 def test_nan_keys_sort_as_pythons_sort_leaves_them(one_file):
     # alpha = 0: an infinite score without a negative gives 0 * inf.
     rng = random.Random(0)

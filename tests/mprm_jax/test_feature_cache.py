@@ -7,30 +7,20 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mprm_jax.data.batches import Example, buckets_for, collate
+from mprm_jax.data.batches import buckets_for, collate
 from mprm_jax.models.backbone import Backbone
-from mprm_jax.models.families import Prompting
 from mprm_jax.models.layers import Compute
 from mprm_jax.models.registry import model_files, read_model
-from mprm_jax.models.weights.load import load_backbone
 from mprm_jax.records.problems import BadRecord, DataError
 from mprm_jax.train import objective
 from mprm_jax.train.features import DESCRIPTION, cached
 from mprm_jax.train.open_model import open_model
 from mprm_jax.train.optimizer import join, split
 from mprm_jax.train.sharding import MeshShape, make_mesh, parameter_shardings
-from tests.mprm_jax.backbone_folder import internvl_folder, qwen_folder
+from tests.mprm_jax.backbone_folder import picture
 from tests.mprm_jax.quick import quick_compilation as quick_compilation
-
-PLAIN = Compute("float32", remat=False)
-SHORT = Prompting(max_length=200, max_tiles=4)
-FOLDERS = {"qwen2.5-vl": qwen_folder, "internvl2.5": internvl_folder}
-
-
-def picture(height, width, seed=0):
-    pixels = np.random.default_rng(seed).integers(0, 256, (height, width, 3))
-    return Image.fromarray(pixels.astype(np.uint8))
-
+from tests.mprm_jax.tiny_backbones import SHORT, example
+from tests.mprm_jax.tiny_backbones import loaded as loaded
 
 A, B, C = picture(56, 84, 1), picture(28, 28, 2), picture(84, 56, 3)
 PROMPTS = [
@@ -40,19 +30,8 @@ PROMPTS = [
 ]
 
 
-@pytest.fixture(scope="module", params=FOLDERS)
-def loaded(request, tmp_path_factory):
-    folder = FOLDERS[request.param](tmp_path_factory.mktemp("weights"))
-    return load_backbone(folder, prompting=SHORT, compute=PLAIN)
-
-
 def batch_of(model, prompts=PROMPTS):
-    rows = []
-    for question, steps, images, successes in prompts:
-        tokens, pixels, marker, truncated = model.encode(question, steps, images)
-        counts = np.array(successes, np.int32)[: len(marker)]
-        trials = np.full_like(counts, 16)
-        rows.append(Example(tokens, pixels, marker, counts, trials, truncated))
+    rows = [example(model, *prompt) for prompt in prompts]
     return collate(rows, buckets_for(rows), 4)
 
 

@@ -1,5 +1,4 @@
 import io
-import os
 import struct
 import zlib
 
@@ -24,18 +23,6 @@ def root(tmp_path):
     return folder
 
 
-def test_a_file_below_the_root_is_found(root):
-    file = root / "a" / "图 1.png"
-    assert resolve_image(root, "a/图 1.png") == file
-    assert resolve_image(root, "./a//图 1.png") == file
-
-
-def test_a_relative_root_is_found(root, monkeypatch):
-    monkeypatch.chdir(root.parent)
-    found = resolve_image(root.relative_to(root.parent), "a/图 1.png")
-    assert found.read_bytes() == b"image"
-
-
 def test_links_may_stay_below_the_root_and_lead_to_it(root):
     (root / "inside.png").symlink_to("a/图 1.png")
     (root / "a" / "up").symlink_to("..")
@@ -46,48 +33,41 @@ def test_links_may_stay_below_the_root_and_lead_to_it(root):
         assert resolve_image(start, "a/up/inside.png").read_bytes() == b"image"
 
 
-@pytest.mark.parametrize(
-    "target", ["../secret.png", "../images-2/x.png", "/etc/passwd", "../missing.png"]
-)
-def test_a_link_out_of_the_root_is_refused(root, target):
-    (root / "link.png").symlink_to(target)
-    with pytest.raises(BadRecord, match=r"^unsafe image path: 'link.png' leaves"):
-        resolve_image(root, "link.png")
+def test_a_file_below_the_root_is_found(root, monkeypatch):
+    file = root / "a" / "图 1.png"
+    assert resolve_image(root, "a/图 1.png") == file
+    assert resolve_image(root, "./a//图 1.png") == file
+    monkeypatch.chdir(root.parent)
+    found = resolve_image(root.relative_to(root.parent), "a/图 1.png")
+    assert found.read_bytes() == b"image"
 
 
-def test_a_linked_folder_out_of_the_root_is_refused(root):
-    (root / "b").symlink_to(root.parent / "images-2")
-    with pytest.raises(BadRecord, match=r"^unsafe image path"):
-        resolve_image(root, "b/x.png")
+LINKS = {
+    "secret": "../secret.png", "other": "../images-2/x.png", "passwd": "/etc/passwd",
+    "gone": "../missing.png", "b": "../images-2", "loop": "loop",
+}  # fmt: skip
+REFUSED = {
+    "unsafe image path": [
+        *("secret", "other", "passwd", "gone", "b/x.png"),
+        *("../secret.png", "a/../../secret.png", "/etc/passwd", "~/x", "file:x"),
+        "x\0.png",
+    ],
+    "image not found": [
+        *("x.png", "a", ".", "a/图 1.png/x", "x" * 300, "y/" * 3000, "loop")
+    ],
+    "image empty": [" "],
+}
 
 
-@pytest.mark.parametrize(
-    "image",
-    ["../secret.png", "a/../../secret.png", "/etc/passwd", "~/x", "file:x", "x\0.png"],
-)
-def test_unsafe_paths_are_refused_before_any_file_is_touched(root, image):
-    with pytest.raises(BadRecord, match=r"^unsafe image path"):
-        resolve_image(root, image)
-
-
-@pytest.mark.parametrize(
-    "image", ["x.png", "a", ".", "a/图 1.png/x", "x" * 300, "y/" * 3000]
-)
-def test_what_is_no_file_is_not_found(root, image):
+@pytest.mark.parametrize("reason", REFUSED)
+def test_what_is_no_file_below_the_root_is_refused(root, reason):
+    for name, target in LINKS.items():
+        (root / name).symlink_to(target)
+    for image in REFUSED[reason]:
+        with pytest.raises(BadRecord, match=f"^{reason}"):
+            resolve_image(root, image)
     with pytest.raises(BadRecord, match=r"^image not found"):
-        resolve_image(root, image)
-
-
-def test_a_missing_root_and_circular_links_are_not_found(root):
-    os.symlink("loop.png", root / "loop.png")
-    for folder, image in [(root, "loop.png"), (root / "none", "x.png")]:
-        with pytest.raises(BadRecord, match=r"^image not found"):
-            resolve_image(folder, image)
-
-
-def test_an_empty_path_is_refused(root):
-    with pytest.raises(BadRecord, match=r"^image empty"):
-        resolve_image(root, " ")
+        resolve_image(root / "none", "x.png")
 
 
 def picture(mode="RGB", size=(6, 4), seed=0):

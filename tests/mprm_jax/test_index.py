@@ -273,16 +273,14 @@ def test_steps_never_sampled_are_refused_unless_a_policy_is_named(tmp_path):
     assert allowed.rollouts.successes.tolist() == [16, 0]
 
 
-def test_drop_cuts_before_the_first_unmeasured_step(tmp_path):
-    usable = usable_rollouts(unmeasured_corpus(tmp_path), "drop")
+def test_policies_drop_from_the_first_unmeasured_step_or_label_it_negative(tmp_path):
+    corpus = unmeasured_corpus(tmp_path)
+    usable = usable_rollouts(corpus, "drop")
     assert usable.row.tolist() == [0, 1, 3]
     assert usable.rollouts.lengths.tolist() == [2, 1, 1]
     assert usable.rollouts.successes.tolist() == [16, 0, 8, 4]
     assert (usable.unmeasured_steps, usable.truncated, usable.emptied) == (5, 2, 1)
-
-
-def test_negative_labels_them_negative(tmp_path):
-    usable = usable_rollouts(unmeasured_corpus(tmp_path), "negative")
+    usable = usable_rollouts(corpus, "negative")
     assert usable.row.tolist() == [0, 1, 2, 3]
     assert usable.rollouts.n_measured.tolist() == [2, 3, 2, 3]
     assert usable.rollouts.n_positive.tolist() == [1, 1, 0, 2]

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mprm_jax.data.batches import Example, buckets_for, collate
+from mprm_jax.data.batches import buckets_for, collate
 from mprm_jax.models.backbone import from_description
 from mprm_jax.models.families import Prompting
 from mprm_jax.models.layers import Compute
@@ -16,27 +16,10 @@ from mprm_jax.train import update
 from mprm_jax.train.objective import Objective
 from mprm_jax.train.optimizer import OptimizerConfig
 from mprm_jax.train.update_plan import plan
-from tests.mprm_jax.backbone_folder import internvl_folder, picture, qwen_folder
+from tests.mprm_jax.backbone_folder import picture, qwen_folder
 from tests.mprm_jax.quick import quick_compilation as quick_compilation
-
-PLAIN = Compute("float32", remat=False)
-SHORT = Prompting(max_length=200, max_tiles=4)
-FOLDERS = {"qwen2.5-vl": qwen_folder, "internvl2.5": internvl_folder}
-
-
-@pytest.fixture(scope="module", params=FOLDERS)
-def loaded(request, tmp_path_factory):
-    folder = FOLDERS[request.param](tmp_path_factory.mktemp("weights"))
-    made = load_backbone(folder, prompting=SHORT, compute=PLAIN)
-    assert made[0].name == request.param
-    return made
-
-
-def example(model, question, steps, images, successes):
-    tokens, pixels, marker, truncated = model.encode(question, steps, images)
-    counts = np.array(successes, np.int32)[: len(marker)]
-    trials = np.full_like(counts, 16)
-    return Example(tokens, pixels, marker, counts, trials, truncated)
+from tests.mprm_jax.tiny_backbones import PLAIN, SHORT, example
+from tests.mprm_jax.tiny_backbones import loaded as loaded
 
 
 def three_examples(model):

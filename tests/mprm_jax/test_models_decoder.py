@@ -120,13 +120,6 @@ def test_it_is_the_attention_of_its_definition(params):
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
 
 
-def test_a_tied_model_has_no_head_of_its_own():
-    config = dataclasses.replace(CONFIG, tied=True)
-    params = decoder.init(config, jax.random.key(0))
-    assert "lm_head" not in params
-    assert decoder.output_rows(params) is params["embedding"]
-
-
 def test_each_section_of_m_rope_turns_with_its_own_axis():
     rope = Rope(100.0, sections=(1, 2, 1))
     positions = jnp.asarray([[[2]], [[30]], [[500]]])

@@ -39,12 +39,6 @@ def batch_of(golden):
     return Batch(tokens, golden["images"], marker, successes, trials)
 
 
-def leaf_at(tree, path):
-    for name in path:
-        tree = tree[name]
-    return tree
-
-
 def relative(found, expected):
     found, expected = np.asarray(found, np.float64), np.asarray(expected, np.float64)
     return np.linalg.norm(found - expected) / np.linalg.norm(expected)

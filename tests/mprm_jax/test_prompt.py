@@ -159,7 +159,3 @@ def test_internvl_reads_its_own_conversation():
     expected += role + question + separator
     expected = expected.replace("<image>", "<img><IMG_CONTEXT></img>")
     assert ours(INTERNVL_TEMPLATE, 2) + separator == expected
-
-
-def test_it_ends_with_the_last_marker():
-    assert ours(QWEN_TEMPLATE, 1).endswith("So two.<prm>")

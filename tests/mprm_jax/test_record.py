@@ -21,19 +21,6 @@ def test_every_count_a_file_may_hold_is_one_the_arithmetic_is_exact_for():
     assert record.MAX_TRIALS <= rollouts.MAX_TRIALS
 
 
-def test_score_is_successes_over_trials():
-    assert Step("a", 3, 16).score == 0.1875
-    with pytest.raises(ZeroDivisionError):
-        _ = Step("a", 0, 0).score
-
-
-@pytest.mark.parametrize(
-    ("image", "images"), [(None, ()), ("a", ("a",)), (("a", "b"), ("a", "b"))]
-)
-def test_images_are_none_one_or_several(image, images):
-    assert Record("q", STEPS, image).images == images
-
-
 @pytest.mark.parametrize(
     "record",
     [
@@ -98,26 +85,16 @@ def test_paths_that_could_leave_the_root_are_unsafe(image):
 GAPS = Record("q", (Step("a", 2, 4), Step("b", 0, 0), Step("c", 1, 4)))
 
 
-def test_unmeasured_steps_are_an_error_by_default():
+def test_policies_of_unmeasured_steps():
     with pytest.raises(BadRecord, match=r"step 2 .*--unmeasured drop or negative"):
         resolve_unmeasured(GAPS, "error")
-
-
-def test_drop_truncates_before_the_first_unmeasured_step():
     assert resolve_unmeasured(GAPS, "drop") == Record("q", GAPS.steps[:1])
     assert resolve_unmeasured(Record("q", GAPS.steps[1:]), "drop") is None
-
-
-def test_negative_makes_one_failed_trial_of_it():
-    resolved = resolve_unmeasured(GAPS, "negative")
-    assert resolved is not None
-    assert resolved.steps == (GAPS.steps[0], Step("b", 0, 1), GAPS.steps[2])
-
-
-@pytest.mark.parametrize("policy", ["error", "drop", "negative"])
-def test_measured_records_are_left_alone(policy):
-    record = Record("q", STEPS, "x.png", "1", "s")
-    assert resolve_unmeasured(record, policy) is record
+    steps = (GAPS.steps[0], Step("b", 0, 1), GAPS.steps[2])
+    assert resolve_unmeasured(GAPS, "negative") == Record("q", steps)
+    whole = Record("q", STEPS, "x.png", "1", "s")
+    for policy in ("error", "drop", "negative"):
+        assert resolve_unmeasured(whole, policy) is whole
 
 
 @given(

@@ -30,12 +30,6 @@ def load(folder, **options):
     return weights.load_pretrained(folder, jnp.float32, **options)
 
 
-def leaf(params, path):
-    for name in path:
-        params = params[name]
-    return np.asarray(params)
-
-
 def test_every_parameter_is_filled_from_exactly_one_tensor(tmp_path):
     for index, config in enumerate((qwen_config(), internvl_chat_config())):
         folder = tmp_path / str(index)
