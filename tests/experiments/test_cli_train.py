@@ -97,7 +97,7 @@ def test_matched_updates_are_those_of_the_whole_corpus(train, world):
 def test_a_run_is_resumed_only_as_itself(train, world):
     assert train().status == 0
     again = train()
-    assert (again.status, "--resume" in again.err) == (1, True)
+    assert (again.status, "resume" in again.err) == (1, True)
     other = train("--resume --labels soft")
     assert (other.status, "objective" in other.err) == (1, True)
     same = train("--resume --threads 0")
