@@ -26,7 +26,15 @@ from sim.corpus.sources import PAPER_SOURCES
 from sim.students.evaluation import Split, auroc, micro_f1, sweep_thresholds
 from sim.students.features import FeatureWorld, draw_frame, draw_offsets, draw_steps
 from sim.students.plan import Training, plan_trainings, stack_plans
-from sim.students.train import Labels, Student, Sweep, base_logits, logits, train
+from sim.students.train import (
+    Labels,
+    Student,
+    Sweep,
+    base_logits,
+    logits,
+    schedule,
+    train,
+)
 
 KEEP_RATIOS = (0.02, 0.05, 0.1, 0.15, 0.25, 0.35, 0.5)
 
@@ -140,7 +148,6 @@ def _numpy_training(
     w[-1] = base_logits(sweep, [arm])[seed, 0]
     first, second = np.zeros_like(w), np.zeros_like(w)
     total = int(plan.updates_A[seed, arm])
-    warm = max(1.0, student.warmup * total)
     for t in range(total):
         begin = plan.start_AxT[seed, arm, t]
         steps = plan.feed_F[seed, begin : begin + plan.count_AxT[seed, arm, t]]
@@ -152,9 +159,7 @@ def _numpy_training(
         second = 0.999 * second + 0.001 * gradient**2
         mean = first / (1 - 0.9 ** (t + 1))
         spread = np.sqrt(second / (1 - 0.999 ** (t + 1))) + 1e-8
-        done = np.clip((t + 1 - warm) / max(total - warm, 1.0), 0, 1)
-        factor = (t + 1) / warm if t < warm else (1 + np.cos(np.pi * done)) / 2
-        rate = student.learning_rate * factor
+        rate = schedule(student, t, total)
         w = w - rate * (mean / spread + student.weight_decay * w)
     return w[:-1], float(w[-1])
 

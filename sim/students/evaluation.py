@@ -40,7 +40,9 @@ class BestThresholds(NamedTuple):
 
 
 def sweep_thresholds(scores_AxS: np.ndarray, split: Split) -> BestThresholds:
-    """The threshold with the largest micro-F1 among the scores, the highest of equals.
+    """The threshold with the largest micro-F1, the highest of equals.
+
+    Among the scores, and the next number above them, at which no step counts as right.
 
     Raises:
         ValueError: the split has no step.
@@ -48,10 +50,9 @@ def sweep_thresholds(scores_AxS: np.ndarray, split: Split) -> BestThresholds:
     found = []
     for scores_S in scores_AxS:
         swept = agreement.sweep(JudgedSteps(scores_S, *split))
-        # The last one, above all scores, is left out.
-        f1 = swept.f1.micro_f1[-2::-1]
+        f1 = swept.f1.micro_f1[::-1]
         at = int(np.argmax(f1))
-        found.append((swept.thresholds[-2::-1][at], f1[at]))
+        found.append((swept.thresholds[::-1][at], f1[at]))
     threshold_A, micro_f1_A = np.array(found).reshape(-1, 2).T
     return BestThresholds(threshold_A.astype(scores_AxS.dtype), micro_f1_A)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -11,6 +12,9 @@ import numpy as np
 # Shapes are rounded up, so that worlds of like size share one compilation: capacities
 # to a multiple of this, lengths of feeds and tables to a power of two.
 _CAPACITY_STEP = 32
+
+# Names the streams of the orders: (seed, 0) alone would be the stream of the seed.
+_ORDER = zlib.crc32(b"order of rollouts")
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,7 +91,8 @@ def plan_trainings(
         rollouts, sizes = [], []
         for epoch in range(-(-updates // per_pass)):
             if epoch not in orders:
-                rng = np.random.default_rng((seed, epoch))
+                stream = np.random.SeedSequence(seed, spawn_key=(_ORDER, epoch))
+                rng = np.random.default_rng(stream)
                 orders[epoch] = rng.random(len(lengths))
             ranked = training.rows[np.argsort(orders[epoch][training.rows])]
             steps = lengths[ranked]

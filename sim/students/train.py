@@ -25,6 +25,10 @@ from theory.paper import TRAINING
 
 Params = dict[str, jax.Array]
 
+# exp(+-20): beyond it the likelihood is that of a binomial, or of 0 and N alone, to
+# within float32, and a larger exponent would only overflow.
+_MAX_LOG_CONCENTRATION = 20.0
+
 # Of 0.003, 0.01, 0.03 and 0.1 the one with the largest AUROC of Random-25 % on five
 # pilot seeds that no experiment uses; no other rule was looked at.
 LEARNING_RATE = 0.01
@@ -43,7 +47,8 @@ class Student:
         optimizer: "adamw" (decoupled decay) or "sgd".
         learning_rate: peak of the schedule, > 0.
         weight_decay: of AdamW, per unit of learning rate, >= 0.
-        warmup: share of the updates with a linear warm-up, in [0, 1); then cosine to 0.
+        warmup: share of the updates with a linear warm-up, in [0, 1), rounded up to
+            whole updates; then cosine towards 0.
         clip: gradients longer than this are shortened to it, > 0.
 
     Raises:
@@ -94,6 +99,34 @@ class _Arms(NamedTuple):
     labels_A: jax.Array
 
 
+class StepBatch(NamedTuple):
+    """Steps of one update.
+
+    Attributes:
+        features_CxD: what the student sees.
+        target_C: in [0, 1].
+        trials_C: N; read by the beta-binomial only.
+        real_C: 1 for a step, 0 where none is.
+    """
+
+    features_CxD: ArrayLike
+    target_C: ArrayLike
+    trials_C: ArrayLike
+    real_C: ArrayLike
+
+
+class _Shape(NamedTuple):
+    """What a compiled update is made for.
+
+    Attributes:
+        capacity: steps of a batch.
+        most_trials: no N is larger.
+    """
+
+    capacity: int
+    most_trials: int
+
+
 class _Data(NamedTuple):
     """What all arms of a seed read; with a leading axis, of N seeds."""
 
@@ -140,34 +173,88 @@ def _affine(w_OxD: jax.Array, b_O: jax.Array, x_CxD: jax.Array) -> jax.Array:
 
 
 def step_losses(
-    student: Student, output_CxO: jax.Array, target_C: jax.Array, trials_C: jax.Array
+    student: Student,
+    output_CxO: jax.Array,
+    target_C: jax.Array,
+    trials_C: jax.Array,
+    most_trials: int,
 ) -> jax.Array:
     """Loss of each step in nats, ``[C]``.
 
     Cross-entropy ``softplus(z) - y z``, or ``-log BetaBinomial(K; N, c q, c (1 - q))``
     with q = sigmoid(z), c = exp(second output), binomial coefficient left out.
+
+    Args:
+        student: says which.
+        output_CxO: of the student.
+        target_C: y, or K / N.
+        trials_C: N; read by the beta-binomial only.
+        most_trials: no N is larger; larger ones would be cut.
     """
     z_C = output_CxO[:, 0]
     if student.likelihood == "cross-entropy":
         return jax.nn.softplus(z_C) - target_C * z_C
-    concentration_C = jnp.exp(output_CxO[:, 1])
-    a_C = concentration_C * jax.nn.sigmoid(z_C)
-    b_C = concentration_C * jax.nn.sigmoid(-z_C)
-    k_C = target_C * trials_C
-    betaln = jax.scipy.special.betaln
-    return betaln(a_C, b_C) - betaln(a_C + k_C, b_C + trials_C - k_C)
+    k_C = jnp.round(target_C * trials_C)
+    return beta_binomial_losses(z_C, output_CxO[:, 1], k_C, trials_C, most_trials)
+
+
+def beta_binomial_losses(
+    z_C: jax.Array,
+    log_concentration_C: jax.Array,
+    k_C: jax.Array,
+    trials_C: jax.Array,
+    most_trials: int,
+) -> jax.Array:
+    """``-log B(a + K, b + N - K) / B(a, b)``, a = c q, b = c (1 - q), ``[C]``.
+
+    Of N draws from Polya's urn, first K right ones, then N - K wrong ones: ``sum_{i<K}
+    log(1 + b / (a + i)) + sum_{i<N-K} log(1 + (a + K) / (b + i))``. No term is
+    negative, so nothing cancels, in the value or in the gradient by z; c is divided
+    out, and the terms of i = 0 are formed from logarithms, because a and b underflow.
+
+    Args:
+        z_C: logit of q, any real.
+        log_concentration_C: log c.
+        k_C: K, in 0..N.
+        trials_C: N.
+        most_trials: at least every N.
+    """
+    limit = _MAX_LOG_CONCENTRATION
+    per_c_C = jnp.exp(-jnp.clip(log_concentration_C, -limit, limit))
+    q_C, rest_C = jax.nn.sigmoid(z_C), jax.nn.sigmoid(-z_C)
+    # No wrong draw after no right one meets log 0.
+    some_C = k_C > 0
+    log_k_C = jnp.log(jnp.where(some_C, k_C, 1.0) * per_c_C)
+    log_a_C = jax.nn.log_sigmoid(z_C)
+    log_a_C = jnp.where(some_C, jnp.logaddexp(log_a_C, log_k_C), log_a_C)
+    log_b_C = jax.nn.log_sigmoid(-z_C)
+    first_C = jnp.where(some_C, jax.nn.softplus(-z_C), 0.0)
+    first_C += jnp.where(k_C < trials_C, jax.nn.softplus(log_a_C - log_b_C), 0.0)
+
+    def later(j: jax.Array) -> jax.Array:
+        """Of draw j, if it is neither the first right nor the first wrong one."""
+        right_C = j < k_C
+        counts_C = right_C | ((j > k_C) & (j < trials_C))
+        before_C = jnp.where(counts_C, jnp.where(right_C, j, j - k_C), 1.0)
+        others_C = jnp.where(right_C, rest_C, q_C + k_C * per_c_C)
+        own_C = jnp.where(right_C, q_C, rest_C) + before_C * per_c_C
+        return jnp.where(counts_C, jnp.log1p(others_C / own_C), 0.0)
+
+    return first_C + jnp.sum(jax.vmap(later)(jnp.arange(1.0, most_trials)), axis=0)
 
 
 def schedule(student: Student, t: ArrayLike, updates: ArrayLike) -> np.ndarray:
     """Learning rate of update t = 0, 1, ... of T, float32; 0 from T on.
 
-    Linear over the first ``max(1, warmup T)`` updates, then cosine to 0 at T.
+    That of the trainer of models: with W = ceil(warmup T), peak (t + 1) / W for t < W,
+    then peak (1 + cos(pi (t - W) / (T - W))) / 2, which would be 0 at T.
     """
     t, total = np.asarray(t, np.float64), np.asarray(updates, np.float64)
-    warm = np.maximum(1.0, student.warmup * total)
-    done = np.clip((t + 1 - warm) / np.maximum(total - warm, 1.0), 0.0, 1.0)
-    factor = np.where(t < warm, (t + 1) / warm, (1 + np.cos(np.pi * done)) / 2)
-    return np.where(t < total, student.learning_rate * factor, 0).astype(np.float32)
+    warm = np.ceil(student.warmup * total)
+    rise = np.minimum((t + 1) / np.maximum(warm, 1.0), 1.0)
+    share = np.maximum(t - warm, 0.0) / np.maximum(total - warm, 1.0)
+    rate = student.learning_rate * rise * (1 + np.cos(np.pi * share)) / 2
+    return np.where(t < total, rate, 0).astype(np.float32)
 
 
 def _transform(student: Student) -> optax.GradientTransformation:
@@ -181,57 +268,51 @@ def _transform(student: Student) -> optax.GradientTransformation:
 
 
 def batch_loss(
-    student: Student,
-    params: Params,
-    features_CxD: ArrayLike,
-    target_C: ArrayLike,
-    trials_C: ArrayLike,
-    real_C: ArrayLike,
+    student: Student, params: Params, batch: StepBatch, most_trials: int
 ) -> jax.Array:
     """Mean loss of the real steps of a batch; 0 if there are none."""
-    output_CxO = outputs(student, params, jnp.asarray(features_CxD))
-    loss_C = step_losses(
-        student, output_CxO, jnp.asarray(target_C), jnp.asarray(trials_C)
-    )
+    output_CxO = outputs(student, params, jnp.asarray(batch.features_CxD))
+    target_C, trials_C = jnp.asarray(batch.target_C), jnp.asarray(batch.trials_C)
+    loss_C = step_losses(student, output_CxO, target_C, trials_C, most_trials)
+    real_C = jnp.asarray(batch.real_C)
     return jnp.sum(loss_C * real_C) / jnp.maximum(jnp.sum(real_C), 1.0)
 
 
 def _gradient(
     student: Student,
-    capacity: int,
+    shape: _Shape,
     t: jax.Array,
     params: Params,
     arm: _Arms,
     data: _Data,
 ) -> Params:
     """Clipped gradient of update t of one training."""
-    place = jnp.arange(capacity)
-    feed_F, features_SxD = jnp.asarray(data.feed_F), jnp.asarray(data.features_SxD)
-    steps_C = jax.lax.dynamic_slice(feed_F, (arm.start_AxT[t],), (capacity,))
-    real_C = (place < arm.count_AxT[t]).astype(jnp.float32)
-    gradient = jax.grad(partial(batch_loss, student))(
-        params,
-        features_SxD[steps_C],
+    place = jnp.arange(shape.capacity)
+    feed_F = jnp.asarray(data.feed_F)
+    steps_C = jax.lax.dynamic_slice(feed_F, (arm.start_AxT[t],), (shape.capacity,))
+    batch = StepBatch(
+        jnp.asarray(data.features_SxD)[steps_C],
         jnp.asarray(data.labels.target_KxS)[arm.labels_A, steps_C],
         jnp.asarray(data.labels.trials_S)[steps_C],
-        real_C,
+        (place < arm.count_AxT[t]).astype(jnp.float32),
     )
+    gradient = jax.grad(partial(batch_loss, student))(params, batch, shape.most_trials)
     clip = optax.clip_by_global_norm(student.clip)
     clipped, _ = clip.update(gradient, clip.init(params))
     return cast(Params, clipped)
 
 
-@partial(jax.jit, static_argnames=("student", "capacity"), donate_argnames="state")
+@partial(jax.jit, static_argnames=("student", "shape"), donate_argnames="state")
 def _advance(
     student: Student,
-    capacity: int,
+    shape: _Shape,
     state: _State,
     arms: _Arms,
     data: _Data,
     span: tuple[ArrayLike, ArrayLike],
 ) -> _State:
     """Updates first, ..., last - 1 of every arm (second axis) and seed (first)."""
-    one = partial(_gradient, student, capacity)
+    one = partial(_gradient, student, shape)
     over_arms = jax.vmap(one, in_axes=(None, 0, 0, None))
     over_seeds = jax.vmap(over_arms, in_axes=(None, 0, 0, 0))
     transform = _transform(student)
@@ -291,6 +372,8 @@ def train(
     if checkpoints is not None and np.any(np.diff(checkpoints, prepend=0) < 1):
         raise ValueError("checkpoints must ascend from 1 or more")
     plan = sweep.plan
+    most_trials = int(np.max(sweep.labels.trials_S))
+    shape = _Shape(plan.capacity, 1 << max(most_trials - 1, 0).bit_length())
     place = partial(jax.device_put, device=seed_sharding(len(plan.updates_A)))
     whole = _Data(plan.feed_F, sweep.features_NxSxD, sweep.labels)
     data = jax.tree.map(place, whole)
@@ -308,7 +391,7 @@ def train(
         for checkpoint in checkpoints or (longest,):
             last = max(first, min(checkpoint, longest))
             span = first, last
-            state = _advance(student, plan.capacity, state, arms, data, span)
+            state = _advance(student, shape, state, arms, data, span)
             kept.append(jax.tree.map(np.array, state.params))
             first = last
         stacked = jax.tree.map(lambda *x: np.stack(x, axis=2), *kept)

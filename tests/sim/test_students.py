@@ -1,21 +1,30 @@
 """Students against jax.grad, plain numpy, and themselves one at a time."""
 
+import itertools
 import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
+import mpmath
 import numpy as np
+import optax
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from scipy.special import expit
-from scipy.stats import betabinom
 
+from mprm_jax.train.optimizer import learning_rate
+from mprm_jax.train.optimizer import schedule as of_optimizer
+from mprm_jax.train.update_plan import plan
 from sim.students.plan import Training, plan_trainings, stack_plans
 from sim.students.train import (
     Labels,
+    StepBatch,
     Student,
     Sweep,
     base_logits,
@@ -72,6 +81,16 @@ def alone(sweep, seed, arm):
     return Sweep(features, labels, one, [sweep.seeds[seed]])
 
 
+def optax_rates(peak, warm, total):
+    """Of updates 0, 1, ..., total - 1, none of which is made at rate zero."""
+    if total == warm:
+        return peak * (np.arange(total) + 1) / warm
+    usual = optax.schedules.warmup_cosine_decay_schedule(0, peak, warm, total)
+    # One shape, one compilation.
+    at = np.arange(1250)
+    return np.asarray(usual(jnp.asarray(np.where(at < warm, at + 1, at))))[:total]
+
+
 def numpy_training(student, sweep, seed, arm):
     """AdamW or SGD written out in float64, batch by batch."""
     plan, x_all = sweep.plan, sweep.features_NxSxD[seed].astype(np.float64)
@@ -79,18 +98,15 @@ def numpy_training(student, sweep, seed, arm):
     y_all = np.asarray(sweep.labels.target_KxS)[seed, kind]
     w = np.append(np.zeros(D), float(base_logits(sweep, [arm])[seed, 0]))
     m, v = np.zeros(D + 1), np.zeros(D + 1)
-    total = plan.updates_A[seed, arm]
-    warm = max(1.0, student.warmup * total)
+    total = int(plan.updates_A[seed, arm])
+    rates = optax_rates(student.learning_rate, -(-total // 20), total)
     for t in range(total):
         begin, count = plan.start_AxT[seed, arm, t], plan.count_AxT[seed, arm, t]
         steps = plan.feed_F[seed, begin : begin + count]
         x = np.c_[x_all[steps], np.ones(count)]
         g = logistic_gradient(w, x, y_all[steps]).mean(axis=0)
         g *= min(1.0, student.clip / np.linalg.norm(g))
-        rate = (t + 1) / warm if t < warm else 0.5 + 0.5 * np.cos(
-            np.pi * (t + 1 - warm) / max(total - warm, 1)
-        )  # fmt: skip
-        rate *= student.learning_rate
+        rate = rates[t]
         if student.optimizer == "sgd":
             w = w - rate * g
             continue
@@ -169,8 +185,8 @@ def test_gradient_is_the_theory_s():
     student = Student()
     w = rng.standard_normal(D).astype(np.float32)
     params = {"w_OxH": jnp.asarray(w)[None], "b_O": jnp.zeros(1)}
-    real = np.ones(9, np.float32)
-    found = jax.grad(lambda p: batch_loss(student, p, x, y, real, real))(params)
+    batch = StepBatch(x, y, y, np.ones(9, np.float32))
+    found = jax.grad(lambda p: batch_loss(student, p, batch, 16))(params)
     expected = logistic_gradient(w, x, y).mean(axis=0)
     np.testing.assert_allclose(found["w_OxH"][0], expected, rtol=1e-5, atol=1e-6)
 
@@ -180,32 +196,117 @@ def test_padding_of_a_batch_has_no_weight():
     params = init_params(student, D, jax.random.key(0))
     x = np.random.default_rng(1).standard_normal((5, D)).astype(np.float32)
     y, real = np.array([1, 0, 1, 1, 0], np.float32), np.array([1, 1, 1, 0, 0.0])
-    masked = batch_loss(student, params, x, y, y, jnp.asarray(real, jnp.float32))
-    short = batch_loss(student, params, x[:3], y[:3], y[:3], jnp.ones(3))
+    batch = StepBatch(x, y, y, np.float32(real))
+    masked = batch_loss(student, params, batch, 16)
+    short = batch_loss(student, params, StepBatch(*(of[:3] for of in batch)), 16)
     assert float(masked) == pytest.approx(float(short), rel=1e-6)
 
 
-def test_beta_binomial_loss_is_scipy_s_but_for_the_coefficient():
+@pytest.fixture(scope="module")
+def urns():
+    """z, log c, K, N over a grid, with loss and gradient by 60 digits."""
+    z = [-100, -14, -8, -1, 0, 0.3, 8, 14, 30, 100]
+    counts = [(0, 16), (1, 16), (7, 16), (15, 16), (16, 16), (0, 1), (1, 1), (3, 5)]
+    grid = list(itertools.product(z, [-19, -3, 0, 3, 19], counts))
+
+    def loss(z, log_c, k, n):
+        c = mpmath.exp(log_c)
+        a, b = c / (1 + mpmath.exp(-z)), c / (1 + mpmath.exp(z))
+        right, wrong, all_n = mpmath.rf(a, k), mpmath.rf(b, n - k), mpmath.rf(c, n)
+        return mpmath.log(all_n) - mpmath.log(right) - mpmath.log(wrong)
+
+    expected = []
+    with mpmath.workdps(60):
+        for z, log_c, (k, n) in grid:
+            # As float32 has them.
+            at = mpmath.mpf(float(np.float32(z))), mpmath.mpf(log_c)
+            step = mpmath.mpf(10) ** -20
+            slopes = [
+                (loss(at[0] + i * step, at[1] + (1 - i) * step, k, n)
+                 - loss(at[0] - i * step, at[1] - (1 - i) * step, k, n)) / (2 * step)
+                for i in (1, 0)
+            ]  # fmt: skip
+            expected.append([float(x) for x in (loss(*at, k, n), *slopes)])
+    return [(z, log_c, k, n) for z, log_c, (k, n) in grid], np.array(expected)
+
+
+def test_beta_binomial_losses_and_gradients_to_float32(urns):
+    """By betaln the slope at z = 8, log c = -3, K = N had the wrong sign."""
+    grid, expected = urns
+    z, log_c, k, n = np.array(grid, np.float32).T
     student = Student(likelihood="beta-binomial")
-    z, c = np.array([-1.0, 0.3, 2.0]), np.array([0.5, 1.0, -0.4])
-    k, n = np.array([0, 7, 16]), np.full(3, 16)
-    a, b = np.exp(c) * expit(z), np.exp(c) * expit(-z)
-    from scipy.special import comb
 
-    expected = -betabinom.logpmf(k, n, a, b) + np.log(comb(n, k))
-    out = jnp.asarray(np.stack([z, c], axis=1), jnp.float32)
-    found = step_losses(student, out, jnp.float32(k / n), jnp.float32(n))
-    np.testing.assert_allclose(found, expected, rtol=2e-4)
+    def total(output):
+        losses = step_losses(student, output, jnp.asarray(k / n), jnp.asarray(n), 16)
+        return losses.sum(), losses
+
+    output = jnp.asarray(np.stack([z, log_c], axis=1))
+    slopes, losses = jax.grad(total, has_aux=True)(output)
+    np.testing.assert_allclose(losses, expected[:, 0], rtol=3e-6, atol=1e-30)
+    # Only where K is neither 0 nor N are slopes differences of terms of order one.
+    one_sided = (k == 0) | (k == n)
+    np.testing.assert_allclose(slopes[:, 0], expected[:, 1], rtol=5e-6, atol=5e-7)
+    np.testing.assert_allclose(
+        slopes[one_sided, 0], expected[one_sided, 1], rtol=5e-6, atol=1e-30
+    )
+    np.testing.assert_allclose(slopes[:, 1], expected[:, 2], rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(
+        slopes[one_sided, 1], expected[one_sided, 2], rtol=1e-5, atol=1e-30
+    )
 
 
-def test_schedule_warms_up_and_ends_at_zero():
-    student = Student(learning_rate=2.0, warmup=0.05)
-    rates = np.array([float(schedule(student, t, 100)) for t in range(103)])
-    np.testing.assert_allclose(rates[:5], 2.0 * np.arange(1, 6) / 5, rtol=1e-6)
-    assert np.all(np.diff(rates[4:100]) < 0)
-    np.testing.assert_array_equal(rates[99:], 0.0)
-    # A single update trains at the full rate.
-    assert float(schedule(student, 0, 1)) == pytest.approx(2.0)
+def test_counts_beyond_a_float_s_concentration_have_a_loss():
+    student = Student(likelihood="beta-binomial")
+
+    def losses(output):
+        of = jnp.float32([0.25, 1.0]), jnp.float32([16, 16])
+        return step_losses(student, output, *of, 16).sum()
+
+    for log_c in (-1e4, 1e4):
+        far = jnp.float32([[2, log_c], [-3, log_c]])
+        near = far.at[:, 1].set(20 * np.sign(log_c))
+        assert losses(far) == losses(near)
+        assert np.isfinite(jax.grad(losses)(far)).all()
+
+
+@pytest.mark.parametrize("most", [1, 16, 33])
+def test_an_update_reads_the_largest_count_whole(most):
+    sweep = problem(seeds=1, arms=(1.0,))
+    k = np.full(np.shape(sweep.labels.trials_S), most, np.float32)
+    sweep = replace(sweep, labels=Labels(np.ones((1, *k.shape), np.float32), k))
+    student = Student(
+        likelihood="beta-binomial", optimizer="sgd", clip=1e9, learning_rate=0.1
+    )
+    found = train(student, sweep, checkpoints=[1])
+    fed = sweep.plan.feed_F[0, : sweep.plan.count_AxT[0, 0, 0]]
+    start = init_params(student, D, jax.random.key(0))
+    start["b_O"] = start["b_O"].at[0].set(base_logits(sweep, [0])[0, 0])
+    ones = np.ones(len(fed), np.float32)
+    batch = StepBatch(sweep.features_NxSxD[0, fed], ones, most * ones, ones)
+    slope = jax.grad(lambda params: batch_loss(student, params, batch, 200))(start)
+    expected = start["w_OxH"] - 0.1 * slope["w_OxH"]
+    np.testing.assert_allclose(found["w_OxH"][0, 0, 0], expected, rtol=1e-5, atol=1e-9)
+
+
+@pytest.mark.parametrize("total", [*range(1, 27), 40, 41, 63, 313, 1250])
+def test_schedule_is_the_usual_one_without_its_update_at_rate_zero(total):
+    student = Student(learning_rate=2.0)
+    rates = schedule(student, np.arange(total + 3), total)
+    warm = -(-total // 20)
+    expected = optax_rates(2.0, warm, total)
+    np.testing.assert_allclose(rates[:total], expected, rtol=2e-6, atol=1e-6)
+    assert rates.max() == 2.0
+    assert (rates[:total] > 0).all()
+    assert (rates[total:] == 0).all()
+
+
+@given(st.integers(1, 400), st.floats(0, 0.99))
+@settings(max_examples=30, deadline=None)
+def test_schedule_is_that_of_the_trainer_of_models(total, warmup):
+    of_models = plan(4 * total, 4, warmup_share=warmup)
+    expected = learning_rate(of_optimizer(of_models, 0.3), jnp.arange(400))[:total]
+    rates = schedule(Student(learning_rate=0.3, warmup=warmup), np.arange(total), total)
+    np.testing.assert_allclose(rates, expected, rtol=1e-5, atol=1e-6)
 
 
 def test_intercept_starts_at_the_base_rate():

@@ -37,11 +37,22 @@ def test_the_sweep_takes_the_highest_of_the_best_scores():
     assert found.threshold_A.dtype == np.float32
     for row, threshold, best in zip(SCORES.astype(np.float32), *found, strict=True):
         steps = agreement.JudgedSteps(row, *SPLIT)
-        values = {t: agreement.f1_at(steps, t).micro_f1 for t in np.unique(row)}
+        cuts = [*np.unique(row), np.float32(np.inf)]
+        values = {t: agreement.f1_at(steps, t).micro_f1 for t in cuts}
         assert best == pytest.approx(max(values.values()), rel=1e-12)
         assert threshold == max(t for t, v in values.items() if v >= best - 1e-12)
     with pytest.raises(ValueError, match="steps"):
         sweep_thresholds(SCORES[:, :0], Split(SPLIT.right_S[:0], SPLIT.source_S[:0]))
+
+
+def test_the_sweep_may_call_nothing_right():
+    split = Split(np.arange(10) == 0, np.zeros(10, np.int64))
+    scores = np.arange(10, dtype=np.float32)[None] / 7
+    found = sweep_thresholds(scores, split)
+    # The one right step has the lowest score: F1 of the wrong ones is 18/19, halved.
+    assert found.micro_f1_A == pytest.approx(9 / 19)
+    assert found.threshold_A > scores.max()
+    assert micro_f1(scores, split, found.threshold_A) == found.micro_f1_A
 
 
 def test_excess_risk_forgives_a_shift_and_nothing_else():

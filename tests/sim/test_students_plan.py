@@ -73,3 +73,20 @@ def test_bad_arguments_are_named():
     two = plan_trainings(OFFSETS, [Training(np.arange(2))] * 2, 2, 0)
     with pytest.raises(ValueError, match="same trainings"):
         stack_plans([one, two])
+
+
+def test_orders_are_drawn_from_no_stream_that_a_world_draws_from():
+    """SeedSequence((7, 0)) is SeedSequence(7), and a world draws from its children."""
+    offsets, n = np.arange(41), 40
+    training = Training(np.arange(n), passes=3)
+    plans = [plan_trainings(offsets, [training], n, seed) for seed in (7, 8)]
+    orders = [list(plan.feed_F[i * n : i * n + n]) for plan in plans for i in range(3)]
+    assert len(set(map(tuple, orders))) == 6
+    sequence = np.random.SeedSequence
+    streams = [
+        sequence(7),
+        *(sequence((7, i)) for i in range(3)),
+        *sequence(7).spawn(9),
+    ]
+    for stream in streams:
+        assert list(np.argsort(np.random.default_rng(stream).random(n))) not in orders
