@@ -8,11 +8,11 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
+from scipy.optimize.elementwise import find_root
+from scipy.special import expit, logit
 
 from theory import agreement
 from theory.agreement import JudgedSteps
-
-_NEWTON_STEPS = 20
 
 
 class Split(NamedTuple):
@@ -82,20 +82,31 @@ def excess_risk(
     """Log loss above the Bayes rule's in nats per step, after the best shift, ``[A]``.
 
     A shift of all scores is forgiven: subsets differ in their share of right steps,
-    and the benchmark chooses its threshold anyway.
+    and the benchmark chooses its threshold anyway. The best one makes the mean
+    probability the share of right steps, whatever the width of the scores; if all
+    steps are of one class the loss itself falls to 0.
+
+    Raises:
+        ValueError: a score is not finite, or there is no step.
     """
+    if not right_S.size or not np.isfinite(scores_AxS).all():
+        raise ValueError("an excess risk needs steps, all with finite scores")
     y = right_S.astype(np.float64)
-    z = scores_AxS.astype(np.float64)
-    z -= z.mean(axis=1, keepdims=True)
-    for _ in range(_NEWTON_STEPS):
-        p = 1 / (1 + np.exp(-np.clip(z, -700, 700)))
-        slope = np.maximum((p * (1 - p)).mean(axis=1), 1e-12)
-        # Clipped: far from the optimum Newton's step would overshoot.
-        step = np.clip((y.mean() - p.mean(axis=1)) / slope, -2.0, 2.0)
-        z += step[:, None]
-        if np.max(np.abs(step), initial=0.0) < 1e-9:
-            break
-    return _log_loss(z, y) - _log_loss(bayes_S[None], y)
+    z_AxS = scores_AxS.astype(np.float64)
+    z_AxS -= z_AxS.mean(axis=1, keepdims=True)
+    share = y.mean()
+    if share in (0, 1):
+        return np.zeros(len(z_AxS)) - _log_loss(bayes_S[None], y)
+    # At these shifts all probabilities are at most, or at least, the share.
+    ends_2xA = logit(share) - np.stack([z_AxS.max(axis=1), z_AxS.min(axis=1)])
+    ends_2xA += [[-1e-6], [1e-6]]
+
+    def excess(shift: np.ndarray, row: np.ndarray) -> np.ndarray:
+        return expit(z_AxS[row] + shift[:, None]).mean(axis=1) - share
+
+    rows = np.arange(len(z_AxS))
+    shift_A = find_root(excess, tuple(ends_2xA), args=(rows,)).x
+    return _log_loss(z_AxS + shift_A[:, None], y) - _log_loss(bayes_S[None], y)
 
 
 def _log_loss(z: np.ndarray, y: np.ndarray) -> np.ndarray:

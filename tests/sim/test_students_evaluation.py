@@ -64,3 +64,36 @@ def test_excess_risk_forgives_a_shift_and_nothing_else():
         found = excess_risk(bayes[None] + shift, SPLIT.right_S, bayes)
         assert found[0] == pytest.approx(best - loss, abs=1e-6)
     assert excess_risk(SCORES[:1], SPLIT.right_S, bayes)[0] > 0.01
+
+
+@pytest.mark.parametrize("width", [0, 0.01, 1, 30, 1e3, 1e6])
+def test_the_best_shift_is_found_whatever_the_width_of_the_scores(width):
+    """Newton's method with at most twenty steps of at most 2 stopped 40 away."""
+    bayes = SCORES[1]
+    rows = width * np.stack([SCORES[1], SCORES[0], SCORES[0] ** 3 - 40]) + 1e3
+    found = excess_risk(rows.astype(np.float32), SPLIT.right_S, bayes)
+    loss = log_loss(SPLIT.right_S, 1 / (1 + np.exp(-bayes)))
+    for z, excess in zip(rows.astype(np.float32).astype(float), found, strict=True):
+
+        def risk(shift, z=z):
+            return (np.logaddexp(0, z + shift) - SPLIT.right_S * (z + shift)).mean()
+
+        # Convex, and steep only at the scores: the best is near minus one of them.
+        at = -np.unique(z)[:, None] + np.linspace(-8, 8, 161)
+        best = min(risk(shift) for shift in at.ravel())
+        slack = 1e-12 * (1 + width)
+        assert best - loss - 2e-4 * max(1, best) < excess < best - loss + slack
+
+
+def test_steps_of_one_class_have_no_loss_beyond_the_rule_s():
+    bayes = SCORES[1]
+    for right in (np.ones(N, bool), np.zeros(N, bool)):
+        risk = np.logaddexp(0, -bayes if right[0] else bayes).mean()
+        assert excess_risk(SCORES, right, bayes) == pytest.approx(-risk)
+
+
+def test_an_excess_risk_needs_finite_scores_of_some_steps():
+    with pytest.raises(ValueError, match="finite"):
+        excess_risk(np.full((1, N), np.nan), SPLIT.right_S, SCORES[1])
+    with pytest.raises(ValueError, match="steps"):
+        excess_risk(SCORES[:, :0], SPLIT.right_S[:0], SCORES[1][:0])
