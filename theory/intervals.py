@@ -39,15 +39,15 @@ class TInterval(NamedTuple):
 
     Attributes:
         mean: of the values.
-        low: lower end.
-        high: upper end.
-        p: two-sided p-value of mean 0; 1 where all values are 0.
+        low: lower end; None where all values are one number other than 0.
+        high: upper end; None likewise.
+        p: two-sided p-value of mean 0; 1 where all values are equal.
         n: number of values.
     """
 
     mean: float
-    low: float
-    high: float
+    low: float | None
+    high: float | None
     p: float
     n: int
 
@@ -100,6 +100,10 @@ def paired_interval(
 ) -> TInterval:
     """Student's t interval of the mean of ``treated - baseline``.
 
+    Differences that are all one number other than 0 leave their spread unknown, not
+    zero (see :func:`mean_over_seeds`): there is no interval, and p is 1, not 0. If all
+    are 0, the arms are the same, and the interval is that point.
+
     Raises:
         ValueError: the lists differ in length, or have fewer than two pairs.
     """
@@ -110,9 +114,11 @@ def paired_interval(
     if n < 2:
         raise ValueError("a paired interval needs at least two pairs")
     mean, half = mean_and_half_width(difference, level)
+    if not difference.any():
+        return TInterval(0.0, 0.0, 0.0, 1.0, n)
+    if np.ptp(difference) <= _ROUNDING:
+        return TInterval(mean, None, None, 1.0, n)
     error = float(difference.std(ddof=1) / np.sqrt(n))
-    if error == 0:
-        return TInterval(mean, mean, mean, 1.0 if mean == 0 else 0.0, n)
     p = 2 * float(stats.t.sf(abs(mean) / error, n - 1))
     return TInterval(mean, mean - half, mean + half, p, n)
 
@@ -172,6 +178,30 @@ def percentile_interval(values_R: np.ndarray, level: float = LEVEL) -> Interval 
         return None
     low, high = np.quantile(defined, [(1 - level) / 2, (1 + level) / 2])
     return Interval(float(low), float(high))
+
+
+def basic_interval(
+    value: float, values_R: np.ndarray, level: float = LEVEL
+) -> Interval | None:
+    """Basic interval ``2 value - q`` of a metric in [0, 1], cut to that range.
+
+    q are the two quantiles of :func:`percentile_interval`, the upper one for the lower
+    end (Davison and Hinkley 1997, Sec. 5.2). Replicates are biased as the metric is,
+    so that the percentile interval doubles the bias; this one takes it off. It matters
+    for micro-F1, a mean over sources whose macro-F1 are all biased down: of five with
+    ten solutions each it holds the truth in 93 % of cases, the percentile interval in
+    87 %. Of a single source, and of pooled F1, neither is better.
+
+    Args:
+        value: the metric of the data.
+        values_R: of replicates; NaN where one is undefined.
+        level: of the interval, in (0, 1).
+    """
+    found = percentile_interval(values_R, level)
+    if found is None:
+        return None
+    low, high = 2 * value - found.high, 2 * value - found.low
+    return Interval(max(0.0, low), min(1.0, high))
 
 
 Covers = Literal["seeds and rollouts", "seeds", "rollouts", "nothing"]
@@ -235,7 +265,10 @@ def mean_over_seeds(scores: Sequence[Score], level: float = LEVEL) -> Estimate:
     open; the squares of both half-widths add (Howe 1974; Zou and Donner 2008). Never
     narrower than either alone: with t of Satterthwaite's degrees of freedom two seeds
     that happen to agree give an interval that holds the truth in 87 % of cases. What a
-    seed and a rollout do together is in both terms, so it errs on the wide side.
+    seed and a rollout do together is in both terms, so it errs on the wide side. Two
+    seeds cost a width five times that of many wherever seeds vary most, because t of
+    one degree does: a fiducial interval is as wide, and the larger of the two half
+    widths, 4 to 14 % narrower in between, holds the truth of eight seeds in 90 %.
 
     Values that are equal in all of two or more seeds leave v_S unknown, not zero: the t
     statistic is 0/0 (or x/0) whatever the number of seeds, and on a coarse benchmark

@@ -141,11 +141,14 @@ def _arm_row(result: Result) -> tuple[str, ...]:
 
 def _comparison_row(comparison: Comparison) -> tuple[str, ...]:
     interval = comparison.interval
+    ends = "unknown"
+    if interval.low is not None and interval.high is not None:
+        ends = f"[{interval.low:+.4f}, {interval.high:+.4f}]"
     return (
         comparison.claim,
         comparison.world,
         f"{interval.mean:+.4f}",
-        f"[{interval.low:+.4f}, {interval.high:+.4f}]",
+        ends,
         f"{comparison.adjusted_p:.2g}",
         comparison.verdict,
     )

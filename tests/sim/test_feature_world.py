@@ -171,3 +171,49 @@ def test_a_world_names_a_value_outside_its_range(bad):
         FeatureWorld(**bad)
     with pytest.raises(ValueError, match="late"):
         FeatureWorld(wrong_above=0.6, late=1.0)
+
+
+@pytest.mark.parametrize("seen", [False, True])
+def test_unseen_sources_and_benchmark_share_nothing_but_the_law_with_the_corpus(seen):
+    world = FeatureWorld(source_shift=0.5, seen_sources=seen)
+    problem = draw_problem(world, LAW, 7)
+    # The corpus's own offsets, read off its features.
+    source = np.repeat(problem.rollouts.source, problem.rollouts.lengths)
+    means = [problem.steps.features_SxD[source == i].mean(axis=0) for i in (0, 1)]
+    trained = (means[0] - means[1]).astype(np.float64)
+    trained -= problem.frame.directions_4xD.T @ (problem.frame.directions_4xD @ trained)
+    tested = problem.offsets_NxD[0] - problem.offsets_NxD[1]
+    cosine = trained @ tested / np.linalg.norm(trained) / np.linalg.norm(tested)
+    # Of two random directions of 32 it has a standard deviation of .18.
+    assert cosine > 0.8 if seen else abs(cosine) < 0.6
+    # Means of the benchmark's own steps show its offsets.
+    test, names = problem.split.source_S, len(problem.offsets_NxD)
+    shown = np.stack(
+        [problem.benchmark.features_SxD[test == i].mean(0) for i in range(names)]
+    )
+    error = shown - shown.mean(0) - (problem.offsets_NxD - problem.offsets_NxD.mean(0))
+    assert np.abs(error).max() < 0.5
+    # Noise, ease and r are drawn anew.
+    few = min(len(problem.steps.features_SxD), len(problem.benchmark.features_SxD))
+    pairs = [
+        np.corrcoef(problem.steps.features_SxD[:few, i], of[:few])[0, 1]
+        for i, of in enumerate(problem.benchmark.features_SxD.T)
+    ]
+    assert np.abs(pairs).max() < 0.15
+    assert (
+        abs(np.corrcoef(problem.corpus.r[:few], problem.steps.ease_S[:few])[0, 1]) > 0.3
+    )
+
+
+@pytest.mark.parametrize("nuisance", [0.3, 0.5, 2.0])
+def test_bayes_logits_are_calibrated(nuisance):
+    """The slope of the truth on them is 1, whatever steps of a rollout share."""
+    world = FeatureWorld(nuisance=nuisance, signal=2.0)
+    corpus, frame, offsets, steps = drawn(world)
+    source = np.repeat(corpus.rollouts.source, corpus.rollouts.lengths)
+    logits = bayes_logits(world, frame, steps, offsets[source])
+    right = steps.right_S.astype(float)
+    scales = np.linspace(0.6, 1.5, 91)
+    z = scales[:, None] * (logits - 0)
+    loss = (np.logaddexp(0, z) - right * z).mean(axis=1)
+    assert scales[loss.argmin()] == pytest.approx(1, abs=0.08)

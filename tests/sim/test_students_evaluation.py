@@ -82,7 +82,7 @@ def test_the_best_shift_is_found_whatever_the_width_of_the_scores(width):
         at = -np.unique(z)[:, None] + np.linspace(-8, 8, 161)
         best = min(risk(shift) for shift in at.ravel())
         slack = 1e-12 * (1 + width)
-        assert best - loss - 2e-4 * max(1, best) < excess < best - loss + slack
+        assert best - loss - 5e-4 * max(1, best) < excess < best - loss + slack
 
 
 def test_steps_of_one_class_have_no_loss_beyond_the_rule_s():
