@@ -1,5 +1,7 @@
 """Calibration: what it meets, what it recovers, what it says it cannot reach."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -24,6 +26,19 @@ FEW = (
     Source("hard", 0.60, 10_500, 1_500),
     Source("long", 0.80, 9_000, 900),
 )
+
+
+class WithNothingFree:
+    """A model whose parameters are all given."""
+
+    def __init__(self, model):
+        self.model = model
+
+    def __getattr__(self, name):
+        return getattr(self.model, name)
+
+    def free(self, lowest_mean):
+        return {}
 
 
 def targets_of(model, sources):
@@ -164,6 +179,21 @@ def test_a_model_without_free_parameters_is_only_checked():
     assert calibrate(fixed, found, FEW) is fixed
     with pytest.raises(UnreachableTargets):
         calibrate(fixed, Targets(0.1, 0.1), FEW)
+
+
+@pytest.mark.parametrize("missed", ["error_step_ratio", "mixed_share"])
+def test_a_target_missed_by_a_hundred_thousandth_is_missed(missed):
+    planted = HierarchicalBeta(1.3, 2.1)
+    fixed = WithNothingFree(planted)
+    targets = targets_of(planted, FEW)
+
+    def off_by(share):
+        value = getattr(targets, missed) * (1 + share)
+        return replace(targets, **{missed: value})
+
+    assert calibrate(fixed, off_by(1e-7), FEW) is fixed
+    with pytest.raises(UnreachableTargets, match=missed):
+        calibrate(fixed, off_by(1e-5), FEW)
 
 
 @pytest.mark.parametrize("share", [-0.1, 1.1, np.nan])

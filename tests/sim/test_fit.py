@@ -100,6 +100,14 @@ def test_covariance_of_the_shares_is_that_of_resampled_rollouts(corpus):
     np.testing.assert_allclose(share_covariance(corpus), expected, rtol=0.12)
 
 
+def test_a_ratio_that_every_rollout_has_does_not_vary_with_their_lengths():
+    lengths = np.array([2, 4, 10, 30])
+    offsets = np.concatenate([[0], np.cumsum(lengths)])
+    k = np.arange(lengths.sum()) % 2
+    rollouts = Rollouts(k, np.full(len(k), 2), offsets, np.zeros(4, int), ("s",))
+    np.testing.assert_allclose(share_covariance(rollouts), 0, atol=1e-15)
+
+
 def test_a_corpus_that_cannot_be_fitted_says_why(corpus):
     def refused(rollouts, message):
         with pytest.raises(ValueError, match=message):

@@ -37,6 +37,7 @@ from sim.students.train import (
     train,
 )
 from theory.logistic import logistic_gradient
+from theory.paper import TRAINING
 
 D = 6
 
@@ -308,6 +309,21 @@ def test_schedule_is_that_of_the_trainer_of_models(total, warmup):
     expected = learning_rate(of_optimizer(of_models, 0.3), jnp.arange(400))[:total]
     rates = schedule(Student(learning_rate=0.3, warmup=warmup), np.arange(total), total)
     np.testing.assert_allclose(rates, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_a_long_gradient_is_shortened_to_the_clip():
+    sweep = problem(seeds=1, arms=(1.0,))
+    student = Student(optimizer="sgd", clip=0.01, learning_rate=0.5)
+    one = train(student, sweep, checkpoints=[1])
+    moved = one["w_OxH"][0, 0, 0, 0], one["b_O"][0, 0, 0] - base_logits(sweep, [0])[0]
+    # T = 15: the first update has the full rate.
+    assert np.linalg.norm(np.append(*moved)) == pytest.approx(0.5 * 0.01, rel=1e-4)
+
+
+def test_a_student_left_alone_learns_by_the_paper_s_table():
+    default = Student()
+    assert default.weight_decay == TRAINING.weight_decay
+    assert (default.warmup, default.clip) == (TRAINING.warmup, TRAINING.clip_norm)
 
 
 def test_intercept_starts_at_the_base_rate():
