@@ -9,6 +9,7 @@ from scipy.special import expit
 from sim.corpus.draw import Simulation
 from sim.corpus.laws import TwoStateChain
 from sim.corpus.sources import Source
+from sim.students import problem as problems
 from sim.students.evaluation import auroc
 from sim.students.features import (
     FeatureWorld,
@@ -217,3 +218,17 @@ def test_bayes_logits_are_calibrated(nuisance):
     z = scales[:, None] * (logits - 0)
     loss = (np.logaddexp(0, z) - right * z).mean(axis=1)
     assert scales[loss.argmin()] == pytest.approx(1, abs=0.08)
+
+
+def test_every_part_of_a_problem_has_a_stream_of_its_own(monkeypatch):
+    used = []
+    for name in ("sample_with_latent", "draw_frame", "draw_offsets", "draw_steps"):
+
+        def recorded(*args, draw=getattr(problems, name)):
+            (rng,) = (of for of in args if isinstance(of, np.random.Generator))
+            used.append(rng.bit_generator.seed_seq.spawn_key)
+            return draw(*args)
+
+        monkeypatch.setattr(problems, name, recorded)
+    draw_problem(FeatureWorld(), LAW, 3)
+    assert len(used) == len(set(used)) == 7
