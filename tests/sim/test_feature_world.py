@@ -223,8 +223,9 @@ def test_bayes_logits_are_calibrated(nuisance):
 def test_every_part_of_a_problem_has_a_stream_of_its_own(monkeypatch):
     used = []
     for name in ("sample_with_latent", "draw_frame", "draw_offsets", "draw_steps"):
+        draw = getattr(problems, name)
 
-        def recorded(*args, draw=getattr(problems, name)):
+        def recorded(*args, draw=draw):
             (rng,) = (of for of in args if isinstance(of, np.random.Generator))
             used.append(rng.bit_generator.seed_seq.spawn_key)
             return draw(*args)
