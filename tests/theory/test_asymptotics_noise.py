@@ -85,8 +85,8 @@ def test_without_noise_the_teacher_is_found_and_the_rate_is_d_over_2n(scale):
     )
     assert floor == 0
     np.testing.assert_allclose(
-        asymptotics.excess_risk([10, 1000], phi, q, 0, 0, weights),
-        asymptotics.mle_excess_risk([10, 1000], 3),
+        asymptotics.leading_excess_risk([10, 1000], phi, q, 0, 0, weights),
+        asymptotics.leading_mle_excess_risk([10, 1000], 3),
         rtol=1e-9,
     )
     assert asymptotics.noise_floor_crossover(phi, q, 0, 0, weights) == np.inf
@@ -110,7 +110,7 @@ def test_an_intercept_alone_goes_to_the_noisy_base_rate(q, fpr, fnr):
     assert asymptotics.excess_coefficient(*arguments) == pytest.approx(
         coefficient, rel=1e-9
     )
-    assert asymptotics.excess_risk(50, *arguments) == pytest.approx(
+    assert asymptotics.leading_excess_risk(50, *arguments) == pytest.approx(
         lost + coefficient / 50, rel=1e-9
     )
     crossover = asymptotics.noise_floor_crossover(*arguments)
@@ -262,9 +262,9 @@ def test_simulated_fits_have_the_predicted_spread_and_excess(phi, q, fpr, fnr, w
     se = excess.std() / np.sqrt(reps)
     assert se < 0.05 * abs(coefficient)
     assert abs(excess.mean() - coefficient) <= 4 * se
-    assert asymptotics.excess_risk(n, phi, q, fpr, fnr, weights) == pytest.approx(
-        floor + coefficient / n, rel=1e-12
-    )
+    assert asymptotics.leading_excess_risk(
+        n, phi, q, fpr, fnr, weights
+    ) == pytest.approx(floor + coefficient / n, rel=1e-12)
     crossover = asymptotics.noise_floor_crossover(phi, q, fpr, fnr, weights)
     assert crossover == pytest.approx(max(coefficient, 0) / floor)
 
@@ -274,13 +274,15 @@ def test_more_noisy_data_does_not_lower_the_floor():
     phi, _, q, weights = teacher_population(1)
     noisy = (phi, q, 0.2, 0.4, weights)
     floor = asymptotics.noisy_minimizer_and_sandwich(*noisy).excess_floor
-    risk = asymptotics.excess_risk(10 ** np.arange(2, 12, 3), *noisy)
+    risk = asymptotics.leading_excess_risk(10 ** np.arange(2, 12, 3), *noisy)
     assert np.all(np.diff(risk) < 0)
     assert risk[-1] == pytest.approx(floor, rel=1e-6)
     assert floor > 0.005
     n = int(asymptotics.noise_floor_crossover(*noisy))
-    assert asymptotics.excess_risk(n, *noisy) == pytest.approx(2 * floor, rel=0.02)
-    assert asymptotics.excess_risk(1000 * n, *noisy) < 1.01 * floor
+    assert asymptotics.leading_excess_risk(n, *noisy) == pytest.approx(
+        2 * floor, rel=0.02
+    )
+    assert asymptotics.leading_excess_risk(1000 * n, *noisy) < 1.01 * floor
 
 
 def test_labels_without_a_finite_minimiser_are_refused():
@@ -325,4 +327,4 @@ def test_populations_of_the_wrong_shape_or_range_are_named():
     refuse("weights must be >= 0 with at least one > 0", weights=np.zeros(7))
     for n in (0, 1.5, np.nan):
         with pytest.raises(ValueError, match=r"^n must be an integer in"):
-            asymptotics.excess_risk(n, phi, q, 0.1, 0.1)
+            asymptotics.leading_excess_risk(n, phi, q, 0.1, 0.1)
