@@ -209,7 +209,8 @@ STATEMENTS: tuple[Statement, ...] = (
         paper=float(asymptotics.gamma_inflation(0.25, matched_updates=False).data),
         tolerance=1e-3,
         note="powers 1/2 are upper bounds: under the paper's own assumptions the risk "
-        "falls as 1/N (the oracle is exact at N = 40,000)",
+        "falls as 1/N without noise (the oracle is exact at N = 40,000, for the fit "
+        "(K + 1/2) / (N + 1): maximum likelihood's own expected risk is infinite)",
     ),
     # Half a nat per parameter.
     Statement(

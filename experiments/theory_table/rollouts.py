@@ -248,7 +248,7 @@ STATEMENTS: tuple[Statement, ...] = (
         paper=FULL_DATA.mixed_share,
         otherwise="counterexample",
         note=f"Table 1's {100 * FULL_DATA.mixed_share:.2f} % needs an intraclass "
-        f"correlation of {_NEEDED_ICC:.2f}: "
+        f"correlation of {_NEEDED_ICC:.2f} under a Beta law: "
         "rollouts differ far more than the steps within one",
     ),
     # What the labels of a rollout say about differences between its steps.

@@ -64,6 +64,19 @@ def test_eq_4_half_powers_are_upper_bounds_while_the_exact_rate_is_one_over_n():
     assert exact[0] / exact[1] == pytest.approx(4, rel=0.01)
 
 
+def test_the_expected_risk_of_maximum_likelihood_is_infinite_at_every_n():
+    """All labels may be equal; without that event the leading term is near at once."""
+    n, q = 200, 0.3
+    k = np.arange(n + 1)
+    risk = rel_entr(q, k / n) + rel_entr(1 - q, 1 - k / n)
+    weight = stats.binom.pmf(k, n, q)
+    assert weight @ risk == np.inf
+    inner = slice(1, n)
+    assert weight[inner] @ risk[inner] == pytest.approx(
+        asymptotics.leading_mle_excess_risk(n, 1), rel=0.02
+    )
+
+
 def test_maximum_likelihood_risk_is_half_a_nat_per_parameter_and_example():
     assert asymptotics.leading_mle_excess_risk(50, 3) == pytest.approx(0.03)
     np.testing.assert_allclose(

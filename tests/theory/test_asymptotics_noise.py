@@ -285,6 +285,16 @@ def test_more_noisy_data_does_not_lower_the_floor():
     assert asymptotics.leading_excess_risk(1000 * n, *noisy) < 1.01 * floor
 
 
+def test_the_floor_of_symmetric_flips_is_none_of_the_ranking():
+    """Flips that features do not see keep the Bayes order and the decision at 1/2."""
+    q = np.linspace(0.05, 0.95, 7)
+    saturated = np.eye(7), q, 0.2, 0.2
+    w, _, floor = asymptotics.noisy_minimizer_and_sandwich(*saturated)
+    assert floor > 0.02
+    assert np.all(np.diff(w) > 0)
+    np.testing.assert_array_equal(np.sign(w.round(9)), np.sign((q - 0.5).round(9)))
+
+
 def test_labels_without_a_finite_minimiser_are_refused():
     line = np.column_stack([np.ones(4), [-2, -1, 1, 2]])
     no_minimiser = "no finite minimiser"

@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from theory.label_noise import (
@@ -125,6 +125,16 @@ def test_paper_factor_agrees_to_first_order_at_one_half_only(eta):
         claimed = q * (1 - q) - paper_signal(q, small)
         np.testing.assert_allclose(loss / small, 1, rtol=1e-4)
         np.testing.assert_allclose(claimed / small, 4 * q * (1 - q), rtol=1e-7)
+
+
+@given(interior, st.floats(1e-3, 1))
+@example(0.4, 0.1)
+@example(0.5, 0.01)
+def test_paper_signal_is_too_large_where_its_docstring_says(q, eta):
+    exact, paper = noisy_fisher_weight(q, eta, eta), paper_signal(q, eta)
+    limit = (1 - 4 * eta) * (1 - eta) / (4 * max((1 - 2 * eta) ** 2, 1e-12))
+    if abs(q * (1 - q) - limit) > 1e-9:
+        assert (paper > exact) == (eta < 0.25 and q * (1 - q) < limit)
 
 
 def test_paper_factor_1_minus_4_eta_overstates_and_turns_negative():

@@ -227,9 +227,12 @@ def test_second_moment_agrees_with_simulation():
 
 
 def test_paper_calls_noise_signal_in_equation_6():
-    """More flips never lower the "expected squared gradient", yet destroy information,
-    and without flips it measures a gradient whose mean is exactly zero.
+    """The "expected squared gradient" is the trace of the information without flips
+    only: they raise the one and lower the other.
     """
+    np.testing.assert_allclose(
+        gradient_second_moment(0.3, 0, 0, 2.5), 2.5 * noisy_fisher_weight(0.3, 0, 0)
+    )
     q, eta = 0.05, np.linspace(0, 0.5, 11)
     moment = gradient_second_moment(q, eta, eta, 1.0)
     information = noisy_fisher_weight(q, eta, eta)
