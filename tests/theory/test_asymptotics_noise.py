@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from numpy.typing import ArrayLike
 from scipy.special import expit, logit, rel_entr
 
-from theory import asymptotics
+from theory import asymptotics, simulate
 from theory.label_noise import noisy_positive_prob
 
 RATE = st.floats(0, 0.45)
@@ -213,17 +213,6 @@ def test_newton_is_damped_where_full_steps_would_run_away():
     assert np.max(np.abs(gradient)) < 1e-12
 
 
-def fit(positives, counts, phi, start):
-    """Maximum likelihood for many samples of grouped labels, ``[reps, d]``."""
-    w = np.tile(start, (len(counts), 1))
-    for _ in range(12):
-        s = expit(w @ phi.T)
-        gradient = (counts * s - positives) @ phi
-        hessian = np.einsum("rm,md,me->rde", counts * s * (1 - s), phi, phi)
-        w = w - np.linalg.solve(hessian, gradient[..., None])[..., 0]
-    return w
-
-
 @pytest.mark.parametrize(
     ("phi", "q", "fpr", "fnr", "weights"),
     [
@@ -239,33 +228,17 @@ def fit(positives, counts, phi, start):
     ],
 )
 def test_simulated_fits_have_the_predicted_spread_and_excess(phi, q, fpr, fnr, weights):
-    phi, q, weights = np.array(phi), np.array(q), np.array(weights)
-    n, reps = 60_000, 20_000
-    w, cov, floor = asymptotics.noisy_minimizer_and_sandwich(phi, q, fpr, fnr, weights)
-    share, noisy = weights / weights.sum(), noisy_positive_prob(q, fpr, fnr)
-    rng = np.random.default_rng(11)
-    counts = rng.multinomial(n, share, size=reps)
-    positives = rng.binomial(counts, noisy)
-    fitted = fit(positives, counts, phi, w)
-    spread = n * (fitted - w)[:, :, None] * (fitted - w)[:, None, :]
-    error = np.abs(spread.mean(axis=0) - cov)
-    assert np.all(error <= 4 * spread.std(axis=0) / np.sqrt(reps))
-
-    z = fitted @ phi.T
-    excess = (np.logaddexp(0, z) - q * z) @ share - clean_risk(w, phi, q, weights)
-    # The linear part of the excess has mean 0 exactly: without it the s.e. is small.
-    s = expit(phi @ w)
-    hessian = phi.T @ ((share * s * (1 - s))[:, None] * phi)
-    linear = -(counts * s - positives) @ phi @ np.linalg.inv(hessian) / n
-    excess = n * (excess - linear @ (phi.T @ (share * (noisy - q))))
-    coefficient = asymptotics.excess_coefficient(phi, q, fpr, fnr, weights)
-    se = excess.std() / np.sqrt(reps)
+    world = phi, q, fpr, fnr, weights
+    fitted = simulate.check("noisy_minimizer_and_sandwich", *world)
+    assert all(np.all(np.abs(z) <= 4) for z in fitted.z)
+    coefficient, _, se, z = simulate.check("excess_coefficient", *world)
+    assert abs(z) <= 4
     assert se < 0.05 * abs(coefficient)
-    assert abs(excess.mean() - coefficient) <= 4 * se
-    assert asymptotics.leading_excess_risk(
-        n, phi, q, fpr, fnr, weights
-    ) == pytest.approx(floor + coefficient / n, rel=1e-12)
-    crossover = asymptotics.noise_floor_crossover(phi, q, fpr, fnr, weights)
+    floor = fitted.closed_form.excess_floor
+    assert asymptotics.leading_excess_risk(60_000, *world) == pytest.approx(
+        floor + coefficient / 60_000, rel=1e-12
+    )
+    crossover = asymptotics.noise_floor_crossover(*world)
     assert crossover == pytest.approx(max(coefficient, 0) / floor)
 
 

@@ -5,7 +5,6 @@ from hypothesis import strategies as st
 
 from theory.label_noise import (
     count_information,
-    information_retention,
     joint_label_probs,
     noisy_fisher_weight,
     noisy_positive_prob,
@@ -68,25 +67,6 @@ def test_predictive_values_of_a_certain_truth_are_their_limits():
 def test_predictive_value_of_a_label_that_never_occurs_is_refused(rates):
     with pytest.raises(ValueError, match=r"^fpr and fnr must not be 0 and 1"):
         predictive_values(0.5, *np.transpose([(0.1, 0.2), rates]))
-
-
-def test_channel_agrees_with_simulation():
-    rng = np.random.default_rng(0)
-    q, fpr, fnr, draws = 0.3, 0.15, 0.6, 400_000
-    truth = rng.random(draws) < q
-    label = np.where(truth, rng.random(draws) >= fnr, rng.random(draws) < fpr)
-    ppv, npv = predictive_values(q, fpr, fnr)
-    for event, among, expected in [
-        (label, np.ones(draws, bool), noisy_positive_prob(q, fpr, fnr)),
-        (truth, label, ppv),
-        (~truth, ~label, npv),
-    ]:
-        error = event[among].mean() - expected
-        assert abs(error) < 4 * np.sqrt(expected * (1 - expected) / among.sum())
-    mcc = np.corrcoef(truth, label)[0, 1]
-    # The standard error of a correlation is below 1/sqrt(n); squared, times 2 |mcc|.
-    error = mcc**2 - information_retention(q, fpr, fnr)
-    assert abs(error) < 4 * 2 * abs(mcc) / np.sqrt(draws)
 
 
 # --- expansion and the paper's factor -------------------------------------------------

@@ -111,15 +111,6 @@ def test_uncertainty_bounding_information_shows_headroom_only():
     assert theta == expected == 0.25
 
 
-def test_moments_by_simulation():
-    rng = np.random.default_rng(1)
-    q = np.array([0.95, 0.9, 0.7, 0.2, 0.05])
-    y = rng.random((20_000, 5)) < q
-    p = y.mean(axis=1)
-    assert_within_4_se(p * (1 - p), mixture.label_mixture_moments(q).expected_mixture)
-    assert_within_4_se(1.0 * ((p > 0) & (p < 1)), mixture.mixed_share(q))
-
-
 def test_rollouts_stand_on_the_last_axis():
     q = np.random.default_rng(0).random((2, 3, 4))
     moments = mixture.label_mixture_moments(q)

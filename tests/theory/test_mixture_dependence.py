@@ -267,20 +267,6 @@ def test_exchangeable_shares_broadcast_and_keep_small_digits():
         assert tiny == pytest.approx(float(1 - sum(third)), rel=1e-12)
 
 
-def test_exchangeable_labels_by_simulation():
-    rng = np.random.default_rng(4)
-    q, n, icc, draws = 0.85, 6, 0.4, 40_000
-    scale = 1 / icc - 1
-    rate = rng.beta(q * scale, (1 - q) * scale, size=draws)
-    y = rng.random((draws, n)) < rate[:, None]
-    p = y.mean(axis=1)
-    for sample, truth in (
-        ((p > 0) & (p < 1), mixture.exchangeable_mixed_share(q, n, icc)),
-        (p * (1 - p), mixture.exchangeable_expected_mixture(q, n, icc)),
-    ):
-        assert abs(sample.mean() - truth) <= 4 * sample.std() / np.sqrt(draws)
-
-
 @pytest.mark.parametrize(("sure", "low", "high"), [(1, 0.41, 0.43), (0, 0.59, 0.6)])
 def test_the_correlation_that_table_1_asks_for_depends_on_the_law(sure, low, high):
     """Some rollouts certain, the others of one difficulty; a Beta law asks for .49."""

@@ -22,6 +22,6 @@ def gradient_snr(q_student, q, fpr, fnr, *, rng, draws=DRAWS):
     if v == 0:
         raise ValueError("draws must hold both labels for a ratio to their noise")
     # The delta method for m^2 / v; the square of the error in m is the second order.
-    influence = 2 * m / v * (g - m) - (m / v) ** 2 * ((g - m) ** 2 - v)
+    influence = 2 * m / v * g - (m / v) ** 2 * (g - m) ** 2
     se = mean_and_se(influence).standard_error + 1 / draws
     return Estimate(float(m**2 / v), se), g * (q_student - q)
