@@ -159,6 +159,18 @@ def test_a_standard_error_is_the_spread_of_the_estimates():
         np.testing.assert_allclose(estimates.std(axis=0), errors.mean(axis=0), rtol=0.2)
 
 
+def test_fits_err_by_little_and_find_no_floor_without_noise():
+    phi = np.column_stack([np.ones(6), np.arange(6) - 2.5])
+    clean = phi, np.linspace(0.2, 0.7, 6)
+    fitted = simulate.check("noisy_minimizer_and_sandwich", *clean, 0, 0)
+    assert abs(fitted.z.excess_floor) < STANDARD_ERRORS
+    assert 0 < fitted.standard_error.excess_floor < 1e-9
+    # Without the part that is linear in the labels n times a fit's excess is about half
+    # a chi-squared number of two degrees of freedom, of standard deviation 1.
+    noisy = simulate.check("excess_coefficient", *clean, 0.1, 0, draws=DRAWS)
+    assert noisy.standard_error * np.sqrt(DRAWS / 10) == pytest.approx(1, rel=0.3)
+
+
 def test_helpers_are_what_they_say():
     rng = np.random.default_rng(0)
     truth = np.arange(40_000) % 2 == 1
