@@ -24,8 +24,8 @@ from paper_figures.style import (
     plot,
 )
 from theory.asymptotics import (
-    excess_risk,
-    mle_excess_risk,
+    leading_excess_risk,
+    leading_mle_excess_risk,
     noise_floor_crossover,
     noisy_minimizer_and_sandwich,
     scaling_bound,
@@ -222,14 +222,14 @@ def _population() -> tuple[np.ndarray, np.ndarray]:
 
 
 def excess_risk_over_updates() -> Drawing:
-    """Excess risk over single-pass updates: bound, exact rate and noise floor."""
+    """Excess risk over single-pass updates: bound, leading terms and noise floor."""
     phi, q = _population()
     d, start, panel = phi.shape[1], 100, "excess risk"
     n = np.unique(np.geomspace(start, 1e6, 61).astype(int))
     figure, axes = new_figure(columns=2, height=3.0, width_ratios=(3, 2))
     left, right = axes[0]
     rows: list = []
-    exact = mle_excess_risk(n, d)
+    exact = leading_mle_excess_risk(n, d)
     # The constant that makes the bound tight where the curves begin.
     bound = scaling_bound(n, 1, exact[0] * np.sqrt(n[0]), 0)
     tight = f"Eq. 4, tight at {start}: $N^{{-1/2}}$"
@@ -239,7 +239,9 @@ def excess_risk_over_updates() -> Drawing:
     for i, fpr in enumerate((0.05, 0.1, 0.2), start=1):
         noisy = phi, q, fpr, 0.0
         look = {"label": f"fpr = {fpr:g}", **curve(i)}
-        plot(rows, left, panel, f"fpr {fpr:g}", n, excess_risk(n, *noisy), **look)
+        plot(
+            rows, left, panel, f"fpr {fpr:g}", n, leading_excess_risk(n, *noisy), **look
+        )
         floor = noisy_minimizer_and_sandwich(*noisy).excess_floor
         mark = {"marker": MARKERS[i], "color": COLOURS[i], "markersize": 6, **_OPEN}
         plot(

@@ -21,7 +21,7 @@ _HOMES = {
     "posterior_fisher": "beta_binomial",
     "expected_bis": "beta_binomial",
     "fit_beta_binomial": "beta_binomial_fit",
-    "excess_risk": "asymptotics",
+    "leading_excess_risk": "asymptotics",
     "rollout_information": "design",
     "f1_at": "agreement",
     "auroc": "agreement",

@@ -65,7 +65,7 @@ def scaling_bound(
     (Eq. 4, App. F.1).
 
     An upper bound only: under the same assumptions the risk of the fitted minimiser
-    falls as 1/n (:func:`excess_risk`).
+    falls as 1/n (:func:`leading_excess_risk`).
 
     Args:
         n_eff: effective number of independent labels, > 0.
@@ -133,11 +133,13 @@ def sgd_recursion_constant(c: ArrayLike, C: ArrayLike, d1: ArrayLike) -> np.ndar
     return np.maximum(np.maximum(2 * C / c, np.sqrt(2) * C), early)
 
 
-def mle_excess_risk(n: ArrayLike, d: ArrayLike) -> np.ndarray:
-    """Leading excess risk of a well-specified maximum-likelihood fit: ``d / (2 n)``.
+def leading_mle_excess_risk(n: ArrayLike, d: ArrayLike) -> np.ndarray:
+    """Leading term of a well-specified maximum-likelihood fit's excess risk,
+    ``d / (2 n)``.
 
-    Nats per example, with n clean examples and d parameters (Wilks 1938): the exact
-    1/n rate beside Eq. 4's n^(-1/2).
+    Nats per example, with n clean examples and d parameters (Wilks 1938): the rate 1/n
+    beside Eq. 4's n^(-1/2). The mean of the limit law, not the limit of the means: at
+    every n labels may be separable, and the fit's expected risk is infinite.
 
     Raises:
         ValueError: ``n`` or ``d`` is not a positive number.
@@ -205,7 +207,8 @@ def excess_coefficient(
     fnr: ArrayLike,
     weights: ArrayLike | None = None,
 ) -> float:
-    """Coefficient of 1/n in the expected excess risk of the noisy fit.
+    """Coefficient of 1/n in the excess risk of the noisy fit
+    (:func:`leading_excess_risk`).
 
     ``tr(H~ V) / 2 + g' B``: the variance, and the gradient ``g = E[(q~ - q) phi]`` of
     the clean loss at w~ times the fit's own small-sample bias
@@ -228,7 +231,7 @@ def excess_coefficient(
     return float(np.trace(hessian @ cov) / 2 + gradient @ bias)
 
 
-def excess_risk(
+def leading_excess_risk(
     n: ArrayLike,
     phi: ArrayLike,
     q: ArrayLike,
@@ -236,10 +239,12 @@ def excess_risk(
     fnr: ArrayLike,
     weights: ArrayLike | None = None,
 ) -> np.ndarray:
-    """Expected excess risk of a fit to n noisy labels, up to O(n^-2), nats per step.
+    """Leading terms of the excess risk of a fit to n noisy labels, nats per step.
 
     ``floor + coefficient / n`` from :func:`noisy_minimizer_and_sandwich` and
-    :func:`excess_coefficient`. A single pass of averaged SGD over T = n labels has the
+    :func:`excess_coefficient`; the rest is O(n^-2) unless the labels are separable,
+    which has a probability falling exponentially in n, yet makes the expected risk of
+    the fit infinite at every n. A single pass of averaged SGD over T = n labels has the
     same floor and variance part (Polyak and Juditsky 1992).
 
     Args:

@@ -77,8 +77,9 @@ def information_retention(q: ArrayLike, fpr: ArrayLike, fnr: ArrayLike) -> np.nd
     """Share of a clean label's Fisher information that a noisy one keeps, in [0, 1].
 
     ``J^2 q (1 - q) / (q~ (1 - q~)) = MCC(Y, Y~)^2``, the squared correlation of truth
-    and label. At q in {0, 1} the limit from inside (0, 1): ``1 - fnr`` at ``q = 0``
-    without false positives, 0 with some.
+    and label. At q in {0, 1} the limit from inside (0, 1): at ``q = 0`` it is
+    ``1 - fnr`` where fpr = 0, ``fnr`` where fpr = 1, and 0 between; at ``q = 1``
+    likewise with the rates exchanged.
 
     Raises:
         ValueError: ``q``, ``fpr`` or ``fnr`` is not in [0, 1].
@@ -137,8 +138,10 @@ def paper_signal(q: ArrayLike, eta: ArrayLike) -> np.ndarray:
     """The paper's signal of a step at flip rate eta, ``(1 - 4 eta) q (1 - q)``.
 
     A step's term of S(x) at ``||phi|| = 1`` (Section 3), to set beside
-    :func:`noisy_fisher_weight`: equal to first order in eta at ``q = 1/2`` only, too
-    large elsewhere, and negative above ``eta = 1/4``.
+    :func:`noisy_fisher_weight`: equal to first order in eta at ``q = 1/2`` only, to
+    first order too large elsewhere. For eta > 0 and q in (0, 1) too large iff
+    ``eta < 1/4`` and ``q (1 - q) < (1 - 4 eta) (1 - eta) / (4 (1 - 2 eta)^2)``;
+    negative above ``eta = 1/4``.
 
     Raises:
         ValueError: ``q`` or ``eta`` is not in [0, 1].
@@ -193,8 +196,9 @@ def _check_pmf(name: str, value: ArrayLike) -> np.ndarray:
 def _channel(
     q: ArrayLike, fpr: ArrayLike, fnr: ArrayLike
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    return (
+    q, fpr, fnr = np.broadcast_arrays(
         check_probability("q", q),
         check_probability("fpr", fpr),
         check_probability("fnr", fnr),
     )
+    return q, fpr, fnr

@@ -58,8 +58,8 @@ def label_mixture_moments(q: ArrayLike) -> MixtureMoments:
 
     ``A = mean_j q_j (1 - q_j)``, ``theta = qbar (1 - qbar)``,
     ``E[p (1 - p)] = theta - A / n`` (Eq. 7-8, Lemma 2, App. F.4). ``theta - A`` is
-    Var_j(q_j), so theta is headroom for information, not information: q = (1, 1, 0, 0)
-    has theta = 1/4 and A = 0.
+    Var_j(q_j), so theta is headroom for information at the teacher, not information:
+    q = (1, 1, 0, 0) has theta = 1/4 and A = 0.
 
     Args:
         q: label probabilities ``[..., n]``, n >= 1.
@@ -83,8 +83,8 @@ def mixture_bounds(theta: ArrayLike, n: ArrayLike) -> MixtureBounds:
     """Bounds of the expected mixture that hold whatever the q_j (Eq. 9).
 
     ``theta (1 - 1/n) <= E[p (1 - p)] <= theta``: the lower one is met by equal q_j, the
-    upper one by q_j in {0, 1}. Both need independent labels: see
-    :func:`exchangeable_expected_mixture`.
+    upper one by q_j in {0, 1}. Only the lower one needs independent labels
+    (:func:`exchangeable_expected_mixture`): ``E[p (1 - p)] = theta - Var(p)`` always.
 
     Args:
         theta: uncertainty in [0, 1/4].
@@ -101,7 +101,8 @@ def mixture_bounds(theta: ArrayLike, n: ArrayLike) -> MixtureBounds:
 def flipped_uncertainty(theta: ArrayLike, eta: ArrayLike) -> np.ndarray:
     """Uncertainty after labels flip with probability eta, in [theta, 1/4].
 
-    ``theta~ = (1 - 2 eta)^2 theta + eta (1 - eta)`` (Eq. 10 and 22-23).
+    ``theta~ = (1 - 2 eta)^2 theta + eta (1 - eta)`` (Eq. 10 and 22-23), computed as
+    theta and what :func:`flip_gap` adds, so that rounding cannot leave the range.
 
     Args:
         theta: uncertainty in [0, 1/4].
@@ -110,9 +111,7 @@ def flipped_uncertainty(theta: ArrayLike, eta: ArrayLike) -> np.ndarray:
     Raises:
         ValueError: an argument is outside its range.
     """
-    theta = _check_uncertainty(theta)
-    eta = check_probability("eta", eta)
-    return (1 - 2 * eta) ** 2 * theta + eta * (1 - eta)
+    return _check_uncertainty(theta) + flip_gap(theta, eta)
 
 
 def flip_gap(theta: ArrayLike, eta: ArrayLike) -> np.ndarray:

@@ -155,7 +155,9 @@ def mc_variance(rollouts: Rollouts) -> np.ndarray:
     n, _ = _label_counts(rollouts)
     first, denominator = _score_sum(rollouts)
     second, _ = _score_sum(rollouts, power=2)
-    if denominator * int(n.max()) >= 2**31:  # the squares below would overflow int64
+    if (
+        denominator * int(n.max(initial=0)) >= 2**31
+    ):  # the squares below would overflow int64
         n, first, second = (x.astype(np.float64) for x in (n, first, second))
     # Below 0 by rounding only, and only where the sums are floats.
     spread = np.maximum(n * second - first**2, 0)

@@ -12,12 +12,14 @@ from scipy.special import betaincc
 
 from experiments.theory_table.statement import (
     Statement,
+    both,
     label_information,
-    mean_and_se,
 )
 from theory import beta_binomial, label_noise
 from theory.beta_binomial_fit import fit_from_mean_and_zero_rate
 from theory.paper import FULL_DATA, TRIALS
+from theory.simulate.beta_binomial import annotate
+from theory.simulate.draw import mean_and_se
 
 _TAU = 0.5
 
@@ -30,16 +32,6 @@ _A, _B = map(
     fit_from_mean_and_zero_rate(FULL_DATA.mean_mc, FULL_DATA.error_step_ratio, TRIALS),
 )
 _PRIOR: Prior = _A, _B
-
-
-def _annotate(
-    rng: np.random.Generator,
-    draws: int | tuple[int, ...],
-    prior: Prior = _PRIOR,
-) -> tuple[np.ndarray, np.ndarray]:
-    """r and K of simulated steps."""
-    r = rng.beta(*prior, draws)
-    return r, rng.binomial(TRIALS, r)
 
 
 def _joint(k: int, low: float = 0, high: float = 1, prior: Prior = _PRIOR):
@@ -66,11 +58,6 @@ def _eta(k: Any, prior: Prior = _PRIOR, trials: int = TRIALS, tau: Any = _TAU):
     return beta_binomial.unreliability_posterior(k, a, b, trials, tau)
 
 
-def _unreliable_with(k: int, r: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    """Whether r < tau, of simulated steps with K = k."""
-    return r[counts == k] < _TAU
-
-
 # --- Lemma 3, and what is not linear in K ---------------------------------------------
 
 
@@ -88,28 +75,15 @@ def _difference_of_means() -> float:
 
 
 def _simulated_difference(rng: np.random.Generator, draws: int) -> tuple[float, float]:
-    r, counts = _annotate(rng, draws, _LINEAR)
+    r, counts = annotate(*_LINEAR, TRIALS, rng, draws)
     (middle, se_middle), (top, se_top), (low, se_low) = (
-        mean_and_se(_unreliable_with(k, r, counts)) for k in (8, 16, 1)
+        mean_and_se(r[counts == k] < _TAU) for k in (8, 16, 1)
     )
     se = np.hypot(se_middle, np.hypot(se_top, se_low) / 2)
     return middle - (top + low) / 2, float(se)
 
 
 # --- noise rates ----------------------------------------------------------------------
-
-
-def _rates():
-    return beta_binomial.class_conditional_rates(*_PRIOR, TRIALS, _TAU)
-
-
-def _wrong_label(truth: bool, r: np.ndarray, k: np.ndarray) -> np.ndarray:
-    """Whether the label is wrong, of reliable (True) or unreliable (False) steps."""
-    return ((k > 0) != truth)[(r >= _TAU) == truth]
-
-
-def _unreliable_positives(r: np.ndarray, k: np.ndarray) -> np.ndarray:
-    return r[k > 0] < _TAU
 
 
 def _pseudo_positives():
@@ -130,13 +104,6 @@ _RELIABLE = float(betaincc(_A, _B, _TAU))
 _F0, _F1 = beta_binomial.class_conditional_counts(_A, _B, TRIALS, _TAU)
 
 
-def _squared_surprise(r: np.ndarray, k: np.ndarray) -> np.ndarray:
-    """(Pr(r >= tau | K) - Pr(r >= tau))^2 of simulated steps."""
-    with mp.workdps(50):
-        posterior = [_joint(k, _TAU, 1) / _joint(k) for k in range(TRIALS + 1)]
-    return (np.array(posterior, float)[k] - _RELIABLE) ** 2
-
-
 def _kept_by_the_label() -> float:
     positive = min(_F0[1:].sum(), 1.0)
     kept = label_noise.noisy_fisher_weight(_RELIABLE, positive, _F1[0])
@@ -154,14 +121,14 @@ def _kept_oracle() -> float:
 _STEPS = 3
 
 
-def _expected_score(name: str, text: str, exact, alpha: float | None) -> Statement:
+def _expected_score(name: str, text: str, closed_form: str, *alpha: float) -> Statement:
     """Expected R, or BIS at alpha, of three steps, against all 17^3 outcomes."""
 
     def score(k: np.ndarray) -> np.ndarray:
         p = (k > 0).mean(axis=-1)
         positives = np.maximum((k > 0).sum(axis=-1), 1)
         r = np.where(p > 0, k.sum(axis=-1) / (TRIALS * positives), 1.0)
-        return r if alpha is None else (p * (1 - p) + alpha) * r
+        return (p * (1 - p) + alpha[0]) * r if alpha else r
 
     def oracle() -> float:
         pmf = np.array([_joint(k) for k in range(TRIALS + 1)], float)
@@ -172,9 +139,8 @@ def _expected_score(name: str, text: str, exact, alpha: float | None) -> Stateme
         name,
         text,
         "enumeration",
-        exact=exact,
+        **both(closed_form, *_PRIOR, TRIALS, _STEPS, *alpha),
         oracle=oracle,
-        simulate=lambda rng, draws: score(_annotate(rng, (draws, _STEPS))[1]),
     )
 
 
@@ -183,18 +149,16 @@ STATEMENTS: tuple[Statement, ...] = (
         "positive_labels",
         "Pr(K>0) = 1 - B(a,b+N)/B(a,b)",
         "mpmath",
-        exact=lambda: beta_binomial.positive_label_prob(*_PRIOR, TRIALS),
+        **both("positive_label_prob", *_PRIOR, TRIALS),
         oracle=lambda: 1 - _joint(0),
-        simulate=lambda *by: _annotate(*by)[1] > 0,
         paper=1 - FULL_DATA.error_step_ratio,
     ),
     Statement(
         "effective_noise",
         "eta_eff(4) = I_tau(a+4, b+12)",
         "mpmath",
-        exact=lambda: _eta(4),
+        **both("unreliability_posterior", 4, *_PRIOR, TRIALS, _TAU),
         oracle=lambda: _unreliable(4),
-        simulate=lambda *by: _unreliable_with(4, *_annotate(*by)),
     ),
     # k = 0 where every step, and where none, is reliable.
     Statement(
@@ -239,9 +203,8 @@ STATEMENTS: tuple[Statement, ...] = (
         "false_positive_rate",
         "fpr = Pr(K > 0 | r < tau)",
         "mpmath",
-        exact=lambda: _rates()[0],
+        **both("class_conditional_rates", *_PRIOR, TRIALS, _TAU, part=0),
         oracle=lambda: 1 - _zeros(0.0, _TAU),
-        simulate=lambda *by: _wrong_label(False, *_annotate(*by)),
         note="the noise of Monte-Carlo labels is one-sided: one eta for both classes, "
         "as in Eq. 6, describes neither",
     ),
@@ -249,17 +212,15 @@ STATEMENTS: tuple[Statement, ...] = (
         "false_negative_rate",
         "fnr = Pr(K = 0 | r >= tau)",
         "mpmath",
-        exact=lambda: _rates()[1],
+        **both("class_conditional_rates", *_PRIOR, TRIALS, _TAU, part=1),
         oracle=lambda: _zeros(_TAU, 1.0),
-        simulate=lambda *by: _wrong_label(True, *_annotate(*by)),
     ),
     Statement(
         "pseudo_positives",
         "pseudo-positives, r<tau | K>0",
         "mpmath",
-        exact=lambda: beta_binomial.pseudo_positive_rate(*_PRIOR, TRIALS, _TAU),
+        **both("pseudo_positive_rate", *_PRIOR, TRIALS, _TAU),
         oracle=_pseudo_positives,
-        simulate=lambda *by: _unreliable_positives(*_annotate(*by)),
     ),
     Statement(
         "noise_is_not_identified",
@@ -277,9 +238,8 @@ STATEMENTS: tuple[Statement, ...] = (
         "information_of_counts",
         "I_K = q(1-q) - E Var(Y | K)",
         "autodiff",
-        exact=lambda: label_noise.count_information(_RELIABLE, _F0, _F1),
+        **both("count_information", _RELIABLE, _F0, _F1),
         oracle=lambda: label_information(_RELIABLE, _F0, _F1),
-        simulate=lambda *by: _squared_surprise(*_annotate(*by)),
     ),
     Statement(
         "information_of_the_hard_label",
@@ -289,16 +249,6 @@ STATEMENTS: tuple[Statement, ...] = (
         oracle=_kept_oracle,
         note="the rest is what training on hard labels throws away",
     ),
-    _expected_score(
-        "expected_r",
-        "E[R], 3 independent steps",
-        lambda: beta_binomial.expected_reliability(*_PRIOR, TRIALS, _STEPS),
-        alpha=None,
-    ),
-    _expected_score(
-        "expected_score",
-        "E[BIS], the same",
-        lambda: beta_binomial.expected_bis(*_PRIOR, TRIALS, _STEPS, 0.05),
-        alpha=0.05,
-    ),
+    _expected_score("expected_r", "E[R], 3 independent steps", "expected_reliability"),
+    _expected_score("expected_score", "E[BIS], the same", "expected_bis", 0.05),
 )

@@ -8,15 +8,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.theory_table.statement import (
-    Simulation,
     Statement,
     autodiff_gradient,
-    flip,
+    both,
     label_information,
-    mean_and_se,
     positive_share,
 )
 from theory import label_noise, logistic
+from theory.simulate.draw import noisy_labels
 
 # A teacher and the features of one step; what they are does not matter.
 _W = np.array([0.4, -0.3, 0.7])
@@ -53,10 +52,6 @@ def _moments(share: float, at_student: bool = False) -> tuple[np.ndarray, float]
     return share * positive + (1 - share) * negative, second
 
 
-def _labels(q: float, fpr: float, fnr: float, rng, draws: int) -> np.ndarray:
-    return flip(rng, rng.random(draws) < q, fpr, fnr)
-
-
 def _second_moment(
     name: str, text: str, fpr: float, fnr: float, paper: float | None
 ) -> Statement:
@@ -65,9 +60,8 @@ def _second_moment(
         name,
         text,
         "autodiff",
-        exact=lambda: logistic.gradient_second_moment(_Q, fpr, fnr, _SQ_NORM),
+        **both("gradient_second_moment", _Q, fpr, fnr, _SQ_NORM),
         oracle=lambda: _moments(positive_share(_Q, fpr, fnr))[1],
-        simulate=lambda *by: (_Q - _labels(_Q, fpr, fnr, *by)) ** 2 * _SQ_NORM,
         paper=paper,
     )
 
@@ -77,25 +71,8 @@ def _squared_snr_oracle() -> float:
     return mean**2 / (second - mean**2)
 
 
-def _simulated_snr(rng: np.random.Generator, draws: int) -> tuple[float, float]:
-    g = _STUDENT - _labels(0.9, 0.1, 0.05, rng, draws)
-    m, v = g.mean(), g.var()
-    # The delta method for m^2 / v.
-    influence = 2 * m / v * (g - m) - (m / v) ** 2 * ((g - m) ** 2 - v)
-    return float(m**2 / v), mean_and_se(influence)[1]
-
-
 def _curvature(q: float, fpr: float, fnr: float) -> float:
     return label_information(q, [1 - fpr, fpr], [fnr, 1 - fnr])
-
-
-def _squared_scores(q: float, fpr: float, fnr: float) -> Simulation:
-    """Information in the logit of q as the mean squared score of simulated labels."""
-    share = positive_share(q, fpr, fnr)
-    slope = (1 - fpr - fnr) * q * (1 - q)
-
-    scores = np.array([-slope / (1 - share), slope / share])
-    return lambda *by: scores[_labels(q, fpr, fnr, *by).astype(int)] ** 2
 
 
 def _flipped(name: str, q: float, eta: float, **rest) -> Statement:
@@ -104,9 +81,8 @@ def _flipped(name: str, q: float, eta: float, **rest) -> Statement:
         name,
         f"information, q {q:g}, flips {eta:g}",
         rest.pop("kind", "autodiff"),
-        exact=lambda: label_noise.noisy_fisher_weight(q, eta, eta),
+        **both("noisy_fisher_weight", q, eta, eta),
         oracle=rest.pop("oracle", lambda: _curvature(q, eta, eta)),
-        simulate=_squared_scores(q, eta, eta),
         paper=float(label_noise.paper_signal(q, eta)),
         **rest,
     )
@@ -162,7 +138,9 @@ STATEMENTS: tuple[Statement, ...] = (
             np.sqrt(logistic.gradient_snr(_Q, _Q, 0.0, 0.0)[0] * _VARIANCE) * _SQ_NORM
         ),
         oracle=lambda: _moments(_Q)[0] @ _PHI,
-        simulate=lambda *by: (_Q - _labels(_Q, 0.0, 0.0, *by)) * _SQ_NORM,
+        simulate=lambda rng, draws: (
+            (_Q - noisy_labels(_Q, 0.0, 0.0, rng, draws)) * _SQ_NORM
+        ),
         paper=_VARIANCE * _SQ_NORM,
         otherwise="counterexample",
         note="the paper takes E|g|^2 of Eq. 5 for signal; at w* it is the variance of "
@@ -172,21 +150,17 @@ STATEMENTS: tuple[Statement, ...] = (
         "signal_to_noise",
         "SNR^2 of a step, q_w .75, q .9",
         "autodiff",
-        exact=lambda: logistic.gradient_snr(_STUDENT, 0.9, 0.1, 0.05)[0],
+        **both("gradient_snr", _STUDENT, 0.9, 0.1, 0.05, part=0),
         oracle=_squared_snr_oracle,
-        simulate=_simulated_snr,
     ),
     # A student between the truth and the label is driven away from the truth.
     Statement(
         "harmful_alignment",
         "alignment, q~ .63 < q_w < q .9",
         "autodiff",
-        exact=lambda: logistic.gradient_snr(_STUDENT, 0.9, 0.0, 0.3)[1],
+        **both("gradient_snr", _STUDENT, 0.9, 0.0, 0.3, part=1),
         oracle=lambda: (
             _moments(positive_share(0.9, 0.0, 0.3), True)[0] @ _moments(0.9, True)[0]
-        ),
-        simulate=lambda *by: (
-            (_STUDENT - _labels(0.9, 0.0, 0.3, *by)) * (_STUDENT - 0.9)
         ),
         note="negative: such a step teaches the opposite, which no score of |g| shows",
     ),
@@ -238,15 +212,14 @@ STATEMENTS: tuple[Statement, ...] = (
         "autodiff",
         exact=_mixture_and_squared_reliability,
         oracle=lambda: _curvature(0.6, 0.25, 0.0),
-        simulate=_squared_scores(0.6, 0.25, 0.0),
+        simulate=both("noisy_fisher_weight", 0.6, 0.25, 0.0)["simulate"],
         note="mixture times the square of reliability, where BIS has its first power",
     ),
     Statement(
         "complete_minus_missing",
         "q(1-q) MCC^2, fpr .2, fnr .1",
         "enumeration",
-        exact=lambda: label_noise.noisy_fisher_weight(0.6, 0.2, 0.1),
+        **both("noisy_fisher_weight", 0.6, 0.2, 0.1),
         oracle=lambda: _complete_less_missing(0.6, 0.2, 0.1),
-        simulate=_squared_scores(0.6, 0.2, 0.1),
     ),
 )

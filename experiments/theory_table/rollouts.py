@@ -12,12 +12,12 @@ from scipy.optimize import brentq
 from experiments.theory_table.statement import (
     Statement,
     autodiff_hessian,
-    flip,
+    both,
     half_mean_squared_difference,
-    mean_and_se,
 )
 from theory import mixture
 from theory.paper import FULL_DATA
+from theory.simulate.draw import bernoulli
 
 _Q = np.array([0.95, 0.9, 0.7, 0.4, 0.1])
 _N = len(_Q)
@@ -40,27 +40,16 @@ def _mixture(labels: np.ndarray) -> np.ndarray:
     return p * (1 - p)
 
 
-def _draw(rng: np.random.Generator, draws: int, q: np.ndarray) -> np.ndarray:
-    return rng.random((draws, len(q))) < q
-
-
 def _expected_mixture(name: str, text: str, q: np.ndarray, paper: float) -> Statement:
     """E p (1 - p) of independent labels, against all label vectors."""
     return Statement(
         name,
         text,
         "enumeration",
-        exact=lambda: mixture.label_mixture_moments(q).expected_mixture,
+        **both("label_mixture_moments", q, part=2),
         oracle=lambda: _weights(q) @ _mixture(_labels(len(q))),
-        simulate=lambda rng, draws: _mixture(_draw(rng, draws, q)),
         paper=paper,
     )
-
-
-def _half_squared_differences(rng, draws: int) -> np.ndarray:
-    # Half the squared difference of two labels of a step has the mean q (1 - q).
-    twice = _draw(rng, draws, _CERTAIN) ^ _draw(rng, draws, _CERTAIN)
-    return twice.mean(axis=-1) / 2
 
 
 # --- flips ----------------------------------------------------------------------------
@@ -71,12 +60,6 @@ _THETA = float(_MOMENTS.uncertainty)
 
 def _uncertainty(q: np.ndarray) -> float:
     return float(q.mean() * (1 - q.mean()))
-
-
-def _simulated_flips(rng, draws: int) -> tuple[float, float]:
-    share, se = mean_and_se(flip(rng, _draw(rng, draws, _Q), _ETA, _ETA).mean(axis=-1))
-    # The delta method; the square of the error in the share is the second order.
-    return share * (1 - share), abs(1 - 2 * share) * se + se**2
 
 
 # --- contrasts of a rollout, given its number of positives ----------------------------
@@ -102,18 +85,10 @@ def _conditional(name: str, text: str, n_pos: int, beta: np.ndarray, **rest):
         name,
         text,
         "autodiff",
-        exact=lambda: np.trace(
-            mixture.conditional_logistic_information(n_pos, _PSI, at)
-        ),
+        **both("conditional_logistic_information", n_pos, _PSI, at, part=np.trace),
         oracle=oracle,
         **rest,
     )
-
-
-def _simulated_contrast(rng, draws: int) -> np.ndarray:
-    centred = _PSI - _PSI.mean(axis=0)
-    order = np.argsort(rng.random((draws, _N)), axis=-1)[:, :2]
-    return (centred[order].sum(axis=1) ** 2).sum(axis=-1)
 
 
 # --- selection of mixed rollouts ------------------------------------------------------
@@ -136,12 +111,6 @@ def _enumerated_shift() -> float:
     return _logit(float(share)) - _logit(float(_NEAR_PERFECT[0]))
 
 
-def _simulated_shift(rng, draws: int) -> tuple[float, float]:
-    drawn = _draw(rng, draws, _NEAR_PERFECT)
-    p, se = mean_and_se(drawn[_is_mixed(drawn), 0])
-    return _logit(p) - _logit(float(_NEAR_PERFECT[0])), se / (p * (1 - p))
-
-
 # --- dependent steps ------------------------------------------------------------------
 
 # Label probability, steps and intraclass correlation; the Beta law they give.
@@ -159,11 +128,6 @@ def _beta_binomial_mixture() -> float:
     return sum(pmf(k) * k * (n - k) / n**2 for k in range(n + 1))
 
 
-def _simulated_dependence(rng, draws: int) -> np.ndarray:
-    p = rng.binomial(_SHARED_N, rng.beta(*_SHARED, draws)) / _SHARED_N
-    return p * (1 - p)
-
-
 # Share of positive steps, steps per rollout and mixed share of Table 1. Rollouts have
 # 5 or, with this probability, 6 steps.
 _POSITIVE = 1 - FULL_DATA.error_step_ratio
@@ -176,7 +140,7 @@ def _mixed_share(icc: float) -> float:
 
 
 def _simulated_mixed_share(rng, draws: int) -> np.ndarray:
-    drawn = rng.random((draws, 6)) < _POSITIVE
+    drawn = bernoulli(np.full(6, _POSITIVE), rng, draws)
     length = np.where(rng.random(draws) < _LONGER, 6, 5)
     positives = np.where(length == 6, drawn.sum(axis=-1), drawn[:, :5].sum(axis=-1))
     return (positives > 0) & (positives < length)
@@ -215,9 +179,8 @@ STATEMENTS: tuple[Statement, ...] = (
         "headroom_is_not_information",
         "A <= theta: A of q = (1,1,0,0)",
         "enumeration",
-        exact=lambda: mixture.label_mixture_moments(_CERTAIN).information,
+        **both("label_mixture_moments", _CERTAIN, part=0),
         oracle=lambda: np.mean([x - x**2 for x in _CERTAIN]),
-        simulate=_half_squared_differences,
         paper=float(mixture.label_mixture_moments(_CERTAIN).uncertainty),
         otherwise="counterexample",
         note="a rollout with the largest theta, 1/4, and no information: theta - A is "
@@ -234,18 +197,17 @@ STATEMENTS: tuple[Statement, ...] = (
         "equation_10",
         "Eq. 10, 22: theta~, flips .1",
         "enumeration",
-        exact=lambda: mixture.flipped_uncertainty(_THETA, _ETA),
+        **both("flipped_uncertainty", _THETA, _ETA),
         oracle=lambda: _uncertainty(
             np.array([(1 - _ETA) * x + _ETA * (1 - x) for x in _Q])
         ),
-        simulate=_simulated_flips,
         paper=(1 - 2 * _ETA) ** 2 * _THETA + _ETA * (1 - _ETA),
     ),
     Statement(
         "equation_24",
         "Eq. 24: theta~-theta <= 2 eta",
         "enumeration",
-        exact=lambda: mixture.flip_gap(_uncertainty(_Q), _ETA),
+        **both("flip_gap", _uncertainty(_Q), _ETA),
         oracle=lambda: (
             _uncertainty((1 - _ETA) * _Q + _ETA * (1 - _Q)) - _uncertainty(_Q)
         ),
@@ -257,9 +219,8 @@ STATEMENTS: tuple[Statement, ...] = (
         "unbiased_mixture",
         "unbiased mixture, unequal q_j",
         "enumeration",
-        exact=lambda: mixture.unbiased_mixture(_Q).expectation,
+        **both("unbiased_mixture", _Q, part=0),
         oracle=lambda: _weights(_Q) @ (_mixture(_labels(_N)) * _N / (_N - 1)),
-        simulate=lambda rng, draws: _mixture(_draw(rng, draws, _Q)) * _N / (_N - 1),
         note="n+ n- / (n (n-1)) has the mean theta + Var_j(q_j) / (n-1): unbiased only "
         "for equal q_j",
     ),
@@ -268,9 +229,8 @@ STATEMENTS: tuple[Statement, ...] = (
         "dependence",
         "Eq. 9 lower bound, ICC .5",
         "enumeration",
-        exact=lambda: mixture.exchangeable_expected_mixture(_SHARED_Q, _SHARED_N, _ICC),
+        **both("exchangeable_expected_mixture", _SHARED_Q, _SHARED_N, _ICC),
         oracle=_beta_binomial_mixture,
-        simulate=_simulated_dependence,
         paper=_LOWER,
         claim=lambda exact: exact >= _LOWER,
         otherwise="counterexample",
@@ -288,17 +248,11 @@ STATEMENTS: tuple[Statement, ...] = (
         paper=FULL_DATA.mixed_share,
         otherwise="counterexample",
         note=f"Table 1's {100 * FULL_DATA.mixed_share:.2f} % needs an intraclass "
-        f"correlation of {_NEEDED_ICC:.2f}: "
+        f"correlation of {_NEEDED_ICC:.2f} under a Beta law: "
         "rollouts differ far more than the steps within one",
     ),
     # What the labels of a rollout say about differences between its steps.
-    _conditional(
-        "contrast",
-        "conditional logit, beta = 0",
-        2,
-        np.zeros(2),
-        simulate=_simulated_contrast,
-    ),
+    _conditional("contrast", "conditional logit, beta = 0", 2, np.zeros(2)),
     _conditional("contrast_elsewhere", "conditional logit, beta <> 0", 3, _BETA),
     _conditional(
         "pure_rollouts",
@@ -312,9 +266,8 @@ STATEMENTS: tuple[Statement, ...] = (
         "selection_shift",
         "logit shift, mixed only",
         "enumeration",
-        exact=lambda: mixture.mixed_selection_logit_shift(_NEAR_PERFECT)[0],
+        **both("mixed_selection_logit_shift", _NEAR_PERFECT, part=0),
         oracle=_enumerated_shift,
-        simulate=_simulated_shift,
         note="keeping mixed rollouts only changes what their labels teach, noise or "
         "not; the base rate of the subset is not that of the corpus",
     ),

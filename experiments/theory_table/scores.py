@@ -9,6 +9,7 @@ import numpy as np
 
 from experiments.theory_table.statement import (
     Statement,
+    both,
     half_mean_squared_difference,
 )
 from theory import score_identities, scores
@@ -43,24 +44,11 @@ def _worked_example(counts: tuple[int, ...], number: int, paper: float) -> State
     )
 
 
-def _simulated_covariance(rng, draws: int) -> np.ndarray:
-    s = np.array(_FIRST) / 16
-    y = s > 0
-    j = rng.integers(len(s), size=draws)
-    return (y[j] - y.mean()) * (s[j] - s.mean())
-
-
 def _covariance_of_pairs() -> float:
     s = np.array(_FIRST) / 16
     y = (s > 0).astype(float)
     pairs = itertools.product(range(len(s)), repeat=2)
     return sum((y[i] - y[k]) * (s[i] - s[k]) for i, k in pairs) / (2 * len(s) ** 2)
-
-
-def _simulated_variance(rng, draws: int) -> np.ndarray:
-    s = np.array(_SECOND) / 16
-    j = rng.integers(len(s), size=draws)
-    return (s[j] - s.mean()) ** 2
 
 
 def _variance_parts() -> float:
@@ -86,9 +74,8 @@ STATEMENTS: tuple[Statement, ...] = (
         "bis_is_a_covariance",
         "p(1-p) R = Cov_j(y_j, s_j)",
         "enumeration",
-        exact=lambda: score_identities.bis_covariance(_rollout(_FIRST))[0],
+        **both("bis_covariance", _rollout(_FIRST), part=0),
         oracle=_covariance_of_pairs,
-        simulate=_simulated_covariance,
     ),
     # What the hard label explains of the score, and what it does not.
     Statement(
@@ -97,7 +84,7 @@ STATEMENTS: tuple[Statement, ...] = (
         "enumeration",
         exact=_variance_parts,
         oracle=lambda: half_mean_squared_difference(np.array(_SECOND) / 16),
-        simulate=_simulated_variance,
+        simulate=both("mc_variance", _rollout(_SECOND), part=0)["simulate"],
     ),
     Statement(
         "break_even",

@@ -11,14 +11,15 @@ import jax.numpy as jnp
 import mpmath as mp
 import numpy as np
 
+from theory import simulate
+from theory.simulate.draw import mean_and_se
+
 Oracle = Literal["autodiff", "enumeration", "mpmath"]
 Verdict = Literal["holds", "corrected", "counterexample", "FAILS"]
 
-# Given a generator and a number of draws: independent values whose mean is the
-# quantity, or an estimate of it and its standard error.
-Simulation = Callable[
-    [np.random.Generator, int], np.ndarray | tuple[float, float | None]
-]
+# Given rng and draws by name: independent values whose mean is the quantity, or an
+# estimate of it and its standard error.
+Simulation = Callable[..., np.ndarray | tuple[float, float | None]]
 
 # A right formula leaves this many standard errors about once in 16,000 simulations.
 _STANDARD_ERRORS = 4.0
@@ -63,7 +64,7 @@ class Statement:
 
     def row(self, rng: np.random.Generator, draws: int) -> dict[str, Any]:
         """The four numbers and the verdict, as the results store keeps them."""
-        drawn = self.simulate(rng, draws) if self.simulate else (None, None)
+        drawn = self.simulate(rng=rng, draws=draws) if self.simulate else (None, None)
         simulation, se = drawn if isinstance(drawn, tuple) else mean_and_se(drawn)
         exact = float(self.exact())
         with mp.workdps(50):
@@ -110,25 +111,30 @@ def _close(x: float, y: float, tolerance: float) -> bool:
     return abs(x - y) <= tolerance * max(1.0, abs(y))
 
 
-def mean_and_se(values: np.ndarray) -> tuple[float, float]:
-    """Mean of independent values ``[draws]`` and its standard error; of a bool at least
-    1 / draws: where no draw, or every draw, is a hit the spread shows nothing.
-    """
-    se = float(np.std(values) / np.sqrt(len(values)))
-    return float(np.mean(values)), max(se, 1 / len(values) * (values.dtype == bool))
-
-
 def positive_share(q: Any, fpr: float, fnr: float) -> Any:
     """Pr(label positive) of truths that are positive with probability ``q``."""
     return (1 - fnr) * q + fpr * (1 - q)
 
 
-def flip(
-    rng: np.random.Generator, truth: np.ndarray, fpr: float, fnr: float
-) -> np.ndarray:
-    """Labels of truths (bool, any shape) through the noise channel."""
-    wrong = rng.random(truth.shape) < np.where(truth, fnr, fpr)
-    return truth ^ wrong
+def both(
+    name: str, *arguments: Any, part: int | Callable[[Any], Any] | None = None
+) -> dict[str, Any]:
+    """``exact`` and ``simulate`` of a closed form in :mod:`theory.simulate`; ``part``
+    is what to take of its value: a component, or a sum of components, whose standard
+    error is at most the sum of theirs.
+    """
+    twin = getattr(simulate, name)
+
+    def taken(value: Any) -> Any:
+        if part is None:
+            return value
+        return value[part] if isinstance(part, int) else part(value)
+
+    def drawn(rng: np.random.Generator, draws: int) -> tuple[float, float]:
+        value, se = twin(*arguments, rng=rng, draws=draws)
+        return float(taken(value)), float(taken(se))
+
+    return {"exact": lambda: taken(twin.closed_form(*arguments)), "simulate": drawn}
 
 
 def autodiff_gradient(function: Callable[[Any], Any], at: Any) -> np.ndarray:

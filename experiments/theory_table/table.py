@@ -113,7 +113,10 @@ def compute(options: Options) -> list[Result]:
 def fingerprint() -> str:
     """SHA-256 of the sources that make the rows."""
     digest = hashlib.sha256()
-    paths = [*_ROOT.glob("theory/*.py"), *_ROOT.glob("experiments/theory_table/*.py")]
+    paths = [
+        *_ROOT.glob("theory/**/*.py"),
+        *_ROOT.glob("experiments/theory_table/*.py"),
+    ]
     for path in sorted(paths):
         digest.update(path.read_bytes())
     return digest.hexdigest()

@@ -4,12 +4,11 @@ import dataclasses
 import importlib
 import math
 
-import numpy as np
 import pytest
 
 from experiments.store.results import read_results
 from experiments.theory_table import table
-from experiments.theory_table.statement import Statement, flip, mean_and_se
+from experiments.theory_table.statement import Statement
 from tests.cli import run
 
 DRAWS = 10_000
@@ -163,15 +162,3 @@ def test_a_verdict_follows_from_the_numbers(fields, verdict):
     claims = {k: v for k, v in fields.items() if k not in NUMBERS}
     made_up = Statement("x", "x", "mpmath", exact=float, oracle=float, **claims)
     assert made_up.verdict(**numbers) == verdict
-
-
-def test_helpers_are_what_they_say():
-    rng = np.random.default_rng(0)
-    truth = np.arange(40_000) % 2 == 1
-    label = flip(rng, truth, 0.1, 0.3)
-    assert label[~truth].mean() == pytest.approx(0.1, abs=0.01)
-    assert label[truth].mean() == pytest.approx(0.7, abs=0.015)
-    assert mean_and_se(np.array([0.0, 1.0, 0.0, 1.0])) == (0.5, 0.25)
-    # Where no draw is a hit, the spread of a share shows nothing.
-    assert mean_and_se(np.zeros(50, bool)) == (0, 1 / 50)
-    assert mean_and_se(np.zeros(50)) == (0, 0)

@@ -79,7 +79,10 @@ def test_bad_arguments_are_named_and_good_ones_broadcast_in_float64(function, na
     stacked = np.full((2, 1), good[names[0]], np.float32)
     many = function(**{**good, names[0]: stacked})
     one, many = (of if isinstance(of, tuple) else (of,) for of in (one, many))
-    for scalar, array in zip(one, many, strict=True):
+    last = function(**{**good, names[-1]: np.full((2, 1), good[names[-1]])})
+    last = last if isinstance(last, tuple) else (last,)
+    for scalar, array, other in zip(one, many, last, strict=True):
+        assert np.shape(other)[:2] == (2, 1)
         assert array.dtype == scalar.dtype == np.float64
         whole = np.broadcast_to(array, (2, 1, *np.shape(scalar)))
         np.testing.assert_allclose(whole[1, 0], scalar, rtol=1e-12)

@@ -50,7 +50,9 @@ def smoothed_excess(n, q):
 def test_eq_4_half_powers_are_upper_bounds_while_the_exact_rate_is_one_over_n():
     n = np.array([500, 2_000, 8_000])
     exact = np.array([smoothed_excess(x, 0.8) for x in n])
-    np.testing.assert_allclose(exact, asymptotics.mle_excess_risk(n, 1), rtol=0.005)
+    np.testing.assert_allclose(
+        exact, asymptotics.leading_mle_excess_risk(n, 1), rtol=0.005
+    )
     assert np.diff(np.log(exact)) / np.diff(np.log(n)) == pytest.approx(-1, abs=0.005)
     # A bound that is tight at n = 500 is twice, then four times the truth.
     c_data = exact[0] * np.sqrt(500)
@@ -62,10 +64,24 @@ def test_eq_4_half_powers_are_upper_bounds_while_the_exact_rate_is_one_over_n():
     assert exact[0] / exact[1] == pytest.approx(4, rel=0.01)
 
 
+def test_the_expected_risk_of_maximum_likelihood_is_infinite_at_every_n():
+    """All labels may be equal; without that event the leading term is near at once."""
+    n, q = 200, 0.3
+    k = np.arange(n + 1)
+    risk = rel_entr(q, k / n) + rel_entr(1 - q, 1 - k / n)
+    weight = stats.binom.pmf(k, n, q)
+    assert weight @ risk == np.inf
+    inner = slice(1, n)
+    assert weight[inner] @ risk[inner] == pytest.approx(
+        asymptotics.leading_mle_excess_risk(n, 1), rel=0.02
+    )
+
+
 def test_maximum_likelihood_risk_is_half_a_nat_per_parameter_and_example():
-    assert asymptotics.mle_excess_risk(50, 3) == pytest.approx(0.03)
+    assert asymptotics.leading_mle_excess_risk(50, 3) == pytest.approx(0.03)
     np.testing.assert_allclose(
-        asymptotics.mle_excess_risk([[10], [20]], [1, 2]), [[0.05, 0.1], [0.025, 0.05]]
+        asymptotics.leading_mle_excess_risk([[10], [20]], [1, 2]),
+        [[0.05, 0.1], [0.025, 0.05]],
     )
 
 
@@ -132,7 +148,7 @@ def test_no_smaller_constant_will_do_for_lemma_1():
 def test_rates_refuse_zeros_and_a_contraction_too_small_for_float64():
     for n, d, name in ((-1, 1, "n"), (np.nan, 1, "n"), (1, -1, "d"), (1, np.inf, "d")):
         with pytest.raises(ValueError, match=f"^{name} must be in "):
-            asymptotics.mle_excess_risk(n, d)
+            asymptotics.leading_mle_excess_risk(n, d)
     assert asymptotics.scaling_bound(1, 1, 0, 0) == 0
     with pytest.raises(ValueError, match=r"^c must be in"):
         asymptotics.sgd_recursion_constant([1.0, 1e-160], 0, 0)

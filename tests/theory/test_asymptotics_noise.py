@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from numpy.typing import ArrayLike
 from scipy.special import expit, logit, rel_entr
 
-from theory import asymptotics
+from theory import asymptotics, simulate
 from theory.label_noise import noisy_positive_prob
 
 RATE = st.floats(0, 0.45)
@@ -85,8 +85,8 @@ def test_without_noise_the_teacher_is_found_and_the_rate_is_d_over_2n(scale):
     )
     assert floor == 0
     np.testing.assert_allclose(
-        asymptotics.excess_risk([10, 1000], phi, q, 0, 0, weights),
-        asymptotics.mle_excess_risk([10, 1000], 3),
+        asymptotics.leading_excess_risk([10, 1000], phi, q, 0, 0, weights),
+        asymptotics.leading_mle_excess_risk([10, 1000], 3),
         rtol=1e-9,
     )
     assert asymptotics.noise_floor_crossover(phi, q, 0, 0, weights) == np.inf
@@ -110,7 +110,7 @@ def test_an_intercept_alone_goes_to_the_noisy_base_rate(q, fpr, fnr):
     assert asymptotics.excess_coefficient(*arguments) == pytest.approx(
         coefficient, rel=1e-9
     )
-    assert asymptotics.excess_risk(50, *arguments) == pytest.approx(
+    assert asymptotics.leading_excess_risk(50, *arguments) == pytest.approx(
         lost + coefficient / 50, rel=1e-9
     )
     crossover = asymptotics.noise_floor_crossover(*arguments)
@@ -213,17 +213,6 @@ def test_newton_is_damped_where_full_steps_would_run_away():
     assert np.max(np.abs(gradient)) < 1e-12
 
 
-def fit(positives, counts, phi, start):
-    """Maximum likelihood for many samples of grouped labels, ``[reps, d]``."""
-    w = np.tile(start, (len(counts), 1))
-    for _ in range(12):
-        s = expit(w @ phi.T)
-        gradient = (counts * s - positives) @ phi
-        hessian = np.einsum("rm,md,me->rde", counts * s * (1 - s), phi, phi)
-        w = w - np.linalg.solve(hessian, gradient[..., None])[..., 0]
-    return w
-
-
 @pytest.mark.parametrize(
     ("phi", "q", "fpr", "fnr", "weights"),
     [
@@ -239,33 +228,17 @@ def fit(positives, counts, phi, start):
     ],
 )
 def test_simulated_fits_have_the_predicted_spread_and_excess(phi, q, fpr, fnr, weights):
-    phi, q, weights = np.array(phi), np.array(q), np.array(weights)
-    n, reps = 60_000, 20_000
-    w, cov, floor = asymptotics.noisy_minimizer_and_sandwich(phi, q, fpr, fnr, weights)
-    share, noisy = weights / weights.sum(), noisy_positive_prob(q, fpr, fnr)
-    rng = np.random.default_rng(11)
-    counts = rng.multinomial(n, share, size=reps)
-    positives = rng.binomial(counts, noisy)
-    fitted = fit(positives, counts, phi, w)
-    spread = n * (fitted - w)[:, :, None] * (fitted - w)[:, None, :]
-    error = np.abs(spread.mean(axis=0) - cov)
-    assert np.all(error <= 4 * spread.std(axis=0) / np.sqrt(reps))
-
-    z = fitted @ phi.T
-    excess = (np.logaddexp(0, z) - q * z) @ share - clean_risk(w, phi, q, weights)
-    # The linear part of the excess has mean 0 exactly: without it the s.e. is small.
-    s = expit(phi @ w)
-    hessian = phi.T @ ((share * s * (1 - s))[:, None] * phi)
-    linear = -(counts * s - positives) @ phi @ np.linalg.inv(hessian) / n
-    excess = n * (excess - linear @ (phi.T @ (share * (noisy - q))))
-    coefficient = asymptotics.excess_coefficient(phi, q, fpr, fnr, weights)
-    se = excess.std() / np.sqrt(reps)
+    world = phi, q, fpr, fnr, weights
+    fitted = simulate.check("noisy_minimizer_and_sandwich", *world)
+    assert all(np.all(np.abs(z) <= 4) for z in fitted.z)
+    coefficient, _, se, z = simulate.check("excess_coefficient", *world)
+    assert abs(z) <= 4
     assert se < 0.05 * abs(coefficient)
-    assert abs(excess.mean() - coefficient) <= 4 * se
-    assert asymptotics.excess_risk(n, phi, q, fpr, fnr, weights) == pytest.approx(
-        floor + coefficient / n, rel=1e-12
+    floor = fitted.closed_form.excess_floor
+    assert asymptotics.leading_excess_risk(60_000, *world) == pytest.approx(
+        floor + coefficient / 60_000, rel=1e-12
     )
-    crossover = asymptotics.noise_floor_crossover(phi, q, fpr, fnr, weights)
+    crossover = asymptotics.noise_floor_crossover(*world)
     assert crossover == pytest.approx(max(coefficient, 0) / floor)
 
 
@@ -274,13 +247,25 @@ def test_more_noisy_data_does_not_lower_the_floor():
     phi, _, q, weights = teacher_population(1)
     noisy = (phi, q, 0.2, 0.4, weights)
     floor = asymptotics.noisy_minimizer_and_sandwich(*noisy).excess_floor
-    risk = asymptotics.excess_risk(10 ** np.arange(2, 12, 3), *noisy)
+    risk = asymptotics.leading_excess_risk(10 ** np.arange(2, 12, 3), *noisy)
     assert np.all(np.diff(risk) < 0)
     assert risk[-1] == pytest.approx(floor, rel=1e-6)
     assert floor > 0.005
     n = int(asymptotics.noise_floor_crossover(*noisy))
-    assert asymptotics.excess_risk(n, *noisy) == pytest.approx(2 * floor, rel=0.02)
-    assert asymptotics.excess_risk(1000 * n, *noisy) < 1.01 * floor
+    assert asymptotics.leading_excess_risk(n, *noisy) == pytest.approx(
+        2 * floor, rel=0.02
+    )
+    assert asymptotics.leading_excess_risk(1000 * n, *noisy) < 1.01 * floor
+
+
+def test_the_floor_of_symmetric_flips_is_none_of_the_ranking():
+    """Flips that features do not see keep the Bayes order and the decision at 1/2."""
+    q = np.linspace(0.05, 0.95, 7)
+    saturated = np.eye(7), q, 0.2, 0.2
+    w, _, floor = asymptotics.noisy_minimizer_and_sandwich(*saturated)
+    assert floor > 0.02
+    assert np.all(np.diff(w) > 0)
+    np.testing.assert_array_equal(np.sign(w.round(9)), np.sign((q - 0.5).round(9)))
 
 
 def test_labels_without_a_finite_minimiser_are_refused():
@@ -325,4 +310,4 @@ def test_populations_of_the_wrong_shape_or_range_are_named():
     refuse("weights must be >= 0 with at least one > 0", weights=np.zeros(7))
     for n in (0, 1.5, np.nan):
         with pytest.raises(ValueError, match=r"^n must be an integer in"):
-            asymptotics.excess_risk(n, phi, q, 0.1, 0.1)
+            asymptotics.leading_excess_risk(n, phi, q, 0.1, 0.1)

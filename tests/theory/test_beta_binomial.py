@@ -265,24 +265,6 @@ def test_expected_scores_equal_enumeration(a, b, trials, n):
         )
 
 
-def test_expected_scores_agree_with_simulation():
-    rng = np.random.default_rng(1)
-    a, b, trials, n, draws = 0.73, 0.3, 16, 6, 60_000
-    _, k = simulate(rng, a, b, trials, n * draws)
-    rollouts = Rollouts(
-        k,
-        np.full(n * draws, trials),
-        np.arange(0, n * draws + 1, n),
-        np.zeros(draws, np.int64),
-        ("all",),
-    )
-    for sample, expected in [
-        (scores.reliability(rollouts), expected_reliability(a, b, trials, n)),
-        (scores.bis(rollouts, 0.05), expected_bis(a, b, trials, n, 0.05)),
-    ]:
-        assert abs(sample.mean() - expected) < 4 * sample.std() / np.sqrt(draws)
-
-
 @given(shape, shape, trial_count, st.integers(1, 30), st.floats(0, 2))
 def test_expected_scores_stay_in_the_range_of_the_scores(a, b, trials, n, alpha):
     reliability = expected_reliability(a, b, trials, n)

@@ -167,19 +167,6 @@ def test_no_extreme_of_float64_overflows_or_warns():
     assert np.all((retention >= 0) & (retention <= 1))
 
 
-def test_fisher_weight_is_the_variance_of_simulated_scores():
-    rng = np.random.default_rng(1)
-    q, fpr, fnr, draws = 0.2, 0.1, 0.35, 400_000
-    truth = rng.random(draws) < q
-    label = np.where(truth, rng.random(draws) >= fnr, rng.random(draws) < fpr)
-    noisy = noisy_positive_prob(q, fpr, fnr)
-    # d/dz log p(label) = dq~/dz (label - q~) / (q~ (1 - q~)), dq~/dz = J q (1 - q).
-    slope = (1 - fpr - fnr) * q * (1 - q)
-    squares = (slope * (label - noisy) / (noisy * (1 - noisy))) ** 2
-    error = squares.mean() - noisy_fisher_weight(q, fpr, fnr)
-    assert abs(error) < 4 * squares.std() / np.sqrt(draws)
-
-
 # --- information of the count ---------------------------------------------------------
 
 
@@ -233,21 +220,6 @@ def test_counts_that_separate_the_classes_keep_everything():
     information = count_information(q, [0.5, 0.5, 0, 0], [0, 0, 0.25, 0.75])
     np.testing.assert_allclose(information, q * (1 - q), rtol=1e-15)
     np.testing.assert_array_equal(count_information(q, [0.5, 0.5], [0.5, 0.5]), 0)
-
-
-def test_count_information_is_the_variance_of_simulated_posteriors():
-    rng = np.random.default_rng(2)
-    (f0, f1), q, draws = random_pmfs(9), 0.3, 400_000
-    truth = rng.random(draws) < q
-    k = np.where(truth, *(rng.choice(6, draws, p=f) for f in (f1, f0)))
-    posterior = (q * f1 / (q * f1 + (1 - q) * f0))[k]
-    squares = (posterior - q) ** 2
-    error = squares.mean() - count_information(q, f0, f1)
-    assert abs(error) < 4 * squares.std() / np.sqrt(draws)
-    # Residual uncertainty about the truth is the information that is missing.
-    missing = (truth - posterior) ** 2
-    error = q * (1 - q) - missing.mean() - count_information(q, f0, f1)
-    assert abs(error) < 4 * missing.std() / np.sqrt(draws)
 
 
 def test_count_information_broadcasts():

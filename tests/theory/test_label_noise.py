@@ -1,11 +1,10 @@
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from theory.label_noise import (
     count_information,
-    information_retention,
     joint_label_probs,
     noisy_fisher_weight,
     noisy_positive_prob,
@@ -70,25 +69,6 @@ def test_predictive_value_of_a_label_that_never_occurs_is_refused(rates):
         predictive_values(0.5, *np.transpose([(0.1, 0.2), rates]))
 
 
-def test_channel_agrees_with_simulation():
-    rng = np.random.default_rng(0)
-    q, fpr, fnr, draws = 0.3, 0.15, 0.6, 400_000
-    truth = rng.random(draws) < q
-    label = np.where(truth, rng.random(draws) >= fnr, rng.random(draws) < fpr)
-    ppv, npv = predictive_values(q, fpr, fnr)
-    for event, among, expected in [
-        (label, np.ones(draws, bool), noisy_positive_prob(q, fpr, fnr)),
-        (truth, label, ppv),
-        (~truth, ~label, npv),
-    ]:
-        error = event[among].mean() - expected
-        assert abs(error) < 4 * np.sqrt(expected * (1 - expected) / among.sum())
-    mcc = np.corrcoef(truth, label)[0, 1]
-    # The standard error of a correlation is below 1/sqrt(n); squared, times 2 |mcc|.
-    error = mcc**2 - information_retention(q, fpr, fnr)
-    assert abs(error) < 4 * 2 * abs(mcc) / np.sqrt(draws)
-
-
 # --- expansion and the paper's factor -------------------------------------------------
 
 
@@ -125,6 +105,16 @@ def test_paper_factor_agrees_to_first_order_at_one_half_only(eta):
         claimed = q * (1 - q) - paper_signal(q, small)
         np.testing.assert_allclose(loss / small, 1, rtol=1e-4)
         np.testing.assert_allclose(claimed / small, 4 * q * (1 - q), rtol=1e-7)
+
+
+@given(interior, st.floats(1e-3, 1))
+@example(0.4, 0.1)
+@example(0.5, 0.01)
+def test_paper_signal_is_too_large_where_its_docstring_says(q, eta):
+    exact, paper = noisy_fisher_weight(q, eta, eta), paper_signal(q, eta)
+    limit = (1 - 4 * eta) * (1 - eta) / (4 * max((1 - 2 * eta) ** 2, 1e-12))
+    if abs(q * (1 - q) - limit) > 1e-9:
+        assert (paper > exact) == (eta < 0.25 and q * (1 - q) < limit)
 
 
 def test_paper_factor_1_minus_4_eta_overstates_and_turns_negative():

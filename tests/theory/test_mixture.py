@@ -1,11 +1,12 @@
 """Lemma 2 and its neighbours against enumeration, 60-digit mpmath and simulation."""
 
+from fractions import Fraction
 from itertools import product
 
 import mpmath
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
@@ -68,6 +69,22 @@ def test_moments_are_ordered_and_their_distance_is_the_variance_of_q(q):
     assert flipped == pytest.approx((information, theta, expected), abs=1e-15)
 
 
+@given(st.lists(PROBABILITY, min_size=16, max_size=16))
+def test_only_the_lower_bound_of_eq_9_needs_independent_labels(weights):
+    """E[p (1 - p)] = qbar (1 - qbar) - Var(p) for any law of the labels."""
+    y, _ = all_labels(np.full(4, 0.5))
+    law = (np.array(weights) + 1e-9) / (sum(weights) + 16e-9)
+    p = y.mean(axis=1)
+    expected = law @ (p * (1 - p))
+    mean = law @ p
+    spread = law @ (p - mean) ** 2
+    assert expected == pytest.approx(mean * (1 - mean) - spread, abs=1e-15)
+    theta = mixture.label_mixture_moments(law @ y).uncertainty
+    assert expected <= mixture.mixture_bounds(theta, 4).upper + 1e-15
+    # Four labels that are all equal: the lower bound fails by all of itself.
+    assert mixture.mixture_bounds(0.25, 4).lower > 0.18
+
+
 def test_the_bounds_of_eq_9_are_met_by_equal_and_by_certain_labels():
     equal = mixture.label_mixture_moments(np.full(7, 0.3))
     lower, upper = mixture.mixture_bounds(equal.uncertainty, 7)
@@ -92,15 +109,6 @@ def test_uncertainty_bounding_information_shows_headroom_only():
     information, theta, expected = mixture.label_mixture_moments([1, 1, 0, 0])
     assert information == 0
     assert theta == expected == 0.25
-
-
-def test_moments_by_simulation():
-    rng = np.random.default_rng(1)
-    q = np.array([0.95, 0.9, 0.7, 0.2, 0.05])
-    y = rng.random((20_000, 5)) < q
-    p = y.mean(axis=1)
-    assert_within_4_se(p * (1 - p), mixture.label_mixture_moments(q).expected_mixture)
-    assert_within_4_se(1.0 * ((p > 0) & (p < 1)), mixture.mixed_share(q))
 
 
 def test_rollouts_stand_on_the_last_axis():
@@ -128,6 +136,18 @@ def test_flipped_uncertainty_is_the_uncertainty_of_flipped_labels(q, eta):
     assert mixture.flipped_uncertainty(theta, eta) == pytest.approx(
         flipped.uncertainty, abs=1e-15
     )
+
+
+@given(UNCERTAINTY | st.floats(1e-300, 1e-9), PROBABILITY)
+@example(0.25, 0.1)
+@example(1e-20, 0.0)
+def test_flipped_uncertainty_keeps_its_range_and_its_digits(theta, eta):
+    flipped = mixture.flipped_uncertainty(theta, eta)
+    assert theta <= flipped <= 0.25
+    exact = Fraction(theta) + Fraction(eta) * (1 - Fraction(eta)) * (
+        1 - 4 * Fraction(theta)
+    )
+    assert flipped == pytest.approx(float(exact), rel=1e-14)
 
 
 @given(UNCERTAINTY, PROBABILITY)
@@ -249,6 +269,10 @@ def test_selection_shift_has_its_limits_where_labels_are_certain():
     shift = mixture.mixed_selection_logit_shift([0.3, 0, 0])
     assert shift[0] == np.inf
     assert shift[1:] == pytest.approx(-np.log(0.3))
+    # Others that are balanced shift nothing.
+    np.testing.assert_allclose(
+        mixture.mixed_selection_logit_shift([0.5] * 5), 0, atol=1e-15
+    )
     # A step of either kind among the others makes the rollout mixed whatever y_j is.
     assert mixture.mixed_selection_logit_shift([0.3, 1, 0])[0] == 0
 

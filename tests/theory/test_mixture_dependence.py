@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy import stats
+from scipy import optimize, stats
 
 from theory import mixture
 from theory.paper import FULL_DATA
@@ -267,18 +267,23 @@ def test_exchangeable_shares_broadcast_and_keep_small_digits():
         assert tiny == pytest.approx(float(1 - sum(third)), rel=1e-12)
 
 
-def test_exchangeable_labels_by_simulation():
-    rng = np.random.default_rng(4)
-    q, n, icc, draws = 0.85, 6, 0.4, 40_000
-    scale = 1 / icc - 1
-    rate = rng.beta(q * scale, (1 - q) * scale, size=draws)
-    y = rng.random((draws, n)) < rate[:, None]
-    p = y.mean(axis=1)
-    for sample, truth in (
-        ((p > 0) & (p < 1), mixture.exchangeable_mixed_share(q, n, icc)),
-        (p * (1 - p), mixture.exchangeable_expected_mixture(q, n, icc)),
-    ):
-        assert abs(sample.mean() - truth) <= 4 * sample.std() / np.sqrt(draws)
+@pytest.mark.parametrize(("sure", "low", "high"), [(1, 0.41, 0.43), (0, 0.59, 0.6)])
+def test_the_correlation_that_table_1_asks_for_depends_on_the_law(sure, low, high):
+    """Some rollouts certain, the others of one difficulty; a Beta law asks for .49."""
+    q, n = 1 - FULL_DATA.error_step_ratio, FULL_DATA.steps_per_rollout
+    longer = n - 5
+
+    def law(x):
+        certain = (q - x) / (sure - x)
+        share = sum(
+            part * mixture.mixed_share(np.full(steps, x))
+            for steps, part in ((5, 1 - longer), (6, longer))
+        )
+        spread = certain * (sure - q) ** 2 + (1 - certain) * (x - q) ** 2
+        return (1 - certain) * share - FULL_DATA.mixed_share, spread / (q * (1 - q))
+
+    x = optimize.brentq(lambda x: law(x)[0], *((0.05, 0.9) if sure else (q, 1)))
+    assert low < law(x)[1] < high
 
 
 def test_lemma_2_needs_independent_labels():

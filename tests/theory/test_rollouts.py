@@ -208,6 +208,10 @@ def test_from_scores_refuses_what_no_number_of_continuations_gives():
     Rollouts.from_scores(np.array([0.3333333333, 0.0]), 3, offsets)
     with pytest.raises(ValueError, match="not an integer"):
         Rollouts.from_scores(np.array([0.33333333, 0.0]), 3, offsets)
+    near = np.array([0.123, 0.0])
+    assert Rollouts.from_scores(near + 5e-10, 1000, offsets).successes[0] == 123
+    with pytest.raises(ValueError, match="not an integer"):
+        Rollouts.from_scores(near + 2e-9, 1000, offsets)
     with pytest.raises(ValueError, match="successes"):
         Rollouts.from_scores(np.array([0.5, 1.5]), 2, offsets)
 

@@ -76,14 +76,6 @@ def test_the_paper_worked_examples_without_alpha():
     )
 
 
-def test_covariance_by_simulation_of_one_step_drawn_from_the_rollout():
-    rollouts = corpus([[(k, 16) for k in (14, 3, 0, 0, 9, 16, 0)]])
-    s = np.random.default_rng(0).choice(rollouts.successes / 16, size=50_000)
-    products = ((s > 0) - np.mean(s > 0)) * (s - s.mean())
-    error = products.mean() - identities.bis_covariance(rollouts)[0]
-    assert abs(error) <= 4 * products.std() / np.sqrt(len(s))
-
-
 def test_steps_never_sampled_do_not_count():
     steps = [(8, 16), (0, 16), (0, 0)]
     assert identities.bis_covariance(corpus([steps])) == pytest.approx(0.125)

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from tests.corpora import as_table, corpora
 from theory import rollouts as module
-from theory import scores
+from theory import score_identities, scores
+from theory.beta_binomial import count_pmf, posterior_fisher
 from theory.rollouts import Rollouts
 
 labelled = corpora(min_rollouts=1, min_steps=1, unmeasured=False)
@@ -96,6 +97,21 @@ def test_a_rollout_without_measured_steps_is_refused():
     for name in NAMES:
         with pytest.raises(ValueError, match="rollout 1 has no measured step"):
             getattr(scores, name)(rollouts)
+
+
+def test_a_corpus_without_rollouts_has_no_scores():
+    empty = rollout([1]).take(np.zeros(0, int))
+    for score in (
+        *(getattr(scores, name) for name in NAMES),
+        lambda x: scores.shrunken_bis(x, 1.0, 1.0),
+        lambda x: posterior_fisher(x, 1.0, 1.0),
+        score_identities.bis_covariance,
+        lambda x: np.concatenate(score_identities.mc_variance_parts(x)),
+    ):
+        found = score(empty)
+        assert (found.shape, found.dtype) == ((0,), np.float64)
+    with pytest.raises(ValueError, match="a prior needs steps"):
+        scores.moment_prior(empty)
 
 
 @pytest.mark.parametrize(
@@ -220,6 +236,12 @@ def test_the_moment_prior_recovers_planted_parameters():
             ("a",),
         )
         np.testing.assert_allclose(scores.moment_prior(rollouts), (a, b), rtol=0.03)
+
+
+def test_two_continuations_are_enough_for_the_moment_prior():
+    # Two parameters for two frequencies: the fit gives them back.
+    prior = scores.moment_prior(rollout([0, 1, 2, 2], trials=2))
+    np.testing.assert_allclose(count_pmf(*prior, 2), [0.25, 0.25, 0.5])
 
 
 def test_the_moment_prior_refuses_what_no_beta_fits():
