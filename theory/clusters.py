@@ -114,8 +114,8 @@ def design_effect(
         ValueError: an argument is outside its range.
 
     Example:
-        >>> design_effect(5, 0.5), design_effect(5, 0.5, -1 / 4)
-        (3.0, 0.5)
+        >>> design_effect(5, 0.5, [1, -1 / 4])
+        array([3. , 0.5])
     """
     n = check_count("n", n, low=1)
     icc, feature_icc = (
