@@ -27,6 +27,7 @@ LOOSE = {
     "equation_24": "corrected",
     "dependence": "counterexample",
     "mixed_share": "counterexample",
+    "plain_slope_of_mixed": "counterexample",
     "equation_4": "corrected",
     "noise_floor": "counterexample",
 }
