@@ -30,7 +30,8 @@ from theory.mixture import log1mexp
 # Beyond it 1 - q is no normal float64 any more.
 _LARGEST_LOGIT = 700.0
 
-# As for the fit of theory.asymptotics: the error left is the square of this.
+# Newton's method has converged where no logit moves by more than this: the error that
+# is left is the square.
 _LOGIT_TOLERANCE = 1e-8
 _MAX_NEWTON_STEPS = 100
 # Steps that move every logit less than this need no line search.
@@ -175,10 +176,10 @@ def fit_mixed(phi: ArrayLike, y: ArrayLike, offsets: ArrayLike) -> MixedFit:
         except np.linalg.LinAlgError:
             break
         move = np.max(np.abs(phi @ step))
-        reach = np.max(np.abs(phi @ w))
-        if move <= _LOGIT_TOLERANCE * max(1.0, reach):
+        if move <= _LOGIT_TOLERANCE:
             return MixedFit(w + step, np.linalg.inv(here.information))
-        if reach + move > _LARGEST_LOGIT:
+        # On separable labels the information underflows, and steps are noise.
+        if np.max(np.abs(phi @ (w + step))) > _LARGEST_LOGIT:
             break
         there = mixed_log_likelihood(w + step, phi, y, offsets)
         # Armijo's rule with 1/4.
