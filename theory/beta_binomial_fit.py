@@ -20,7 +20,8 @@ from scipy.optimize import minimize
 from scipy.special import gammaln
 
 from theory.beta_binomial import count_pmf, positive_label_prob
-from theory.domain import check_count, check_probability
+from theory.clusters import clustered_covariance
+from theory.domain import check_count, check_offsets, check_probability
 
 # exp(+-32) brackets every a + b that float64 counts can tell from 0 or infinity.
 _LOG_CONCENTRATION = 32.0
@@ -77,10 +78,12 @@ class BetaBinomialFit:
     Attributes:
         a: estimate, > 0.
         b: estimate, > 0.
-        covariance: of (a, b), ``[2, 2]``: the inverse observed information. It takes
-            the steps for independent; those of a rollout are not, so on real corpora
-            it is too small.
-        log_likelihood: of the counts, binomial coefficients included, in nats.
+        covariance: of (a, b), ``[2, 2]``: robust to dependence within rollouts
+            (:func:`theory.clusters.clustered_covariance`), or, where the fit was not
+            told the rollouts, the inverse observed information, which is too small on
+            real corpora.
+        log_likelihood: as if the steps were independent, of the counts, binomial
+            coefficients included, in nats.
         n_steps: measured steps used.
         warnings: what these counts do not identify: always the noise of the labels,
             with two models that fit equally well and their rates; and a or b where it
@@ -105,22 +108,29 @@ class BetaBinomialFit:
         return float(np.sqrt(self.covariance[1, 1]))
 
 
-def fit_beta_binomial(successes: ArrayLike, trials: ArrayLike) -> BetaBinomialFit:
+def fit_beta_binomial(
+    successes: ArrayLike, trials: ArrayLike, offsets: ArrayLike | None = None
+) -> BetaBinomialFit:
     """Fit ``K ~ BetaBinomial(N, a, b)`` by maximum likelihood, with standard errors.
 
     The log-likelihood is ``sum_k T_k log(a + k) + F_k log(b + k) - M_k log(a + b + k)``
     plus a constant, where T_k, F_k and M_k steps have K > k, N - K > k and N > k. It
     has one maximum, which is inside the domain iff the counts vary more than a
-    binomial's and some lies strictly between 0 and N (Levin and Reeds, 1977).
+    binomial's and some lies strictly between 0 and N (Levin and Reeds, 1977). Steps of
+    a rollout that depend on each other leave the estimate consistent, for the Beta law
+    nearest to that of r, but not its inverse information: give the ``offsets``.
 
     Args:
         successes: K, integer ``[n_steps]`` in [0, trials].
         trials: N, integer ``[n_steps]`` or one for all; steps with N = 0 are left out.
+        offsets: rollout i owns steps ``offsets[i]:offsets[i + 1]``, ``[n_rollouts +
+            1]``; None takes all steps for independent.
 
     Raises:
-        ValueError: an argument is outside its range, or no (a, b) maximises the
-            likelihood: it has no step with N >= 2, all steps have K = 0 or K = N, or
-            the counts vary no more than a binomial's.
+        ValueError: an argument is outside its range, fewer than two rollouts have
+            measured steps, or no (a, b) maximises the likelihood: it has no step with
+            N >= 2, all steps have K = 0 or K = N, or the counts vary no more than a
+            binomial's.
     """
     successes, trials = np.broadcast_arrays(
         check_count("successes", successes), check_count("trials", trials)
@@ -155,6 +165,13 @@ def fit_beta_binomial(successes: ArrayLike, trials: ArrayLike) -> BetaBinomialFi
     )
     a, b = (float(x) for x in np.exp(found.x))
     covariance = np.linalg.inv(_information(a, b, *tails))
+    if offsets is not None:
+        steps_before = np.concatenate([[0], np.cumsum(measured)])
+        covariance = clustered_covariance(
+            _step_scores(a, b, k, n),
+            _information(a, b, *tails),
+            steps_before[check_offsets(offsets, len(measured))],
+        )
     coefficients = gammaln(n + 1) - gammaln(k + 1) - gammaln(n - k + 1)
     return BetaBinomialFit(
         a,
@@ -210,6 +227,17 @@ def _score(
             f @ (1 / (b + np.arange(len(f)))) - both,
         ]
     )
+
+
+def _step_scores(a: float, b: float, k: np.ndarray, n: np.ndarray) -> np.ndarray:
+    """:func:`_score` of each step, ``[n_steps, 2]``."""
+
+    def slope(x: float, count: np.ndarray) -> np.ndarray:
+        terms = 1 / (x + np.arange(count.max(initial=0)))
+        return np.concatenate([[0.0], np.cumsum(terms)])[count]
+
+    own = np.stack([slope(a, k), slope(b, n - k)], axis=1)
+    return own - slope(a + b, n)[:, None]
 
 
 def _information(

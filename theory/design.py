@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy.linalg import solve_triangular
 
-from theory.domain import check_count, check_finite
+from theory.domain import check_count, check_finite, check_offsets
 from theory.label_noise import noisy_fisher_weight
 
 Criterion = Literal["D", "A", "V"]
@@ -63,15 +63,7 @@ def rollout_information(
     if phi.ndim != 2:
         raise ValueError("phi must have shape [n_steps, d]")
     n_steps, d = phi.shape
-    offsets = check_count("offsets", offsets)
-    if (
-        offsets.ndim != 1
-        or offsets.size == 0
-        or offsets[0] != 0
-        or offsets[-1] != n_steps
-        or np.any(np.diff(offsets) < 0)
-    ):
-        raise ValueError(f"offsets must rise from 0 to n_steps = {n_steps}")
+    offsets = check_offsets(offsets, n_steps)
     weight = noisy_fisher_weight(q, fpr, fnr)
     if weight.shape != (n_steps,):
         raise ValueError(f"q, fpr and fnr must broadcast to [n_steps = {n_steps}]")

@@ -63,6 +63,25 @@ def check_count(name: str, value: ArrayLike, low: int = 0) -> np.ndarray:
     return _refuse(name, array, inside, expected).astype(np.int64)
 
 
+def check_offsets(offsets: ArrayLike, n_steps: int) -> np.ndarray:
+    """``offsets`` as int64 ``[n_rollouts + 1]``, rising from 0 to ``n_steps``; equal
+    neighbours are a rollout without steps.
+
+    Raises:
+        ValueError: an entry is no such integer, or the order or an end is another.
+    """
+    array = check_count("offsets", offsets)
+    if (
+        array.ndim != 1
+        or array.size == 0
+        or array[0] != 0
+        or array[-1] != n_steps
+        or np.any(np.diff(array) < 0)
+    ):
+        raise ValueError(f"offsets must rise from 0 to n_steps = {n_steps}")
+    return array
+
+
 def _as_float(name: str, value: ArrayLike, expected: str) -> np.ndarray:
     array = np.asarray(value)
     if array.dtype.kind not in "biuf":

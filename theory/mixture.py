@@ -202,7 +202,7 @@ def mixed_selection_logit_shift(q: ArrayLike) -> np.ndarray:
     with np.errstate(divide="ignore"):
         all_positive = _sum_of_others(np.log(q))
         all_negative = _sum_of_others(np.log1p(-q))
-        return _log1mexp(all_positive) - _log1mexp(all_negative)
+        return log1mexp(all_positive) - log1mexp(all_negative)
 
 
 def exchangeable_mixed_share(q: ArrayLike, n: ArrayLike, icc: ArrayLike) -> np.ndarray:
@@ -348,7 +348,7 @@ def _sum_of_others(values: np.ndarray) -> np.ndarray:
     return before + after[..., ::-1]
 
 
-def _log1mexp(x: np.ndarray) -> np.ndarray:
+def log1mexp(x: np.ndarray) -> np.ndarray:
     """log(1 - e^x) for x <= 0, accurate at both ends (Maechler 2012)."""
     near_zero = x > -np.log(2)
     return np.where(

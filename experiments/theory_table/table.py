@@ -26,6 +26,7 @@ _SECTIONS = {
     "the Monte-Carlo annotator": "experiments.theory_table.annotator",
     "the labels of a rollout": "experiments.theory_table.rollouts",
     "the score of a rollout": "experiments.theory_table.scores",
+    "kept, dependent and twice-read labels": "experiments.theory_table.clusters",
     "learning": "experiments.theory_table.learning",
     "targets, and continuations per step": "experiments.theory_table.targets",
 }

@@ -26,6 +26,7 @@ LOOSE = {
     "equation_24": "corrected",
     "dependence": "counterexample",
     "mixed_share": "counterexample",
+    "plain_slope_of_mixed": "counterexample",
     "equation_4": "corrected",
     "noise_floor": "counterexample",
     "share kept by soft, judged, q .5": "counterexample",

@@ -109,6 +109,73 @@ def test_standard_errors_are_the_spread_of_the_estimates():
     assert scipy.stats.kstest(z, scipy.stats.chi2(2).cdf).pvalue > 1e-3
 
 
+def hierarchical(rng, rollouts, mean=0.85, k0=1.3, k=2.1, trials=16):
+    """Counts and offsets where a rollout draws its level, its steps r around that."""
+    lengths = 2 + rng.poisson(3.6, rollouts)
+    level = np.repeat(rng.beta(k0 * mean, k0 * (1 - mean), rollouts), lengths)
+    # Beta needs both parameters positive.
+    level = np.clip(level, 1e-9, 1 - 1e-9)
+    counts = rng.binomial(trials, rng.beta(k * level, k * (1 - level)))
+    return counts, np.concatenate([[0], np.cumsum(lengths)])
+
+
+def test_intervals_clustered_by_rollout_cover_and_those_of_steps_do_not():
+    # The Beta-binomial nearest to this law of K, from its pmf by quadrature over the
+    # level's quantiles.
+    nodes, weights = np.polynomial.legendre.leggauss(400)
+    level = scipy.stats.beta(1.3 * 0.85, 1.3 * 0.15).ppf((nodes + 1) / 2)
+    level = np.clip(level, 1e-9, 1 - 1e-9)
+    pmf = (weights / 2) @ count_pmf(2.1 * level, 2.1 * (1 - level), 16)
+    np.testing.assert_allclose(pmf.sum(), 1, rtol=1e-9)
+    nearest = fit_beta_binomial(np.repeat(np.arange(17), (1e6 * pmf).astype(int)), 16)
+    truth = [nearest.a, nearest.b]
+
+    rng, replicates = np.random.default_rng(6), 400
+    covered = {"steps": [], "rollouts": []}
+    for _ in range(replicates):
+        k, offsets = hierarchical(rng, 300)
+        for name, of in (("steps", None), ("rollouts", offsets)):
+            fit = fit_beta_binomial(k, 16, of)
+            z = np.subtract([fit.a, fit.b], truth) / [fit.se_a, fit.se_b]
+            covered[name].append(np.abs(z) < 1.96)
+    # Four standard errors of a share of 400; a few hundred rollouts cost about .01.
+    allowed = 4 * np.sqrt(0.95 * 0.05 / replicates)
+    assert np.all(np.abs(np.mean(covered["rollouts"], axis=0) - 0.95) < allowed)
+    assert np.all(np.mean(covered["steps"], axis=0) < 0.82)
+
+
+def test_a_step_measured_twice_is_no_new_evidence():
+    rng = np.random.default_rng(7)
+    trials = np.where(rng.random(300) < 0.2, 0, 16)
+    k = simulate(rng, 0.73, 0.30, trials, 300)
+    once = fit_beta_binomial(k, trials, np.arange(301))
+    thrice = fit_beta_binomial(
+        np.repeat(k, 3), np.repeat(trials, 3), 3 * np.arange(301)
+    )
+    np.testing.assert_allclose(thrice.covariance, once.covariance, rtol=1e-5)
+    # Steps never sampled are left out, rollouts of nothing else too.
+    measured = trials > 0
+    without = fit_beta_binomial(k[measured], 16, np.arange(measured.sum() + 1))
+    np.testing.assert_allclose(without.covariance, once.covariance, rtol=1e-12)
+    # Where steps are independent and the law holds, it is the inverse information.
+    k = simulate(rng, 2.0, 3.0, 16, 40_000)
+    of_rollouts = fit_beta_binomial(k, 16, np.arange(0, 40_001, 4)).covariance
+    np.testing.assert_allclose(
+        of_rollouts, fit_beta_binomial(k, 16).covariance, rtol=0.08
+    )
+
+
+def test_offsets_that_are_no_rollouts_are_refused():
+    k = [0, 1, 4, 4, 2]
+    for offsets, message in [
+        ([0, 5], "^offsets must hold at least two rollouts"),
+        ([0, 2, 4], "^offsets must rise from 0 to n_steps = 5"),
+        ([0, 3, 2, 5], "^offsets must rise from 0"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            fit_beta_binomial(k, 4, offsets)
+
+
 def test_the_maximum_and_its_curvature_equal_autodiff():
     rng = np.random.default_rng(2)
     trials = rng.choice([0, 1, 4, 16], 3000)
