@@ -7,9 +7,10 @@ which n_pos are positive; bars are means over them. Its contrast and its variati
     V_x = sum_j (y~_j - y~bar)^2 = n p (1 - p),    p = n_pos / n
 
 Let features be phi_j = (anything the rollout's steps share) + delta z_j + N(0, I_d).
-Given labels and truths, the score ``T = sum_x w_x sum_j (y~_j - y~bar) phi_j`` of
-within-rollout contrasts is exactly ``N(delta sum_x w_x C_x, sum_x w_x^2 V_x I_d)``: what
-steps share cancels, whatever its law. Its squared signal to noise is |delta|^2 G.
+Given labels and truths, the score of within-rollout contrasts,
+``T = sum_x w_x sum_j (y~_j - y~bar) phi_j``, is exactly ``N(delta sum_x w_x C_x,
+sum_x w_x^2 V_x I_d)``: what steps share cancels, whatever its law. Its squared signal
+to noise is |delta|^2 G.
 """
 
 from __future__ import annotations
@@ -59,8 +60,7 @@ def contrast_counts(
             sampled is not read.
 
     Returns:
-        C in [-n/4, n/4] and V in [0, n/4], float64 ``[n_rollouts]``; |C| <= n/4 and
-        C^2 <= n/4 V.
+        C in [-n/4, n/4] and V in [0, n/4], float64 ``[n_rollouts]`` each.
 
     Raises:
         ValueError: ``right`` is not boolean, or not one for each step, or a rollout has
@@ -71,14 +71,9 @@ def contrast_counts(
         >>> contrast_counts(corpus, np.array([True, False, False, False]))
         (array([0.5]), array([1.]))
     """
-    right = np.asarray(right)
-    if right.dtype != np.bool_:
-        raise ValueError(f"right must be boolean, not {right.dtype}")
-    n = rollouts.n_measured
-    variation = n * label_mixture(rollouts)
-    right = right & rollouts.measured
-    hits = rollouts.total(right & (rollouts.successes > 0))
-    return (n * hits - rollouts.n_positive * rollouts.total(right)) / n, variation
+    variation = rollouts.n_measured * label_mixture(rollouts)
+    n, n_pos, n_right, hits = _step_counts(rollouts, right)
+    return (n * hits - n_pos * n_right) / n, variation
 
 
 def expected_contrast(
@@ -201,58 +196,143 @@ def _best_of_any_size(c: np.ndarray, v: np.ndarray) -> np.ndarray:
 
 
 class _Piece(NamedTuple):
-    """A subset that is best at one J, and there ``value = 2 a - J b``."""
+    """A subset that is best at one J; there its value is ``2 a - J b``."""
 
     chosen: np.ndarray
     a: float
     b: float
     at: float
-    value: float
+
+    def value(self, ratio: float) -> float:
+        return 2 * self.a - ratio * self.b
+
+    @property
+    def efficiency(self) -> float:
+        return np.sign(self.a) * _efficiency(self.a, self.b)
 
 
 def _best_of_size(c: np.ndarray, v: np.ndarray, size: int) -> np.ndarray:
     def best_at(ratio: float) -> _Piece:
         chosen = np.argsort(ratio * v - 2 * c, kind="stable")[:size]
-        a, b = float(c[chosen].sum()), float(v[chosen].sum())
-        return _Piece(chosen, a, b, ratio, 2 * a - ratio * b)
+        return _Piece(chosen, float(c[chosen].sum()), float(v[chosen].sum()), ratio)
 
     mixed = v > 0
     low, high = best_at(0.0), best_at(np.max(c[mixed] / v[mixed], initial=0.0))
     if low.a <= 0:
         return low.chosen
-    best = max(low, high, key=_signed_efficiency)
+    best = max(low, high, key=lambda piece: piece.efficiency)
     spans = [(low, high)]
     while spans:
         low, high = spans.pop()
-        room = _most_below_chord(low, high) > _signed_efficiency(best) * (1 + _TOLERANCE)
+        room = _most_below_chord(low, high) > best.efficiency * (1 + _TOLERANCE)
         if not room or low.b - high.b <= _TOLERANCE * low.b:
             continue
         between = best_at(2 * (low.a - high.a) / (low.b - high.b))
-        if between.value <= (2 * low.a - between.at * low.b) * (1 + _TOLERANCE):
+        slack = _TOLERANCE * (2 * low.a + between.at * low.b)
+        if between.value(between.at) <= low.value(between.at) + slack:
             continue
-        best = max(best, between, key=_signed_efficiency)
+        best = max(best, between, key=lambda piece: piece.efficiency)
         spans += [(low, between), (between, high)]
     return best.chosen
 
 
-def _signed_efficiency(piece: _Piece) -> float:
-    return np.sign(piece.a) * _efficiency(piece.a, piece.b)
-
-
 def _most_below_chord(low: _Piece, high: _Piece) -> float:
-    """Largest ``J (chord at J)`` for J between two pieces: no subset best there is more
-    efficient.
+    """Largest ``J (chord at J)`` for J between two pieces: no subset that is best there
+    is more efficient.
     """
-    slope = (low.value - high.value) / (high.at - low.at)
-    top = low.value + slope * low.at
+    slope = (low.value(low.at) - high.value(high.at)) / (high.at - low.at)
+    top = low.value(low.at) + slope * low.at
     at = np.clip(top / (2 * slope), low.at, high.at) if slope > 0 else high.at
     return at * (top - slope * at)
+
+
+def pooled_efficiency(
+    rollouts: Rollouts,
+    right: np.ndarray,
+    nuisance: float = 0.0,
+    source_shift: float = 0.0,
+) -> float:
+    """Efficiency of the contrasts of all steps, between rollouts too.
+
+    The score of a student with one intercept, at weights 0, is ``sum_j u_j phi_j`` with
+    ``u_j = y~_j`` less the share of positives of all steps. What the steps of a rollout
+    or a source share then stays, and is noise that grows with ``U``, the sum of u over
+    the rollout or the source:
+
+        G = (sum_j u_j z_j)^2
+            / (sum_j u_j^2 + nuisance^2 sum_x U_x^2 + source_shift^2 sum_s U_s^2)
+
+    Args:
+        rollouts: the subset.
+        right: the truth of each step, boolean ``[n_steps]``.
+        nuisance: standard deviation, per coordinate, of what a rollout's steps share,
+            in units of a step's own noise, >= 0.
+        source_shift: likewise of what a source's steps share.
+
+    Raises:
+        ValueError: ``right`` is not boolean, or not one for each step, a standard
+            deviation is negative, or no step is measured.
+    """
+    nuisance = float(check_nonnegative("nuisance", nuisance))
+    source_shift = float(check_nonnegative("source_shift", source_shift))
+    n, n_pos, n_right, hits = _step_counts(rollouts, right)
+    if not n.any():
+        raise ValueError("a subset needs at least one measured step")
+    p = n_pos.sum() / n.sum()
+    contrast = hits.sum() - p * n_right.sum()
+    excess = n_pos - p * n
+    by_source = np.bincount(rollouts.source, excess)
+    shared = nuisance**2 * (excess**2).sum() + source_shift**2 * (by_source**2).sum()
+    return _efficiency(contrast, n.sum() * p * (1 - p) + shared)
 
 
 def one_step_auroc(
     efficiency: ArrayLike, signal: ArrayLike, dimension: ArrayLike, nuisance: ArrayLike
 ) -> np.ndarray:
-    raise NotImplementedError
+    """AUROC of a linear student whose weights are the score T, after one step from 0.
+
+    ``Phi(signal cos / sqrt(2 (1 + nuisance^2)))``, ``cos^2 = signal^2 G / (signal^2 G +
+    d)``: cos is the mean of T along the truth over the root of T's mean square length.
+    The mean AUROC over T is a little smaller; by at most .005 where signal <= 1.5 and
+    d >= 16 (tested).
+
+    Args:
+        efficiency: G >= 0, of :func:`selection_efficiency` for contrasts within
+            rollouts, of :func:`pooled_efficiency` for a student with one intercept.
+        signal: distance of right from wrong steps in standard deviations of a step's
+            own noise, >= 0.
+        dimension: d of the features, integer >= 1.
+        nuisance: standard deviation, per coordinate, of what a step to be judged shares
+            with its rollout and its source, >= 0.
+
+    Returns:
+        In [1/2, 1).
+
+    Raises:
+        ValueError: an argument is outside its range.
+
+    Example: much data, and what no data can mend.
+        >>> one_step_auroc([10, 1000], 1.5, 32, 0.5).round(3)
+        array([0.729, 0.827])
+    """
+    power = check_nonnegative("efficiency", efficiency)
+    signal = check_nonnegative("signal", signal)
+    power = signal**2 * power
+    cosine = np.sqrt(power / (power + check_count("dimension", dimension, low=1)))
+    spread = 1 + check_nonnegative("nuisance", nuisance) ** 2
+    return ndtr(signal * cosine / np.sqrt(2 * spread))
+
+
+def _step_counts(
+    rollouts: Rollouts, right: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Measured, positive, right, and positive and right steps of each rollout."""
+    right = np.asarray(right)
+    if right.dtype != np.bool_:
+        raise ValueError(f"right must be boolean, not {right.dtype}")
+    hits = rollouts.total(right & (rollouts.successes > 0))
+    n_right = rollouts.total(right & rollouts.measured)
+    return rollouts.n_measured, rollouts.n_positive, n_right, hits
 
 
 def _efficiency(a: float, b: float) -> float:
