@@ -167,7 +167,8 @@ def best_subset(
         size: how many rollouts, integer in [1, n]; None: as many as are best.
 
     Returns:
-        If no subset of the size has a positive sum of C, that with the largest; J is 0.
+        If no subset of the size has a positive sum of C, that with the largest (without
+        a size, none); J is 0.
 
     Raises:
         ValueError: as :func:`selection_efficiency`, or ``size`` is out of range.
@@ -188,9 +189,9 @@ def best_subset(
 
 
 def _best_of_any_size(c: np.ndarray, v: np.ndarray) -> np.ndarray:
-    """A prefix of the order by falling C / V."""
-    mixed = np.flatnonzero(v > 0)
-    ranked = mixed[np.argsort(-c[mixed] / v[mixed], kind="stable")]
+    """A prefix of the order by falling C / V; where no C is positive, none."""
+    useful = np.flatnonzero(c > 0)
+    ranked = useful[np.argsort(-c[useful] / v[useful], kind="stable")]
     a, b = np.cumsum(c[ranked]), np.cumsum(v[ranked])
     return ranked[: 1 + np.argmax(a / np.sqrt(b))] if len(ranked) else ranked
 
