@@ -110,11 +110,11 @@ def _of_drawn_corpora(axis: Axes, rows: list) -> None:
         y = np.mean(found[rule], axis=0)
         points(axis, i, rule, x, [(value, 0.0) for value in y])
         rows += curve_rows(panel, rule, x, y)
-    for name, dashes in (("best subset", "-"), ("any weights", ":")):
+    for name, dashes in (("best subset", "--"), ("any weights", ":")):
         y = np.mean(found[name], axis=0)
         label = f"{name}, truth known"
         plot(rows, axis, panel, name, x, y, color=GREY, linestyle=dashes, label=label)
-    axis.axhline(1, color=GREY, linewidth=0.7)
+    axis.axhline(1, color=GREY, linewidth=0.7, label="all data")
     axis.set_ylim(0)
     axis.set_ylabel("$G(S)$ / $G$(all data)")
     axis.set_title("contrast within rollouts, drawn corpora")

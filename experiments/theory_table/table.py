@@ -26,6 +26,7 @@ _SECTIONS = {
     "the Monte-Carlo annotator": "experiments.theory_table.annotator",
     "the labels of a rollout": "experiments.theory_table.rollouts",
     "the score of a rollout": "experiments.theory_table.scores",
+    "contrast within rollouts": "experiments.theory_table.contrast",
     "learning": "experiments.theory_table.learning",
 }
 
