@@ -123,9 +123,15 @@ def frame(corpus: SelectableCorpus, *scores: str) -> pd.DataFrame:
 
 
 def score(
-    corpus: SelectableCorpus, rule: str, alpha: float = DEFAULT_ALPHA
+    corpus: SelectableCorpus,
+    rule: str,
+    alpha: float = DEFAULT_ALPHA,
+    keep_ratio: float | None = None,
 ) -> np.ndarray:
     """What a rule ranks by, larger first, float64 ``[n_rollouts]``.
+
+    ``contrast`` ranks by another score at another keep ratio; without one, by that of
+    the best subset of any size. No other rule reads it.
 
     Raises:
         ValueError: no such rule, or its score is undefined on this corpus.
@@ -139,7 +145,7 @@ def score(
     """
     if rule not in RULES:
         raise ValueError(f"unknown rule {rule!r}; known: {', '.join(RULES)}")
-    return rule_key(rule, corpus.rollouts, alpha)
+    return rule_key(rule, corpus.rollouts, alpha, keep_ratio)
 
 
 @dataclass(frozen=True)

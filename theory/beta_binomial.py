@@ -292,14 +292,43 @@ def posterior_fisher(
     Raises:
         ValueError: a parameter is outside its range, or a rollout has no measured step.
     """
-    mixture = label_mixture(rollouts)
+    return label_mixture(rollouts) * predictive_excess(rollouts, a, b, tau) ** 2
+
+
+def predictive_excess(
+    rollouts: Rollouts, a: float, b: float, tau: float | None = 0.5
+) -> np.ndarray:
+    """``PPV_x + NPV_x - 1`` of a rollout: by how much more its positive steps are
+    expected to be right than its negative ones.
+
+    With z = 1[r >= tau], PPV is the mean of ``E[z | K] = 1 - eta_eff(K)`` over the
+    positive steps and NPV that of ``eta_eff(0)`` over the measured steps with K = 0.
+
+    Args:
+        rollouts: the corpus.
+        a: of the prior, > 0.
+        b: of the prior, > 0.
+        tau: reliability threshold in [0, 1]; None: z = r, whose posterior mean is
+            ``(a + K) / (a + b + N)``.
+
+    Returns:
+        float64 ``[n_rollouts]``; an empty class counts as 0, so that pure rollouts have
+        values in [-1, 0].
+
+    Raises:
+        ValueError: a parameter is outside its range.
+    """
     # Probability, in fixed point, that the step's label is right.
     correct = np.zeros(rollouts.n_steps, np.int64)
     for trials in rollouts.distinct_trials:
         of_this_n = rollouts.trials == trials
         k = rollouts.successes[of_this_n]
         present = np.unique(k)
-        eta = unreliability_posterior(present, a, b, trials, tau)
+        if tau is None:
+            alpha, beta = success_posterior(present, a, b, trials)
+            eta = beta / (alpha + beta)
+        else:
+            eta = unreliability_posterior(present, a, b, trials, tau)
         right = np.where(present > 0, 1 - eta, eta)
         table = np.zeros(trials + 1, np.int64)
         table[present] = np.rint(right * _FIXED_POINT)
@@ -309,7 +338,7 @@ def posterior_fisher(
     n_neg = rollouts.n_measured - n_pos
     ppv = rollouts.total(correct * positive) / np.maximum(n_pos, 1) / _FIXED_POINT
     npv = rollouts.total(correct * ~positive) / np.maximum(n_neg, 1) / _FIXED_POINT
-    return mixture * (ppv + npv - 1) ** 2
+    return ppv + npv - 1
 
 
 def _annotator(

@@ -34,6 +34,7 @@ RuleName = Literal[
     "mc-uncertainty",
     "shrunken-bis",
     "posterior-fisher",
+    "contrast",
     "ccs",
     "step-matched-random",
 ]
@@ -155,20 +156,40 @@ def _splitmix64(x: np.ndarray) -> np.ndarray:
 
 
 def rule_key(
-    rule: RuleName, rollouts: Rollouts, alpha: float = scores.DEFAULT_ALPHA
+    rule: RuleName,
+    rollouts: Rollouts,
+    alpha: float = scores.DEFAULT_ALPHA,
+    keep_ratio: float | None = None,
 ) -> np.ndarray:
     """Key by which a rule ranks, larger first, float64 ``[n_rollouts]``.
 
     ``random`` and ``step-matched-random`` rank nothing (all 0: ties decide); ``ccs``
-    stratifies BIS. ``shrunken-bis`` and ``posterior-fisher`` take the Beta prior that
-    :func:`theory.scores.moment_prior` fits to this corpus.
+    stratifies BIS. ``shrunken-bis``, ``posterior-fisher`` and ``contrast`` take the
+    Beta prior that :func:`theory.scores.moment_prior` fits to this corpus.
+
+    ``contrast`` ranks by ``2 C - J V`` of :func:`theory.contrast.expected_contrast`, at
+    the J of the best subset of ``keep_ratio`` of the corpus (None: of any size); no
+    other rule reads ``keep_ratio``. Pure rollouts are worth 0, and mixed ones less
+    where C / V < J / 2.
 
     Raises:
         ValueError: the rule is unknown, or its score is undefined on this corpus.
     """
-    if rule not in _KEYS:
+    if rule not in RULE_NAMES:
         raise ValueError(f"unknown rule {rule!r}; known: {', '.join(RULE_NAMES)}")
+    if rule == "contrast":
+        return _contrast(rollouts, keep_ratio)
     return _KEYS[rule](rollouts, alpha)
+
+
+def _contrast(rollouts: Rollouts, keep_ratio: float | None) -> np.ndarray:
+    from theory.contrast import best_subset, expected_contrast
+
+    c, v = expected_contrast(rollouts, *scores.moment_prior(rollouts))
+    # One J for all sources, though each has a budget of its own: what that costs of the
+    # efficiency is at most .4 % in the students' worlds.
+    size = None if keep_ratio is None else budget(len(c), keep_ratio)
+    return 2 * c - best_subset(c, v, size).ratio * v
 
 
 def _posterior_fisher(rollouts: Rollouts, alpha: float) -> np.ndarray:
@@ -252,7 +273,7 @@ def select(
         )
     budget(1, keep_ratio)
     if isinstance(rule, str):
-        name, key = rule, rule_key(rule, rollouts, alpha)
+        name, key = rule, rule_key(rule, rollouts, alpha, keep_ratio)
     else:
         name, key = "scores", _own_key(rule, rollouts)
     if not np.all(np.isfinite(key)):

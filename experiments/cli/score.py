@@ -32,7 +32,7 @@ class Options(CorpusOptions):
 
     Columns: file, line, source, row, n_steps, n_measured, n_positive, mean_mc, and one
     per scoring rule. A score that this corpus does not define (no Beta prior fits) is
-    null and said.
+    null and said. That of contrast, which depends on the budget, is the one without.
 
     Example: mprm score CORPUS --output scores.parquet
 

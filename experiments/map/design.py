@@ -26,6 +26,9 @@ ARMS = {
     "full": ("full", 0.05),
 }
 
+# Added after the first worlds were run: worlds stored without them stay readable.
+ADDED_ARMS = {"contrast": ("contrast", 0.05)}
+
 # Levels of each axis. Noise is (Pr(right | r < tau), Pr(wrong | r >= tau)), from none
 # over symmetric flips to what judges say of real Monte-Carlo labels.
 AXES: dict[str, tuple[Any, ...]] = {

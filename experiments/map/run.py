@@ -8,7 +8,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from experiments.map.advisor import corpus_measures
-from experiments.map.design import ARMS, NAME, ROLLOUTS, RegimeWorld, design
+from experiments.map.design import (
+    ADDED_ARMS,
+    ARMS,
+    NAME,
+    ROLLOUTS,
+    RegimeWorld,
+    design,
+)
 from experiments.map.report import print_map
 from experiments.map.worlds import read_worlds
 from experiments.store.experiment import SizedOptions, complete
@@ -68,18 +75,18 @@ def run_world(regime: RegimeWorld, seed: int, seeds: int) -> dict[str, Any]:
     world = world_of(regime)
     numbers = range(1000 * seed, 1000 * seed + seeds)
     keep_ratio = regime.axes["keep_ratio"]
-    arms = [
-        Arm(rule, 1.0 if rule == "full" else keep_ratio, alpha)
-        for rule, alpha in ARMS.values()
-    ]
-    found = run_arms(world, arms, numbers, excess=False)
+    arms = {
+        name: Arm(rule, 1.0 if rule == "full" else keep_ratio, alpha)
+        for name, (rule, alpha) in (ARMS | ADDED_ARMS).items()
+    }
+    found = run_arms(world, list(arms.values()), numbers, excess=False)
     # As draw_problem draws them; three say all that seeds differ in.
     corpora = [
         world.law.draw(np.random.default_rng(number).spawn(1)[0])
         for number in numbers[:3]
     ]
     measured = [corpus_measures(corpus.rollouts) for corpus in corpora]
-    by_name = dict(zip(ARMS, found, strict=True))
+    by_name = dict(zip(arms, found, strict=True))
     return {
         "measures": {
             name: round(float(np.mean([m[name] for m in measured])), 6)

@@ -85,11 +85,10 @@ def _fault(result: Result) -> str:
         world = msgspec.convert(cell, _World)
     except msgspec.ValidationError as error:
         return str(error)
-    lengths = set()
     for name in ARMS:
         if name not in world.metrics.arms:
             return f"no arm {name!r}"
-        lengths.add(len(world.metrics.arms[name].micro_f1))
+    lengths = {len(arm.micro_f1) for arm in world.metrics.arms.values()}
     return "" if len(lengths) == 1 else "its arms have unequal numbers of seeds"
 
 

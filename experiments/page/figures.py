@@ -49,6 +49,7 @@ FIGURES = {
     "coverage": Source("corpus:coverage", ("corpus_models",)),
     "corpus-models": Source("corpus:predictions", ("corpus_models",)),
     "rules": Source("learning:rules", ("rules",)),
+    "efficiency": Source("contrast:efficiency", ("rules",)),
     "alpha": Source("learning:alpha", ("alpha",)),
     "mc-budget": Source("learning:mc_budget", ("mc_budget",)),
     "selection": Source("selection:selection", ("selection",)),

@@ -141,8 +141,8 @@ def view_examples(world: WorldCorpus, limit: int) -> list[RolloutView]:
     chosen = choose_examples(world, limit)
     rollouts, corpus = world.rollouts, world.corpus
     keys = {
-        rule: rule_key(subset.options.rule, rollouts, subset.options.alpha)
-        for rule, subset in world.subsets.items()
+        rule: rule_key(of.rule, rollouts, of.alpha, of.keep_ratio)
+        for rule, of in ((name, s.options) for name, s in world.subsets.items())
     }
     n, n_pos = rollouts.n_measured, rollouts.n_positive
     columns = {

@@ -27,6 +27,7 @@ _SECTIONS = {
     "the labels of a rollout": "experiments.theory_table.rollouts",
     "the score of a rollout": "experiments.theory_table.scores",
     "kept, dependent and twice-read labels": "experiments.theory_table.clusters",
+    "contrast within rollouts": "experiments.theory_table.contrast",
     "learning": "experiments.theory_table.learning",
     "targets, and continuations per step": "experiments.theory_table.targets",
 }

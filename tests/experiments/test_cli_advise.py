@@ -11,6 +11,7 @@ from experiments.cli import main
 from experiments.cli.advise import KEEP_RATIOS, load_advisor
 from experiments.map.advisor import fit_advisor
 from experiments.map.run import ARMS
+from experiments.map.worlds import read_worlds
 from experiments.store.results import REFERENCE, append_results, store_path
 from mprm_jax.records.problems import DataError
 from tests.cli import run
@@ -123,6 +124,19 @@ def test_the_advisor_has_each_world_once_and_of_one_seed(tmp_path):
     np.testing.assert_array_equal(found.seen, alone.seen)
     x = alone.seen[0]
     assert found.predict(("bis", "full"), x) == alone.predict(("bis", "full"), x)
+
+
+@pytest.mark.parametrize(("seeds", "readable"), [(20, True), (19, False)])
+def test_worlds_may_have_the_arm_that_was_added_later(tmp_path, seeds, readable):
+    rng = np.random.default_rng(1)
+    worlds = [lossy_world(i, rng, lambda keep: 0.0) for i in range(2)]
+    worlds[1].metrics["arms"]["contrast"] = {"micro_f1": [0.5] * seeds}
+    append_results(tmp_path, worlds)
+    if readable:
+        assert len(read_worlds(tmp_path)) == 2
+        return
+    with pytest.raises(DataError, match="unequal numbers of seeds"):
+        read_worlds(tmp_path)
 
 
 # Where in a world, and what stands there instead; None: the key is missing.
