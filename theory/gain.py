@@ -49,8 +49,35 @@ LEADING_CONSTANT = 0.5
 # Gauss-Hermite nodes per class; 32 give the same ten digits.
 _NODES = 64
 
+# Beyond it the normal distribution is 1 in float64.
+_LARGEST_Z = 40.0
+
 # Decades of k that a fit searches.
 _DECADES = (-6.0, 6.0)
+
+
+def auroc_of_estimate(minimiser_auroc: ArrayLike, alignment: ArrayLike) -> np.ndarray:
+    """AUROC of a score at an angle to the best one it aims at, ``Phi(z cos)``.
+
+    Args:
+        minimiser_auroc: Phi(z), in [0, 1]; 1 counts as z = 40.
+        alignment: squared cosine of the angle in the metric of C, in [0, 1];
+            ``1 / (1 + nu^2 / n)``.
+
+    Raises:
+        ValueError: an argument is not in [0, 1].
+    """
+    z = _z(minimiser_auroc)
+    return ndtr(z * np.sqrt(check_probability("alignment", alignment)))
+
+
+def _z(minimiser_auroc: ArrayLike) -> np.ndarray:
+    # Finite, so that no labels are a guess whatever they would lead to.
+    return np.clip(
+        ndtri(check_probability("minimiser_auroc", minimiser_auroc)),
+        -_LARGEST_Z,
+        _LARGEST_Z,
+    )
 
 
 def predicted_auroc(
@@ -91,11 +118,8 @@ def predicted_auroc(
     if np.any(information > 0.25):
         raise ValueError(f"information must be in [0, 1/4], not {information.max()}")
     dimension, k = check_positive("dimension", dimension), check_positive("k", k)
-    z = ndtri(check_probability("minimiser_auroc", minimiser_auroc))
-    with np.errstate(divide="ignore", invalid="ignore"):
-        shrunk = z / np.sqrt(1 + k * dimension / (steps * information) / z**2)
-    # Neither labels nor information: 1/2, however good the minimiser would be.
-    return ndtr(np.where((steps * information > 0) & (z != 0), shrunk, 0.0))
+    signal = steps * information * _z(minimiser_auroc) ** 2
+    return auroc_of_estimate(minimiser_auroc, signal / (signal + k * dimension))
 
 
 def fit_constant(
@@ -177,7 +201,7 @@ def estimated_score_auroc(
     length = check_positive("w'C w", w @ within @ w)
     across = np.trace(within @ cov) - w @ within @ cov @ within @ w / length
     z = w @ delta / np.sqrt(2 * length)
-    return ndtr(z / np.sqrt(1 + across / length / n))
+    return auroc_of_estimate(ndtr(z), 1 / (1 + across / length / n))
 
 
 def gaussian_constant(
