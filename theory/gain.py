@@ -196,12 +196,35 @@ def estimated_score_auroc(
         array([0.91, 0.92])
     """
     n = check_positive("n", n)
+    w, within = check_finite("w", w), check_finite("within", within)
+    z = w @ check_finite("delta", delta) / np.sqrt(2 * _squared(w, within))
+    return auroc_of_estimate(ndtr(z), 1 / (1 + relative_error(w, cov, within) / n))
+
+
+def relative_error(w: ArrayLike, cov: ArrayLike, within: ArrayLike) -> float:
+    """Squared error across w of a fit, relative to w, times its number of labels:
+    ``nu^2 = (tr(C V) - w'C V C w / w'C w) / w'C w``.
+
+    Args:
+        w: this and the rest as for :func:`estimated_score_auroc`.
+        cov: as there.
+        within: as there.
+
+    Returns:
+        >= 0 for covariances.
+
+    Raises:
+        ValueError: an argument is not finite, or ``w'C w`` is not positive.
+    """
     w, cov = check_finite("w", w), check_finite("cov", cov)
-    delta, within = check_finite("delta", delta), check_finite("within", within)
-    length = check_positive("w'C w", w @ within @ w)
-    across = np.trace(within @ cov) - w @ within @ cov @ within @ w / length
-    z = w @ delta / np.sqrt(2 * length)
-    return auroc_of_estimate(ndtr(z), 1 / (1 + across / length / n))
+    within = check_finite("within", within)
+    length = _squared(w, within)
+    along = w @ within @ cov @ within @ w / length
+    return float((np.trace(within @ cov) - along) / length)
+
+
+def _squared(w: np.ndarray, within: np.ndarray) -> float:
+    return float(check_positive("w'C w", w @ within @ w))
 
 
 def gaussian_constant(

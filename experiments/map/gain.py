@@ -104,13 +104,12 @@ class Minimiser(NamedTuple):
 
     Attributes:
         w_D: its weights.
-        relative_error: nu^2 of :mod:`theory.gain` for C a multiple of the identity: n
-            times the squared error across w of a fit to n independent labels, by the
-            sandwich, relative to w.
+        cov_DxD: limit of n times the covariance of a fit to n independent labels, by
+            the sandwich.
     """
 
     w_D: np.ndarray
-    relative_error: float
+    cov_DxD: np.ndarray
 
 
 def noisy_minimiser(cells: Cells, variance: float) -> Minimiser:
@@ -144,14 +143,14 @@ def noisy_minimiser(cells: Cells, variance: float) -> Minimiser:
         means = phi.T @ (of.sum(axis=1)[:, None] * phi)
         return means + mixed + mixed.T + variance * (along + across)
 
-    def at(beta: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
-        """Probabilities at cells and nodes, direction of the weights, their length."""
+    def at(beta: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Probabilities at cells and nodes, and the direction of the weights."""
         length = float(np.linalg.norm(beta[1:]))
         logits = (phi @ beta)[:, None] + spread * length * node
-        return expit(logits), np.append(0.0, beta[1:]) / (length or 1.0), length
+        return expit(logits), np.append(0.0, beta[1:]) / (length or 1.0)
 
     for _ in range(_NEWTON_STEPS):
-        s, unit, _ = at(beta)
+        s, unit = at(beta)
         residual = weight * (s - label_Cx1)
         gradient = phi.T @ residual.sum(axis=1)
         gradient += spread * (residual @ node).sum() * unit
@@ -160,11 +159,10 @@ def noisy_minimiser(cells: Cells, variance: float) -> Minimiser:
         beta += step * (_LARGEST_STEP / max(largest, _LARGEST_STEP))
         if largest < _TOLERANCE:
             break
-    s, unit, length = at(beta)
+    s, unit = at(beta)
     inverse = np.linalg.inv(moment(weight * s * (1 - s), unit))
-    error = inverse @ moment(weight * (s - label_Cx1) ** 2, unit) @ inverse
-    across = np.trace(error[1:, 1:]) - unit @ error @ unit
-    return Minimiser(beta[1:], float(across / length**2))
+    cov = inverse @ moment(weight * (s - label_Cx1) ** 2, unit) @ inverse
+    return Minimiser(beta[1:], cov[1:, 1:])
 
 
 class _Pool(NamedTuple):
@@ -219,8 +217,7 @@ def subset_laws(world: World, arms: Sequence[Arm], seed: int) -> list[dict[str, 
             found = []
             for directions, offsets in frames:
                 cells = _cells(pool, counts, directions, offsets)
-                w, error = noisy_minimiser(cells, variance)
-                found.append((rank(directions, w), error))
+                found.append(rank(directions, *noisy_minimiser(cells, variance)))
             law["minimiser_auroc"], law["relative_error"] = np.mean(found, axis=0)
         laws.append({name: round(float(x), 6) for name, x in law.items()})
     return laws
@@ -297,33 +294,46 @@ def _cells(
     return Cells(means + offsets_NxD[source], label, weight / weight.sum())
 
 
-def _ranker(pool: _Pool) -> Callable[[np.ndarray, np.ndarray], float]:
-    """AUROC of weights on the benchmark's law, given the directions they refer to."""
+def _ranker(
+    pool: _Pool,
+) -> Callable[[np.ndarray, np.ndarray, np.ndarray], tuple[float, float]]:
+    """From directions, weights and their covariance to AUROC on the benchmark's law,
+    and nu^2 there.
+    """
     from scipy.special import ndtr
+
+    from theory.gain import relative_error
 
     features = pool.world.features
     right = np.concatenate([p.benchmark.right_S for p in pool.problems])
     ease = np.concatenate([p.benchmark.ease_S for p in pool.problems])
     source = np.concatenate([p.split.source_S for p in pool.problems])
     cell = np.searchsorted(pool.edges, ease)
-    by_class = [
-        np.bincount(cell[of], minlength=len(pool.ease_B)) for of in (~right, right)
-    ]
-    wrong_B, right_B = (counts / counts.sum() for counts in by_class)
-    in_source = [np.bincount(source[of]) / of.sum() for of in (~right, right)]
-    same = float(in_source[0] @ in_source[1])
+    classes = ~right, right
+    wrong_B, right_B = (
+        np.bincount(cell[of], minlength=len(pool.ease_B)) / of.sum() for of in classes
+    )
+    same = float(
+        np.multiply(*(np.bincount(source[of]) / of.sum() for of in classes)).sum()
+    )
+    spread = float(np.mean([ease[of].var() for of in classes]))
     noise = 1 + features.nuisance**2
+    # Steps of two sources differ by their offsets, too.
+    apart = noise + features.source_shift**2
 
-    def rank(directions_4xD: np.ndarray, w: np.ndarray) -> float:
-        length = np.linalg.norm(w)
-        ahead = features.signal * (directions_4xD[1] @ w) / length
-        easier = features.difficulty * (directions_4xD[2] @ w) / length
+    def rank(
+        directions_4xD: np.ndarray, w_D: np.ndarray, cov_DxD: np.ndarray
+    ) -> tuple[float, float]:
+        length = np.linalg.norm(w_D)
+        ahead = features.signal * (directions_4xD[1] @ w_D) / length
+        easier = features.difficulty * (directions_4xD[2] @ w_D) / length
         lead_BxB = ahead + easier * np.subtract.outer(pool.ease_B, pool.ease_B)
-        # Steps of two sources differ by their offsets, too.
         won = same * ndtr(lead_BxB / np.sqrt(2 * noise))
-        apart = noise + features.source_shift**2
         won += (1 - same) * ndtr(lead_BxB / np.sqrt(2 * apart))
-        return float(right_B @ won @ wrong_B)
+        within = (same * noise + (1 - same) * apart) * np.eye(len(w_D))
+        shown = features.difficulty * directions_4xD[2]
+        within += spread * np.outer(shown, shown)
+        return float(right_B @ won @ wrong_B), relative_error(w_D, cov_DxD, within)
 
     return rank
 
