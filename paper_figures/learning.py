@@ -474,7 +474,8 @@ def gain(laws: Cells, cells: Cells) -> Drawing:
         ):
             marks = [mean_and_half_width(row) for row in seeds[of]]
             points(
-                axis, i, name, x[of].tolist(), marks, color=COLOURS[1 + i], linestyle="none",
+                axis, i, name, x[of].tolist(), marks,
+                color=COLOURS[1 + i], linestyle="none",
                 elinewidth=0.5, markersize=2.5, markeredgewidth=0.6,
                 markerfacecolor="white",
             )  # fmt: skip
