@@ -29,7 +29,7 @@ from paper_figures.style import (
     points,
 )
 from theory import paper
-from theory.gain import fit_constant, predicted_auroc
+from theory.gain import auroc_of_estimate, fit_constant, predicted_auroc
 from theory.intervals import mean_and_half_width, t_half_width
 
 Cell = Mapping[str, Any]
@@ -437,56 +437,60 @@ def regime_map(cells: Cells) -> Drawing:
 
 
 def gain(laws: Cells, cells: Cells) -> Drawing:
-    """Predicted against measured AUROC: levels of the arms, and BIS less Random and
-    Mixed; k is fitted to the levels of the worlds of even index.
+    """Predicted against measured AUROC: levels of the arms, and BIS less Random, by one
+    k fitted to the levels of the worlds of even index and by the sandwich, unfitted.
     """
     names = ("random", "bis", "mixed", "reliable", "full")
     measured = {cell["config"]["index"]: cell["metrics"]["arms"] for cell in cells}
     by_index = {cell["config"]["index"]: cell["metrics"]["arms"] for cell in laws}
     index = np.array(sorted(measured.keys() & by_index.keys()))
     odd = index % 2 == 1
-    asked = ("steps", "information", "minimiser_auroc")
+    asked = ("steps", "information", "minimiser_auroc", "relative_error")
     law = {
         key: np.array([[by_index[i][name][key] for name in names] for i in index])
         for key in asked
-    } | {"dimension": np.full((len(index), len(names)), 32.0)}
+    }
+    relative = 1 + law.pop("relative_error") / law["steps"]
+    law["dimension"] = np.full_like(relative, 32.0)
     auroc = np.array([[measured[i][name]["auroc"] for name in names] for i in index])
     level = auroc.mean(axis=2)
     k = fit_constant(level[~odd], **{key: x[~odd] for key, x in law.items()})
-    found = predicted_auroc(**law, k=k)
+    by_k = predicted_auroc(**law, k=k)
+    by_sandwich = auroc_of_estimate(law["minimiser_auroc"], 1 / relative)
     figure, axes = new_figure(3, 1, 2.9)
     rows: list = []
     levels, *differences = axes[0]
     for i, name in enumerate(names):
-        x, y = found[odd, i], level[odd, i]
+        x, y = by_sandwich[odd, i], level[odd, i]
         levels.plot(
             x, y, MARKERS[i], color=COLOURS[i], markersize=2.5, label=name,
             markerfacecolor="white" if i % 2 else None, markeredgewidth=0.6,
         )  # fmt: skip
-        rows += curve_rows("levels", name, x, y)
-    levels.set_title("levels (worlds of odd index)")
-    for axis, baseline in zip(differences, ("random", "mixed"), strict=True):
-        at = names.index("bis"), names.index(baseline)
-        x = 100 * (found[:, at[0]] - found[:, at[1]])
-        seeds = 100 * (auroc[:, at[0]] - auroc[:, at[1]])
-        for i, (name, of) in enumerate(
-            (("fitted (even)", ~odd), ("judged (odd)", odd))
-        ):
+        rows += curve_rows("levels, sandwich", name, x, y)
+    levels.set_title("levels, odd worlds, sandwich")
+    seeds = 100 * (auroc[:, 1] - auroc[:, 0])
+    shown = (
+        ("gains, formula, one k", by_k),
+        ("gains, sandwich, no constant", by_sandwich),
+    )
+    for axis, (panel, found) in zip(differences, shown, strict=True):
+        x = 100 * (found[:, 1] - found[:, 0])
+        for i, (name, of) in enumerate((("even worlds", ~odd), ("odd worlds", odd))):
             marks = [mean_and_half_width(row) for row in seeds[of]]
             points(
-                axis, i, name, x[of].tolist(), marks,
-                color=COLOURS[1 + i], linestyle="none",
-                elinewidth=0.5, markersize=2.5, markeredgewidth=0.6,
-                markerfacecolor="white",
+                axis, i, name, x[of].tolist(), marks, color=COLOURS[1 + i],
+                linestyle="none", elinewidth=0.5, markersize=2.5,
+                markeredgewidth=0.6, markerfacecolor="white",
             )  # fmt: skip
-            rows += curve_rows(f"bis - {baseline}", name, x[of], [m for m, _ in marks])
+            rows += curve_rows(panel, name, x[of], [mean for mean, _ in marks])
         axis.axhline(0, color=GREY, linewidth=0.6)
         axis.axvline(0, color=GREY, linewidth=0.6)
-        axis.set_title(f"BIS less {baseline.capitalize()}, points")
+        axis.set_title(panel)
     for axis in axes[0]:
         axis.axline((0.5, 0.5), slope=1, color=GREY, linewidth=0.8, linestyle="--")
-        axis.set_xlabel("predicted AUROC")
-        axis.legend(loc="upper left", handletextpad=0.2, borderaxespad=0.2)
+        axis.legend(loc="lower right", handletextpad=0.2, borderaxespad=0.2)
+        axis.set_xlabel("predicted")
     levels.set_ylabel("measured AUROC (synthetic worlds)")
+    differences[0].set_ylabel("measured BIS less Random, points")
     label_panels(axes[0])
     return Drawing(figure, CURVE_HEADER, rows)

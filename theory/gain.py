@@ -22,9 +22,13 @@ large and classes close; :func:`gaussian_constant` has the exact value): two sub
 compare by the ``J n z^2`` that they keep, and by their z.
 
 Elsewhere k is not 1/2: the labels of a rollout are dependent and so are its features
-(k is multiplied by the design effect), few updates shrink e and w alike, and if noise
-follows the features w is not the best direction: its AUROC is then below the best one,
-and terms of the same order, the curvature's along w and the bias of w_n, are left out.
+(k is multiplied by the design effect), and few updates shrink e and w alike. Where what
+features show goes with the noise, as a rollout's ease does, J misjudges the error by a
+factor that differs between subsets: then nu^2 is to be taken from the sandwich itself
+(:func:`relative_error`), which on the simulated map predicts gains that are right in
+size; by J and one k the signs are right, and the gains too large. If noise follows the
+features, w is not the best direction either: its AUROC is below the best one, and terms
+of the same order, the curvature's along w and the bias of w_n, are left out.
 """
 
 from __future__ import annotations

@@ -7,7 +7,8 @@ from scipy.special import expit, ndtri
 from experiments.map import gain
 from experiments.map.design import ARMS, design
 from experiments.map.run import world_of
-from experiments.store.results import Result, append_results, read_results
+from experiments.map.worlds import read_worlds
+from experiments.store.results import REFERENCE, Result, append_results, read_results
 from experiments.students.arms import Arm
 from experiments.students.runs import choose_rows
 from experiments.students.worlds import worlds
@@ -183,6 +184,25 @@ def test_gains_that_are_half_as_large_have_half_the_slope():
     assert of["slope"] == pytest.approx(0.5, abs=0.01)
     # 1 - SSE / SST of twice what is: the error is the gain itself, about 0 on average.
     assert of["explained"] == pytest.approx(0, abs=0.1)
+
+
+def test_on_the_committed_map_the_sandwich_tells_gains_and_one_constant_their_signs():
+    laws = read_results(REFERENCE, "gain")
+    joined = gain.join(laws, read_worlds(REFERENCE))
+    _, predicted = gain.predictions(joined)
+    odd = gain.parts(joined.index_W)["odd"]
+    by_k, by_sandwich = (
+        gain.verdict(joined, predicted[name], odd, ("bis", "random"))
+        for name in ("fitted k", "sandwich")
+    )
+    assert by_k["worlds"] == 192
+    for of in (by_k, by_sandwich):
+        # The more frequent sign alone has .83.
+        assert of["sign_right"] > 0.9 > of["majority"]
+        assert of["losses_found"] > 0.8 * of["losses"] > 5
+    assert by_sandwich["explained"] > 0.8 > 0.6 > by_k["explained"]
+    assert by_sandwich["slope"] == pytest.approx(1, abs=0.15)
+    assert by_k["slope"] < 0.8
 
 
 def test_the_command_goes_on_where_it_stopped(tmp_path, capsys, monkeypatch):
