@@ -470,8 +470,8 @@ def gain(laws: Cells, cells: Cells) -> Drawing:
     levels.set_title("levels, odd worlds, sandwich")
     seeds = 100 * (auroc[:, 1] - auroc[:, 0])
     shown = (
-        ("gains, formula, one k", by_k),
-        ("gains, sandwich, no constant", by_sandwich),
+        ("gains, one k", by_k),
+        ("gains, sandwich", by_sandwich),
     )
     for axis, (panel, found) in zip(differences, shown, strict=True):
         x = 100 * (found[:, 1] - found[:, 0])

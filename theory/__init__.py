@@ -23,6 +23,7 @@ _HOMES = {
     "fit_beta_binomial": "beta_binomial_fit",
     "excess_risk": "asymptotics",
     "rollout_information": "design",
+    "predicted_auroc": "gain",
     "f1_at": "agreement",
     "auroc": "agreement",
     "best_threshold": "agreement",
