@@ -72,7 +72,7 @@ def _simulated_constant(rng, draws: int) -> tuple[float, float]:
 STATEMENTS = (
     Statement(
         "auroc_lost_to_estimation",
-        "AUROC lost to n labels, times n",
+        "n (AUROC lost to n labels)",
         "autodiff",
         exact=_lost,
         oracle=lambda: -np.trace(autodiff_hessian(_auroc, _W) @ _COV) / 2,
