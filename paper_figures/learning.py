@@ -1,4 +1,5 @@
-"""What simulated students learn: the paper's Figures 1 and 2, rules, alpha, N, the map.
+"""What simulated students learn: the paper's Figures 1 and 2, rules, alpha, N, the map
+and what one formula says of it.
 
 All data here are synthetic. The paper's numbers are drawn as marks beside them. They
 are of 8B models on VisualProcessBench, so no level of theirs means anything here: marks
@@ -28,6 +29,7 @@ from paper_figures.style import (
     points,
 )
 from theory import paper
+from theory.gain import auroc_of_estimate, fit_constant, predicted_auroc
 from theory.intervals import mean_and_half_width, t_half_width
 
 Cell = Mapping[str, Any]
@@ -432,3 +434,63 @@ def regime_map(cells: Cells) -> Drawing:
     label_panels(axes[0])
     header = ("panel", "world", "keep_ratio", "mixed_share", "gain_points")
     return Drawing(figure, (*header, "half_width"), rows)
+
+
+def gain(laws: Cells, cells: Cells) -> Drawing:
+    """Predicted against measured AUROC: levels of the arms, and BIS less Random, by one
+    k fitted to the levels of the worlds of even index and by the sandwich, unfitted.
+    """
+    names = ("random", "bis", "mixed", "reliable", "full")
+    measured = {cell["config"]["index"]: cell["metrics"]["arms"] for cell in cells}
+    by_index = {cell["config"]["index"]: cell["metrics"]["arms"] for cell in laws}
+    index = np.array(sorted(measured.keys() & by_index.keys()))
+    odd = index % 2 == 1
+    asked = ("steps", "information", "minimiser_auroc", "relative_error")
+    law = {
+        key: np.array([[by_index[i][name][key] for name in names] for i in index])
+        for key in asked
+    }
+    relative = 1 + law.pop("relative_error") / law["steps"]
+    law["dimension"] = np.full_like(relative, 32.0)
+    auroc = np.array([[measured[i][name]["auroc"] for name in names] for i in index])
+    level = auroc.mean(axis=2)
+    k = fit_constant(level[~odd], **{key: x[~odd] for key, x in law.items()})
+    by_k = predicted_auroc(**law, k=k)
+    by_sandwich = auroc_of_estimate(law["minimiser_auroc"], 1 / relative)
+    figure, axes = new_figure(3, 1, 2.9)
+    rows: list = []
+    levels, *differences = axes[0]
+    for i, name in enumerate(names):
+        x, y = by_sandwich[odd, i], level[odd, i]
+        levels.plot(
+            x, y, MARKERS[i], color=COLOURS[i], markersize=2.5, label=name,
+            markerfacecolor="white" if i % 2 else None, markeredgewidth=0.6,
+        )  # fmt: skip
+        rows += curve_rows("levels, sandwich", name, x, y)
+    levels.set_title("levels, odd worlds, sandwich")
+    seeds = 100 * (auroc[:, 1] - auroc[:, 0])
+    shown = (
+        ("gains, one k", by_k),
+        ("gains, sandwich", by_sandwich),
+    )
+    for axis, (panel, found) in zip(differences, shown, strict=True):
+        x = 100 * (found[:, 1] - found[:, 0])
+        for i, (name, of) in enumerate((("even worlds", ~odd), ("odd worlds", odd))):
+            marks = [mean_and_half_width(row) for row in seeds[of]]
+            points(
+                axis, i, name, x[of].tolist(), marks, color=COLOURS[1 + i],
+                linestyle="none", elinewidth=0.5, markersize=2.5,
+                markeredgewidth=0.6, markerfacecolor="white",
+            )  # fmt: skip
+            rows += curve_rows(panel, name, x[of], [mean for mean, _ in marks])
+        axis.axhline(0, color=GREY, linewidth=0.6)
+        axis.axvline(0, color=GREY, linewidth=0.6)
+        axis.set_title(panel)
+    for axis in axes[0]:
+        axis.axline((0.5, 0.5), slope=1, color=GREY, linewidth=0.8, linestyle="--")
+        axis.legend(loc="lower right", handletextpad=0.2, borderaxespad=0.2)
+        axis.set_xlabel("predicted")
+    levels.set_ylabel("measured AUROC (synthetic worlds)")
+    differences[0].set_ylabel("measured BIS less Random, points")
+    label_panels(axes[0])
+    return Drawing(figure, CURVE_HEADER, rows)

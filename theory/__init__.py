@@ -26,6 +26,7 @@ _HOMES = {
     "fit_mixed": "mixed",
     "two_reader_rates": "readers",
     "rollout_information": "design",
+    "predicted_auroc": "gain",
     "f1_at": "agreement",
     "auroc": "agreement",
     "best_threshold": "agreement",

@@ -54,6 +54,7 @@ FIGURES = {
     "mc-budget": Source("learning:mc_budget", ("mc_budget",)),
     "selection": Source("selection:selection", ("selection",)),
     "regime-map": Source("learning:regime_map", ("regimes",)),
+    "gain": Source("learning:gain", ("gain", "regimes")),
 }
 
 

@@ -30,6 +30,7 @@ _SECTIONS = {
     "contrast within rollouts": "experiments.theory_table.contrast",
     "learning": "experiments.theory_table.learning",
     "targets, and continuations per step": "experiments.theory_table.targets",
+    "what a selection gains": "experiments.theory_table.gain",
 }
 
 _COLUMNS = ("statement", "paper", "exact", "oracle", "simulation", "verdict")
