@@ -138,7 +138,7 @@ def two_reader_rates(counts: ArrayLike) -> TwoReaders:
         (array([0.8, 0.4]), array([0.3, 0.1]), array([0.1, 0.2]))
     """
     counts = _check_counts(counts)
-    total = counts.sum()
+    total = float(counts.sum())
 
     def objective(x: np.ndarray) -> float:
         return -float(np.sum(xlogy(counts, _cells(expit(x))))) / total
@@ -171,7 +171,7 @@ def two_reader_rates(counts: ArrayLike) -> TwoReaders:
     # In units of its own diagonal, so that the size of a source does not matter.
     scale = np.sqrt(np.maximum(np.diag(information), np.finfo(float).tiny))
     scaled = information / np.outer(scale, scale)
-    if np.linalg.eigvalsh(scaled)[0] < _EQUAL:
+    if np.linalg.eigvalsh(scaled).min(initial=1.0) < _EQUAL:
         raise ValueError(
             "counts must identify all rates: their information is singular"
         )

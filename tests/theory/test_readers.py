@@ -200,5 +200,15 @@ def test_the_closed_form_refuses_what_it_cannot_solve():
     with pytest.raises(ValueError, match=r"^counts must have two sources, not 3"):
         two_source_rates(tables(PREVALENCE, FPR, FNR))
     # Both readers find more in the first source and yet disagree within each.
+    against = np.array([[[145, 255], [255, 345]], [[345, 255], [255, 145]]])
     with pytest.raises(ValueError, match=r"^counts must be such that a real"):
-        two_source_rates([[[0, 5], [5, 2]], [[2, 5], [5, 0]]])
+        two_source_rates(against)
+    # The likelihood has a maximum all the same, at its bounds.
+    fit = two_reader_rates(against)
+    np.testing.assert_allclose(estimates(fit), [1, 0, 0.4, 0.4, 0.4, 0.4], atol=1e-6)
+    np.testing.assert_allclose(fit.standard_errors[1], np.sqrt(0.24 / 1000), rtol=1e-6)
+    assert fit.deviance > 1
+    # Readers that never err, and sources of one kind: nothing is inside its bounds.
+    perfect = two_reader_rates([[[5, 0], [0, 0]], [[0, 0], [0, 9]]])
+    assert np.all(perfect.at_bound)
+    np.testing.assert_allclose(perfect.prevalence, [0, 1], atol=1e-6)
