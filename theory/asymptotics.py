@@ -33,6 +33,9 @@ from theory.logistic import logistic_gradient, logistic_hessian
 _LOGIT_TOLERANCE = 1e-8
 _MAX_NEWTON_STEPS = 100
 
+# By how much rounding may lift a variance above mean (1 - mean).
+_VARIANCE_SLACK = 1e-12
+
 # Below this c, t0 = 1/c^2 overflows.
 _SMALLEST_C = 1e-150
 
@@ -174,10 +177,51 @@ def noisy_minimizer_and_sandwich(
             features do not span R^d, or clean or noisy labels are separable (or within
             1e-10 of it), so that no finite minimiser is found.
     """
-    phi, q, noisy, weights = _population(phi, q, fpr, fnr, weights)
-    w, clean = _minimize(phi, noisy, weights), _minimize(phi, q, weights)
+    phi, q, (noisy,), weights = _channel_population(phi, q, fpr, fnr, weights)
+    return target_minimizer_and_sandwich(phi, q, noisy, noisy * (1 - noisy), weights)
+
+
+def target_minimizer_and_sandwich(
+    phi: ArrayLike,
+    q: ArrayLike,
+    mean: ArrayLike,
+    variance: ArrayLike,
+    weights: ArrayLike | None = None,
+) -> NoisyMinimizer:
+    """Where plain cross-entropy to a soft target t goes: bias, covariance and floor.
+
+    ``w~ = argmin E[softplus(z) - t z]``, z = <w, phi>, depends on ``E[t | phi]`` alone;
+    ``V = H~^-1 E[(Var(t | phi) + (s - E[t | phi])^2) phi phi^T] H~^-1``, s = sigma(z~)
+    (Huber 1967; White 1982). For a label through a channel mean and variance are q~ and
+    ``q~ (1 - q~)``: :func:`noisy_minimizer_and_sandwich`. For a target made from K they
+    are :func:`theory.label_noise.target_moments`.
+
+    Args:
+        phi: features ``[m, d]``, of full column rank.
+        q: Pr(Y = 1 | phi), ``[m]``.
+        mean: E[t | phi] in [0, 1], broadcast to ``[m]``.
+        variance: Var(t | phi), ``[m]``: in [0, mean (1 - mean)], as t lies in [0, 1].
+        weights: probabilities of the features up to a factor, ``[m]``, >= 0.
+
+    Raises:
+        ValueError: as :func:`noisy_minimizer_and_sandwich`, or the variance is larger
+            than that of any target in [0, 1] with this mean.
+
+    Example:
+        >>> phi = [[1.0]]
+        >>> fit = target_minimizer_and_sandwich(phi, [0.5], [0.5], [0.1])
+        >>> float(fit.w[0]), round(float(fit.cov[0, 0]), 3), fit.excess_floor
+        (0.0, 1.6, 0.0)
+    """
+    phi, q, (mean, variance), weights = _population(
+        phi, q, {"mean": mean, "variance": variance}, weights
+    )
+    if np.any(variance > mean * (1 - mean) + _VARIANCE_SLACK):
+        raise ValueError("variance must be at most mean (1 - mean)")
+    w, clean = _minimize(phi, mean, weights), _minimize(phi, q, weights)
     inverse = np.linalg.inv(_hessian(w, phi, weights))
-    sigma = _score_covariance(phi, expit(phi @ w), noisy, weights)
+    square = variance + (expit(phi @ w) - mean) ** 2
+    sigma = phi.T @ ((weights * square)[:, None] * phi)
     floor = weights @ _bregman(phi @ clean, phi @ (w - clean))
     return NoisyMinimizer(w, inverse @ sigma @ inverse, float(floor))
 
@@ -195,7 +239,7 @@ def first_order_bias(
 
     Arguments and errors as for :func:`noisy_minimizer_and_sandwich`.
     """
-    phi, q, noisy, weights = _population(phi, q, fpr, fnr, weights)
+    phi, q, (noisy,), weights = _channel_population(phi, q, fpr, fnr, weights)
     hessian = _hessian(_minimize(phi, q, weights), phi, weights)
     return np.linalg.solve(hessian, phi.T @ (weights * (noisy - q)))
 
@@ -220,7 +264,7 @@ def excess_coefficient(
     Arguments and errors as for :func:`noisy_minimizer_and_sandwich`.
     """
     w, cov, _ = noisy_minimizer_and_sandwich(phi, q, fpr, fnr, weights)
-    phi, q, noisy, weights = _population(phi, q, fpr, fnr, weights)
+    phi, q, (noisy,), weights = _channel_population(phi, q, fpr, fnr, weights)
     s = expit(phi @ w)
     hessian = _hessian(w, phi, weights)
     leverage = np.einsum("md,md->m", phi, np.linalg.solve(hessian, phi.T).T)
@@ -288,14 +332,27 @@ def noise_floor_crossover(
     return max(coefficient, 0.0) / floor if floor > 0 else np.inf
 
 
-def _population(
+def _channel_population(
     phi: ArrayLike,
     q: ArrayLike,
     fpr: ArrayLike,
     fnr: ArrayLike,
     weights: ArrayLike | None,
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """(phi, q, q~, weights summing to 1) over the features that occur."""
+) -> tuple[np.ndarray, np.ndarray, list[np.ndarray], np.ndarray]:
+    """:func:`_population` with the one column q~."""
+    noisy = noisy_positive_prob(q, fpr, fnr)
+    return _population(phi, q, {"fpr and fnr": noisy}, weights)
+
+
+def _population(
+    phi: ArrayLike,
+    q: ArrayLike,
+    columns: dict[str, ArrayLike],
+    weights: ArrayLike | None,
+) -> tuple[np.ndarray, np.ndarray, list[np.ndarray], np.ndarray]:
+    """(phi, q, columns, weights summing to 1) over the features that occur; a column
+    is of probabilities, one or ``[m]``.
+    """
     phi = check_finite("phi", phi)
     if phi.ndim != 2 or phi.size == 0:
         raise ValueError("phi must have shape [m, d] with m, d >= 1")
@@ -307,14 +364,17 @@ def _population(
             raise ValueError(f"{name} must have shape [m = {m}], not {column.shape}")
     if not np.any(weights > 0):
         raise ValueError("weights must be >= 0 with at least one > 0")
-    noisy = noisy_positive_prob(q, fpr, fnr)
-    if noisy.shape != (m,):
-        raise ValueError(f"fpr and fnr must broadcast to shape [m = {m}]")
     occurs = weights > 0
+    kept = []
+    for name, value in columns.items():
+        column = check_probability(name, value)
+        if column.shape not in ((), (m,)):
+            raise ValueError(f"{name} must broadcast to shape [m = {m}]")
+        kept.append(np.broadcast_to(column, (m,))[occurs])
     phi, weights = phi[occurs], weights[occurs]
     if np.linalg.matrix_rank(phi) < phi.shape[1]:
         raise ValueError("phi must have full column rank where weights > 0")
-    return phi, q[occurs], noisy[occurs], weights / np.sum(weights)
+    return phi, q[occurs], kept, weights / np.sum(weights)
 
 
 def _minimize(phi: np.ndarray, q: np.ndarray, weights: np.ndarray) -> np.ndarray:
@@ -347,13 +407,6 @@ def _minimize(phi: np.ndarray, q: np.ndarray, weights: np.ndarray) -> np.ndarray
 def _hessian(w: np.ndarray, phi: np.ndarray, weights: np.ndarray) -> np.ndarray:
     """Hessian of the expected loss; labels do not enter it."""
     return np.tensordot(weights, logistic_hessian(w, phi), axes=1)
-
-
-def _score_covariance(
-    phi: np.ndarray, s: np.ndarray, q: np.ndarray, weights: np.ndarray
-) -> np.ndarray:
-    """E[(s - Y)^2 phi phi^T] for Y ~ Bernoulli(q)."""
-    return phi.T @ ((weights * (q * (1 - q) + (s - q) ** 2))[:, None] * phi)
 
 
 def _bregman(z: np.ndarray, move: np.ndarray) -> np.ndarray:

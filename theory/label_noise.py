@@ -13,7 +13,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike
 
-from theory.domain import check_probability
+from theory.domain import check_finite, check_probability
 
 # How far from 1 a distribution of counts may sum: rounding of a few thousand terms.
 _PMF_TOLERANCE = 1e-9
@@ -170,6 +170,128 @@ def count_information(
     Raises:
         ValueError: ``q`` is not in [0, 1], or a pmf is negative or does not sum to 1.
     """
+    q, f0, f1 = _counts(q, pmf_negative, pmf_positive)
+    share = q[..., None]
+    marginal = share * f1 + (1 - share) * f0
+    # Pr(Y = 1 | K) - q: in [-1, 1] however small the marginal, unlike f1 / marginal.
+    shift = share * (1 - share) * (f1 - f0) / np.where(marginal > 0, marginal, np.inf)
+    kept = (shift * (f1 - f0)).sum(axis=-1)
+    return q * (1 - q) * np.minimum(kept, 1.0)
+
+
+def target_moments(
+    q: ArrayLike, targets: ArrayLike, pmf_negative: ArrayLike, pmf_positive: ArrayLike
+) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and variance of a training target t(K), a number for each count K.
+
+    ``E t = q E1 t + (1 - q) E0 t`` and ``Var t``; what
+    :func:`theory.asymptotics.target_minimizer_and_sandwich` asks of every feature.
+
+    Args:
+        q: ``Pr(Y = 1)`` in [0, 1], ``[...]``.
+        targets: t(k), finite, ``[..., n_counts]``.
+        pmf_negative: ``f0(k) = Pr(K = k | Y = 0)``, ``[..., n_counts]``.
+        pmf_positive: ``f1(k) = Pr(K = k | Y = 1)``, ``[..., n_counts]``.
+
+    Returns:
+        Two arrays ``[...]``.
+
+    Raises:
+        ValueError: as :func:`target_information`.
+
+    Example:
+        >>> mean, variance = target_moments(0.5, [0, 0.5, 1], [0.5, 0.5, 0], [0, 0, 1])
+        >>> float(mean), float(variance)
+        (0.625, 0.171875)
+    """
+    q, f0, f1 = _counts(q, pmf_negative, pmf_positive)
+    t = _check_targets(targets, f0)
+    marginal = q[..., None] * f1 + (1 - q[..., None]) * f0
+    mean = (marginal * t).sum(axis=-1)
+    return mean, (marginal * (t - mean[..., None]) ** 2).sum(axis=-1)
+
+
+def target_information(
+    q: ArrayLike, targets: ArrayLike, pmf_negative: ArrayLike, pmf_positive: ArrayLike
+) -> np.ndarray:
+    """Information about the logit of q that a student keeps who sees t(K) alone.
+
+    ``G_t = (q (1 - q) (E1 t - E0 t))^2 / Var t = q (1 - q) Corr(Y, t)^2``: the Godambe
+    information of the best linear score in t, ``1 / G_t`` its asymptotic variance per
+    step (Godambe, 1960). For any t at most :func:`count_information`, with equality iff
+    t is an affine function of ``Pr(Y = 1 | K)`` (Cauchy-Schwarz). For ``t = 1[K > c]``
+    it is :func:`noisy_fisher_weight`; an affine change of t leaves it as it is.
+
+    Args:
+        q: ``Pr(Y = 1)`` in [0, 1], ``[...]``.
+        targets: t(k), finite, ``[..., n_counts]``: a hard label, K/N, a score.
+        pmf_negative: ``f0(k) = Pr(K = k | Y = 0)``, ``[..., n_counts]``.
+        pmf_positive: ``f1(k) = Pr(K = k | Y = 1)``, ``[..., n_counts]``.
+
+    Returns:
+        ``[...]``, in [0, q (1 - q)]; 0 for a constant target.
+
+    Raises:
+        ValueError: ``q`` is not in [0, 1], a pmf is negative or does not sum to 1, a
+            target is not finite, or the numbers of counts differ.
+
+    Example:
+        >>> wrong, right = [0.6, 0.3, 0.1], [0.1, 0.2, 0.7]
+        >>> hard, soft = target_information(0.5, [[0, 1, 1], [0, 1, 2]], wrong, right)
+        >>> round(float(hard), 3), round(float(soft), 3)
+        (0.069, 0.101)
+    """
+    q, f0, f1 = _counts(q, pmf_negative, pmf_positive)
+    t = _check_targets(targets, f0) / 2
+    occurs = f0 + f1 > 0
+    low = np.min(t, axis=-1, keepdims=True, initial=np.inf, where=occurs)
+    high = np.max(t, axis=-1, keepdims=True, initial=-np.inf, where=occurs)
+    # From 0 to 1 whatever its unit, and a constant 0 to the last bit.
+    span = np.where(high > low, high - low, np.inf)
+    unit = np.where(occurs, (t - low) / span, 0.0)
+    _, variance = target_moments(q, unit, f0, f1)
+    gap = ((f1 - f0) * unit).sum(axis=-1)
+    slope = q * (1 - q) * gap / np.where(variance > 0, variance, np.inf)
+    return q * (1 - q) * np.minimum(slope * gap, 1.0)
+
+
+def best_count_threshold(
+    q: ArrayLike, pmf_negative: ArrayLike, pmf_positive: ArrayLike
+) -> np.ndarray:
+    """The c whose hard label ``1[K > c]`` keeps most information; the least of equals.
+
+    Of all binary labels made from K the best one cuts ``Pr(Y = 1 | K)`` (the variance
+    of a conditional mean is convex); where f1/f0 grows with K, that is a cut of K. (The
+    decision threshold of a trained score is :func:`theory.agreement.best_threshold`.)
+
+    Args:
+        q: ``Pr(Y = 1)`` in [0, 1], ``[...]``.
+        pmf_negative: ``f0(k) = Pr(K = k | Y = 0)``, ``[..., n_counts]``, two at least.
+        pmf_positive: ``f1(k) = Pr(K = k | Y = 1)``, ``[..., n_counts]``.
+
+    Returns:
+        integers ``[...]`` in [0, n_counts - 2].
+
+    Raises:
+        ValueError: as :func:`count_information`, or there is one count only.
+
+    Example:
+        >>> [int(best_count_threshold(q, [0.6, 0.3, 0.1], [0.1, 0.2, 0.7]))
+        ...  for q in (0.5, 0.95)]
+        [1, 0]
+    """
+    q, f0, f1 = _counts(q, pmf_negative, pmf_positive)
+    n_counts = f0.shape[-1]
+    if n_counts < 2:
+        raise ValueError("pmf_negative must cover two counts at least, not 1")
+    hard = np.tri(n_counts - 1, n_counts, 0) == 0
+    kept = target_information(q[..., None], hard, f0[..., None, :], f1[..., None, :])
+    return np.argmax(kept, axis=-1)
+
+
+def _counts(
+    q: ArrayLike, pmf_negative: ArrayLike, pmf_positive: ArrayLike
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     q = check_probability("q", q)
     f0 = _check_pmf("pmf_negative", pmf_negative)
     f1 = _check_pmf("pmf_positive", pmf_positive)
@@ -178,12 +300,17 @@ def count_information(
             f"pmf_negative and pmf_positive must cover the same counts, not "
             f"{f0.shape[-1]} and {f1.shape[-1]}"
         )
-    share = q[..., None]
-    marginal = share * f1 + (1 - share) * f0
-    # Pr(Y = 1 | K) - q: in [-1, 1] however small the marginal, unlike f1 / marginal.
-    shift = share * (1 - share) * (f1 - f0) / np.where(marginal > 0, marginal, np.inf)
-    kept = (shift * (f1 - f0)).sum(axis=-1)
-    return q * (1 - q) * np.minimum(kept, 1.0)
+    return q, f0, f1
+
+
+def _check_targets(targets: ArrayLike, pmf: np.ndarray) -> np.ndarray:
+    t = check_finite("targets", targets)
+    if t.shape[-1:] != pmf.shape[-1:]:
+        raise ValueError(
+            f"targets must have one value for each of {pmf.shape[-1]} counts, "
+            f"not shape {t.shape}"
+        )
+    return t
 
 
 def _check_pmf(name: str, value: ArrayLike) -> np.ndarray:
