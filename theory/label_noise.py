@@ -242,13 +242,17 @@ def target_information(
         (0.069, 0.101)
     """
     q, f0, f1 = _counts(q, pmf_negative, pmf_positive)
+    # Half: the difference of two numbers of float64 could overflow.
     t = _check_targets(targets, f0) / 2
-    occurs = f0 + f1 > 0
-    low = np.min(t, axis=-1, keepdims=True, initial=np.inf, where=occurs)
-    high = np.max(t, axis=-1, keepdims=True, initial=-np.inf, where=occurs)
-    # From 0 to 1 whatever its unit, and a constant 0 to the last bit.
-    span = np.where(high > low, high - low, np.inf)
-    unit = np.where(occurs, (t - low) / span, 0.0)
+    marginal = q[..., None] * f1 + (1 - q[..., None]) * f0
+    off = np.abs(t - (marginal * t).sum(axis=-1, keepdims=True))
+    off, t = np.broadcast_arrays(np.where(f0 + f1 > 0, off, np.inf), t)
+    # Measured from the value nearest to its mean, a target that is nearly always the
+    # same keeps its digits, and a constant is 0 to the last bit.
+    nearest = np.take_along_axis(t, off.argmin(axis=-1)[..., None], axis=-1)
+    unit = np.where(off < np.inf, t - nearest, 0.0)
+    largest = np.abs(unit).max(axis=-1, keepdims=True)
+    unit = unit / np.where(largest > 0, largest, 1.0)
     _, variance = target_moments(q, unit, f0, f1)
     gap = ((f1 - f0) * unit).sum(axis=-1)
     slope = q * (1 - q) * gap / np.where(variance > 0, variance, np.inf)
@@ -287,6 +291,45 @@ def best_count_threshold(
     hard = np.tri(n_counts - 1, n_counts, 0) == 0
     kept = target_information(q[..., None], hard, f0[..., None, :], f1[..., None, :])
     return np.argmax(kept, axis=-1)
+
+
+def shares_kept(
+    q: ArrayLike, base_rate: float, pmf_negative: ArrayLike, pmf_positive: ArrayLike
+) -> dict[str, np.ndarray]:
+    """Share of a clean label's information, ``G_t / (q (1 - q))``, by training target.
+
+    Of 1[K > 0], 1[K > 1] and 1[K > 2] ("K > 0", ...), K/N ("soft"), the posterior
+    ``Pr(Y = 1 | K)`` of a step at the base rate ("posterior"; at ``q = base_rate`` it
+    loses nothing), and K itself ("count"). The posterior mean of a rate with one Beta
+    prior is affine in K, and worth what K/N is.
+
+    Args:
+        q: ``Pr(Y = 1)`` of a step given its features, in (0, 1), ``[...]``.
+        base_rate: that of all steps, in (0, 1).
+        pmf_negative: ``f0(k) = Pr(K = k | Y = 0)``, ``[n_counts]``, four at least.
+        pmf_positive: ``f1(k) = Pr(K = k | Y = 1)``, ``[n_counts]``.
+
+    Returns:
+        in the order above, each ``[...]``, in [0, 1].
+
+    Raises:
+        ValueError: as :func:`target_information`, or ``q`` or the base rate is 0 or 1.
+    """
+    q, f0, f1 = _counts(q, pmf_negative, pmf_positive)
+    prior = check_probability("base_rate", base_rate)
+    if not (0 < prior < 1 and np.all((q > 0) & (q < 1))):
+        raise ValueError("q and base_rate must be in (0, 1)")
+    k = np.arange(f0.shape[-1])
+    positive = prior * f1
+    marginal = positive + (1 - prior) * f0
+    targets = {
+        **{f"K > {c}": k > c for c in range(3)},
+        "soft": k,
+        "posterior": positive / np.where(marginal > 0, marginal, 1.0),
+    }
+    kept = {name: target_information(q, t, f0, f1) for name, t in targets.items()}
+    kept["count"] = count_information(q, f0, f1)
+    return {name: value / (q * (1 - q)) for name, value in kept.items()}
 
 
 def _counts(
