@@ -9,6 +9,7 @@ from hypothesis import given, seed, settings
 from hypothesis import strategies as st
 
 from theory import simulate
+from theory.continuations import two_rates
 from theory.rollouts import Rollouts
 from theory.simulate import draw
 
@@ -34,6 +35,10 @@ THETA, ETA, ICC = inside(0.01, 0.25), inside(0.05, 0.95), inside(0, 0.95)
 PMFS = st.lists(inside(0.1, 1), min_size=8, max_size=8).map(
     lambda x: [np.array(part) / sum(part) for part in (x[:4], x[4:])]
 )
+TARGETS = st.tuples(Q, st.permutations([0.0, 0.5, 1.0, -1.0]), PMFS).map(
+    lambda x: (*x[:2], *x[2])
+)
+LAWS = st.tuples(inside(0.1, 0.4), inside(0.5, 0.9)).map(lambda r: two_rates(*r))
 
 
 @st.composite
@@ -71,6 +76,11 @@ ARGUMENTS = {
     "predictive_values": st.tuples(*CHANNEL),
     "noisy_fisher_weight": st.tuples(*CHANNEL),
     "count_information": st.tuples(Q, PMFS).map(lambda x: (x[0], *x[1])),
+    "target_moments": TARGETS,
+    "target_information": TARGETS,
+    "trials_information": st.tuples(
+        Q, TRIALS, LAWS, st.sampled_from(["count", "hard", "soft"])
+    ),
     "unreliability_posterior": st.tuples(st.integers(0, 1), *ANNOTATOR, TAU),
     "positive_label_prob": st.tuples(*ANNOTATOR),
     "count_pmf": st.tuples(*ANNOTATOR),
@@ -150,6 +160,7 @@ def test_a_standard_error_is_the_spread_of_the_estimates():
         "gradient_snr": (0.7, 0.4, 0.1, 0.2),
         "mixed_selection_logit_shift": (np.array([0.8, 0.7, 0.6]),),
         "count_pmf": (1.0, 2.0, 2),
+        "target_information": (0.3, [0, 2, 1], [0.5, 0.2, 0.3], [0.1, 0.5, 0.4]),
     }.items():
         found = [
             simulate.check(name, *arguments, seed=s, draws=1_000) for s in range(300)

@@ -22,7 +22,10 @@ _NAMES = {
         "predictive_values",
         "noisy_fisher_weight",
         "count_information",
+        "target_moments",
+        "target_information",
     ],
+    "continuations": ["trials_information"],
     "beta_binomial": [
         "unreliability_posterior",
         "positive_label_prob",

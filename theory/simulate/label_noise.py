@@ -5,7 +5,15 @@ from __future__ import annotations
 import numpy as np
 
 from theory import label_noise
-from theory.simulate.draw import DRAWS, bernoulli, flip, noisy_labels, twin
+from theory.simulate.draw import (
+    DRAWS,
+    Estimate,
+    bernoulli,
+    flip,
+    mean_and_se,
+    noisy_labels,
+    twin,
+)
 
 
 @twin(label_noise.noisy_positive_prob)
@@ -33,10 +41,33 @@ def noisy_fisher_weight(q, fpr, fnr, *, rng, draws=DRAWS):
 @twin(label_noise.count_information)
 def count_information(q, pmf_negative, pmf_positive, *, rng, draws=DRAWS):
     """The same of a count."""
-    truth = bernoulli(q, rng, draws)
     f0, f1 = np.asarray(pmf_negative, float), np.asarray(pmf_positive, float)
-    k = np.where(truth, _draw_from(f1, rng, draws), _draw_from(f0, rng, draws))
+    _, k = _truth_and_count(q, f0, f1, rng, draws)
     return _score(q, f1[k], f0[k]) ** 2
+
+
+@twin(label_noise.target_moments)
+def target_moments(q, targets, pmf_negative, pmf_positive, *, rng, draws=DRAWS):
+    """Mean of the target and mean square about it."""
+    _, k = _truth_and_count(q, pmf_negative, pmf_positive, rng, draws)
+    t = np.asarray(targets, float)[k]
+    return t, (t - t.mean()) ** 2
+
+
+@twin(label_noise.target_information)
+def target_information(q, targets, pmf_negative, pmf_positive, *, rng, draws=DRAWS):
+    """q (1 - q) times the squared correlation of truth and target."""
+    truth, k = _truth_and_count(q, pmf_negative, pmf_positive, rng, draws)
+    y, t = truth - truth.mean(), np.asarray(targets, float)[k]
+    t = t - t.mean()
+    if not (y.any() and t.any()):
+        raise ValueError("draws must hold both truths and two values of the target")
+    y, t = y / y.std(), t / t.std()
+    r = np.mean(y * t)
+    # The delta method for r^2; the square of the error in r is the second order.
+    influence = 2 * r * (y * t - r * (y**2 + t**2) / 2)
+    se = mean_and_se(influence).standard_error + 1 / draws
+    return Estimate(q * (1 - q) * r**2, q * (1 - q) * se)
 
 
 def _score(q, if_right, if_wrong):
@@ -45,5 +76,10 @@ def _score(q, if_right, if_wrong):
     return right / (right + wrong) - q
 
 
-def _draw_from(pmf, rng, draws):
-    return rng.choice(len(pmf), p=pmf / pmf.sum(), size=draws)
+def _truth_and_count(q, pmf_negative, pmf_positive, rng, draws):
+    truth = bernoulli(q, rng, draws)
+    of_both = [
+        rng.choice(len(pmf), p=np.asarray(pmf) / np.sum(pmf), size=draws)
+        for pmf in (pmf_positive, pmf_negative)
+    ]
+    return truth, np.where(truth, *of_both)
