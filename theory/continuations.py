@@ -3,9 +3,8 @@
 A step costs c0 (its rollout, its place in training) and each of its N continuations
 c1. The laws of K in the two classes come as a function ``counts(N)`` that gives
 ``Pr(K = k | Y = 0)`` and ``Pr(K = k | Y = 1)``: :func:`two_rates`,
-:func:`two_betas`, or one made from
-:func:`theory.beta_binomial.class_conditional_counts`. Noise is blind: given Y, K does
-not depend on the features.
+:func:`two_betas`, :func:`one_beta`, or another. Noise is blind: given Y, K does not
+depend on the features.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy.special import gammaln, xlog1py, xlogy
 
-from theory.beta_binomial import count_pmf
+from theory.beta_binomial import class_conditional_counts, count_pmf
 from theory.domain import check_count, check_nonnegative, check_probability
 from theory.label_noise import count_information, target_information
 
@@ -52,6 +51,21 @@ def two_betas(wrong: tuple[float, float], right: tuple[float, float]) -> Counts:
         ValueError: a parameter is not in (0, inf), once counts are asked for.
     """
     return lambda trials: (count_pmf(*wrong, trials), count_pmf(*right, trials))
+
+
+# As fitted to small public corpora (N = 16) whose steps an independent judge called
+# right or wrong.
+JUDGED = two_betas((0.13, 1.0), (0.73, 0.30))
+
+
+def one_beta(a: float, b: float, tau: float) -> Counts:
+    """Counts where r ~ Beta(a, b) and a step is right iff r >= tau, as
+    :func:`theory.beta_binomial.class_conditional_counts`.
+
+    Raises:
+        ValueError: as there, once counts are asked for.
+    """
+    return lambda trials: class_conditional_counts(a, b, trials, tau)
 
 
 def trials_information(
@@ -118,8 +132,7 @@ def continuations_per_step(
         ValueError: an argument is outside its range.
 
     Example:
-        >>> judged = two_betas((0.13, 1.0), (0.73, 0.30))
-        >>> [int(continuations_per_step(0.85, judged, ratio, "hard"))
+        >>> [int(continuations_per_step(0.85, JUDGED, ratio, "hard"))
         ...  for ratio in (0, 10, 100)]
         [1, 4, 12]
     """
@@ -151,8 +164,7 @@ def soft_continuations(
         ValueError: an argument is outside its range, or K/N tells nothing.
 
     Example:
-        >>> judged = two_betas((0.13, 1.0), (0.73, 0.30))
-        >>> soft_continuations(0.85, judged, [0, 10, 100]).round(2).tolist()
+        >>> soft_continuations(0.85, JUDGED, [0, 10, 100]).round(2).tolist()
         [0.0, 2.65, 8.37]
     """
     one, two = (trials_information(q, n, counts, "soft") for n in (1, 2))

@@ -27,6 +27,7 @@ _SECTIONS = {
     "the labels of a rollout": "experiments.theory_table.rollouts",
     "the score of a rollout": "experiments.theory_table.scores",
     "learning": "experiments.theory_table.learning",
+    "targets, and continuations per step": "experiments.theory_table.targets",
 }
 
 _COLUMNS = ("statement", "paper", "exact", "oracle", "simulation", "verdict")

@@ -9,9 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import betabinom, binom
 
-from theory.beta_binomial import class_conditional_counts
 from theory.continuations import (
+    JUDGED,
     continuations_per_step,
+    one_beta,
     sharpest_continuations,
     soft_continuations,
     trials_information,
@@ -26,11 +27,8 @@ shape = st.floats(0.05, 5)
 LAWS = st.one_of(
     st.tuples(rate, rate).map(lambda r: two_rates(*r)),
     st.tuples(*[st.tuples(shape, shape)] * 2).map(lambda ab: two_betas(*ab)),
-    st.tuples(shape, shape, st.floats(0.3, 0.7)).map(
-        lambda p: lambda n: class_conditional_counts(p[0], p[1], n, p[2])
-    ),
+    st.tuples(shape, shape, st.floats(0.3, 0.7)).map(lambda p: one_beta(*p)),
 )
-JUDGED = two_betas((0.13, 1.0), (0.73, 0.30))
 
 
 @pytest.mark.parametrize("n", [1, 2, 7, 300])

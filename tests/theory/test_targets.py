@@ -12,6 +12,7 @@ from scipy.special import expit, logit
 
 from theory import asymptotics
 from theory.beta_binomial import class_conditional_counts, count_pmf
+from theory.continuations import JUDGED
 from theory.label_noise import (
     best_count_threshold,
     count_information,
@@ -24,8 +25,7 @@ from theory.label_noise import (
 interior = st.floats(0.01, 0.99)
 seeds = st.integers(0, 10**6)
 
-# Counts of right and of wrong steps on public corpora with an independent judge.
-RIGHT, WRONG = count_pmf(0.73, 0.30, 16), count_pmf(0.13, 1.0, 16)
+WRONG, RIGHT = JUDGED(16)
 
 
 def pmfs(seed, n=7):

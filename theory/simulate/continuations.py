@@ -15,6 +15,6 @@ def trials_information(q, trials, counts, target="count", *, rng, draws=DRAWS):
     k = np.arange(trials + 1)
     drawn = {"rng": rng, "draws": draws}
     if target == "count":
-        return count_information.__wrapped__(q, *counts(trials), **drawn)
+        return count_information(q, *counts(trials), **drawn)
     label = k > 0 if target == "hard" else k
-    return target_information.__wrapped__(q, label, *counts(trials), **drawn)
+    return target_information(q, label, *counts(trials), **drawn)
