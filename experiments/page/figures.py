@@ -39,6 +39,8 @@ FIGURES = {
     "retained-information": Source("information:retained_information"),
     "excess-risk": Source("information:excess_risk_over_updates"),
     "bis-order": Source("information:bis_order"),
+    "targets": Source("targets:targets"),
+    "continuations": Source("targets:continuations"),
     "subsets": Source("corpus:subsets", ("kept",)),
     "figure-1": Source("learning:figure_1", ("plateau",)),
     "figure-2": Source("learning:figure_2", ("plateau",)),

@@ -67,7 +67,7 @@ def target_information(q, targets, pmf_negative, pmf_positive, *, rng, draws=DRA
     # The delta method for r^2; the square of the error in r is the second order.
     influence = 2 * r * (y * t - r * (y**2 + t**2) / 2)
     se = mean_and_se(influence).standard_error + 1 / draws
-    return Estimate(q * (1 - q) * r**2, q * (1 - q) * se)
+    return Estimate(float(q * (1 - q) * r**2), float(q * (1 - q) * se))
 
 
 def _score(q, if_right, if_wrong):
