@@ -112,7 +112,7 @@ def continuations() -> Drawing:
         look |= _BAND if target == "count" else curve(i)
         y = continuations_per_step(q, JUDGED, _RATIO, target, most=64)
         plot(rows, over_truth, f"N*, c0/c1 = {_RATIO:g}", target, q, y, **look)
-        y = [continuations_per_step(_RIGHT, JUDGED, x, target, most=64) for x in ratio]
+        y = continuations_per_step(_RIGHT, JUDGED, ratio, target, most=64)
         plot(rows, over_cost, f"N*, q = {_RIGHT:g}", target, ratio, y, **look)
     over_truth.set_title(f"as judged, $c_0 / c_1$ = {_RATIO:g}")
     over_truth.set_xlabel("truth $q$")

@@ -109,7 +109,7 @@ def trials_information(
 def continuations_per_step(
     q: ArrayLike,
     counts: Counts,
-    cost_ratio: float,
+    cost_ratio: ArrayLike,
     target: Target = "count",
     most: int = 256,
 ) -> np.ndarray:
@@ -120,7 +120,7 @@ def continuations_per_step(
     Args:
         q: ``Pr(Y = 1)`` in [0, 1], ``[...]``.
         counts: laws of K in the two classes at each N.
-        cost_ratio: c0 / c1 >= 0, the cost of a step in continuations.
+        cost_ratio: c0 / c1 >= 0, the cost of a step in continuations; broadcasts with q.
         target: what is made of K, as in :func:`trials_information`.
         most: continuations searched, integer >= 1; N* = most says that more may be
             better still.
@@ -132,11 +132,10 @@ def continuations_per_step(
         ValueError: an argument is outside its range.
 
     Example:
-        >>> [int(continuations_per_step(0.85, JUDGED, ratio, "hard"))
-        ...  for ratio in (0, 10, 100)]
+        >>> continuations_per_step(0.85, JUDGED, [0, 10, 100], "hard").tolist()
         [1, 4, 12]
     """
-    ratio = float(check_nonnegative("cost_ratio", cost_ratio))
+    ratio = check_nonnegative("cost_ratio", cost_ratio)
     every = range(1, int(check_count("most", most, low=1)) + 1)
     gain = [trials_information(q, n, counts, target) / (ratio + n) for n in every]
     return 1 + np.argmax(gain, axis=0)

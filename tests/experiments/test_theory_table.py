@@ -28,6 +28,9 @@ LOOSE = {
     "mixed_share": "counterexample",
     "equation_4": "corrected",
     "noise_floor": "counterexample",
+    "share kept by soft, judged, q .5": "counterexample",
+    "share kept by soft, r >= .5": "counterexample",
+    "share kept by soft, r >= .1": "counterexample",
 }
 
 
