@@ -120,7 +120,7 @@ def continuations_per_step(
     Args:
         q: ``Pr(Y = 1)`` in [0, 1], ``[...]``.
         counts: laws of K in the two classes at each N.
-        cost_ratio: c0 / c1 >= 0, the cost of a step in continuations; broadcasts with q.
+        cost_ratio: c0 / c1 >= 0, a step's cost in continuations; broadcasts with q.
         target: what is made of K, as in :func:`trials_information`.
         most: continuations searched, integer >= 1; N* = most says that more may be
             better still.
