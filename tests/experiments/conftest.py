@@ -26,6 +26,17 @@ def corpus(tmp_path):
 
 
 @pytest.fixture
+def stub(monkeypatch):
+    """Any folder is a checkpoint of the stub."""
+    import jax
+
+    from tests.mprm_jax.stub_model import StubModel
+
+    loaded = StubModel(), StubModel().init(jax.random.key(0))
+    monkeypatch.setattr("mprm_jax.train.checkpoint.load_model", lambda *_, **__: loaded)
+
+
+@pytest.fixture
 def mprm(capsys):
     """Runs ``mprm``; a text is split into its words, a path is one."""
 
