@@ -256,10 +256,10 @@ class RecordFile:
                     return stripped.startswith(b"[")
         return False
 
-    def chunks(self, size: int = CHUNK_BYTES) -> Iterator[Chunk]:
-        """The lines of the file, about ``size`` bytes at a time."""
+    def chunks(self) -> Iterator[Chunk]:
+        """The lines of the file, about CHUNK_BYTES at a time."""
         offset, line = 0, 1
-        while data := self.read(size):
+        while data := self.read(CHUNK_BYTES):
             tail = b""
             if not data.endswith(b"\n"):
                 tail = self.read(MAX_LINE_BYTES, line=True)
