@@ -20,7 +20,7 @@ from experiments.store.experiment import ExperimentOptions
 from experiments.store.provenance import file_sha256
 from experiments.store.results import Result, append_results
 from mprm_jax.data.corpus import read_corpus, usable_rollouts
-from mprm_jax.records.problems import BadRecord, DataError
+from mprm_jax.records.problems import BadRecord, DataError, faults_of
 from mprm_jax.records.record import counts_from_score
 from theory.intervals import Interval, percentile_interval
 from theory.rollouts import Rollouts
@@ -140,14 +140,10 @@ def read_judged(path: Path) -> Judged:
 
 
 def _read_samples(path: Path) -> list[dict[str, Any]]:
-    try:
+    with faults_of(path, "no JSON list of samples"):
         if path.stat().st_size > _MAX_BYTES:
             raise DataError(f"{path}: more than 64 MiB: no sample of judged rollouts")
         return msgspec.json.decode(path.read_bytes(), type=list[dict[str, Any]])
-    except OSError as error:
-        raise DataError(f"{path}: {error.strerror or error}") from error
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise DataError(f"{path}: no JSON list of samples ({error})") from error
 
 
 def _bins(successes: np.ndarray) -> np.ndarray:

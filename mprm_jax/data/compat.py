@@ -25,7 +25,7 @@ from mprm_jax.data import framing
 from mprm_jax.data.formats.json_record import json_line
 from mprm_jax.data.formats.prm import conversation_line, render_prompt
 from mprm_jax.data.framing import CorpusFile, RecordFile
-from mprm_jax.records.problems import BadLine, BadRecord, DataError
+from mprm_jax.records.problems import BadLine, BadRecord, DataError, faults_of
 from theory.selection import budget
 
 # Picks that are read and written together.
@@ -163,10 +163,8 @@ def official_bis(scores: Sequence[float], alpha: float) -> float:
 
 
 def _official_files(folder: Path) -> list[Path]:
-    try:
+    with faults_of(folder):
         paths = [path for path in folder.iterdir() if path.name.endswith(".jsonl")]
-    except OSError as error:
-        raise _unreadable(folder, error) from error
     files = sorted((p for p in paths if not p.is_dir()), key=lambda path: path.name)
     for file in files:
         if not file.is_file():
@@ -174,10 +172,6 @@ def _official_files(folder: Path) -> list[Path]:
     if not files:
         raise DataError(f"{folder}: holds no *.jsonl file")
     return files
-
-
-def _unreadable(path: Path, error: OSError) -> DataError:
-    return DataError(f"{path}: {error.strerror or error}")
 
 
 def _located(path: Path, line: int, error: BadRecord) -> DataError:
