@@ -188,7 +188,7 @@ def write_selection(
             lines = encoded_lines(usable, selection.rows, form, labels, images)
             file = outputs.add(output)
             write_lines(lines, file.write, progress)
-            written |= {"bytes": file.size, "sha256": file.sha256.hexdigest()}
+            written |= file.facts()
             if format_name in META_FORMATS:
                 meta = meta_bytes(usable, output, len(selection.rows), images)
                 outputs.add(meta_path(output)).write(meta)

@@ -46,6 +46,11 @@ class Output:
         self.sha256.update(data)
         self.size += len(data)
 
+    def facts(self) -> dict[str, Any]:
+        """What a manifest says of the file, written so far."""
+        hashed = self.sha256.hexdigest()
+        return {"file": self.path.name, "bytes": self.size, "sha256": hashed}
+
 
 class OutputSet:
     """Files that appear together: all are renamed into place when the block ends well.
