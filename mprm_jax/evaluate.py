@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
-from itertools import groupby, islice
+from itertools import groupby
 from pathlib import Path
+from typing import NamedTuple
 
 import jax
 import msgspec
@@ -26,6 +27,7 @@ from mprm_jax.data.batches import (
 from mprm_jax.data.formats.base import ReadOptions
 from mprm_jax.data.formats.visualprocessbench import VISUALPROCESSBENCH
 from mprm_jax.data.images import read_images
+from mprm_jax.data.loader import Source
 from mprm_jax.data.scored import Candidate, CandidateSet, Prediction, read_records
 from mprm_jax.models.model import Model, Params
 from mprm_jax.records.problems import BadRecord, DataError
@@ -85,40 +87,86 @@ def image_root(path: Path, images: Sequence[str]) -> Path:
     return next(found, roots[0] if roots[0].is_dir() else roots[1])
 
 
-def encode_example(
-    model: Model, question: str, steps: Sequence[str], images: tuple[Image, ...]
-) -> Example:
-    """One prompt as the model reads it, without labels.
+class Prompt(NamedTuple):
+    """What is asked and said, as it stands on disk; ``where`` is for messages."""
 
-    Raises:
-        BadRecord: a text cannot stand in a prompt.
+    where: str
+    question: str
+    steps: Sequence[str]
+    images: tuple[str, ...]
+
+
+def of_solutions(solutions: Sequence[Solution]) -> list[Prompt]:
+    """The prompts of a benchmark."""
+    return [
+        Prompt(
+            of.where,
+            of.record.question,
+            [step.text for step in of.record.steps],
+            of.record.images,
+        )
+        for of in solutions
+    ]
+
+
+def of_candidates(sets: Sequence[CandidateSet]) -> list[Prompt]:
+    """The prompts of all candidates, set by set."""
+    return [
+        Prompt(of.where, of.question, one.steps, of.images)
+        for of in sets
+        for one in of.candidates
+    ]
+
+
+class Prompts:
+    """Prompts without labels, encoded one by one when asked for.
+
+    Args:
+        model: encodes.
+        prompts: those of one problem follow one another.
+        root: of their images.
+        tick: told how many have been encoded, where they are taken in order.
     """
-    tokens_L, images_PxD, marker_S, truncated = model.encode(question, steps, images)
-    # A trial at every step: a step without trials is padding.
-    counts_S = np.ones(len(marker_S), np.int32)
-    return Example(tokens_L, images_PxD, marker_S, 0 * counts_S, counts_S, truncated)
 
+    def __init__(
+        self,
+        model: Model,
+        prompts: Sequence[Prompt],
+        root: Path,
+        tick: Callable[[int], None] = lambda done: None,
+    ) -> None:
+        self._model, self._prompts, self._root = model, prompts, root
+        self._tick = tick
+        self._opened: tuple[tuple[str, ...], tuple[Image, ...]] = ((), ())
 
-def encode_solution(model: Model, solution: Solution, root: Path) -> Example:
-    """A solution as the model reads it; images lie below ``root``.
+    def __len__(self) -> int:
+        return len(self._prompts)
 
-    Raises:
-        DataError: it cannot be encoded; the message names it.
-    """
-    record = solution.record
-    texts = [step.text for step in record.steps]
-    try:
-        images = read_images(root, record.images)
-        return encode_example(model, record.question, texts, images)
-    except BadRecord as error:
-        raise DataError(f"{solution.where}: {error}") from None
+    def __getitem__(self, place: int) -> Example:
+        """A prompt as the model reads it, with a trial at every step.
+
+        Raises:
+            DataError: it cannot be encoded; the message names it.
+        """
+        where, question, steps, names = self._prompts[place]
+        try:
+            if self._opened[0] != names:
+                self._opened = names, read_images(self._root, names)
+            encoded = self._model.encode(question, steps, self._opened[1])
+        except BadRecord as error:
+            raise DataError(f"{where}: {error}") from None
+        tokens_L, images_PxD, marker_S, truncated = encoded
+        self._tick(place + 1)
+        # A step without trials is padding.
+        ones_S = np.ones(len(marker_S), np.int32)
+        return Example(tokens_L, images_PxD, marker_S, 0 * ones_S, ones_S, truncated)
 
 
 def predictions(
     model: Model,
     params: Params,
     solutions: Sequence[Solution],
-    examples: Iterable[Example],
+    examples: Source,
     batch_size: int,
 ) -> list[Prediction]:
     """The model's scores of all solutions, in their order.
@@ -133,21 +181,13 @@ def predictions(
     Raises:
         DataError: a score is not a number; the message names the solution.
     """
-    truncated: list[int] = []
-
-    def counted() -> Iterator[Example]:
-        for example in examples:
-            truncated.append(example.truncated)
-            yield example
-
-    scores = score_prompts(model, params, counted(), batch_size)
+    scores = score_prompts(model, params, examples, batch_size)
     rows = []
-    for place, (solution, found) in enumerate(zip(solutions, scores, strict=True)):
-        of = _finite(found, solution.where)
+    for number, (solution, found) in enumerate(zip(solutions, scores, strict=True), 1):
+        of, n = _finite(found, solution.where), len(solution.labels)
         source, labels = solution.record.source or "", solution.labels[: len(of)]
-        rows.append(
-            Prediction(source, labels, of, solution.id, place + 1, truncated[place])
-        )
+        row = Prediction(source, labels, of, solution.id, number, n - len(of))
+        rows.append(row)
     return rows
 
 
@@ -178,14 +218,8 @@ def predict(
     Raises:
         DataError: a solution cannot be encoded or scored; the message names it.
     """
-
-    def examples() -> Iterator[Example]:
-        for done, solution in enumerate(solutions, 1):
-            example = encode_solution(model, solution, root)
-            tick(done)
-            yield example
-
-    return predictions(model, params, solutions, examples(), batch_size)
+    prompts = Prompts(model, of_solutions(solutions), root, tick)
+    return predictions(model, params, solutions, prompts, batch_size)
 
 
 def score_candidates(
@@ -207,23 +241,13 @@ def score_candidates(
         sets: to score.
         root: of their images.
         batch_size: B.
-        tick: told how many sets have been encoded.
+        tick: told how many candidates have been encoded.
 
     Raises:
         DataError: a candidate cannot be encoded or scored; the message names it.
     """
-
-    def examples() -> Iterator[Example]:
-        for done, of in enumerate(sets, 1):
-            try:
-                images = read_images(root, of.images)
-                for one in of.candidates:
-                    yield encode_example(model, of.question, one.steps, images)
-            except BadRecord as error:
-                raise DataError(f"{of.where}: {error}") from None
-            tick(done)
-
-    return with_scores(sets, score_prompts(model, params, examples(), batch_size))
+    prompts = Prompts(model, of_candidates(sets), root, tick)
+    return with_scores(sets, score_prompts(model, params, prompts, batch_size))
 
 
 def with_scores(
@@ -249,7 +273,7 @@ def with_scores(
 
 
 def score_prompts(
-    model: Model, params: Params, examples: Iterable[Example], batch_size: int
+    model: Model, params: Params, examples: Source, batch_size: int
 ) -> list[np.ndarray]:
     """Score sigma(Yes - No) of each example's steps, float64 ``[S]``, in order.
 
@@ -259,8 +283,9 @@ def score_prompts(
     gives the same scores whatever an example is batched with.
     """
     scores: list[np.ndarray] = []
-    stream = iter(examples)
-    while window := list(islice(stream, _WINDOW * batch_size)):
+    places, size = range(len(examples)), _WINDOW * batch_size
+    for start in places[::size]:
+        window = [examples[place] for place in places[start : start + size]]
         found: dict[int, np.ndarray] = {}
         for rows, buckets in _plan(window, batch_size):
             batch = collate([window[i] for i in rows], buckets, batch_size)

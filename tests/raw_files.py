@@ -1,8 +1,10 @@
-"""Raw annotation files for tests."""
+"""Files for tests: raw annotations, benchmarks, pictures."""
 
+import io
 import json
 
 import numpy as np
+from PIL import Image
 
 
 def step(k=8, n=16, text="a step", **fields):
@@ -57,6 +59,53 @@ def random_records(rng, n, n_trials=16, unmeasured=0.0):
             record([(int(a), int(b)) for a, b in zip(k, total, strict=True)], i)
         )
     return records
+
+
+def write_lines(path, *records):
+    """JSON lines; a text is a line as it is."""
+    lines = (one if isinstance(one, str) else json.dumps(one) for one in records)
+    path.write_text("".join(line + "\n" for line in lines))
+    return path
+
+
+def read_lines(path):
+    """The values of a file of JSON lines."""
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def png(seed=0, size=(4, 4)):
+    """Bytes of a small picture of random pixels."""
+    pixels = np.random.default_rng(seed).integers(0, 256, (*size, 3), np.uint8)
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "PNG")
+    return file.getvalue()
+
+
+def write_pictures(folder, count, size=(4, 4)):
+    """Pictures 0.png, 1.png, ... in a folder, made if need be."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for number in range(count):
+        (folder / f"{number}.png").write_bytes(png(number, size))
+
+
+def solution(number, steps, labels=None, **fields):
+    """One record in VisualProcessBench's format."""
+    texts = [f"step {j} of {number} says {'so ' * (j % 4)}it" for j in range(steps)]
+    return {
+        "image": [f"{number}.png"],
+        "question": f"what is in {number}?",
+        "response": {
+            "steps": texts,
+            "process_correctness": labels or [(1, -1, 0)[j % 3] for j in range(steps)],
+        },
+        "data_source": ("a", "b")[number % 2],
+    } | fields
+
+
+def benchmark(folder, records):
+    """Write test.jsonl and a picture for each record below images/."""
+    write_pictures(folder / "images", len(records))
+    return write_lines(folder / "test.jsonl", *records)
 
 
 def write_corpus(folder, files):

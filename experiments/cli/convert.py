@@ -87,16 +87,8 @@ def run(options: Options) -> None:
             lines = encoded_lines(usable, picks, form, options.labels, options.images)
             write_lines(lines, output.write, lambda n, done=done: tick(done + n))
             done += len(picks)
-            written.append(
-                {
-                    "file": path.name,
-                    "source": name,
-                    "format": form.name,
-                    "rollouts": len(picks),
-                    "bytes": output.size,
-                    "sha256": output.sha256.hexdigest(),
-                }
-            )
+            made = {"source": name, "format": form.name, "rollouts": len(picks)}
+            written.append(output.facts() | made)
             if form.name in META_FORMATS:
                 meta = meta_bytes(usable, path, len(picks), options.images)
                 outputs.add(meta_path(path)).write(meta)

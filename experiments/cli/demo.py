@@ -7,13 +7,13 @@ import sys
 from pathlib import Path
 from typing import Literal
 
-from experiments.console.command import print_json
+from experiments.console.command import answer
 from experiments.console.errors import UsageError
-from experiments.console.options import check_least, given
+from experiments.console.options import SeedOption, check_least, given
 
 
 @dataclasses.dataclass(frozen=True)
-class Options:
+class Options(SeedOption):
     """The paper's experiment, end to end, on a world whose truth is known.
 
     Draws pictures, lets a fallible policy reason about them, re-runs it 16 times from
@@ -34,7 +34,6 @@ class Options:
             before, a run goes on with those that are missing.
         keep_ratio: Share of the rollouts that every rule keeps, of each source.
         seed: Of the world.
-        json: Print one JSON object to stdout, everything else to stderr.
     """
 
     output: Path = Path("runs/demo")
@@ -42,13 +41,12 @@ class Options:
     world: Literal["scarce", "plentiful", "forgiving", "difficult", "all"] = "scarce"
     seeds: int | None = None
     keep_ratio: float = 0.1
-    seed: int = 0
-    json: bool = False
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not 0 < self.keep_ratio <= 1:
             raise UsageError(f"--keep-ratio must lie in (0, 1], not {self.keep_ratio}")
-        check_least(self, seeds=1, seed=0)
+        check_least(self, seeds=1)
 
 
 OPTIONS = Options
@@ -58,7 +56,6 @@ def run(options: Options) -> None:
     """Run the demo."""
     # Imported here: JAX would slow down --help.
     from experiments.grid.demo import Demo, run_demo
-    from experiments.grid.results import answers
     from experiments.grid.tables import told
     from experiments.page.report import write_report
     from experiments.store.manifests import command_line
@@ -84,10 +81,11 @@ def run(options: Options) -> None:
         )
         run_demo(demo, say)
     page = options.output / "report.html"
-    outcomes = write_report(options.output, page).run.outcomes
-    if options.json:
-        rows = [row for outcome in outcomes for row in answers(outcome)]
-        print_json({"output": str(options.output), "answers": rows})
-        return
-    print(f"\n{told(outcomes)}\n\nopen {page}")
-    print(f"next: mprm stats {options.output / names[0] / 'corpus'} --rule bis")
+    report = write_report(options.output, page)
+    text = f"""
+{told(report.run.outcomes)}
+
+open {page}
+next: mprm stats {options.output / names[0] / "corpus"} --rule bis"""
+    value = {"output": str(options.output), "answers": report.answers}
+    answer(options.json, value, text)

@@ -7,11 +7,12 @@ from pathlib import Path
 
 import tyro
 
-from experiments.console.command import print_json
+from experiments.console.command import answer
+from experiments.console.options import JsonOption
 
 
 @dataclasses.dataclass(frozen=True)
-class Options:
+class Options(JsonOption):
     """Write one page on a run of `mprm demo` or of `mprm run selection`.
 
     The page is a single HTML file that loads nothing: the answer, the table, learning
@@ -22,12 +23,10 @@ class Options:
     Attributes:
         folder: What `mprm demo` or `mprm run selection` wrote to --output.
         output: The page; report.html in the folder by default.
-        json: Print one JSON object to stdout, everything else to stderr.
     """
 
     folder: tyro.conf.Positional[Path]
     output: Path | None = None
-    json: bool = False
 
 
 OPTIONS = Options
@@ -36,15 +35,10 @@ OPTIONS = Options
 def run(options: Options) -> None:
     """Gather, render, write, and say the answer."""
     # Imported here: jinja2, Pillow and scipy would slow down --help.
-    from experiments.grid.results import answers
     from experiments.page.report import write_report
 
     output = options.output or options.folder / "report.html"
-    report = write_report(options.folder, output)
-    rows = [row for outcome in report.run.outcomes for row in answers(outcome)]
-    if options.json:
-        print_json({"output": str(output), "answers": rows})
-        return
-    for row in rows:
-        print(row["sentence"])
-    print(f"\nwrote {output} ({output.stat().st_size / 1e6:.1f} MB)")
+    rows = write_report(options.folder, output).answers
+    wrote = f"\nwrote {output} ({output.stat().st_size / 1e6:.1f} MB)"
+    told = "\n".join([*(row["sentence"] for row in rows), wrote])
+    answer(options.json, {"output": str(output), "answers": rows}, told)

@@ -69,9 +69,9 @@ def _score(options: Options, checkpoint: Path, file: Path) -> list[CandidateSet]
     sets = read_candidates(file, scored=False)
     root = options.images or image_root(file, sets[0].images)
     model, params = load_checkpoint(checkpoint)
-    size = options.batch_size
-    with progress("scoring", len(sets), "problems") as tick:
-        return score_candidates(model, params, sets, root, size, tick)
+    candidates = sum(len(of.candidates) for of in sets)
+    with progress("scoring", candidates, "candidates") as tick:
+        return score_candidates(model, params, sets, root, options.batch_size, tick)
 
 
 def _judge(options: Options, sets: list[CandidateSet]) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from typing import Annotated, Literal, get_args
 import numpy as np
 import tyro
 
-from experiments.console.command import print_json
+from experiments.console.command import answer
 from experiments.console.errors import UsageError
 from experiments.console.options import SeedOption
 from experiments.console.progress import progress
@@ -110,17 +110,11 @@ def run(options: Options) -> None:
     with progress("writing", rollouts.n_rollouts, "rollouts") as tick:
         files = write_raw_corpus(options.output, rollouts, text, arguments, tick)
     summary = summarise(rollouts)
-    if options.json:
-        print_json(
-            {
-                "output": str(options.output),
-                "files": [path.name for path in files],
-                "overall": dataclasses.asdict(summary),
-            }
-        )
-        return
-    print(format_table(("", "simulated"), summary_rows(summary)))
-    print(f"\nwrote {len(files)} files: {options.output / 'annotations'}")
+    value = {"output": str(options.output), "files": [path.name for path in files]}
+    value |= {"overall": dataclasses.asdict(summary)}
+    table = format_table(("", "simulated"), summary_rows(summary))
+    where = options.output / "annotations"
+    answer(options.json, value, f"{table}\n\nwrote {len(files)} files: {where}")
 
 
 def _with_all_negative(

@@ -6,7 +6,7 @@ import dataclasses
 from pathlib import Path
 from typing import Literal
 
-from experiments.console.command import print_json
+from experiments.console.command import answer
 from experiments.console.errors import UsageError
 from experiments.console.options import SeedOption
 from experiments.console.progress import progress
@@ -79,15 +79,6 @@ def run(options: Options) -> None:
             tick=tick,
         )
     summary = summarise(read_corpus(options.output, use_cache=False).rollouts)
-    if options.json:
-        print_json(
-            {
-                "output": str(options.output),
-                "overall": dataclasses.asdict(summary),
-                "paper": paper.FULL_DATA._asdict(),
-            }
-        )
-        return
     real = paper.FULL_DATA
     published = {
         "rollouts": f"{real.rollouts:,}",
@@ -100,8 +91,11 @@ def run(options: Options) -> None:
     rows = [
         (name, value, published.get(name, "-")) for name, value in summary_rows(summary)
     ]
-    print(format_table(("", options.world, "real corpus"), rows))
-    benchmark = options.output / "benchmark"
-    print(f"\nwrote {options.output / 'annotations'}, images/ and truth/ beside it,")
-    print(f"{benchmark / 'test.jsonl'} and candidates.jsonl beside it")
-    print(f"next: mprm stats {options.output} --rule bis")
+    lines = [
+        format_table(("", options.world, "real corpus"), rows),
+        f"\nwrote {options.output / 'annotations'}, images/ and truth/ beside it,",
+        f"{options.output / 'benchmark/test.jsonl'} and candidates.jsonl beside it",
+        f"next: mprm stats {options.output} --rule bis",
+    ]
+    value = {"output": str(options.output), "overall": dataclasses.asdict(summary)}
+    answer(options.json, value | {"paper": real._asdict()}, "\n".join(lines))

@@ -24,7 +24,6 @@ from experiments.console.training import (
     open_model,
     price_run,
 )
-from experiments.store.provenance import versions
 from experiments.store.read_subset import (
     ReadPolicy,
     Subset,
@@ -32,12 +31,7 @@ from experiments.store.read_subset import (
     fit_subset,
     read_subset,
 )
-from experiments.store.write_subset import (
-    choose,
-    corpus_counts,
-    corpus_inputs,
-    corpus_reading,
-)
+from experiments.store.write_subset import choose, corpus_manifest, corpus_reading
 from mprm_jax.data.corpus import Corpus, read_corpus
 from mprm_jax.data.outputs import OutputSet
 from mprm_jax.train.update_plan import UpdatePlan
@@ -238,13 +232,8 @@ def _finish(
         "batch_size": budget.batch_size,
         "last_update": last or None,
     }
-    manifest = {
-        "versions": versions(),
+    manifest = corpus_manifest(usable) | {
         "arguments": msgspec.to_builtins(options, enc_hook=str),
-        "corpus": str(usable.corpus.path.resolve()),
-        "input": corpus_reading(usable),
-        "inputs": corpus_inputs(usable.corpus),
-        "counts": corpus_counts(usable),
         "selection": subset.selection,
         "result": result,
     }

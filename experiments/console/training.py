@@ -313,14 +313,8 @@ def price_run(
     from mprm_jax.train import open_model as models
     from mprm_jax.train.loop import TrainingJob
     from mprm_jax.train.open_backbone import planned_model
-    from mprm_jax.train.price import (
-        H100_PEAK,
-        SAMPLE,
-        Throughput,
-        planned_mesh,
-        price,
-        sample_load,
-    )
+    from mprm_jax.train.price import H100_PEAK, SAMPLE, Throughput, price, sample_load
+    from mprm_jax.train.sharding import abstract_mesh
 
     folder = options.backbone_folder()
     if folder is not None:
@@ -334,7 +328,7 @@ def price_run(
         throughput = Throughput(
             asked.mfu, H100_PEAK if asked.peak_tflops is None else asked.peak_tflops
         )
-        mesh = planned_mesh(options.mesh_shape(plan.batch_size), job)
+    mesh = abstract_mesh(options.mesh_shape(plan.batch_size))
     with progress("reading", min(SAMPLE, len(source)), "prompts") as tick:
         load = sample_load(job, tick)
     return price(job, shapes, load, mesh, throughput)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from experiments.console.command import print_json
+from experiments.console.command import answer
 from experiments.console.tables import format_table
 from experiments.store.experiment import SizedOptions, complete
 from theory.paper import FULL_DATA
@@ -139,11 +139,9 @@ def run(options: Options) -> None:
 
     results, ran = complete(options, NAME, configs, describe)
     models = {result.config["model"]: result.metrics for result in results}
-    if options.json:
-        print_json({"experiment": NAME, "ran": ran, "models": models})
-        return
-    _print(models)
-    print(f"\n{ran} models run, {len(results)} in the store: {options.output}")
+    value = {"experiment": NAME, "ran": ran, "models": models}
+    done = f"{ran} models run, {len(results)} in the store: {options.output}"
+    answer(options.json, value, lambda: f"{_text(models)}\n\n{done}")
 
 
 # Columns of the table, and how each is printed. Table 1 has them for all data; of the
@@ -156,7 +154,7 @@ _COLUMNS = {
 }
 
 
-def _print(models: dict[str, dict[str, Any]]) -> None:
+def _text(models: dict[str, dict[str, Any]]) -> str:
     rows = []
     for subset in ("full", "low-mc 25 %", "mixed 25 %"):
         for name, form in _COLUMNS.items():
@@ -166,11 +164,11 @@ def _print(models: dict[str, dict[str, Any]]) -> None:
             rows.append((f"{subset}: {name}", *values, published))
     for name in ("bis_tied_share", "bis_not_mixed"):
         rows.append((name, *(f"{m[name]:.1%}" for m in models.values()), ""))
-    print(format_table(("", *models, "paper"), rows))
-    print("\nCoverage of BIS-25 %, selected / all; - where the model has no rollout:")
+    parts = [format_table(("", *models, "paper"), rows)]
+    parts += ["Coverage of BIS-25 %, selected / all; - where the model has no rollout:"]
     for key, name in (("coverage_R", "R"), ("coverage_mixture", "p(1-p)")):
-        print()
-        print(format_table((name, *models), _coverage_rows(models, key)))
+        parts += [format_table((name, *models), _coverage_rows(models, key))]
+    return "\n\n".join(parts)
 
 
 def _coverage_rows(models: dict[str, dict[str, Any]], key: str) -> list[list[str]]:

@@ -14,13 +14,13 @@ import msgspec
 import numpy as np
 import tyro
 
-from experiments.console.command import print_json
+from experiments.console.command import answer
 from experiments.console.tables import format_table
 from experiments.store.experiment import ExperimentOptions
 from experiments.store.provenance import file_sha256
 from experiments.store.results import Result, append_results
 from mprm_jax.data.corpus import read_corpus, usable_rollouts
-from mprm_jax.records.problems import BadRecord, DataError
+from mprm_jax.records.problems import BadRecord, DataError, faults_of
 from mprm_jax.records.record import counts_from_score
 from theory.intervals import Interval, percentile_interval
 from theory.rollouts import Rollouts
@@ -140,14 +140,10 @@ def read_judged(path: Path) -> Judged:
 
 
 def _read_samples(path: Path) -> list[dict[str, Any]]:
-    try:
+    with faults_of(path, "no JSON list of samples"):
         if path.stat().st_size > _MAX_BYTES:
             raise DataError(f"{path}: more than 64 MiB: no sample of judged rollouts")
         return msgspec.json.decode(path.read_bytes(), type=list[dict[str, Any]])
-    except OSError as error:
-        raise DataError(f"{path}: {error.strerror or error}") from error
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise DataError(f"{path}: no JSON list of samples ({error})") from error
 
 
 def _bins(successes: np.ndarray) -> np.ndarray:
@@ -194,24 +190,15 @@ def scene_steps(folder: Path) -> tuple[np.ndarray, np.ndarray]:
     Neutral steps are left out.
 
     Raises:
-        DataError: the folder holds no truth beside its annotations.
+        DataError: as :func:`experiments.corpora.scenes.read_truth`.
     """
+    from experiments.corpora.scenes import read_truth
+
     usable = usable_rollouts(read_corpus(folder))
-    correct: list[int] = []
-    for file in usable.corpus.files:
-        path = folder / "truth" / file.path.name
-        try:
-            lines = path.read_bytes().splitlines()
-            correct += [
-                c for line in lines for c in msgspec.json.decode(line)["correct"]
-            ]
-        except (OSError, msgspec.DecodeError, KeyError, TypeError) as error:
-            raise DataError(f"{path}: no truth of a simulated world") from error
-    if len(correct) != usable.rollouts.n_steps:
-        raise DataError(f"{folder / 'truth'}: not line by line the annotations")
-    judged = np.array(correct) != 0
-    wrong = np.array(correct)[judged] == -1
-    return usable.rollouts.successes[judged], wrong
+    truth = read_truth(folder, usable.corpus)
+    correct = np.concatenate([truth[row].correct for row in usable.row.tolist()])
+    judged = correct != 0
+    return usable.rollouts.successes[judged], correct[judged] == -1
 
 
 def run(options: Options) -> None:
@@ -222,10 +209,7 @@ def run(options: Options) -> None:
         "worlds": [folder.name for folder in options.world],
     }
     append_results(options.output, [Result(NAME, config, options.seed, metrics)])
-    if options.json:
-        print_json(metrics)
-    else:
-        _print(metrics)
+    answer(options.json, metrics, lambda: _text(metrics))
 
 
 def _measure(judged: Judged, options: Options) -> dict[str, Any]:
@@ -291,23 +275,22 @@ def _fit_row(one: ModelFit) -> dict[str, Any]:
     }
 
 
-def _print(metrics: Mapping[str, Any]) -> None:
-    for reason, count in metrics["left_out"].items():
-        print(f"{count} left out: {reason}")
+def _text(metrics: Mapping[str, Any]) -> str:
     names = [f"K = {a}" if a == b else f"{a}-{b}" for a, b in BINS]
-    print(f"P(wrong | K of {TRIALS}), 95 % intervals over rollouts:\n")
     rows: list[Sequence[str]] = [("steps", *map(str, metrics["steps_by_bin"]))]
     for name, shares in metrics["wrong_by_count"].items():
         rows.append((name, *(_share(share) for share in shares)))
         if name in metrics["intervals"]:
             ends = metrics["intervals"][name]
             rows.append(("", *(f"{_share(a)}-{_share(b)}" for a, b in ends)))
-    print(format_table(("", *names), rows))
+    lines = [f"{n} left out: {reason}" for reason, n in metrics["left_out"].items()]
+    lines += [f"P(wrong | K of {TRIALS}), 95 % intervals over rollouts:\n"]
+    lines += [format_table(("", *names), rows)]
     for name, share in metrics["negative_of_wrong"].items():
-        print(f"of the steps that {name} calls wrong, K = 0 in {100 * share:.0f} %")
+        lines += [f"of the steps that {name} calls wrong, K = 0 in {100 * share:.0f} %"]
     for pair, share in metrics["agreement"].items():
-        print(f"{pair} agree on {100 * share:.0f} % of the steps")
-    print("\ncorpus models fitted to the counts, 95 % intervals:\n")
+        lines += [f"{pair} agree on {100 * share:.0f} % of the steps"]
+    lines += ["\ncorpus models fitted to the counts, 95 % intervals:\n"]
     rows = []
     for name, one in metrics["fit"].items():
         parts = [
@@ -318,7 +301,7 @@ def _print(metrics: Mapping[str, Any]) -> None:
         rows.append((name, one["method"], "; ".join(parts)))
         if one["misses"]:
             rows.append(("", "", f"cannot reach {one['misses']}"))
-    print(format_table(("model", "by", "parameters"), rows))
+    return "\n".join([*lines, format_table(("model", "by", "parameters"), rows)])
 
 
 def _share(value: float) -> str:

@@ -9,14 +9,14 @@ from typing import Any
 
 import numpy as np
 
-from experiments.console.command import print_json
+from experiments.console.command import answer
 from experiments.console.progress import progress
 from experiments.console.tables import format_table, percent_cell
 from experiments.store.experiment import ExperimentOptions, complete
 from mprm_jax.data.corpus import SelectableCorpus, read_corpus, usable_rollouts
 from theory.paper import FULL_DATA
 from theory.selection import RuleName, Selection, select
-from theory.summary import Summary, summarise
+from theory.summary import summarise
 
 EXPERIMENT = "kept"
 
@@ -63,10 +63,8 @@ def run(options: Options) -> None:
     (result,), _ = complete(
         options, EXPERIMENT, [config], lambda _: [_measure(options)]
     )
-    if options.json:
-        print_json(config | {"seed": options.seed} | result.metrics)
-    else:
-        _print(options, Summary(**result.metrics["corpus"]), result.metrics["rules"])
+    value = config | {"seed": options.seed} | result.metrics
+    answer(options.json, value, lambda: _text(options.keep_ratio, result.metrics))
 
 
 def _measure(options: Options) -> dict[str, Any]:
@@ -129,32 +127,22 @@ def _describe(
     }
 
 
-def _print(options: Options, everything: Summary, rules: dict[str, dict]) -> None:
+# Of the corpus: name, statistic, form.
+_COMPARED = (
+    ("rollouts", "rollouts", "{:,}".format),
+    ("steps per rollout", "steps_per_rollout", "{:.2f}".format),
+    ("mean MC score per step", "mean_mc", "{:.4f}".format),
+    ("error-step ratio (fitted)", "error_step_ratio", percent_cell),
+    ("mixed rollouts (fitted)", "mixed_share", percent_cell),
+)
+
+
+def _text(keep_ratio: float, metrics: dict[str, Any]) -> str:
+    corpus, rules = metrics["corpus"], metrics["rules"]
     rows = [
-        ("rollouts", f"{everything.rollouts:,}", f"{FULL_DATA.rollouts:,}"),
-        (
-            "steps per rollout",
-            f"{everything.steps_per_rollout:.2f}",
-            f"{FULL_DATA.steps_per_rollout:.2f}",
-        ),
-        (
-            "mean MC score per step",
-            f"{everything.mean_mc:.4f}",
-            f"{FULL_DATA.mean_mc:.4f}",
-        ),
-        (
-            "error-step ratio (fitted)",
-            percent_cell(everything.error_step_ratio),
-            percent_cell(FULL_DATA.error_step_ratio),
-        ),
-        (
-            "mixed rollouts (fitted)",
-            percent_cell(everything.mixed_share),
-            percent_cell(FULL_DATA.mixed_share),
-        ),
+        (name, form(corpus[key]), form(getattr(FULL_DATA, key)))
+        for name, key, form in _COMPARED
     ]
-    print(format_table(("corpus", "simulated", "paper"), rows))
-    print(f"\nkept at {100 * options.keep_ratio:g} % of each source:\n")
     shares = ("mixed_share", "error_step_ratio", "false_positive_share", "tied_share")
     kept = [
         (
@@ -166,9 +154,13 @@ def _print(options: Options, everything: Summary, rules: dict[str, dict]) -> Non
         for rule, row in rules.items()
     ]
     header = ("rule", "rollouts", "steps", "mixed", "errors", "false +", "tied")
-    print(format_table(header, kept))
-    print(
-        "\nmixed: rollouts with both labels; errors: steps with K = 0; false +:"
-        "\npositive steps whose true success probability is below one half; tied:"
-        "\npicks that the tie rule decided, not the score."
-    )
+    return f"""\
+{format_table(("corpus", "simulated", "paper"), rows)}
+
+kept at {100 * keep_ratio:g} % of each source:
+
+{format_table(header, kept)}
+
+mixed: rollouts with both labels; errors: steps with K = 0; false +:
+positive steps whose true success probability is below one half; tied:
+picks that the tie rule decided, not the score."""

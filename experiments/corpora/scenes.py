@@ -28,7 +28,7 @@ from experiments.corpora.simulated import MADE_HERE
 from experiments.store.provenance import versions
 from mprm_jax.data.corpus import Corpus
 from mprm_jax.data.outputs import OUTPUT_SCHEMA, manifest_bytes
-from mprm_jax.records.problems import DataError
+from mprm_jax.records.problems import DataError, faults_of
 from sim.scenes.pictures import draw
 from sim.scenes.policy import Problems
 from sim.scenes.solutions import Solutions
@@ -133,19 +133,15 @@ def read_truth(folder: Path, corpus: Corpus) -> list[Truth]:
     lengths = corpus.rollouts.lengths
     for number, file in enumerate(corpus.files):
         path = folder / "truth" / file.path.name.removesuffix(".gz")
-        try:
+        with faults_of(path):
             lines = path.read_bytes().split(b"\n")
-        except OSError as error:
-            raise DataError(f"{path}: {error.strerror or error}") from error
         for row in np.flatnonzero(corpus.file == number).tolist():
             line = int(corpus.line[row])
             where = f"{path}:{line}"
             if line > len(lines):
                 raise DataError(f"{where}: no truth for {corpus.where(row)}")
-            try:
+            with faults_of(where, "no truth"):
                 truth = decoder.decode(lines[line - 1])
-            except (msgspec.DecodeError, UnicodeDecodeError) as error:
-                raise DataError(f"{where}: no truth ({error})") from error
             if not len(truth.r) == len(truth.correct) == lengths[row]:
                 raise DataError(
                     f"{where}: truth of {len(truth.r)} and {len(truth.correct)} steps, "
@@ -291,26 +287,23 @@ def _new_folder(folder: Path) -> Iterator[Path]:
         raise DataError(
             f"{folder}: holds files that no simulation wrote; choose another --output"
         )
-    try:
+    with faults_of(folder):
         folder.parent.mkdir(parents=True, exist_ok=True)
         new = Path(
             tempfile.mkdtemp(
                 prefix=f".{folder.name}.", suffix=".partial", dir=folder.parent
             )
         )
-    except OSError as error:
-        raise DataError(f"{folder}: {error.strerror or error}") from error
     old = new.with_suffix(".old")
     try:
-        yield new
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(new, 0o777 & ~umask)
-        if folder.exists():
-            os.rename(folder, old)
-        os.rename(new, folder)
-    except OSError as error:
-        raise DataError(f"{folder}: {error.strerror or error}") from error
+        with faults_of(folder):
+            yield new
+            umask = os.umask(0)
+            os.umask(umask)
+            os.chmod(new, 0o777 & ~umask)
+            if folder.exists():
+                os.rename(folder, old)
+            os.rename(new, folder)
     finally:
         if old.exists() and not folder.exists():
             os.rename(old, folder)

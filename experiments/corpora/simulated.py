@@ -12,7 +12,7 @@ import numpy as np
 
 from experiments.store.provenance import versions
 from mprm_jax.data.corpus import read_corpus, usable_rollouts
-from mprm_jax.data.outputs import OUTPUT_SCHEMA, OutputSet, manifest_bytes
+from mprm_jax.data.outputs import OutputSet
 from mprm_jax.records.problems import DataError
 from sim.corpus.fit import ModelFit, fit
 from sim.corpus.sources import Source
@@ -70,7 +70,7 @@ def write_raw_corpus(
             "files": [path.name for path in paths.values()],
             **arguments,
         }
-        outputs.add(folder / MADE_HERE).write(manifest_bytes(manifest, OUTPUT_SCHEMA))
+        outputs.add_manifest(folder / MADE_HERE, manifest)
         files = {name: outputs.add(path) for name, path in paths.items()}
         for count, (source, record) in enumerate(placeholder_records(rollouts, rng), 1):
             line = json.dumps(record, ensure_ascii=False)

@@ -63,7 +63,6 @@ def verdict(difference: Estimate | None, adjusted_p: float | None = None) -> Ver
 def answer_sentence(
     difference: Estimate | None,
     arm: str,
-    other: str = "Random",
     *,
     where: str = "",
     adjusted_p: float | None = None,
@@ -71,22 +70,19 @@ def answer_sentence(
     """The answer, plainly: who was ahead, by how much, how surely.
 
     Args:
-        difference: of micro-F1, arm - other; None if they share no seed.
+        difference: of micro-F1, arm - Random; None if they share no seed.
         arm: name of the rule in question.
-        other: name of the rule it is set against.
         where: begins the sentence, such as "In the world “scarce”, ".
         adjusted_p: Holm's, where several differences were tested together.
     """
-    text = where + _said(difference, arm, other, adjusted_p)
+    text = where + _said(difference, arm, adjusted_p)
     return text[0].upper() + text[1:]
 
 
-def _said(
-    difference: Estimate | None, arm: str, other: str, adjusted_p: float | None
-) -> str:
+def _said(difference: Estimate | None, arm: str, adjusted_p: float | None) -> str:
     if difference is None:
         return (
-            f"there is no answer: {arm} and {other} were not both trained with a "
+            f"there is no answer: {arm} and Random were not both trained with a "
             "common seed."
         )
     by = f"{number(abs(difference.mean), _DIGITS)} micro-F1"
@@ -96,23 +92,23 @@ def _said(
         if difference.mean < 0:
             lead = "behind"
         return (
-            f"{arm} ended {lead} {other} by {by} in the one seed that was run; "
+            f"{arm} ended {lead} Random by {by} in the one seed that was run; "
             "that decides nothing."
         )
     if "seeds" not in difference.covers:
         return (
-            f"it is not decided whether {arm} beats {other}: the difference is {mean} "
+            f"it is not decided whether {arm} beats Random: the difference is {mean} "
             f"in each of {difference.seeds} seeds, which does not show how seeds vary."
         )
     seeds = f"mean of {difference.seeds} seeds, paired"
     evidence = _evidence(difference, adjusted_p)
     match verdict(difference, adjusted_p):
         case "ahead":
-            return f"{arm} beat {other} by {by} ({seeds}); {evidence}."
+            return f"{arm} beat Random by {by} ({seeds}); {evidence}."
         case "behind":
-            return f"{arm} did not beat {other}: it lost by {by} ({seeds}); {evidence}."
+            return f"{arm} did not beat Random: it lost by {by} ({seeds}); {evidence}."
     return (
-        f"it is not decided whether {arm} beats {other}: the difference is "
+        f"it is not decided whether {arm} beats Random: the difference is "
         f"{mean} ({seeds}), and {evidence}."
     )
 

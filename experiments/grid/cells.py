@@ -30,7 +30,7 @@ from experiments.store.write_subset import choose
 from mprm_jax.data.batches import Buckets, Example
 from mprm_jax.data.loader import CorpusExamples, Source
 from mprm_jax.models.model import Model, Params
-from mprm_jax.records.problems import DataError
+from mprm_jax.records.problems import DataError, faults_of
 from mprm_jax.train.config import TrainConfig
 from mprm_jax.train.loop import TrainingJob, Update, train
 from mprm_jax.train.run_files import METRICS, RunFolder
@@ -247,13 +247,10 @@ class _Record:
         self.points[update] = value
         if self._path is None:
             return
-        try:
-            with open(self._path, "ab") as file:
-                # A line that a killed run left unfinished is ended first.
-                line = msgspec.json.encode({"update": update} | value)
-                file.write(b"\n" + line + b"\n")
-        except OSError as error:
-            raise DataError(f"{self._path}: {error.strerror or error}") from error
+        with faults_of(self._path), open(self._path, "ab") as file:
+            # A line that a killed run left unfinished is ended first.
+            line = msgspec.json.encode({"update": update} | value)
+            file.write(b"\n" + line + b"\n")
 
     def curve(self, name: str) -> list[tuple[int, float | None]]:
         """(update, value) of a metric at every evaluation."""
@@ -269,12 +266,11 @@ class _Record:
 
 def _whole_lines(path: Path) -> list[dict[str, Any]]:
     """The JSON lines of a file, less what a killed run left unfinished."""
-    try:
-        lines = path.read_bytes().split(b"\n")
-    except FileNotFoundError:
-        return []
-    except OSError as error:
-        raise DataError(f"{path}: {error.strerror or error}") from error
+    with faults_of(path):
+        try:
+            lines = path.read_bytes().split(b"\n")
+        except FileNotFoundError:
+            return []
     found = []
     for line in lines:
         with contextlib.suppress(msgspec.DecodeError):

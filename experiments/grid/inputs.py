@@ -24,7 +24,7 @@ from mprm_jax.data.outputs import OUTPUT_SCHEMA
 from mprm_jax.data.scored import CandidateSet, read_candidates
 from mprm_jax.evaluate import Solution, image_root, read_benchmark
 from mprm_jax.models.registry import DESCRIPTION
-from mprm_jax.records.problems import DataError
+from mprm_jax.records.problems import DataError, faults_of
 from mprm_jax.summary import decide
 from theory.agreement import step_scores
 
@@ -182,15 +182,12 @@ def fingerprint(model: str) -> str:
     if not any((folder / name).is_file() for name in (DESCRIPTION, "config.json")):
         raise DataError(f"{folder}: no model: neither config.json nor {DESCRIPTION}")
     patterns = ("*.json", "*.safetensors", "checkpoints/*/*.json")
-    try:
-        for path in sorted(path for of in patterns for path in folder.glob(of)):
+    for path in sorted(path for of in patterns for path in folder.glob(of)):
+        with faults_of(path), open(path, "rb") as file:
             digest.update(f"{path.relative_to(folder)} {path.stat().st_size}".encode())
-            with open(path, "rb") as file:
-                digest.update(file.read(_ENDS))
-                file.seek(max(file.tell(), path.stat().st_size - _ENDS))
-                digest.update(file.read(_ENDS))
-    except OSError as error:
-        raise DataError(f"{error.filename}: {error.strerror or error}") from error
+            digest.update(file.read(_ENDS))
+            file.seek(max(file.tell(), path.stat().st_size - _ENDS))
+            digest.update(file.read(_ENDS))
     return digest.hexdigest()
 
 

@@ -7,25 +7,24 @@ import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
-from PIL.Image import Image
 
 from experiments.grid.inputs import Inputs
 from mprm_jax.data.batches import Example
-from mprm_jax.data.images import read_images
 from mprm_jax.data.loader import Source
 from mprm_jax.data.scored import CandidateSet, Prediction, columns, read_prior
 from mprm_jax.evaluate import (
+    Prompts,
     Solution,
-    encode_example,
+    of_candidates,
+    of_solutions,
     predictions,
     score_prompts,
     with_scores,
 )
 from mprm_jax.models.model import Model, Params
-from mprm_jax.records.problems import BadRecord, DataError
 from mprm_jax.rerank import best_of_n, replicate_accuracy
 from mprm_jax.summary import decide, evaluation, replicate, within_position_auroc
 from theory.agreement import StepScores, auroc, best_threshold, f1_at
@@ -93,46 +92,6 @@ class PromptCache:
         return example
 
 
-class Prompt(NamedTuple):
-    """A solution as it stands on disk; ``where`` is for messages."""
-
-    where: str
-    question: str
-    steps: Sequence[str]
-    images: tuple[str, ...]
-
-
-class Prompts:
-    """Solutions without labels, encoded one by one when asked for.
-
-    Args:
-        model: encodes.
-        prompts: of solutions; those of one problem follow one another.
-        root: of their images.
-    """
-
-    def __init__(self, model: Model, prompts: Sequence[Prompt], root: Path) -> None:
-        self._model, self._prompts, self._root = model, prompts, root
-        self._opened: tuple[tuple[str, ...], tuple[Image, ...]] = ((), ())
-
-    def __len__(self) -> int:
-        return len(self._prompts)
-
-    def __getitem__(self, place: int) -> Example:
-        """The prompt of a solution.
-
-        Raises:
-            DataError: it cannot be encoded; the message names it.
-        """
-        where, question, steps, names = self._prompts[place]
-        try:
-            if self._opened[0] != names:
-                self._opened = names, read_images(self._root, names)
-            return encode_example(self._model, question, steps, self._opened[1])
-        except BadRecord as error:
-            raise DataError(f"{where}: {error}") from None
-
-
 @dataclass(frozen=True, eq=False)
 class Bench:
     """What every model of a grid is judged by.
@@ -186,8 +145,8 @@ class Bench:
         Raises:
             DataError: a solution cannot be read or scored; the message names it.
         """
-        prompts = (self.prompts[place] for place in range(len(self.prompts)))
-        return predictions(self.model, params, self.solutions, prompts, self.batch_size)
+        size = self.batch_size
+        return predictions(self.model, params, self.solutions, self.prompts, size)
 
     def point(self, params: Params) -> dict[str, float | None]:
         """What a learning curve shows of a model: as in :meth:`judge`.
@@ -246,8 +205,7 @@ class Bench:
         """
         if not self.sets:
             return None, []
-        prompts = (self.candidates[place] for place in range(len(self.candidates)))
-        scores = score_prompts(self.model, params, prompts, self.batch_size)
+        scores = score_prompts(self.model, params, self.candidates, self.batch_size)
         scored = with_scores(self.sets, scores)
         found = best_of_n(scored, replicates=0)
         names = ("mean", "random", "pass_at_n")
@@ -299,20 +257,10 @@ def open_bench(
 ) -> Bench:
     """The benchmark of a grid; its prompts are kept as far as the budget goes."""
     root = inputs.benchmark_images
-    solutions = [
-        Prompt(
-            of.where,
-            of.record.question,
-            [step.text for step in of.record.steps],
-            of.record.images,
-        )
-        for of in inputs.solutions
-    ]
-    candidates = [
-        Prompt(of.where, of.question, one.steps, of.images)
-        for of in inputs.sets or ()
-        for one in of.candidates
-    ]
+    solutions, candidates = (
+        of_solutions(inputs.solutions),
+        of_candidates(inputs.sets or ()),
+    )
     return Bench(
         model,
         inputs.solutions,

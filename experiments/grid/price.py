@@ -6,7 +6,7 @@ import dataclasses
 import statistics
 import textwrap
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -19,7 +19,16 @@ from experiments.store.results import Result
 from mprm_jax.data.loader import CorpusExamples
 from mprm_jax.train.update_plan import UpdatePlan
 
+if TYPE_CHECKING:
+    from mprm_jax.train.price import Price as RunPrice
+
 _WIDTH = 80
+
+# What of a run's price holds for every cell.
+_RATES = (
+    *("tokens_per_rollout", "flops_per_update", "seconds_per_flop", "prompts_read"),
+    *("devices", "mfu", "peak_tflops"),
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,30 +93,18 @@ class Rates:
     """What updates and evaluations of a grid cost, from shapes alone.
 
     Attributes:
-        tokens_per_rollout: real ones, on average over a sample of the corpus.
-        flops_per_update: as :mod:`mprm_jax.train.price` counts them.
+        run: of training on all rollouts.
         flops_per_evaluation: of the benchmark, whose solutions are taken to be as long
             as the corpus's rollouts: a forward pass, a third of a trained one.
-        seconds_per_flop: of all devices together, at the utilisation and peak given.
-        prompts_read: in the sample.
-        devices: of the mesh.
-        mfu: share of the peak that is reached.
-        peak_tflops: of one device.
     """
 
-    tokens_per_rollout: float
-    flops_per_update: float
+    run: RunPrice
     flops_per_evaluation: float
-    seconds_per_flop: float
-    prompts_read: int
-    devices: int
-    mfu: float
-    peak_tflops: float
 
     def flops(self, of: Price) -> float:
         """Of training and judging."""
         return (
-            of.updates * self.flops_per_update
+            of.updates * self.run.flops_per_update
             + of.evaluations * self.flops_per_evaluation
         )
 
@@ -115,9 +112,9 @@ class Rates:
         """A price whose tokens and seconds were measured, or else are these."""
         tokens, seconds = of.tokens, of.seconds
         if tokens is None:
-            tokens = round(of.rollouts * self.tokens_per_rollout)
+            tokens = round(of.rollouts * self.run.tokens_per_rollout)
         if seconds is None:
-            seconds = self.flops(of) * self.seconds_per_flop
+            seconds = self.flops(of) * self.run.seconds_per_flop
         return dataclasses.replace(of, tokens=tokens, seconds=seconds)
 
 
@@ -143,24 +140,16 @@ def rates(options: Options, inputs: Inputs, plan: UpdatePlan) -> Rates:
         options.training(), options.cost, source_for, int(lengths.max()), plan
     )
     forward = run.flops_per_update / run.batch_size / PASSES_PER_ROLLOUT
-    return Rates(
-        tokens_per_rollout=run.tokens_per_rollout,
-        flops_per_update=run.flops_per_update,
-        flops_per_evaluation=forward * len(inputs.solutions),
-        seconds_per_flop=run.seconds_per_flop,
-        prompts_read=run.prompts_read,
-        devices=run.devices,
-        mfu=run.mfu,
-        peak_tflops=run.peak_tflops,
-    )
+    return Rates(run, forward * len(inputs.solutions))
 
 
 def as_json(whole: Price, left: Price, of: Rates) -> dict[str, Any]:
     """Both prices, and what they go by; where ``measured`` is 0, estimates."""
+    rates = {name: getattr(of.run, name) for name in _RATES}
     return {
         name: dataclasses.asdict(of.completed(price)) | {"flops": of.flops(price)}
         for name, price in (("grid", whole), ("left", left))
-    } | {"rates": dataclasses.asdict(of)}
+    } | {"rates": rates | {"flops_per_evaluation": of.flops_per_evaluation}}
 
 
 def as_text(whole: Price, left: Price, part: str | None, of: Rates) -> str:
@@ -189,10 +178,11 @@ def as_text(whole: Price, left: Price, part: str | None, of: Rates) -> str:
     ]
     if whole.seconds is None:
         hours = [(price.seconds or 0.0) / 3600 for price in prices]
-        devices = "1 device" if of.devices == 1 else f"{of.devices} devices"
+        run = of.run
+        devices = "1 device" if run.devices == 1 else f"{run.devices} devices"
         basis = (
             f"{hours[0]:,.3g} hours for the whole grid, {hours[1]:,.3g} for what is "
-            f"left, at {of.mfu:.0%} of {of.peak_tflops:,g} TFLOP/s on each of "
+            f"left, at {run.mfu:.0%} of {run.peak_tflops:,g} TFLOP/s on each of "
             f"{devices}: an estimate, since no cell has been measured. Loading, "
             "compilation and reranking are not counted."
         )
@@ -203,8 +193,9 @@ def as_text(whole: Price, left: Price, part: str | None, of: Rates) -> str:
         )
     counted = (
         f"FLOPs: {of.flops(whole):.3g} for the whole grid, {of.flops(left):.3g} for "
-        f"what is left, counted as mprm train --dry-run does, from {of.prompts_read:,} "
-        "prompts; a judged solution as a third of a trained rollout."
+        f"what is left, counted as mprm train --dry-run does, from "
+        f"{of.run.prompts_read:,} prompts; a judged solution as a third of a trained "
+        "rollout."
     )
     texts = (textwrap.fill(text, _WIDTH) for text in (basis, counted))
     return "\n\n".join((format_table(header, lines), *texts))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from experiments.console.command import print_json
+from experiments.console.command import answer
 from experiments.console.corpus import load_usable
 from experiments.console.options import given, wrong_usage
 from experiments.console.progress import progress
@@ -66,11 +66,9 @@ def run(options: Options) -> None:
         whole = price(planned, found, options.eval_every)
         left = price(todo, found, options.eval_every)
         cost = rates(options, inputs, budget)
-        if options.json:
-            print_json(as_json(whole, left, cost))
-        else:
-            shown = options.shard if part[1] > 1 else None
-            print(as_text(whole, left, shown, cost))
+        shown = options.shard if part[1] > 1 else None
+        text = as_text(whole, left, shown, cost)
+        answer(options.json, as_json(whole, left, cost), text)
         return
     if todo:
         _run_cells(options, inputs, budget, todo)
@@ -116,15 +114,16 @@ def _report(
 
     outcomes = gather(found)
     (outcome,) = outcomes
-    if options.json:
-        value = {"output": str(options.output), "cells": len(found)}
-        value |= {"ran": ran, "missing": len(left)}
-        print_json(value | rows(outcome) | {"answers": sentences(outcome)})
-        return
+    value = {"output": str(options.output), "cells": len(found)}
+    value |= {"ran": ran, "missing": len(left)}
+    value |= rows(outcome) | {"answers": sentences(outcome)}
     folder = options.output / "results"
-    print(told(outcomes, left))
-    print(f"\n{ran} cells run, {len(found)} in the store: {folder}")
-    print(f"next: mprm figures --only {NAME} --results {folder}")
+    text = f"""\
+{told(outcomes, left)}
+
+{ran} cells run, {len(found)} in the store: {folder}
+next: mprm figures --only {NAME} --results {folder}"""
+    answer(options.json, value, text)
 
 
 def _settings_for(options: Options, usable: SelectableCorpus) -> Settings:

@@ -7,7 +7,6 @@ A section is shown where the run has what it shows.
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -54,9 +53,7 @@ from experiments.page.html import (
 from experiments.page.rollouts import RolloutView, view_examples
 from experiments.store.provenance import file_sha256, versions
 from mprm_jax.data.outputs import (
-    OUTPUT_SCHEMA,
     OutputSet,
-    manifest_bytes,
     manifest_path,
 )
 from theory import paper
@@ -501,21 +498,12 @@ def write_report(folder: Path, output: Path | None = None) -> Report:
     output = output or folder / "report.html"
     report = gather(folder)
     page = render(report).encode()
-    manifest = {
-        "versions": versions(),
-        "inputs": report.inputs,
-        "output": {
-            "file": output.name,
-            "bytes": len(page),
-            "sha256": hashlib.sha256(page).hexdigest(),
-        },
-        "answers": report.answers,
-    }
     with OutputSet() as outputs:
-        outputs.add(output).write(page)
-        outputs.add(manifest_path(output)).write(
-            manifest_bytes(manifest, OUTPUT_SCHEMA)
-        )
+        file = outputs.add(output)
+        file.write(page)
+        manifest = {"versions": versions(), "inputs": report.inputs}
+        manifest |= {"output": file.facts(), "answers": report.answers}
+        outputs.add_manifest(manifest_path(output), manifest)
     return report
 
 

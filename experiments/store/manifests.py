@@ -11,7 +11,7 @@ import msgspec
 
 from experiments.store.provenance import package_version, versions
 from mprm_jax.data.outputs import OutputSet, manifest_path
-from mprm_jax.records.problems import DataError
+from mprm_jax.records.problems import DataError, faults_of
 
 T = TypeVar("T")
 
@@ -64,12 +64,8 @@ def read_run_manifest(folder: Path) -> RunManifest:
         DataError: ``manifest.json`` is missing, or lacks a field.
     """
     path = folder / RUN_MANIFEST
-    try:
+    with faults_of(path, "no manifest of a run"):
         return msgspec.json.decode(path.read_bytes(), type=RunManifest)
-    except OSError as error:
-        raise DataError(f"{path}: {error.strerror or error}") from error
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise DataError(f"{path}: no manifest of a run ({error})") from error
 
 
 def write_run_manifest(folder: Path, run: RunManifest) -> None:

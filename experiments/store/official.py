@@ -72,13 +72,7 @@ def write_official(
             }
             for file in report.files
         ]
-        written = {
-            "file": output.name,
-            "format": "prm",
-            "rollouts": report.written,
-            "bytes": file.size,
-            "sha256": file.sha256.hexdigest(),
-        }
+        written = {"format": "prm", "rollouts": report.written} | file.facts()
         manifest = {"versions": versions(), "corpus": str(folder.resolve()), **result}
         manifest |= {"inputs": inputs, "output": written}
         outputs.add_manifest(manifest_path(output), manifest, SUBSET_SCHEMA)

@@ -10,7 +10,7 @@ import platform
 from pathlib import Path
 
 from mprm_jax.data.framing import CHUNK_BYTES
-from mprm_jax.records.problems import DataError
+from mprm_jax.records.problems import faults_of
 
 # Beside those of versions(): they train, schedule and fit.
 _OF_RESULTS = ("jax", "optax", "scipy")
@@ -90,10 +90,7 @@ def file_sha256(path: Path) -> str:
         DataError: it cannot be read.
     """
     digest = hashlib.sha256()
-    try:
-        with open(path, "rb") as file:
-            while data := file.read(CHUNK_BYTES):
-                digest.update(data)
-    except OSError as error:
-        raise DataError(f"{path}: {error.strerror or error}") from error
+    with faults_of(path), open(path, "rb") as file:
+        while data := file.read(CHUNK_BYTES):
+            digest.update(data)
     return digest.hexdigest()

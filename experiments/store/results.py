@@ -16,7 +16,7 @@ from typing import Any
 import msgspec
 
 from experiments.store.provenance import result_versions
-from mprm_jax.records.problems import DataError
+from mprm_jax.records.problems import DataError, faults_of
 
 SCHEMA = "mprm-result/1"
 
@@ -74,7 +74,7 @@ def append_results(folder: Path, results: Iterable[Result]) -> None:
         path = store_path(folder, result.experiment)
         by_file.setdefault(path, []).append(msgspec.json.encode(result) + b"\n")
     for path, lines in by_file.items():
-        try:
+        with faults_of(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             with open(path, "ab+") as file:
                 # Of two runs at a time, neither writes into a line of the other.
@@ -84,8 +84,6 @@ def append_results(folder: Path, results: Iterable[Result]) -> None:
                 file.write(b"".join(lines))
                 file.flush()
                 os.fsync(file.fileno())
-        except OSError as error:
-            raise DataError(f"{path}: {error.strerror or error}") from error
 
 
 def read_results(folder: Path, experiment: str) -> list[Result]:
@@ -97,12 +95,11 @@ def read_results(folder: Path, experiment: str) -> list[Result]:
         DataError: a whole line is no result of this schema, or the file cannot be read.
     """
     path = store_path(folder, experiment)
-    try:
-        data = path.read_bytes()
-    except FileNotFoundError:
-        return []
-    except OSError as error:
-        raise DataError(f"{path}: {error.strerror or error}") from error
+    with faults_of(path):
+        try:
+            data = path.read_bytes()
+        except FileNotFoundError:
+            return []
     cells: dict[str, Result] = {}
     for number, line in enumerate(data.split(b"\n"), 1):
         if not line.strip():

@@ -12,7 +12,7 @@ import msgspec
 import numpy as np
 
 from experiments.store.provenance import versions
-from mprm_jax.data.corpus import Corpus, SelectableCorpus
+from mprm_jax.data.corpus import SelectableCorpus
 from mprm_jax.data.formats import by_name
 from mprm_jax.data.formats.base import WriteOptions
 from mprm_jax.data.framing import corpus_files
@@ -81,14 +81,6 @@ def choose(usable: SelectableCorpus, options: SelectionOptions) -> Selection:
         raise DataError(
             f"{usable.corpus.path}: --rule {options.rule}: {error}"
         ) from None
-
-
-def corpus_inputs(corpus: Corpus) -> list[dict[str, Any]]:
-    """Name, size and SHA-256 of every input file."""
-    return [
-        {"file": file.path.name, "bytes": file.path.stat().st_size, "sha256": sha256}
-        for file, sha256 in zip(corpus.files, corpus.sha256, strict=True)
-    ]
 
 
 def corpus_reading(usable: SelectableCorpus) -> dict[str, Any]:
@@ -185,7 +177,6 @@ def write_selection(
     Raises:
         DataError: the format cannot hold a record, or a file cannot be written.
     """
-    corpus = usable.corpus
     written: dict[str, Any] = {
         "file": output.name,
         "format": format_name,
@@ -197,17 +188,13 @@ def write_selection(
             lines = encoded_lines(usable, selection.rows, form, labels, images)
             file = outputs.add(output)
             write_lines(lines, file.write, progress)
-            written |= {"bytes": file.size, "sha256": file.sha256.hexdigest()}
+            written |= file.facts()
             if format_name in META_FORMATS:
                 meta = meta_bytes(usable, output, len(selection.rows), images)
                 outputs.add(meta_path(output)).write(meta)
-        manifest = {
-            "versions": versions(),
-            "corpus": str(corpus.path.resolve()),
-            "input": corpus_reading(usable),
+        manifest = corpus_manifest(usable) | {
             "selection": asdict(options),
             "labels": asdict(labels),
-            "inputs": corpus_inputs(corpus),
             "output": written,
             **evidence(usable, selection, options.alpha),
             "rows": usable.row[selection.rows].astype(np.int64).tolist(),
@@ -218,11 +205,15 @@ def write_selection(
 
 def corpus_manifest(usable: SelectableCorpus) -> dict[str, Any]:
     """What the manifest of any output says about the corpus it was made from."""
+    corpus = usable.corpus
     return {
         "versions": versions(),
-        "corpus": str(usable.corpus.path.resolve()),
+        "corpus": str(corpus.path.resolve()),
         "input": corpus_reading(usable),
-        "inputs": corpus_inputs(usable.corpus),
+        "inputs": [
+            {"file": of.path.name, "bytes": of.path.stat().st_size, "sha256": sha256}
+            for of, sha256 in zip(corpus.files, corpus.sha256, strict=True)
+        ],
         "counts": corpus_counts(usable),
     }
 

@@ -24,8 +24,8 @@ import numpy as np
 from mprm_jax.data import framing
 from mprm_jax.data.formats.json_record import json_line
 from mprm_jax.data.formats.prm import conversation_line, render_prompt
-from mprm_jax.data.framing import CHUNK_BYTES, CorpusFile, RecordFile
-from mprm_jax.records.problems import BadLine, BadRecord, DataError
+from mprm_jax.data.framing import CorpusFile, RecordFile
+from mprm_jax.records.problems import BadLine, BadRecord, DataError, faults_of
 from theory.selection import budget
 
 # Picks that are read and written together.
@@ -109,8 +109,6 @@ def select_official(
     keep_ratio: float,
     alpha: float,
     write: Callable[[bytes], object],
-    *,
-    chunk_bytes: int = CHUNK_BYTES,
 ) -> OfficialReport:
     """Write the subset that the released script selects, line by line.
 
@@ -123,7 +121,6 @@ def select_official(
             are 28 at 0.29 (:func:`theory.selection.budget` says 29).
         alpha: BIS's alpha.
         write: takes output lines, each with its newline; its errors pass through.
-        chunk_bytes: read at most this much at once; the result does not depend on it.
 
     Raises:
         DataError: with ``file:line``, where the release would crash, or for a line
@@ -136,7 +133,7 @@ def select_official(
         raise ValueError(f"alpha must be finite and at least 0, not {alpha}")
     return OfficialReport(
         tuple(
-            _select_file(path, keep_ratio, alpha, write, chunk_bytes)
+            _select_file(path, keep_ratio, alpha, write)
             for path in _official_files(folder)
         )
     )
@@ -166,10 +163,8 @@ def official_bis(scores: Sequence[float], alpha: float) -> float:
 
 
 def _official_files(folder: Path) -> list[Path]:
-    try:
+    with faults_of(folder):
         paths = [path for path in folder.iterdir() if path.name.endswith(".jsonl")]
-    except OSError as error:
-        raise _unreadable(folder, error) from error
     files = sorted((p for p in paths if not p.is_dir()), key=lambda path: path.name)
     for file in files:
         if not file.is_file():
@@ -179,24 +174,16 @@ def _official_files(folder: Path) -> list[Path]:
     return files
 
 
-def _unreadable(path: Path, error: OSError) -> DataError:
-    return DataError(f"{path}: {error.strerror or error}")
-
-
 def _located(path: Path, line: int, error: BadRecord) -> DataError:
     return DataError(str(BadLine(str(path), line, error.reason, error.detail)))
 
 
 def _select_file(
-    path: Path,
-    keep_ratio: float,
-    alpha: float,
-    write: Callable[[bytes], object],
-    chunk_bytes: int,
+    path: Path, keep_ratio: float, alpha: float, write: Callable[[bytes], object]
 ) -> OfficialFile:
     sha256 = hashlib.sha256()
     with RecordFile(CorpusFile(path, path.name), sha256) as records:
-        ranked = _rank(path, records, alpha, chunk_bytes)
+        ranked = _rank(path, records, alpha)
         records.read_rest()
         bis = np.frombuffer(ranked.bis, np.float64)
         selected = max(1, int(len(bis) * keep_ratio)) if len(bis) else 0
@@ -262,10 +249,10 @@ class _Ranked:
     refused: int = 0
 
 
-def _rank(path: Path, records: RecordFile, alpha: float, chunk_bytes: int) -> _Ranked:
+def _rank(path: Path, records: RecordFile, alpha: float) -> _Ranked:
     ranked = _Ranked()
     offset = 0
-    for data in _whole_lines(records, chunk_bytes):
+    for data in _whole_lines(records):
         for line in data.splitlines(keepends=True):
             ranked.lines += 1
             try:
@@ -284,13 +271,13 @@ def _rank(path: Path, records: RecordFile, alpha: float, chunk_bytes: int) -> _R
     return ranked
 
 
-def _whole_lines(records: RecordFile, size: int) -> Iterator[bytes]:
+def _whole_lines(records: RecordFile) -> Iterator[bytes]:
     """The file in pieces of whole lines by universal newlines.
 
     A line longer than MAX_LINE_BYTES is cut short, but stays longer than that.
     """
     held = b""
-    while data := records.read(size):
+    while data := records.read(framing.CHUNK_BYTES):
         data = held + data if held else data
         held = b""
         if not data.endswith(b"\n"):

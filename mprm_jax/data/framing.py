@@ -16,7 +16,7 @@ from typing import Any, Protocol
 
 import msgspec
 
-from mprm_jax.records.problems import DataError
+from mprm_jax.records.problems import DataError, faults_of
 
 # Read this much at a time: large enough that per-chunk costs vanish, small enough that
 # the decoded objects of one chunk stay near 5 MB.
@@ -156,12 +156,11 @@ def _source_name(path: Path) -> str:
 @contextlib.contextmanager
 def _named(path: Path) -> Iterator[None]:
     """Say of which file a fault is."""
-    try:
-        yield
-    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-        raise DataError(f"{path}: damaged gzip file ({error})") from error
-    except OSError as error:
-        raise DataError(f"{path}: {error.strerror or error}") from error
+    with faults_of(path):
+        try:
+            yield
+        except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+            raise DataError(f"{path}: damaged gzip file ({error})") from error
 
 
 class Hash(Protocol):
@@ -256,10 +255,10 @@ class RecordFile:
                     return stripped.startswith(b"[")
         return False
 
-    def chunks(self, size: int = CHUNK_BYTES) -> Iterator[Chunk]:
-        """The lines of the file, about ``size`` bytes at a time."""
+    def chunks(self) -> Iterator[Chunk]:
+        """The lines of the file, about CHUNK_BYTES at a time."""
         offset, line = 0, 1
-        while data := self.read(size):
+        while data := self.read(CHUNK_BYTES):
             tail = b""
             if not data.endswith(b"\n"):
                 tail = self.read(MAX_LINE_BYTES, line=True)
@@ -296,12 +295,8 @@ class RecordFile:
                 f"{self.file.path}: a JSON array of over {MAX_ARRAY_BYTES} bytes; "
                 "write one record per line instead (JSONL)"
             )
-        try:
+        with faults_of(self.file.path, "neither JSON lines nor a JSON array"):
             elements = msgspec.json.decode(data, type=list[msgspec.Raw])
-        except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
-            raise DataError(
-                f"{self.file.path}: neither JSON lines nor a JSON array ({error})"
-            ) from error
         position, line, counted = 0, 1, 0
         for element in elements:
             raw = bytes(element)

@@ -15,7 +15,7 @@ from typing import IO, Any
 import msgspec
 
 from mprm_jax.data.framing import check_path
-from mprm_jax.records.problems import DataError
+from mprm_jax.records.problems import DataError, faults_of
 
 # Of a file that is being written; only a killed process leaves one behind.
 PARTIAL_SUFFIX = ".partial"
@@ -45,6 +45,11 @@ class Output:
         self._file.write(data)
         self.sha256.update(data)
         self.size += len(data)
+
+    def facts(self) -> dict[str, Any]:
+        """What a manifest says of the file, written so far."""
+        hashed = self.sha256.hexdigest()
+        return {"file": self.path.name, "bytes": self.size, "sha256": hashed}
 
 
 class OutputSet:
@@ -80,16 +85,12 @@ class OutputSet:
         partial = path.with_name(name)
         # Noted before it exists, so that no signal comes in between.
         self._partial.append(partial)
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-        except (FileExistsError, NotADirectoryError):
-            raise DataError(f"{path}: {path.parent} is no folder") from None
-        except OSError as error:
-            raise DataError(f"{path}: {error.strerror or error}") from error
-        try:
+        with faults_of(path):
+            try:
+                path.parent.mkdir(parents=True, exist_ok=True)
+            except (FileExistsError, NotADirectoryError):
+                raise DataError(f"{path}: {path.parent} is no folder") from None
             file = open(partial, "xb")  # noqa: SIM115 (closed on leaving the block)
-        except OSError as error:
-            raise DataError(f"{path}: {error.strerror or error}") from error
         output = Output(path, file)
         self._open.append((output, file, partial))
         return output
@@ -168,16 +169,14 @@ def read_manifest(output: Path) -> dict[str, Any]:
         DataError: there is none, or it is not one.
     """
     path = manifest_path(output)
-    try:
-        value = msgspec.json.decode(path.read_bytes())
-    except FileNotFoundError:
-        raise DataError(
-            f"{path}: no such file; what mprm select wrote has its manifest beside it"
-        ) from None
-    except OSError as error:
-        raise DataError(f"{path}: {error.strerror or error}") from error
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise DataError(f"{path}: no manifest ({error})") from error
+    with faults_of(path, "no manifest"):
+        try:
+            value = msgspec.json.decode(path.read_bytes())
+        except FileNotFoundError:
+            raise DataError(
+                f"{path}: no such file; what mprm select wrote has its manifest "
+                "beside it"
+            ) from None
     if not isinstance(value, dict) or value.get("schema") != SUBSET_SCHEMA:
         raise DataError(f"{path}: no manifest of schema {SUBSET_SCHEMA}")
     return value

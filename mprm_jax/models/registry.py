@@ -10,7 +10,7 @@ import msgspec
 from mprm_jax.models import backbone, lora, tiny
 from mprm_jax.models.families import FAMILIES
 from mprm_jax.models.model import Model
-from mprm_jax.records.problems import DataError
+from mprm_jax.records.problems import DataError, faults_of
 
 DESCRIPTION = "model.json"
 SCHEMA = "mprm-model/1"
@@ -37,16 +37,13 @@ def read_model(folder: Path) -> Model:
         DataError: there is none, or it is of an unknown family.
     """
     path = folder / DESCRIPTION
-    try:
-        described = msgspec.json.decode(path.read_bytes(), type=_Description)
-    except FileNotFoundError:
-        raise DataError(
-            f"{folder}: no {DESCRIPTION}, hence no model trained by mprm train"
-        ) from None
-    except OSError as error:
-        raise DataError(f"{path}: {error.strerror or error}") from error
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise DataError(f"{path}: no description of a model ({error})") from error
+    with faults_of(path, "no description of a model"):
+        try:
+            described = msgspec.json.decode(path.read_bytes(), type=_Description)
+        except FileNotFoundError:
+            raise DataError(
+                f"{folder}: no {DESCRIPTION}, hence no model trained by mprm train"
+            ) from None
     if described.schema != SCHEMA:
         raise DataError(f"{path}: schema {described.schema!r}, not {SCHEMA}")
     if described.name == tiny.NAME:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers
 
-from mprm_jax.records.problems import DataError
+from mprm_jax.records.problems import DataError, faults_of
 from mprm_jax.records.record import STEP_MARKER
 
 TOKENIZER = "tokenizer.json"
@@ -29,11 +29,8 @@ def read_tokenizer(directory: Path) -> Tokenizer:
             f"{path}: not found; transformers' AutoTokenizer.from_pretrained(...)"
             ".save_pretrained(...) writes one"
         )
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: {error}") from error
-    return parse_tokenizer(text, str(path))
+    with faults_of(path):
+        return parse_tokenizer(path.read_text(encoding="utf-8"), str(path))
 
 
 def parse_tokenizer(text: str, where: str) -> Tokenizer:

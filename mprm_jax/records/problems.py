@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import msgspec
 
 
 class DataError(Exception):
@@ -10,6 +15,22 @@ class DataError(Exception):
 
     The command line prints it and exits with 1.
     """
+
+
+@contextlib.contextmanager
+def faults_of(path: Path | str, unfit: str = "no JSON") -> Iterator[None]:
+    """A context in which what goes wrong with a file is a DataError that names it.
+
+    Args:
+        path: of the file or folder, or the place in it.
+        unfit: said where the file cannot be decoded.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise DataError(f"{path}: {error.strerror or error}") from error
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise DataError(f"{path}: {unfit} ({error})") from error
 
 
 class BadRecord(DataError):

@@ -23,7 +23,7 @@ import xxhash
 
 from mprm_jax.models.model import Model
 from mprm_jax.models.registry import read_model
-from mprm_jax.records.problems import DataError
+from mprm_jax.records.problems import DataError, faults_of
 from mprm_jax.train.sharding import FIRST_HOST, barrier
 
 FOLDER = "checkpoints"
@@ -326,12 +326,11 @@ def updates_kept(output: Path) -> list[int]:
     Raises:
         DataError: the folder cannot be read.
     """
-    try:
-        names = os.listdir(output / FOLDER)
-    except FileNotFoundError:
-        return []
-    except OSError as error:
-        raise DataError(f"{output / FOLDER}: {error.strerror or error}") from error
+    with faults_of(output / FOLDER):
+        try:
+            names = os.listdir(output / FOLDER)
+        except FileNotFoundError:
+            return []
     return sorted((int(n) for n in names if n.isascii() and n.isdigit()), reverse=True)
 
 

@@ -44,7 +44,7 @@ from mprm_jax.models.backbone import Backbone
 from mprm_jax.models.families import BackboneConfig, family_of
 from mprm_jax.models.layers import Compute, Params
 from mprm_jax.models.model import Model
-from mprm_jax.records.problems import DataError
+from mprm_jax.records.problems import DataError, faults_of
 
 DESCRIPTION = "features.json"
 SCHEMA = "mprm-features/1"
@@ -200,12 +200,11 @@ class FeatureStore:
         return digest.digest()
 
     def _read(self, path: Path, rows: int) -> np.ndarray | None:
-        try:
-            stored = path.read_bytes()
-        except FileNotFoundError:
-            return None
-        except OSError as error:
-            raise DataError(f"{path}: {error.strerror or error}") from error
+        with faults_of(path):
+            try:
+                stored = path.read_bytes()
+            except FileNotFoundError:
+                return None
         digest, data = stored[:_DIGEST_BYTES], stored[_DIGEST_BYTES:]
         if len(data) != rows * self.row_bytes or digest != self._digest(path, data):
             self._report(f"{path}: damaged; the features are made anew")
@@ -217,21 +216,18 @@ class FeatureStore:
 def _begin(folder: Path, facts: dict[str, str]) -> None:
     """Say whose features a folder holds, or find that they are those."""
     path = folder / DESCRIPTION
-    try:
-        before = msgspec.json.decode(path.read_bytes(), type=dict[str, str])
-    except FileNotFoundError:
-        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-            raise DataError(
-                f"{folder}: holds other things than features; name a new folder"
-            ) from None
-        with OutputSet() as outputs:
-            data = msgspec.json.format(msgspec.json.encode(facts)) + b"\n"
-            outputs.add(path).write(data)
-        return
-    except OSError as error:
-        raise DataError(f"{path}: {error.strerror or error}") from error
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise DataError(f"{path}: describes no features ({error})") from error
+    with faults_of(path, "describes no features"):
+        try:
+            before = msgspec.json.decode(path.read_bytes(), type=dict[str, str])
+        except FileNotFoundError:
+            if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+                raise DataError(
+                    f"{folder}: holds other things than features; name a new folder"
+                ) from None
+            with OutputSet() as outputs:
+                data = msgspec.json.format(msgspec.json.encode(facts)) + b"\n"
+                outputs.add(path).write(data)
+            return
     changed = [name for name in facts if before.get(name) != facts[name]]
     if changed:
         raise DataError(

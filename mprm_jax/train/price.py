@@ -34,14 +34,7 @@ from mprm_jax.models.model import Model, Params
 from mprm_jax.train.config import OptimizerConfig
 from mprm_jax.train.loop import TrainingJob
 from mprm_jax.train.optimizer import split, transformation
-from mprm_jax.train.sharding import (
-    MeshShape,
-    abstract_mesh,
-    batch_parts,
-    bytes_per_device,
-    check_rows,
-    moment_shardings,
-)
+from mprm_jax.train.sharding import batch_parts, bytes_per_device, moment_shardings
 
 # Dense bfloat16 of an H100 SXM (NVIDIA's data sheet: 1,979 with sparsity), TFLOP/s.
 H100_PEAK = 989.0
@@ -140,17 +133,6 @@ def sample_load(
         tick(done)
     tokens, rows = np.array(sizes).T
     return load_of(tokens, rows, job.plan.batch_size, job.buckets)
-
-
-def planned_mesh(shape: MeshShape | None, job: TrainingJob) -> AbstractMesh:
-    """The mesh that is asked for, else a copy of the model on every device here.
-
-    Raises:
-        ValueError: it cannot share a micro-batch.
-    """
-    mesh = abstract_mesh(shape or MeshShape(jax.device_count(), 1))
-    check_rows(mesh, job.plan.batch_size, job.config.accumulate)
-    return mesh
 
 
 @dataclasses.dataclass(frozen=True)

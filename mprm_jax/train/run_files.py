@@ -20,7 +20,7 @@ from mprm_jax.data.loader import Loaded, Source
 from mprm_jax.data.outputs import OutputSet
 from mprm_jax.models.model import Model
 from mprm_jax.models.registry import model_files
-from mprm_jax.records.problems import DataError
+from mprm_jax.records.problems import DataError, faults_of
 from mprm_jax.train.checkpoint import updates_kept
 
 RUN = "run.json"
@@ -80,12 +80,8 @@ def begin(path: Path, model: Model, settings: dict[str, Any], resume: bool) -> s
 
 
 def _check_same(path: Path, settings: dict[str, Any]) -> None:
-    try:
+    with faults_of(path, "describes no run"):
         before = msgspec.json.decode(path.read_bytes(), type=dict)
-    except OSError as error:
-        raise DataError(f"{path}: {error.strerror or error}") from error
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise DataError(f"{path}: describes no run ({error})") from error
     keys = before.keys() | settings.keys()
     changed = [k for k in sorted(keys) if before.get(k) != settings.get(k)]
     if changed:
@@ -141,12 +137,10 @@ class RunLog:
 
     def __init__(self, output: Path, after: int, tensorboard: bool) -> None:
         self._path = output / METRICS
-        try:
+        with faults_of(self._path):
             output.mkdir(parents=True, exist_ok=True)
             self._file = open(self._path, "ab+", buffering=0)  # noqa: SIM115
             self._file.truncate(_end_of(self._file, after))
-        except OSError as error:
-            raise DataError(f"{self._path}: {error.strerror or error}") from error
         self._board = None
         if tensorboard:
             from tensorboardX import SummaryWriter
@@ -170,14 +164,12 @@ class RunLog:
 
     def write(self, update: int, metrics: dict[str, Any]) -> None:
         """Append one update's metrics; ``update`` counts from 1."""
-        try:
+        with faults_of(self._path):
             line = msgspec.json.encode({"update": update} | metrics) + b"\n"
             self._file.write(line)
             if self._board is not None:
                 for name, value in metrics.items():
                     self._board.add_scalar(name, value, update)
-        except OSError as error:
-            raise DataError(f"{self._path}: {error.strerror or error}") from error
 
 
 def _end_of(file: Any, after: int) -> int:
@@ -202,13 +194,9 @@ def read_metrics(output: Path) -> list[dict[str, Any]]:
         DataError: there are none, or a whole line is no JSON object.
     """
     path = output / METRICS
-    try:
+    with faults_of(path):
         lines = path.read_bytes().split(b"\n")[:-1]
         return [msgspec.json.decode(line, type=dict) for line in lines]
-    except OSError as error:
-        raise DataError(f"{path}: {error.strerror or error}") from error
-    except msgspec.DecodeError as error:
-        raise DataError(f"{path}: {error}") from error
 
 
 _STARTS = 0x9E3779B9, 0x7F4A7C15

@@ -7,6 +7,7 @@ import pytest
 
 from tests.cli import run
 from tests.raw_files import line, random_records, write_corpus
+from tests.report_run import write_run
 
 
 @pytest.fixture
@@ -23,6 +24,23 @@ def corpus(tmp_path):
             "NLVR2.jsonl.gz": gzip.compress(compressed),
         },
     )
+
+
+@pytest.fixture(scope="session")
+def demo_run(tmp_path_factory):
+    """A tiny run of the demo, to be read only."""
+    return write_run(tmp_path_factory.mktemp("run") / "demo")
+
+
+@pytest.fixture
+def stub(monkeypatch):
+    """Any folder is a checkpoint of the stub."""
+    import jax
+
+    from tests.mprm_jax.stub_model import StubModel
+
+    loaded = StubModel(), StubModel().init(jax.random.key(0))
+    monkeypatch.setattr("mprm_jax.train.checkpoint.load_model", lambda *_, **__: loaded)
 
 
 @pytest.fixture

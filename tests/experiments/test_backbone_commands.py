@@ -16,12 +16,10 @@ from mprm_jax.models.weights.load import load_backbone
 from mprm_jax.train.checkpoint import load_model
 from tests.mprm_jax.backbone_folder import LAYOUTS, layout_folder, text_tokenizer
 from tests.mprm_jax.quick import quick_compilation as quick_compilation
+from tests.raw_files import read_lines as records
+from tests.raw_files import write_lines
 
 SIZES = ["--rollouts", "48", "--judged", "10", "--problems", "5"]
-
-
-def records(path):
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
 @pytest.fixture(scope="module")
@@ -99,8 +97,7 @@ def test_from_released_weights_to_scores_and_out_again(
     rows = records(test)
     others = [row["image"] for row in rows[1:] + rows[:1]]
     turned = [row | {"image": path} for row, path in zip(rows, others, strict=True)]
-    path = tmp_path / "turned.jsonl"
-    path.write_text("".join(json.dumps(row) + "\n" for row in turned))
+    path = write_lines(tmp_path / "turned.jsonl", *turned)
     _, other = evaluate(mprm, tmp_path / "run", path, tmp_path / "b", world)
     assert (scores != other).mean() > 0.5
 

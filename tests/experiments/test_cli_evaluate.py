@@ -8,14 +8,9 @@ import numpy as np
 import pytest
 from sklearn.metrics import f1_score, roc_auc_score
 
-from tests.mprm_jax.scoring_model import PARAMS, StubModel, benchmark, solution
+from tests.raw_files import benchmark, solution, write_lines
 
 SCORE = "evaluate --json --predictions"
-
-
-def write(path, records):
-    path.write_text("".join(json.dumps(one) + "\n" for one in records))
-    return path
 
 
 def random_predictions(rollouts=60, seed=0):
@@ -29,7 +24,7 @@ def random_predictions(rollouts=60, seed=0):
 
 @pytest.fixture
 def scores(tmp_path):
-    return write(tmp_path / "scores.jsonl", random_predictions())
+    return write_lines(tmp_path / "scores.jsonl", *random_predictions())
 
 
 def test_the_json_has_the_promised_keys_and_values(scores, mprm):
@@ -78,7 +73,8 @@ def test_where_the_threshold_was_chosen_is_marked(scores, mprm):
 
 
 def test_a_prior_beside_the_scores_is_judged(scores, tmp_path, mprm):
-    truth = write(tmp_path / "truth.jsonl", [{"slip_rate": i / 60} for i in range(60)])
+    rates = ({"slip_rate": i / 60} for i in range(60))
+    truth = write_lines(tmp_path / "truth.jsonl", *rates)
     given = ("--predictions", scores, "--prior slip_rate")
     value = mprm("evaluate --json", *given, "--prior-file", truth).json
     assert value["prior"]["field"] == "slip_rate"
@@ -101,7 +97,7 @@ ONE = {"data_source": "a", "labels_per_step": [1, -1], "prm_scores": [3.0, -2.0]
     ],
 )
 def test_what_makes_numbers_odd_is_said(change, note, tmp_path, mprm):
-    path = write(tmp_path / "p", [ONE | change])
+    path = write_lines(tmp_path / "p", ONE | change)
     done = mprm(SCORE, path, "--threshold=0")
     assert done.status == 0
     assert note in " ".join(done.json["notes"])
@@ -110,7 +106,7 @@ def test_what_makes_numbers_odd_is_said(change, note, tmp_path, mprm):
 
 
 def test_one_class_has_no_auroc(tmp_path, mprm):
-    path = write(tmp_path / "p", [{**ONE, "labels_per_step": [1, 1]}])
+    path = write_lines(tmp_path / "p", ONE | {"labels_per_step": [1, 1]})
     value = mprm(SCORE, path, "--threshold 0.5").json
     assert (value["auroc"], value["f1_negative"]) == (None, 0)
     assert value["per_source"] == {"a": pytest.approx(1 / 3)}
@@ -127,20 +123,11 @@ def test_one_class_has_no_auroc(tmp_path, mprm):
 )
 @pytest.mark.parametrize("as_json", ["", "--json"])
 def test_bad_predictions_fail_in_one_line(records, where, as_json, tmp_path, mprm):
-    path = write(tmp_path / "p.jsonl", records)
+    path = write_lines(tmp_path / "p.jsonl", *records)
     failed = mprm("evaluate", as_json, "--predictions", path)
     assert (failed.status, failed.err.count("\n")) == (1, 1)
     assert where in failed.err
     assert not as_json or where in failed.json["error"]
-
-
-@pytest.fixture
-def stub(monkeypatch):
-    """Any folder is a checkpoint of the stand-in model."""
-    monkeypatch.setattr(
-        "mprm_jax.train.checkpoint.load_model",
-        lambda *_, **__: (StubModel(), PARAMS),
-    )
 
 
 def test_a_checkpoint_is_scored_and_its_scores_are_judged_again(stub, tmp_path, mprm):

@@ -1,17 +1,9 @@
 """`mprm rerank` as a user meets it."""
 
-import json
-
 import pytest
 
 from tests.cli import run
-from tests.mprm_jax.scoring_model import PARAMS, StubModel, png
-
-
-def write(path, problems):
-    path.write_text("".join(json.dumps(one) + "\n" for one in problems))
-    return path
-
+from tests.raw_files import write_lines, write_pictures
 
 SCORED = [
     {
@@ -26,7 +18,7 @@ SCORED = [
 
 
 def test_scores_of_any_model_can_be_judged(tmp_path, capsys):
-    path = write(tmp_path / "c.jsonl", SCORED)
+    path = write_lines(tmp_path / "c.jsonl", *SCORED)
     value = run(capsys, "rerank", "--predictions", path, "--json").json
     # The right one has the best mean in every third problem; the last steps all tie.
     assert value["mean"] == pytest.approx(1 / 3)
@@ -37,20 +29,15 @@ def test_scores_of_any_model_can_be_judged(tmp_path, capsys):
 
 
 def test_the_table_fits_80_columns(tmp_path, capsys):
-    path = write(tmp_path / "c.jsonl", SCORED)
+    path = write_lines(tmp_path / "c.jsonl", *SCORED)
     done = run(capsys, "rerank", "--predictions", path)
     assert done.status == 0
     assert max(map(len, done.out.splitlines())) <= 80
     assert "in up to 12 problems (by last)" in " ".join(done.out.split())
 
 
-def test_a_checkpoint_scores_candidates(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(
-        "mprm_jax.train.checkpoint.load_model",
-        lambda *_, **__: (StubModel(), PARAMS),
-    )
-    (tmp_path / "images").mkdir()
-    (tmp_path / "images" / "0.png").write_bytes(png())
+def test_a_checkpoint_scores_candidates(stub, tmp_path, capsys):
+    write_pictures(tmp_path / "images", 1)
     problems = [
         {
             "question": f"what is {i}?",
@@ -63,7 +50,7 @@ def test_a_checkpoint_scores_candidates(tmp_path, capsys, monkeypatch):
         }
         for i in range(6)
     ]
-    path = write(tmp_path / "c.jsonl", problems)
+    path = write_lines(tmp_path / "c.jsonl", *problems)
     output = tmp_path / "out" / "scored.jsonl"
     given = f"--checkpoint={tmp_path}", f"--candidates={path}", f"--output={output}"
     done = run(capsys, "rerank", *given, "--json")
@@ -90,7 +77,7 @@ def test_failures_are_one_line(arguments, words, capsys):
 
 def test_texts_alone_are_no_scores(tmp_path, capsys):
     problem = {"question": "?", "candidates": [{"steps": ["x"], "correct": True}]}
-    path = write(tmp_path / "c.jsonl", [problem])
+    path = write_lines(tmp_path / "c.jsonl", problem)
     failed = run(capsys, "rerank", "--predictions", path, "--json")
     assert failed.status == 1
     assert "c.jsonl:1: record 1: no scores" in failed.json["error"]

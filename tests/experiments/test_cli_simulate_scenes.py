@@ -6,12 +6,9 @@ import numpy as np
 import pytest
 
 from tests.cli import run
+from tests.raw_files import read_lines as lines
 
 SIZES = ["--rollouts", "40", "--judged", "10", "--problems", "5"]
-
-
-def lines(path):
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
 def test_the_table_shows_the_world_beside_the_real_corpus(tmp_path, capsys):

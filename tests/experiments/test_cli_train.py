@@ -5,7 +5,6 @@ import json
 import jax
 import numpy as np
 import pytest
-from PIL import Image
 
 from experiments.benchmarks.kill_resume import digest
 from experiments.store.read_subset import read_subset
@@ -13,7 +12,7 @@ from mprm_jax.records.problems import DataError
 from mprm_jax.train import open_model as models
 from mprm_jax.train.checkpoint import load_model
 from tests.mprm_jax.stub_model import StubModel, read_stub
-from tests.raw_files import random_records, write_corpus
+from tests.raw_files import random_records, write_corpus, write_pictures
 
 
 @pytest.fixture
@@ -24,11 +23,7 @@ def world(tmp_path, monkeypatch):
         tmp_path / "world" / "annotations",
         {"a.jsonl": random_records(rng, 25), "b.jsonl": random_records(rng, 15)},
     )
-    images = tmp_path / "world" / "images"
-    images.mkdir()
-    for i in range(25):
-        pixels = rng.integers(0, 256, (1, 2, 3)).astype(np.uint8)
-        Image.fromarray(pixels).save(images / f"{i}.png")
+    write_pictures(tmp_path / "world" / "images", 25, (1, 2))
     model = StubModel()
     params = model.init(jax.random.key(0))
     monkeypatch.setattr(models, "open_model", lambda name: (model, params))

@@ -3,7 +3,6 @@
 import jax
 import numpy as np
 import pytest
-from PIL import Image
 
 from mprm_jax.models.backbone import Backbone
 from mprm_jax.models.lora import LoraModel, base_of
@@ -12,7 +11,7 @@ from mprm_jax.train.checkpoint import load_model
 from tests.mprm_jax.backbone_folder import internvl_folder, qwen_folder
 from tests.mprm_jax.quick import quick_compilation as quick_compilation
 from tests.mprm_jax.test_pricing import SIZES, full_size
-from tests.raw_files import random_records, write_corpus
+from tests.raw_files import random_records, write_corpus, write_pictures
 
 
 @pytest.fixture(scope="module")
@@ -21,10 +20,7 @@ def world(tmp_path_factory):
     folder = tmp_path_factory.mktemp("world")
     rng = np.random.default_rng(1)
     write_corpus(folder / "annotations", {"a.jsonl": random_records(rng, 20)})
-    (folder / "images").mkdir()
-    for i in range(20):
-        pixels = rng.integers(0, 256, (30, 40, 3)).astype(np.uint8)
-        Image.fromarray(pixels).save(folder / "images" / f"{i}.png")
+    write_pictures(folder / "images", 20, (30, 40))
     return folder
 
 

@@ -102,7 +102,7 @@ def test_the_simulated_column_is_the_world_s_truth(tmp_path):
     assert successes.tolist() == [k for k, _ in kept]
     assert wrong.tolist() == [bad for _, bad in kept]
     next((tmp_path / "w" / "truth").iterdir()).unlink()
-    with pytest.raises(DataError, match="no truth of a simulated world"):
+    with pytest.raises(DataError, match="No such file"):
         scene_steps(tmp_path / "w")
 
 

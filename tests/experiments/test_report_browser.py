@@ -5,7 +5,6 @@ from PIL import Image
 
 from experiments.page.report import write_report
 from tests.browser import Browser, find_browser
-from tests.report_run import write_run
 
 # Colour as the browser computes it -> relative luminance (WCAG 2), for each element
 # that shows text of its own against the nearest background below it.
@@ -65,10 +64,10 @@ SHOWN = (
 
 
 @pytest.fixture(scope="module")
-def page(tmp_path_factory):
-    folder = write_run(tmp_path_factory.mktemp("run") / "demo")
-    write_report(folder)
-    return folder / "report.html"
+def page(demo_run, tmp_path_factory):
+    output = tmp_path_factory.mktemp("page") / "report.html"
+    write_report(demo_run, output)
+    return output
 
 
 @pytest.fixture(scope="module")

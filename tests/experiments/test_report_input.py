@@ -18,7 +18,6 @@ from tests.report_run import (
     SOURCES,
     cells,
     write_manifest,
-    write_run,
     write_subsets,
 )
 
@@ -30,15 +29,10 @@ HOSTILE = (
 RESULTS = "results/demo.jsonl"
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return write_run(tmp_path_factory.mktemp("run") / "demo")
-
-
 @pytest.fixture
-def copy(folder, tmp_path):
+def copy(demo_run, tmp_path):
     """A run of one's own to damage."""
-    return shutil.copytree(folder, tmp_path / "demo")
+    return shutil.copytree(demo_run, tmp_path / "demo")
 
 
 def edit_results(folder, edit):

@@ -21,7 +21,6 @@ from tests.report_run import (
     RULES,
     metrics,
     write_manifest,
-    write_run,
 )
 from theory.paper import BIS, FULL_DATA, RANDOM
 
@@ -29,13 +28,8 @@ NBSP = "\N{NO-BREAK SPACE}"
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return write_run(tmp_path_factory.mktemp("run") / "demo")
-
-
-@pytest.fixture(scope="module")
-def page(folder):
-    return render(gather(folder))
+def page(demo_run):
+    return render(gather(demo_run))
 
 
 @pytest.fixture(scope="module")
@@ -51,11 +45,11 @@ def cells_of(folder, world):
 
 @pytest.mark.parametrize(("number", "world"), [*enumerate(GAINS)])
 def test_every_number_of_the_results_is_the_mean_of_its_cells(
-    number, world, folder, document
+    number, world, demo_run, document
 ):
     table = document.table(["within-position AUROC", "updates"], number)
     assert list(table) == list(NAMES.values())
-    found = cells_of(folder, world)
+    found = cells_of(demo_run, world)
     for arm, row in zip(NAMES, table.values(), strict=True):
         of = [c["metrics"] for c in found if c["config"]["arm"]["rule"] == arm]
         assert len(of) == (1 if arm == "base" else 3)
@@ -86,7 +80,7 @@ def test_rules_come_first_and_references_apart(document):
     assert heads == [*names[:5], "for reference", *names[5:]]
 
 
-def test_seeds_and_sources_are_shown_as_they_are(folder, document):
+def test_seeds_and_sources_are_shown_as_they_are(demo_run, document):
     rows = next(t for t in document.tables if "decision threshold" in t[0])[1:]
     expected = {
         (
@@ -98,7 +92,7 @@ def test_seeds_and_sources_are_shown_as_they_are(folder, document):
             ),
             *(f"{cell['metrics']['per_source'][name]:.3f}" for name in "ab"),
         )
-        for cell in cells_of(folder, "scarce")
+        for cell in cells_of(demo_run, "scarce")
     }
     assert {tuple(c.strip() for c in row) for row in rows} == expected
     sources = document.table(["a", "b"])
@@ -119,8 +113,11 @@ def test_differences_stand_with_their_intervals_and_verdicts(document):
     assert second["BIS"]["verdict"] == "open"
 
 
-def test_the_answers_come_first_and_agree_with_the_command(folder, document, capsys):
-    done = run(capsys, "report", folder, "--output", folder / "again.html", "--json")
+def test_the_answers_come_first_and_agree_with_the_command(
+    demo_run, document, capsys, tmp_path
+):
+    page = tmp_path / "again.html"
+    done = run(capsys, "report", demo_run, "--output", page, "--json")
     assert done.status == 0
     first, second = done.json["answers"]
     assert "beat Random by 0.055" in first["sentence"]
@@ -130,18 +127,18 @@ def test_the_answers_come_first_and_agree_with_the_command(folder, document, cap
     assert text.index(first["sentence"]) < text.index(second["sentence"])
     assert text.index(second["sentence"]) < text.index("within-position AUROC")
     assert f"BIS {BIS[KEEP_RATIO][1]} against Random {RANDOM[KEEP_RATIO][1]}" in text
-    printed = run(capsys, "report", folder, "--output", folder / "again.html")
+    printed = run(capsys, "report", demo_run, "--output", page)
     assert first["sentence"] in printed.out
-    assert str(folder / "again.html") in printed.out
+    assert str(page) in printed.out
 
 
 @pytest.mark.parametrize(("number", "world"), [*enumerate(GAINS)])
 def test_corpus_and_subsets_stand_as_their_files_have_them(
-    number, world, folder, document
+    number, world, demo_run, document
 ):
     table = document.table(["statistic", "paper"])
     assert table["rollouts"]["paper"] == f"{FULL_DATA.rollouts:,}"
-    files = (folder / world / "corpus" / "annotations").glob("*.jsonl")
+    files = (demo_run / world / "corpus" / "annotations").glob("*.jsonl")
     counts = [
         [step["num_mc_correct"] for step in json.loads(line)["steps_with_score"]]
         for path in files
@@ -159,7 +156,7 @@ def test_corpus_and_subsets_stand_as_their_files_have_them(
         assert table[name][world] == value
     kept = document.table(["tied share", "wrong positives"], number)
     for rule in RULES:
-        path = folder / world / "subsets" / f"{rule}.jsonl.manifest.json"
+        path = demo_run / world / "subsets" / f"{rule}.jsonl.manifest.json"
         tied = json.loads(path.read_text())["tied_share"]
         assert kept[NAMES[rule]]["tied share"] == f"{100 * tied:.1f}{NBSP}%"
         assert kept[NAMES[rule]]["rollouts"] == "12"
@@ -209,8 +206,8 @@ def test_what_the_backbone_has_seen_is_told(document):
     assert list(gate.values()) == ["bars", "0.871", "0.823", "0.641"]
 
 
-def test_the_same_run_gives_the_same_page(folder, page):
-    assert render(gather(folder)) == page
+def test_the_same_run_gives_the_same_page(demo_run, page):
+    assert render(gather(demo_run)) == page
 
 
 def test_about_sixty_rollouts_are_shown(document, page):

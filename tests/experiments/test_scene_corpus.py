@@ -17,6 +17,7 @@ from mprm_jax.evaluate import read_benchmark
 from mprm_jax.records.problems import DataError
 from sim.scenes.grammar import BENCHMARK_SOURCES, TRAINING_SOURCES
 from sim.scenes.world import PLENTIFUL, SCARCE
+from tests.raw_files import read_lines as lines
 from tests.scene_reader import judge, read_picture, running, words
 from tests.scene_reader import read_question as asked_for
 
@@ -37,10 +38,6 @@ def files(folder):
         for path in sorted(folder.rglob("*"))
         if path.is_file() and ".mprm-index" not in path.parts
     }
-
-
-def lines(path):
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
 def shown(root, image, kind):

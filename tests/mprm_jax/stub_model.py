@@ -27,6 +27,7 @@ class StubModel:
 
     vocabulary: int = 11
     width: int = 5
+    max_length: int = 10_000
 
     @property
     def name(self) -> str:
@@ -73,15 +74,18 @@ class StubModel:
     def encode(
         self, question: str, steps: Sequence[str], images: tuple[Image.Image, ...]
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray, int]:
-        """A few tokens for each step; nothing is ever cut off."""
+        """A token for each byte of a step; what is beyond the length is cut off."""
         tokens = [sum(question.encode()) % 7 + 3]
         markers = []
         for step in steps:
-            tokens += [byte % 7 + 3 for byte in step.encode()[:3]] + [2]
+            if len(tokens) + len(step) >= self.max_length:
+                break
+            tokens += [byte % 7 + 3 for byte in step.encode()] + [2]
             markers.append(len(tokens) - 1)
         pixels = [np.asarray(i, np.uint8).reshape(-1, 3)[:PATCHES] for i in images]
         patches = np.concatenate(pixels or [np.zeros((0, PATCH_DIM), np.uint8)])
-        return np.array(tokens, np.int32), patches, np.array(markers, np.int32), 0
+        cut = len(steps) - len(markers)
+        return np.array(tokens, np.int32), patches, np.array(markers, np.int32), cut
 
     def description(self) -> dict[str, Any]:
         """Shape of the model."""

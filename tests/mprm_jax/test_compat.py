@@ -26,10 +26,10 @@ def dump(*records):
     )
 
 
-def run(folder, keep_ratio=1.0, alpha=0.05, **options):
+def run(folder, keep_ratio=1.0, alpha=0.05):
     """(output bytes, counts of each file) in the shape of the oracle's."""
     output = []
-    report = select_official(folder, keep_ratio, alpha, output.append, **options)
+    report = select_official(folder, keep_ratio, alpha, output.append)
     names = ("lines", "blank", "refused", "rollouts", "selected", "tied", "dropped")
     reports = [
         {"name": f.path.name, "written": f.written.tolist()}
@@ -197,17 +197,18 @@ def test_nan_keys_sort_as_pythons_sort_leaves_them(one_file):
 @pytest.mark.parametrize("chunk_bytes", [1, 7, 100, 1 << 18])
 def test_lines_that_are_too_long_are_named(tmp_path, monkeypatch, chunk_bytes):
     monkeypatch.setattr(framing, "MAX_LINE_BYTES", 200)
+    monkeypatch.setattr(framing, "CHUNK_BYTES", chunk_bytes)
     good = dump(record())
     longest = b'{"x": "%s"}\n' % (b"x" * 191)
     assert len(longest.rstrip()) == 200
     path = tmp_path / "a.jsonl"
     # Short lines do not add up, whatever ends them.
     path.write_bytes((good + longest) * 20 + good.replace(b"\n", b"\r") * 20)
-    assert run(tmp_path, chunk_bytes=chunk_bytes)[1][0]["written"][-1] == 60
+    assert run(tmp_path)[1][0]["written"][-1] == 60
     for bad in (b"x" * 201 + b"\n", b"x" * 201, b"x" * 5000 + b"\r" + good):
         path.write_bytes(good + longest + bad)
         with pytest.raises(DataError, match=r"a\.jsonl:3: line too long"):
-            run(tmp_path, chunk_bytes=chunk_bytes)
+            run(tmp_path)
 
 
 @pytest.fixture

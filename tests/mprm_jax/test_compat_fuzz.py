@@ -6,6 +6,7 @@ from collections import Counter
 
 import pytest
 
+from mprm_jax.data import framing
 from mprm_jax.records.problems import DataError
 from tests import official_baseline as reference
 from tests.mprm_jax.test_compat import run
@@ -134,7 +135,9 @@ class Writer:
 
 
 @pytest.mark.parametrize("block", range(BLOCKS))
-def test_odd_corpora_give_the_bytes_and_counts_of_the_oracle(tmp_path, block):
+def test_odd_corpora_give_the_bytes_and_counts_of_the_oracle(
+    tmp_path, monkeypatch, block
+):
     seen = Counter()
     for i in range(CORPORA):
         writer = Writer(block * CORPORA + i)
@@ -142,19 +145,18 @@ def test_odd_corpora_give_the_bytes_and_counts_of_the_oracle(tmp_path, block):
         writer.corpus(folder)
         keep_ratio = writer.rng.choice([0.05, 0.25, 0.29, 0.5, 0.7, 1.0])
         alpha = writer.rng.choice([0.0, 0.05, 0.2])
-        chunk_bytes = writer.rng.choice([1, 2, 3, 10, 64, 1000, 1 << 18])
+        size = writer.rng.choice([1, 2, 3, 10, 64, 1000, 1 << 18])
+        monkeypatch.setattr(framing, "CHUNK_BYTES", size)
         try:
             expected = reference.select(folder, keep_ratio, alpha)
         except Exception as crash:
             with pytest.raises(
                 DataError, match=rf"^{re.escape(str(folder))}/[^/]+\.jsonl:\d+: "
             ):
-                run(folder, keep_ratio, alpha, chunk_bytes=chunk_bytes)
+                run(folder, keep_ratio, alpha)
             seen[type(crash).__name__] += 1
             continue
-        assert run(folder, keep_ratio, alpha, chunk_bytes=chunk_bytes) == expected, (
-            folder
-        )
+        assert run(folder, keep_ratio, alpha) == expected, folder
         for report in expected[1]:
             seen["written"] += len(report["written"])
             seen.update(report["dropped"])

@@ -1,21 +1,26 @@
 """Scores do not depend on batching; benchmark files as users have them."""
 
+import jax
 import numpy as np
 import pytest
+from scipy.special import expit
 
 from mprm_jax.data.batches import Example, collate
 from mprm_jax.data.scored import columns
 from mprm_jax.evaluate import _plan, image_root, predict, read_benchmark, score_prompts
 from mprm_jax.records.problems import DataError
-from tests.mprm_jax.scoring_model import PARAMS, StubModel, benchmark, solution
+from tests.mprm_jax.stub_model import PATCH_DIM, StubModel
+from tests.raw_files import benchmark, solution
+
+PARAMS = StubModel().init(jax.random.key(0))
 
 
 def example(rng, tokens, steps, patches=2):
     markers = np.sort(rng.choice(tokens, steps, replace=False)).astype(np.int32)
     ones = np.ones(steps, np.int32)
     return Example(
-        rng.integers(1, 60, tokens, dtype=np.int32),
-        rng.integers(0, 256, (patches, 6), dtype=np.uint8),
+        rng.integers(1, 11, tokens, dtype=np.int32),
+        rng.integers(0, 256, (patches, PATCH_DIM), dtype=np.uint8),
         markers,
         0 * ones,
         ones,
@@ -24,11 +29,12 @@ def example(rng, tokens, steps, patches=2):
 
 def by_hand(one):
     """The stub's score, in float64."""
+    params = jax.tree.map(lambda leaf: np.asarray(leaf, float), PARAMS)
+    embedding, head = params["blocks"][0]["embedding"], params["head"]["kernel"]
     place = np.arange(1, len(one.tokens_L) + 1)
-    upto = np.cumsum((one.tokens_L + 1) * np.sin(place))
-    margin = 0.02 * upto[one.marker_S]
-    margin += (one.images_PxD.astype(float) - 100).mean() / 64 - 0.25
-    return 1 / (1 + np.exp(-margin))
+    mean = np.cumsum(embedding[one.tokens_L], axis=0) / place[:, None]
+    image = one.images_PxD.sum(axis=0) / 255 @ params["vision"]["kernel"]
+    return expit(np.tanh(mean + image)[one.marker_S] @ (head[:, 0] - head[:, 1]))
 
 
 @pytest.mark.parametrize("batch_size", [1, 7])
@@ -38,7 +44,7 @@ def test_padding_and_bucketing_never_change_a_score(batch_size):
         example(rng, int(rng.integers(9, 65)), int(rng.integers(1, 9)), 1 + i % 2)
         for i in range(90)
     ]
-    scores = score_prompts(StubModel(), PARAMS, iter(examples), batch_size)
+    scores = score_prompts(StubModel(), PARAMS, examples, batch_size)
     assert len(scores) == 90
     for one, found in zip(examples, scores, strict=True):
         assert found.dtype == np.float64
@@ -60,7 +66,7 @@ def test_few_shapes_are_compiled_and_none_twice(monkeypatch):
     ]
     for _ in range(2):
         # Equal models share what was compiled, whichever object they are.
-        score_prompts(StubModel(name="traced"), PARAMS, examples, 8)
+        score_prompts(StubModel(vocabulary=12), PARAMS, examples, 8)
     assert len(seen) == len(set(seen))
     assert set(seen) <= {(8, tokens, s) for tokens in (32, 48, 64) for s in (8, 16)}
 
@@ -82,16 +88,20 @@ def test_patches_are_padded_to_powers_of_two(monkeypatch):
     assert [shape.shapes[0].patches for _, shape in _plan(words, 16)] == [0]
 
 
+def with_bias(yes):
+    bias = np.array([yes, 0, 0], np.float32)
+    return PARAMS | {"head": PARAMS["head"] | {"bias": bias}}
+
+
 def test_very_sure_scores_stay_apart():
     # In float32 both would be 1.
     examples = [example(np.random.default_rng(3), 9, 1) for _ in range(2)]
-    sure = [{"scale": np.float32(scale)} for scale in (1.0, 1.05)]
+    sure = [with_bias(30.0), with_bias(30.5)]
     first, second = (
         score_prompts(StubModel(), params, examples[:1], 1)[0][0] for params in sure
     )
     margins = [np.log(value / (1 - value)) for value in (first, second)]
-    assert abs(margins[0]) > 4
-    assert margins[0] != margins[1]
+    assert margins[1] - margins[0] == pytest.approx(0.5, abs=0.01)
 
 
 def test_a_benchmark_keeps_its_neutral_steps(tmp_path):
@@ -154,7 +164,7 @@ def test_a_bad_solution_is_refused_by_its_number(change, words, tmp_path):
 
 def test_a_score_that_is_no_number_stops_the_evaluation(tmp_path):
     path = benchmark(tmp_path, [solution(0, 2)])
-    params = {"scale": np.float32(np.nan)}
+    params = with_bias(np.nan)
     with pytest.raises(DataError, match="record 1: the model's score is not a number"):
         predict(StubModel(), params, read_benchmark(path), tmp_path / "images", 4)
 

@@ -28,11 +28,7 @@ def scan(path, fast=True, chunk=framing.CHUNK_BYTES):
     with pytest.MonkeyPatch.context() as patch:
         if not fast:
             patch.setattr(raw, "columns", lambda data, lines: None)
-        if chunk != framing.CHUNK_BYTES:
-            whole = framing.RecordFile.chunks
-            patch.setattr(
-                framing.RecordFile, "chunks", lambda self, size=chunk: whole(self, size)
-            )
+        patch.setattr(framing, "CHUNK_BYTES", chunk)
         return index.scan_file(file, RAW, ReadOptions())
 
 

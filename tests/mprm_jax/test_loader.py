@@ -11,7 +11,13 @@ from mprm_jax.data.corpus import read_corpus, usable_rollouts
 from mprm_jax.data.loader import BatchOrder, CorpusExamples, batches
 from mprm_jax.records.problems import DataError
 from tests.mprm_jax.stub_model import StubModel, stub_examples
-from tests.raw_files import line, random_records, record, write_corpus
+from tests.raw_files import (
+    line,
+    random_records,
+    record,
+    write_corpus,
+    write_pictures,
+)
 
 
 def read(source, size, presentations=None, seed=0, buckets=None, **options):
@@ -110,10 +116,7 @@ def world(tmp_path):
     records = random_records(rng, 9)
     packed = gzip.compress("\n".join(map(line, random_records(rng, 5))).encode())
     write_corpus(tmp_path / "corpus", {"a.jsonl": records, "b.jsonl.gz": packed})
-    (tmp_path / "images").mkdir()
-    for i in range(9):
-        pixels = rng.integers(0, 256, (1, 2, 3)).astype(np.uint8)
-        Image.fromarray(pixels).save(tmp_path / "images" / f"{i}.png")
+    write_pictures(tmp_path / "images", 9, (1, 2))
     return tmp_path
 
 

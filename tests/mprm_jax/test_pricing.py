@@ -21,7 +21,6 @@ from mprm_jax.train.price import (
     Throughput,
     flops_per_rollout,
     load_of,
-    planned_mesh,
     price,
     sample_load,
 )
@@ -237,13 +236,10 @@ def test_a_utilisation_is_a_share():
         Throughput(0.4, -1.0)
     job = TrainingJob(StubModel(), [], plan(8, 8), LADDER)
     shapes = jax.eval_shape(StubModel().init, jax.random.key(0))
-    mesh = planned_mesh(None, job)
-    assert mesh.shape == {"data": 2, "fsdp": 1, "tensor": 1}
+    mesh = abstract_mesh(MeshShape(2, 1))
     slow, fast = (
         price(job, shapes, Load(8, 8, 0), mesh, of)
         for of in (Throughput(0.4, 1.0), Throughput(0.4, 2.0))
     )
     assert fast.hours == slow.hours / 2
     assert slow.seconds_per_flop == pytest.approx(1 / (2 * 1e12 * 0.4))
-    with pytest.raises(ValueError, match="3 parts of the mesh cannot share"):
-        planned_mesh(MeshShape(1, 3), job)

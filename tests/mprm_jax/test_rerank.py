@@ -4,6 +4,7 @@ import itertools
 import json
 import math
 
+import jax
 import numpy as np
 import pytest
 
@@ -17,12 +18,11 @@ from mprm_jax.rerank import (
     choose,
     encode_scored,
 )
-from tests.mprm_jax.scoring_model import PARAMS, StubModel, png
+from tests.mprm_jax.stub_model import StubModel
+from tests.raw_files import png
+from tests.raw_files import write_lines as write
 
-
-def write(path, *problems):
-    path.write_text("".join(json.dumps(one) + "\n" for one in problems))
-    return path
+PARAMS = StubModel().init(jax.random.key(0))
 
 
 def scored(*candidates, **fields):

@@ -13,23 +13,14 @@ from mprm_jax.data.scored import (
     read_prior,
 )
 from mprm_jax.records.problems import DataError
+from tests.raw_files import write_lines as write
 
 GOOD = {"data_source": "a", "labels_per_step": [1, -1, 0], "prm_scores": [0.9, 0.2, 0]}
 
 
-def write(path, *records):
-    """JSON lines; a string is a line as it is."""
-    lines = (one if isinstance(one, str) else json.dumps(one) for one in records)
-    path.write_text("".join(line + "\n" for line in lines))
-    return path
-
-
 def nested(labels, scores, **fields):
-    return {
-        "data_source": "b",
-        "labels_per_step": labels,
-        "prm_scores": scores,
-    } | fields
+    judged = {"labels_per_step": labels, "prm_scores": scores}
+    return {"data_source": "b"} | judged | fields
 
 
 def test_lines_and_a_list_are_the_same_file(tmp_path):

@@ -21,7 +21,7 @@ from mprm_jax.models.families import BackboneConfig
 from mprm_jax.models.internvl import InternViTConfig, InternVLConfig
 from mprm_jax.models.qwen import QwenVisionConfig, QwenVLConfig
 from mprm_jax.models.rope import Rope
-from mprm_jax.records.problems import DataError
+from mprm_jax.records.problems import DataError, faults_of
 
 # model_type of each layout: what transformers writes, and InternVL's own remote code.
 # The remote code names and fuses its language model's tensors in two ways.
@@ -46,14 +46,11 @@ def read_json(path: Path, kind: Any = Any) -> Any:
     Raises:
         DataError: it cannot be read, is no JSON, or holds something else.
     """
-    try:
-        return msgspec.json.decode(path.read_bytes(), type=kind)
-    except OSError as error:
-        raise DataError(f"{path}: {error.strerror or error}") from error
-    except msgspec.ValidationError as error:
-        raise DataError(f"{path}: {error}") from error
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise DataError(f"{path}: no JSON ({error})") from error
+    with faults_of(path):
+        try:
+            return msgspec.json.decode(path.read_bytes(), type=kind)
+        except msgspec.ValidationError as error:
+            raise DataError(f"{path}: {error}") from error
 
 
 # What this package does not compute otherwise; absent means the value here.

@@ -13,7 +13,7 @@ from safetensors import SafetensorError, safe_open
 
 from mprm_jax.models.weights.config import read_json
 from mprm_jax.models.weights.names import Entry, canonical_name
-from mprm_jax.records.problems import DataError
+from mprm_jax.records.problems import DataError, faults_of
 
 _INDEX = "model.safetensors.index.json"
 _SINGLE = "model.safetensors"
@@ -112,12 +112,11 @@ def _listed(what: str, names: list[str]) -> str:
 
 
 def _open(path: Path) -> safe_open:
-    try:
-        return safe_open(path, framework="np")
-    except SafetensorError as error:
-        raise DataError(f"{path}: no whole safetensors file ({error})") from error
-    except OSError as error:
-        raise DataError(f"{path}: {error.strerror or error}") from error
+    with faults_of(path):
+        try:
+            return safe_open(path, framework="np")
+        except SafetensorError as error:
+            raise DataError(f"{path}: no whole safetensors file ({error})") from error
 
 
 def _shards(directory: Path) -> list[Path]:
