@@ -10,6 +10,7 @@ from theory.beta_binomial import class_conditional_counts, class_conditional_rat
 from theory.label_noise import (
     count_information,
     information_retention,
+    joint_label_probs,
     noisy_fisher_weight,
     noisy_positive_prob,
     predictive_values,
@@ -76,11 +77,11 @@ def test_the_four_forms_of_the_fisher_weight_are_equal(q, fpr, fnr):
 
 @given(interior, interior)
 def test_false_positives_alone_leave_mixture_times_squared_reliability(q, fpr):
-    noisy = noisy_positive_prob(q, fpr, 0)
+    tp, _, fp, tn = joint_label_probs(q, fpr, 0)
     ppv, npv = predictive_values(q, fpr, 0)
     assert npv == 1
     np.testing.assert_allclose(
-        noisy_fisher_weight(q, fpr, 0), noisy * (1 - noisy) * ppv**2, rtol=1e-12
+        noisy_fisher_weight(q, fpr, 0), (tp + fp) * tn * ppv**2, rtol=1e-12
     )
 
 
