@@ -1,6 +1,7 @@
 """Features have the moments they are said to have; the Bayes rule is the best."""
 
 from dataclasses import replace
+from typing import cast
 
 import numpy as np
 import pytest
@@ -227,7 +228,8 @@ def test_every_part_of_a_problem_has_a_stream_of_its_own(monkeypatch):
 
         def recorded(*args, draw=draw):
             (rng,) = (of for of in args if isinstance(of, np.random.Generator))
-            used.append(rng.bit_generator.seed_seq.spawn_key)
+            stream = cast(np.random.SeedSequence, rng.bit_generator.seed_seq)
+            used.append(stream.spawn_key)
             return draw(*args)
 
         monkeypatch.setattr(problems, name, recorded)

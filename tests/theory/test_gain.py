@@ -109,17 +109,18 @@ def test_errors_across_the_best_direction_cost_what_the_first_order_says():
 CHANNELS = [(0.5, 0.0, 0.0), (0.8, 0.3, 0.05), (0.3, 0.1, 0.2)]
 
 
-@pytest.mark.parametrize("channel", CHANNELS)
-def test_the_constant_is_a_half_for_close_classes_in_many_dimensions(channel):
-    near = gaussian_constant(*channel, 0.01, 10**6)
+@pytest.mark.parametrize(("q", "fpr", "fnr"), CHANNELS)
+def test_the_constant_is_a_half_for_close_classes_in_many_dimensions(q, fpr, fnr):
+    near = gaussian_constant(q, fpr, fnr, 0.01, 10**6)
     assert near == pytest.approx(LEADING_CONSTANT, rel=1e-3)
     for d in (2, 9):
         expected = near * (d - 1) / d
-        assert gaussian_constant(*channel, 0.01, d) == pytest.approx(expected, rel=1e-5)
-    grows = [gaussian_constant(*channel, s, 32) for s in (0.01, 0.7, 1.4, 2.1)]
+        assert gaussian_constant(q, fpr, fnr, 0.01, d) == pytest.approx(
+            expected, rel=1e-5
+        )
+    grows = [gaussian_constant(q, fpr, fnr, s, 32) for s in (0.01, 0.7, 1.4, 2.1)]
     assert np.all(np.diff(grows) > 0)
     # Neither the name of a class nor of a label matters.
-    q, fpr, fnr = channel
     for twin in ((1 - q, fnr, fpr), (q, 1 - fpr, 1 - fnr)):
         assert gaussian_constant(*twin, 1.4, 32) == pytest.approx(grows[2], rel=1e-7)
 
