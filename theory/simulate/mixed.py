@@ -1,0 +1,18 @@
+"""Simulations of :mod:`theory.mixed`."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from theory import mixed
+from theory.simulate.draw import DRAWS, bernoulli, twin
+from theory.simulate.mixture import is_mixed
+
+
+@twin(mixed.mixed_information)
+def mixed_information(phi, q, *, rng, draws=DRAWS):
+    """Covariance of ``sum_j y_j phi_j`` over the mixed rollouts."""
+    labels = bernoulli(q, rng, draws)
+    scores = labels[is_mixed(labels)] @ np.asarray(phi, float)
+    off = scores - scores.mean(axis=0)
+    return off[:, :, None] * off[:, None, :]
