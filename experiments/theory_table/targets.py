@@ -77,7 +77,6 @@ def _shares(world: str) -> Iterator[Statement]:
     q, counts, note = _WORLDS[world]
     laws = counts(TRIALS)
     shares = label_noise.shares_kept(q, q, *laws)
-    of_clean = lambda kept: kept / (q * (1 - q))  # noqa: E731
     ordered = [float(shares[name]) for name in LABELS]
     for name, scores in LABELS.items():
         arguments = q, _TARGETS[name], *laws
@@ -87,7 +86,9 @@ def _shares(world: str) -> Iterator[Statement]:
             "enumeration",
             exact=lambda name=name: shares[name],
             oracle=lambda arguments=arguments: _squared_correlation(*arguments),
-            simulate=both("target_information", *arguments, part=of_clean)["simulate"],
+            simulate=both(
+                "target_information", *arguments, part=lambda kept: kept / (q * (1 - q))
+            )["simulate"],
             paper=f"F1 {scores[0]:g}",
             # Once for all four, where the last of them stands.
             claim=(lambda _: ordered == sorted(ordered, reverse=True))
