@@ -127,6 +127,12 @@ def best_directions(draw):
     return draw(inside(1e5, 1e6)), w, cov, delta, within
 
 
+# With 1e-9 more off the diagonals they would be no rates' tables.
+NEARLY_IMPOSSIBLE = 1e-9 * np.array([[1, -1], [-1, 1]]) + [
+    [[0.35, 0.25], [0.25, 0.15]],
+    [[0.15, 0.25], [0.25, 0.35]],
+]
+
 ARGUMENTS = {
     "gradient_second_moment": st.tuples(*CHANNEL, inside(0, 4)),
     "gradient_snr": st.tuples(Q, *CHANNEL),
@@ -294,6 +300,9 @@ def test_helpers_are_what_they_say():
         ("^draws must be more", "unreliability_posterior", (0, 500.0, 1e-3, 16, 0.5)),
         ("^draws must hold both labels", "gradient_snr", (0.5, 1.0, 0, 0)),
         ("^draws must hold mixed", "mixed_selection_logit_shift", ([1, 0.5, 0.5],)),
+        ("^draws must be more", "mixed_information", (np.eye(2), [1e-9, 1e-9])),
+        ("^draws must be at least 5000", "gaussian_constant", (0.5, 0, 0, 1, 9)),
+        ("^counts must not be next", "two_source_rates", (NEARLY_IMPOSSIBLE,)),
         ("^n must be a multiple", "leading_mle_excess_risk", (10, 3)),
         (
             "^n must be larger",

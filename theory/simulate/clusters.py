@@ -14,11 +14,11 @@ def clustered_covariance(scores, information, offsets, *, rng, draws=DRAWS):
     """Covariance where each rollout's score gets a sign by a fair coin (the wild
     bootstrap), times G / (G - 1).
     """
-    lengths = np.diff(offsets)
-    signs = rng.choice([-1.0, 1.0], (draws, len(lengths)))
-    total = np.repeat(signs, lengths, axis=1) @ np.asarray(scores, float)
-    moved = total @ np.linalg.inv(information).T
-    count = np.count_nonzero(lengths)
+    rollouts = np.split(np.asarray(scores, float), offsets[1:-1])
+    total = np.array([rollout.sum(axis=0) for rollout in rollouts])
+    signs = rng.choice([-1.0, 1.0], (draws, len(total)))
+    moved = signs @ total @ np.linalg.inv(information).T
+    count = np.count_nonzero(np.diff(offsets))
     return count / (count - 1) * moved[:, :, None] * moved[:, None, :]
 
 

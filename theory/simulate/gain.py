@@ -11,8 +11,8 @@ from theory.simulate.draw import DRAWS, Estimate, mean_and_se, twin
 
 # An AUROC of 0 or 1 counts as that of classes so far apart.
 _FARTHEST = 40.0
-# Parts of a sample whose spread gives its standard error.
-_PARTS = 50
+# Parts of a sample whose spread gives its standard error, and labels in each at least.
+_PARTS, _LEAST = 50, 100
 
 
 @twin(gain.auroc_of_estimate)
@@ -57,6 +57,8 @@ def gaussian_constant(q, fpr, fnr, separation, dimension, *, rng, draws=DRAWS):
     """Fit to labels of drawn features, and what is left of them, tell the error of a
     weight in which the classes do not differ.
     """
+    if draws < _PARTS * _LEAST:
+        raise ValueError(f"draws must be at least {_PARTS * _LEAST}, not {draws}")
     truth = rng.random(draws) < q
     label = truth ^ (rng.random(draws) < np.where(truth, fnr, fpr))
     x = rng.standard_normal(draws) + separation * (truth - 0.5)
@@ -69,7 +71,7 @@ def gaussian_constant(q, fpr, fnr, separation, dimension, *, rng, draws=DRAWS):
         information = np.cov(truth[part], y)[0, 1] ** 2 / y.var()
         return information * variance * (separation / w[1]) ** 2
 
-    each = max(draws // _PARTS, 1)
+    each = draws // _PARTS
     parts = [constant(slice(i * each, (i + 1) * each)) for i in range(_PARTS)]
     share = (dimension - 1) / dimension / 2
     se = share * mean_and_se(np.array(parts)).standard_error

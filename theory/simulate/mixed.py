@@ -14,5 +14,7 @@ def mixed_information(phi, q, *, rng, draws=DRAWS):
     """Covariance of ``sum_j y_j phi_j`` over the mixed rollouts."""
     labels = bernoulli(q, rng, draws)
     scores = labels[is_mixed(labels)] @ np.asarray(phi, float)
+    if len(scores) < 2:
+        raise ValueError("draws must be more: fewer than two rollouts are mixed")
     off = scores - scores.mean(axis=0)
     return off[:, :, None] * off[:, None, :]

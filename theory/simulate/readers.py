@@ -24,8 +24,10 @@ def two_source_rates(counts, *, rng, draws=DRAWS):
     # det(first + t step) = 0; the root at which the judge says 1 more often is right.
     c, a = np.linalg.det(first), np.linalg.det(step)
     b = np.linalg.det(second) - a - c
-    spread = np.sqrt(b**2 - 4 * a * c)
-    roots = (-b + np.array([[-1], [1]]) * spread) / (2 * a)
+    square = b**2 - 4 * a * c
+    if not np.all(square > 0):
+        raise ValueError("counts must not be next to tables that no rates make")
+    roots = (-b + np.array([[-1], [1]]) * np.sqrt(square)) / (2 * a)
     judged = roots * step[:, :, 1].sum(axis=-1)
     wrong, right = np.take_along_axis(roots, np.argsort(judged, axis=0), axis=0)
     prevalence = np.stack([-wrong, 1 - wrong], axis=1) / (right - wrong)[:, None]
