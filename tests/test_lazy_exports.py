@@ -21,6 +21,17 @@ def test_every_public_name_is_that_of_its_module(package):
         _ = package.nothing
 
 
+def test_simulations_are_there_after_a_plain_import():
+    code = (
+        "import sys, theory; assert 'theory.simulate' not in sys.modules; "
+        "assert 'simulate' in dir(theory); "
+        "z = theory.simulate.check('noisy_positive_prob', 0.3, 0.1, 0.05).z; "
+        "sys.exit(not abs(z) < 4.5)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
 def test_importing_a_package_loads_none_of_its_libraries():
     code = (
         "import sys, theory, sim; from theory import paper, intervals, agreement; "

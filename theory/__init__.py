@@ -1,6 +1,6 @@
 """Exact theory of learning from Monte-Carlo step labels (numpy and scipy, no JAX).
 
-    from theory import Rollouts, bis, select
+    from theory import Rollouts, bis, select, simulate
 
 The names below are imported when first used; ``import theory`` loads nothing.
 """
@@ -44,5 +44,7 @@ _HOMES = {
     "holm": "intervals",
 }
 
+_MODULES = ["simulate"]
+
 __all__ = list(_HOMES)  # pyright: ignore[reportUnsupportedDunderAll]
-__getattr__, __dir__ = lazy_exports(__name__, _HOMES)
+__getattr__, __dir__ = lazy_exports(__name__, _HOMES, _MODULES)

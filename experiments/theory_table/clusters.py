@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 from scipy.optimize import minimize
 from scipy.special import betaln, expit
 
-from experiments.theory_table.statement import Statement, autodiff_hessian
+from experiments.theory_table.statement import Statement, autodiff_hessian, both
 from theory import clusters, mixed, mixture, readers
 from theory.asymptotics import noisy_minimizer_and_sandwich
 
@@ -27,10 +28,11 @@ _PHI = np.array([[1.0, 1.0], [1.0, 0.4], [1.0, 0.0], [1.0, -0.7], [1.0, -1.5]])
 _W = np.array([2.0, 1.0])
 
 
-def _gain(psi: np.ndarray) -> float:
+def _gain(psi: np.ndarray) -> dict[str, Any]:
     """Information of a kept rollout over that of a rollout of independent labels."""
-    return float(
-        mixed.mixed_information(psi[:, None], _EQUAL)[0, 0] / (_CLEAN * psi @ psi)
+    of_all = _CLEAN * float(psi @ psi)
+    return both(
+        "mixed_information", psi[:, None], _EQUAL, part=lambda x: x[0, 0] / of_all
     )
 
 
@@ -42,16 +44,6 @@ def _of_mixed(q: np.ndarray) -> np.ndarray:
 def _enumerated_gain(psi: np.ndarray) -> float:
     weight, total = _of_mixed(_EQUAL) / _of_mixed(_EQUAL).sum(), _MIXED @ psi
     return float((weight @ total**2 - (weight @ total) ** 2) / (_CLEAN * psi @ psi))
-
-
-def _kept(rng: np.random.Generator, draws: int, q: np.ndarray) -> np.ndarray:
-    labels = rng.random((draws, _N)) < q
-    return labels[labels.any(axis=1) & ~labels.all(axis=1)]
-
-
-def _simulated_gain(psi: np.ndarray, rng: np.random.Generator, draws: int):
-    total = _kept(rng, draws, _EQUAL) @ psi
-    return (total - total.mean()) ** 2 / (_CLEAN * psi @ psi)
 
 
 def _plain_slope() -> float:
@@ -73,21 +65,25 @@ def _best_slope(log_normaliser: Callable[[np.ndarray], float]) -> float:
     return float(minimize(loss, np.zeros(2), tol=1e-14, method="Nelder-Mead").x[1])
 
 
-def _simulated_slope(rng: np.random.Generator, draws: int) -> tuple[float, float]:
-    labels = _kept(rng, draws, expit(_PHI @ _W))
-    fit = noisy_minimizer_and_sandwich(_PHI, labels.mean(axis=0), 0, 0)
-    phi = np.tile(_PHI, (len(labels), 1))
+def _kept(rng: np.random.Generator, draws: int) -> tuple[np.ndarray, ...]:
+    """Features, labels and offsets of the mixed ones of drawn rollouts."""
+    labels = rng.random((draws, _N)) < expit(_PHI @ _W)
+    labels = labels[labels.any(axis=1) & ~labels.all(axis=1)]
     offsets = _N * np.arange(len(labels) + 1)
+    return np.tile(_PHI, (len(labels), 1)), labels.ravel(), offsets
+
+
+def _simulated_slope(rng: np.random.Generator, draws: int) -> tuple[float, float]:
+    phi, y, offsets = _kept(rng, draws)
+    shares = y.reshape(-1, _N).mean(axis=0)
+    w = noisy_minimizer_and_sandwich(_PHI, shares, 0, 0).w
     # Selection makes the labels of a rollout dependent.
-    cov = clusters.clustered_sandwich(fit.w, phi, labels.ravel(), offsets)
-    return float(fit.w[1]), float(np.sqrt(cov[1, 1]))
+    cov = clusters.clustered_sandwich(w, phi, y, offsets)
+    return float(w[1]), float(np.sqrt(cov[1, 1]))
 
 
 def _corrected_slope(rng: np.random.Generator, draws: int) -> tuple[float, float]:
-    labels = _kept(rng, draws, expit(_PHI @ _W))
-    phi = np.tile(_PHI, (len(labels), 1))
-    offsets = _N * np.arange(len(labels) + 1)
-    fit = mixed.fit_mixed(phi, labels.ravel(), offsets)
+    fit = mixed.fit_mixed(*_kept(rng, draws))
     return float(fit.w[1]), float(np.sqrt(fit.covariance[1, 1]))
 
 
@@ -120,11 +116,6 @@ def _enumerated_effect(psi: np.ndarray) -> float:
     return float(weight @ ((_LABELS - _Q) @ psi) ** 2 / (_CLEAN * psi @ psi))
 
 
-def _simulated_effect(psi: np.ndarray, rng: np.random.Generator, draws: int):
-    labels = rng.random((draws, _N)) < rng.beta(*_BETA, draws)[:, None]
-    return ((labels - _Q) @ psi) ** 2 / (_CLEAN * psi @ psi)
-
-
 # --- two readings, several sources ----------------------------------------------------
 
 _PREVALENCE, _FPR, _FNR = (0.9, 0.6), (0.35, 0.1), (0.04, 0.08)
@@ -154,21 +145,14 @@ def _autodiff_error_of_fpr() -> float:
     return float(np.sqrt(inverse[2, 2]))
 
 
-def _simulated_fpr(rng: np.random.Generator, draws: int) -> tuple[float, float]:
-    counts = [rng.multinomial(draws, law.ravel()).reshape(2, 2) for law in _TABLES]
-    fit = readers.two_reader_rates(counts)
-    return float(fit.fpr[0]), float(fit.standard_errors[1][0])
-
-
 STATEMENTS: tuple[Statement, ...] = (
     # Labels of kept rollouts are not the corpus's; their likelihood is known.
     Statement(
         "mixed_contrast_gain",
         "contrasts, mixed only: 1 / M",
         "enumeration",
-        exact=lambda: _gain(_CONTRAST),
+        **_gain(_CONTRAST),
         oracle=lambda: _enumerated_gain(_CONTRAST),
-        simulate=lambda rng, draws: _simulated_gain(_CONTRAST, rng, draws),
         note="information in a kept rollout over that in any, at equal q: the share M "
         "that is kept has all there is about contrasts, and less about the level",
     ),
@@ -176,9 +160,8 @@ STATEMENTS: tuple[Statement, ...] = (
         "mixed_level_loss",
         "the level, mixed only",
         "enumeration",
-        exact=lambda: _gain(np.ones(_N)),
+        **_gain(np.ones(_N)),
         oracle=lambda: _enumerated_gain(np.ones(_N)),
-        simulate=lambda rng, draws: _simulated_gain(np.ones(_N), rng, draws),
     ),
     Statement(
         "plain_slope_of_mixed",
@@ -214,9 +197,8 @@ STATEMENTS: tuple[Statement, ...] = (
         "design_effect_between",
         "variance of levels, ICC .5",
         "enumeration",
-        exact=lambda: clusters.design_effect(_N, _ICC),
+        **both("design_effect", _N, _ICC),
         oracle=lambda: _enumerated_effect(np.ones(_N)),
-        simulate=lambda rng, draws: _simulated_effect(np.ones(_N), rng, draws),
         note="1 + (n - 1) icc times that of independent steps, and 1 - icc for "
         "contrasts within a rollout",
     ),
@@ -224,18 +206,16 @@ STATEMENTS: tuple[Statement, ...] = (
         "design_effect_within",
         "variance of contrasts, ICC .5",
         "enumeration",
-        exact=lambda: clusters.design_effect(_N, _ICC, -1 / (_N - 1)),
+        **both("design_effect", _N, _ICC, -1 / (_N - 1)),
         oracle=lambda: _enumerated_effect(_CONTRAST),
-        simulate=lambda rng, draws: _simulated_effect(_CONTRAST, rng, draws),
     ),
     # Without a truth, from label and judge in sources of different prevalence.
     Statement(
         "two_readers",
         "fpr of labels, no truth known",
         "enumeration",
-        exact=lambda: readers.two_source_rates(_TABLES)[1][0],
+        **both("two_source_rates", _TABLES, part=lambda x: x[1][0]),
         oracle=lambda: _FPR[0],
-        simulate=_simulated_fpr,
         note="counts alone do not identify the noise; a second reading does, in two "
         "sources of different prevalence, if its errors are independent",
     ),

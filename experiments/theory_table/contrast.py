@@ -8,7 +8,7 @@ import mpmath as mp
 import numpy as np
 from scipy.special import ndtr, roots_genlaguerre, roots_hermitenorm
 
-from experiments.theory_table.statement import Statement
+from experiments.theory_table.statement import Statement, both
 from theory import contrast
 from theory.rollouts import Rollouts
 
@@ -83,23 +83,6 @@ def _best_exact(size: int | None) -> float:
     return contrast.selection_efficiency(c[rows], v[rows])
 
 
-def _simulated_efficiency(
-    rng: np.random.Generator, draws: int
-) -> tuple[float, float | None]:
-    """Squared mean over variance of the score, whatever a rollout's steps share."""
-    u, z = np.concatenate(_centred()), np.concatenate(_RIGHT)
-    lengths = [len(counts) for counts in _COUNTS]
-    score = np.zeros(draws)
-    for start in range(0, draws, 20_000):
-        some = len(score[start : start + 20_000])
-        shared = rng.standard_normal((some, len(lengths))) * 5 + 9
-        steps = z + np.repeat(shared, lengths, axis=1)
-        steps += rng.standard_normal(steps.shape)
-        score[start : start + some] = steps @ u
-    power = score.mean() ** 2 / score.var()
-    return float(power), float(np.sqrt((4 * power + 2 * power**2) / draws))
-
-
 def _expected_oracle() -> mp.mpf:
     """Mean contrast of the first rollout over all truths of its steps."""
     a, b = map(mp.mpf, _PRIOR)
@@ -113,12 +96,6 @@ def _expected_oracle() -> mp.mpf:
         chances = [p if z else 1 - p for p, z in zip(right, truths, strict=True)]
         mean += mp.fprod(chances) * float(u @ np.array(truths))
     return mean
-
-
-def _simulated_expected(rng: np.random.Generator, draws: int) -> np.ndarray:
-    k = np.array(_COUNTS[0])
-    r = rng.beta(_PRIOR[0] + k, _PRIOR[1] + _TRIALS - k, (draws, len(k)))
-    return (r >= _TAU) @ _centred()[0]
 
 
 def _mean_auroc() -> float:
@@ -143,9 +120,8 @@ STATEMENTS = (
         "contrast_efficiency",
         "G = (sum C)^2 / sum V",
         "enumeration",
-        exact=lambda: contrast.selection_efficiency(*_exact()),
+        **both("selection_efficiency", *_exact()),
         oracle=lambda: _signed_by_hand(tuple(range(len(_COUNTS)))),
-        simulate=_simulated_efficiency,
         note="eight rollouts; what the steps of a rollout share cancels",
     ),
     Statement(
@@ -177,17 +153,14 @@ STATEMENTS = (
         "contrast_expected",
         "E[C | K = 16, 9, 0, 0]",
         "mpmath",
-        exact=lambda: contrast.expected_contrast(_corpus(), *_PRIOR, _TAU)[0][0],
+        **both("expected_contrast", _corpus(), *_PRIOR, _TAU, part=lambda x: x[0][0]),
         oracle=_expected_oracle,
-        simulate=_simulated_expected,
     ),
     Statement(
         "contrast_one_step",
         "AUROC after one step, G = 8",
         "enumeration",
-        exact=lambda: contrast.one_step_auroc(
-            _EFFICIENCY, _SIGNAL, _DIMENSION, _NUISANCE
-        ),
+        **both("one_step_auroc", _EFFICIENCY, _SIGNAL, _DIMENSION, _NUISANCE),
         oracle=_mean_auroc,
         # A ratio of means for the mean of a ratio.
         tolerance=0.002,

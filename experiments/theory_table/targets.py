@@ -11,12 +11,11 @@ import numpy as np
 from scipy.special import betaincc
 
 from experiments.theory_table.statement import (
-    Simulation,
     Statement,
     both,
     label_information,
 )
-from theory import continuations, label_noise, simulate
+from theory import continuations, label_noise
 from theory.beta_binomial_fit import fit_from_mean_and_zero_rate
 from theory.continuations import JUDGED, Counts, one_beta, two_rates
 from theory.paper import FULL_DATA, LABELS, TRIALS
@@ -71,14 +70,6 @@ def _squared_correlation(q: float, t: Any, wrong: Any, right: Any) -> float:
     return covariance**2 / (variance * q * (1 - q))
 
 
-def _simulated_share(q: float, *rest: Any) -> Simulation:
-    def share(rng: np.random.Generator, draws: int) -> tuple[float, float]:
-        kept, se = simulate.target_information(q, *rest, rng=rng, draws=draws)
-        return kept / (q * (1 - q)), se / (q * (1 - q))
-
-    return share
-
-
 def _shares(world: str) -> Iterator[Statement]:
     """Share of the information that each label of Table 2 keeps; the claim is that the
     order of the shares is the table's.
@@ -95,7 +86,9 @@ def _shares(world: str) -> Iterator[Statement]:
             "enumeration",
             exact=lambda name=name: shares[name],
             oracle=lambda arguments=arguments: _squared_correlation(*arguments),
-            simulate=_simulated_share(*arguments),
+            simulate=both(
+                "target_information", *arguments, part=lambda kept: kept / (q * (1 - q))
+            )["simulate"],
             paper=f"F1 {scores[0]:g}",
             # Once for all four, where the last of them stands.
             claim=(lambda _: ordered == sorted(ordered, reverse=True))

@@ -69,6 +69,70 @@ def corpora(draw):
     return Rollouts(successes, trials, offsets, np.zeros(3, int), ("a",))
 
 
+@st.composite
+def truths(draw):
+    """A corpus and the truths of its steps."""
+    corpus = draw(corpora())
+    right = draw(st.lists(st.booleans(), min_size=9, max_size=9))
+    return corpus, np.array(right), draw(inside(0, 1)), draw(inside(0, 1))
+
+
+@st.composite
+def efficiencies(draw):
+    """C, V and weights of rollouts, one of which is pure."""
+    size = draw(st.integers(1, 4))
+    columns = [
+        draw(st.lists(inside(low, 2), min_size=size, max_size=size))
+        for low in (-2, 0.1, -1)
+    ]
+    return tuple(np.array([0.0, *column]) for column in columns)
+
+
+@st.composite
+def clustered(draw):
+    """w, phi, y and offsets of six rollouts, one of which has no steps."""
+    rng = np.random.default_rng(draw(st.integers(0, 99)))
+    phi = rng.normal(size=(10, 2))
+    return rng.normal(size=2), phi, rng.random(10), [0, 1, 4, 4, 6, 8, 10]
+
+
+@st.composite
+def exchangeables(draw):
+    n = draw(st.integers(1, 5))
+    least = -1 / max(n - 1, 1)
+    return n, draw(inside(least, 1)), draw(inside(least, 1))
+
+
+@st.composite
+def tables(draw):
+    """Of two readers, better than chance, of two sources."""
+    fpr, fnr = (draw(st.tuples(*2 * [inside(0.05, 0.35)])) for _ in range(2))
+    right, wrong = (
+        np.outer([x[0], 1 - x[0]], [x[1], 1 - x[1]])
+        for x in (fnr, [1 - fpr[0], 1 - fpr[1]])
+    )
+    prevalence = draw(st.permutations([draw(inside(0.1, 0.4)), draw(inside(0.6, 0.9))]))
+    return ([500 * (p * right + (1 - p) * wrong) for p in prevalence],)
+
+
+@st.composite
+def best_directions(draw):
+    """n, w, V, delta and C, where w is along C^-1 delta."""
+    rng = np.random.default_rng(draw(st.integers(0, 99)))
+    delta, *roots = rng.normal(size=(7, 3))
+    cov, within = (
+        x.T @ x + np.eye(3) for x in (np.array(roots[:3]), np.array(roots[3:]))
+    )
+    w = draw(inside(0.5, 2)) * np.linalg.solve(within, delta)
+    return draw(inside(1e5, 1e6)), w, cov, delta, within
+
+
+# With 1e-9 more off the diagonals they would be no rates' tables.
+NEARLY_IMPOSSIBLE = 1e-9 * np.array([[1, -1], [-1, 1]]) + [
+    [[0.35, 0.25], [0.25, 0.15]],
+    [[0.15, 0.25], [0.25, 0.35]],
+]
+
 ARGUMENTS = {
     "gradient_second_moment": st.tuples(*CHANNEL, inside(0, 4)),
     "gradient_snr": st.tuples(Q, *CHANNEL),
@@ -97,6 +161,38 @@ ARGUMENTS = {
     "exchangeable_mixed_share": st.tuples(Q, LENGTH, ICC),
     "exchangeable_expected_mixture": st.tuples(Q, LENGTH, ICC),
     "conditional_logistic_information": contrasts(),
+    "mixed_information": st.integers(0, 99).flatmap(
+        lambda i: STEPS.map(
+            lambda q: (np.random.default_rng(i).normal(size=(len(q), 2)), q)
+        )
+    ),
+    "clustered_covariance": clustered().map(
+        lambda x: (x[1], np.eye(2) + x[1].T @ x[1], x[3])
+    ),
+    "clustered_sandwich": clustered(),
+    "design_effect": exchangeables(),
+    "two_source_rates": tables(),
+    "expected_contrast": st.tuples(
+        corpora(), inside(1, 3), inside(1, 3), st.none() | inside(0.4, 0.6)
+    ),
+    "selection_efficiency": efficiencies(),
+    "pooled_efficiency": truths(),
+    "one_step_auroc": st.tuples(
+        inside(0, 10), inside(0, 2), st.integers(1, 20), inside(0, 1)
+    ),
+    "auroc_of_estimate": st.tuples(Q, inside(0, 1)),
+    "predicted_auroc": st.tuples(
+        inside(0, 3000), inside(0, 0.25), inside(1, 50), Q, inside(0.2, 2)
+    ),
+    "estimated_score_auroc": best_directions(),
+    "relative_error": best_directions().map(lambda x: (x[1], x[2], x[4])),
+    "gaussian_constant": st.tuples(
+        inside(0.2, 0.8),
+        inside(0, 0.3),
+        inside(0, 0.3),
+        inside(0.7, 2),
+        st.integers(2, 40),
+    ),
     "mc_variance": st.tuples(corpora()),
     "bis_covariance": st.tuples(corpora()),
     "leading_mle_excess_risk": st.tuples(
@@ -160,6 +256,8 @@ def test_a_standard_error_is_the_spread_of_the_estimates():
         "gradient_snr": (0.7, 0.4, 0.1, 0.2),
         "mixed_selection_logit_shift": (np.array([0.8, 0.7, 0.6]),),
         "count_pmf": (1.0, 2.0, 2),
+        "selection_efficiency": ([0.3, 0.5], [0.2, 0.7]),
+        "two_source_rates": ([[[30, 5], [10, 55]], [[60, 15], [20, 15]]],),
         "target_information": (0.3, [0, 2, 1], [0.5, 0.2, 0.3], [0.1, 0.5, 0.4]),
     }.items():
         found = [
@@ -202,6 +300,9 @@ def test_helpers_are_what_they_say():
         ("^draws must be more", "unreliability_posterior", (0, 500.0, 1e-3, 16, 0.5)),
         ("^draws must hold both labels", "gradient_snr", (0.5, 1.0, 0, 0)),
         ("^draws must hold mixed", "mixed_selection_logit_shift", ([1, 0.5, 0.5],)),
+        ("^draws must be more", "mixed_information", (np.eye(2), [1e-9, 1e-9])),
+        ("^draws must be at least 5000", "gaussian_constant", (0.5, 0, 0, 1, 9)),
+        ("^counts must not be next", "two_source_rates", (NEARLY_IMPOSSIBLE,)),
         ("^n must be a multiple", "leading_mle_excess_risk", (10, 3)),
         (
             "^n must be larger",

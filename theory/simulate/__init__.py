@@ -9,7 +9,9 @@ The twin of a function f of ``theory/X.py`` is f in ``theory/simulate/X.py``. Be
 the arguments of f, scalars where f broadcasts, it takes ``rng`` and ``draws`` by
 keyword; it refuses what f refuses, shares no formula with it, and returns a value and
 its standard error (:class:`theory.simulate.draw.Estimate`), each of the type that f
-returns. The names are imported when first used.
+returns. What is no mean of anything drawn has none: a fit to data
+(:func:`theory.mixed.fit_mixed`), an optimum (:func:`theory.contrast.best_subset`), a
+count. The names are imported when first used.
 """
 
 from theory.lazy import lazy_exports
@@ -46,13 +48,29 @@ _NAMES = {
         "exchangeable_expected_mixture",
         "conditional_logistic_information",
     ],
+    "mixed": ["mixed_information"],
+    "clusters": ["clustered_covariance", "clustered_sandwich", "design_effect"],
+    "readers": ["two_source_rates"],
     "scores": ["mc_variance"],
+    "contrast": [
+        "expected_contrast",
+        "selection_efficiency",
+        "pooled_efficiency",
+        "one_step_auroc",
+    ],
     "score_identities": ["bis_covariance"],
     "asymptotics": [
         "leading_mle_excess_risk",
         "noisy_minimizer_and_sandwich",
         "excess_coefficient",
         "leading_excess_risk",
+    ],
+    "gain": [
+        "auroc_of_estimate",
+        "predicted_auroc",
+        "estimated_score_auroc",
+        "relative_error",
+        "gaussian_constant",
     ],
 }
 _HOMES = {name: module for module, names in _NAMES.items() for name in names}

@@ -84,7 +84,7 @@ def _fits(n, phi, q, fpr, fnr, weights, rng, draws) -> _Fits:
     noisy = q * (1 - np.asarray(fnr)) + (1 - q) * fpr
     zero = np.zeros(phi.shape[1])
     teacher, start = (
-        _fit(phi, weights[None], (weights * share)[None], zero)[0]
+        logistic_fits(phi, weights[None], (weights * share)[None], zero)[0]
         for share in (q, noisy)
     )
 
@@ -97,7 +97,7 @@ def _fits(n, phi, q, fpr, fnr, weights, rng, draws) -> _Fits:
     positives = rng.binomial(right, 1 - np.asarray(fnr)) + rng.binomial(
         counts - right, fpr
     )
-    w = _fit(phi, counts, positives, start)
+    w = logistic_fits(phi, counts, positives, start)
     s = expit(phi @ start)
     curvature = phi.T @ ((weights * s * (1 - s))[:, None] * phi)
     move = np.linalg.solve(curvature, ((positives - counts * s) @ phi).T / n).T
@@ -106,7 +106,7 @@ def _fits(n, phi, q, fpr, fnr, weights, rng, draws) -> _Fits:
     return _Fits(w, risk(w) - risk(teacher), linear, floor)
 
 
-def _fit(phi, counts, positives, start) -> np.ndarray:
+def logistic_fits(phi, counts, positives, start) -> np.ndarray:
     """Newton's method on all samples ``[fits, m]`` at a time."""
     w = np.tile(start, (len(counts), 1))
     for _ in range(30):

@@ -126,6 +126,17 @@ def mean_and_se(values: np.ndarray) -> Estimate:
     return Estimate(mean, se) if np.ndim(mean) else Estimate(float(mean), float(se))
 
 
+def squared_snr(values: np.ndarray) -> Estimate:
+    """Squared mean over variance of independent values; 0 where all are 0."""
+    m, v = values.mean(), values.var()
+    if v == 0 == m:
+        return Estimate(0.0, 0.0)
+    # The delta method for m^2 / v; the square of the error in m is the second order.
+    influence = 2 * m / v * values - (m / v) ** 2 * (values - m) ** 2
+    se = mean_and_se(influence).standard_error + 1 / len(values)
+    return Estimate(float(m**2 / v), se)
+
+
 def bernoulli(p: Any, rng: np.random.Generator, draws: int) -> np.ndarray:
     """Independent draws, bool ``[draws, *p.shape]``."""
     return rng.random((draws, *np.shape(p))) < p

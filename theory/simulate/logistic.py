@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from theory import logistic
-from theory.simulate.draw import DRAWS, Estimate, mean_and_se, noisy_labels, twin
+from theory.simulate.draw import DRAWS, noisy_labels, squared_snr, twin
 
 
 @twin(logistic.gradient_second_moment)
@@ -18,10 +18,6 @@ def gradient_snr(q_student, q, fpr, fnr, *, rng, draws=DRAWS):
     gradient of a clean label.
     """
     g = q_student - noisy_labels(q, fpr, fnr, rng, draws)
-    m, v = g.mean(), g.var()
-    if v == 0:
+    if g.var() == 0:
         raise ValueError("draws must hold both labels for a ratio to their noise")
-    # The delta method for m^2 / v; the square of the error in m is the second order.
-    influence = 2 * m / v * g - (m / v) ** 2 * (g - m) ** 2
-    se = mean_and_se(influence).standard_error + 1 / draws
-    return Estimate(float(m**2 / v), se), g * (q_student - q)
+    return squared_snr(g), g * (q_student - q)

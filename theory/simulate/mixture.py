@@ -47,14 +47,14 @@ def unbiased_mixture(q, *, rng, draws=DRAWS):
 @twin(mixture.mixed_share)
 def mixed_share(q, *, rng, draws=DRAWS):
     """Share of rollouts with both labels."""
-    return _is_mixed(bernoulli(q, rng, draws))
+    return is_mixed(bernoulli(q, rng, draws))
 
 
 @twin(mixture.mixed_selection_logit_shift)
 def mixed_selection_logit_shift(q, *, rng, draws=DRAWS):
     """Logits of the share of positive labels in the mixed rollouts, less those of q."""
     labels, q = bernoulli(q, rng, draws), np.asarray(q, float)
-    p, se = mean_and_se(1.0 * labels[_is_mixed(labels)])
+    p, se = mean_and_se(1.0 * labels[is_mixed(labels)])
     if not np.all((p > 0) & (p < 1)):
         raise ValueError("draws must hold mixed rollouts with both labels of each step")
     shift = np.log(p / (1 - p)) - np.log(q / (1 - q))
@@ -64,7 +64,7 @@ def mixed_selection_logit_shift(q, *, rng, draws=DRAWS):
 @twin(mixture.exchangeable_mixed_share)
 def exchangeable_mixed_share(q, n, icc, *, rng, draws=DRAWS):
     """Share of rollouts with both labels."""
-    return _is_mixed(_exchangeable(q, n, icc, rng, draws))
+    return is_mixed(_exchangeable(q, n, icc, rng, draws))
 
 
 @twin(mixture.exchangeable_expected_mixture)
@@ -95,7 +95,8 @@ def _mixture(labels):
     return p * (1 - p)
 
 
-def _is_mixed(labels):
+def is_mixed(labels):
+    """Whether rollouts ``[..., n_steps]`` have both labels."""
     return labels.any(axis=-1) & ~labels.all(axis=-1)
 
 
