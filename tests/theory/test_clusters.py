@@ -169,8 +169,8 @@ def test_scores_without_a_covariance_are_refused(scores, information, offsets, m
 @pytest.mark.parametrize(
     ("n", "icc", "feature_icc", "message"),
     [
-        (5, 1.01, 1, r"^icc must be in \[-1/\(n - 1\), 1\]"),
-        (5, -0.26, 1, r"^icc must be in"),
+        (5, [0.5, 1.01], 1, r"^icc must be in \[-1/\(n - 1\), 1\]"),
+        (5, [0.5, -0.26], 1, r"^icc must be in"),
         (5, 0.5, -0.26, r"^feature_icc must be in"),
         (0, 0.5, 1, "^n must be an integer in"),
         (5, np.nan, 1, "^icc must be finite"),
