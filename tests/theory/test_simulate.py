@@ -2,6 +2,7 @@
 
 import doctest
 import inspect
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -71,8 +72,9 @@ def corpora(draw):
 
 @st.composite
 def truths(draw):
-    """A corpus and the truths of its steps."""
-    corpus = draw(corpora())
+    """A corpus of two sources and the truths of its steps."""
+    sources = {"source": np.array([0, 1, 1]), "source_names": ("a", "b")}
+    corpus = replace(draw(corpora()), **sources)
     right = draw(st.lists(st.booleans(), min_size=9, max_size=9))
     return corpus, np.array(right), draw(inside(0, 1)), draw(inside(0, 1))
 
@@ -178,7 +180,7 @@ ARGUMENTS = {
     "selection_efficiency": efficiencies(),
     "pooled_efficiency": truths(),
     "one_step_auroc": st.tuples(
-        inside(0, 10), inside(0, 2), st.integers(1, 20), inside(0, 1)
+        inside(0, 2), inside(1, 3), st.integers(1, 3), inside(0, 1)
     ),
     "auroc_of_estimate": st.tuples(Q, inside(0, 1)),
     "predicted_auroc": st.tuples(
