@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from types import MappingProxyType
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from scipy.optimize import minimize_scalar, root_scalar
@@ -174,14 +174,10 @@ def calibrate(
             return fitted
     best = int(np.argmin([distance(x) for x in grid]))
     bounds = grid[max(best - 1, 0)], grid[min(best + 1, _OUTER - 1)]
-    x = min(
-        minimize_scalar(
-            distance, bounds=bounds, method="bounded", options={"xatol": 1e-4}
-        ).x,
-        grid[best],
-        key=distance,
+    near: Any = minimize_scalar(
+        distance, bounds=bounds, method="bounded", options={"xatol": 1e-4}
     )
-    fitted = meet_error(float(x))
+    fitted = meet_error(float(min(near.x, grid[best], key=distance)))
     return _accept(fitted, _misses(shares(fitted), targets))
 
 
