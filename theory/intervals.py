@@ -268,7 +268,7 @@ def mean_over_seeds(scores: Sequence[Score], level: float = LEVEL) -> Estimate:
     seed and a rollout do together is in both terms, so it errs on the wide side. Two
     seeds cost a width five times that of many wherever seeds vary most, because t of
     one degree does: a fiducial interval is as wide, and the larger of the two half
-    widths, 4 to 14 % narrower in between, holds the truth of eight seeds in 90 %.
+    widths, up to 17 % narrower in between, holds the truth of eight seeds in 90 %.
 
     Values that are equal in all of two or more seeds leave v_S unknown, not zero: the t
     statistic is 0/0 (or x/0) whatever the number of seeds, and on a coarse benchmark
