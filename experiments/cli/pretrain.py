@@ -6,13 +6,17 @@ import dataclasses
 import shutil
 import sys
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
 from experiments.console.command import answer
+from experiments.console.errors import UsageError
 from experiments.console.options import SeedOption, check_least
 from experiments.console.progress import progress
+
+if TYPE_CHECKING:
+    from experiments.corpora.pretraining import Pretrained
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,6 +35,8 @@ class Options(SeedOption):
         output: File for weights, tokeniser and how they were made.
         problems: Distinct pictures.
         updates: Of the optimiser.
+        stages: Also write the backbone as it is after so many updates, each into a file
+            of its own beside the output: less pretrained, it knows less.
         resume: Go on with a run of the same settings that was stopped, bit for bit;
             begin it if there is none.
     """
@@ -39,11 +45,14 @@ class Options(SeedOption):
     output: Path = Path("runs/tiny_base.safetensors")
     problems: int = 30_000
     updates: int = 6_000
+    stages: Annotated[tuple[int, ...], tyro.conf.arg(metavar="N ...")] = ()
     resume: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_least(self, problems=100, updates=300)
+        if not all(0 < stage < self.updates for stage in self.stages):
+            raise UsageError(f"--stages must lie between 0 and {self.updates}")
 
 
 OPTIONS = Options
@@ -71,18 +80,30 @@ def run(options: Options) -> None:
     def say(message: str) -> None:
         print(f"mprm pretrain: {message}", file=sys.stderr)
 
+    def write(of: Pretrained) -> None:
+        last = of.updates == options.updates
+        name = "" if last else f"-{of.updates}"
+        file = options.output.with_stem(options.output.stem + name)
+        stage = "" if last else f" --stages {of.updates}"
+        facts = {
+            "command": f"mprm pretrain scenes --problems {options.problems} "
+            f"--updates {options.updates} --seed {options.seed}{stage}",
+            "after update": str(of.updates),
+            **{name: f"{value:.4f}" for name, value in of.metrics.items()},
+            **{f"version of {name}": version for name, version in versions().items()},
+        }
+        with OutputSet() as outputs:
+            outputs.add(file).write(weights_bytes(of.model, of.params, facts))
+        written.append(file)
+
+    written: list[Path] = []
+    keep = Keep(folder, say=say)
     with progress("pretraining", options.updates, "updates") as tick:
-        model, params, metrics = pretrain_tiny(config, tick, Keep(folder, say=say))
-    facts = {
-        "command": f"mprm pretrain scenes --problems {options.problems} "
-        f"--updates {options.updates} --seed {options.seed}",
-        **{name: f"{value:.4f}" for name, value in metrics.items()},
-        **{f"version of {name}": version for name, version in versions().items()},
-    }
-    with OutputSet() as outputs:
-        outputs.add(options.output).write(weights_bytes(model, params, facts))
+        made = pretrain_tiny(config, tick, write, options.stages, keep)
+    write(made)
     shutil.rmtree(folder, ignore_errors=True)
-    lines = [f"{name:<40} {value:.4f}" for name, value in metrics.items()]
-    size = f"{options.output.stat().st_size / 1e6:.2f} MB"
-    value = {"output": str(options.output), "metrics": metrics}
-    answer(options.json, value, "\n".join([*lines, f"wrote {options.output} ({size})"]))
+    lines = [f"{name:<40} {value:.4f}" for name, value in made.metrics.items()]
+    lines += [f"wrote {file} ({file.stat().st_size / 1e6:.2f} MB)" for file in written]
+    value = {"output": str(options.output), "metrics": made.metrics}
+    value |= {"written": [str(file) for file in written]}
+    answer(options.json, value, "\n".join(lines))

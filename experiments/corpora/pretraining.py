@@ -12,7 +12,7 @@ reward model has to be taught to be asked.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -273,10 +273,12 @@ def pretrain(
     text: CheckedText,
     report: Callable[[int, dict[str, float]], None],
     keep: Keep | None = None,
+    after: Callable[[int, PretrainingState], None] = lambda number, state: None,
 ) -> PretrainingState:
     """Run the pretraining; ``report`` is told the mean losses of every 100 updates.
 
     With ``keep``, a run that was stopped goes on from its last checkpoint, bit for bit.
+    ``after`` is given the state after every update that is made.
 
     Raises:
         DataError: a checkpoint cannot be written, or those there are of another run.
@@ -324,18 +326,45 @@ def pretrain(
         if number % 100 == 0:
             report(number, dict(zip(_LOSSES, (total / 100).tolist(), strict=True)))
             total[:] = 0
+        after(number, state)
         if keep is not None and number % keep.every == 0 and number < config.updates:
             keep.save(state, number, config.updates, run)
     return state
 
 
-def pretrain_tiny(
-    config: PretrainingConfig, tick: Callable[[int], None], keep: Keep | None = None
-) -> tuple[TinyModel, dict, dict[str, float]]:
-    """The pretrained tiny model with a reward head of zeros, and what it came to.
+class Pretrained(NamedTuple):
+    """The tiny model at a stage of its pretraining.
 
-    The metrics are the losses of the last hundred updates, and on fresh pictures the
-    AUROC of the two auxiliary checks.
+    Attributes:
+        updates: made so far.
+        model: its shape and tokeniser.
+        params: with a reward head of zeros.
+        metrics: losses of the last hundred updates, and on fresh pictures the AUROC of
+            the two auxiliary checks.
+    """
+
+    updates: int
+    model: TinyModel
+    params: dict
+    metrics: dict[str, float]
+
+
+def pretrain_tiny(
+    config: PretrainingConfig,
+    tick: Callable[[int], None],
+    write: Callable[[Pretrained], None],
+    stages: Sequence[int] = (),
+    keep: Keep | None = None,
+) -> Pretrained:
+    """The tiny model, pretrained.
+
+    Args:
+        config: how.
+        tick: told the number of updates made.
+        write: given the model at every stage that is not the last.
+        stages: updates after which it is; with ``keep`` those before the last
+            checkpoint have been written by the run that was stopped.
+        keep: checkpoints.
     """
     tokenizer = build_tokenizer(vocabulary())
     tokens = tokenizer.get_vocab()
@@ -343,18 +372,25 @@ def pretrain_tiny(
     shape = TinyConfig(tokenizer.get_vocab_size(), cells)
     rng = np.random.default_rng(config.seed)
     text = checked_text(config, tokenizer, rng)
+    fresh = checked_text(dataclasses.replace(config, problems=2_000), tokenizer, rng)
     losses: dict[str, float] = {}
 
     def report(number: int, means: dict[str, float]) -> None:
         losses.update({f"loss: {name}": value for name, value in means.items()})
         tick(number)
 
-    state = pretrain(shape, config, text, report, keep)
-    fresh = checked_text(dataclasses.replace(config, problems=2_000), tokenizer, rng)
-    head = jax.tree.map(jnp.zeros_like, state.params["head"])
-    params = state.params | {"head": head}
-    quality = check_quality(shape, state, fresh)
-    return TinyModel(shape, tokenizer), params, losses | quality
+    def pretrained(number: int, state: PretrainingState) -> Pretrained:
+        head = jax.tree.map(jnp.zeros_like, state.params["head"])
+        metrics = losses | check_quality(shape, state, fresh)
+        params = state.params | {"head": head}
+        return Pretrained(number, TinyModel(shape, tokenizer), params, metrics)
+
+    def after(number: int, state: PretrainingState) -> None:
+        if number in stages:
+            write(pretrained(number, state))
+
+    state = pretrain(shape, config, text, report, keep, after)
+    return pretrained(config.updates, state)
 
 
 def check_quality(

@@ -10,6 +10,7 @@ from experiments.corpora import pretraining
 from experiments.corpora.pretraining import (
     CheckedText,
     Keep,
+    Pretrained,
     PretrainingConfig,
     check_quality,
     checked_text,
@@ -202,17 +203,21 @@ def test_the_command_writes_a_backbone_and_how_it_was_made(
     model = small_model()
     asked = []
 
-    def stand_in(config, tick, keep):
+    def stand_in(config, tick, write, stages, keep):
         asked.append(config)
+        params = random_params(model)
+        for stage in stages:
+            write(Pretrained(stage, model, params, {"AUROC: true": 0.5}))
         tick(config.updates)
-        return model, random_params(model), {"AUROC: true": 0.875}
+        return Pretrained(config.updates, model, params, {"AUROC: true": 0.875})
 
     monkeypatch.setattr(pretraining, "pretrain_tiny", stand_in)
     output = tmp_path / "new" / "base.safetensors"
     arguments = ["pretrain", "scenes", "--output", output, "--problems", "300"]
     arguments += ["--updates", "400", "--seed", "3"]
     done = run(capsys, *arguments, "--json")
-    assert done.json == {"output": str(output), "metrics": {"AUROC: true": 0.875}}
+    assert done.json["metrics"] == {"AUROC: true": 0.875}
+    assert done.json["written"] == [str(output)]
     assert asked == [PretrainingConfig(problems=300, updates=400, seed=3)]
     read, _, facts = read_weights(output.read_bytes(), "output")
     assert read == model
@@ -222,3 +227,14 @@ def test_the_command_writes_a_backbone_and_how_it_was_made(
     assert facts["AUROC: true"] == "0.8750"
     assert facts["version of numpy"] == np.__version__
     assert "0.8750" in run(capsys, *arguments).out
+    staged = run(capsys, *arguments, "--stages", "100", "350", "--json").json
+    early = output.with_name("base-100.safetensors")
+    assert staged["written"] == [
+        str(early),
+        str(output.with_name("base-350.safetensors")),
+        str(output),
+    ]
+    _, _, facts = read_weights(early.read_bytes(), "early")
+    assert facts["after update"] == "100"
+    assert facts["command"].endswith("--updates 400 --seed 3 --stages 100")
+    assert run(capsys, *arguments, "--stages", "400").status == 2

@@ -1,0 +1,111 @@
+"""Where wrong labels stand: by position in the rollout, or blindly.
+
+The same rates of wrong labels harm a model differently if its features show where they
+stand: noise that goes with position teaches that position, blind noise teaches nothing.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from theory.agreement import auroc
+from theory.domain import check_probability
+
+
+class NoiseByPosition(NamedTuple):
+    """Rates of wrong labels along a rollout; NaN where there is no step to tell.
+
+    Attributes:
+        positive_if_wrong_B: Pr(label 1 | wrong step) by bin of relative position.
+        negative_if_right_B: Pr(label 0 | right step).
+        wrong_B: number of wrong steps.
+        right_B: number of right steps.
+        position_auroc: how far position alone tells the wrong steps labelled 1, which
+            stand early, from those labelled 0: Pr(one labelled 1 stands before one
+            labelled 0), ties half; 1/2: noise does not follow position.
+    """
+
+    positive_if_wrong_B: np.ndarray
+    negative_if_right_B: np.ndarray
+    wrong_B: np.ndarray
+    right_B: np.ndarray
+    position_auroc: float
+
+
+def noise_by_position(
+    label: ArrayLike, truth: ArrayLike, position: ArrayLike, bins: int = 3
+) -> NoiseByPosition:
+    """How the rates of wrong labels go with the relative position of a step.
+
+    Args:
+        label: 0 or 1, ``[S]``.
+        truth: whether the step is right, ``[S]``.
+        position: of the step in its rollout, in [0, 1], ``[S]``.
+        bins: equal parts of [0, 1]; a position on a boundary falls into the later.
+
+    Raises:
+        ValueError: a position is outside [0, 1], or there is no bin.
+
+    Example:
+        >>> found = noise_by_position([1, 0, 1, 0], [0, 0, 1, 1], [0, 1, 0, 1], 2)
+        >>> found.positive_if_wrong_B.tolist(), found.position_auroc
+        ([1.0, 0.0], 1.0)
+    """
+    if bins < 1:
+        raise ValueError(f"bins must be at least 1, not {bins}")
+    label, truth = np.asarray(label, bool), np.asarray(truth, bool)
+    position = check_probability("position", position)
+    place = np.minimum((position * bins).astype(int), bins - 1)
+
+    def rate(of: np.ndarray, noisy: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        steps = np.bincount(place[of], minlength=bins)
+        found = np.bincount(place[of & noisy], minlength=bins)
+        return np.where(steps > 0, found / np.maximum(steps, 1), np.nan), steps
+
+    positive, wrong = rate(~truth, label)
+    negative, right = rate(truth, ~label)
+    told = auroc(-position[~truth], label[~truth]) if (~truth).any() else None
+    return NoiseByPosition(
+        positive, negative, wrong, right, np.nan if told is None else told
+    )
+
+
+def blind_noise(
+    label: ArrayLike, truth: ArrayLike, rng: np.random.Generator, share: float = 1.0
+) -> np.ndarray:
+    """The labels with as many wrong ones of each kind, placed at random.
+
+    Labels of right steps change places among themselves, and so do those of wrong
+    steps: both rates stay exactly, and nothing that features show tells the errors any
+    more.
+
+    Args:
+        label: any values, ``[S]``.
+        truth: whether the step is right, ``[S]``.
+        rng: of the places.
+        share: of the steps of each kind, drawn at random, whose labels change places,
+            in [0, 1]; the others keep theirs.
+
+    Returns:
+        ``[S]``, of the labels' type.
+
+    Raises:
+        ValueError: ``share`` is outside [0, 1].
+
+    Example:
+        >>> rng = np.random.default_rng(0)
+        >>> found = blind_noise([1, 1, 0, 0], [True, True, True, False], rng)
+        >>> int(found[:3].sum()), int(found[3])
+        (2, 0)
+    """
+    moved = np.array(label)
+    truth = np.asarray(truth, bool)
+    share = float(check_probability("share", share))
+    for kind in (truth, ~truth):
+        steps = np.flatnonzero(kind)
+        steps = rng.permutation(steps)[: round(share * len(steps))]
+        moved[steps] = moved[rng.permutation(steps)]
+    return moved
