@@ -209,6 +209,16 @@ def design(of: Design = FIRST) -> list[RegimeWorld]:
     ]
 
 
+def arms_at(arms: Mapping[str, Arm], keep_ratio: float) -> dict[str, Arm]:
+    """The arms of a world with this keep ratio; "full" keeps everything."""
+    return {
+        name: arm
+        if arm.rule == "full"
+        else dataclasses.replace(arm, keep_ratio=keep_ratio)
+        for name, arm in arms.items()
+    }
+
+
 def design_json(of: Design = FIRST) -> str:
     """The design as it is committed."""
     rows = ",\n".join(
