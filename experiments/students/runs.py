@@ -27,6 +27,7 @@ from sim.students.evaluation import (
 from sim.students.plan import Training, plan_trainings, stack_plans
 from sim.students.problem import Problem, draw_problem
 from sim.students.train import Labels, Student, Sweep, logits, train
+from theory.labelling import LABELLINGS, step_targets
 from theory.placement import blind_noise
 from theory.rollouts import Rollouts
 from theory.scores import bis
@@ -42,6 +43,9 @@ _STEPS_ROUNDING = 4096
 
 # Names the streams of blind labels: (seed, 0) alone would be the stream of the seed.
 _BLIND = zlib.crc32(b"blind labels")
+
+# Of kinds of labels that say more than a target.
+_LIKELIHOODS = {"counts": "beta-binomial", "conditional": "conditional"}
 
 
 # --- what arms are trained on ---------------------------------------------------------
@@ -287,8 +291,8 @@ def train_arms(
     metrics: list[dict[str, Any]] = [{} for _ in arms]
     groups: dict[str, list[int]] = {}
     for i, arm in enumerate(arms):
-        counts = arm.labels == "counts"
-        groups.setdefault("beta-binomial" if counts else "cross-entropy", []).append(i)
+        likelihood = _LIKELIHOODS.get(arm.labels, "cross-entropy")
+        groups.setdefault(likelihood, []).append(i)
     for likelihood, chosen in groups.items():
         of_group = [arms[i] for i in chosen]
         facts, sweep = _sweep(tasks, of_group, seeds, lesson)
@@ -339,8 +343,13 @@ def _sweep(
         targets.append(np.stack([column[0] for column in columns], axis=1))
         weights.append(np.stack([column[1] for column in columns], axis=1))
     trials = _stack([task.rollouts.trials.astype(np.float32) for task in tasks])
+    rollouts = [task.rollouts for task in tasks]
+    of = [np.repeat(np.arange(x.n_rollouts), x.lengths) for x in rollouts]
     labels = Labels(
-        _stack(targets).swapaxes(1, 2), _stack(weights).swapaxes(1, 2), trials
+        _stack(targets).swapaxes(1, 2),
+        _stack(weights).swapaxes(1, 2),
+        trials,
+        _stack(of).astype(np.int32),
     )
     features = _stack([task.steps.features_SxD for task in tasks])
     plan = stack_plans(plans)
@@ -390,6 +399,10 @@ def labels_of_arm(
         return np.ones(len(k)), measured
     if arm.labels == "blind":
         return _blind(task, arm, rows, seed), measured
+    if arm.labels in LABELLINGS:
+        return step_targets(rollouts, arm.labels)
+    if arm.labels == "conditional":
+        return k > 0, measured
     return k > int(arm.labels.removeprefix("hard-")), measured
 
 

@@ -8,7 +8,7 @@ import pytest
 from experiments.store.experiment import ExperimentOptions
 from experiments.store.results import Result, read_results
 from experiments.students import sweeps
-from experiments.students.arms import Arm
+from experiments.students.arms import CANDIDATES, Arm
 from experiments.students.contrasts import compare
 from experiments.students.runs import (
     VARIANTS,
@@ -141,6 +141,18 @@ def test_a_given_task_is_taught_as_the_simulated_one_and_unmeasured_steps_are_no
     )
     with pytest.raises(ValueError, match="ease"):
         choose_rows(task, Arm("bis-easy-first", 0.2))
+
+
+def test_candidates_differ_from_hard_labels_where_they_say_and_random_has_each():
+    arms = {name: replace(arm, keep_ratio=0.2) for name, arm in CANDIDATES.items()}
+    labels = {arm.labels for arm in arms.values()}
+    assert {arm.labels for arm in arms.values() if arm.rule == "random"} | {
+        "hard-0"
+    } == labels
+    every = [*arms.values(), Arm("random", 0.2), Arm("bis", 0.2)]
+    found = run_arms(TINY, every, [0, 1], excess=False)
+    assert len({tuple(m["auroc"]) for m in found}) == len(every)
+    assert all(m["auroc"][0] > 0.5 for m in found)
 
 
 def test_subset_facts_are_those_of_the_rows():
