@@ -203,7 +203,9 @@ def test_every_contrast_singles_out_two_arms_of_the_experiment(name):
     results = [
         Result("x", {"world": world, "arm": asdict(arm)}, 0, metrics) for arm in arms
     ]
-    assert len(compare(results, sweep.contrasts)) == len(sweep.contrasts) > 0
+    for contrasts in (sweep.contrasts, sweep.added):
+        assert len(compare(results, contrasts)) == len(contrasts)
+    assert sweep.contrasts
     assert {*sweep.small, *sweep.full} <= set(worlds())
 
 
