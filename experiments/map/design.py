@@ -230,7 +230,7 @@ def design_json(of: Design = FIRST) -> str:
     )
     head = {"axes": of.axes, "rollouts": ROLLOUTS, "sobol_seed": of.sobol_seed}
     if of is not FIRST:
-        arms = {name: dataclasses.asdict(arm) for name, arm in of.arms.items()}
+        arms = {n: [arm.rule, arm.alpha, arm.labels] for n, arm in of.arms.items()}
         head |= {"knowledge_noise": KNOWLEDGE_NOISE, "arms": arms}
     return f'{json.dumps(head)[:-1]}, "worlds": [\n{rows}\n]}}\n'
 
