@@ -20,7 +20,7 @@ class Arm:
     Attributes:
         rule: of :mod:`theory.selection`, or one of :data:`experiments.students.runs.
             VARIANTS`; "full" keeps everything; "bayes" is no student, but the best
-            rule there is.
+            rule there is; "start" is the student before it is trained.
         keep_ratio: rho.
         alpha: BIS's alpha.
         labels: "hard-i": 1[K > i]; "soft": K/N; "counts": K and N, by the
