@@ -118,6 +118,8 @@ SIZES = {
     "smoke": Size(500, judged=60, problems=10, seeds=2, corpora=2, full=1),
     "small": Size(8_000, judged=400, problems=50, seeds=3, corpora=3, full=2),
     "medium": Size(8_000, judged=1_000, problems=50, seeds=12, corpora=4, full=3),
+    # Of mprm run recipe.
+    "recipe": Size(8_000, judged=1_000, problems=5, seeds=6, corpora=3, full=0),
     "large": Size(60_000, judged=2_000, problems=300, seeds=16, corpora=8, full=4),
 }
 
@@ -290,16 +292,28 @@ def _write_subsets(demo: Demo, usable: SelectableCorpus) -> None:
 
 def _settings(cell: Cell, rows: np.ndarray) -> tuple[UpdatePlan, TrainConfig]:
     assert cell.seed is not None
-    config = TrainConfig(
+    return plan(len(rows), BATCH_SIZE), train_config(cell.seed)
+
+
+def train_config(
+    seed: int, rate: float = LEARNING_RATE, head: float = HEAD_MULTIPLIER
+) -> TrainConfig:
+    """How a cell is trained on hard labels, in memory, without checkpoints.
+
+    Args:
+        seed: of the order of the rollouts.
+        rate: peak of the schedule.
+        head: learning rate of the head over it.
+    """
+    return TrainConfig(
         objective=Objective("hard"),
-        optimizer=OptimizerConfig(head_multiplier=HEAD_MULTIPLIER),
-        learning_rate=LEARNING_RATE,
+        optimizer=OptimizerConfig(head_multiplier=head),
+        learning_rate=rate,
         accumulate=ACCUMULATE,
-        seed=cell.seed,
+        seed=seed,
         threads=0,
         checkpoint_every=0,
     )
-    return plan(len(rows), BATCH_SIZE), config
 
 
 def _quarters(cell: Cell, updates: int) -> Container[int]:
