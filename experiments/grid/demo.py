@@ -115,7 +115,7 @@ class Size:
 
 SIZES = {
     # Shows that everything runs; its numbers say nothing.
-    "smoke": Size(500, judged=60, problems=10, seeds=2, corpora=2, full=1),
+    "smoke": Size(500, judged=60, problems=10, seeds=2, corpora=2, full=2),
     "small": Size(8_000, judged=400, problems=50, seeds=3, corpora=3, full=2),
     "medium": Size(8_000, judged=1_000, problems=50, seeds=12, corpora=4, full=3),
     # Of mprm run recipe.

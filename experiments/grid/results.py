@@ -525,7 +525,7 @@ def answers(outcome: Outcome) -> list[dict[str, Any]]:
             "world": outcome.world,
             "keep_ratio": gap.arm.keep_ratio,
             "sentence": _sentence(gap, outcome),
-            "difference": _row(gap.difference),
+            "difference": estimate_row(gap.difference),
         }
         for gap in outcome.gaps
         if gap.arm.rule == BIS and not gap.arm.is_control
@@ -553,13 +553,13 @@ def rows(outcome: Outcome) -> dict[str, list[dict[str, Any]]]:
     arms = [
         asdict(one.arm)
         | {"seeds": [seed for seed in one.cells if seed is not None]}
-        | {name: _row(one.estimate(name)) for name in metrics}
+        | {name: estimate_row(one.estimate(name)) for name in metrics}
         for one in outcome.arms
     ]
     gaps = [
         {
             "arm": asdict(gap.arm),
-            "difference": _row(gap.difference),
+            "difference": estimate_row(gap.difference),
             "adjusted_p": gap.adjusted_p,
             "verdict": gap.verdict,
         }
@@ -568,7 +568,8 @@ def rows(outcome: Outcome) -> dict[str, list[dict[str, Any]]]:
     return {"arms": arms, "less_random": gaps}
 
 
-def _row(of: Estimate | None) -> dict[str, Any] | None:
+def estimate_row(of: Estimate | None) -> dict[str, Any] | None:
+    """An estimate as JSON values."""
     if of is None:
         return None
     names = ("mean", "low", "high", "p", "seeds", "covers")
