@@ -51,16 +51,19 @@ class Part:
     """One term; None where no seed has all that it is made of.
 
     Attributes:
-        name: such as ``noise of BIS``.
+        name: such as ``noise of BIS``, or ``noise of BIS: placement`` of a part of it.
         of: what less what.
         difference: paired.
-        part: whether it is a part of the last one that is none.
     """
 
     name: str
     of: str
     difference: Estimate | None
-    part: bool = False
+
+    @property
+    def within(self) -> str | None:
+        """Its name within the term that it is a part of; None: it is a term."""
+        return self.name.partition(": ")[2] or None
 
 
 @dataclass(frozen=True)
@@ -118,7 +121,7 @@ def decompositions(outcome: Outcome, metric: str = "micro_f1") -> list[Decomposi
 
 def why(found: Decomposition) -> str:
     """The terms in a sentence, with their intervals."""
-    terms = {part.name: part.difference for part in found.parts if not part.part}
+    terms = {part.name: part.difference for part in found.parts}
 
     def said(name: str) -> str:
         of = terms[name]
@@ -158,11 +161,11 @@ def _levels(of: Mapping[tuple[str, str], Scores]) -> tuple[Level, ...]:
     )
 
 
-# name -> labels less labels.
+# Of noise and of its parts: labels less labels.
 _NOISE = {
-    "noise": (HARD, CLEAN),
-    "blind part": (BLIND, CLEAN),
-    "placement": (HARD, BLIND),
+    "": (HARD, CLEAN),
+    ": blind part": (BLIND, CLEAN),
+    ": placement": (HARD, BLIND),
 }
 
 
@@ -174,18 +177,13 @@ def _parts(of: Mapping[tuple[str, str], Scores]) -> tuple[Part, ...]:
         Part("BIS − Random", "hard labels", gap(HARD)),
         Part("composition", "BIS − Random, clean labels", gap(CLEAN)),
     ]
-    noise = {
-        (rule, name): differences(of[rule, labels], of[rule, other])
-        for rule in (BIS, RANDOM)
-        for name, (labels, other) in _NOISE.items()
-    }
-    for rule in (BIS, RANDOM):
-        for name, (labels, other) in _NOISE.items():
-            title = f"noise of {NAMES[rule]}" if name == "noise" else name
-            less = f"{labels} − {other} labels"
-            parts.append(Part(title, less, _mean(noise[rule, name]), name != "noise"))
-    for name in _NOISE:
-        net = differences(noise[BIS, name], noise[RANDOM, name])
-        title = "noise, BIS − Random" if name == "noise" else name
-        parts.append(Part(title, "BIS’s − Random’s", _mean(net), name != "noise"))
-    return tuple(parts)
+    for part, (labels, other) in _NOISE.items():
+        noise = {}
+        for rule in (BIS, RANDOM):
+            noise[rule] = differences(of[rule, labels], of[rule, other])
+            name, less = f"noise of {NAMES[rule]}{part}", f"{labels} − {other} labels"
+            parts.append(Part(name, less, _mean(noise[rule])))
+        net = differences(noise[BIS], noise[RANDOM])
+        parts.append(Part(f"noise, BIS − Random{part}", "BIS’s − Random’s", _mean(net)))
+    order = {part.name.partition(":")[0]: i for i, part in enumerate(parts[:5])}
+    return tuple(sorted(parts, key=lambda part: order[part.name.partition(":")[0]]))

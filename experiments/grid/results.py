@@ -405,6 +405,7 @@ class _World(msgspec.Struct, frozen=True):
     name: str
     synthetic: bool = False
     size: str = ""
+    corpora: Count = 0
 
 
 def _world(result: Result) -> _World:
@@ -414,6 +415,8 @@ def _world(result: Result) -> _World:
         raise DataError(f"{_where(result)}: no cell of a grid ({error})") from None
     if result.experiment == DEMO and not _FOLDER.fullmatch(world.name):
         raise DataError(f"{world.name[:80]!r} names no world")
+    if result.experiment == DEMO and not world.corpora:
+        raise DataError("of an earlier version; choose another --output")
     return world
 
 
@@ -445,9 +448,8 @@ def _outcome(name: str, results: Sequence[Result]) -> Outcome:
 
 
 def _shared(result: Result) -> dict[str, Any]:
-    own = {"arm"}
-    if "corpora" in result.config.get("world", ()):
-        own.add("corpus")
+    # A demo's world has several corpora; what a grid is of is one.
+    own = ("arm", "corpus") if _world(result).corpora else ("arm",)
     return {name: value for name, value in result.config.items() if name not in own}
 
 

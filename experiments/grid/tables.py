@@ -141,7 +141,11 @@ def level_table(of: Decomposition) -> str:
 def part_table(of: Decomposition) -> str:
     """The terms of BIS - Random, and what they are."""
     lines = [
-        (f"{'  ' * part.part}{part.name}", _signed(part.difference), part.of)
+        (
+            f"  {part.within}" if part.within else part.name,
+            _signed(part.difference),
+            part.of,
+        )
         for part in of.parts
     ]
     return format_table(("why", "micro-F1", ""), lines)

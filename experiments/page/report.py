@@ -380,8 +380,9 @@ def _terms(key: str, outcome: Outcome, found: Decomposition) -> tuple[Chart, Tab
         of = part.difference
         told = sign(of and of.mean)
         half = of and of.half_width
-        look = 2 if part.part else min(i, 1)
-        rows.append(page.Term(part.name, told, of and of.mean, half, look))
+        look = 2 if part.within else min(i, 1)
+        name = part.within or part.name
+        rows.append(page.Term(name, told, of and of.mean, half, look))
     title = "BIS − Random = composition + noise of BIS − noise of Random"
     if len(outcome.keep_ratios) > 1:
         title += f", keeping {share(found.arm.keep_ratio)}"
@@ -401,7 +402,9 @@ def _terms(key: str, outcome: Outcome, found: Decomposition) -> tuple[Chart, Tab
         ),
         "micro-F1",
     )
-    described = "; ".join(f"{row.label} {row.told}" for row in rows)
+    described = "; ".join(
+        f"{part.name} {row.told}" for part, row in zip(found.parts, rows, strict=True)
+    )
     chart = _chart(key, title, page.terms(rows, "micro-F1"), described, numbers)
     levels = tabulate(
         f"{outcome.world}, {share(found.arm.keep_ratio)}: micro-F1 by what labels the "

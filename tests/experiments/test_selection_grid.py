@@ -163,7 +163,8 @@ def test_a_cell_equals_select_train_evaluate_and_rerank(
     scored = ("--checkpoint", model, "--output", tmp_path / "scores.jsonl", "--json")
     scored += ("--batch-size", 80)
     named = ("--benchmark", bench / "test.jsonl", "--replicates", 0)
-    judged = run_command(capsys, "evaluate", *scored, *named).json
+    fitted = (*named, "--threshold-on", "cross-fitted")
+    judged = run_command(capsys, "evaluate", *scored, *fitted).json
     for name in ("micro_f1", "macro_f1_pooled", "auroc", "within_position_auroc"):
         assert cell[name] == pytest.approx(judged[name], abs=1e-6), name
     assert cell["per_source"] == pytest.approx(judged["per_source"], abs=1e-6)
@@ -235,6 +236,7 @@ def test_only_missing_cells_run_and_come_out_the_same(
     judged = run_command(
         capsys, "evaluate", "--checkpoint", kept, "--benchmark", bench, "--json",
         "--output", tmp_path / "scores.jsonl", "--replicates", 0, "--batch-size", 80,
+        "--threshold-on", "cross-fitted",
     ).json  # fmt: skip
     assert judged["micro_f1"] == pytest.approx(gone.metrics["micro_f1"], abs=1e-6)
 
