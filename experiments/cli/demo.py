@@ -27,7 +27,7 @@ class Options(SeedOption):
     Attributes:
         output: Folder for everything: worlds, subsets, models, results, report.html.
         size: How much is simulated and how many seeds are run: small takes minutes,
-            medium a quarter of an hour a world, large a night on two cores; smoke only
+            medium ten minutes a world, large a night on two cores; smoke only
             shows that everything runs.
         world: scarce has label statistics near the real corpus's; plentiful many
             rollouts with both labels; in forgiving, most wrong steps are
