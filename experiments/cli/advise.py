@@ -167,12 +167,12 @@ def _candidates(keep_ratio: float, gains: dict[str, Any]) -> list[dict[str, Any]
     for name, gain in gains.items():
         treated, _, baseline = name.rpartition(" - ")
         if baseline == "full":
-            rule, alpha = ARMS[treated]
+            arm = ARMS[treated]
             found.append(
                 {
-                    "rule": rule,
+                    "rule": arm.rule,
                     "keep_ratio": keep_ratio,
-                    "alpha": alpha if rule == "bis" else None,
+                    "alpha": arm.alpha if arm.rule == "bis" else None,
                     "over_all_data": gain,
                 }
             )

@@ -37,6 +37,7 @@ from sim.students.train import (
     train,
 )
 from theory.logistic import logistic_gradient
+from theory.mixed import mixed_log_likelihood
 from theory.paper import TRAINING
 
 D = 6
@@ -44,7 +45,7 @@ D = 6
 
 def problem(seeds=2, rollouts=60, arms=(1.0, 0.5, 0.2, 0.05), passes=1, kinds=1):
     """Random features whose labels follow a linear teacher."""
-    features, targets, plans = [], [], []
+    features, targets, plans, ends = [], [], [], []
     for seed in range(seeds):
         rng = np.random.default_rng(seed)
         lengths = rng.integers(1, 6, rollouts)
@@ -59,11 +60,17 @@ def problem(seeds=2, rollouts=60, arms=(1.0, 0.5, 0.2, 0.05), passes=1, kinds=1)
         plans.append(plan_trainings(offsets, trainings, 4, seed))
         features.append(x)
         targets.append(y)
+        ends.append(np.repeat(np.arange(rollouts), lengths))
     longest = max(map(len, features))
     pad = [(0, longest - len(x)) for x in features]
     features = [np.pad(x, [p, (0, 0)]) for x, p in zip(features, pad, strict=True)]
     targets = [np.pad(y, [(0, 0), p]) for y, p in zip(targets, pad, strict=True)]
-    labels = Labels(np.stack(targets), np.full((seeds, longest), 4, np.float32))
+    targets = np.stack(targets)
+    trials = np.full((seeds, longest), 4, np.float32)
+    rollout = np.zeros((seeds, longest), np.int32)
+    for of, end in zip(rollout, ends, strict=True):
+        of[: len(end)] = end
+    labels = Labels(targets, np.ones_like(targets), trials, rollout)
     return Sweep(np.stack(features), labels, stack_plans(plans), list(range(seeds)))
 
 
@@ -97,6 +104,7 @@ def numpy_training(student, sweep, seed, arm):
     plan, x_all = sweep.plan, sweep.features_NxSxD[seed].astype(np.float64)
     kind = plan.labels_A[seed, arm]
     y_all = np.asarray(sweep.labels.target_KxS)[seed, kind]
+    weights = np.asarray(sweep.labels.weight_KxS, np.float64)[seed, kind]
     w = np.append(np.zeros(D), float(base_logits(sweep, [arm])[seed, 0]))
     m, v = np.zeros(D + 1), np.zeros(D + 1)
     total = int(plan.updates_A[seed, arm])
@@ -105,8 +113,9 @@ def numpy_training(student, sweep, seed, arm):
         begin, count = plan.start_AxT[seed, arm, t], plan.count_AxT[seed, arm, t]
         steps = plan.feed_F[seed, begin : begin + count]
         x = np.c_[x_all[steps], np.ones(count)]
-        g = logistic_gradient(w, x, y_all[steps]).mean(axis=0)
-        g *= min(1.0, student.clip / np.linalg.norm(g))
+        each = logistic_gradient(w, x, y_all[steps])
+        g = weights[steps] @ each / (weights[steps].sum() or 1)
+        g *= student.clip / max(student.clip, np.linalg.norm(g))
         rate = rates[t]
         if student.optimizer == "sgd":
             w = w - rate * g
@@ -121,6 +130,13 @@ def numpy_training(student, sweep, seed, arm):
 def test_a_sweep_is_the_written_out_training(optimizer):
     student = Student(optimizer=optimizer, learning_rate=0.3, weight_decay=0.2)
     sweep = problem(kinds=2, passes=2)
+    # Of the second kind half of the steps have no label, the others at most a tenth of
+    # one; some batches none.
+    weights = np.array(sweep.labels.weight_KxS)
+    drawn = np.random.default_rng(5).uniform(-0.1, 0.1, weights[:, 1].shape)
+    weights[:, 1] = np.maximum(drawn, 0)
+    weights[:, 1, sweep.plan.feed_F[0, :40]] = 0
+    sweep = replace(sweep, labels=sweep.labels._replace(weight_KxS=weights))
     params = train(student, sweep)
     for seed in range(2):
         for arm in range(4):
@@ -129,11 +145,46 @@ def test_a_sweep_is_the_written_out_training(optimizer):
             np.testing.assert_allclose(np.append(*found), w, rtol=2e-4, atol=2e-5)
 
 
+def test_a_start_is_where_a_training_begins_with_an_intercept_that_fits():
+    rng = np.random.default_rng(5)
+    start = rng.standard_normal((2, D)).astype(np.float32)
+    cold = problem(kinds=2)
+    warm = replace(cold, start_NxD=start)
+    still = Student(learning_rate=1e-12)
+    params = train(still, warm)
+    found = logits(still, params, list(warm.features_NxSxD))
+    for seed in range(2):
+        along = warm.features_NxSxD[seed] @ start[seed]
+        for arm in range(4):
+            scores = found[seed][arm, 0]
+            offset = scores - along
+            np.testing.assert_allclose(offset, offset[0], atol=1e-5)
+            begin = cold.plan.start_AxT[seed, arm, 0]
+            count = cold.plan.count_AxT[seed, arm].sum()
+            fed = cold.plan.feed_F[seed, begin : begin + count]
+            fitted = base_logits(cold, [arm])[seed, 0]
+            assert scores[fed].mean() == pytest.approx(fitted, abs=1e-5)
+    # Zeros are no start: bit for bit.
+    student = Student(learning_rate=0.1)
+    zeros = train(student, replace(cold, start_NxD=0 * start))
+    jax.tree.map(np.testing.assert_array_equal, zeros, train(student, cold))
+    for name in ("beta-binomial", "mlp"):
+        other = replace(STUDENTS[name], learning_rate=1e-12)
+        if name == "mlp":
+            with pytest.raises(ValueError, match="logistic"):
+                train(other, warm)
+            continue
+        weights = train(other, warm)["w_OxH"][:, 0, 0]
+        np.testing.assert_allclose(weights[:, 0], start, atol=1e-6)
+        np.testing.assert_allclose(weights[:, 1], 0, atol=1e-6)
+
+
 STUDENTS = {
     "logistic": Student(learning_rate=0.1),
     "sgd": Student(optimizer="sgd", learning_rate=0.5),
     "mlp": Student(kind="mlp", hidden=5, learning_rate=0.05),
     "beta-binomial": Student(likelihood="beta-binomial", learning_rate=0.05),
+    "conditional": Student(likelihood="conditional", learning_rate=0.1),
 }
 
 
@@ -202,6 +253,51 @@ def test_padding_of_a_batch_has_no_weight():
     three = StepBatch(x[:3], y[:3], y[:3], np.ones(3, np.float32))
     short = batch_loss(student, params, three, 16)
     assert float(masked) == pytest.approx(float(short), rel=1e-6)
+
+
+@pytest.mark.parametrize("scale", [0.3, 4.0])
+def test_the_conditional_likelihood_is_the_theory_s(scale):
+    """Of mixed rollouts theory.mixed's, of pure ones by enumeration; padding counts
+    nothing.
+    """
+    rng = np.random.default_rng(2)
+    lengths = np.array([2, 5, 3, 1, 4, 6])
+    x = rng.standard_normal((lengths.sum(), D)).astype(np.float32)
+    w = (scale * rng.standard_normal(D)).astype(np.float32)
+    offsets = np.concatenate([[0], np.cumsum(lengths)])
+    y = rng.permutation(np.arange(len(x)) % 2).astype(np.float32)
+    for start, end, both in zip(offsets, offsets[1:], [1, 1, 0, 0, 0, 1], strict=False):
+        y[start:end] = y[start]
+        y[end - 1] = 1 - y[start] if both else y[start]
+    student = Student(likelihood="conditional")
+
+    def loss(w, pad):
+        features = np.pad(x, [(0, pad), (0, 0)], constant_values=3)
+        label = np.pad(y, (0, pad), constant_values=1)
+        real = np.pad(np.ones(len(x), np.float32), (0, pad))
+        rollout = np.pad(np.repeat(np.arange(6), lengths), (0, pad), mode="edge")
+        batch = StepBatch(features, label, label, real, rollout)
+        return batch_loss(student, {"w_OxH": w[None], "b_O": jnp.zeros(1)}, batch, 16)
+
+    value, gradient = jax.value_and_grad(loss)(jnp.asarray(w), 3)
+    assert float(value) == pytest.approx(float(loss(jnp.asarray(w), 0)), rel=1e-6)
+
+    def given_pure(w, of):
+        q = expit(np.float64(x[of]) @ w)
+        a, b = np.prod(q), np.prod(1 - q)
+        return np.log(a if y[of][0] else b) - np.log(a + b)
+
+    mixed = np.isin(np.repeat(np.arange(6), lengths), [0, 1, 5])
+    ends = np.concatenate([[0], np.cumsum(lengths[[0, 1, 5]])])
+    of_mixed = mixed_log_likelihood(np.float64(w), x[mixed], y[mixed], ends)
+    pure = [slice(offsets[i], offsets[i + 1]) for i in (2, 3, 4)]
+    total = of_mixed.value + sum(given_pure(w, of) for of in pure)
+    assert float(value) == pytest.approx(-total / len(x), rel=1e-5)
+    slope = of_mixed.gradient.copy()
+    for d, step in enumerate(1e-6 * np.eye(D)):
+        up, down = (sum(given_pure(w + s * step, of) for of in pure) for s in (1, -1))
+        slope[d] += (up - down) / 2e-6
+    np.testing.assert_allclose(gradient, -slope / len(x), rtol=1e-4, atol=1e-5)
 
 
 @pytest.fixture(scope="module")
@@ -275,7 +371,9 @@ def test_counts_beyond_a_float_s_concentration_have_a_loss():
 def test_an_update_reads_the_largest_count_whole(most):
     sweep = problem(seeds=1, arms=(1.0,))
     k = np.full(np.shape(sweep.labels.trials_S), most, np.float32)
-    sweep = replace(sweep, labels=Labels(np.ones((1, *k.shape), np.float32), k))
+    target = np.ones((1, *k.shape), np.float32)
+    labels = sweep.labels._replace(target_KxS=target, trials_S=k)
+    sweep = replace(sweep, labels=labels)
     student = Student(
         likelihood="beta-binomial", optimizer="sgd", clip=1e9, learning_rate=0.1
     )
