@@ -20,13 +20,15 @@ class Options(SeedOption):
     every step to label the steps, selects a share of the rollouts by each of the
     paper's rules, trains a small multimodal process reward model on each subset with
     equal budgets, judges all models on solutions from sources they were not trained on,
-    and writes report.html. Interrupt it when you like: it goes on where it stopped.
+    and writes report.html. Random and BIS are trained on true labels and on as many
+    wrong ones placed at random, too, which says why one beats the other, or does not.
+    Interrupt it when you like: it goes on where it stopped.
 
     Attributes:
         output: Folder for everything: worlds, subsets, models, results, report.html.
         size: How much is simulated and how many seeds are run: small takes minutes,
-            medium about an hour, large a night on two cores; smoke only shows that
-            everything runs.
+            medium ten minutes a world, large a night on two cores; smoke only
+            shows that everything runs.
         world: scarce has label statistics near the real corpus's; plentiful many
             rollouts with both labels; in forgiving, most wrong steps are
             labelled positive; in difficult, few successes mostly mean a hard problem.
@@ -34,6 +36,8 @@ class Options(SeedOption):
             before, a run goes on with those that are missing.
         keep_ratio: Share of the rollouts that every rule keeps, of each source.
         seed: Of the world.
+        backbone: What is trained: full, another that ships with the package, named by
+            its pretraining's updates, or a file of mprm pretrain.
     """
 
     output: Path = Path("runs/demo")
@@ -41,6 +45,7 @@ class Options(SeedOption):
     world: Literal["scarce", "plentiful", "forgiving", "difficult", "all"] = "scarce"
     seeds: int | None = None
     keep_ratio: float = 0.1
+    backbone: str = "full"
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -78,6 +83,7 @@ def run(options: Options) -> None:
             seed=options.seed,
             command=command_line("mprm demo", chosen),
             seeds=options.seeds,
+            backbone=options.backbone,
         )
         run_demo(demo, say)
     page = options.output / "report.html"
@@ -88,4 +94,5 @@ def run(options: Options) -> None:
 open {page}
 next: mprm stats {options.output / names[0] / "corpus"} --rule bis"""
     value = {"output": str(options.output), "answers": report.answers}
+    value["decompositions"] = report.decompositions
     answer(options.json, value, text)

@@ -27,7 +27,7 @@ from experiments.grid.answer import (
 from experiments.grid.plan import (
     BASE,
     BIS,
-    CLEAN,
+    CONTROLS,
     DEMO,
     FULL,
     PAPER_RULES,
@@ -43,7 +43,7 @@ from theory.intervals import Estimate, Score, holm, mean_over_seeds
 from theory.scores import DEFAULT_ALPHA
 from theory.selection import RULE_NAMES
 
-_ORDER = (*dict.fromkeys((*PAPER_RULES, *RULE_NAMES)), FULL, CLEAN, BASE)
+_ORDER = (*dict.fromkeys((*PAPER_RULES, *RULE_NAMES)), FULL, BASE)
 
 NAMES = {
     RANDOM: "Random",
@@ -52,7 +52,6 @@ NAMES = {
     "low-mc": "Low-MC",
     "reliable": "Reliable",
     FULL: "full data",
-    CLEAN: "clean labels",
     BASE: "untrained base",
 }
 
@@ -116,6 +115,7 @@ class Metrics(msgspec.Struct, frozen=True):
         best_of_n: accuracy of reranking.
         per_source: macro-F1 by benchmark source.
         threshold: a step is called right if its score reaches it.
+        thresholds: of the two halves of the rollouts; ``threshold`` is their mean.
         curve: (update, training loss).
         eval_curve: (update, AUROC on the benchmark).
         f1_curve: (update, micro-F1 on the benchmark).
@@ -138,6 +138,7 @@ class Metrics(msgspec.Struct, frozen=True):
     best_of_n: BestOfN | None = None
     per_source: dict[str, Share | None] = {}
     threshold: float | None = None
+    thresholds: tuple[float, float] | None = None
     curve: Points = ()
     eval_curve: Points = ()
     f1_curve: Points = ()
@@ -208,8 +209,9 @@ class Gap:
         arm: of the rule.
         difference: in micro-F1, paired; None where they share no seed.
         adjusted_p: Holm's, over all gaps of two seeds or more that the run asks of
-            (the demo: BIS's; a grid: all); None for the others, and for those that have
-            no p-value, which count as 1 in the correction.
+            (the demo: BIS's; a grid: all; controls explain and are not asked of); None
+            for the others, and for those that have no p-value, which count as 1 in the
+            correction.
     """
 
     arm: Arm
@@ -231,6 +233,7 @@ class Outcome:
         world: name of the corpus; of a demo also that of its folder.
         synthetic: whether it is simulated.
         size: of a demo.
+        corpora: of a demo's world; seed s trains on number s mod corpora. 0: of a grid.
         arms: by labels, keep ratio and rule; then the references.
         gaps: of every rule but Random, in the order of the arms.
     """
@@ -239,6 +242,7 @@ class Outcome:
     world: str
     synthetic: bool
     size: str
+    corpora: int
     arms: tuple[ArmResults, ...]
     gaps: tuple[Gap, ...]
 
@@ -255,8 +259,12 @@ class Outcome:
 
     @property
     def labels(self) -> list[Labels]:
-        """Kinds of labels, in order."""
-        arms = [one.arm for one in self.arms if one.arm.labels is not None]
+        """Kinds of labels but for the controls', in order."""
+        arms = [
+            one.arm
+            for one in self.arms
+            if one.arm.labels is not None and not one.arm.is_control
+        ]
         return list(dict.fromkeys(arm.kind_of_labels for arm in arms))
 
     @property
@@ -399,6 +407,7 @@ class _World(msgspec.Struct, frozen=True):
     name: str
     synthetic: bool = False
     size: str = ""
+    corpora: Count = 0
 
 
 def _world(result: Result) -> _World:
@@ -408,6 +417,8 @@ def _world(result: Result) -> _World:
         raise DataError(f"{_where(result)}: no cell of a grid ({error})") from None
     if result.experiment == DEMO and not _FOLDER.fullmatch(world.name):
         raise DataError(f"{world.name[:80]!r} names no world")
+    if result.experiment == DEMO and not world.corpora:
+        raise DataError("of an earlier version; choose another --output")
     return world
 
 
@@ -435,11 +446,14 @@ def _outcome(name: str, results: Sequence[Result]) -> Outcome:
     )
     world, experiment = _world(first), first.experiment
     gaps = _gaps(arms, _TESTED.get(experiment, RULE_NAMES))
-    return Outcome(experiment, name, world.synthetic, world.size, arms, gaps)
+    size, corpora = world.size, world.corpora
+    return Outcome(experiment, name, world.synthetic, size, corpora, arms, gaps)
 
 
 def _shared(result: Result) -> dict[str, Any]:
-    return {name: value for name, value in result.config.items() if name != "arm"}
+    # A demo's world has several corpora; what a grid is of is one.
+    own = ("arm", "corpus") if _world(result).corpora else ("arm",)
+    return {name: value for name, value in result.config.items() if name not in own}
 
 
 def _place(arm: Arm) -> tuple[Any, ...]:
@@ -447,6 +461,7 @@ def _place(arm: Arm) -> tuple[Any, ...]:
     return (
         not arm.is_rule,
         arm.rule == BASE,
+        CONTROLS.index(arm.labels) + 1 if arm.labels in CONTROLS else 0,
         arm.labels or "",
         arm.label_threshold or 0.0,
         keep if arm.is_rule else 0.0,
@@ -473,7 +488,7 @@ def _gaps(arms: Sequence[ArmResults], tested: Sequence[str]) -> tuple[Gap, ...]:
     repeated = [
         i
         for i, (arm, of) in enumerate(found)
-        if arm.rule in tested and of and of.seeds >= 2
+        if arm.rule in tested and not arm.is_control and of and of.seeds >= 2
     ]
     p_values = [of.p if (of := found[i][1]) else None for i in repeated]
     corrected = holm([1.0 if p is None else p for p in p_values])
@@ -489,12 +504,12 @@ def arm_name(arm: Arm, outcome: Outcome) -> str:
     """How people call an arm; settings that all arms share are left out."""
     parts = [NAMES.get(arm.rule, arm.rule)]
     several = outcome.experiment == SELECTION or len(outcome.keep_ratios) > 1
-    if arm.selects and arm.keep_ratio is not None and several:
+    if arm.is_rule and arm.keep_ratio is not None and several:
         parts.append(percent(arm.keep_ratio))
     name = [" ".join(parts)]
     if arm.rule in RULES_WITH_ALPHA and outcome.alphas != [DEFAULT_ALPHA]:
         name.append(f"alpha {arm.alpha:g}")
-    if arm.labels is not None and len(outcome.labels) > 1:
+    if arm.is_control or (arm.labels is not None and len(outcome.labels) > 1):
         name.append(labels_name(*arm.kind_of_labels))
     return ", ".join(name)
 
@@ -515,10 +530,10 @@ def answers(outcome: Outcome) -> list[dict[str, Any]]:
             "world": outcome.world,
             "keep_ratio": gap.arm.keep_ratio,
             "sentence": _sentence(gap, outcome),
-            "difference": _row(gap.difference),
+            "difference": estimate_row(gap.difference),
         }
         for gap in outcome.gaps
-        if gap.arm.rule == BIS
+        if gap.arm.rule == BIS and not gap.arm.is_control
     ]
 
 
@@ -543,13 +558,13 @@ def rows(outcome: Outcome) -> dict[str, list[dict[str, Any]]]:
     arms = [
         asdict(one.arm)
         | {"seeds": [seed for seed in one.cells if seed is not None]}
-        | {name: _row(one.estimate(name)) for name in metrics}
+        | {name: estimate_row(one.estimate(name)) for name in metrics}
         for one in outcome.arms
     ]
     gaps = [
         {
             "arm": asdict(gap.arm),
-            "difference": _row(gap.difference),
+            "difference": estimate_row(gap.difference),
             "adjusted_p": gap.adjusted_p,
             "verdict": gap.verdict,
         }
@@ -558,7 +573,8 @@ def rows(outcome: Outcome) -> dict[str, list[dict[str, Any]]]:
     return {"arms": arms, "less_random": gaps}
 
 
-def _row(of: Estimate | None) -> dict[str, Any] | None:
+def estimate_row(of: Estimate | None) -> dict[str, Any] | None:
+    """An estimate as JSON values."""
     if of is None:
         return None
     names = ("mean", "low", "high", "p", "seeds", "covers")
