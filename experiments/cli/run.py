@@ -27,7 +27,7 @@ EXPERIMENTS = {
     "ties": ("students.sweeps:TIES", "what do ties decide, and does it matter?"),
     "regimes": ("map.run", "where does BIS pay?"),
     "recipe": ("grid.recipe", "at which rates does the tiny model learn?"),
-    "better_rule": ("map.recipe", "is there a rule, with labels, better than BIS?"),
+    "better_rule": ("map.candidates", "is there a rule, with labels, better than BIS?"),
     "gain": ("map.gain", "does one formula predict where BIS pays?"),
 }
 

@@ -31,7 +31,7 @@ refute it, of micro-F1 over its 256 worlds (20 paired seeds each):
 Signs are told apart at 5 %, Holm-corrected over all worlds here, and over those of a
 row in the tables, as in the first design; :func:`experiments.map.report.verdicts` says
 what came out. Every arm and every new axis is reported, whatever comes out. Of the
-candidates for a better recipe :mod:`experiments.map.recipe` says how they are judged.
+candidates for a better rule :mod:`experiments.map.candidates` says how they are judged.
 """
 
 from __future__ import annotations

@@ -38,7 +38,7 @@ class Options(SizedOptions):
     rollout's ease, common mean, source shift, and length of training. The second,
     ordered, has 256 over these and four more: order of the steps, how much features
     show position, prior knowledge, and signal; with true and blind labels, and with
-    candidates for a better recipe. Small runs the first 40 worlds; every fifth world,
+    candidates for a better rule. Small runs the first 40 worlds; every fifth world,
     and the last 128 of the first design, added later, test the advisor and are not
     shown to it.
 

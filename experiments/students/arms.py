@@ -59,10 +59,10 @@ class Arm:
         return " ".join(parts)
 
 
-# Recipes that may beat BIS, each a rule with a kind of labels. Written down before any
-# was run; :mod:`experiments.map.recipe` says how one is chosen and judged. Random has
-# every kind of labels too, so that what a recipe gains can be told apart: by what it
-# keeps, or by how it labels. Keep ratios are the worlds'.
+# Candidates that may beat BIS, each a rule with a kind of labels. Written down before
+# any was run; :mod:`experiments.map.candidates` says how one is chosen and judged.
+# Random has every kind of labels too, so that what one gains can be told apart: by what
+# it keeps, or by how it labels. Keep ratios are the worlds'.
 CANDIDATES = {
     "contrast": Arm("contrast"),
     "bis masked": Arm("bis", labels="masked"),

@@ -1,17 +1,17 @@
-"""Choosing a recipe on one half of the worlds and judging it on the other."""
+"""Choosing a candidate on one half of the worlds and judging it on the other."""
 
 import dataclasses
 
 import numpy as np
 import pytest
 
-from experiments.map import recipe
-from experiments.map.recipe import (
+from experiments.map import candidates
+from experiments.map.candidates import (
     ARMS,
     KEEP_RATIOS,
-    RecipeWorld,
+    CandidateWorld,
+    candidate_table,
     named_worlds,
-    recipe_table,
 )
 from experiments.store.results import Result, append_results
 from experiments.students.arms import CANDIDATES, Arm
@@ -20,7 +20,7 @@ from experiments.students.worlds import worlds
 from tests.cli import run
 from tests.experiments.test_student_runs import TINY
 
-RECIPES = {
+RULES = {
     "safe": Arm("bis", labels="masked"),
     "bold": Arm("bis", labels="falling"),
     "random masked": Arm("random", labels="masked"),
@@ -37,7 +37,7 @@ def planted(index, gains, family="a"):
         name: (base + gain + own).tolist()
         for (name, gain), own in zip(gains.items(), noise, strict=True)
     }
-    return RecipeWorld(family, index, arms | {"random": base.tolist()})
+    return CandidateWorld(family, index, arms | {"random": base.tolist()})
 
 
 def test_the_even_worlds_choose_and_the_odd_ones_judge():
@@ -47,7 +47,7 @@ def test_the_even_worlds_choose_and_the_odd_ones_judge():
     some = [planted(i, losing if i == 4 else gains) for i in range(16)]
     some[5] = planted(5, gains | {"safe": -0.03}, "b")
     some[7] = planted(7, gains | {"safe": 0.01}, "b")
-    table = recipe_table(some, RECIPES)
+    table = candidate_table(some, RULES)
     assert table.chosen == "safe"
     assert (table.even["bold"].below, table.even["bold"].above) == (1, 7)
     assert table.odd["bold"].below == 0
@@ -61,19 +61,19 @@ def test_the_even_worlds_choose_and_the_odd_ones_judge():
     assert safe.by_rule == pytest.approx(mean - 0.01)
     assert [table.families[f].below for f in ("a", "b")] == [0, 1]
     some[5] = planted(5, gains)
-    assert recipe_table(some, RECIPES).reached
+    assert candidate_table(some, RULES).reached
     # Nothing of the odd worlds moves the choice, and no loss makes "bold" the better.
-    assert recipe_table([planted(0, gains), *some[1::2]], RECIPES).chosen == "bold"
+    assert candidate_table([planted(0, gains), *some[1::2]], RULES).chosen == "bold"
 
 
 def test_a_world_without_an_arm_and_a_missing_half_are_refused():
-    whole = [planted(i, dict.fromkeys(["bis", *RECIPES], 0.0)) for i in range(2)]
+    whole = [planted(i, dict.fromkeys(["bis", *RULES], 0.0)) for i in range(2)]
     less = {k: v for k, v in whole[1].micro_f1.items() if k != "bold"}
     lacking = dataclasses.replace(whole[1], micro_f1=less)
     with pytest.raises(ValueError, match="bold"):
-        recipe_table([whole[0], lacking], RECIPES)
+        candidate_table([whole[0], lacking], RULES)
     with pytest.raises(ValueError, match="odd"):
-        recipe_table(whole[:1], RECIPES)
+        candidate_table(whole[:1], RULES)
 
 
 def test_a_named_world_is_in_one_half_at_all_keep_ratios():
@@ -99,9 +99,9 @@ def test_a_named_world_is_in_one_half_at_all_keep_ratios():
 def test_the_command_runs_its_worlds_once_and_reads_those_of_the_other_stores(
     tmp_path, monkeypatch, capsys
 ):
-    regimes = recipe.design()[:2]
-    monkeypatch.setattr(recipe, "design", lambda: regimes)
-    monkeypatch.setattr(recipe, "world_of", lambda regime: TINY)
+    regimes = candidates.design()[:2]
+    monkeypatch.setattr(candidates, "design", lambda: regimes)
+    monkeypatch.setattr(candidates, "world_of", lambda regime: TINY)
     arms = {name: {"micro_f1": [0.5, 0.6, 0.8]} for name in ARMS}
     ordered = [
         Result("regimes_ordered", {"index": i}, 0, {"arms": arms}) for i in range(3)

@@ -1,4 +1,4 @@
-"""Is there a recipe, a rule with a kind of labels, that never loses and beats BIS?
+"""Is there a candidate, a rule with a kind of labels, that never loses and beats BIS?
 
 Written down before any candidate was run:
 
@@ -8,16 +8,16 @@ Written down before any candidate was run:
    rules`` at keep ratios of 5, 10, 25 and 50 %, 20 paired seeds each. The index of a
    world of a design is its place there; that of a named world its place among the named
    worlds, so that all its keep ratios fall into one half.
-3. One recipe is chosen on the worlds of even index: the one that is told apart below
+3. One candidate is chosen on the worlds of even index: the one that is told apart below
    Random with hard labels in the fewest (micro-F1, paired by seed, 5 %, Holm-corrected
    over the worlds of the half), of equals the one with the largest mean gain over BIS.
-4. Worlds of odd index judge it. The aim is a recipe that is never told apart below
+4. Worlds of odd index judge it. The aim is a candidate that is never told apart below
    Random and whose mean is above that of BIS in more than half of the worlds. It is
    missed if it is told apart below Random in one of them, or not above BIS in that
    many; either way it is published.
 5. Printed are all candidates on both halves, and BIS beside them; where the chosen one
-   gains, by labels (Random with its labels less Random) and by what is kept (the recipe
-   less Random with its labels); and its row in each family of worlds.
+   gains, by labels (Random with its labels less Random) and by what is kept (the
+   candidate less Random with its labels); and its row in each family of worlds.
 """
 
 from __future__ import annotations
@@ -67,8 +67,8 @@ OPTIONS = Options
 
 
 @dataclasses.dataclass(frozen=True)
-class RecipeWorld:
-    """A world as far as recipes are judged by it.
+class CandidateWorld:
+    """A world as far as candidates are judged by it.
 
     Attributes:
         family: of worlds it belongs to.
@@ -82,7 +82,7 @@ class RecipeWorld:
 
 
 class Row(NamedTuple):
-    """A recipe over worlds; gains are means of means, in micro-F1.
+    """A candidate over worlds; gains are means of means, in micro-F1.
 
     Attributes:
         worlds: how many.
@@ -93,7 +93,7 @@ class Row(NamedTuple):
         below_bis: told apart below BIS.
         over_random: mean gain over Random with hard labels.
         over_bis: mean gain over BIS.
-        by_labels: of the first, what Random gains by the recipe's labels.
+        by_labels: of the first, what Random gains by the candidate's labels.
         by_rule: of the first, what the rule gains over Random with the same labels.
     """
 
@@ -109,14 +109,14 @@ class Row(NamedTuple):
     by_rule: float
 
 
-class RecipeTable(NamedTuple):
-    """Every recipe on both halves of the worlds.
+class CandidateTable(NamedTuple):
+    """Every candidate on both halves of the worlds.
 
     Attributes:
         chosen: by the even half.
-        even: row of each recipe, BIS first, on the worlds that choose.
+        even: row of each candidate, BIS first, on the worlds that choose.
         odd: likewise on those that judge.
-        families: of the chosen recipe, its row on the odd worlds of each family.
+        families: of the chosen candidate, its row on the odd worlds of each family.
         reached: whether it is as wanted on the odd worlds.
     """
 
@@ -127,47 +127,47 @@ class RecipeTable(NamedTuple):
     reached: bool
 
 
-def recipe_table(
-    worlds: Sequence[RecipeWorld], recipes: Mapping[str, Arm] = CANDIDATES
-) -> RecipeTable:
-    """Choose a recipe on the worlds of even index, and judge it on the odd ones.
+def candidate_table(
+    worlds: Sequence[CandidateWorld], candidates: Mapping[str, Arm] = CANDIDATES
+) -> CandidateTable:
+    """Choose a candidate on the worlds of even index, and judge it on the odd ones.
 
     Args:
-        worlds: with "random", "bis" and every recipe; of any origin.
-        recipes: by name.
+        worlds: with "random", "bis" and every candidate; of any origin.
+        candidates: by name.
 
     Raises:
         ValueError: a half has no world, or a world lacks an arm.
     """
     halves = [[w for w in worlds if w.index % 2 == odd] for odd in (0, 1)]
     if not all(halves):
-        raise ValueError("recipes need worlds of even and of odd index")
-    arms = {"bis": ARMS["bis"], **recipes}
+        raise ValueError("candidates need worlds of even and of odd index")
+    arms = {"bis": ARMS["bis"], **candidates}
     even, odd = (
         {
-            name: _row(half, name, _own_random(arm, recipes))
+            name: _row(half, name, _own_random(arm, candidates))
             for name, arm in arms.items()
         }
         for half in halves
     )
-    chosen = min(recipes, key=lambda name: (even[name].below, -even[name].over_bis))
+    chosen = min(candidates, key=lambda name: (even[name].below, -even[name].over_bis))
     found = odd[chosen]
-    own = _own_random(recipes[chosen], recipes)
+    own = _own_random(candidates[chosen], candidates)
     families = {
         family: _row([w for w in halves[1] if w.family == family], chosen, own)
         for family in dict.fromkeys(world.family for world in halves[1])
     }
     reached = found.below == 0 and 2 * found.beats_bis > found.worlds
-    return RecipeTable(chosen, even, odd, families, reached)
+    return CandidateTable(chosen, even, odd, families, reached)
 
 
-def _own_random(arm: Arm, recipes: Mapping[str, Arm]) -> str:
+def _own_random(arm: Arm, candidates: Mapping[str, Arm]) -> str:
     """Name of Random with the arm's labels."""
     wanted = dataclasses.replace(arm, rule="random")
-    return next((name for name, of in recipes.items() if of == wanted), "random")
+    return next((name for name, of in candidates.items() if of == wanted), "random")
 
 
-def _row(worlds: Sequence[RecipeWorld], name: str, own_random: str) -> Row:
+def _row(worlds: Sequence[CandidateWorld], name: str, own_random: str) -> Row:
     for world in worlds:
         if missing := {name, own_random, "random", "bis"} - world.micro_f1.keys():
             raise ValueError(f"{world.family} {world.index} lacks {sorted(missing)}")
@@ -196,18 +196,18 @@ def _row(worlds: Sequence[RecipeWorld], name: str, own_random: str) -> Row:
     )
 
 
-def stored_worlds(folder: Path, seed: int) -> list[RecipeWorld]:
+def stored_worlds(folder: Path, seed: int) -> list[CandidateWorld]:
     """The worlds of a results store that have every arm of :data:`ARMS`."""
     worlds = []
     for family in DESIGNS:
         for result in _of_seed(folder, family, seed):
             arms = {n: of["micro_f1"] for n, of in result.metrics["arms"].items()}
             if ARMS.keys() <= arms.keys():
-                worlds.append(RecipeWorld(family, result.config["index"], arms))
+                worlds.append(CandidateWorld(family, result.config["index"], arms))
     return worlds + named_worlds(_of_seed(folder, NAMED, seed))
 
 
-def named_worlds(cells: Sequence[Result]) -> list[RecipeWorld]:
+def named_worlds(cells: Sequence[Result]) -> list[CandidateWorld]:
     """The named worlds of cells with one arm each, at every keep ratio."""
     from experiments.students.worlds import worlds
 
@@ -224,7 +224,7 @@ def named_worlds(cells: Sequence[Result]) -> list[RecipeWorld]:
             }
             if by_cell.keys() >= set(keys.values()):
                 arms = {n: by_cell[key]["micro_f1"] for n, key in keys.items()}
-                found.append(RecipeWorld(NAMED, index, arms))
+                found.append(CandidateWorld(NAMED, index, arms))
     return found
 
 
@@ -262,7 +262,7 @@ def run(options: Options) -> None:
         options, NAME, configs, lambda chosen: [run_world(i) for i in chosen]
     )
     worlds = stored_worlds(options.output, options.seed)
-    table = recipe_table(worlds)
+    table = candidate_table(worlds)
     if options.json:
         halves = {
             half: {name: row._asdict() for name, row in rows.items()}
@@ -272,15 +272,15 @@ def run(options: Options) -> None:
         report = table._asdict() | halves | {"families": families}
         print_json({"seed": options.seed, "worlds": len(worlds), "ran": ran} | report)
         return
-    print_recipes(table)
+    print_candidates(table)
     print(
-        f"\n{ran} worlds run, {len(worlds)} of seed {options.seed} with every recipe "
-        f"in the store: {options.output}"
+        f"\n{ran} worlds run, {len(worlds)} of seed {options.seed} with every "
+        f"candidate in the store: {options.output}"
     )
 
 
-def print_recipes(table: RecipeTable) -> None:
-    """Both halves, the chosen recipe by family, and whether it is as wanted."""
+def print_candidates(table: CandidateTable) -> None:
+    """Both halves, the chosen candidate by family, and whether it is as wanted."""
     parts = {
         "worlds of even index, which choose": table.even,
         "worlds of odd index, which judge": table.odd,
@@ -297,7 +297,7 @@ def print_recipes(table: RecipeTable) -> None:
 
 
 _COLUMNS = (
-    "recipe", "worlds", "- Random: below", "above", "mean", "labels", "rule",
+    "candidate", "worlds", "- Random: below", "above", "mean", "labels", "rule",
     "- BIS: below", "above", "mean", "beats",
 )  # fmt: skip
 
