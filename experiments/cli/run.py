@@ -27,6 +27,7 @@ EXPERIMENTS = {
     "ties": ("students.sweeps:TIES", "what do ties decide, and does it matter?"),
     "regimes": ("map.run", "where does BIS pay?"),
     "gain": ("map.gain", "does one formula predict where BIS pays?"),
+    "judged_map": ("map.judged_map", "do judged rollouts tell where BIS pays?"),
 }
 
 # These need what only the user has, so `mprm run all` leaves them out.
