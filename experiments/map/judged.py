@@ -42,7 +42,7 @@ _EASES = 5
 CELLS = (len(_SCORES) + 1, THIRDS, 2)
 
 # Steps that what a cell is drawn to weighs.
-_PRIOR_STEPS = 4.0
+_PRIOR_STEPS = 8.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,7 +61,7 @@ class Assumed:
         ValueError: a value is negative, or the dimension below 4.
     """
 
-    separation: float = 1.35
+    separation: float = 1.3416
     ease: float = 0.7
     position: float = 1.0
     dimension: int = 32
@@ -168,9 +168,14 @@ def judged_steps(
     known = np.ones(len(truth), bool) if known is None else known
     if not known.any():
         raise ValueError("no step was judged")
-    whole = (*steps[:2], np.asarray(truth, bool), relative_position(rollouts))
-    parts = (of[known] for of in (*whole, steps.row_S))
-    return Judged(*parts, rollouts.n_rollouts)
+    return Judged(
+        steps.cell_S[known],
+        steps.label_S[known],
+        np.asarray(truth, bool)[known],
+        relative_position(rollouts)[known],
+        steps.row_S[known],
+        rollouts.n_rollouts,
+    )
 
 
 def right_share(judged: Judged, weight_X: np.ndarray | None = None) -> np.ndarray:
@@ -341,8 +346,8 @@ NAMES = (
     "position's AUROC of wrong positives",
 )
 
-# A subset without information has this much.
-_LEAST_INFORMATION = 1e-5
+# Information of a label that a ratio does not fall below.
+_LEAST_INFORMATION = 1e-3
 
 
 def judged_inputs(

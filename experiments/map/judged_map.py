@@ -11,14 +11,15 @@ Written down before a held-out world was compared:
    of the map; beside it in micro-F1. Predictors: *counts* (ridge regression on what
    counts say, as :mod:`experiments.map.advisor` has it); *formula* (judged rollouts
    alone, nothing fitted, AUROC only, under the assumptions that
-   :class:`experiments.map.judged.Assumed` has by default); *both* (ridge on counts and
-   on :data:`experiments.map.judged.NAMES`). Prior knowledge and the strength of the
-   signal cannot be seen in judged rollouts: *formula, stated* and *both, stated* are
-   told the world's own, *formula* and *both* are not. In worlds without knowledge whose
-   signal is the default the two are one.
+   :class:`experiments.map.judged.Assumed` has by default); *both* (what the formula
+   misses, by ridge on counts and on :data:`experiments.map.judged.NAMES`, which was
+   chosen by leave-one-out error among the worlds that are not held out). Prior
+   knowledge and the strength of the signal cannot be seen in judged rollouts: *formula,
+   stated* and *both, stated* are told the world's own, *formula* and *both* are not. In
+   worlds without knowledge whose signal is the default the two are one.
 2. Fitted is to the worlds that are not held out, of all designs whose results there
-   are; judged by the held-out ones of each design apart. The penalty is that of the
-   least leave-one-out error, as ever.
+   are; judged by the held-out ones of each design apart. The penalty is the one of
+   least leave-one-out error.
 3. 25, 50, 100 or 200 judged rollouts at random, and 100 of which half are mixed; the
    smaller samples are parts of the larger.
 4. Reported of each: share of signs that are right among worlds whose gain is told apart
@@ -32,13 +33,21 @@ Written down before a held-out world was compared:
 
 from __future__ import annotations
 
-import dataclasses
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
+import msgspec
 import numpy as np
 
+from experiments.console.command import print_json
+from experiments.console.tables import format_table
+from experiments.map.advisor import NAMES as COUNTS
+from experiments.map.advisor import GainModel, fit_gain, world_inputs
 from experiments.map.design import design
+from experiments.map.gain import judge_gains
 from experiments.map.judged import (
+    NAMES,
     Assumed,
     composition,
     judged_inputs,
@@ -46,7 +55,10 @@ from experiments.map.judged import (
     steps_of,
 )
 from experiments.map.run import SMALL_WORLDS, world_of
+from experiments.map.worlds import gains, read_worlds
 from experiments.store.experiment import SizedOptions, complete
+from experiments.store.results import REFERENCE, Result, read_results, store_path
+from mprm_jax.records.problems import DataError
 
 if TYPE_CHECKING:
     from experiments.map.design import RegimeWorld
@@ -78,7 +90,7 @@ def stated(world: World) -> Assumed:
     """What a user may state of a world: its signal and the student's knowledge."""
     noise = np.sqrt(1 + world.features.nuisance**2)
     return Assumed(
-        separation=world.features.signal / noise,
+        separation=round(float(world.features.signal / noise), 4),
         knowledge=getattr(world, "knowledge", 0.0),
     )
 
@@ -110,26 +122,193 @@ def judge_world(regime: RegimeWorld, seed: int) -> dict[str, Any]:
             truth = right[np.isin(steps.row_S, chosen)]
             judged = judged_steps(rollouts.take(chosen), truth)
             x = judged_inputs(bis, whole, keep, judged, assumed)
-            found[name] = [float(f"{value:.4g}") for value in x]
+            found[name] = [float(f"{value:.3g}") for value in x]
         return found
 
-    told = stated(world)
-    found: dict[str, Any] = {"inputs": inputs(Assumed())}
-    if dataclasses.replace(told, separation=Assumed.separation) != Assumed() or (
-        abs(told.separation - Assumed.separation) > 0.01
-    ):
-        found["stated"] = inputs(told)
+    told, usual = stated(world), Assumed()
+    found = {
+        "separation": round(told.separation, 4),
+        "knowledge": told.knowledge,
+        "inputs": inputs(usual),
+    }
+    return found if told == usual else found | {"stated": inputs(told)}
+
+
+# --- what they predict ----------------------------------------------------------------
+
+METRICS = ("auroc", "micro_f1")
+PAIR = ("bis", "random")
+PREDICTORS = ("counts", "formula", "formula, stated", "both", "both, stated")
+_FORMULA = len(COUNTS)
+
+_Inputs = dict[
+    str,
+    Annotated[list[float], msgspec.Meta(min_length=len(NAMES), max_length=len(NAMES))],
+]
+
+
+class _Metrics(msgspec.Struct):
+    separation: float
+    knowledge: float
+    inputs: _Inputs
+    stated: _Inputs | None = None
+
+
+class JudgedWorld(NamedTuple):
+    """What students gained in a world, and what its judged rollouts say.
+
+    Attributes:
+        design: its name.
+        measured: of the map.
+        said: of this experiment.
+    """
+
+    design: str
+    measured: Result
+    said: Result
+
+    @property
+    def held_out(self) -> bool:
+        """Whether no predictor is fitted to it."""
+        return self.measured.config["held_out"]
+
+    def inputs(self, stated: bool, sample: str) -> np.ndarray:
+        """Of the predictor: counts, :data:`NAMES`, and what is stated, if it is."""
+        said = self.said.metrics
+        known = said["stated"] if stated and "stated" in said else said["inputs"]
+        told = [said["separation"], said["knowledge"]] if stated else []
+        return np.concatenate([world_inputs(self.measured), known[sample], told])
+
+
+def read_judged_worlds(
+    judged: Path, measured: Path, seed: int | None = None
+) -> list[JudgedWorld]:
+    """The worlds that both folders have, of one seed.
+
+    Raises:
+        DataError: a file cannot be read, or a cell is none of this experiment.
+    """
+    worlds = {w.config["index"]: w for w in read_worlds(measured, seed)}
+    found = []
+    for number, cell in enumerate(read_results(judged, NAME), 1):
+        try:
+            msgspec.convert(cell.metrics, _Metrics)
+            index, name = cell.config["index"], cell.config["design"]
+        except (msgspec.ValidationError, KeyError) as error:
+            raise DataError(
+                f"{store_path(judged, NAME)}: cell {number} holds no judged rollouts "
+                f"of a world ({error}); delete its line, or name another folder"
+            ) from None
+        world = worlds.get(index)
+        if name == "regimes" and world is not None and world.seed == cell.seed:
+            found.append(JudgedWorld(name, world, cell))
     return found
+
+
+def fit_judged(
+    worlds: Sequence[JudgedWorld], sample: str, stated: bool, metric: str = "auroc"
+) -> GainModel:
+    """The predictor by counts and judged rollouts, fitted to what is not held out.
+
+    Raises:
+        ValueError: every world is held out.
+    """
+    seen = [world for world in worlds if not world.held_out]
+    if not seen:
+        raise ValueError("a predictor needs worlds that are not held out")
+    x = np.stack([world.inputs(stated, sample) for world in seen])
+    return fit_gain(x, _means(seen, metric), _FORMULA)
+
+
+def _means(worlds: Sequence[JudgedWorld], metric: str) -> np.ndarray:
+    return np.array([gains(w.measured, *PAIR, metric).mean() for w in worlds])
+
+
+def validate(
+    worlds: Sequence[JudgedWorld], sample: str, metric: str
+) -> dict[str, dict[str, dict[str, float]]]:
+    """How every predictor does on the held-out worlds of each design."""
+    seen = [world for world in worlds if not world.held_out]
+    models = {
+        "counts": fit_gain(
+            np.stack([world_inputs(w.measured) for w in seen]), _means(seen, metric)
+        ),
+        "both": fit_judged(worlds, sample, False, metric),
+        "both, stated": fit_judged(worlds, sample, True, metric),
+    }
+    found: dict[str, dict[str, dict[str, float]]] = {}
+    for name in sorted({world.design for world in worlds}):
+        tested = [w for w in worlds if w.held_out and w.design == name]
+        if len(tested) < 3:
+            continue
+        seeds = np.stack([gains(w.measured, *PAIR, metric) for w in tested])
+        mean = seeds.mean(axis=1)
+        found[name] = {}
+        for predictor in PREDICTORS:
+            x = [w.inputs("stated" in predictor, sample) for w in tested]
+            if predictor not in models:
+                if metric == "auroc":
+                    predicted = np.array([row[_FORMULA] for row in x])
+                    found[name][predictor] = judge_gains(seeds, predicted)
+                continue
+            width = None if predictor != "counts" else _FORMULA
+            made = np.array([models[predictor].predict(row[:width]) for row in x])
+            inside = (made[:, 1] <= mean) & (mean <= made[:, 2])
+            found[name][predictor] = judge_gains(seeds, made[:, 0]) | {
+                "coverage": float(inside.mean())
+            }
+    return found
+
+
+# --- the command ----------------------------------------------------------------------
 
 
 def run(options: Options) -> None:
     """Judge the worlds that the store lacks; compare with the map's results."""
     regimes = design()[: SMALL_WORLDS if options.size == "small" else None]
     configs = [{"design": "regimes", "index": r.index} for r in regimes]
-    cells, ran = complete(
+    _, ran = complete(
         options,
         NAME,
         configs,
         lambda chosen: [judge_world(regimes[i], options.seed) for i in chosen],
     )
-    print(ran, len(cells))
+    folders = (options.output, REFERENCE)
+    worlds = max(
+        (read_judged_worlds(options.output, at, options.seed) for at in folders),
+        key=len,
+    )
+    report = {
+        sample: {metric: validate(worlds, sample, metric) for metric in METRICS}
+        for sample in (*map(str, SIZES), HALF_MIXED)
+    }
+    if options.json:
+        print_json({"worlds": len(worlds), "ran": ran, "samples": report})
+        return
+    for metric in METRICS:
+        print(f"\nBIS - Random in {metric}, held-out worlds:\n")
+        rows = [
+            (name, predictor, sample, *(_shown(of, form) for form in _COLUMNS.values()))
+            for name in report[HALF_MIXED][metric]
+            for predictor in PREDICTORS
+            for sample, by_metric in report.items()
+            if (of := by_metric[metric][name].get(predictor)) is not None
+            and (predictor != "counts" or sample == HALF_MIXED)
+        ]
+        print(format_table(("design", "predictor", "judged", *_COLUMNS), rows))
+    print(f"\n{ran} worlds judged, {len(worlds)} compared: {options.output}")
+
+
+def _shown(of: dict[str, float], form: str) -> str:
+    return form.format(**({"coverage": float("nan")} | of)).replace("nan", "--")
+
+
+_COLUMNS = {
+    "worlds": "{worlds}",
+    "sign, told apart": "{sure_right:.2f}",
+    "losses": "{losses_found}/{losses}",
+    "gains": "{gains_found}/{gains}",
+    "sign, all": "{sign_right:.2f}",
+    "explained": "{explained:.2f}",
+    "coverage": "{coverage:.2f}",
+}
