@@ -330,7 +330,7 @@ def predicted_gain(
 
 # Assumptions that differ in what features show: as assumed, neither ease nor position,
 # ease alone and strongly, position alone and strongly.
-_SHOWN = ({}, {"ease": 0, "position": 0}, {"ease": 2, "position": 0},
+SHOWN = ({}, {"ease": 0, "position": 0}, {"ease": 2, "position": 0},
           {"ease": 0, "position": 3})  # fmt: skip
 
 NAMES = (
@@ -368,7 +368,7 @@ def judged_inputs(
         predicted_gain(
             bis, random, corpus, right, dataclasses.replace(assumed, **shown)
         )
-        for shown in _SHOWN
+        for shown in SHOWN
     ]
     treated, baseline = (predictive_values(of, right) for of in (bis, random))
     kept = [

@@ -44,10 +44,11 @@ from experiments.console.command import print_json
 from experiments.console.tables import format_table
 from experiments.map.advisor import NAMES as COUNTS
 from experiments.map.advisor import GainModel, fit_gain, world_inputs
-from experiments.map.design import design
+from experiments.map.design import DESIGNS, Design, design
 from experiments.map.gain import judge_gains
 from experiments.map.judged import (
     NAMES,
+    SHOWN,
     Assumed,
     composition,
     judged_inputs,
@@ -69,15 +70,18 @@ NAME = "judged_map"
 # No student has the seeds from here on, nor a law of :mod:`experiments.map.gain`.
 _FIRST_SEED = 600
 
+# Samples of judged rollouts: so many at random, and 100 of which half are mixed.
 SIZES = (25, 50, 100, 200)
 HALF_MIXED = "100, half mixed"
+SAMPLES = (*map(str, SIZES), HALF_MIXED)
 
 
 class Options(SizedOptions):
     """Do judged rollouts tell where BIS pays? Counts, judged rollouts, and both.
 
-    Small takes the map's first 40 worlds, full all of them. The measured side is read
-    from the map's results in --output, else from those that come with the package.
+    Small takes the first 40 worlds of each of the map's designs, full all of them. The
+    measured side is read from the map's results in --output, or from those that come
+    with the package where these are more; a design without any is left out.
 
     Example: mprm run judged_map --size full
     """
@@ -91,17 +95,20 @@ def stated(world: World) -> Assumed:
     noise = np.sqrt(1 + world.features.nuisance**2)
     return Assumed(
         separation=round(float(world.features.signal / noise), 4),
-        knowledge=getattr(world, "knowledge", 0.0),
+        knowledge=world.knowledge,
     )
 
 
-def judge_world(regime: RegimeWorld, seed: int) -> dict[str, Any]:
+def judge_world(of: Design, regime: RegimeWorld, seed: int) -> dict[str, Any]:
     """Inputs of the predictor from each sample of judged rollouts of a world."""
     from sim.students.features import draw_truth
     from theory.selection import select
 
     world, keep = world_of(regime), regime.axes["keep_ratio"]
-    rng = np.random.default_rng([1000 * seed + _FIRST_SEED, regime.index])
+    place = [one.name for one in DESIGNS.values()].index(of.name)
+    rng = np.random.default_rng(
+        [1000 * seed + _FIRST_SEED, 1000 * place + regime.index]
+    )
     corpus = world.law.draw(rng)
     rollouts = corpus.rollouts
     right = draw_truth(world.features, corpus, rng)
@@ -110,28 +117,24 @@ def judge_world(regime: RegimeWorld, seed: int) -> dict[str, Any]:
     steps = steps_of(rollouts)
     whole, bis = composition(steps), composition(steps, rows)
     order = rng.permutation(rollouts.n_rollouts)
-    samples = {str(size): order[:size] for size in SIZES}
     mixed = (rollouts.n_positive > 0) & (rollouts.n_positive < rollouts.n_measured)
     halves = order[mixed[order]][:50], order[~mixed[order]][:50]
-    samples[HALF_MIXED] = np.concatenate(halves)
-
-    def inputs(assumed: Assumed) -> dict[str, list[float]]:
-        found = {}
-        for name, chosen in samples.items():
-            chosen = np.sort(chosen)
-            truth = right[np.isin(steps.row_S, chosen)]
-            judged = judged_steps(rollouts.take(chosen), truth)
-            x = judged_inputs(bis, whole, keep, judged, assumed)
-            found[name] = [float(f"{value:.3g}") for value in x]
-        return found
-
+    judged = []
+    for chosen in (*(order[:size] for size in SIZES), np.concatenate(halves)):
+        rows = np.sort(chosen)
+        truth = right[np.isin(steps.row_S, rows)]
+        judged.append(judged_steps(rollouts.take(rows), truth))
     told, usual = stated(world), Assumed()
-    found = {
-        "separation": round(told.separation, 4),
-        "knowledge": told.knowledge,
-        "inputs": inputs(usual),
-    }
-    return found if told == usual else found | {"stated": inputs(told)}
+
+    def inputs(assumed: Assumed) -> list[list[float]]:
+        found = (judged_inputs(bis, whole, keep, one, assumed) for one in judged)
+        return [[float(f"{x:.3g}") for x in row] for row in found]
+
+    found = {"separation": told.separation, "knowledge": told.knowledge}
+    found |= {"inputs": inputs(usual)}
+    if told == usual:
+        return found
+    return found | {"stated": [row[: len(SHOWN)] for row in inputs(told)]}
 
 
 # --- what they predict ----------------------------------------------------------------
@@ -141,17 +144,24 @@ PAIR = ("bis", "random")
 PREDICTORS = ("counts", "formula", "formula, stated", "both", "both, stated")
 _FORMULA = len(COUNTS)
 
-_Inputs = dict[
-    str,
-    Annotated[list[float], msgspec.Meta(min_length=len(NAMES), max_length=len(NAMES))],
-]
+
+def _rows(width: int) -> Any:
+    row = Annotated[list[float], msgspec.Meta(min_length=width, max_length=width)]
+    each = msgspec.Meta(min_length=len(SAMPLES), max_length=len(SAMPLES))
+    return Annotated[list[row], each]
 
 
-class _Metrics(msgspec.Struct):
-    separation: float
-    knowledge: float
-    inputs: _Inputs
-    stated: _Inputs | None = None
+# Of each of the samples its inputs; of what is stated the formula's alone, for no other
+# depends on it.
+_METRICS = msgspec.defstruct(
+    "_METRICS",
+    [
+        ("separation", float),
+        ("knowledge", float),
+        ("inputs", _rows(len(NAMES))),
+        ("stated", _rows(len(SHOWN)) | None, None),
+    ],
+)
 
 
 class JudgedWorld(NamedTuple):
@@ -173,36 +183,48 @@ class JudgedWorld(NamedTuple):
         return self.measured.config["held_out"]
 
     def inputs(self, stated: bool, sample: str) -> np.ndarray:
-        """Of the predictor: counts, :data:`NAMES`, and what is stated, if it is."""
-        said = self.said.metrics
-        known = said["stated"] if stated and "stated" in said else said["inputs"]
-        told = [said["separation"], said["knowledge"]] if stated else []
-        return np.concatenate([world_inputs(self.measured), known[sample], told])
+        """Of the predictor: counts, :data:`experiments.map.judged.NAMES`, and what is
+        stated, if it is.
+        """
+        said, place = self.said.metrics, SAMPLES.index(sample)
+        known, told = said["inputs"][place], []
+        if stated:
+            gains = said["stated"][place] if "stated" in said else known[: len(SHOWN)]
+            known = [*gains, *known[len(SHOWN) :]]
+            told = [said["separation"], said["knowledge"]]
+        return np.concatenate([world_inputs(self.measured), known, told])
 
 
 def read_judged_worlds(
-    judged: Path, measured: Path, seed: int | None = None
+    judged: Path, measured: Sequence[Path], seed: int | None = None
 ) -> list[JudgedWorld]:
-    """The worlds that both folders have, of one seed.
+    """The worlds of one seed that were judged and whose gains were measured.
+
+    Args:
+        judged: folder of this experiment's results.
+        measured: folders of the map's; of each design the one with most worlds is read.
+        seed: whose; None: the lowest of each design.
 
     Raises:
         DataError: a file cannot be read, or a cell is none of this experiment.
     """
-    worlds = {w.config["index"]: w for w in read_worlds(measured, seed)}
-    found = []
+    worlds = {}
+    for of in DESIGNS.values():
+        found = max((read_worlds(at, seed, of) for at in measured), key=len)
+        worlds |= {(of.name, w.config["index"]): w for w in found}
+    known = []
     for number, cell in enumerate(read_results(judged, NAME), 1):
         try:
-            msgspec.convert(cell.metrics, _Metrics)
-            index, name = cell.config["index"], cell.config["design"]
+            msgspec.convert(cell.metrics, _METRICS)
+            key = cell.config["design"], cell.config["index"]
         except (msgspec.ValidationError, KeyError) as error:
             raise DataError(
                 f"{store_path(judged, NAME)}: cell {number} holds no judged rollouts "
                 f"of a world ({error}); delete its line, or name another folder"
             ) from None
-        world = worlds.get(index)
-        if name == "regimes" and world is not None and world.seed == cell.seed:
-            found.append(JudgedWorld(name, world, cell))
-    return found
+        if key in worlds and worlds[key].seed == cell.seed:
+            known.append(JudgedWorld(key[0], worlds[key], cell))
+    return known
 
 
 def fit_judged(
@@ -265,22 +287,20 @@ def validate(
 
 def run(options: Options) -> None:
     """Judge the worlds that the store lacks; compare with the map's results."""
-    regimes = design()[: SMALL_WORLDS if options.size == "small" else None]
-    configs = [{"design": "regimes", "index": r.index} for r in regimes]
+    most = SMALL_WORLDS if options.size == "small" else None
+    asked = [(of, world) for of in DESIGNS.values() for world in design(of)[:most]]
+    configs = [{"design": of.name, "index": world.index} for of, world in asked]
     _, ran = complete(
         options,
         NAME,
         configs,
-        lambda chosen: [judge_world(regimes[i], options.seed) for i in chosen],
+        lambda chosen: [judge_world(*asked[i], options.seed) for i in chosen],
     )
     folders = (options.output, REFERENCE)
-    worlds = max(
-        (read_judged_worlds(options.output, at, options.seed) for at in folders),
-        key=len,
-    )
+    worlds = read_judged_worlds(options.output, folders, options.seed)
     report = {
         sample: {metric: validate(worlds, sample, metric) for metric in METRICS}
-        for sample in (*map(str, SIZES), HALF_MIXED)
+        for sample in SAMPLES
     }
     if options.json:
         print_json({"worlds": len(worlds), "ran": ran, "samples": report})
