@@ -20,10 +20,12 @@ subset.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 
+from theory.continuations import JUDGED, Counts, two_betas
 from theory.domain import check_nonnegative
 from theory.gain import (
     Cells,
@@ -40,6 +42,9 @@ _SCORES = np.array([0, 2.5, 5.5, 10.5, 16]) / 16
 THIRDS = 3
 _EASES = 5
 CELLS = (len(_SCORES) + 1, THIRDS, 2)
+
+# More change the share of right steps by less than 1e-6.
+_EM_STEPS = 300
 
 # Steps that what a cell is drawn to weighs.
 _PRIOR_STEPS = 8.0
@@ -121,6 +126,40 @@ def composition(steps: Steps, rows: np.ndarray | None = None) -> np.ndarray:
     return np.bincount(place, minlength=size).reshape(-1, _EASES).astype(float)
 
 
+# --- what counts say if wrong steps behave as elsewhere -------------------------------
+
+# Laws of K of wrong and of right steps: as judges of small public corpora found them,
+# and with wrong steps that succeed half as often, and nearly twice as often.
+LAWS = {
+    "judged elsewhere": JUDGED,
+    "half as often": two_betas((0.061, 1.0), (0.73, 0.30)),
+    "twice as often": two_betas((0.3, 1.0), (0.73, 0.30)),
+}
+
+
+def right_by_law(rollouts: Rollouts, law: Counts) -> tuple[float, np.ndarray]:
+    """Pr(right | K) of every step under a law of K, ``[n_steps]``, and the share of
+    right steps, which is that of greatest likelihood (EM).
+
+    Raises:
+        ValueError: a step was never sampled.
+    """
+    if not rollouts.measured.all():
+        raise ValueError("every step must be measured")
+    trials = rollouts.trials.astype(np.int64)
+    base = int(trials.max()) + 1
+    key, of, times = np.unique(
+        trials * base + rollouts.successes, return_inverse=True, return_counts=True
+    )
+    pmfs = {n: law(n) for n in np.unique(key // base).tolist()}
+    f0, f1 = np.array([[f[k % base] for f in pmfs[k // base]] for k in key.tolist()]).T
+    share = 0.5
+    for _ in range(_EM_STEPS):
+        posterior = share * f1 / (share * f1 + (1 - share) * f0)
+        share = float(times @ posterior / times.sum())
+    return share, posterior[of]
+
+
 # --- what judged steps say ------------------------------------------------------------
 
 
@@ -143,11 +182,15 @@ class Judged(NamedTuple):
     row_S: np.ndarray
     rollouts: int
 
-    def noise(self) -> float:
+    def noise(self, weight_X: np.ndarray | None = None) -> float:
         """How far position tells wrong steps labelled 1 from the others, in [0, 1];
-        1/2 where there is no such pair.
+        1/2 where there is no such pair. A rollout counts as often as its weight says.
         """
-        told = noise_by_position(self.label_S, self.right_S, self.position_S)
+        times = np.ones(self.rollouts) if weight_X is None else weight_X
+        of = np.repeat(np.arange(len(self.row_S)), times[self.row_S].astype(int))
+        told = noise_by_position(
+            self.label_S[of], self.right_S[of], self.position_S[of]
+        )
         return float(np.nan_to_num(told.position_auroc, nan=0.5))
 
 
@@ -244,16 +287,20 @@ def _positive() -> np.ndarray:
 # --- what the formula makes of it -----------------------------------------------------
 
 
-def subset_auroc(
+def subset_law(
     subset: np.ndarray, corpus: np.ndarray, right: np.ndarray, assumed: Assumed
-) -> float:
-    """AUROC, on the corpus's own steps, of a linear student of a subset, in [0, 1].
+) -> tuple[float, float]:
+    """Where labels like a subset's lead, and how far so many of them miss it.
 
     Args:
-        subset: from :func:`composition`; its sum is the number of labels.
+        subset: from :func:`composition`.
         corpus: of all rollouts.
         right: from :func:`right_share`.
         assumed: what features show, and what the student knows already.
+
+    Returns:
+        AUROC of the noisy minimiser on the corpus's own steps, and nu^2 of one label
+        (:func:`theory.gain.estimated_score_auroc`); 1/2 and 0 where labels are equal.
     """
     truth, means = _means(corpus, assumed)
     third = np.unravel_index(np.arange(len(right)), CELLS)[1]
@@ -278,7 +325,7 @@ def subset_auroc(
     n = steps.sum()
     label = (used >= len(truth)).astype(int)
     if label.min() == label.max():
-        return 0.5
+        return 0.5, 0.0
     cells = Cells(np.tile(means, (2, 1))[used], label, steps[used] / n)
     w, cov = noisy_minimiser(cells, 1.0)
     area = cells_auroc(w, means, truth, clean, 1.0)
@@ -286,7 +333,20 @@ def subset_auroc(
     # The last coordinate shows nothing, and stands for all that do not.
     rest = assumed.dimension - len(w)
     error = relative_error(w, cov, within) + rest * cov[-1, -1] / (w @ within @ w)
-    return float(auroc_of_estimate(area, 1 / (1 + error / n)))
+    # Of the subset's labels alone: those known before come with them.
+    return area, float(error / (1 + assumed.knowledge))
+
+
+def subset_auroc(
+    subset: np.ndarray, corpus: np.ndarray, right: np.ndarray, assumed: Assumed
+) -> float:
+    """AUROC, on the corpus's own steps, of a linear student of a subset, in [0, 1].
+
+    The sum of ``subset`` is the number of its labels; arguments as for
+    :func:`subset_law`.
+    """
+    area, error = subset_law(subset, corpus, right, assumed)
+    return float(auroc_of_estimate(area, 1 / (1 + error / subset.sum())))
 
 
 def _means(corpus: np.ndarray, assumed: Assumed) -> tuple[np.ndarray, np.ndarray]:
@@ -324,6 +384,43 @@ def predicted_gain(
     return subset_auroc(subset, corpus, right, assumed) - subset_auroc(
         baseline, corpus, right, assumed
     )
+
+
+class Resampled(NamedTuple):
+    """What judged rollouts say of K subsets of BIS and of Random, on R resamples.
+
+    Attributes:
+        gain_RxK: difference of AUROC by the formula.
+        bis_RxKx2: PPV and NPV of BIS's subsets.
+        random_Rx2: of Random's, whatever its size.
+        noise_R: how far position tells wrong steps labelled 1 from the others.
+    """
+
+    gain_RxK: np.ndarray
+    bis_RxKx2: np.ndarray
+    random_Rx2: np.ndarray
+    noise_R: np.ndarray
+
+
+def resample(
+    bis: Sequence[np.ndarray], keep_ratios: Sequence[float], corpus: np.ndarray,
+    judged: Judged, assumed: Assumed, weight_RxX: np.ndarray,
+) -> Resampled:  # fmt: skip
+    """The formula's gains and what labels are worth, for each weighting of the judged
+    rollouts (:func:`theory.intervals.draw_weights`); arguments as for
+    :func:`judged_inputs`.
+    """
+    gain, values, baseline, noise = [], [], [], []
+    for weight in weight_RxX:
+        right = right_share(judged, weight)
+        area, error = subset_law(corpus, corpus, right, assumed)
+        n = np.multiply(keep_ratios, corpus.sum())
+        random = auroc_of_estimate(area, 1 / (1 + error / n))
+        gain.append([subset_auroc(of, corpus, right, assumed) for of in bis] - random)
+        values.append([predictive_values(of, right)[:2] for of in bis])
+        baseline.append(predictive_values(corpus, right)[:2])
+        noise.append(judged.noise(weight))
+    return Resampled(*map(np.array, (gain, values, baseline, noise)))
 
 
 # --- inputs of the predictor ----------------------------------------------------------

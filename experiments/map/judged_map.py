@@ -43,7 +43,7 @@ import numpy as np
 from experiments.console.command import print_json
 from experiments.console.tables import format_table
 from experiments.map.advisor import NAMES as COUNTS
-from experiments.map.advisor import GainModel, fit_gain, world_inputs
+from experiments.map.advisor import LEVEL, GainModel, fit_gain, world_inputs
 from experiments.map.design import DESIGNS, Design, design
 from experiments.map.gain import judge_gains
 from experiments.map.judged import (
@@ -210,7 +210,7 @@ def read_judged_worlds(
     """
     worlds = {}
     for of in DESIGNS.values():
-        found = max((read_worlds(at, seed, of) for at in measured), key=len)
+        found = max((_told(read_worlds(at, seed, of)) for at in measured), key=len)
         worlds |= {(of.name, w.config["index"]): w for w in found}
     known = []
     for number, cell in enumerate(read_results(judged, NAME), 1):
@@ -225,6 +225,12 @@ def read_judged_worlds(
         if key in worlds and worlds[key].seed == cell.seed:
             known.append(JudgedWorld(key[0], worlds[key], cell))
     return known
+
+
+def _told(worlds: Sequence[Result]) -> list[Result]:
+    """Those whose AUROC is stored."""
+    pairs = ((w, [w.metrics["arms"][name] for name in PAIR]) for w in worlds)
+    return [world for world, arms in pairs if all("auroc" in arm for arm in arms)]
 
 
 def fit_judged(
@@ -280,6 +286,35 @@ def validate(
                 "coverage": float(inside.mean())
             }
     return found
+
+
+def signs_by_sample(worlds: Sequence[JudgedWorld]) -> dict[str, dict[str, float]]:
+    """How counts alone, and both with each sample, tell the sign of BIS - Random in
+    AUROC in the held-out worlds of all designs.
+    """
+    seen, tested = (
+        [world for world in worlds if world.held_out is held_out]
+        for held_out in (False, True)
+    )
+    seeds = np.stack([gains(w.measured, *PAIR, "auroc") for w in tested])
+    looks = np.stack([world_inputs(w.measured) for w in seen])
+    counts = fit_gain(looks, _means(seen, "auroc"))
+    told = [counts.predict(world_inputs(w.measured)).gain for w in tested]
+    found = {"none": judge_gains(seeds, np.array(told))}
+    for sample in SAMPLES:
+        model = fit_judged(worlds, sample, False)
+        told = [model.predict(w.inputs(False, sample)).gain for w in tested]
+        found[sample] = judge_gains(seeds, np.array(told))
+    return found
+
+
+def formula_error(worlds: Sequence[JudgedWorld], stated: bool) -> float:
+    """Half the 90 % interval of the formula's gain with as many judged rollouts as
+    there are: the quantile of its errors in the worlds that are not held out.
+    """
+    seen = [world for world in worlds if not world.held_out]
+    told = np.array([w.inputs(stated, str(SIZES[-1]))[_FORMULA] for w in seen])
+    return float(np.quantile(np.abs(told - _means(seen, "auroc")), LEVEL))
 
 
 # --- the command ----------------------------------------------------------------------
