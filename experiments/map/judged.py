@@ -153,7 +153,7 @@ def right_by_law(rollouts: Rollouts, law: Counts) -> tuple[float, np.ndarray]:
     )
     pmfs = {n: law(n) for n in np.unique(key // base).tolist()}
     f0, f1 = np.array([[f[k % base] for f in pmfs[k // base]] for k in key.tolist()]).T
-    share = 0.5
+    share, posterior = 0.5, f1
     for _ in range(_EM_STEPS):
         posterior = share * f1 / (share * f1 + (1 - share) * f0)
         share = float(times @ posterior / times.sum())

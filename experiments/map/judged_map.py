@@ -42,8 +42,8 @@ import numpy as np
 
 from experiments.console.command import print_json
 from experiments.console.tables import format_table
-from experiments.map.advisor import NAMES as COUNTS
 from experiments.map.advisor import LEVEL, GainModel, fit_gain, world_inputs
+from experiments.map.advisor import NAMES as COUNTS
 from experiments.map.design import DESIGNS, Design, design
 from experiments.map.gain import judge_gains
 from experiments.map.judged import (
@@ -74,6 +74,9 @@ _FIRST_SEED = 600
 SIZES = (25, 50, 100, 200)
 HALF_MIXED = "100, half mixed"
 SAMPLES = (*map(str, SIZES), HALF_MIXED)
+
+# Of a stored input.
+_DIGITS = [4] * len(SHOWN) + [3] * (len(NAMES) - len(SHOWN))
 
 
 class Options(SizedOptions):
@@ -128,7 +131,10 @@ def judge_world(of: Design, regime: RegimeWorld, seed: int) -> dict[str, Any]:
 
     def inputs(assumed: Assumed) -> list[list[float]]:
         found = (judged_inputs(bis, whole, keep, one, assumed) for one in judged)
-        return [[float(f"{x:.3g}") for x in row] for row in found]
+        return [
+            [round(float(x), digits) for x, digits in zip(row, _DIGITS, strict=True)]
+            for row in found
+        ]
 
     found = {"separation": told.separation, "knowledge": told.knowledge}
     found |= {"inputs": inputs(usual)}
