@@ -34,6 +34,9 @@ if TYPE_CHECKING:
 
 KEEP_RATIOS = (0.05, 0.1, 0.25, 0.5)
 
+# Fewer continuations say too little of the share of right steps.
+_LEAST_TRIALS = 4
+
 # Of every interval, as of the simulated worlds'; resamples of the judged rollouts.
 _LEVEL, _REPLICATES = 0.9, 100
 
@@ -177,10 +180,15 @@ def _expect(
     rollouts: Rollouts, subsets: Sequence[Selection], found: Sequence[dict[str, Any]]
 ) -> None:
     """Add what share of each label of BIS's subset, and of Random's, would be wrong if
-    wrong steps succeeded as they do elsewhere, by each of the laws.
+    wrong steps succeeded as they do elsewhere, by each of the laws; nothing for so few
+    continuations that they cannot tell the laws' mixture.
     """
     from experiments.map.judged import LAWS, right_by_law
 
+    for advice in found:
+        advice["subset"]["expected"] = {}
+    if rollouts.trials.max() < _LEAST_TRIALS:
+        return
     positive = rollouts.successes > 0
     row = np.repeat(np.arange(rollouts.n_rollouts), rollouts.lengths)
     for name, law in LAWS.items():
@@ -200,7 +208,7 @@ def _expect(
         for advice, subset in zip(found, subsets, strict=True):
             expected = {"right_steps": share, "random": random}
             expected["bis"] = wrong(np.isin(row, subset.rows))
-            advice["subset"].setdefault("expected", {})[name] = expected
+            advice["subset"]["expected"][name] = expected
 
 
 # --- what judged rollouts say ---------------------------------------------------------
@@ -246,6 +254,7 @@ def _judge(
     )
     spread = said.resample(bis, KEEP_RATIOS, corpus, judged, assumed, drawn)
     error = formula_error(worlds, options.stated) if worlds else 0.0
+    wiser = dataclasses.replace(assumed, knowledge=assumed.knowledge + 1)
     told = [assumed.separation, assumed.knowledge] if options.stated else []
     for k, (advice, subset) in enumerate(zip(found, bis, strict=True)):
         inputs = said.judged_inputs(subset, corpus, KEEP_RATIOS[k], judged, assumed)
@@ -255,6 +264,14 @@ def _judge(
         advice["judged"] = {
             "formula": {"gain": gain, "low": gain - half, "high": gain + half},
             "sampled": sampled,
+            "otherwise": {
+                "features blind": float(inputs[1]),
+                "ease shown": float(inputs[2]),
+                "position shown": float(inputs[3]),
+                "knowledge + 1": said.predicted_gain(
+                    subset, KEEP_RATIOS[k] * corpus, corpus, right, wiser
+                ),
+            },
             "both": None
             if advice["outside"] or not worlds
             else _both(worlds, judged.rollouts, options.stated, look),
@@ -450,9 +467,8 @@ def _subset_lines(every: Sequence[dict[str, Any]]) -> list[str]:
     header = ("keep", "rollouts", "by ties", "mixed", "all right", "all wrong")
     header += ("K > 0: BIS", "Random", "K = 0: BIS", "Random")
     return [
-        "\nwhat BIS (alpha .05) keeps, and what share of the labels would be wrong if "
-        "wrong",
-        "steps succeeded as often as judges elsewhere found (half to twice as often):\n",
+        "\nwhat BIS (alpha .05) keeps, and what share of the labels would be wrong",
+        "if wrong steps succeeded as elsewhere by judges (half to twice as often):\n",
         format_table(header, rows),
     ]
 
@@ -481,11 +497,13 @@ def _compared_lines(
     near = ", ".join(f"{advice['distance']:.2f}" for advice in every)
     reach = every[0]["reach"]
     lines.append(f"\ndistance to the nearest world (inside up to {reach:.2f}): {near}")
-    for advice in every:
-        if advice["outside"]:
-            names = ", ".join(advice["outside"])
-            share = _percent(advice["keep_ratio"])
-            lines.append(f"{share} is outside what was simulated: {names}")
+    outside = {_percent(a["keep_ratio"]): a["outside"] for a in every if a["outside"]}
+    if len(outside) == len(every) and len({*map(tuple, outside.values())}) == 1:
+        outside = {"every keep ratio": every[0]["outside"]}
+    lines += [
+        f"{share} is outside what was simulated: {', '.join(names)}"
+        for share, names in outside.items()
+    ]
     return lines
 
 
@@ -516,12 +534,22 @@ def _judged_lines(judged: dict[str, Any], every: Sequence[dict[str, Any]]) -> li
     lines.append(format_table((*header, "with counts", "BIS"), rows))
     assumed = judged["assumed"]
     area = _clean_auroc(assumed["separation"])
+    rows = [
+        (
+            _percent(advice["keep_ratio"]),
+            *(f"{x:+.3f}".replace("0.", ".") for x in other.values()),
+        )
+        for advice in every
+        for other in [advice["judged"]["otherwise"]]
+    ]
     return [
         *lines,
         f"assumed: AUROC {area:.2f} with clean labels, {assumed['knowledge']:g} clean "
         f"labels known per label, {assumed['dimension']} dimensions",
-        "(--clean-auroc, --knowledge, --dimension); what the model knows matters most: "
-        "the more, the less BIS gains",
+        "(--clean-auroc, --knowledge, --dimension). The formula's gain if features show",
+        "neither ease nor position, ease or position alone and strongly, or if more is "
+        "known:\n",
+        format_table(("keep", *every[0]["judged"]["otherwise"]), rows),
     ]
 
 
