@@ -26,6 +26,7 @@ EXPERIMENTS = {
     "mc_budget": ("students.sweeps:MC_BUDGET", "many rollouts, or many continuations?"),
     "ties": ("students.sweeps:TIES", "what do ties decide, and does it matter?"),
     "regimes": ("map.run", "where does BIS pay?"),
+    "better_rule": ("map.recipe", "is there a rule, with labels, better than BIS?"),
     "gain": ("map.gain", "does one formula predict where BIS pays?"),
     "judged_map": ("map.judged_map", "do judged rollouts tell where BIS pays?"),
 }

@@ -40,7 +40,7 @@ import numpy as np
 
 from experiments.console.command import print_json
 from experiments.console.tables import format_table
-from experiments.map.design import ARMS, WORLDS, design
+from experiments.map.design import ARMS, WORLDS, arms_at, design
 from experiments.map.report import COMPARED
 from experiments.map.run import SMALL_WORLDS, world_of
 from experiments.map.worlds import read_worlds
@@ -417,19 +417,14 @@ def parts(index_W: np.ndarray) -> dict[str, np.ndarray]:
 def run(options: Options) -> None:
     """Compute the laws that the store lacks; compare with the map's results."""
     regimes = design()[: SMALL_WORLDS if options.size == "small" else None]
-    arms = {name: Arm(rule, 1.0, alpha) for name, (rule, alpha) in ARMS.items()}
     asked = {"arms": list(ARMS), "corpora": CORPORA, "frames": FRAMES}
     configs = [{"index": r.index, "axes": r.axes} | asked for r in regimes]
 
     def compute(chosen: list[int]) -> list[dict[str, Any]]:
         found = []
         for i in chosen:
-            keep = regimes[i].axes["keep_ratio"]
-            kept = [
-                arm if arm.rule == "full" else dataclasses.replace(arm, keep_ratio=keep)
-                for arm in arms.values()
-            ]
-            laws = subset_laws(world_of(regimes[i]), kept, options.seed)
+            arms = arms_at(ARMS, regimes[i].axes["keep_ratio"])
+            laws = subset_laws(world_of(regimes[i]), list(arms.values()), options.seed)
             found.append({"arms": dict(zip(arms, laws, strict=True))})
         return found
 

@@ -15,6 +15,7 @@ from experiments.map.design import (
     ROLLOUTS,
     Design,
     RegimeWorld,
+    arms_at,
     design,
 )
 from experiments.map.report import print_map
@@ -60,7 +61,9 @@ def world_of(regime: RegimeWorld) -> World:
 
     axes = regime.axes
     right_below, wrong_above, *late = axes["noise"]
+    # What the first design has no axis of stays at its default there.
     shown = ("reliable_at", "difficulty", "common_mean", "source_shift")
+    shown += ("position", "signal")
     law = corpus_of_mixed_share(
         axes["mixed_share"], axes["spread"], axes["between"], ROLLOUTS
     )
@@ -73,16 +76,12 @@ def world_of(regime: RegimeWorld) -> World:
             right_below=right_below,
             wrong_above=wrong_above,
             late=sum(late),
-            **{name: axes[name] for name in (*shown, *_SHOWN_IF_ASKED) if name in axes},
+            **{name: axes[name] for name in shown if name in axes},
         ),
         passes=axes["passes"],
         knowledge=knowledge,
         knowledge_noise=KNOWLEDGE_NOISE if knowledge else 0.0,
     )
-
-
-# Axes of features that the first design leaves at their defaults.
-_SHOWN_IF_ASKED = ("position", "signal")
 
 
 def run_world(
@@ -98,12 +97,7 @@ def run_world(
 
     world = world_of(regime)
     numbers = range(1000 * seed, 1000 * seed + seeds)
-    arms = {
-        name: arm
-        if arm.rule == "full"
-        else dataclasses.replace(arm, keep_ratio=regime.axes["keep_ratio"])
-        for name, arm in of.arms.items()
-    }
+    arms = arms_at(of.arms, regime.axes["keep_ratio"])
     found = run_arms(world, list(arms.values()), numbers, excess=False)
     by_name = dict(zip(arms, found, strict=True))
     # Three say all that seeds differ in.

@@ -55,7 +55,8 @@ class _World(msgspec.Struct):
 def read_worlds(
     folder: Path, seed: int | None = None, design: Design = FIRST
 ) -> list[Result]:
-    """The worlds of a design and of one seed, each once: of a world stored several times the latest.
+    """The worlds of a design and of one seed, each once, of one that is stored several
+    times the latest.
 
     Args:
         folder: of the results store.
@@ -65,12 +66,12 @@ def read_worlds(
     Raises:
         DataError: the file cannot be read, or a cell is no world of the map.
     """
-    results = read_results(folder, design.name)
+    results, path = read_results(folder, design.name), store_path(folder, design.name)
     for number, result in enumerate(results, 1):
         if fault := _fault(result):
             raise DataError(
-                f"{store_path(folder, design.name)}: cell {number} is no world of the map "
-                f"({fault}); delete its line, or name another folder"
+                f"{path}: cell {number} is no world of the map ({fault}); delete its "
+                "line, or name another folder"
             )
     seeds = {result.seed for result in results if result.seed is not None}
     wanted = min(seeds, default=None) if seed is None else seed

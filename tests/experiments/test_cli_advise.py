@@ -10,7 +10,7 @@ import pytest
 from experiments.cli import main
 from experiments.cli.advise import KEEP_RATIOS, load_advisor
 from experiments.map.advisor import fit_advisor
-from experiments.map.run import ARMS
+from experiments.map.design import ARMS
 from experiments.map.worlds import read_worlds
 from experiments.store.results import REFERENCE, append_results, store_path
 from mprm_jax.records.problems import DataError
