@@ -546,9 +546,8 @@ def _judged_lines(judged: dict[str, Any], every: Sequence[dict[str, Any]]) -> li
         *lines,
         f"assumed: AUROC {area:.2f} with clean labels, {assumed['knowledge']:g} clean "
         f"labels known per label, {assumed['dimension']} dimensions",
-        "(--clean-auroc, --knowledge, --dimension). The formula's gain if features show",
-        "neither ease nor position, ease or position alone and strongly, or if more is "
-        "known:\n",
+        "(--clean-auroc, --knowledge, --dimension); the formula's gain if features",
+        "show neither ease nor position, one of them strongly, or if more is known:\n",
         format_table(("keep", *every[0]["judged"]["otherwise"]), rows),
     ]
 

@@ -123,7 +123,7 @@ def test_the_formula_is_what_logistic_fits_reach(knowledge):
     share = said.right_share(said.judged_steps(rollouts, right))
     assumed = said.Assumed(ease=0.5, position=2.0, dimension=12, knowledge=knowledge)
     subset = said.composition(steps, np.arange(300))
-    truth, means = said._means(corpus, assumed)
+    _, means = said._means(corpus, assumed)
     third = np.unravel_index(np.arange(len(share)), said.CELLS)[1]
 
     def sample(table, clean):
