@@ -34,9 +34,6 @@ if TYPE_CHECKING:
 
 KEEP_RATIOS = (0.05, 0.1, 0.25, 0.5)
 
-# Fewer continuations say too little of the share of right steps.
-_LEAST_TRIALS = 4
-
 # Of every interval, as of the simulated worlds'; resamples of the judged rollouts.
 _LEVEL, _REPLICATES = 0.9, 100
 
@@ -180,35 +177,30 @@ def _expect(
     rollouts: Rollouts, subsets: Sequence[Selection], found: Sequence[dict[str, Any]]
 ) -> None:
     """Add what share of each label of BIS's subset, and of Random's, would be wrong if
-    wrong steps succeeded as they do elsewhere, by each of the laws; nothing for so few
-    continuations that they cannot tell the laws' mixture.
+    wrong steps succeeded as they do elsewhere, for a range of shares of wrong steps.
     """
-    from experiments.map.judged import LAWS, right_by_law
+    from experiments.map.judged import WRONG_SHARES, right_by_law
 
-    for advice in found:
-        advice["subset"]["expected"] = {}
-    if rollouts.trials.max() < _LEAST_TRIALS:
-        return
     positive = rollouts.successes > 0
     row = np.repeat(np.arange(rollouts.n_rollouts), rollouts.lengths)
-    for name, law in LAWS.items():
-        share, right = right_by_law(rollouts, law)
+    for advice in found:
+        advice["subset"]["expected"] = []
+    for share in WRONG_SHARES:
+        right = right_by_law(rollouts, share)
 
         def wrong(chosen: np.ndarray, right: np.ndarray = right) -> dict[str, Any]:
             pairs = (("wrong_positives", positive, 1 - right),
                      ("right_negatives", ~positive, right))  # fmt: skip
             return {
-                key: float(of[chosen & label].mean())
-                if (chosen & label).any()
-                else None
+                key: float(of[has].mean()) if (has := chosen & label).any() else None
                 for key, label, of in pairs
             }
 
         random = wrong(np.ones(len(row), bool))
         for advice, subset in zip(found, subsets, strict=True):
-            expected = {"right_steps": share, "random": random}
-            expected["bis"] = wrong(np.isin(row, subset.rows))
-            advice["subset"]["expected"][name] = expected
+            of_bis = wrong(np.isin(row, subset.rows))
+            expected = {"wrong_steps": share, "random": random, "bis": of_bis}
+            advice["subset"]["expected"].append(expected)
 
 
 # --- what judged rollouts say ---------------------------------------------------------
@@ -458,7 +450,7 @@ def _subset_lines(every: Sequence[dict[str, Any]]) -> list[str]:
                 str(of["rollouts"]),
                 *(_percent(of[name]) for name in (*shares, "all_negative_share")),
                 *(
-                    _span([one[rule][label] for one in expected.values()])
+                    _span([one[rule][label] for one in expected])
                     for label in ("wrong_positives", "right_negatives")
                     for rule in ("bis", "random")
                 ),
@@ -467,8 +459,8 @@ def _subset_lines(every: Sequence[dict[str, Any]]) -> list[str]:
     header = ("keep", "rollouts", "by ties", "mixed", "all right", "all wrong")
     header += ("K > 0: BIS", "Random", "K = 0: BIS", "Random")
     return [
-        "\nwhat BIS (alpha .05) keeps, and what share of the labels would be wrong",
-        "if wrong steps succeeded as elsewhere by judges (half to twice as often):\n",
+        "\nwhat BIS (alpha .05) keeps, and what share of the labels would be wrong if",
+        "wrong steps succeeded as judges elsewhere found, and 5 to 20 % were wrong:\n",
         format_table(header, rows),
     ]
 

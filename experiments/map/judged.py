@@ -25,8 +25,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from theory.continuations import JUDGED, Counts, two_betas
-from theory.domain import check_nonnegative
+from theory.continuations import JUDGED, Counts
+from theory.domain import check_nonnegative, check_probability
 from theory.gain import (
     Cells,
     auroc_of_estimate,
@@ -42,9 +42,6 @@ _SCORES = np.array([0, 2.5, 5.5, 10.5, 16]) / 16
 THIRDS = 3
 _EASES = 5
 CELLS = (len(_SCORES) + 1, THIRDS, 2)
-
-# More change the share of right steps by less than 1e-6.
-_EM_STEPS = 300
 
 # Steps that what a cell is drawn to weighs.
 _PRIOR_STEPS = 8.0
@@ -128,36 +125,33 @@ def composition(steps: Steps, rows: np.ndarray | None = None) -> np.ndarray:
 
 # --- what counts say if wrong steps behave as elsewhere -------------------------------
 
-# Laws of K of wrong and of right steps: as judges of small public corpora found them,
-# and with wrong steps that succeed half as often, and nearly twice as often.
-LAWS = {
-    "judged elsewhere": JUDGED,
-    "half as often": two_betas((0.061, 1.0), (0.73, 0.30)),
-    "twice as often": two_betas((0.3, 1.0), (0.73, 0.30)),
-}
+# Counts do not say how many steps are wrong: between these shares.
+WRONG_SHARES = (0.05, 0.1, 0.2)
 
 
-def right_by_law(rollouts: Rollouts, law: Counts) -> tuple[float, np.ndarray]:
-    """Pr(right | K) of every step under a law of K, ``[n_steps]``, and the share of
-    right steps, which is that of greatest likelihood (EM).
+def right_by_law(
+    rollouts: Rollouts, wrong_share: float, law: Counts = JUDGED
+) -> np.ndarray:
+    """``Pr(right | K)`` of every step where K has this law, ``[n_steps]``.
+
+    Args:
+        rollouts: every step measured.
+        wrong_share: of the steps, before K is known, in [0, 1].
+        law: of K of wrong and of right steps; that which judges found elsewhere.
 
     Raises:
-        ValueError: a step was never sampled.
+        ValueError: a step was never sampled, or the share is outside its range.
     """
     if not rollouts.measured.all():
         raise ValueError("every step must be measured")
-    trials = rollouts.trials.astype(np.int64)
-    base = int(trials.max()) + 1
-    key, of, times = np.unique(
-        trials * base + rollouts.successes, return_inverse=True, return_counts=True
-    )
-    pmfs = {n: law(n) for n in np.unique(key // base).tolist()}
-    f0, f1 = np.array([[f[k % base] for f in pmfs[k // base]] for k in key.tolist()]).T
-    share, posterior = 0.5, f1
-    for _ in range(_EM_STEPS):
-        posterior = share * f1 / (share * f1 + (1 - share) * f0)
-        share = float(times @ posterior / times.sum())
-    return share, posterior[of]
+    q = 1 - float(check_probability("wrong_share", wrong_share))
+    right = np.empty(rollouts.n_steps)
+    for n in np.unique(rollouts.trials).tolist():
+        f0, f1 = law(n)
+        of = rollouts.trials == n
+        posterior = q * f1 / (q * f1 + (1 - q) * f0)
+        right[of] = posterior[rollouts.successes[of]]
+    return right
 
 
 # --- what judged steps say ------------------------------------------------------------

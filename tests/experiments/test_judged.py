@@ -11,7 +11,6 @@ from scipy.special import expit
 from experiments.corpora.judges import BINS
 from experiments.map import judged as said
 from theory.agreement import auroc
-from theory.continuations import JUDGED
 from theory.intervals import draw_weights
 from theory.rollouts import Rollouts
 
@@ -168,23 +167,23 @@ def test_labels_that_are_all_equal_teach_nothing():
     assert np.isnan(said.predictive_values(corpus, share).npv)
 
 
-def test_a_mixture_s_share_and_posterior_are_found_again():
+def test_posteriors_of_a_law_are_the_shares_it_draws():
     rng = np.random.default_rng(0)
     right = rng.random(40_000) < 0.8
     rate = np.where(right, rng.beta(0.73, 0.30, 40_000), rng.beta(0.13, 1.0, 40_000))
     trials = np.where(rng.random(40_000) < 0.5, 8, 16)
-    rollouts = dataclasses.replace(
-        rollouts_of(np.zeros((10_000, 4))),
-        successes=rng.binomial(trials, rate),
-        trials=trials,
-    )
-    share, posterior = said.right_by_law(rollouts, JUDGED)
-    # Two binomials of a mixture that overlaps: about twice the error of a plain share.
-    assert share == pytest.approx(right.mean(), abs=8 * np.sqrt(0.16 / 40_000))
-    for low, high in ((0, 0.5), (0.5, 0.95), (0.95, 1)):
-        of = (posterior >= low) & (posterior <= high)
-        error = np.sqrt(0.25 / of.sum())
-        assert right[of].mean() == pytest.approx(posterior[of].mean(), abs=4 * error)
+    counts = rng.binomial(trials, rate)
+    nothing = rollouts_of(np.zeros((10_000, 4)))
+    rollouts = dataclasses.replace(nothing, successes=counts, trials=trials)
+    found = said.right_by_law(rollouts, 0.2)
+    for n in (8, 16):
+        for k in (0, 1, n // 2, n):
+            of = (counts == k) & (trials == n)
+            (share,) = set(found[of].tolist())
+            error = np.sqrt(share * (1 - share) / of.sum())
+            assert right[of].mean() == pytest.approx(share, abs=4 * error)
+    with pytest.raises(ValueError, match="wrong_share"):
+        said.right_by_law(rollouts, 1.2)
 
 
 @pytest.mark.parametrize(
