@@ -8,7 +8,7 @@ import pytest
 from experiments.map import judged_map
 from experiments.map.advisor import NAMES as COUNTS
 from experiments.map.design import FIRST, ORDERED, design
-from experiments.map.judged import NAMES, SHOWN
+from experiments.map.judged import NAMES
 from experiments.store.results import REFERENCE, Result, append_results, store_path
 from mprm_jax.records.problems import DataError
 from tests.cli import run
@@ -35,10 +35,9 @@ def test_a_committed_world_is_judged_as_it_was_stored(committed):
 def test_what_is_stated_changes_the_formula_alone():
     regime = next(w for w in design(ORDERED) if w.axes["knowledge"] == 1.0)
     found = judged_map.judge_world(ORDERED, regime, 0)
-    assert found["knowledge"] == 1.0
+    assert found["assumed"][-1] == 1.0
     assert np.shape(found["inputs"]) == (len(judged_map.SAMPLES), len(NAMES))
-    assert np.shape(found["stated"]) == (len(judged_map.SAMPLES), len(SHOWN))
-    assert found["stated"] != [row[: len(SHOWN)] for row in found["inputs"]]
+    assert found["stated"] != [row[FORMULA] for row in found["inputs"]]
 
 
 def test_the_committed_validation_is_as_reported(committed):
@@ -64,8 +63,9 @@ def made_up(count, rng, keep_from_formula):
         for arm in measured.metrics["arms"].values():
             arm["auroc"] = (arm["micro_f1"] + rng.normal(0, 0.002, 20)).tolist()
         rows = [[told, *rng.normal(0, 0.02, len(NAMES) - 1).tolist()]]
-        metrics = {"separation": 1.3, "knowledge": 0.0}
-        metrics |= {"inputs": rows * len(judged_map.SAMPLES)}
+        samples = len(judged_map.SAMPLES)
+        metrics = {"assumed": [1.3, 0.0, 0.0, 0.0]}
+        metrics |= {"inputs": rows * samples, "stated": [told] * samples}
         said = Result("judged_map", {"design": "regimes", "index": index}, 0, metrics)
         found.append(judged_map.JudgedWorld("regimes", measured, said))
     return found
