@@ -253,23 +253,24 @@ def _judge(
     )
     spread = said.resample(bis, KEEP_RATIOS, corpus, judged, assumed, drawn)
     error = formula_error(worlds, options.stated) if worlds else 0.0
-    wiser = dataclasses.replace(assumed, knowledge=assumed.knowledge + 1)
     told = [getattr(assumed, name) for name in STATED if options.stated]
+    knows = {"knowledge": assumed.knowledge + 1}
+    others = {
+        name: dataclasses.replace(assumed, **change)
+        for name, change in (said.OTHERWISE | {"knowledge + 1": knows}).items()
+    }
     for k, (advice, subset) in enumerate(zip(found, bis, strict=True)):
         inputs = said.judged_inputs(subset, corpus, KEEP_RATIOS[k], judged, assumed)
         gain, sampled = float(inputs[0]), _ends(spread.gain_RxK[:, k])
         half = math.hypot((sampled[1] - sampled[0]) / 2, error)
         look = np.concatenate([list(advice["inputs"].values()), inputs, told])
+        asked = subset, KEEP_RATIOS[k] * corpus, corpus, right
         advice["judged"] = {
             "formula": {"gain": gain, "low": gain - half, "high": gain + half},
             "sampled": sampled,
             "otherwise": {
-                "features blind": float(inputs[1]),
-                "ease shown": float(inputs[2]),
-                "position shown": float(inputs[3]),
-                "knowledge + 1": said.predicted_gain(
-                    subset, KEEP_RATIOS[k] * corpus, corpus, right, wiser
-                ),
+                name: said.predicted_gain(*asked, other)
+                for name, other in others.items()
             },
             "both": None
             if advice["outside"] or not worlds

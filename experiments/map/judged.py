@@ -443,16 +443,16 @@ def resample(
 
 # --- inputs of the predictor ----------------------------------------------------------
 
-# Assumptions that differ in what features show: as assumed, neither ease nor position,
-# ease alone and strongly, position alone and strongly.
-SHOWN = ({}, {"ease": 0, "position": 0}, {"ease": 2, "position": 0},
-          {"ease": 0, "position": 3})  # fmt: skip
+# What features may show instead.
+OTHERWISE = {
+    "features blind": {"ease": 0.0, "position": 0.0},
+    "ease shown": {"ease": 2.0, "position": 0.0},
+    "position shown": {"ease": 0.0, "position": 3.0},
+}
 
 NAMES = (
     "formula",
-    "formula, features blind",
-    "formula, ease shown",
-    "formula, position shown",
+    *(f"formula, {name}" for name in OTHERWISE),
     "log information ratio",
     "PPV of BIS less that of Random",
     "NPV of BIS less that of Random",
@@ -476,14 +476,14 @@ def judged_inputs(
         corpus: of all rollouts; Random's subset is ``keep_ratio`` of it.
         keep_ratio: rho.
         judged: the steps.
-        assumed: what they do not show.
+        assumed: what they do not show; of the formula's gains the first follows it,
+            and the others differ from the defaults by :data:`OTHERWISE`.
     """
     right, random = right_share(judged), keep_ratio * corpus
+    usual = Assumed(dimension=assumed.dimension)
+    others = (dataclasses.replace(usual, **shown) for shown in OTHERWISE.values())
     gains = [
-        predicted_gain(
-            bis, random, corpus, right, dataclasses.replace(assumed, **shown)
-        )
-        for shown in SHOWN
+        predicted_gain(bis, random, corpus, right, one) for one in (assumed, *others)
     ]
     treated, baseline = (predictive_values(of, right) for of in (bis, random))
     kept = [

@@ -52,7 +52,6 @@ from experiments.map.design import DESIGNS, Design, design
 from experiments.map.gain import judge_gains
 from experiments.map.judged import (
     NAMES,
-    SHOWN,
     Assumed,
     composition,
     judged_inputs,
@@ -85,7 +84,7 @@ SAMPLES = (*map(str, SIZES), HALF_MIXED)
 STATED = ("separation", "ease", "position", "knowledge")
 
 # Of a stored input.
-_DIGITS = [4] * len(SHOWN) + [3] * (len(NAMES) - len(SHOWN))
+_DIGITS = [4 if name.startswith("formula") else 3 for name in NAMES]
 
 
 class Options(SizedOptions):
