@@ -610,8 +610,8 @@ def _sign_lines(signs: dict[str, dict[str, float]], judged: bool) -> list[str]:
 
 _CAVEAT = """\
 All of this is of simulated linear students. Where reward models were really trained
-(mprm demo --world all), counts alone missed the sign of BIS - Random; of judged
-rollouts no more is known there than the formula. Trust a trial of your own more."""
+(mprm demo --world all), counts alone missed the sign of BIS - Random. Trust a trial of
+your own more."""
 
 
 def _verdict(gain: dict[str, float]) -> str:
