@@ -295,9 +295,13 @@ def validate(
     return found
 
 
-def signs_by_sample(worlds: Sequence[JudgedWorld]) -> dict[str, dict[str, float]]:
+def signs_by_sample(worlds: Sequence[JudgedWorld]) -> dict[str, dict[str, Any]]:
     """How counts alone, and both with each sample, tell the sign of BIS - Random in
     AUROC in the held-out worlds of all designs.
+
+    Returns:
+        by sample, "none" first, what :func:`experiments.map.gain.judge_gains` says of
+        judged rollouts ``alone``, and where the rest is ``stated``.
     """
     seen, tested = (
         [world for world in worlds if world.held_out is held_out]
@@ -307,11 +311,13 @@ def signs_by_sample(worlds: Sequence[JudgedWorld]) -> dict[str, dict[str, float]
     looks = np.stack([world_inputs(w.measured) for w in seen])
     counts = fit_gain(looks, _means(seen, "auroc"))
     told = [counts.predict(world_inputs(w.measured)).gain for w in tested]
-    found = {"none": judge_gains(seeds, np.array(told))}
+    found = {"none": {"alone": judge_gains(seeds, np.array(told)), "stated": None}}
     for sample in SAMPLES:
-        model = fit_judged(worlds, sample, False)
-        told = [model.predict(w.inputs(False, sample)).gain for w in tested]
-        found[sample] = judge_gains(seeds, np.array(told))
+        found[sample] = {}
+        for name, stated in (("alone", False), ("stated", True)):
+            model = fit_judged(worlds, sample, stated)
+            told = [model.predict(w.inputs(stated, sample)).gain for w in tested]
+            found[sample][name] = judge_gains(seeds, np.array(told))
     return found
 
 
