@@ -606,7 +606,7 @@ def _sign_lines(signs: dict[str, dict[str, Any]], judged: bool) -> list[str]:
         *lines,
         f"\nBIS - Random in {told['worlds']} simulated worlds that no predictor saw; "
         f"signs of the {told['losses'] + told['gains']}",
-        "told apart from 0, by counts and so many judged rollouts (--judged), and where",
+        "told apart from 0, by counts and so many judged rollouts (--judged), and if",
         "what features show and the model knows is stated, too:\n",
         format_table(header, rows),
     ]

@@ -33,6 +33,14 @@ Added when the held-out worlds of the first design had been compared, and of the
 some 90 that are not held out, but none that is: what features show is stated beside the
 signal, and knowledge is a start of which a part remains (before, it was so many clean
 labels, which told nothing of the second design's gains).
+
+What came of it, with 100 judged rollouts at random and both designs fitted. Of the
+first design's held-out worlds *both, stated* has the sign of .97 right, finds 17 of 19
+losses and explains .68; *both* .92, 10 and .59; *counts* .85, 9 and .12. Of the second
+design's, *both, stated* has .83, 8 of 12 and .46 (200 rollouts: .89, 9 and .48); *both*
+.61, 1 and less than nothing; *counts* .67, 2 and less than nothing. So judged rollouts
+tell the sign, short of the aims where much is unlike, if what features show and what
+the model knows is stated; without that they do not, in worlds that differ in it.
 """
 
 from __future__ import annotations
