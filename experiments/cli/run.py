@@ -29,6 +29,7 @@ EXPERIMENTS = {
     "recipe": ("grid.recipe", "at which rates does the tiny model learn?"),
     "better_rule": ("map.candidates", "is there a rule, with labels, better than BIS?"),
     "gain": ("map.gain", "does one formula predict where BIS pays?"),
+    "judged_map": ("map.judged_map", "do judged rollouts tell where BIS pays?"),
 }
 
 # These need what only the user has, so `mprm run all` leaves them out.

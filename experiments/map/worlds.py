@@ -96,7 +96,9 @@ def _fault(result: Result) -> str:
     return "" if len(lengths) == 1 else "its arms have unequal numbers of seeds"
 
 
-def gains(result: Result, treated: str, baseline: str) -> np.ndarray:
-    """Paired differences of micro-F1 in one world, ``[seeds]``."""
+def gains(
+    result: Result, treated: str, baseline: str, metric: str = "micro_f1"
+) -> np.ndarray:
+    """Paired differences of a metric in one world, ``[seeds]``."""
     arms = result.metrics["arms"]
-    return np.subtract(arms[treated]["micro_f1"], arms[baseline]["micro_f1"])
+    return np.subtract(arms[treated][metric], arms[baseline][metric])

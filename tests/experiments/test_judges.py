@@ -7,8 +7,10 @@ import pytest
 
 from experiments.corpora.judges import (
     Options,
+    by_position,
     intervals,
     read_judged,
+    read_truth_of,
     run,
     scene_steps,
     wrong_by_count,
@@ -68,6 +70,41 @@ def test_intervals_are_of_whole_rollouts(tmp_path):
     assert high == pytest.approx(wrong.mean() + half, abs=0.02)
 
 
+def test_noise_by_position_has_intervals_of_whole_rollouts(tmp_path):
+    """Rollouts of three steps, whose truth and counts go together within each."""
+    rng = np.random.default_rng(0)
+    early = rng.random(200) < 0.8
+    # Wrong in the first and last third; the first is labelled positive in most.
+    samples = [sample([16 * e, 3, 0], [0, 1, 0], [1, 1, 1]) for e in early.tolist()]
+    judged = read_judged(write(tmp_path, samples))
+    of = by_position(judged.rollouts, judged.wrong["one"], np.random.default_rng(1))
+    share = early.mean()
+    np.testing.assert_array_equal(of["positive_if_wrong_B"], [share, np.nan, 0])
+    np.testing.assert_array_equal(of["negative_if_right_B"], [np.nan, 0, np.nan])
+    assert (of["wrong_B"], of["right_B"]) == ([200, 0, 200], [0, 200, 0])
+    # Positive ones are all first; of negative ones 200 are last, the rest first.
+    negatives = 200 + (~early).sum()
+    told = (200 + (~early).sum() / 2) / negatives
+    assert of["position_auroc"] == pytest.approx(told)
+    ends = of["intervals"]
+    half = 1.96 * np.sqrt(share * (1 - share) / 200)
+    expected = pytest.approx([share - half, share + half], abs=0.015)
+    assert list(ends["positive_if_wrong_B"][0]) == expected
+    assert list(ends["positive_if_wrong_B"][2]) == [0, 0]
+    assert np.isnan(ends["negative_if_right_B"]).tolist() == [
+        [True] * 2,
+        [False] * 2,
+        [True] * 2,
+    ]
+    # The AUROC is a function of the same share.
+    at = [(1 + x / 2) / (1 + x) for x in (1 - share + half, 1 - share - half)]
+    assert list(ends["position_auroc"]) == pytest.approx(at, abs=0.01)
+    none = by_position(judged.rollouts, judged.wrong["two"], np.random.default_rng(1))
+    assert np.isnan(
+        [none["position_auroc"], *none["intervals"]["position_auroc"]]
+    ).all()
+
+
 @pytest.mark.parametrize(
     ("samples", "message"),
     [
@@ -123,3 +160,119 @@ def test_the_run_stores_what_it_prints(tmp_path, capsys):
     assert "one and two agree on 100 %" in out
     assert set(result.metrics["fit"]) >= {"hierarchical", "absorbing"}
     assert len(samples) == result.metrics["rollouts"]
+
+
+QUESTIONS = ["What is 2 + 3?", "What is 4 + 5?", "What is 6 + 7?"]
+STEPS = [["Add.", "It is 5."], ["Add.", "It is 8.", "So 9."], ["Add.", "It is 13."]]
+
+
+def corpus_of(folder, counts=((16, 3), (4, 0, 0), (0, 0)), places=(0, 1, 2)):
+    """A folder with the rollouts of these places; returns it read."""
+    from mprm_jax.data.corpus import read_corpus, usable_rollouts
+
+    lines = [
+        json.dumps(
+            {
+                "image": "a.png",
+                "question": QUESTIONS[place],
+                "answer": "5",
+                "response": "",
+            }
+            | {
+                "steps_with_score": [
+                    {"step": text, "score": k / 16}
+                    | {"num_mc_correct": k, "num_mc_total": 16}
+                    for text, k in zip(STEPS[place], row, strict=True)
+                ]
+            }
+        )
+        for place, row in zip(places, counts, strict=True)
+    ]
+    (folder / "corpus.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return usable_rollouts(read_corpus(folder / "corpus.jsonl", use_cache=False))
+
+
+def trl(index, labels, **changes):
+    # White space at the ends of a text is none of its content.
+    row = {"prompt": f" {QUESTIONS[index]}", "completions": STEPS[index]}
+    return json.dumps(row | {"labels": labels} | changes)
+
+
+def truth_file(folder, *lines):
+    path = folder / "truth.jsonl"
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return path
+
+
+def test_judged_records_are_found_in_the_corpus_by_content(tmp_path):
+    usable = corpus_of(tmp_path)
+    unknown = json.dumps({"prompt": "Who?", "completions": ["I."], "labels": [True]})
+    again = trl(1, [True, False, True])
+    path = truth_file(tmp_path, again, trl(0, [True, True]), unknown, again)
+    found = read_truth_of(path, usable)
+    assert found.rollouts.successes.tolist() == [16, 3, 4, 0, 0]
+    assert found.right_S.tolist() == [True, True, True, False, True]
+    assert found.known_S.all()
+    assert found.left_out == {"not in the corpus": 1, "again": 1}
+    assert found.source == "trl"
+
+
+def test_processbench_says_nothing_after_the_first_wrong_step(tmp_path):
+    usable = corpus_of(tmp_path)
+    rows = [{"problem": QUESTIONS[1], "steps": STEPS[1], "label": 1}]
+    rows += [{"problem": QUESTIONS[0], "steps": STEPS[0], "label": -1}]
+    found = read_truth_of(truth_file(tmp_path, *map(json.dumps, rows)), usable)
+    assert found.known_S.tolist() == [True, True, True, True, False]
+    assert found.right_S[found.known_S].tolist() == [True, True, True, False]
+
+
+def test_samples_with_judges_bring_their_counts(tmp_path):
+    usable = corpus_of(tmp_path)
+    sampled = sample([16, 2, 0], [1, 0, 0], [1, 1, 0])
+    text = {
+        "question": "Q",
+        "options": "A",
+        "data_source": "s",
+        "steps": ["a", "b", "c"],
+    }
+    path = write(tmp_path, [sampled | text])
+    found = read_truth_of(path, usable)
+    assert found.source == "one"
+    assert found.right_S.tolist() == [True, False, False]
+    assert read_truth_of(path, usable, "two").right_S.tolist() == [True, True, False]
+    with pytest.raises(DataError, match="no judge 'three'; its judges: one, two"):
+        read_truth_of(path, usable, "three")
+
+
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [
+        ([trl(0, [True, True]), trl(0, [True, False])], ":2: judged twice"),
+        ([trl(0, [True, True], prompt="Who?")], "none of 1 judged rollouts"),
+        (
+            [json.dumps({"problem": QUESTIONS[0], "steps": STEPS[0], "label": 5})],
+            ":1: label names no step",
+        ),
+    ],
+)
+def test_what_cannot_be_matched_is_refused_in_one_line(lines, message, tmp_path):
+    usable = corpus_of(tmp_path)
+    with pytest.raises(DataError, match=message) as error:
+        read_truth_of(truth_file(tmp_path, *lines), usable)
+    assert "\n" not in str(error.value)
+
+
+def test_equal_texts_with_other_counts_are_ambiguous(tmp_path):
+    path = truth_file(tmp_path, trl(0, [True, True]))
+    twice = (0, 0, 2)
+    alike = corpus_of(tmp_path, ((16, 3), (16, 3), (0, 0)), twice)
+    assert read_truth_of(path, alike).rollouts.successes.tolist() == [16, 3]
+    other = corpus_of(tmp_path, ((16, 3), (16, 4), (0, 0)), twice)
+    with pytest.raises(DataError, match=r"ambiguous: .*corpus\.jsonl:2 "):
+        read_truth_of(path, other)
+
+
+def test_counts_are_no_judgements(tmp_path):
+    usable = corpus_of(tmp_path)
+    with pytest.raises(DataError, match="holds Monte-Carlo counts"):
+        read_truth_of(tmp_path / "corpus.jsonl", usable)
