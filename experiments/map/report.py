@@ -14,7 +14,7 @@ from experiments.map.design import HELD_OUT_EVERY
 from experiments.map.worlds import gains
 from experiments.store.experiment import SizedOptions
 from experiments.store.results import Result
-from theory.intervals import holm, paired_interval
+from theory.intervals import verdicts
 
 COMPARED = (("bis", "random"), ("bis", "mixed"), ("bis", "full"))
 
@@ -25,16 +25,10 @@ def sign_counts(
     """In how many worlds the gain is beyond doubt positive, negative, or open (5 %,
     Holm-corrected over the worlds).
     """
-    intervals = []
-    for world in worlds:
-        difference = gains(world, treated, baseline)
-        intervals.append(paired_interval(difference, [0.0] * len(difference)))
-    counts = {"gains": 0, "open": 0, "loses": 0}
-    adjusted = holm([interval.p for interval in intervals])
-    for interval, p in zip(intervals, adjusted, strict=True):
-        sign = "gains" if interval.mean > 0 else "loses"
-        counts["open" if p >= 0.05 else sign] += 1
-    return counts
+    found = verdicts([gains(world, treated, baseline) for world in worlds])
+    signs = [verdict.sign for verdict in found]
+    named = {"gains": 1, "open": 0, "loses": -1}
+    return {name: signs.count(sign) for name, sign in named.items()}
 
 
 def print_map(options: SizedOptions, worlds: Sequence[Result], ran: int) -> None:
