@@ -1,0 +1,251 @@
+"""What a phase diagram says: its cells told apart from zero, and its contrasts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from experiments.console.tables import format_table
+from experiments.phase.cells import METRICS, Cell, by_unit
+from experiments.phase.design import BLIND, CLEAN
+from theory.intervals import Verdict, verdicts
+
+# Shown and judged by; the other one is reported beside it.
+MAIN = METRICS[0]
+
+# Of ten cells with clean labels this many may lose.
+_CLEAN_LOSSES = 0.05
+
+
+class Diagram(NamedTuple):
+    """Cells of one world.
+
+    Attributes:
+        kind: "students", "probes" or "nets".
+        world: name.
+        cells: metrics of each, as :func:`experiments.phase.cells.gains_of` keeps them.
+    """
+
+    kind: str
+    world: str
+    cells: Mapping[Cell, Mapping[str, Any]]
+
+    @property
+    def knowledge(self) -> list[float]:
+        """Its levels, the least first."""
+        return sorted({cell.knowledge for cell in self.cells})
+
+    @property
+    def placements(self) -> list[str]:
+        """Its columns: from blind to where errors really stand, then clean."""
+        return list(dict.fromkeys(cell.placement for cell in self.cells))
+
+    def gains(self, metric: str = MAIN) -> dict[Cell, np.ndarray]:
+        """BIS - Random of each unit in every cell."""
+        return {c: by_unit(c, values, metric) for c, values in self.cells.items()}
+
+    def verdicts(self, metric: str = MAIN) -> dict[Cell, Verdict]:
+        """Every cell's mean, Holm-corrected over the diagram."""
+        gains = self.gains(metric)
+        return dict(zip(gains, verdicts(list(gains.values())), strict=True))
+
+    def follows(self, placement: str) -> float | None:
+        """Mean over units and cells of how far noise follows position; None: clean."""
+        found = [
+            value
+            for cell, values in self.cells.items()
+            if cell.placement == placement and values["position_auroc"]
+            for value in values["position_auroc"]
+        ]
+        return float(np.mean(found)) if found else None
+
+
+class Slope(NamedTuple):
+    """How BIS - Random goes along one axis.
+
+    Attributes:
+        at: the cell that the row begins with.
+        verdict: of the mean slope a level over units, Holm over the diagram's slopes.
+    """
+
+    at: Cell
+    verdict: Verdict
+
+
+def slopes(diagram: Diagram, along: str, metric: str = MAIN) -> list[Slope]:
+    """Per unit the least-squares slope of BIS - Random over the rank of the level.
+
+    Args:
+        diagram: where.
+        along: "knowledge"; or "placement", whose levels are those of label errors: of
+            the students the orders, else from blind to real.
+        metric: of the gain.
+    """
+    gains = diagram.gains(metric)
+    rows: dict[Cell, list[np.ndarray]] = {}
+    for cell in sorted(gains, key=lambda cell: cell.knowledge):
+        if along == "knowledge":
+            rows.setdefault(cell._replace(knowledge=0), []).append(gains[cell])
+        elif _ordered(diagram, cell.placement):
+            rows.setdefault(cell._replace(placement=""), []).append(gains[cell])
+    rows = {at: of for at, of in rows.items() if len(of) > 1}
+    found = []
+    for of in rows.values():
+        rank = np.arange(len(of)) - (len(of) - 1) / 2
+        found.append(rank @ np.stack(of) / (rank @ rank))
+    return [Slope(*pair) for pair in zip(rows, verdicts(found), strict=True)]
+
+
+def _ordered(diagram: Diagram, placement: str) -> bool:
+    """Whether a placement belongs to the horizontal axis."""
+    controls = (BLIND, CLEAN) if diagram.kind == "students" else (CLEAN,)
+    return placement not in controls
+
+
+def claims(diagram: Diagram, metric: str = MAIN) -> dict[str, Any]:
+    """The contrasts of the design, with counts, and whether each stands."""
+    found = diagram.verdicts(metric)
+    by_placement = {
+        placement: counts(v.sign for c, v in found.items() if c.placement == placement)
+        for placement in diagram.placements
+    }
+    told: dict[str, Any] = {"cells": counts(v.sign for v in found.values())}
+    told["placements"] = by_placement
+    for along in ("knowledge", "placement"):
+        rows = counts(-slope.verdict.sign for slope in slopes(diagram, along, metric))
+        names = {"falls": "above", "open": "open", "rises": "below"}
+        told[along] = {name: rows[of] for name, of in names.items()}
+        told[along]["stands"] = rows["above"] == sum(rows.values()) > 0
+    for placement, share in ((BLIND, 0.0), (CLEAN, _CLEAN_LOSSES)):
+        if placement in by_placement:
+            of = by_placement[placement]
+            stands = of["below"] <= share * sum(of.values())
+            told[placement] = of | {"stands": stands}
+    told["crossing"] = _crossing(diagram, found)
+    return told
+
+
+def counts(signs: Iterable[int]) -> dict[str, int]:
+    """How many are told apart above zero, are open, or are told apart below."""
+    signs = list(signs)
+    named = {"above": 1, "open": 0, "below": -1}
+    return {name: signs.count(sign) for name, sign in named.items()}
+
+
+def _crossing(diagram: Diagram, found: Mapping[Cell, Verdict]) -> dict[str, Any]:
+    """Whether BIS loses where much is known and errors stand where they really do, and
+    gains where little is known and they are blind.
+    """
+    least, *_, most = diagram.knowledge if len(diagram.knowledge) > 1 else [None, None]
+    real = [p for p in diagram.placements if _ordered(diagram, p)][-1]
+    loses = gains = 0
+    for cell, verdict in found.items():
+        place = cell.knowledge, cell.placement
+        loses += place == (most, real) and verdict.sign < 0
+        gains += place == (least, BLIND) and verdict.sign > 0
+    return {"loses": loses, "gains": gains, "stands": bool(loses and gains)}
+
+
+# --- text and JSON --------------------------------------------------------------------
+
+
+def as_text(diagram: Diagram) -> str:
+    """The diagram as a table, and what it says in sentences."""
+    told = diagram.verdicts()
+    header = ("keep", "knows", *(_column(diagram, p) for p in diagram.placements))
+    by_row: dict[tuple[str, ...], dict[str, str]] = {}
+    for cell, verdict in told.items():
+        keep = f"{100 * cell.keep_ratio:g} %"
+        rate = "" if cell.rate is None else f", rate {cell.rate:g}"
+        row = by_row.setdefault((keep + rate, f"{cell.knowledge:g}"), {})
+        row[cell.placement] = _shown(verdict)
+    order = sorted(by_row, key=lambda row: (row[0].split(",")[1:], _number(row[0])))
+    rows = [
+        (*row, *(by_row[row].get(p, "") for p in diagram.placements)) for row in order
+    ]
+    least = next(iter(diagram.cells))
+    return "\n".join(
+        [
+            f"{diagram.kind}, world {diagram.world}: BIS - Random, AUROC in points over "
+            f"{least.units} units; * told apart from zero",
+            "",
+            format_table(header, rows),
+            "",
+            *sentences(diagram),
+        ]
+    )
+
+
+def _number(keep: str) -> float:
+    return float(keep.split()[0])
+
+
+def _column(diagram: Diagram, placement: str) -> str:
+    follows = diagram.follows(placement)
+    return placement if follows is None else f"{placement} ({follows:.2f})"
+
+
+def _shown(verdict: Verdict) -> str:
+    return f"{100 * verdict.interval.mean:+.2f}{'*' if verdict.sign else ' '}"
+
+
+def sentences(diagram: Diagram) -> list[str]:
+    """Where BIS pays, where it loses, and which contrasts stand, with counts."""
+    told = claims(diagram)
+    lines = [f"BIS against Random in {_counted(told['cells'])}."]
+    for placement, of in told["placements"].items():
+        lines.append(f"  {_column(diagram, placement)}: {_counted(of)}.")
+    for along, what in (
+        ("knowledge", "knowledge, at fixed placement"),
+        ("placement", "placement of the errors, at fixed knowledge"),
+    ):
+        rows = told[along]
+        lines.append(
+            f"With {what}, the gain falls in {rows['falls']} rows, rises in "
+            f"{rows['rises']} and is open in {rows['open']}: {_verdict(rows)}."
+        )
+    if BLIND in told:
+        lines.append(f"With blind noise BIS nowhere loses: {_verdict(told[BLIND])}.")
+    if CLEAN in told:
+        lines.append(f"With clean labels hardly anywhere: {_verdict(told[CLEAN])}.")
+    crossing = told["crossing"]
+    lines.append(
+        f"At most knowledge and real placement BIS loses in {crossing['loses']} cells, "
+        f"at least knowledge and blind noise it gains in {crossing['gains']}: "
+        f"{_verdict(crossing)}."
+    )
+    other = claims(diagram, METRICS[1])
+    lines.append(f"By micro-F1: {_counted(other['cells'])}.")
+    return lines
+
+
+def _verdict(of: Mapping[str, Any]) -> str:
+    return "the claim stands" if of["stands"] else "the claim is refuted"
+
+
+def _counted(of: Mapping[str, int]) -> str:
+    return (
+        f"{sum(of.values())} cells: {of['above']} above, {of['open']} open, "
+        f"{of['below']} below"
+    )
+
+
+def as_json(diagram: Diagram) -> dict[str, Any]:
+    """Everything that the text says, and every cell."""
+    cells = []
+    told: Sequence[dict[Cell, Verdict]] = [diagram.verdicts(m) for m in METRICS]
+    for cell in diagram.cells:
+        of = {
+            metric: found[cell].interval._asdict()
+            | {"adjusted_p": found[cell].adjusted_p, "sign": found[cell].sign}
+            for metric, found in zip(METRICS, told, strict=True)
+        }
+        cells.append(cell._asdict() | of)
+    return {
+        "diagram": diagram.kind,
+        "world": diagram.world,
+        "claims": {metric: claims(diagram, metric) for metric in METRICS},
+        "cells": cells,
+    }
