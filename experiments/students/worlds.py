@@ -16,9 +16,10 @@ from scipy.optimize import root_scalar
 from sim.corpus.calibrate import PAPER_MODELS
 from sim.corpus.draw import expected
 from sim.corpus.sources import PAPER_SOURCES, Source
-from sim.students.features import FeatureWorld
-from sim.students.problem import CorpusLaw, from_moments
+from sim.students.features import FeatureWorld, start_weights
+from sim.students.problem import CorpusLaw, Problem, from_moments
 from sim.students.train import Student
+from theory.domain import check_nonnegative
 from theory.paper import FULL_DATA
 
 # 5 % of 10,000 rollouts in batches of 8 are 63 updates; the paper's 5 % are 56, all of
@@ -40,6 +41,13 @@ class World:
         student: what is trained.
         batch: rollouts per update.
         passes: over the subset.
+        knowledge: c; a logistic student starts from c times the truth, see
+            :func:`sim.students.features.start_weights`.
+        knowledge_noise: nu, how far that start errs.
+
+    Raises:
+        ValueError: a value is negative, or a student that is not logistic has
+            knowledge.
     """
 
     name: str
@@ -49,6 +57,19 @@ class World:
     student: Student = field(default_factory=Student)
     batch: int = BATCH
     passes: int = 1
+    knowledge: float = 0.0
+    knowledge_noise: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name in ("knowledge", "knowledge_noise"):
+            check_nonnegative(name, getattr(self, name))
+        if self.knowledge > 0 and self.student.kind != "logistic":
+            raise ValueError("knowledge must be 0 for a student that is not logistic")
+
+    def start(self, problem: Problem, seed: int) -> np.ndarray:
+        """Weights that the student of a seed starts from, float32 ``[D]``."""
+        known = self.knowledge, self.knowledge_noise
+        return start_weights(self.features, problem.frame, *known, seed)
 
 
 def shifted_sources(mean_mc: float) -> tuple[Source, ...]:
@@ -178,9 +199,17 @@ def worlds() -> Mapping[str, World]:
 
 
 def describe(world: World) -> dict[str, Any]:
-    """What a result says of its world: all that determines it, as JSON values."""
+    """What a result says of its world: all that determines it, as JSON values.
+
+    Order and knowledge only where there is some: cells without keep the keys that they
+    had before either existed.
+    """
     model = world.law.model
     parameters = asdict(model)  # pyright: ignore[reportArgumentType]
+    added = {"order": world.law.order}
+    if world.knowledge:
+        names = ("knowledge", "knowledge_noise")
+        added |= {name: getattr(world, name) for name in names}
     return {
         "name": world.name,
         "model": type(model).__name__,
@@ -194,4 +223,4 @@ def describe(world: World) -> dict[str, Any]:
         "student": asdict(world.student),
         "batch": world.batch,
         "passes": world.passes,
-    }
+    } | {name: value for name, value in added.items() if value}

@@ -10,6 +10,7 @@ mean r, standardised over the training corpus; t in [0, 1] is the relative posit
 
 from __future__ import annotations
 
+import zlib
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -23,6 +24,9 @@ from theory.domain import check_nonnegative, check_probability
 # is as wide as they vary, so that few are enough (tested).
 _NODES_ON_A_LINE = 64
 _NODES_IN_A_PLANE = 256
+
+# Names the stream of the directions in which a start errs.
+_START = zlib.crc32(b"start of a student")
 
 
 @dataclass(frozen=True)
@@ -45,8 +49,8 @@ class FeatureWorld:
             that is the more frequent where labels are rare.
         right_below: Pr(step right | it counts as wrong by r), e.g. of a correct step
             after an error. Mixed rollouts hold the negatives, so it hurts them most.
-        late: in [0, 1]; both rates grow from (1 - late) times their value at the first
-            step to (1 + late) times at the last.
+        late: in [-1, 1]; both rates go from (1 - late) times their value at the first
+            step to (1 + late) times at the last: below 0 they fall.
         signal: distance of right from wrong steps along e_t in standard deviations of
             the noise.
         common_mean: length of the mean of all steps. Together with many positives it
@@ -83,13 +87,15 @@ class FeatureWorld:
     def __post_init__(self) -> None:
         if self.dimension < 4:
             raise ValueError(f"dimension must be at least 4, not {self.dimension}")
-        for name in ("reliable_at", "wrong_above", "right_below", "late"):
+        for name in ("reliable_at", "wrong_above", "right_below"):
             check_probability(name, getattr(self, name))
+        if not -1 <= self.late <= 1:
+            raise ValueError(f"late must lie in [-1, 1], not {self.late}")
         scales = ("signal", "common_mean", "nuisance", "source_shift")
         for name in (*scales, "difficulty", "position"):
             check_nonnegative(name, getattr(self, name))
-        if (1 + self.late) * max(self.wrong_above, self.right_below) > 1:
-            raise ValueError("(1 + late) times a rate must be at most 1")
+        if (1 + abs(self.late)) * max(self.wrong_above, self.right_below) > 1:
+            raise ValueError("(1 + |late|) times a rate must be at most 1")
 
 
 class Frame(NamedTuple):
@@ -134,6 +140,38 @@ def draw_frame(
         # A corpus without spread of ease has nothing to show.
         max(float(ease.std()), float(np.finfo(np.float32).tiny)),
     )
+
+
+def start_weights(
+    world: FeatureWorld, frame: Frame, knowledge: float, noise: float, seed: int
+) -> np.ndarray:
+    """Weights of a student that knows something, float32 ``[D]``: ``knowledge signal /
+    (1 + nuisance^2) (e_t + noise u)``.
+
+    At knowledge 1 without noise they are the Bayes rule's for e_t. The random unit
+    direction u is orthogonal to e_t, so that without difficulty and position, and over
+    many sources, the AUROC of the start is ``Phi(signal / sqrt(2 (1 + noise^2) (1 +
+    nuisance^2 + source_shift^2)))`` at any knowledge > 0.
+
+    Args:
+        world: law of the features.
+        frame: of the problem.
+        knowledge: c >= 0.
+        noise: nu >= 0.
+        seed: of u, which has a stream of its own.
+
+    Raises:
+        ValueError: a value is negative.
+    """
+    check_nonnegative("knowledge", knowledge)
+    check_nonnegative("noise", noise)
+    truth = frame.directions_4xD[1]
+    rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(_START,)))
+    astray = rng.standard_normal(world.dimension)
+    astray -= (astray @ truth) * truth
+    astray /= np.linalg.norm(astray)
+    slope = knowledge * world.signal / (1 + world.nuisance**2)
+    return (slope * (truth + noise * astray)).astype(np.float32)
 
 
 def draw_truth(

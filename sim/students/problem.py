@@ -8,7 +8,7 @@ from functools import cached_property, lru_cache
 import numpy as np
 
 from sim.corpus.draw import Simulation, sample_with_latent
-from sim.corpus.laws import CorpusModel, HierarchicalBeta
+from sim.corpus.laws import CorpusModel, HierarchicalBeta, WithAllNegative
 from sim.corpus.sources import Source
 from sim.students.evaluation import Split
 from sim.students.features import (
@@ -21,6 +21,7 @@ from sim.students.features import (
     draw_steps,
     draw_truth,
 )
+from theory.domain import check_probability
 from theory.paper import TRIALS, VISUAL_PROCESS_BENCH
 from theory.rollouts import Rollouts
 
@@ -40,17 +41,77 @@ class CorpusLaw:
         sources: in the proportions of the corpus.
         rollouts: how many to draw, about; every source has at least one.
         trials: N.
+        order: in [0, 1], how far r falls along a rollout, see :func:`put_in_order`.
+
+    Raises:
+        ValueError: the order is outside its range, or not 0 where the law of r has an
+            order of its own.
     """
 
     model: CorpusModel
     sources: tuple[Source, ...]
     rollouts: int
     trials: int = TRIALS
+    order: float = 0.0
+
+    def __post_init__(self) -> None:
+        check_probability("order", self.order)
+        if self.order > 0 and not _exchangeable(self.model):
+            raise ValueError(
+                f"order must be 0, not {self.order:g}: steps of a "
+                f"{type(self.model).__name__} have an order already"
+            )
 
     def draw(self, rng: np.random.Generator) -> Simulation:
         """A corpus."""
         scale = self.rollouts / sum(source.rollouts for source in self.sources)
-        return sample_with_latent(self.model, self.sources, rng, scale, self.trials)
+        drawn = sample_with_latent(self.model, self.sources, rng, scale, self.trials)
+        return put_in_order(drawn, self.order, rng)
+
+
+def _exchangeable(model: CorpusModel) -> bool:
+    if isinstance(model, WithAllNegative):
+        return _exchangeable(model.base)
+    return isinstance(model, HierarchicalBeta)
+
+
+def put_in_order(
+    simulation: Simulation, order: float, rng: np.random.Generator
+) -> Simulation:
+    """The corpus with the steps of each rollout sorted by ``order * (rank by falling r)
+    + (1 - order) * (rank in a random order)``, equal keys at random.
+
+    At 0 nothing moves, at 1 r falls along every rollout. Counts move with their r: the
+    set of a rollout's steps stays, and with it all that selection reads. Wrong steps
+    come late, those that still succeed now and then before those that never do, so that
+    the wrong labels 1[K > 0] go with position.
+
+    Args:
+        simulation: of exchangeable steps.
+        order: in [0, 1].
+        rng: spawns the stream of the random order, and is not advanced.
+    """
+    if order == 0:
+        return simulation
+    rollouts = simulation.rollouts
+    chance = rng.spawn(1)[0].random(rollouts.n_steps)
+    row = np.repeat(np.arange(rollouts.n_rollouts), rollouts.lengths)
+
+    def rank(key: np.ndarray) -> np.ndarray:
+        place = np.empty(len(row))
+        place[np.lexsort((chance, key, row))] = np.arange(len(row))
+        return place
+
+    key = order * rank(-simulation.r) + (1 - order) * rank(chance)
+    moved = np.lexsort((chance, key, row))
+    counts = Rollouts(
+        rollouts.successes[moved],
+        rollouts.trials[moved],
+        rollouts.offsets,
+        rollouts.source,
+        rollouts.source_names,
+    )
+    return Simulation(counts, simulation.r[moved], None)
 
 
 @dataclass(frozen=True, eq=False)
@@ -119,9 +180,10 @@ def draw_problem(
         if world.seen_sources
         else draw_offsets(world, len(names), streams[3])
     )
-    sources = benchmark_sources(benchmark_mean(world, law.model))
+    sources = benchmark_sources(benchmark_mean(world, law.model, law.order))
     scale = solutions / sum(_BENCHMARK.solutions.values())
     test = sample_with_latent(law.model, sources, streams[4], scale)
+    test = put_in_order(test, law.order, streams[4])
     steps = draw_steps(world, frame, corpus, offsets, streams[5])
     benchmark = draw_steps(world, frame, test, test_offsets, streams[6])
     lengths = test.rollouts.lengths
@@ -150,7 +212,9 @@ def benchmark_sources(mean_mc: float) -> tuple[Source, ...]:
 
 
 @lru_cache(maxsize=1024)
-def benchmark_mean(world: FeatureWorld, model: CorpusModel) -> float:
+def benchmark_mean(
+    world: FeatureWorld, model: CorpusModel, order: float = 0.0
+) -> float:
     """Mean MC at which the benchmark has its share of right steps.
 
     By interpolation over a grid of pilot corpora with common random numbers.
@@ -178,6 +242,7 @@ def benchmark_mean(world: FeatureWorld, model: CorpusModel) -> float:
             # Chains cannot have every mean.
             continue
         simulation = Simulation(counts, latent.r, latent.good)
+        simulation = put_in_order(simulation, order, rng)
         means.append(mean)
         shares.append(draw_truth(world, simulation, rng).mean())
     ascending = np.maximum.accumulate(shares)

@@ -340,12 +340,14 @@ class Sweep:
         labels: with a leading axis of seeds.
         plan: from :func:`sim.students.plan.stack_plans`.
         seeds: of the mlp's initial weights, one per seed.
+        start_NxD: weights that a logistic student of each seed starts from; None: 0.
     """
 
     features_NxSxD: np.ndarray
     labels: Labels
     plan: Plan
     seeds: Sequence[int]
+    start_NxD: np.ndarray | None = None
 
 
 def train(
@@ -367,8 +369,11 @@ def train(
         numpy arrays with leading axes ``[seeds, arms, checkpoints]``.
 
     Raises:
-        ValueError: ``checkpoints`` does not ascend from 1 or more.
+        ValueError: ``checkpoints`` does not ascend from 1 or more, or an mlp is given
+            weights to start from.
     """
+    if sweep.start_NxD is not None and student.kind != "logistic":
+        raise ValueError("only a logistic student starts from given weights")
     if checkpoints is not None and np.any(np.diff(checkpoints, prepend=0) < 1):
         raise ValueError("checkpoints must ascend from 1 or more")
     plan = sweep.plan
@@ -416,12 +421,15 @@ def _groups(updates_A: np.ndarray, size: int) -> list[np.ndarray]:
 def _initial(
     student: Student, sweep: Sweep, arms: np.ndarray, place: Callable[[Any], jax.Array]
 ) -> _State:
-    """Fresh parameters; the intercept is the base rate of what the arm is fed."""
+    """Parameters before the first update; the intercept from the arm's base logit."""
     dimension = sweep.features_NxSxD.shape[-1]
     params = [init_params(student, dimension, jax.random.key(s)) for s in sweep.seeds]
     stacked = jax.tree.map(
         lambda *x: np.repeat(np.stack(x)[:, None], len(arms), axis=1), *params
     )
+    if sweep.start_NxD is not None:
+        stacked["w_OxH"] = np.array(stacked["w_OxH"])
+        stacked["w_OxH"][..., 0, :] = sweep.start_NxD[:, None]
     stacked["b_O"] = np.array(stacked["b_O"])
     stacked["b_O"][..., 0] = base_logits(sweep, arms)
     params = jax.tree.map(place, stacked)
@@ -429,11 +437,16 @@ def _initial(
 
 
 def base_logits(sweep: Sweep, arms: Sequence[int] | np.ndarray) -> np.ndarray:
-    """Logit of the mean target of what each arm is fed, float32 ``[N, len(arms)]``."""
+    """Logit of the mean target of what each arm is fed, less the mean there of the
+    scores that the start gives, float32 ``[N, len(arms)]``.
+    """
     plan = sweep.plan
     targets_NxKxS = np.asarray(sweep.labels.target_KxS)
     logits = np.zeros((len(plan.updates_A), len(arms)), np.float32)
     for seed in range(len(logits)):
+        scores_S = None
+        if sweep.start_NxD is not None:
+            scores_S = sweep.features_NxSxD[seed] @ sweep.start_NxD[seed]
         for i, arm in enumerate(arms):
             begin = plan.start_AxT[seed, arm, 0]
             fed = plan.feed_F[seed, begin : begin + plan.count_AxT[seed, arm].sum()]
@@ -441,6 +454,8 @@ def base_logits(sweep: Sweep, arms: Sequence[int] | np.ndarray) -> np.ndarray:
             # Half a step of either label: a subset without negatives has a logit, too.
             mean = (targets.sum(dtype=np.float64) + 0.5) / (len(fed) + 1)
             logits[seed, i] = np.log(mean) - np.log1p(-mean)
+            if scores_S is not None:
+                logits[seed, i] -= scores_S[fed].mean(dtype=np.float64)
     return logits
 
 

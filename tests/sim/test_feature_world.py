@@ -8,7 +8,7 @@ import pytest
 from scipy.special import expit
 
 from sim.corpus.draw import Simulation
-from sim.corpus.laws import TwoStateChain
+from sim.corpus.laws import Martingale, TwoStateChain, WithAllNegative
 from sim.corpus.sources import Source
 from sim.students import problem as problems
 from sim.students.evaluation import auroc
@@ -20,8 +20,16 @@ from sim.students.features import (
     draw_steps,
     draw_truth,
     relative_position,
+    start_weights,
 )
-from sim.students.problem import CorpusLaw, benchmark_mean, draw_problem, from_moments
+from sim.students.problem import (
+    CorpusLaw,
+    benchmark_mean,
+    draw_problem,
+    from_moments,
+    put_in_order,
+)
+from theory.placement import noise_by_position
 from theory.rollouts import Rollouts
 from theory.summary import summarise
 
@@ -75,15 +83,18 @@ def test_truth_follows_r_with_the_noise_asked_for():
     rng = np.random.default_rng(2)
     clean = draw_truth(FeatureWorld(reliable_at=0.3), corpus, rng)
     np.testing.assert_array_equal(clean, corpus.r >= 0.3)
-    world = FeatureWorld(reliable_at=0.3, wrong_above=0.1, right_below=0.4, late=1.0)
-    truth = draw_truth(world, corpus, rng)
     position = relative_position(corpus)
-    for of, rate in ((corpus.r >= 0.3, 0.1), (corpus.r < 0.3, 0.4)):
-        flipped = (truth != clean)[of]
-        assert flipped.mean() == pytest.approx(
-            2 * rate * position[of].mean(), abs=4 / np.sqrt(of.sum())
+    for late, grown, never in ((1.0, position, 0), (-1.0, 1 - position, 1)):
+        world = FeatureWorld(
+            reliable_at=0.3, wrong_above=0.1, right_below=0.4, late=late
         )
-        assert not np.any(flipped & (position[of] == 0))
+        truth = draw_truth(world, corpus, rng)
+        for of, rate in ((corpus.r >= 0.3, 0.1), (corpus.r < 0.3, 0.4)):
+            flipped = (truth != clean)[of]
+            error = 4 * np.sqrt(rate / of.sum())
+            wanted = 2 * rate * grown[of].mean()
+            assert flipped.mean() == pytest.approx(wanted, abs=error)
+            assert not np.any(flipped & (position[of] == never))
 
 
 def test_truth_by_state_is_the_chain_s():
@@ -166,13 +177,14 @@ def test_a_benchmark_that_cannot_be_is_refused():
 
 @pytest.mark.parametrize(
     "bad",
-    [{"dimension": 3}, {"reliable_at": 1.2}, {"nuisance": -1}, {"late": 2}],
+    [{"dimension": 3}, {"reliable_at": 1.2}, {"nuisance": -1}, {"late": -2}],
 )
 def test_a_world_names_a_value_outside_its_range(bad):
     with pytest.raises(ValueError, match=next(iter(bad))):
         FeatureWorld(**bad)
-    with pytest.raises(ValueError, match="late"):
-        FeatureWorld(wrong_above=0.6, late=1.0)
+    for late in (-1.0, 1.0):
+        with pytest.raises(ValueError, match="late"):
+            FeatureWorld(wrong_above=0.6, late=late)
 
 
 @pytest.mark.parametrize("seen", [False, True])
@@ -235,3 +247,95 @@ def test_every_part_of_a_problem_has_a_stream_of_its_own(monkeypatch):
         monkeypatch.setattr(problems, name, recorded)
     draw_problem(FeatureWorld(), LAW, 3)
     assert len(used) == len(set(used)) == 7
+
+
+@pytest.mark.parametrize("order", [0.25, 0.5, 1.0])
+def test_an_order_moves_the_steps_of_a_rollout_and_nothing_else(order):
+    drawn, moved = (
+        replace(LAW, order=of).draw(np.random.default_rng(4)) for of in (0.0, order)
+    )
+    for name in ("offsets", "source", "trials"):
+        np.testing.assert_array_equal(
+            getattr(moved.rollouts, name), getattr(drawn.rollouts, name)
+        )
+    before, after = (
+        [
+            sorted(zip(*pair, strict=True), reverse=True)
+            for pair in zip(
+                np.split(of.r, of.rollouts.offsets[1:-1]),
+                np.split(of.rollouts.successes, of.rollouts.offsets[1:-1]),
+                strict=True,
+            )
+        ]
+        for of in (drawn, moved)
+    )
+    assert before == after
+    falls = np.diff(moved.r)[np.diff(relative_position(moved)) > 0] <= 0
+    assert falls.all() if order == 1 else 0.55 < falls.mean() < 0.95
+
+
+def test_a_random_order_favours_no_place_and_does_not_advance_the_stream():
+    pairs = replace(LAW, sources=(Source("a", 0.6, 40_000, 20_000),), rollouts=20_000)
+    corpus = pairs.draw(np.random.default_rng(0))
+    one = replace(corpus, r=np.tile([1.0, 0.0], 20_000))
+    rng = np.random.default_rng(1)
+    moved = put_in_order(one, 1e-9, rng)
+    assert rng.random() == np.random.default_rng(1).random()
+    assert moved.r[::2].mean() == pytest.approx(0.5, abs=4 * np.sqrt(0.25 / 20_000))
+
+
+def test_wrong_labels_follow_position_the_more_the_stronger_the_order():
+    """Steps that are right by no r stand behind; of the others the larger r first."""
+    areas = []
+    for order in (0.0, 0.5, 1.0):
+        corpus = replace(LAW, order=order).draw(np.random.default_rng(0))
+        label, right = corpus.rollouts.successes > 0, corpus.r >= 0.5
+        found = noise_by_position(label, right, relative_position(corpus))
+        areas.append(found.position_auroc)
+    # Of some 2,000 wrong steps of either label.
+    assert areas[0] == pytest.approx(0.5, abs=0.03)
+    assert areas[1] > areas[0] + 0.02
+    assert areas[2] > areas[1] + 0.02
+
+
+def test_order_reaches_the_benchmark_and_leaves_its_share_of_right_steps():
+    world = FeatureWorld(wrong_above=0.2, late=1.0)
+    problem = draw_problem(world, replace(LAW, order=1.0), 3)
+    right, position = problem.benchmark.right_S, problem.benchmark.position_S
+    assert right.mean() == pytest.approx(16_585 / 24_276, abs=0.04)
+    assert position[right].mean() < position[~right].mean() - 0.1
+
+
+def test_a_law_with_an_order_of_its_own_is_not_put_in_another():
+    chain = TwoStateChain(0.05, 10.0, True)
+    for model in (Martingale(10.0, 4.0), chain, WithAllNegative(chain, 0.1)):
+        with pytest.raises(ValueError, match="order must be 0"):
+            CorpusLaw(model, SOURCES, 300, order=0.5)
+    CorpusLaw(WithAllNegative(LAW.model, 0.1), SOURCES, 300, order=0.5)
+    with pytest.raises(ValueError, match="order"):
+        replace(LAW, order=1.5)
+
+
+@pytest.mark.parametrize(("signal", "noise"), [(1.5, 0.0), (3.0, 1.0), (0.75, 2.0)])
+def test_the_auroc_of_a_start_is_the_closed_form(signal, noise):
+    """Two normals, over problems with sources of their own."""
+    from scipy.stats import norm
+
+    world = FeatureWorld(difficulty=0.0, signal=signal, source_shift=0.5)
+    areas = []
+    for seed in range(16):
+        problem = draw_problem(world, LAW, seed)
+        start = start_weights(world, problem.frame, 0.7, noise, seed)
+        slope = start @ problem.frame.directions_4xD[1]
+        assert slope == pytest.approx(0.7 * signal / 1.25, rel=1e-5)
+        norm_of = np.linalg.norm(start) / slope
+        assert norm_of == pytest.approx(np.hypot(1, noise), rel=1e-5)
+        scores = problem.benchmark.features_SxD @ start
+        areas.append(auroc(scores[None], problem.split.right_S)[0])
+    variance = 2 * (1 + noise**2) * (1 + 0.25 + 0.25)
+    error = 4 * np.std(areas, ddof=1) / 4
+    wanted = norm.cdf(signal / np.sqrt(variance))
+    assert np.mean(areas) == pytest.approx(wanted, abs=error)
+    assert error < 0.03
+    other = start_weights(world, problem.frame, 0.7, noise, 99)
+    assert np.allclose(other, start) == (noise == 0)

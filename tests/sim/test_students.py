@@ -129,6 +129,40 @@ def test_a_sweep_is_the_written_out_training(optimizer):
             np.testing.assert_allclose(np.append(*found), w, rtol=2e-4, atol=2e-5)
 
 
+def test_a_start_is_where_a_training_begins_with_an_intercept_that_fits():
+    rng = np.random.default_rng(5)
+    start = rng.standard_normal((2, D)).astype(np.float32)
+    cold = problem(kinds=2)
+    warm = replace(cold, start_NxD=start)
+    still = Student(learning_rate=1e-12)
+    params = train(still, warm)
+    found = logits(still, params, list(warm.features_NxSxD))
+    for seed in range(2):
+        along = warm.features_NxSxD[seed] @ start[seed]
+        for arm in range(4):
+            scores = found[seed][arm, 0]
+            offset = scores - along
+            np.testing.assert_allclose(offset, offset[0], atol=1e-5)
+            begin = cold.plan.start_AxT[seed, arm, 0]
+            count = cold.plan.count_AxT[seed, arm].sum()
+            fed = cold.plan.feed_F[seed, begin : begin + count]
+            fitted = base_logits(cold, [arm])[seed, 0]
+            assert scores[fed].mean() == pytest.approx(fitted, abs=1e-5)
+    # Zeros are no start: bit for bit.
+    student = Student(learning_rate=0.1)
+    zeros = train(student, replace(cold, start_NxD=0 * start))
+    jax.tree.map(np.testing.assert_array_equal, zeros, train(student, cold))
+    for name in ("beta-binomial", "mlp"):
+        other = replace(STUDENTS[name], learning_rate=1e-12)
+        if name == "mlp":
+            with pytest.raises(ValueError, match="logistic"):
+                train(other, warm)
+            continue
+        weights = train(other, warm)["w_OxH"][:, 0, 0]
+        np.testing.assert_allclose(weights[:, 0], start, atol=1e-6)
+        np.testing.assert_allclose(weights[:, 1], 0, atol=1e-6)
+
+
 STUDENTS = {
     "logistic": Student(learning_rate=0.1),
     "sgd": Student(optimizer="sgd", learning_rate=0.5),
