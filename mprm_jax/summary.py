@@ -39,7 +39,7 @@ from theory.intervals import (
     weight_chunks,
 )
 
-ThresholdChoice = Literal["held-out", "fixed", "test"]
+ThresholdChoice = Literal["held-out", "cross-fitted", "fixed", "test"]
 
 # A fifth: some 570 of the benchmark's solutions, about 5,000 steps for one number.
 HELD_OUT_SHARE = 0.2
@@ -61,23 +61,40 @@ def held_out(steps: StepScores) -> np.ndarray:
     return (steps.keys >> np.uint64(11)) * 2.0**-53 < HELD_OUT_SHARE
 
 
+def second_half(steps: StepScores) -> np.ndarray:
+    """Which rollouts the hash of the rollout puts into the second of two halves, bool
+    ``[n_rollouts]``.
+    """
+    return steps.keys >> np.uint64(63) == 1
+
+
 @dataclass(frozen=True)
 class Decision:
     """A decision threshold and where it comes from.
 
     Attributes:
-        threshold: a step is predicted correct iff its score is at least this.
+        threshold: a step is predicted correct iff its score is at least this; where
+            ``halves`` are given, their mean.
         chosen_on: "held-out": best micro-F1 on rollouts that are then left out;
-            "fixed": given; "test": best micro-F1 on the evaluated steps themselves,
+            "cross-fitted": best micro-F1 on the half of the rollouts that a step is not
+            in; "fixed": given; "test": best micro-F1 on the evaluated steps themselves,
             which flatters.
         rollouts: on which it was chosen; 0 if fixed.
         steps: on which it was chosen; 0 if fixed.
+        halves: thresholds of the rollouts of the first and of the second half.
     """
 
     threshold: float
     chosen_on: ThresholdChoice
     rollouts: int = 0
     steps: int = 0
+    halves: tuple[float, float] | None = None
+
+    def at(self, steps: StepScores) -> np.ndarray | float:
+        """The threshold of each step, ``[n_steps]``, or the one of all."""
+        if self.halves is None:
+            return self.threshold
+        return np.where(second_half(steps)[steps.rollout], *self.halves[::-1])
 
 
 def decide(
@@ -98,6 +115,8 @@ def decide(
     if chosen_on == "test":
         counts = steps.n_rollouts, steps.n_steps
         return Decision(best_threshold(steps), "test", *counts), every
+    if chosen_on == "cross-fitted":
+        return _cross_fitted(steps), every
     out = held_out(steps)
     split = steps.take(np.flatnonzero(out))
     if split.n_steps in (0, steps.n_steps):
@@ -107,6 +126,24 @@ def decide(
         )
     counts = split.n_rollouts, split.n_steps
     return Decision(best_threshold(split), "held-out", *counts), np.flatnonzero(~out)
+
+
+def _cross_fitted(steps: StepScores) -> Decision:
+    """Every rollout is judged, none by a threshold that it helped to choose.
+
+    What a fifth held out leaves to chance, its small number and the four fifths left,
+    is less: the threshold comes from half of the rollouts, the metric from all.
+    """
+    second = second_half(steps)
+    parts = [steps.take(np.flatnonzero(of)) for of in (second, ~second)]
+    if not all(part.n_steps for part in parts):
+        raise DataError(
+            f"{steps.n_rollouts} rollouts are too few to choose the decision threshold "
+            "of each half on the other; give one (--threshold 0.5)"
+        )
+    first, last = map(best_threshold, parts)
+    counts = steps.n_rollouts, steps.n_steps
+    return Decision((first + last) / 2, "cross-fitted", *counts, (first, last))
 
 
 @dataclass(frozen=True)
@@ -126,7 +163,7 @@ class FirstError:
     right_passed: float | None
 
 
-def first_error_f1(steps: StepScores, threshold: float) -> FirstError:
+def first_error_f1(steps: StepScores, threshold: float | np.ndarray) -> FirstError:
     """F1 of finding the first wrong step, over rollouts with counted steps.
 
     A neutral step is neither the first wrong one nor a false alarm. ProcessBench
@@ -285,7 +322,9 @@ def calibration(scores: np.ndarray, correct: np.ndarray) -> Calibration | None:
     )
 
 
-def macro_f1_per_source(steps: StepScores, threshold: float) -> dict[str, float]:
+def macro_f1_per_source(
+    steps: StepScores, threshold: float | np.ndarray
+) -> dict[str, float]:
     """Macro-F1 of every source that has counted steps."""
     counts = confusion(steps, threshold, groups=len(steps.source_names))
     named = zip(steps.source_names, macro_f1(counts), counts.steps, strict=True)
@@ -313,9 +352,12 @@ class Replicates(NamedTuple):
 
 
 def replicate(
-    steps: StepScores, threshold: float, replicates: int, rng: np.random.Generator
+    steps: StepScores,
+    threshold: float | np.ndarray,
+    replicates: int,
+    rng: np.random.Generator,
 ) -> Replicates:
-    """Metrics of resampled data sets.
+    """Metrics of resampled data sets; the threshold, or those ``[n_steps]``, stay.
 
     Raises:
         ValueError: there is no counted step.
@@ -479,24 +521,22 @@ def evaluation(
         prior: float64 ``[n_steps]``, known beforehand (see ``prior_auroc``).
     """
     drawn = None
+    threshold = decision.at(steps)
     if replicates:
         rng = np.random.default_rng(seed)
-        drawn = replicate(steps, decision.threshold, replicates, rng)
-    f1 = {
-        name: float(of)
-        for name, of in f1_at(steps, decision.threshold)._asdict().items()
-    }
+        drawn = replicate(steps, threshold, replicates, rng)
+    f1 = {name: float(of) for name, of in f1_at(steps, threshold)._asdict().items()}
     calibrated = calibration(steps.scores, steps.correct)
     return Evaluation(
         **f1,
         steps=steps.n_steps,
-        per_source=macro_f1_per_source(steps, decision.threshold),
+        per_source=macro_f1_per_source(steps, threshold),
         auroc=auroc(steps.scores, steps.correct),
         within_position_auroc=within_position_auroc(steps),
         position_auroc=position_auroc(steps),
         average_precision=average_precision(steps.scores, steps.correct),
         average_precision_wrong=average_precision(-steps.scores, ~steps.correct),
-        first_error=first_error_f1(steps, decision.threshold),
+        first_error=first_error_f1(steps, threshold),
         ece=calibrated and calibrated.ece,
         brier=calibrated and calibrated.brier,
         reliability=calibrated.curve if calibrated else (),

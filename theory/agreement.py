@@ -197,13 +197,16 @@ def combined_f1(by_source: Iterable[Confusion]) -> F1:
 
 
 def confusion(
-    steps: Judged, threshold: float, group: np.ndarray | None = None, groups: int = 1
+    steps: Judged,
+    threshold: float | np.ndarray,
+    group: np.ndarray | None = None,
+    groups: int = 1,
 ) -> Confusion:
-    """Counts at one decision threshold, int64 ``[n_groups]``.
+    """Counts at a decision threshold, int64 ``[n_groups]``.
 
     Args:
         steps: to count.
-        threshold: of the decision.
+        threshold: of the decision, one or ``[n_steps]``.
         group: int ``[n_steps]``, at least 0; by source if None.
         groups: at least so many, though the last ones have no steps.
     """
@@ -222,8 +225,8 @@ def confusion(
     )
 
 
-def f1_at(steps: Judged, threshold: float) -> F1:
-    """F1 at one decision threshold, scalars."""
+def f1_at(steps: Judged, threshold: float | np.ndarray) -> F1:
+    """F1 at a decision threshold, one or ``[n_steps]``; scalars."""
     rows = np.stack(confusion(steps, threshold), axis=-1)
     return combined_f1(Confusion(*row) for row in rows)
 

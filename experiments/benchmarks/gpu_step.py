@@ -145,7 +145,7 @@ def jax_worker(options: Options) -> dict[str, Any]:
     stored = np.load(options.folder / "batch.npz")
     head = RewardHead((_YES, _NO), tied=False)
     config, params = tensors.load_pretrained(options.folder / "weights", jnp.float32)
-    params = reward_head.attach(head, params, jax.random.key(0))
+    params = reward_head.attach(head, params)
     model = Backbone(
         config,
         head,

@@ -34,6 +34,8 @@ class Options(SeedOption):
             before, a run goes on with those that are missing.
         keep_ratio: Share of the rollouts that every rule keeps, of each source.
         seed: Of the world.
+        backbone: What is trained: full, another that ships with the package, named by
+            its pretraining's updates, or a file of mprm pretrain.
     """
 
     output: Path = Path("runs/demo")
@@ -41,6 +43,7 @@ class Options(SeedOption):
     world: Literal["scarce", "plentiful", "forgiving", "difficult", "all"] = "scarce"
     seeds: int | None = None
     keep_ratio: float = 0.1
+    backbone: str = "full"
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -78,6 +81,7 @@ def run(options: Options) -> None:
             seed=options.seed,
             command=command_line("mprm demo", chosen),
             seeds=options.seeds,
+            backbone=options.backbone,
         )
         run_demo(demo, say)
     page = options.output / "report.html"

@@ -51,8 +51,9 @@ class Options(ScoringOptions):
     Attributes:
         benchmark: File of judged solutions that --checkpoint scores.
         threshold: A fixed decision threshold.
-        threshold_on: Where the decision threshold is chosen, by default held-out; on
-            the test set itself it flatters, and the output says so.
+        threshold_on: Where the decision threshold is chosen, by default held-out;
+            cross-fitted: of each half of the rollouts on the other, and all are judged;
+            on the test set itself it flatters, and the output says so.
         prior: Field that holds something known beforehand, such as slip_rate, a number
             or one per step; its own AUROC is reported.
         prior_file: File of that field, a record for each record of the scores; by
@@ -173,7 +174,11 @@ def _notes(value: dict[str, Any], steps: StepScores) -> list[str]:
 
 def _text(value: dict[str, Any]) -> str:
     threshold = value["threshold"]
-    origin = {"fixed": "given", "test": "best micro-F1 ON THE TEST SET"}.get(
+    origin = {
+        "fixed": "given",
+        "test": "best micro-F1 ON THE TEST SET",
+        "cross-fitted": "for each half best micro-F1 on the other; their mean",
+    }.get(
         threshold["chosen_on"],
         f"best micro-F1 on {threshold['rollouts']:,} held-out rollouts "
         f"({HELD_OUT_SHARE:.0%})",

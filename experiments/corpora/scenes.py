@@ -33,6 +33,7 @@ from sim.scenes.pictures import draw
 from sim.scenes.policy import Problems
 from sim.scenes.solutions import Solutions
 from sim.scenes.world import (
+    Judged,
     Labelled,
     World,
     sample_benchmark,
@@ -53,9 +54,13 @@ def write_world(
     judged: int,
     problems: int,
     seed: int,
+    number: int = 0,
     tick: Callable[[int], None] = lambda done: None,
 ) -> list[Labelled]:
     """Simulate and write a world; the folder appears whole or not at all.
+
+    A world has any number of corpora, and one benchmark with its candidates, which is
+    written beside the first.
 
     Args:
         folder: to write; a world that was written there before is replaced.
@@ -63,7 +68,8 @@ def write_world(
         rollouts: of the corpus.
         judged: solutions of the benchmark.
         problems: with candidates.
-        seed: same seed, same bytes.
+        seed: of the world: same seed, same bytes.
+        number: of the corpus in its world, from 0.
         tick: told how many pictures have been drawn.
 
     Returns:
@@ -73,36 +79,26 @@ def write_world(
         DataError: it cannot be written, or ``folder`` holds files that no simulation
             wrote.
     """
-    streams = np.random.default_rng(seed).spawn(4)
-    corpus = sample_corpus(world, rollouts, streams[0])
-    benchmark = sample_benchmark(judged, streams[1])
-    sets = sample_candidates(problems, CANDIDATES, streams[2])
+    # The first four are of the first corpus, the benchmark, the candidates, and the
+    # pictures of all these; each further corpus has two of its own.
+    streams = np.random.default_rng(seed).spawn(4 + 2 * number)
+    corpus = sample_corpus(world, rollouts, streams[-2 if number else 0])
     arguments = {
         "world": world.name,
         "rollouts": rollouts,
         "judged": judged,
         "problems": problems,
         "seed": seed,
+        "number": number,
     }
     with _new_folder(folder) as new:
-        pictures = _Pictures(streams[3], tick)
+        pictures = _Pictures(streams[-1], tick)
         for part in corpus:
             _write_source(new, part, world, pictures)
-        test, truth = [], []
-        for part in benchmark:
-            for record, fact in _judged_records(part.solutions, part.prior):
-                test.append(record)
-                truth.append(fact)
-            pictures.write(new / "benchmark" / "images", part.solutions.problems, "")
-        _write_lines(new / "benchmark" / "test.jsonl", test)
-        _write_lines(new / "benchmark" / "truth.jsonl", truth)
-        lines = []
-        for solutions in sets:
-            lines.extend(_candidate_records(solutions))
-            firsts = np.arange(0, len(solutions.problems), CANDIDATES)
-            shown = solutions.problems.take(firsts)
-            pictures.write(new / "benchmark" / "images", shown, "c")
-        _write_lines(new / "benchmark" / "candidates.jsonl", lines)
+        if not number:
+            benchmark = sample_benchmark(judged, streams[1])
+            sets = sample_candidates(problems, CANDIDATES, streams[2])
+            _write_benchmark(new / "benchmark", benchmark, sets, pictures)
         manifest = {"versions": versions(), **arguments}
         (new / MADE_HERE).write_bytes(manifest_bytes(manifest, OUTPUT_SCHEMA))
     return corpus
@@ -199,6 +195,24 @@ def _write_source(
         ),
     )
     pictures.write(folder / "images", solutions.problems, "")
+
+
+def _write_benchmark(
+    folder: Path, benchmark: list[Judged], sets: list[Solutions], pictures: _Pictures
+) -> None:
+    test, truth, lines = [], [], []
+    for part in benchmark:
+        for record, fact in _judged_records(part.solutions, part.prior):
+            test.append(record)
+            truth.append(fact)
+        pictures.write(folder / "images", part.solutions.problems, "")
+    for solutions in sets:
+        lines.extend(_candidate_records(solutions))
+        firsts = np.arange(0, len(solutions.problems), CANDIDATES)
+        pictures.write(folder / "images", solutions.problems.take(firsts), "c")
+    _write_lines(folder / "test.jsonl", test)
+    _write_lines(folder / "truth.jsonl", truth)
+    _write_lines(folder / "candidates.jsonl", lines)
 
 
 def _spans(solutions: Solutions) -> Iterator[tuple[int, int]]:

@@ -32,10 +32,15 @@ def paired_difference(
         arm = dict.fromkeys(other, arm[None])
     elif set(other) == {None}:
         other = dict.fromkeys(arm, other[None])
-    shared = [seed for seed in arm if seed in other]
-    if not shared:
-        return None
-    return mean_over_seeds([_minus(arm[seed], other[seed]) for seed in shared])
+    found = differences(arm, other)
+    return mean_over_seeds(list(found.values())) if found else None
+
+
+def differences(
+    arm: Mapping[Seed, Score], other: Mapping[Seed, Score]
+) -> dict[Seed, Score]:
+    """``arm - other`` by seed, of those that both have."""
+    return {seed: _minus(arm[seed], other[seed]) for seed in arm if seed in other}
 
 
 def _minus(a: Score, b: Score) -> Score:

@@ -18,13 +18,23 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import msgspec
 import numpy as np
 from jax.sharding import Mesh
 
 from experiments.grid.inputs import Inputs
 from experiments.grid.judge import Bench, MemoryBudget, PromptCache
-from experiments.grid.plan import BASE, CLEAN, Cell, Planned
+from experiments.grid.plan import (
+    ALL_POSITIVE,
+    BASE,
+    BLIND,
+    CLEAN,
+    RANDOM,
+    Arm,
+    Cell,
+    Planned,
+)
 from experiments.store.results import Result, append_results, cell_key
 from experiments.store.write_subset import choose
 from mprm_jax.data.batches import Buckets, Example
@@ -35,6 +45,8 @@ from mprm_jax.train.config import TrainConfig
 from mprm_jax.train.loop import TrainingJob, Update, train
 from mprm_jax.train.run_files import METRICS, RunFolder
 from mprm_jax.train.update_plan import UpdatePlan
+from theory.placement import blind_noise
+from theory.rollouts import Rollouts
 from theory.summary import summarise
 
 # Points of a loss curve that the results keep.
@@ -71,15 +83,18 @@ class InitialParams:
         params: of the model.
         reopen: reads them again, because training takes their memory; None: they are
             small, and stay.
-        fresh_head: a model whose head every seed draws anew; None: it stays, too.
+        fresh_head: whether the head begins at zero, so that seeds differ in the order
+            of rollouts, in ties and in corpora alone; else it stays, too.
     """
 
     def __init__(
         self,
         params: Params,
         reopen: Callable[[], Params] | None = None,
-        fresh_head: Model | None = None,
+        fresh_head: bool = False,
     ) -> None:
+        if fresh_head:
+            params = params | {"head": jax.tree.map(jnp.zeros_like, params["head"])}
         self._kept = [params]
         self._reopen, self._fresh_head = reopen, fresh_head
 
@@ -88,22 +103,18 @@ class InitialParams:
         """Whether training may take their memory."""
         return self._reopen is not None
 
-    def take(self, seed: int | None) -> Params:
+    def take(self) -> Params:
         """The parameters, whose memory is then the caller's if it is consumed."""
         if self._reopen is None:
-            params = self._kept[0]
-        else:
-            params = self._kept.pop() if self._kept else self._reopen()
-        if self._fresh_head is None or seed is None:
-            return params
-        return params | {"head": self._fresh_head.init(jax.random.key(seed))["head"]}
+            return self._kept[0]
+        return self._kept.pop() if self._kept else self._reopen()
 
-    def to_train(self, seed: int, prompts: Source) -> Params:
+    def to_train(self, prompts: Source) -> Params:
         """The same for a training set: a fresh head's intercept is the log odds of a
         positive label there. From zero, tens of updates would be spent on finding it.
         """
-        params = self.take(seed)
-        if self._fresh_head is None:
+        params = self.take()
+        if not self._fresh_head:
             return params
         examples = [prompts[place] for place in range(len(prompts))]
         trials = np.concatenate([example.trials_S for example in examples])
@@ -112,7 +123,7 @@ class InitialParams:
         negative = np.count_nonzero((trials > 0) & (successes == 0)) + 1
         bias = np.zeros(params["head"]["bias"].shape, np.float32)
         bias[0] = np.log(positive / negative)
-        return params | {"head": params["head"] | {"bias": jax.numpy.asarray(bias)}}
+        return params | {"head": params["head"] | {"bias": jnp.asarray(bias)}}
 
 
 @dataclass(frozen=True, eq=False)
@@ -176,11 +187,30 @@ class GridContext:
         Raises:
             DataError: the rule's score is undefined on this corpus.
         """
-        if not cell.arm.selects:
+        if not cell.arm.is_rule:
             return np.arange(self.inputs.usable.rollouts.n_rollouts), 0.0
         assert cell.seed is not None
         selection = choose(self.inputs.usable, cell.arm.selection(cell.seed))
         return selection.rows, selection.tied_share
+
+    def chosen(self, cell: Cell, rows: np.ndarray) -> Source:
+        """A cell's training set, with its labels.
+
+        Raises:
+            DataError: the labels need a truth that is not known.
+        """
+        labels = None
+        if cell.arm.is_control:
+            assert cell.arm.labels is not None
+            assert cell.seed is not None
+            truth, rollouts = self.inputs.truth, self.inputs.usable.rollouts
+            labels = control_labels(
+                cell.arm.labels,
+                rollouts.take(rows),
+                [truth[row] for row in rows.tolist()],
+                cell.seed,
+            )
+        return _Chosen(self, rows, labels)
 
 
 def open_prompts(
@@ -194,36 +224,66 @@ def open_prompts(
 
 @dataclass(frozen=True, eq=False)
 class _Chosen:
-    """The rollouts of a subset; see :class:`mprm_jax.data.loader.Source`."""
+    """The rollouts of a subset; see :class:`mprm_jax.data.loader.Source`.
+
+    Attributes:
+        context: with the prompts of all rollouts.
+        usable_rows: of the subset.
+        labels: of each of its rollouts, as :func:`control_labels` has them; None: those
+            of the corpus.
+    """
 
     context: GridContext
     usable_rows: np.ndarray
-    clean: bool
+    labels: Sequence[np.ndarray] | None
 
     def __len__(self) -> int:
         return len(self.usable_rows)
 
     def __getitem__(self, place: int) -> Example:
-        row = int(self.usable_rows[place])
-        example = self.context.prompts[row]
-        truth = self.context.inputs.truth
-        if not self.clean:
+        example = self.context.prompts[int(self.usable_rows[place])]
+        if self.labels is None:
             return example
-        assert truth is not None
-        return clean_example(example, truth[row])
+        label_S = self.labels[place][: len(example.marker_S)]
+        return example._replace(
+            successes_S=(label_S == 1).astype(np.int32),
+            trials_S=(label_S >= 0).astype(np.int32),
+        )
 
     def where(self, place: int) -> str:
         """``file:line`` of a rollout."""
         return self.context.source.where(int(self.usable_rows[place]))
 
 
-def clean_example(example: Example, correct: Sequence[int]) -> Example:
-    """The example with its true labels: one trial per step, none where neutral."""
-    truth = np.asarray(correct, np.int32)[: len(example.marker_S)]
-    return example._replace(
-        successes_S=(truth == 1).astype(np.int32),
-        trials_S=(truth != 0).astype(np.int32),
-    )
+def control_labels(
+    kind: str, rollouts: Rollouts, truth: Sequence[np.ndarray], seed: int
+) -> list[np.ndarray]:
+    """Labels that only the truth gives, of the steps that are right or wrong.
+
+    Neutral steps have none, whichever kind: what state they carry on is told by the
+    steps before them.
+
+    Args:
+        kind: of :data:`experiments.grid.plan.CONTROLS`.
+        rollouts: of a subset.
+        truth: of each rollout, 1, 0 or -1 for each step.
+        seed: of the places of blind labels.
+
+    Returns:
+        of each rollout 1, 0, or -1 where there is none, for each step.
+    """
+    truth_S = np.concatenate(truth)
+    counted, right = truth_S != 0, truth_S == 1
+    found = np.full(len(truth_S), -1)
+    hard_S = rollouts.successes > 0
+    found[counted] = {
+        CLEAN: lambda: right[counted],
+        BLIND: lambda: blind_noise(
+            hard_S[counted], right[counted], np.random.default_rng([seed, 1])
+        ),
+        ALL_POSITIVE: lambda: np.True_,
+    }[kind]()
+    return np.split(found, rollouts.offsets[1:-1])
 
 
 class _Record:
@@ -368,8 +428,8 @@ def run_cell(
     """
     config = cell_config(context.inputs.settings, cell)
     if cell.arm.rule == BASE or cell.seed is None:
-        params = context.initial.take(cell.seed)
-        metrics = {"rollouts": 0, "updates": 0} | _judged(context, params)
+        params = context.initial.take()
+        metrics = {"rollouts": 0, "updates": 0} | _judged(context, cell.arm, params)
     else:
         metrics = _trained(context, cell, cell.seed, folder, tick)
     return Result(context.experiment, config, cell.seed, metrics)
@@ -386,7 +446,7 @@ def _trained(
     config = cell_config(context.inputs.settings, cell)
     rows, tied = context.usable_rows(cell)
     budget, training = context.settings(cell, rows)
-    chosen = _Chosen(context, rows, clean=cell.arm.rule == CLEAN)
+    chosen = context.chosen(cell, rows)
     record, seconds, last = _Record(folder), [], time.perf_counter()
     stops = context.curve.at(cell, budget.updates)
 
@@ -403,7 +463,7 @@ def _trained(
     try:
         trained = train(
             TrainingJob(context.model, chosen, budget, context.buckets, training),
-            context.initial.to_train(seed, chosen),
+            context.initial.to_train(chosen),
             folder and RunFolder(folder, True, {"cell": config}, _say),
             mesh=context.mesh,
             consume=context.initial.consumed,
@@ -411,10 +471,10 @@ def _trained(
         )
     except DataError as error:
         raise DataError(f"{cell.name}: {error}") from error
-    judged = _judged(context, trained)
+    judged = _judged(context, cell.arm, trained)
     if context.curve.ends:
         record.points[budget.updates] = judged
-    if cell.arm.rule == CLEAN and seed == 0:
+    if (cell.arm.rule, cell.arm.labels, seed) == (RANDOM, CLEAN, 0):
         judged["learnability"] = context.bench.learnability(trained)
     tokens = context.prompts.tokens[rows]
     return {
@@ -437,10 +497,13 @@ def _say(message: str) -> None:
     print(message, file=sys.stderr)
 
 
-def _judged(context: GridContext, params: Params) -> dict[str, Any]:
+def _judged(context: GridContext, arm: Arm, params: Params) -> dict[str, Any]:
     began = time.perf_counter()
     metrics = context.bench.judge(params)
     metrics["evaluation_seconds"] = time.perf_counter() - began
+    if arm.is_control:
+        # They explain step scores; the candidates, most of the prompts, are left out.
+        return metrics
     accuracy, replicates = context.bench.rerank(params)
     if replicates:
         metrics["bootstrap"]["best_of_n"] = replicates

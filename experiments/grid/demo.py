@@ -1,7 +1,9 @@
 """The main job end to end: a grid on a simulated world, resumable cell by cell.
 
 Simulate a world, select by each rule, train one model per subset and seed with equal
-budgets, judge all of them against the known truth.
+budgets, judge all of them against the known truth. A world has several corpora: seed s
+trains on corpus s mod their number, so that intervals over seeds hold how corpora vary;
+benchmark and candidates are the same for all.
 """
 
 from __future__ import annotations
@@ -13,13 +15,14 @@ from pathlib import Path
 import numpy as np
 
 from experiments.console.progress import progress
-from experiments.corpora.scenes import read_truth, write_world
+from experiments.corpora.scenes import write_world
 from experiments.corpora.simulated import made_here
 from experiments.grid.cells import (
     Curve,
     Files,
     GridContext,
     InitialParams,
+    Settings,
     missing,
     open_prompts,
     run_cells,
@@ -33,7 +36,7 @@ from experiments.grid.inputs import (
 from experiments.grid.judge import MemoryBudget, open_bench
 from experiments.grid.plan import (
     BASE,
-    CLEAN,
+    CONTROLS,
     DEMO,
     FULL,
     PAPER_RULES,
@@ -62,7 +65,7 @@ BACKBONE = (
     "run. It learned to name what each cell shows, to predict the values and results "
     "of right solutions, and, through two auxiliary rows that were then thrown away, "
     "whether a step of a solution with errors anywhere follows and is true. So, like a "
-    "released backbone, it can check a step; the reward head starts at random and "
+    "released backbone, it can check a step; the reward head starts at zero and "
     "learns from the Monte-Carlo labels alone. The vision tower stays frozen."
 )
 
@@ -84,7 +87,7 @@ TRAINING = {
     "batch_size": BATCH_SIZE,
     "learning_rate": LEARNING_RATE,
     "head_multiplier": HEAD_MULTIPLIER,
-    "fresh_head": True,
+    "head": "zero",
 }
 
 
@@ -96,21 +99,26 @@ class Size:
         rollouts: of the corpus.
         judged: solutions of the benchmark.
         problems: with 16 candidates each.
-        seeds: of selection ties, head and order of the rollouts; paired over arms.
+        seeds: of selection ties, blind labels and order of the rollouts; paired over
+            arms.
+        corpora: of each world.
+        full: seeds that train on all rollouts, too, at the cost of 1 / keep ratio arms.
     """
 
     rollouts: int
     judged: int
     problems: int
     seeds: int
+    corpora: int
+    full: int
 
 
 SIZES = {
     # Shows that everything runs; its numbers say nothing.
-    "smoke": Size(rollouts=500, judged=60, problems=10, seeds=1),
-    "small": Size(rollouts=8_000, judged=400, problems=50, seeds=3),
-    "medium": Size(rollouts=20_000, judged=1_000, problems=150, seeds=8),
-    "large": Size(rollouts=60_000, judged=2_000, problems=300, seeds=16),
+    "smoke": Size(500, judged=60, problems=10, seeds=2, corpora=2, full=1),
+    "small": Size(8_000, judged=400, problems=50, seeds=3, corpora=3, full=2),
+    "medium": Size(8_000, judged=1_000, problems=50, seeds=12, corpora=4, full=3),
+    "large": Size(60_000, judged=2_000, problems=300, seeds=16, corpora=8, full=4),
 }
 
 
@@ -126,6 +134,7 @@ class Demo:
         seed: of the world.
         command: that makes the run again.
         seeds: trained; None: as many as the size has.
+        backbone: see :func:`mprm_jax.models.tiny.pretrained`.
     """
 
     output: Path
@@ -135,28 +144,30 @@ class Demo:
     seed: int
     command: str
     seeds: int | None = None
+    backbone: str = "full"
 
     @property
     def folder(self) -> Path:
         """Of the world."""
         return self.output / self.world.name
 
-    @property
-    def corpus(self) -> Path:
-        """Of the simulated corpus and benchmark."""
-        return self.folder / "corpus"
+    def corpus(self, number: int) -> Path:
+        """Of a simulated corpus; beside the first lies the benchmark."""
+        return self.folder / (f"corpus-{number}" if number else "corpus")
 
-    @property
-    def grid(self) -> Grid:
-        """The paper's rules at one keep ratio, and all references."""
+    def grid(self, corpus: int) -> Grid:
+        """Of a corpus: the paper's rules at one keep ratio, controls, references."""
+        size = SIZES[self.size]
+        seeds = range(corpus, self.seeds or size.seeds, size.corpora)
         return Grid(
             rules=PAPER_RULES,
             keep_ratios=(self.keep_ratio,),
             alphas=(DEFAULT_ALPHA,),
             labels=(("hard", 0.0),),
-            seeds=tuple(range(self.seeds or SIZES[self.size].seeds)),
-            references=(CLEAN, FULL, BASE),
-            fresh_head=True,
+            seeds=tuple(seeds),
+            references=(FULL,) if corpus else (FULL, BASE),
+            controls=CONTROLS,
+            full_seeds=tuple(range(size.full)),
         )
 
 
@@ -166,31 +177,41 @@ def run_demo(demo: Demo, say: Callable[[str], None] = print) -> None:
     Raises:
         DataError: a file cannot be read or written, or the folder holds another run.
     """
+    ours = _of_the_same_world(demo, read_results(demo.output / "results", DEMO))
+    corpora = SIZES[demo.size].corpora
+    for corpus in range(min(corpora, demo.seeds or corpora)):
+        of_corpus = [one for one in ours if (one.seed or 0) % corpora == corpus]
+        _run_corpus(demo, corpus, of_corpus, say)
+
+
+def _run_corpus(
+    demo: Demo, corpus: int, found: Sequence[Result], say: Callable[[str], None]
+) -> None:
     results = demo.output / "results"
-    found = read_results(results, DEMO)
-    ours = _of_the_same_world(demo, found)
-    inputs = simulate(demo)
-    refuse_another_run(ours, inputs.settings, store_path(results, DEMO))
-    _write_subsets(demo, inputs.usable)
-    planned = plan_cells(inputs.usable, demo.grid, BATCH_SIZE)
-    todo = missing(planned, inputs.settings, ours)
+    inputs = simulate(demo, corpus)
+    refuse_another_run(found, inputs.settings, store_path(results, DEMO))
+    if not corpus:
+        _write_subsets(demo, inputs.usable)
+    planned = plan_cells(inputs.usable, demo.grid(corpus), BATCH_SIZE)
+    todo = missing(planned, inputs.settings, found)
     if not todo:
         return
     arguments = {"size": demo.size, "keep_ratio": demo.keep_ratio, "seed": demo.seed}
+    facts = pretraining_facts(demo.backbone)
     write_run_manifest(
         demo.output,
-        RunManifest(
-            (demo.command,), BACKBONE, DEMO, pretraining_facts(), {}, arguments
-        ),
+        RunManifest((demo.command,), BACKBONE, DEMO, facts, {}, arguments),
     )
     files = Files(
         results,
         demo.folder / "models",
         # Checkpoints of one seed show enough.
-        lambda one: one.cell.seed == 0 and bool(one.updates),
+        lambda one: (
+            one.cell.seed == 0 and bool(one.updates) and not one.cell.arm.is_control
+        ),
         keeps=True,
     )
-    context = _context(inputs)
+    context = open_grid(inputs, demo.backbone)
     total = sum(one.updates for one in todo)
     with progress("training", total, "updates") as tick:
         for line in run_cells(context, todo, files, tick):
@@ -204,7 +225,7 @@ def _of_the_same_world(demo: Demo, found: Sequence[Result]) -> list[Result]:
     ours = []
     for result in found:
         world = result.config.get("world")
-        if not isinstance(world, dict):
+        if not isinstance(world, dict) or "corpora" not in world:
             store = store_path(demo.output / "results", DEMO)
             raise DataError(f"{store}: of an earlier version; choose another --output")
         if world.get("name") != demo.world.name:
@@ -218,10 +239,10 @@ def _of_the_same_world(demo: Demo, found: Sequence[Result]) -> list[Result]:
     return ours
 
 
-def simulate(demo: Demo) -> Inputs:
-    """The world as read back from disk, with what only the simulator knows of it.
+def simulate(demo: Demo, corpus: int = 0) -> Inputs:
+    """A world's corpus and its benchmark, as read back from disk.
 
-    Written only if the folder does not hold this world yet.
+    Written only if the folder does not hold this corpus yet.
     """
     size = SIZES[demo.size]
     arguments = {
@@ -229,29 +250,30 @@ def simulate(demo: Demo) -> Inputs:
         "judged": size.judged,
         "problems": size.problems,
         "seed": demo.seed,
+        "number": corpus,
     }
-    found = made_here(demo.corpus)
+    folder = demo.corpus(corpus)
+    found = made_here(folder)
     same = {"world": demo.world.name, **arguments}.items() <= found.items()
     if not same or found.get("versions", {}).get("mprm") != package_version():
-        total = size.rollouts + size.judged + size.problems
+        total = size.rollouts + (0 if corpus else size.judged + size.problems)
         with progress("simulating", total, "pictures") as tick:
-            write_world(demo.corpus, demo.world, **arguments, tick=tick)
-    usable = usable_rollouts(read_corpus(demo.corpus))
-    benchmark = demo.corpus / "benchmark"
+            write_world(folder, demo.world, **arguments, tick=tick)
+    usable = usable_rollouts(read_corpus(folder))
+    benchmark = demo.corpus(0) / "benchmark"
     paths = InputPaths(
         benchmark / "test.jsonl",
         benchmark / "candidates.jsonl",
-        demo.corpus / "images",
+        folder / "images",
         benchmark / "images",
+        backbone=demo.backbone,
         name=demo.world.name,
     )
     inputs = read_inputs(usable, paths, TRAINING)
-    truth = read_truth(demo.corpus, usable.corpus)
-    world = inputs.settings["world"] | {"size": demo.size, "seed": demo.seed}
+    world = {"size": demo.size, "seed": demo.seed, "corpora": size.corpora}
     return dataclasses.replace(
         inputs,
-        settings=inputs.settings | {"world": world},
-        truth=[truth[row].correct for row in usable.row.tolist()],
+        settings=inputs.settings | {"world": inputs.settings["world"] | world},
         prior=benchmark / "truth.jsonl",
     )
 
@@ -282,12 +304,21 @@ def _settings(cell: Cell, rows: np.ndarray) -> tuple[UpdatePlan, TrainConfig]:
 
 def _quarters(cell: Cell, updates: int) -> Container[int]:
     """Where the curves of the first seed, which shows enough, have their points."""
-    parts = (1, 2, 3, 4) if cell.seed == 0 else ()
+    parts = (1, 2, 3, 4) if cell.seed == 0 and not cell.arm.is_control else ()
     return {round(updates * part / 4) for part in parts}
 
 
-def _context(inputs: Inputs) -> GridContext:
-    model, params = pretrained()
+def open_grid(
+    inputs: Inputs, backbone: str, settings: Settings = _settings
+) -> GridContext:
+    """All that the cells of a corpus share, its rollouts read.
+
+    Args:
+        inputs: of :func:`simulate`.
+        backbone: see :func:`mprm_jax.models.tiny.pretrained`.
+        settings: of the training of a cell.
+    """
+    model, params = pretrained(backbone)
     # A world that the demo draws fits the memory.
     memory = MemoryBudget(2**62)
     source, prompts = open_prompts(model, inputs, memory)
@@ -302,11 +333,11 @@ def _context(inputs: Inputs) -> GridContext:
         DEMO,
         inputs,
         model,
-        InitialParams(params, fresh_head=model),
+        InitialParams(params, fresh_head=True),
         source,
         prompts,
         buckets_for(examples),
         bench,
         Curve(few, _quarters, ends=False),
-        _settings,
+        settings,
     )

@@ -6,15 +6,18 @@ model are never compared with, or taken for, those of this one.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import xxhash
 
+from experiments.corpora.scenes import read_truth
 from experiments.corpora.simulated import made_here
+from experiments.grid.plan import CONTROLS
 from experiments.store.provenance import file_sha256
 from experiments.store.results import Result
 from experiments.store.write_subset import corpus_reading
@@ -44,6 +47,7 @@ class InputPaths:
         images: root of the corpus's image paths; None: where ``mprm train`` looks.
         benchmark_images: root of the others; None: where ``mprm evaluate`` looks.
         model: as the user named it.
+        backbone: of the tiny model, see :func:`mprm_jax.models.tiny.pretrained`.
         name: of the corpus; None: its folder's, or the simulated world's.
     """
 
@@ -52,6 +56,7 @@ class InputPaths:
     images: Path | None = None
     benchmark_images: Path | None = None
     model: str = TINY
+    backbone: str = "full"
     name: str | None = None
 
 
@@ -66,8 +71,6 @@ class Inputs:
         benchmark_images: root of its image paths, and of the candidates'.
         sets: candidates; None where none are given.
         settings: what determines every cell beside its arm and seed, JSON values.
-        truth: of every usable rollout the true label of each step, 1, 0 or -1; None: it
-            is not known.
         prior: file of what error rate and position alone say of the benchmark's steps.
     """
 
@@ -77,8 +80,31 @@ class Inputs:
     benchmark_images: Path
     sets: Sequence[CandidateSet] | None
     settings: dict[str, Any]
-    truth: Sequence[Sequence[int]] | None = None
     prior: Path | None = None
+
+    def truth_folder(self) -> Path:
+        """The corpus's folder, in which the truth lies, too.
+
+        Raises:
+            DataError: it does not.
+        """
+        folder = _corpus_folder(self.usable)
+        if not (folder / "truth").is_dir():
+            raise DataError(
+                f"{folder}: no truth/, without which there are no labels "
+                f"{', '.join(CONTROLS)}; mprm simulate scenes writes it"
+            )
+        return folder
+
+    @functools.cached_property
+    def truth(self) -> list[np.ndarray]:
+        """Of every usable rollout the true label of each step: 1, 0 (neutral) or -1.
+
+        Raises:
+            DataError: it is not known, or does not fit the rollouts.
+        """
+        of_lines = read_truth(self.truth_folder(), self.usable.corpus)
+        return [np.array(of_lines[row].correct) for row in self.usable.row.tolist()]
 
 
 def read_inputs(
@@ -110,13 +136,15 @@ def read_inputs(
         "world": {
             "name": paths.name or (synthetic and made.get("world")) or folder.name,
             "synthetic": synthetic,
-            "corpus": xxhash.xxh3_128_hexdigest("".join(usable.corpus.sha256)),
             "reading": corpus_reading(usable),
             "benchmark": file_sha256(benchmark),
             "candidates": None if candidates is None else file_sha256(candidates),
         },
-        "model": fingerprint(paths.model),
+        # Beside the world, which may have several.
+        "corpus": xxhash.xxh3_128_hexdigest("".join(usable.corpus.sha256)),
+        "model": fingerprint(paths.model, paths.backbone),
         "training": training,
+        "threshold": "cross-fitted",
     }
     images = paths.images
     if images is None:
@@ -128,7 +156,7 @@ def read_inputs(
 
 
 def _check_split(solutions: Sequence[Solution], benchmark: Path) -> None:
-    """Before hours of training: some solutions must be left to choose a threshold."""
+    """Before hours of training: both halves must be able to choose a threshold."""
     labels = [solution.labels for solution in solutions]
     steps = step_scores(
         [solution.record.source or "" for solution in solutions],
@@ -139,11 +167,11 @@ def _check_split(solutions: Sequence[Solution], benchmark: Path) -> None:
     if not steps.n_steps:
         raise DataError(f"{benchmark}: every label is 0 (neutral): nothing to judge by")
     try:
-        decide(steps, "held-out")
+        decide(steps, "cross-fitted")
     except DataError:
         raise DataError(
-            f"{benchmark}: {len(solutions)} solutions are too few to hold some out for "
-            "the decision threshold"
+            f"{benchmark}: {len(solutions)} solutions are too few to choose the "
+            "decision threshold of each half on the other"
         ) from None
 
 
@@ -153,8 +181,6 @@ def _corpus_folder(usable: SelectableCorpus) -> Path:
 
 
 def _first_images(usable: SelectableCorpus) -> Sequence[str]:
-    import numpy as np
-
     from mprm_jax.data.loader import CorpusExamples
 
     # Nothing is encoded to read one record.
@@ -162,19 +188,20 @@ def _first_images(usable: SelectableCorpus) -> Sequence[str]:
     return CorpusExamples(usable, np.arange(1), encode, None).record(0).images
 
 
-def fingerprint(model: str) -> str:
+def fingerprint(model: str, backbone: str = "full") -> str:
     """Hash of a model's weights and configuration, without opening it.
 
-    Of files beyond 2 MiB the size and both ends count.
+    Of files beyond 2 MiB the size and both ends count. ``backbone`` as in
+    :class:`InputPaths`.
 
     Raises:
         DataError: there is no model of that name.
     """
     digest = xxhash.xxh3_128()
     if model == TINY:
-        from mprm_jax.models.tiny import WEIGHTS
+        from mprm_jax.models.tiny import pretrained_bytes
 
-        digest.update((resources.files("mprm_jax.models") / WEIGHTS).read_bytes())
+        digest.update(pretrained_bytes(backbone))
         return digest.hexdigest()
     folder = Path(model)
     if not folder.is_dir():

@@ -155,40 +155,36 @@ class Bench:
             DataError: as :meth:`predict`.
         """
         steps = columns(self.predict(params))
-        decision, left = decide(steps, "held-out")
-        evaluated = steps.take(left)
+        decision, _ = decide(steps, "cross-fitted")
         return {
-            "micro_f1": float(f1_at(evaluated, decision.threshold).micro_f1),
-            "auroc": auroc(evaluated.scores, evaluated.correct),
+            "micro_f1": float(f1_at(steps, decision.at(steps)).micro_f1),
+            "auroc": auroc(steps.scores, steps.correct),
         }
 
     def judge(self, params: Params) -> dict[str, Any]:
         """All metrics of a model as JSON values, with replicates of the main ones.
 
-        ``micro_f1`` takes its threshold from held-out rollouts, which are then left out
-        of every metric; ``micro_f1_on_test`` from the very rollouts it is measured on,
-        all of them, as the released evaluator does: it flatters.
+        ``micro_f1`` takes the threshold of each half of the rollouts from the other,
+        ``micro_f1_on_test`` one from the very rollouts it is measured on, as the
+        released evaluator does: it flatters. All rollouts are judged.
 
         Raises:
             DataError: as :meth:`predict`.
         """
         rows = self.predict(params)
         steps = columns(rows)
-        decision, left = decide(steps, "held-out")
-        evaluated = steps.take(left)
-        prior = None
-        if self.prior is not None:
-            of_steps = read_prior(self.prior, "slip_prior", rows)
-            prior = of_steps[np.isin(steps.rollout, left)]
-        metrics = evaluation(evaluated, decision, replicates=0, prior=prior)
+        decision, _ = decide(steps, "cross-fitted")
+        prior = self.prior and read_prior(self.prior, "slip_prior", rows)
+        metrics = evaluation(steps, decision, replicates=0, prior=prior)
         rng = np.random.default_rng(0)
-        drawn = replicate(evaluated, decision.threshold, REPLICATES, rng)
+        drawn = replicate(steps, decision.at(steps), REPLICATES, rng)
         found = {name: getattr(metrics, name) for name in _STORED}
         if prior is not None:
             found["slip_prior_auroc"] = metrics.prior and metrics.prior.auroc
         return found | {
             "micro_f1_on_test": float(f1_at(steps, best_threshold(steps)).micro_f1),
             "threshold": decision.threshold,
+            "thresholds": decision.halves,
             "bootstrap": {
                 "micro_f1": _json_numbers(drawn.f1.micro_f1),
                 "auroc": _json_numbers(drawn.auroc),

@@ -20,7 +20,7 @@ from experiments.console.training import (
     PriceOptions,
     TrainingOptions,
 )
-from experiments.grid.plan import BASE, FULL, Cell, Grid
+from experiments.grid.plan import BASE, CONTROLS, FULL, Cell, Grid
 from mprm_jax.train.config import LossKind, Objective
 from theory.scores import DEFAULT_ALPHA, check_alpha
 from theory.selection import RULE_NAMES, budget
@@ -83,7 +83,9 @@ class Options(CorpusOptions):
         rules: Of mprm select, separated by commas.
         keep_ratios: Shares of the rollouts of each source that the rules keep.
         alphas: BIS's, for the rules that have one.
-        labels: hard, soft and beta-binomial, as mprm train --labels.
+        labels: hard, soft and beta-binomial, as mprm train --labels; and for random and
+            bis on a simulated world clean (the truth), blind (as many wrong labels of
+            each kind, placed at random) and all-positive.
         label_thresholds: Of hard labels, in [0, 1).
         seeds: How many (3: the seeds 0, 1 and 2), or which ones (0,1,5; one alone: 7,).
         references: full: trained on all rollouts; base: the model as it is; or none.
@@ -132,7 +134,7 @@ class Options(CorpusOptions):
         """The same settings as `mprm train` has them, for a cell of the grid."""
         if cell is None or cell.seed is None:
             return dataclasses.replace(self.settings, seed=self.seed)
-        labels: Any = cell.arm.labels
+        labels: Any = "hard" if cell.arm.is_control else cell.arm.labels
         objective = ObjectiveOptions(labels, cell.arm.label_threshold or 0.0)
         return dataclasses.replace(self.settings, seed=cell.seed, objective=objective)
 
@@ -213,7 +215,8 @@ def parse_grid(options: Options) -> Grid:
     Raises:
         UsageError: naming the option, and what is known or allowed.
     """
-    kinds = _known(options.labels, "--labels", get_args(LossKind))
+    named = _known(options.labels, "--labels", (*get_args(LossKind), *CONTROLS))
+    kinds = [kind for kind in named if kind not in CONTROLS]
     thresholds = _numbers(
         options.label_thresholds,
         "--label-thresholds",
@@ -233,5 +236,6 @@ def parse_grid(options: Options) -> Grid:
         alphas=_numbers(options.alphas, "--alphas", check_alpha),
         labels=tuple(labels),
         seeds=parse_seeds(options.seeds),
+        controls=tuple(kind for kind in named if kind in CONTROLS),
         references=_known(options.references, "--references", (FULL, BASE, "none")),
     )

@@ -19,8 +19,15 @@ RANDOM, BIS = "random", "bis"
 # In the order of the paper's comparison.
 PAPER_RULES: tuple[RuleName, ...] = ("random", "bis", "mixed", "low-mc", "reliable")
 
-# References: all rollouts; Random's rollouts with their true labels; no training.
-FULL, CLEAN, BASE = "full", "clean", "base"
+# References: all rollouts; no training.
+FULL, BASE = "full", "base"
+
+# Labels that only the truth gives, of the steps that are right or wrong: the truth;
+# hard labels, but as many wrong ones of each kind placed at random; 1 for every step.
+CLEAN, BLIND, ALL_POSITIVE = "clean", "blind", "all-positive"
+CONTROLS = (CLEAN, BLIND, ALL_POSITIVE)
+# The rules that are compared under them.
+CONTROLLED = (RANDOM, BIS)
 
 # The others rank the same at every alpha.
 RULES_WITH_ALPHA = ("bis", "shrunken-bis", "ccs", "step-matched-random")
@@ -37,7 +44,7 @@ class Arm:
         rule: of :mod:`theory.selection`, or one of the references.
         keep_ratio: rho; 1 for all rollouts.
         alpha: BIS's, of the rules that have one.
-        labels: what the loss is made from.
+        labels: what the loss is made from; see :data:`CONTROLS`.
         label_threshold: of hard labels.
 
     Raises:
@@ -60,9 +67,9 @@ class Arm:
         return self.rule in RULE_NAMES
 
     @property
-    def selects(self) -> bool:
-        """Whether its rollouts are chosen: a rule's, or the clean labels'."""
-        return self.is_rule or self.rule == CLEAN
+    def is_control(self) -> bool:
+        """Whether its labels are made from the truth."""
+        return self.labels in CONTROLS
 
     @property
     def kind_of_labels(self) -> tuple[str | None, float | None]:
@@ -73,7 +80,7 @@ class Arm:
     def name(self) -> str:
         """Short and unique within a grid; names a folder, too."""
         parts = [self.rule]
-        if self.selects:
+        if self.is_rule:
             parts.append(f"keep{self.keep_ratio:g}")
         if self.alpha is not None:
             parts.append(f"alpha{self.alpha:g}")
@@ -87,7 +94,7 @@ class Arm:
     def selection(self, seed: int) -> SelectionOptions:
         """The selection of an arm: rollouts per source, ties by content."""
         assert self.keep_ratio is not None
-        rule: Any = RANDOM if self.rule == CLEAN else self.rule
+        rule: Any = self.rule
         return SelectionOptions(
             rule=rule,
             keep_ratio=self.keep_ratio,
@@ -104,7 +111,7 @@ class Cell(NamedTuple):
 
     Attributes:
         arm: what it is trained on.
-        seed: of ties, fillers, a fresh head and the order of the rollouts, paired over
+        seed: of ties, fillers, blind labels and the order of the rollouts, paired over
             arms; None for the model as it is.
     """
 
@@ -121,7 +128,7 @@ class Cell(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Grid:
-    """All cells: rules x keep ratios x alphas x labels x seeds, and the references.
+    """All cells: rules x keep ratios x alphas x labels x seeds, controls, references.
 
     Attributes:
         rules: at least one.
@@ -129,9 +136,10 @@ class Grid:
         alphas: for the rules that have one.
         labels: (what the loss is made from, threshold of hard labels or None).
         seeds: distinct.
-        references: of :data:`FULL`, :data:`CLEAN` and :data:`BASE`.
-        fresh_head: whether every seed starts from a random head of its own, the
-            untrained base too; else all start from the model as it is.
+        references: of :data:`FULL` and :data:`BASE`.
+        controls: of :data:`CONTROLS`, for those of :data:`CONTROLLED` that are run.
+        full_seeds: that train on all rollouts, which costs as much as many arms; None:
+            all.
     """
 
     rules: tuple[RuleName, ...]
@@ -140,23 +148,21 @@ class Grid:
     labels: tuple[tuple[str, float | None], ...]
     seeds: tuple[int, ...]
     references: tuple[str, ...]
-    fresh_head: bool = False
+    controls: tuple[str, ...] = ()
+    full_seeds: tuple[int, ...] | None = None
 
     def arms(self) -> list[Arm]:
-        """Every arm that is trained: clean labels, which show whether anything can be
-        learned, then the rules, then all rollouts.
+        """Every arm that is trained: controls, of which clean labels show whether
+        anything can be learned, then the rules, then all rollouts.
         """
-        clean = self.keep_ratios if CLEAN in self.references else ()
+        controlled = [rule for rule in self.rules if rule in CONTROLLED]
+        kinds = [(control, None, controlled) for control in self.controls]
+        kinds += [(*labels, self.rules) for labels in self.labels]
         arms = [
-            Arm(CLEAN, keep_ratio, None, *labels)
-            for labels in self.labels
-            for keep_ratio in clean
-        ]
-        arms += [
-            Arm(rule, keep_ratio, alpha, *labels)
-            for labels in self.labels
+            Arm(rule, keep_ratio, alpha, labels, threshold)
+            for labels, threshold, rules in kinds
             for keep_ratio in self.keep_ratios
-            for rule in self.rules
+            for rule in rules
             for alpha in (self.alphas if rule in RULES_WITH_ALPHA else (None,))
         ]
         if FULL in self.references:
@@ -165,13 +171,15 @@ class Grid:
 
     def cells(self) -> list[Cell]:
         """Seed by seed, so that an interrupted run has whole comparisons."""
-        arms, base = self.arms(), Arm(BASE)
-        if BASE not in self.references:
-            return [Cell(arm, seed) for seed in self.seeds for arm in arms]
-        if self.fresh_head:
-            return [Cell(arm, seed) for seed in self.seeds for arm in (*arms, base)]
+        full = self.seeds if self.full_seeds is None else self.full_seeds
+        trained = [
+            Cell(arm, seed)
+            for seed in self.seeds
+            for arm in self.arms()
+            if arm.rule != FULL or seed in full
+        ]
         # First, because it needs the whole benchmark and no training.
-        return [Cell(base, None), *(Cell(arm, s) for s in self.seeds for arm in arms)]
+        return [Cell(Arm(BASE), None), *trained] if BASE in self.references else trained
 
 
 @dataclasses.dataclass(frozen=True)
@@ -216,7 +224,7 @@ def plan_cells(
             planned.append(Planned(cell, 0, 0, 0))
             continue
         rollouts = whole
-        if arm.selects:
+        if arm.is_rule:
             # Budgets do not depend on the seed, but for the rule that matches steps.
             counted = seed if arm.rule == "step-matched-random" else grid.seeds[0]
             options = arm.selection(counted)

@@ -27,7 +27,7 @@ from experiments.grid.answer import (
 from experiments.grid.plan import (
     BASE,
     BIS,
-    CLEAN,
+    CONTROLS,
     DEMO,
     FULL,
     PAPER_RULES,
@@ -43,7 +43,7 @@ from theory.intervals import Estimate, Score, holm, mean_over_seeds
 from theory.scores import DEFAULT_ALPHA
 from theory.selection import RULE_NAMES
 
-_ORDER = (*dict.fromkeys((*PAPER_RULES, *RULE_NAMES)), FULL, CLEAN, BASE)
+_ORDER = (*dict.fromkeys((*PAPER_RULES, *RULE_NAMES)), FULL, BASE)
 
 NAMES = {
     RANDOM: "Random",
@@ -52,7 +52,6 @@ NAMES = {
     "low-mc": "Low-MC",
     "reliable": "Reliable",
     FULL: "full data",
-    CLEAN: "clean labels",
     BASE: "untrained base",
 }
 
@@ -116,6 +115,7 @@ class Metrics(msgspec.Struct, frozen=True):
         best_of_n: accuracy of reranking.
         per_source: macro-F1 by benchmark source.
         threshold: a step is called right if its score reaches it.
+        thresholds: of the two halves of the rollouts; ``threshold`` is their mean.
         curve: (update, training loss).
         eval_curve: (update, AUROC on the benchmark).
         f1_curve: (update, micro-F1 on the benchmark).
@@ -138,6 +138,7 @@ class Metrics(msgspec.Struct, frozen=True):
     best_of_n: BestOfN | None = None
     per_source: dict[str, Share | None] = {}
     threshold: float | None = None
+    thresholds: tuple[float, float] | None = None
     curve: Points = ()
     eval_curve: Points = ()
     f1_curve: Points = ()
@@ -208,8 +209,9 @@ class Gap:
         arm: of the rule.
         difference: in micro-F1, paired; None where they share no seed.
         adjusted_p: Holm's, over all gaps of two seeds or more that the run asks of
-            (the demo: BIS's; a grid: all); None for the others, and for those that have
-            no p-value, which count as 1 in the correction.
+            (the demo: BIS's; a grid: all; controls explain and are not asked of); None
+            for the others, and for those that have no p-value, which count as 1 in the
+            correction.
     """
 
     arm: Arm
@@ -255,8 +257,12 @@ class Outcome:
 
     @property
     def labels(self) -> list[Labels]:
-        """Kinds of labels, in order."""
-        arms = [one.arm for one in self.arms if one.arm.labels is not None]
+        """Kinds of labels but for the controls', in order."""
+        arms = [
+            one.arm
+            for one in self.arms
+            if one.arm.labels is not None and not one.arm.is_control
+        ]
         return list(dict.fromkeys(arm.kind_of_labels for arm in arms))
 
     @property
@@ -439,7 +445,10 @@ def _outcome(name: str, results: Sequence[Result]) -> Outcome:
 
 
 def _shared(result: Result) -> dict[str, Any]:
-    return {name: value for name, value in result.config.items() if name != "arm"}
+    own = {"arm"}
+    if "corpora" in result.config.get("world", ()):
+        own.add("corpus")
+    return {name: value for name, value in result.config.items() if name not in own}
 
 
 def _place(arm: Arm) -> tuple[Any, ...]:
@@ -447,6 +456,7 @@ def _place(arm: Arm) -> tuple[Any, ...]:
     return (
         not arm.is_rule,
         arm.rule == BASE,
+        CONTROLS.index(arm.labels) + 1 if arm.labels in CONTROLS else 0,
         arm.labels or "",
         arm.label_threshold or 0.0,
         keep if arm.is_rule else 0.0,
@@ -473,7 +483,7 @@ def _gaps(arms: Sequence[ArmResults], tested: Sequence[str]) -> tuple[Gap, ...]:
     repeated = [
         i
         for i, (arm, of) in enumerate(found)
-        if arm.rule in tested and of and of.seeds >= 2
+        if arm.rule in tested and not arm.is_control and of and of.seeds >= 2
     ]
     p_values = [of.p if (of := found[i][1]) else None for i in repeated]
     corrected = holm([1.0 if p is None else p for p in p_values])
@@ -489,12 +499,12 @@ def arm_name(arm: Arm, outcome: Outcome) -> str:
     """How people call an arm; settings that all arms share are left out."""
     parts = [NAMES.get(arm.rule, arm.rule)]
     several = outcome.experiment == SELECTION or len(outcome.keep_ratios) > 1
-    if arm.selects and arm.keep_ratio is not None and several:
+    if arm.is_rule and arm.keep_ratio is not None and several:
         parts.append(percent(arm.keep_ratio))
     name = [" ".join(parts)]
     if arm.rule in RULES_WITH_ALPHA and outcome.alphas != [DEFAULT_ALPHA]:
         name.append(f"alpha {arm.alpha:g}")
-    if arm.labels is not None and len(outcome.labels) > 1:
+    if arm.is_control or (arm.labels is not None and len(outcome.labels) > 1):
         name.append(labels_name(*arm.kind_of_labels))
     return ", ".join(name)
 
@@ -518,7 +528,7 @@ def answers(outcome: Outcome) -> list[dict[str, Any]]:
             "difference": _row(gap.difference),
         }
         for gap in outcome.gaps
-        if gap.arm.rule == BIS
+        if gap.arm.rule == BIS and not gap.arm.is_control
     ]
 
 

@@ -49,12 +49,14 @@ def run(options: Options) -> None:
         options.images,
         options.benchmark_images,
         options.settings.model,
-        options.name,
+        name=options.name,
     )
     inputs = read_inputs(usable, paths, training)
     folder = options.output / "results"
     found = read_results(folder, NAME)
     refuse_another_run(found, inputs.settings, store_path(folder, NAME))
+    if grid.controls:
+        inputs.truth_folder()
     planned = plan_cells(
         usable, grid, budget.batch_size, options.settings.matched_updates
     )

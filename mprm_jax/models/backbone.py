@@ -78,7 +78,7 @@ class Backbone:
 
     def init(self, key: jax.Array) -> Params:
         """Random parameters, head included, float32."""
-        return reward_head.attach(self.head, families.init(self.config, key), key)
+        return reward_head.attach(self.head, families.init(self.config, key))
 
     def reward_logits(self, params: Params, batch: Batch) -> jax.Array:
         """Yes, No and log concentration at every marker [B, S, 3], float32."""

@@ -13,7 +13,7 @@ from safetensors.numpy import load_file, save
 
 from mprm_jax.models import decoder
 from mprm_jax.models.families import BackboneConfig, with_language
-from mprm_jax.models.layers import Init, Params
+from mprm_jax.models.layers import Params
 from mprm_jax.records.problems import DataError
 
 # Rows of the language-model head that become Yes and No, in this order.
@@ -40,16 +40,18 @@ class RewardHead:
         return self.tokens is None or not self.tied
 
 
-def attach(head: RewardHead, params: Params, key: jax.Array) -> Params:
+def attach(head: RewardHead, params: Params) -> Params:
     """The parameters with a head: rows copied from the language model, or new ones.
 
-    The row of the log concentration begins at zero: concentration 1 everywhere.
+    New rows begin at zero, so that every step is scored 1/2 and the first updates fit
+    the head to the hidden states, not the hidden states to a random head. So does the
+    row of the log concentration: concentration 1 everywhere.
     """
     language = params["language"]
     width = language["embedding"].shape[1]
     made: Params = {"concentration": jnp.zeros((1, width), jnp.float32)}
     if head.tokens is None:
-        made["answers"] = Init(key).normal("answers", 2, width)
+        made["answers"] = jnp.zeros((2, width), jnp.float32)
     elif head.own_answers:
         rows = decoder.output_rows(language)
         made["answers"] = jnp.stack([rows[token] for token in head.tokens])

@@ -31,10 +31,11 @@ from mprm_jax.models.decoder import gather_positions
 from mprm_jax.models.layers import Params
 from mprm_jax.models.rope import Rope, frequencies, rotate, rotation
 from mprm_jax.models.tokenizer import TOKENIZER, parse_tokenizer, read_tokenizer
-from mprm_jax.records.problems import BadRecord, DataError
+from mprm_jax.records.problems import BadRecord, DataError, faults_of
 
 NAME = "tiny"
-WEIGHTS = "tiny_base.safetensors"
+# The shipped backbone that was pretrained in full; others have a name of their own.
+FULL = "full"
 
 # Side of the pictures that the patch embedding was trained on.
 IMAGE_PX = 48
@@ -386,20 +387,36 @@ def _by_name(params: Params) -> dict[str, Any]:
     return {name(path): leaf for path, leaf in flat}
 
 
-def pretrained() -> tuple[TinyModel, Params]:
-    """The backbone that ships with the package, with a head of zeros.
+def pretrained(name: str = FULL) -> tuple[TinyModel, Params]:
+    """A pretrained backbone, with a head of zeros.
 
     A zero head scores every step 1/2: nothing of the pretraining is in it.
+
+    Args:
+        name: :data:`FULL`, the updates of another that ships with the package, such as
+            ``2400``, or a file that mprm pretrain wrote.
+
+    Raises:
+        DataError: there is none, or it is damaged.
     """
-    model, params, _ = read_weights(*_shipped())
-    return model, params
+    model, params, _ = read_weights(pretrained_bytes(name), name)
+    return model, params | {"head": jax.tree.map(jnp.zeros_like, params["head"])}
 
 
-def pretraining_facts() -> dict[str, str]:
-    """How the shipped backbone was made: command, seed, data and metrics."""
-    return read_weights(*_shipped())[2]
+def pretraining_facts(name: str = FULL) -> dict[str, str]:
+    """How a backbone was made: command, seed, data and metrics; see
+    :func:`pretrained`.
+    """
+    return read_weights(pretrained_bytes(name), name)[2]
 
 
-def _shipped() -> tuple[bytes, str]:
-    file = resources.files("mprm_jax.models") / WEIGHTS
-    return file.read_bytes(), WEIGHTS
+def pretrained_bytes(name: str = FULL) -> bytes:
+    """The file of :func:`pretrained`."""
+    stem = "tiny_base" if name == FULL else f"tiny_base-{name}"
+    shipped = resources.files("mprm_jax.models") / f"{stem}.safetensors"
+    if Path(name).name == name and shipped.is_file():
+        return shipped.read_bytes()
+    if not Path(name).is_file():
+        raise DataError(f"{name}: no such backbone, neither shipped nor a file")
+    with faults_of(Path(name)):
+        return Path(name).read_bytes()

@@ -37,7 +37,7 @@ def test_its_logits_are_those_of_the_whole_head_at_the_markers(language):
         PLAIN,
     )
     whole = language_logits(language, params["language"], tokens, PLAIN)
-    params = reward_head.attach(head, params, KEY)
+    params = reward_head.attach(head, params)
     concentration = jax.random.normal(KEY, (1, language.width))
     params["head"]["concentration"] = concentration
     found = reward_head.reward_logits(head, language, params, hidden, marker)
@@ -53,7 +53,7 @@ def test_its_logits_are_those_of_the_whole_head_at_the_markers(language):
 def test_trained_rows_return_to_the_language_model():
     _, params = model(UNTIED)
     head = RewardHead((11, 4), tied=False)
-    attached = reward_head.attach(head, params, KEY)
+    attached = reward_head.attach(head, params)
     attached["head"]["answers"] = attached["head"]["answers"] + 1
     back = reward_head.detach(head, attached)
     assert back.keys() == params.keys()
@@ -69,16 +69,17 @@ def test_new_rows_are_no_rows_of_the_vocabulary():
     for language in (LANGUAGE, UNTIED):
         _, params = model(language)
         head = RewardHead(None, language.tied)
-        attached = reward_head.attach(head, params, KEY)
+        attached = reward_head.attach(head, params)
         assert attached["head"]["answers"].shape == (2, language.width)
-        assert attached["head"]["answers"].any()
+        # They begin at zero: every step is scored 1/2.
+        assert not attached["head"]["answers"].any()
         back = reward_head.detach(head, attached)
         jax.tree.map(np.testing.assert_array_equal, back, params)
 
 
 def test_what_is_trained():
     _, params = model(UNTIED)
-    params = reward_head.attach(RewardHead((11, 4), False), params, KEY)
+    params = reward_head.attach(RewardHead((11, 4), False), params)
     flags = families.trainable(params)
     assert flags["head"] == {"answers": True, "concentration": True}
     assert not flags["language"]["lm_head"]

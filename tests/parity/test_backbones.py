@@ -78,7 +78,7 @@ def our_loss(config, head, params, batch):
 
 def with_head(config, params):
     head = RewardHead((YES, NO), config.language.tied)
-    return head, reward_head.attach(head, params, jax.random.key(0))
+    return head, reward_head.attach(head, params)
 
 
 def reference_gradients(made):

@@ -6,7 +6,6 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 
 from mprm_jax.data.prompt import add_step_marker, token_id
@@ -30,7 +29,6 @@ def load_backbone(
     prompting: Prompting | None = None,
     compute: Compute | None = None,
     sharding: tensors.ShardingRule | None = None,
-    key: jax.Array | None = None,
 ) -> tuple[Backbone, Params]:
     """A process reward model from released tensors.
 
@@ -46,7 +44,6 @@ def load_backbone(
             model's context.
         compute: precision and rematerialisation; None: bfloat16, each layer again.
         sharding: see ``tensors.load_pretrained``.
-        key: for new rows.
 
     Raises:
         DataError: something in the folder cannot be used.
@@ -59,8 +56,7 @@ def load_backbone(
     )
     config, params = reward_head.grow_vocabulary(config, params, marker + 1)
     head = dataclasses.replace(backbone.head, tied=config.language.tied)
-    key = jax.random.key(0) if key is None else key
-    params = reward_head.attach(head, params, key)
+    params = reward_head.attach(head, params)
     params |= {"head": params["head"] | own}
     return dataclasses.replace(backbone, config=config, head=head), params
 
