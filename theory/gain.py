@@ -33,6 +33,8 @@ of the same order, the curvature's along w and the bias of w_n, are left out.
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 from numpy.typing import ArrayLike
 from scipy.special import expit, logit, ndtr, ndtri
@@ -55,6 +57,11 @@ _NODES = 64
 
 # Beyond it the normal distribution is 1 in float64.
 _LARGEST_Z = 40.0
+
+# Gauss-Hermite nodes of a cell's noise.
+_NOISE_NODES = 15
+
+_NEWTON_STEPS, _LARGEST_STEP, _TOLERANCE = 60, 2.0, 1e-9
 
 # Decades of k that a fit searches.
 _DECADES = (-6.0, 6.0)
@@ -279,3 +286,134 @@ def gaussian_constant(
     )
     relative = found.cov[2, 2] * (separation / found.w[1]) ** 2
     return float(across / dimension * information * relative / 2)
+
+
+# --- where labels of cells lead -------------------------------------------------------
+
+
+class Cells(NamedTuple):
+    """Steps alike in all that the law of their features and labels depends on.
+
+    Attributes:
+        mean_CxD: of their features, without what all steps share, finite.
+        label_C: 0 or 1.
+        weight_C: share of the subset's steps, > 0, summing to 1.
+    """
+
+    mean_CxD: np.ndarray
+    label_C: np.ndarray
+    weight_C: np.ndarray
+
+
+class Minimiser(NamedTuple):
+    """Where logistic regression on many labels of a subset goes.
+
+    Attributes:
+        w_D: its weights.
+        cov_DxD: limit of n times the covariance of a fit to n independent labels, by
+            the sandwich.
+    """
+
+    w_D: np.ndarray
+    cov_DxD: np.ndarray
+
+
+def noisy_minimiser(cells: Cells, variance: float) -> Minimiser:
+    """What minimises the expected logistic loss of a population, by Newton's method.
+
+    Of features normal around their cell's mean with this variance of each coordinate;
+    there is an intercept, too. Along w the noise is integrated by Gauss-Hermite, across
+    w it enters the curvature only.
+
+    Args:
+        cells: of the population.
+        variance: of each coordinate within a cell, > 0.
+
+    Raises:
+        ValueError: the labels are all equal, or the variance is not positive.
+
+    Example:
+        >>> import numpy as np
+        >>> cells = Cells(np.array([[-1.0], [1.0]]), np.array([0, 1]), np.full(2, 0.5))
+        >>> noisy_minimiser(cells, 1.0).w_D.round(2)
+        array([2.])
+    """
+    node, weight = np.polynomial.hermite_e.hermegauss(_NOISE_NODES)
+    weight = cells.weight_C[:, None] * weight / weight.sum()
+    variance = float(check_positive("variance", variance))
+    label_Cx1 = cells.label_C[:, None]
+    share = float(cells.weight_C @ cells.label_C)
+    if not 0 < share < 1:
+        raise ValueError("labels that are all equal have no minimiser")
+    phi = np.hstack([np.ones((len(label_Cx1), 1)), cells.mean_CxD])
+    spread = np.sqrt(variance)
+    beta = np.zeros(phi.shape[1])
+    beta[0] = logit(share)
+
+    def moment(of: np.ndarray, unit: np.ndarray) -> np.ndarray:
+        """Sum of ``of phi phi'`` over cells and noise."""
+        mixed = spread * np.outer(phi.T @ (of @ node), unit)
+        along = (of @ (node**2 - 1)).sum() * np.outer(unit, unit)
+        across = of.sum() * np.diag(np.append(0.0, np.ones(len(unit) - 1)))
+        means = phi.T @ (of.sum(axis=1)[:, None] * phi)
+        return means + mixed + mixed.T + variance * (along + across)
+
+    def at(beta: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Probabilities at cells and nodes, and the direction of the weights."""
+        length = float(np.linalg.norm(beta[1:]))
+        logits = (phi @ beta)[:, None] + spread * length * node
+        return expit(logits), np.append(0.0, beta[1:]) / (length or 1.0)
+
+    for _ in range(_NEWTON_STEPS):
+        s, unit = at(beta)
+        residual = weight * (s - label_Cx1)
+        gradient = phi.T @ residual.sum(axis=1)
+        gradient += spread * (residual @ node).sum() * unit
+        step = np.linalg.solve(moment(weight * s * (1 - s), unit), -gradient)
+        largest = np.abs(phi @ step).max() + spread * np.linalg.norm(step[1:])
+        beta += step * (_LARGEST_STEP / max(largest, _LARGEST_STEP))
+        if largest < _TOLERANCE:
+            break
+    s, unit = at(beta)
+    inverse = np.linalg.inv(moment(weight * s * (1 - s), unit))
+    cov = inverse @ moment(weight * (s - label_Cx1) ** 2, unit) @ inverse
+    return Minimiser(beta[1:], cov[1:, 1:])
+
+
+def cells_auroc(
+    w_D: ArrayLike,
+    mean_CxD: ArrayLike,
+    right_C: ArrayLike,
+    weight_C: ArrayLike,
+    variance: float,
+) -> float:
+    """AUROC of a linear score on steps that are normal around their cell's mean,
+    ``sum_ij a_i b_j Phi(<w, m_i - m_j> / (|w| sqrt(2 variance)))`` over right cells i
+    and wrong cells j, a and b their shares of each class (Bamber 1975).
+
+    Args:
+        w_D: weights, not 0.
+        mean_CxD: of the features of each cell.
+        right_C: whether its steps are right.
+        weight_C: of its steps, >= 0.
+        variance: of each coordinate within a cell, > 0.
+
+    Raises:
+        ValueError: there is no right or no wrong step, or an argument is outside its
+            range.
+
+    Example:
+        >>> round(cells_auroc([1, 0], [[1, 0], [0, 5]], [True, False], [1, 1], 0.5), 3)
+        0.841
+    """
+    w, weight = check_finite("w_D", w_D), check_nonnegative("weight_C", weight_C)
+    score = check_finite("mean_CxD", mean_CxD) @ w
+    right = np.asarray(right_C, bool)
+    classes = check_positive(
+        "weight of a class", [weight[right].sum(), weight[~right].sum()]
+    )
+    spread = np.sqrt(2 * check_positive("variance", variance) * (w @ w))
+    won = ndtr(
+        np.subtract.outer(score[right], score[~right]) / check_positive("|w|", spread)
+    )
+    return float(weight[right] @ won @ weight[~right] / classes.prod())

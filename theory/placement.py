@@ -13,6 +13,7 @@ from numpy.typing import ArrayLike
 
 from theory.agreement import auroc
 from theory.domain import check_probability
+from theory.rollouts import Rollouts
 
 
 class NoiseByPosition(NamedTuple):
@@ -54,11 +55,9 @@ def noise_by_position(
         >>> found.positive_if_wrong_B.tolist(), found.position_auroc
         ([1.0, 0.0], 1.0)
     """
-    if bins < 1:
-        raise ValueError(f"bins must be at least 1, not {bins}")
     label, truth = np.asarray(label, bool), np.asarray(truth, bool)
     position = check_probability("position", position)
-    place = np.minimum((position * bins).astype(int), bins - 1)
+    place = part_of_rollout(position, bins)
 
     def rate(of: np.ndarray, noisy: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         steps = np.bincount(place[of], minlength=bins)
@@ -71,6 +70,35 @@ def noise_by_position(
     return NoiseByPosition(
         positive, negative, wrong, right, np.nan if told is None else told
     )
+
+
+def relative_position(rollouts: Rollouts) -> np.ndarray:
+    """j / (n - 1) of each step, float64 ``[n_steps]`` in [0, 1]; 0 for a rollout of one
+    step.
+    """
+    lengths = np.repeat(rollouts.lengths, rollouts.lengths)
+    first = np.repeat(rollouts.offsets[:-1], rollouts.lengths)
+    return (np.arange(rollouts.n_steps) - first) / np.maximum(lengths - 1, 1)
+
+
+def part_of_rollout(position: ArrayLike, bins: int = 3) -> np.ndarray:
+    """Which of the equal parts of [0, 1] a position lies in, integers below ``bins``.
+
+    Args:
+        position: in [0, 1]; one on a boundary falls into the later part.
+        bins: number of parts.
+
+    Raises:
+        ValueError: a position is outside [0, 1], or there is no part.
+
+    Example:
+        >>> part_of_rollout([0, 0.5, 1]).tolist()
+        [0, 1, 2]
+    """
+    if bins < 1:
+        raise ValueError(f"bins must be at least 1, not {bins}")
+    position = check_probability("position", position)
+    return np.minimum((position * bins).astype(int), bins - 1)
 
 
 def blind_noise(

@@ -22,7 +22,9 @@ from experiments.store.results import Result, append_results
 from mprm_jax.data.corpus import read_corpus, usable_rollouts
 from mprm_jax.records.problems import BadRecord, DataError, faults_of
 from mprm_jax.records.record import counts_from_score
-from theory.intervals import Interval, percentile_interval
+from theory.agreement import count_pairs, pair_plan
+from theory.intervals import Interval, draw_weights, percentile_interval
+from theory.placement import noise_by_position, part_of_rollout, relative_position
 from theory.rollouts import Rollouts
 
 if TYPE_CHECKING:
@@ -36,6 +38,11 @@ TRIALS = 16
 
 # Resamples of the rollouts behind the intervals, and their level.
 _REPLICATES = 2000
+
+# Parts of a rollout in which noise is told apart.
+THIRDS = 3
+
+_NOTHING = Interval(float("nan"), float("nan"))
 
 # Rollouts that the fitted model is sampled for.
 _SIMULATED = 20_000
@@ -53,9 +60,10 @@ class Options(ExperimentOptions):
 
     Reads rollouts whose steps have Monte-Carlo scores and the labels of judges that
     have not seen them (Med-PRM samples: one JSON list of objects with prm_soft_label
-    and prm_NAME_label per judge), prints P(judged wrong | K), fits the corpus models to
-    the counts, and sets P(r < 1/2 | K) of the fitted model beside it, and P(wrong | K)
-    of simulated scenes where their folders are given.
+    and prm_NAME_label per judge), prints P(judged wrong | K) and how often the label
+    1[K > 0] is wrong in each third of a rollout, fits the corpus models to the counts,
+    and sets P(r < 1/2 | K) of the fitted model beside it, and P(wrong | K) of simulated
+    scenes where their folders are given.
 
     Example: mprm run judges samples.json --world runs/demo/scarce/corpus
 
@@ -169,19 +177,67 @@ def intervals(
     rollouts: Rollouts, wrong: np.ndarray, rng: np.random.Generator
 ) -> list[tuple[float, float]]:
     """95 % intervals of :func:`wrong_by_count` by resampling whole rollouts."""
-    n = rollouts.n_rollouts
-    row, of_step = np.repeat(np.arange(n), rollouts.lengths), _bins(rollouts.successes)
+    return _share_intervals(
+        rollouts, _bins(rollouts.successes), wrong, len(BINS), _drawn(rollouts, rng)
+    )
+
+
+def _drawn(rollouts: Rollouts, rng: np.random.Generator) -> np.ndarray:
+    """How often each rollout is drawn, ``[replicates, n_rollouts]``."""
+    return draw_weights(np.zeros(rollouts.n_rollouts, int), _REPLICATES, rng)
+
+
+def _share_intervals(
+    rollouts: Rollouts, group: np.ndarray, hit: np.ndarray, groups: int, drawn_RxX: Any
+) -> list[tuple[float, float]]:
+    """Of the share of hits in each group of steps; a negative group is none."""
+    row = np.repeat(np.arange(rollouts.n_rollouts), rollouts.lengths)
     ends = []
-    for i in range(len(BINS)):
-        inside = of_step == i
-        steps = np.bincount(row[inside], minlength=n)
-        errors = np.bincount(row[inside], wrong[inside], minlength=n)
-        weight = rng.multinomial(n, np.full(n, 1 / n), size=_REPLICATES)
-        total = weight @ steps
-        drawn = (weight @ errors)[total > 0] / total[total > 0]
-        nothing = Interval(float("nan"), float("nan"))
-        ends.append(percentile_interval(drawn) or nothing)
+    for i in range(groups):
+        inside = group == i
+        steps = np.bincount(row[inside], minlength=rollouts.n_rollouts)
+        hits = np.bincount(row[inside], hit[inside], minlength=rollouts.n_rollouts)
+        total = drawn_RxX @ steps
+        share = (drawn_RxX @ hits)[total > 0] / total[total > 0]
+        ends.append(percentile_interval(share) or _NOTHING)
     return ends
+
+
+def by_position(
+    rollouts: Rollouts, wrong: np.ndarray, rng: np.random.Generator
+) -> dict[str, Any]:
+    """Rates of wrong labels 1[K > 0] in each third of a rollout, and how far position
+    tells them, with 95 % intervals by resampling whole rollouts.
+
+    Returns:
+        the fields of :class:`theory.placement.NoiseByPosition` and, under
+        ``intervals``, those of the two rates and of ``position_auroc``.
+    """
+    label, position = rollouts.successes > 0, relative_position(rollouts)
+    found = noise_by_position(label, ~wrong, position, THIRDS)
+    third, drawn_RxX = part_of_rollout(position, THIRDS), _drawn(rollouts, rng)
+
+    def ends(of: np.ndarray, hit: np.ndarray) -> list[tuple[float, float]]:
+        group = np.where(of, third, -1)
+        return _share_intervals(rollouts, group, hit, THIRDS, drawn_RxX)
+
+    row = np.repeat(np.arange(rollouts.n_rollouts), rollouts.lengths)
+    plan = pair_plan(-position[wrong], label[wrong], unit=row[wrong])
+    told = _NOTHING
+    if len(plan.groups):
+        wins, pairs = (one[0] for one in count_pairs(plan, drawn_RxX.T))
+        told = percentile_interval(wins[pairs > 0] / pairs[pairs > 0]) or _NOTHING
+    values = {
+        name: value.tolist() if isinstance(value, np.ndarray) else value
+        for name, value in found._asdict().items()
+    }
+    return values | {
+        "intervals": {
+            "positive_if_wrong_B": ends(wrong, label),
+            "negative_if_right_B": ends(~wrong, ~label),
+            "position_auroc": told,
+        }
+    }
 
 
 def scene_steps(folder: Path) -> tuple[np.ndarray, np.ndarray]:
@@ -251,6 +307,9 @@ def _measure(judged: Judged, options: Options) -> dict[str, Any]:
         "steps_by_bin": steps.tolist(),
         "wrong_by_count": columns,
         "intervals": spread,
+        "by_position": {
+            name: by_position(rollouts, wrong, rng) for name, wrong in judges.items()
+        },
         "negative_share": float(negative.mean()),
         "negative_of_wrong": {
             name: float(negative[wrong].mean()) if wrong.any() else float("nan")
@@ -286,6 +345,9 @@ def _text(metrics: Mapping[str, Any]) -> str:
     lines = [f"{n} left out: {reason}" for reason, n in metrics["left_out"].items()]
     lines += [f"P(wrong | K of {TRIALS}), 95 % intervals over rollouts:\n"]
     lines += [format_table(("", *names), rows)]
+    lines += ["\nwrong labels 1[K > 0] by third of the rollout, and how far position"]
+    lines += ["tells wrong steps labelled 1, which stand early, from the others:\n"]
+    lines += [format_table(_POSITION, _position_rows(metrics["by_position"])), ""]
     for name, share in metrics["negative_of_wrong"].items():
         lines += [f"of the steps that {name} calls wrong, K = 0 in {100 * share:.0f} %"]
     for pair, share in metrics["agreement"].items():
@@ -302,6 +364,26 @@ def _text(metrics: Mapping[str, Any]) -> str:
         if one["misses"]:
             rows.append(("", "", f"cannot reach {one['misses']}"))
     return "\n".join([*lines, format_table(("model", "by", "parameters"), rows)])
+
+
+_POSITION = ("", "steps", "first", "middle", "last", "position's AUROC")
+
+
+def _position_rows(by_judge: Mapping[str, Any]) -> list[Sequence[str]]:
+    rows: list[Sequence[str]] = []
+    for name, found in by_judge.items():
+        for title, rate, steps in (
+            ("P(K > 0 | wrong)", "positive_if_wrong_B", "wrong_B"),
+            ("P(K = 0 | right)", "negative_if_right_B", "right_B"),
+        ):
+            of_wrong, ends = steps == "wrong_B", found["intervals"]
+            told = _share(found["position_auroc"]) if of_wrong else ""
+            shares = (_share(share) for share in found[rate])
+            rows.append((f"{name}: {title}", str(sum(found[steps])), *shares, told))
+            limits = [*ends[rate], *([ends["position_auroc"]] if of_wrong else [])]
+            spans = [f"{_share(a)}-{_share(b)}" for a, b in limits]
+            rows.append(("", "", *spans, *([] if of_wrong else [""])))
+    return rows
 
 
 def _share(value: float) -> str:

@@ -47,6 +47,7 @@ from experiments.map.worlds import read_worlds
 from experiments.store.experiment import SizedOptions, complete
 from experiments.store.results import REFERENCE, Result
 from experiments.students.arms import Arm
+from theory.gain import Cells, noisy_minimiser
 
 if TYPE_CHECKING:
     from experiments.students.worlds import World
@@ -58,13 +59,11 @@ NAME = "gain"
 # minimiser's AUROC is averaged.
 CORPORA, FRAMES = 8, 12
 
-# Cells of ease, each with its mean; nodes of the normal variable.
-_EASE_CELLS, _NODES = 40, 15
+# Cells of ease, each with its mean.
+_EASE_CELLS = 40
 
 # No student has the seeds from here on, of the thousand of an experiment's seed.
 _FIRST_SEED = 500
-
-_NEWTON_STEPS, _LARGEST_STEP, _TOLERANCE = 60, 2.0, 1e-9
 
 DIMENSION = 32
 
@@ -83,86 +82,6 @@ OPTIONS = Options
 
 
 # --- what a subset's labels are worth -------------------------------------------------
-
-
-class Cells(NamedTuple):
-    """Steps alike in all that the law of their features and labels depends on.
-
-    Attributes:
-        mean_CxD: of their features, without what all steps share.
-        label_C: 0 or 1.
-        weight_C: share of the subset's steps, > 0.
-    """
-
-    mean_CxD: np.ndarray
-    label_C: np.ndarray
-    weight_C: np.ndarray
-
-
-class Minimiser(NamedTuple):
-    """Where logistic regression on many labels of a subset goes.
-
-    Attributes:
-        w_D: its weights.
-        cov_DxD: limit of n times the covariance of a fit to n independent labels, by
-            the sandwich.
-    """
-
-    w_D: np.ndarray
-    cov_DxD: np.ndarray
-
-
-def noisy_minimiser(cells: Cells, variance: float) -> Minimiser:
-    """What minimises the expected logistic loss.
-
-    Of features normal around their cell's mean with this variance of each coordinate;
-    there is an intercept, too. Along w the noise is integrated by Gauss-Hermite, across
-    w it enters the curvature only.
-
-    Raises:
-        ValueError: the labels are all equal.
-    """
-    from scipy.special import expit, logit
-
-    node, weight = np.polynomial.hermite_e.hermegauss(_NODES)
-    weight = cells.weight_C[:, None] * weight / weight.sum()
-    label_Cx1 = cells.label_C[:, None]
-    share = float(cells.weight_C @ cells.label_C)
-    if not 0 < share < 1:
-        raise ValueError("labels that are all equal have no minimiser")
-    phi = np.hstack([np.ones((len(label_Cx1), 1)), cells.mean_CxD])
-    spread = np.sqrt(variance)
-    beta = np.zeros(phi.shape[1])
-    beta[0] = logit(share)
-
-    def moment(of: np.ndarray, unit: np.ndarray) -> np.ndarray:
-        """Sum of ``of phi phi'`` over cells and noise."""
-        mixed = spread * np.outer(phi.T @ (of @ node), unit)
-        along = (of @ (node**2 - 1)).sum() * np.outer(unit, unit)
-        across = of.sum() * np.diag(np.append(0.0, np.ones(len(unit) - 1)))
-        means = phi.T @ (of.sum(axis=1)[:, None] * phi)
-        return means + mixed + mixed.T + variance * (along + across)
-
-    def at(beta: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Probabilities at cells and nodes, and the direction of the weights."""
-        length = float(np.linalg.norm(beta[1:]))
-        logits = (phi @ beta)[:, None] + spread * length * node
-        return expit(logits), np.append(0.0, beta[1:]) / (length or 1.0)
-
-    for _ in range(_NEWTON_STEPS):
-        s, unit = at(beta)
-        residual = weight * (s - label_Cx1)
-        gradient = phi.T @ residual.sum(axis=1)
-        gradient += spread * (residual @ node).sum() * unit
-        step = np.linalg.solve(moment(weight * s * (1 - s), unit), -gradient)
-        largest = np.abs(phi @ step).max() + spread * np.linalg.norm(step[1:])
-        beta += step * (_LARGEST_STEP / max(largest, _LARGEST_STEP))
-        if largest < _TOLERANCE:
-            break
-    s, unit = at(beta)
-    inverse = np.linalg.inv(moment(weight * s * (1 - s), unit))
-    cov = inverse @ moment(weight * (s - label_Cx1) ** 2, unit) @ inverse
-    return Minimiser(beta[1:], cov[1:, 1:])
 
 
 class _Pool(NamedTuple):

@@ -18,6 +18,7 @@ import numpy as np
 from scipy.special import logsumexp
 
 from sim.corpus.draw import Simulation
+from theory import placement
 from theory.domain import check_nonnegative, check_probability
 
 # Ease and position are averaged over so many values per class; the noise of a feature
@@ -286,11 +287,8 @@ def bayes_logits(
 
 
 def relative_position(simulation: Simulation) -> np.ndarray:
-    """j / (n - 1) of each step, in [0, 1]; 0 for a rollout of one step."""
-    rollouts = simulation.rollouts
-    lengths = np.repeat(rollouts.lengths, rollouts.lengths)
-    first = np.repeat(rollouts.offsets[:-1], rollouts.lengths)
-    return (np.arange(rollouts.n_steps) - first) / np.maximum(lengths - 1, 1)
+    """:func:`theory.placement.relative_position` of a corpus."""
+    return placement.relative_position(simulation.rollouts)
 
 
 def _mean_r(simulation: Simulation) -> np.ndarray:

@@ -7,6 +7,7 @@ import pytest
 
 from experiments.corpora.judges import (
     Options,
+    by_position,
     intervals,
     read_judged,
     run,
@@ -66,6 +67,41 @@ def test_intervals_are_of_whole_rollouts(tmp_path):
     half = 1.96 * (wrong.mean() * (1 - wrong.mean()) / 100) ** 0.5
     assert low == pytest.approx(wrong.mean() - half, abs=0.02)
     assert high == pytest.approx(wrong.mean() + half, abs=0.02)
+
+
+def test_noise_by_position_has_intervals_of_whole_rollouts(tmp_path):
+    """Rollouts of three steps, whose truth and counts go together within each."""
+    rng = np.random.default_rng(0)
+    early = rng.random(200) < 0.8
+    # Wrong in the first and last third; the first is labelled positive in most.
+    samples = [sample([16 * e, 3, 0], [0, 1, 0], [1, 1, 1]) for e in early.tolist()]
+    judged = read_judged(write(tmp_path, samples))
+    of = by_position(judged.rollouts, judged.wrong["one"], np.random.default_rng(1))
+    share = early.mean()
+    np.testing.assert_array_equal(of["positive_if_wrong_B"], [share, np.nan, 0])
+    np.testing.assert_array_equal(of["negative_if_right_B"], [np.nan, 0, np.nan])
+    assert (of["wrong_B"], of["right_B"]) == ([200, 0, 200], [0, 200, 0])
+    # Positive ones are all first; of negative ones 200 are last, the rest first.
+    negatives = 200 + (~early).sum()
+    told = (200 + (~early).sum() / 2) / negatives
+    assert of["position_auroc"] == pytest.approx(told)
+    ends = of["intervals"]
+    half = 1.96 * np.sqrt(share * (1 - share) / 200)
+    expected = pytest.approx([share - half, share + half], abs=0.015)
+    assert list(ends["positive_if_wrong_B"][0]) == expected
+    assert list(ends["positive_if_wrong_B"][2]) == [0, 0]
+    assert np.isnan(ends["negative_if_right_B"]).tolist() == [
+        [True] * 2,
+        [False] * 2,
+        [True] * 2,
+    ]
+    # The AUROC is a function of the same share.
+    at = [(1 + x / 2) / (1 + x) for x in (1 - share + half, 1 - share - half)]
+    assert list(ends["position_auroc"]) == pytest.approx(at, abs=0.01)
+    none = by_position(judged.rollouts, judged.wrong["two"], np.random.default_rng(1))
+    assert np.isnan(
+        [none["position_auroc"], *none["intervals"]["position_auroc"]]
+    ).all()
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,381 @@
+"""What some rollouts whose steps were judged say of a corpus: how labels err in a
+subset, and what the formula of :mod:`theory.gain` makes of it.
+
+Steps alike in the bin of K/N, the third of the rollout, and whether the rollout is
+mixed, are a cell. Judged steps give the share of right ones in each cell, counts give
+how many steps of each cell a subset has. A cell of few judged steps is drawn to its bin
+and kind of rollout, that to its bin, and that to its own MC score, each with the
+weight of :data:`_PRIOR_STEPS` steps.
+
+The formula then needs what features show, which neither judges nor counts say: it is
+assumed (:class:`Assumed`). A step's features are normal with unit variance around
+
+    S (Z - 1/2) e_t + a g e_d + b (t - 1/2) e_p,
+
+g the standardised mean MC score of the rollout, t the step's relative position. Prior
+knowledge c is a model that has seen c clean labels of the corpus for each label of the
+subset.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import NamedTuple
+
+import numpy as np
+
+from theory.domain import check_nonnegative
+from theory.gain import (
+    Cells,
+    auroc_of_estimate,
+    cells_auroc,
+    noisy_minimiser,
+    relative_error,
+)
+from theory.placement import noise_by_position, part_of_rollout, relative_position
+from theory.rollouts import Rollouts
+
+# Upper ends of the bins of K/N between none and all.
+_SCORES = np.array([0, 2.5, 5.5, 10.5, 16]) / 16
+THIRDS = 3
+_EASES = 5
+CELLS = (len(_SCORES) + 1, THIRDS, 2)
+
+# Steps that what a cell is drawn to weighs.
+_PRIOR_STEPS = 4.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Assumed:
+    """What neither counts nor judged rollouts show.
+
+    Attributes:
+        separation: S, distance of right from wrong steps in features: clean labels
+            without end give AUROC Phi(S / sqrt 2).
+        ease: a, how strongly features show the rollout's ease.
+        position: b, how strongly they show the position.
+        dimension: d of the features, at least 4.
+        knowledge: c, clean labels seen before, per label of the subset.
+
+    Raises:
+        ValueError: a value is negative, or the dimension below 4.
+    """
+
+    separation: float = 1.35
+    ease: float = 0.7
+    position: float = 1.0
+    dimension: int = 32
+    knowledge: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name in ("separation", "ease", "position", "knowledge"):
+            check_nonnegative(name, getattr(self, name))
+        if self.dimension < 4:
+            raise ValueError(f"dimension must be at least 4, not {self.dimension}")
+
+
+class Steps(NamedTuple):
+    """The cell of every step, and its label 1[K > 0].
+
+    Attributes:
+        cell_S: index into :data:`CELLS`, flat.
+        label_S: boolean.
+        ease_S: bin of the rollout's mean MC score.
+        row_S: rollout of each step.
+    """
+
+    cell_S: np.ndarray
+    label_S: np.ndarray
+    ease_S: np.ndarray
+    row_S: np.ndarray
+
+
+def steps_of(rollouts: Rollouts) -> Steps:
+    """The cells of a corpus's steps.
+
+    Raises:
+        ValueError: a step was never sampled.
+    """
+    if not rollouts.measured.all():
+        raise ValueError("every step must be measured")
+    n = rollouts.n_rollouts
+    row = np.repeat(np.arange(n), rollouts.lengths)
+    score = rollouts.successes / rollouts.trials
+    # 0 alone is below the first end, and 1 alone above the last.
+    score_bin = np.searchsorted(_SCORES, score, "left")
+    score_bin[score == 1] = len(_SCORES)
+    mixed = (rollouts.n_positive > 0) & (rollouts.n_positive < rollouts.lengths)
+    mean = np.bincount(row, score, n) / np.maximum(rollouts.lengths, 1)
+    third = part_of_rollout(relative_position(rollouts), THIRDS)
+    cell = np.ravel_multi_index((score_bin, third, mixed[row].astype(int)), CELLS)
+    ease = np.minimum((mean * _EASES).astype(int), _EASES - 1)
+    return Steps(cell, rollouts.successes > 0, ease[row], row)
+
+
+def composition(steps: Steps, rows: np.ndarray | None = None) -> np.ndarray:
+    """Steps of a subset by cell and ease, ``[cells, eases]``; of all without rows."""
+    place = steps.cell_S * _EASES + steps.ease_S
+    if rows is not None:
+        place = place[np.isin(steps.row_S, rows)]
+    size = int(np.prod(CELLS)) * _EASES
+    return np.bincount(place, minlength=size).reshape(-1, _EASES).astype(float)
+
+
+# --- what judged steps say ------------------------------------------------------------
+
+
+class Judged(NamedTuple):
+    """Steps whose truth is known, of rollouts whose counts are.
+
+    Attributes:
+        cell_S: as :class:`Steps` has it.
+        label_S: 1[K > 0].
+        right_S: the truth.
+        position_S: relative, in [0, 1].
+        row_S: number of the judged rollout, below ``rollouts``.
+        rollouts: how many there are.
+    """
+
+    cell_S: np.ndarray
+    label_S: np.ndarray
+    right_S: np.ndarray
+    position_S: np.ndarray
+    row_S: np.ndarray
+    rollouts: int
+
+    def noise(self) -> float:
+        """How far position tells wrong steps labelled 1 from the others, in [0, 1];
+        1/2 where there is no such pair.
+        """
+        told = noise_by_position(self.label_S, self.right_S, self.position_S)
+        return float(np.nan_to_num(told.position_auroc, nan=0.5))
+
+
+def judged_steps(
+    rollouts: Rollouts, truth: np.ndarray, known: np.ndarray | None = None
+) -> Judged:
+    """The judged steps of some rollouts.
+
+    Args:
+        rollouts: the counts, every step measured.
+        truth: whether each step is right, ``[n_steps]``.
+        known: which steps were judged; all if None.
+
+    Raises:
+        ValueError: a step was never sampled, or none was judged.
+    """
+    steps = steps_of(rollouts)
+    known = np.ones(len(truth), bool) if known is None else known
+    if not known.any():
+        raise ValueError("no step was judged")
+    whole = (*steps[:2], np.asarray(truth, bool), relative_position(rollouts))
+    parts = (of[known] for of in (*whole, steps.row_S))
+    return Judged(*parts, rollouts.n_rollouts)
+
+
+def right_share(judged: Judged, weight_X: np.ndarray | None = None) -> np.ndarray:
+    """Share of right steps of each cell, shrunk, in (0, 1), ``[cells]``.
+
+    Args:
+        judged: the steps.
+        weight_X: how often each rollout counts; once each if None.
+    """
+    weight = 1.0 if weight_X is None else weight_X[judged.row_S]
+    weight = np.broadcast_to(weight, judged.cell_S.shape)
+    size = int(np.prod(CELLS))
+    steps, right = (
+        np.bincount(judged.cell_S, of, size).reshape(CELLS)
+        for of in (weight, weight * judged.right_S)
+    )
+    # The middle of the bins, never 0 or 1.
+    edges = np.concatenate([[0], _SCORES, [1]])
+    prior = ((edges[:-1] + edges[1:]) / 2).clip(1 / 32, 31 / 32)[:, None, None]
+    for axes in ((1, 2), (1,), ()):
+        of, hits = (x.sum(axis=axes, keepdims=True) for x in (steps, right))
+        prior = (hits + _PRIOR_STEPS * prior) / (of + _PRIOR_STEPS)
+    return np.broadcast_to(prior, CELLS).ravel()
+
+
+class Values(NamedTuple):
+    """What a label of a subset is worth.
+
+    Attributes:
+        ppv: Pr(right | K > 0).
+        npv: Pr(wrong | K = 0).
+        positive: share of positives.
+    """
+
+    ppv: float
+    npv: float
+    positive: float
+
+    @property
+    def information(self) -> float:
+        """J of a label, ``q~ (1 - q~) (PPV + NPV - 1)^2``
+        (:func:`theory.label_noise.noisy_fisher_weight`).
+        """
+        return self.positive * (1 - self.positive) * (self.ppv + self.npv - 1) ** 2
+
+
+def predictive_values(subset: np.ndarray, right: np.ndarray) -> Values:
+    """PPV and NPV of a subset; NaN of a label that it lacks.
+
+    Args:
+        subset: from :func:`composition`.
+        right: from :func:`right_share`.
+    """
+    steps, positive = subset.sum(axis=1), _positive()
+    ppv, npv = (
+        float(steps[of] @ share[of] / total) if (total := steps[of].sum()) else np.nan
+        for of, share in ((positive, right), (~positive, 1 - right))
+    )
+    return Values(ppv, npv, float(steps[positive].sum() / steps.sum()))
+
+
+def _positive() -> np.ndarray:
+    return np.unravel_index(np.arange(int(np.prod(CELLS))), CELLS)[0] > 0
+
+
+# --- what the formula makes of it -----------------------------------------------------
+
+
+def subset_auroc(
+    subset: np.ndarray, corpus: np.ndarray, right: np.ndarray, assumed: Assumed
+) -> float:
+    """AUROC, on the corpus's own steps, of a linear student of a subset, in [0, 1].
+
+    Args:
+        subset: from :func:`composition`; its sum is the number of labels.
+        corpus: of all rollouts.
+        right: from :func:`right_share`.
+        assumed: what features show, and what the student knows already.
+    """
+    truth, means = _means(corpus, assumed)
+    third = np.unravel_index(np.arange(len(right)), CELLS)[1]
+
+    def by_truth(table: np.ndarray, of: np.ndarray) -> np.ndarray:
+        """Steps by truth, third and ease, ``[2 x 3 x 5]`` flat."""
+        found = np.zeros((2, THIRDS, _EASES))
+        for z, share in enumerate((1 - right, right)):
+            np.add.at(found[z], third[of], table[of] * share[of, None])
+        return found.ravel()
+
+    positive, every = _positive(), np.ones(len(right), bool)
+    clean = by_truth(corpus, every)
+    seen = assumed.knowledge * subset.sum() * clean / clean.sum()
+    steps = np.concatenate(
+        [
+            by_truth(subset, ~positive) + np.where(truth, 0, seen),
+            by_truth(subset, positive) + np.where(truth, seen, 0),
+        ]
+    )
+    used = np.flatnonzero(steps)
+    n = steps.sum()
+    label = (used >= len(truth)).astype(int)
+    if label.min() == label.max():
+        return 0.5
+    cells = Cells(np.tile(means, (2, 1))[used], label, steps[used] / n)
+    w, cov = noisy_minimiser(cells, 1.0)
+    area = cells_auroc(w, means, truth, clean, 1.0)
+    within = np.eye(len(w)) + _within(means, truth, clean)
+    # The last coordinate shows nothing, and stands for all that do not.
+    rest = assumed.dimension - len(w)
+    error = relative_error(w, cov, within) + rest * cov[-1, -1] / (w @ within @ w)
+    return float(auroc_of_estimate(area, 1 / (1 + error / n)))
+
+
+def _means(corpus: np.ndarray, assumed: Assumed) -> tuple[np.ndarray, np.ndarray]:
+    """Truth and mean features of steps by truth, third and ease."""
+    truth, third, ease = np.indices((2, THIRDS, _EASES)).reshape(3, -1)
+    middle = (np.arange(_EASES) + 0.5) / _EASES
+    of = corpus.sum(axis=0) / corpus.sum()
+    mean = of @ middle
+    spread = max(np.sqrt(of @ (middle - mean) ** 2), 1 / (2 * _EASES))
+    features = (
+        assumed.separation * (truth - 0.5),
+        assumed.ease * (middle[ease] - mean) / spread,
+        assumed.position * ((third + 0.5) / THIRDS - 0.5),
+        np.zeros(len(truth)),
+    )
+    return truth == 1, np.stack(features, axis=1)
+
+
+def _within(means: np.ndarray, truth: np.ndarray, weight: np.ndarray) -> np.ndarray:
+    """Covariance of the cells' means given the truth, averaged over the classes."""
+    total = 0.0
+    for of in (truth, ~truth):
+        total = total + np.cov(means[of].T, aweights=weight[of], ddof=0) / 2
+    return np.asarray(total)
+
+
+def predicted_gain(
+    subset: np.ndarray,
+    baseline: np.ndarray,
+    corpus: np.ndarray,
+    right: np.ndarray,
+    assumed: Assumed,
+) -> float:
+    """Difference of AUROC of two subsets by the formula."""
+    return subset_auroc(subset, corpus, right, assumed) - subset_auroc(
+        baseline, corpus, right, assumed
+    )
+
+
+# --- inputs of the predictor ----------------------------------------------------------
+
+# Assumptions that differ in what features show: as assumed, neither ease nor position,
+# ease alone and strongly, position alone and strongly.
+_SHOWN = ({}, {"ease": 0, "position": 0}, {"ease": 2, "position": 0},
+          {"ease": 0, "position": 3})  # fmt: skip
+
+NAMES = (
+    "formula",
+    "formula, features blind",
+    "formula, ease shown",
+    "formula, position shown",
+    "log information ratio",
+    "PPV of BIS less that of Random",
+    "NPV of BIS less that of Random",
+    "PPV of Random",
+    "NPV of Random",
+    "position's AUROC of wrong positives",
+)
+
+# A subset without information has this much.
+_LEAST_INFORMATION = 1e-5
+
+
+def judged_inputs(
+    bis: np.ndarray, corpus: np.ndarray, keep_ratio: float, judged: Judged,
+    assumed: Assumed,
+) -> np.ndarray:  # fmt: skip
+    """Inputs of the predictor that judged rollouts give, ``[len(NAMES)]``.
+
+    Args:
+        bis: composition of BIS's subset.
+        corpus: of all rollouts; Random's subset is ``keep_ratio`` of it.
+        keep_ratio: rho.
+        judged: the steps.
+        assumed: what they do not show.
+    """
+    right, random = right_share(judged), keep_ratio * corpus
+    gains = [
+        predicted_gain(
+            bis, random, corpus, right, dataclasses.replace(assumed, **shown)
+        )
+        for shown in _SHOWN
+    ]
+    treated, baseline = (predictive_values(of, right) for of in (bis, random))
+    kept = [
+        np.log(max(np.nan_to_num(v.information), _LEAST_INFORMATION) * of.sum())
+        for v, of in ((treated, bis), (baseline, random))
+    ]
+    # A label that a subset lacks errs in no step.
+    ppv, npv = (
+        [float(np.nan_to_num(getattr(v, name), nan=1.0)) for v in (treated, baseline)]
+        for name in ("ppv", "npv")
+    )
+    return np.array(
+        [*gains, kept[0] - kept[1], ppv[0] - ppv[1], npv[0] - npv[1], ppv[1], npv[1],
+         judged.noise()]
+    )  # fmt: skip
