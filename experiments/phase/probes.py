@@ -16,7 +16,7 @@ import xxhash
 
 from experiments.corpora.scene_text import questions, step_texts
 from experiments.phase.cells import METRICS, Cell, gains_of
-from experiments.phase.design import CLEAN, HARD, KEEP_RATIOS, RULES, Probes
+from experiments.phase.design import CLEAN, HARD, KEEP_RATIOS, RULES, Nets, Probes
 from experiments.students.arms import BLIND_SHARE, Arm
 from experiments.students.runs import GivenTask, Lesson, SeenSteps, train_arms
 from experiments.students.worlds import BATCH
@@ -73,11 +73,13 @@ class Scenes(NamedTuple):
 
 
 @cache
-def drawn(design: Probes, world: str, seed: int) -> Scenes:
-    """A corpus and a benchmark of a visual world; equal seeds, equal scenes."""
+def drawn(world: str, rollouts: int, judged: int, seed: int) -> Scenes:
+    """A corpus and a benchmark of a visual world, those that
+    :func:`experiments.corpora.scenes.write_world` writes for this seed.
+    """
     streams = np.random.default_rng(seed).spawn(2)
-    parts = sample_corpus(WORLDS[world], design.rollouts, streams[0])
-    test = [part.solutions for part in sample_benchmark(design.judged, streams[1])]
+    parts = sample_corpus(WORLDS[world], rollouts, streams[0])
+    test = [part.solutions for part in sample_benchmark(judged, streams[1])]
     train = [part.solutions for part in parts]
     successes = np.concatenate([part.successes for part in parts])
     lengths = np.concatenate([np.diff(of.offsets) for of in train])
@@ -102,6 +104,11 @@ def drawn(design: Probes, world: str, seed: int) -> Scenes:
         Split(correct[judged_steps] == 1, source[judged_steps]),
         held_out[judged_steps],
     )
+
+
+def scenes_of(design: Probes | Nets, world: str, seed: int) -> Scenes:
+    """The scenes of a diagram."""
+    return drawn(world, design.rollouts, design.judged, seed)
 
 
 def truth_of(solutions: Solutions) -> np.ndarray:
@@ -235,7 +242,7 @@ def keep_hidden_states(
         for file, name in missing.items():
             model, params = tiny.pretrained(name)
             if prompts is None:
-                prompts = prompts_of(model, drawn(design, world, number), number)
+                prompts = prompts_of(model, scenes_of(design, world, number), number)
             _write(file, hidden_states(model, params, prompts))
         yield
 
@@ -263,7 +270,7 @@ def compute(
     found: list[dict[str, Any]] = [{name: [] for name in METRICS} for _ in arms]
     for unit in range(first.units):
         number = seed + unit
-        scenes = drawn(design, first.world, number)
+        scenes = scenes_of(design, first.world, number)
         hidden = _read(hidden_file(folder, first.world, number, backbone))
         hidden = standardised(hidden, scenes.rollouts.n_steps)
         seeds = range(seed + unit * first.seeds, seed + (unit + 1) * first.seeds)
@@ -275,7 +282,7 @@ def compute(
     follows = None
     if first.placement != CLEAN:
         follows = [
-            placement_of(drawn(design, first.world, number), labels, number)
+            placement_of(scenes_of(design, first.world, number), labels, number)
             for number in range(seed, seed + first.units)
         ]
     return gains_of(group, arms, found, follows)
@@ -299,7 +306,13 @@ def task_of(scenes: Scenes, hidden_SxD: np.ndarray, seed: int) -> GivenTask:
 
 
 def placement_of(scenes: Scenes, labels: str, seed: int) -> float:
-    """How far noise follows position in a corpus with these labels."""
+    """How far noise follows position in a corpus with these labels.
+
+    Args:
+        scenes: the corpus.
+        labels: kind of them; all but blind ones are hard.
+        seed: of the places of blind ones.
+    """
     label = scenes.rollouts.successes > 0
     if share := BLIND_SHARE.get(labels, 0.0):
         rng = np.random.default_rng([seed, _TIES])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -14,7 +14,16 @@ import tyro
 from experiments.console.command import answer
 from experiments.console.progress import progress
 from experiments.phase.cells import Cell, cell_of
-from experiments.phase.design import KEEP_RATIOS, NETS, POSITION, PROBES, STUDENTS
+from experiments.phase.design import (
+    KEEP_RATIOS,
+    NETS,
+    POSITION,
+    PROBES,
+    RULES,
+    STUDENTS,
+    Nets,
+    Probes,
+)
 from experiments.phase.report import Diagram, as_json, as_text
 from experiments.store.experiment import SizedOptions, complete
 
@@ -137,10 +146,17 @@ def _probes(options: Options) -> tuple[list[Diagram], int]:
         return probes.compute(group, design, backbone, folder, seed)
 
     def more(cell: Cell) -> dict[str, Any]:
-        of = probes.fingerprint(backbones[int(cell.knowledge)])
-        return {"rollouts": design.rollouts, "judged": design.judged, "backbone": of}
+        return _of_scenes(design, backbones[int(cell.knowledge)])
 
     return _complete(options, cells, more, compute)
+
+
+def _of_scenes(design: Probes | Nets, backbone: str) -> dict[str, Any]:
+    """What determines a cell beside its place."""
+    from experiments.phase.probes import fingerprint
+
+    sizes = {"rollouts": design.rollouts, "judged": design.judged}
+    return sizes | {"backbone": fingerprint(backbone)}
 
 
 def find_backbones(folder: Path, stages: Sequence[int]) -> dict[int, str]:
@@ -180,11 +196,20 @@ def _nets(options: Options) -> tuple[list[Diagram], int]:
     backbones = find_backbones(options.backbones, design.stages)
     cells = nets.cells(design, tuple(backbones))
     seed = 1000 * options.seed
-    nets.train(options, design, backbones, seed)
-    more = {"rollouts": design.rollouts, "judged": design.judged}
+    models = len(RULES) * design.units * len(cells)
+    left = models - len(nets.models(options.output))
+    with progress("training", max(left, 0), "models") as tick:
+        lines = nets.train(options.output, design, list(backbones.values()), seed)
+        for number, line in enumerate(lines, 1):
+            print(line, file=sys.stderr, flush=True)
+            tick(number)
+
+    def more(cell: Cell) -> dict[str, Any]:
+        of = backbones[int(cell.knowledge)]
+        return _of_scenes(design, of) | {"training": nets.TRAINING}
 
     def compute(group: Sequence[Cell]) -> list[dict[str, Any]]:
-        return [nets.read(options, design, cell, backbones, seed) for cell in group]
+        return nets.compute(group, design, backbones, options.output, seed)
 
     return _complete(options, cells, more, compute)
 
