@@ -7,7 +7,9 @@ from typing import Literal
 
 from theory.scores import DEFAULT_ALPHA
 
-LabelKind = Literal["hard-0", "hard-1", "hard-2", "soft", "counts", "clean"]
+LabelKind = Literal[
+    "hard-0", "hard-1", "hard-2", "soft", "counts", "clean", "blind", "all-positive"
+]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,7 +23,9 @@ class Arm:
         keep_ratio: rho.
         alpha: BIS's alpha.
         labels: "hard-i": 1[K > i]; "soft": K/N; "counts": K and N, by the
-            beta-binomial likelihood; "clean": the truth.
+            beta-binomial likelihood. Controls: "clean": the truth; "blind": as many
+            wrong labels of each kind as 1[K > 0] has in the arm's own subset, placed at
+            random; "all-positive".
         unit: of the budget.
         ties: how equal scores are ordered.
         matched: train for as many updates as on all data.

@@ -7,6 +7,7 @@ order of batches, so that arms are compared in pairs.
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, NamedTuple
@@ -26,6 +27,7 @@ from sim.students.evaluation import (
 from sim.students.plan import Training, plan_trainings, stack_plans
 from sim.students.problem import Problem, draw_problem
 from sim.students.train import Labels, Student, Sweep, logits, train
+from theory.placement import blind_noise
 from theory.rollouts import Rollouts
 from theory.scores import bis
 from theory.selection import budget, select
@@ -37,6 +39,63 @@ SEEDS = 20
 _CHUNK = 96
 
 _STEPS_ROUNDING = 4096
+
+# Names the streams of blind labels: (seed, 0) alone would be the stream of the seed.
+_BLIND = zlib.crc32(b"blind labels")
+
+
+# --- what arms are trained on ---------------------------------------------------------
+
+
+class SeenSteps(NamedTuple):
+    """Steps whose features come from anywhere, e.g. hidden states of a network.
+
+    Attributes:
+        features_SxD: what a student sees, float32.
+        right_S: the truth, boolean.
+    """
+
+    features_SxD: np.ndarray
+    right_S: np.ndarray
+
+
+@dataclass(frozen=True, eq=False)
+class GivenTask:
+    """What the arms of one seed share, of any origin.
+
+    Attributes:
+        rollouts: counts of the corpus.
+        content: uint64 hash of each rollout, which orders ties.
+        steps: of the corpus.
+        benchmark: steps that students are judged on.
+        split: truth and source of the benchmark's steps.
+        held_out_S: benchmark steps on which thresholds are chosen; the others are the
+            test.
+    """
+
+    rollouts: Rollouts
+    content: np.ndarray
+    steps: SeenSteps
+    benchmark: SeenSteps
+    split: Split
+    held_out_S: np.ndarray
+
+
+Task = Problem | GivenTask
+
+
+class Lesson(NamedTuple):
+    """How every arm is trained.
+
+    Attributes:
+        student: what is trained; an arm's labels decide its likelihood.
+        batch: rollouts per update.
+        passes: over the subset.
+    """
+
+    student: Student
+    batch: int
+    passes: int = 1
 
 
 # --- what an arm keeps ----------------------------------------------------------------
@@ -53,14 +112,16 @@ class Variant(NamedTuple):
         fills: whether rollouts that do not score above alpha are kept at all.
     """
 
-    order: Callable[[Problem], np.ndarray] | None = None
+    order: Callable[[Task], np.ndarray] | None = None
     last: Callable[[Rollouts], np.ndarray] | None = None
     filler: Callable[[Rollouts], np.ndarray] | None = None
     fills: bool = True
 
 
-def _ease(problem: Problem) -> np.ndarray:
+def _ease(problem: Task) -> np.ndarray:
     """A rollout's ease as features show it, which is its true mean r."""
+    if isinstance(problem, GivenTask):
+        raise ValueError("only simulated features have an ease")
     return problem.steps.ease_S[problem.rollouts.offsets[:-1]]
 
 
@@ -84,7 +145,7 @@ VARIANTS = {
 }
 
 
-def choose_rows(problem: Problem, arm: Arm) -> tuple[np.ndarray, float]:
+def choose_rows(problem: Task, arm: Arm) -> tuple[np.ndarray, float]:
     """Rows that an arm keeps, and the share of them that ties decided; of a variant of
     BIS, the share of its filler: rollouts not mixed.
 
@@ -110,7 +171,7 @@ def choose_rows(problem: Problem, arm: Arm) -> tuple[np.ndarray, float]:
     return selection.rows, selection.tied_share
 
 
-def _variant_rows(problem: Problem, variant: Variant, arm: Arm) -> np.ndarray:
+def _variant_rows(problem: Task, variant: Variant, arm: Arm) -> np.ndarray:
     """Rows with the largest keys of each source, equal ones by the variant's order."""
     rollouts = problem.rollouts
     key = bis(rollouts, arm.alpha)
@@ -188,90 +249,108 @@ def run_arms(
         checkpoints: also evaluate after so many updates.
         excess: whether to compute the excess risk, for which the Bayes rule is needed.
     """
-    bench = _Bench(
-        world,
-        [draw_problem(world.features, world.law, seed) for seed in seeds],
-        seeds,
-        checkpoints,
-        excess,
-    )
+    problems = [draw_problem(world.features, world.law, seed) for seed in seeds]
+    bayes = [problem.bayes for problem in problems] if excess else None
     metrics: list[dict[str, Any]] = [{} for _ in arms]
-    groups = {"cross-entropy": [], "beta-binomial": []}
-    for i, arm in enumerate(arms):
-        if arm.rule == "bayes":
-            metrics[i] = _bayes(bench)
-        else:
-            counts = arm.labels == "counts"
-            groups["beta-binomial" if counts else "cross-entropy"].append(i)
-    for likelihood, chosen in groups.items():
-        if chosen:
-            student = replace(world.student, likelihood=likelihood)
-            found = _train_arms(bench, student, [arms[i] for i in chosen])
-            for i, values in zip(chosen, found, strict=True):
-                metrics[i] = values
+    students = [i for i, arm in enumerate(arms) if arm.rule != "bayes"]
+    lesson = Lesson(world.student, world.batch, world.passes)
+    taught = [arms[i] for i in students]
+    found = train_arms(problems, taught, seeds, lesson, checkpoints, bayes)
+    for i, values in zip(students, found, strict=True):
+        metrics[i] = values
+    if len(students) < len(arms):
+        best = _bayes(problems)
+        metrics = [values or best for values in metrics]
     return metrics
 
 
-@dataclass(frozen=True)
-class _Bench:
-    """What the arms of a world share: a problem per seed, and how it is evaluated."""
-
-    world: World
-    problems: Sequence[Problem]
-    seeds: Sequence[int]
-    checkpoints: Sequence[int] | None
-    excess: bool
-
-
-def _train_arms(
-    bench: _Bench, student: Student, arms: Sequence[Arm]
+def train_arms(
+    tasks: Sequence[Task],
+    arms: Sequence[Arm],
+    seeds: Sequence[int],
+    lesson: Lesson,
+    checkpoints: Sequence[int] | None = None,
+    bayes: Sequence[np.ndarray] | None = None,
 ) -> list[dict[str, Any]]:
-    world, problems, checkpoints = bench.world, bench.problems, bench.checkpoints
-    kinds: list[LabelKind] = sorted({arm.labels for arm in arms})
+    """Metrics of every arm, each a list with one value per seed.
+
+    Args:
+        tasks: one per seed.
+        arms: what is trained; none is "bayes".
+        seeds: of the orders, of blind labels and of initial weights, one per task.
+        lesson: how.
+        checkpoints: as for :func:`run_arms`.
+        bayes: the Bayes rule's logits of each task's benchmark, if the excess risk over
+            it is wanted.
+    """
+    metrics: list[dict[str, Any]] = [{} for _ in arms]
+    groups: dict[str, list[int]] = {}
+    for i, arm in enumerate(arms):
+        counts = arm.labels == "counts"
+        groups.setdefault("beta-binomial" if counts else "cross-entropy", []).append(i)
+    for likelihood, chosen in groups.items():
+        of_group = [arms[i] for i in chosen]
+        facts, sweep = _sweep(tasks, of_group, seeds, lesson)
+        student = replace(lesson.student, likelihood=likelihood)
+        params = train(student, sweep, checkpoints)
+        scores = logits(student, params, [t.benchmark.features_SxD for t in tasks])
+        final = _evaluate([x[:, -1] for x in scores], tasks, bayes)
+        curves = _curves(scores, tasks, checkpoints) if checkpoints else {}
+        for place, (i, of_arm) in enumerate(zip(chosen, facts, strict=True)):
+            metrics[i] = {n: _rounded(column[:, place]) for n, column in final.items()}
+            metrics[i]["subset"] = _means(of_arm)
+            if curves:
+                curve = {n: _rounded(column[place]) for n, column in curves.items()}
+                metrics[i]["curve"] = curve
+    return metrics
+
+
+def _sweep(
+    tasks: Sequence[Task], arms: Sequence[Arm], seeds: Sequence[int], lesson: Lesson
+) -> tuple[list[list[dict[str, float]]], Sweep]:
+    """What is in each arm's subsets, and all that trainings of one likelihood read."""
+    # Blind labels are the subset's own, all others the corpus's.
+    kinds = {_labels_key(arm): arm for arm in arms}
+    places = list(kinds)
     facts: list[list[dict[str, float]]] = [[] for _ in arms]
-    plans = []
-    for problem, seed in zip(problems, bench.seeds, strict=True):
-        full = Training(np.arange(problem.rollouts.n_rollouts), passes=world.passes)
+    plans, targets, weights = [], [], []
+    for task, seed in zip(tasks, seeds, strict=True):
+        full = Training(np.arange(task.rollouts.n_rollouts), passes=lesson.passes)
         chosen = {
-            selection: _choose(problem, selection)
+            selection: _choose(task, selection)
             for selection in dict.fromkeys(arm.selection for arm in arms)
         }
         trainings = []
         for arm, of_arm in zip(arms, facts, strict=True):
             rows, subset = chosen[arm.selection]
-            length = full.length(world.batch) if arm.matched else None
-            label = kinds.index(arm.labels)
-            training = Training(rows, label, length, world.passes)
+            length = full.length(lesson.batch) if arm.matched else None
+            label = places.index(_labels_key(arm))
+            training = Training(rows, label, length, lesson.passes)
             trainings.append(training)
-            of_arm.append(subset | {"updates": training.length(world.batch)})
+            of_arm.append(subset | {"updates": training.length(lesson.batch)})
         plans.append(
-            plan_trainings(problem.rollouts.offsets, trainings, world.batch, seed)
+            plan_trainings(task.rollouts.offsets, trainings, lesson.batch, seed)
         )
-    sweep = Sweep(
-        _stack([problem.steps.features_SxD for problem in problems]),
-        Labels(
-            _stack([_targets(problem, kinds) for problem in problems]).swapaxes(1, 2),
-            _stack([p.rollouts.trials.astype(np.float32) for p in problems]),
-        ),
-        stack_plans(plans),
-        list(bench.seeds),
+        columns = [
+            labels_of_arm(task, arm, chosen[arm.selection][0], seed)
+            for arm in kinds.values()
+        ]
+        targets.append(np.stack([column[0] for column in columns], axis=1))
+        weights.append(np.stack([column[1] for column in columns], axis=1))
+    trials = _stack([task.rollouts.trials.astype(np.float32) for task in tasks])
+    labels = Labels(
+        _stack(targets).swapaxes(1, 2), _stack(weights).swapaxes(1, 2), trials
     )
-    params = train(student, sweep, checkpoints)
-    scores = logits(student, params, [p.benchmark.features_SxD for p in problems])
-    final = _evaluate([x[:, -1] for x in scores], problems, bench.excess)
-    curves = _curves(scores, problems, checkpoints) if checkpoints else {}
-    results: list[dict[str, Any]] = [
-        {name: _rounded(column[:, i]) for name, column in final.items()}
-        | {"subset": _means(of_arm)}
-        for i, of_arm in enumerate(facts)
-    ]
-    for i, result in enumerate(results):
-        if curves:
-            result["curve"] = {n: _rounded(column[i]) for n, column in curves.items()}
-    return results
+    features = _stack([task.steps.features_SxD for task in tasks])
+    return facts, Sweep(features, labels, stack_plans(plans), list(seeds))
 
 
-def _choose(problem: Problem, arm: Arm) -> tuple[np.ndarray, dict[str, float]]:
+def _labels_key(arm: Arm) -> tuple[LabelKind, Arm | None]:
+    """What arms of equal labels share: the kind, of blind ones the selection too."""
+    return arm.labels, arm.selection if arm.labels == "blind" else None
+
+
+def _choose(problem: Task, arm: Arm) -> tuple[np.ndarray, dict[str, float]]:
     rows, tied = choose_rows(problem, arm)
     return rows, _facts(problem, rows) | {"tied_share": tied}
 
@@ -286,28 +365,52 @@ def _stack(columns: Sequence[np.ndarray]) -> np.ndarray:
     return table
 
 
-def _targets(problem: Problem, kinds: Sequence[LabelKind]) -> np.ndarray:
-    """Target of each step under each kind of labels, ``[S, K]``."""
-    k, n = problem.rollouts.successes, problem.rollouts.trials
-    columns = {
-        "soft": k / n,
-        "counts": k / n,
-        "clean": problem.steps.right_S,
-        "hard-0": k > 0,
-        "hard-1": k > 1,
-        "hard-2": k > 2,
-    }
-    return np.stack([columns[kind] for kind in kinds], axis=1)
+def labels_of_arm(
+    task: Task, arm: Arm, rows: np.ndarray, seed: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Target and weight of each step of the corpus, ``[S]`` each.
+
+    Args:
+        task: with the corpus.
+        arm: whose labels.
+        rows: that it keeps; blind labels depend on them.
+        seed: of blind labels, whose stream is that of the seed and of the selection,
+            whatever arms are beside it.
+    """
+    # A step that was never sampled has no label, whatever the kind.
+    rollouts, measured = task.rollouts, task.rollouts.measured
+    k, n = rollouts.successes, rollouts.trials
+    if arm.labels in ("soft", "counts"):
+        return k / np.maximum(n, 1), measured
+    if arm.labels == "clean":
+        return task.steps.right_S, measured
+    if arm.labels == "all-positive":
+        return np.ones(len(k)), measured
+    if arm.labels == "blind":
+        return _blind(task, arm, rows, seed), measured
+    return k > int(arm.labels.removeprefix("hard-")), measured
 
 
-def _facts(problem: Problem, rows: np.ndarray) -> dict[str, float]:
+def _blind(task: Task, arm: Arm, rows: np.ndarray, seed: int) -> np.ndarray:
+    """1[K > 0], with the wrong ones of the subset placed anew within it."""
+    key = _BLIND, zlib.crc32(arm.selection.name.encode())
+    rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=key))
+    kept = np.zeros(task.rollouts.n_rollouts, bool)
+    kept[rows] = True
+    of = np.repeat(kept, task.rollouts.lengths) & task.rollouts.measured
+    label = task.rollouts.successes > 0
+    label[of] = blind_noise(label[of], task.steps.right_S[of], rng)
+    return label
+
+
+def _facts(problem: Task, rows: np.ndarray) -> dict[str, float]:
     """What is in a subset, and how many of its hard labels are wrong."""
     subset = problem.rollouts.take(rows)
     summary = summarise(subset)
     kept = np.zeros(problem.rollouts.n_rollouts, bool)
     kept[rows] = True
     right = problem.steps.right_S[np.repeat(kept, problem.rollouts.lengths)]
-    positive = subset.successes > 0
+    positive, negative = subset.successes > 0, subset.measured & (subset.successes == 0)
     return {
         "rollouts": summary.rollouts,
         "steps": summary.steps,
@@ -315,12 +418,14 @@ def _facts(problem: Problem, rows: np.ndarray) -> dict[str, float]:
         "error_step_ratio": summary.error_step_ratio,
         "mean_mc": summary.mean_mc,
         "wrong_positives": float(np.mean(~right[positive])) if positive.any() else 0.0,
-        "right_negatives": float(np.mean(right[~positive])) if ~positive.all() else 0.0,
+        "right_negatives": float(np.mean(right[negative])) if negative.any() else 0.0,
     }
 
 
 def _evaluate(
-    scores: Sequence[np.ndarray], problems: Sequence[Problem], excess: bool
+    scores: Sequence[np.ndarray],
+    problems: Sequence[Task],
+    bayes: Sequence[np.ndarray] | None = None,
 ) -> dict[str, np.ndarray]:
     """Metrics ``[seeds, A]`` of scores ``[A, S]`` per seed.
 
@@ -328,7 +433,7 @@ def _evaluate(
     the test half itself, as the released evaluator does.
     """
     rows = []
-    for scores_AxS, problem in zip(scores, problems, strict=True):
+    for i, (scores_AxS, problem) in enumerate(zip(scores, problems, strict=True)):
         held_out = problem.held_out_S
         halves = [
             Split(*(x[of] for x in problem.split)) for of in (held_out, ~held_out)
@@ -343,18 +448,17 @@ def _evaluate(
                 "auroc": auroc(test_AxS, right),
             }
         )
-        if excess:
-            bayes_S = problem.bayes[~held_out]
+        if bayes is not None:
+            bayes_S = bayes[i][~held_out]
             rows[-1]["excess_risk"] = excess_risk(test_AxS, right, bayes_S)
     return {name: np.stack([row[name] for row in rows]) for name in rows[0]}
 
 
-def _bayes(bench: _Bench) -> dict[str, Any]:
-    scores = [problem.bayes[None] for problem in bench.problems]
-    found = _evaluate(scores, bench.problems, excess=True)
+def _bayes(problems: Sequence[Problem]) -> dict[str, Any]:
+    bayes = [problem.bayes for problem in problems]
+    found = _evaluate([logits[None] for logits in bayes], problems, bayes)
     everything = [
-        _facts(problem, np.arange(problem.rollouts.n_rollouts))
-        for problem in bench.problems
+        _facts(problem, np.arange(problem.rollouts.n_rollouts)) for problem in problems
     ]
     values: dict[str, Any] = {n: _rounded(column[:, 0]) for n, column in found.items()}
     return values | {"subset": _means(everything)}
@@ -362,13 +466,12 @@ def _bayes(bench: _Bench) -> dict[str, Any]:
 
 def _curves(
     scores: Sequence[np.ndarray],
-    problems: Sequence[Problem],
+    problems: Sequence[Task],
     checkpoints: Sequence[int],
 ) -> dict[str, np.ndarray]:
     """Mean over seeds and its standard error at each checkpoint, ``[A, points]``."""
     points = [
-        _evaluate([x[:, i] for x in scores], problems, excess=False)
-        for i in range(len(checkpoints))
+        _evaluate([x[:, i] for x in scores], problems) for i in range(len(checkpoints))
     ]
     curves = {}
     for name in ("micro_f1", "auroc"):

@@ -78,10 +78,12 @@ class Labels(NamedTuple):
     Attributes:
         target_KxS: target in [0, 1] of each step under each kind of labels, float32;
             K / N where the likelihood is the beta-binomial.
+        weight_KxS: what its loss counts, >= 0, float32; 0: the step has no label.
         trials_S: N of each step, float32; read by the beta-binomial only.
     """
 
     target_KxS: ArrayLike
+    weight_KxS: ArrayLike
     trials_S: ArrayLike
 
 
@@ -106,13 +108,13 @@ class StepBatch(NamedTuple):
         features_CxD: what the student sees.
         target_C: in [0, 1].
         trials_C: N; read by the beta-binomial only.
-        real_C: 1 for a step, 0 where none is.
+        weight_C: what its loss counts, >= 0; 0 where no step is.
     """
 
     features_CxD: ArrayLike
     target_C: ArrayLike
     trials_C: ArrayLike
-    real_C: ArrayLike
+    weight_C: ArrayLike
 
 
 class _Shape(NamedTuple):
@@ -270,12 +272,16 @@ def _transform(student: Student) -> optax.GradientTransformation:
 def batch_loss(
     student: Student, params: Params, batch: StepBatch, most_trials: int
 ) -> jax.Array:
-    """Mean loss of the real steps of a batch; 0 if there are none."""
+    """Weighted mean of the steps' losses, ``sum w l / sum w``; 0 without weights.
+
+    Batches count alike, whatever the sums of their weights.
+    """
     output_CxO = outputs(student, params, jnp.asarray(batch.features_CxD))
     target_C, trials_C = jnp.asarray(batch.target_C), jnp.asarray(batch.trials_C)
     loss_C = step_losses(student, output_CxO, target_C, trials_C, most_trials)
-    real_C = jnp.asarray(batch.real_C)
-    return jnp.sum(loss_C * real_C) / jnp.maximum(jnp.sum(real_C), 1.0)
+    weight_C = jnp.asarray(batch.weight_C)
+    total = jnp.sum(weight_C)
+    return jnp.sum(loss_C * weight_C) / jnp.where(total > 0, total, 1.0)
 
 
 def _gradient(
@@ -290,11 +296,12 @@ def _gradient(
     place = jnp.arange(shape.capacity)
     feed_F = jnp.asarray(data.feed_F)
     steps_C = jax.lax.dynamic_slice(feed_F, (arm.start_AxT[t],), (shape.capacity,))
+    weight_C = jnp.asarray(data.labels.weight_KxS)[arm.labels_A, steps_C]
     batch = StepBatch(
         jnp.asarray(data.features_SxD)[steps_C],
         jnp.asarray(data.labels.target_KxS)[arm.labels_A, steps_C],
         jnp.asarray(data.labels.trials_S)[steps_C],
-        (place < arm.count_AxT[t]).astype(jnp.float32),
+        jnp.where(place < arm.count_AxT[t], weight_C, 0.0),
     )
     gradient = jax.grad(partial(batch_loss, student))(params, batch, shape.most_trials)
     clip = optax.clip_by_global_norm(student.clip)
@@ -437,11 +444,12 @@ def _initial(
 
 
 def base_logits(sweep: Sweep, arms: Sequence[int] | np.ndarray) -> np.ndarray:
-    """Logit of the mean target of what each arm is fed, less the mean there of the
-    scores that the start gives, float32 ``[N, len(arms)]``.
+    """Logit of the weighted mean target of what each arm is fed, less the mean there of
+    the scores that the start gives, float32 ``[N, len(arms)]``.
     """
     plan = sweep.plan
     targets_NxKxS = np.asarray(sweep.labels.target_KxS)
+    weights_NxKxS = np.asarray(sweep.labels.weight_KxS)
     logits = np.zeros((len(plan.updates_A), len(arms)), np.float32)
     for seed in range(len(logits)):
         scores_S = None
@@ -450,9 +458,11 @@ def base_logits(sweep: Sweep, arms: Sequence[int] | np.ndarray) -> np.ndarray:
         for i, arm in enumerate(arms):
             begin = plan.start_AxT[seed, arm, 0]
             fed = plan.feed_F[seed, begin : begin + plan.count_AxT[seed, arm].sum()]
-            targets = targets_NxKxS[seed, plan.labels_A[seed, arm], fed]
+            kind = plan.labels_A[seed, arm]
+            weights = weights_NxKxS[seed, kind, fed].astype(np.float64)
+            positive = (weights * targets_NxKxS[seed, kind, fed]).sum()
             # Half a step of either label: a subset without negatives has a logit, too.
-            mean = (targets.sum(dtype=np.float64) + 0.5) / (len(fed) + 1)
+            mean = (positive + 0.5) / (weights.sum() + 1)
             logits[seed, i] = np.log(mean) - np.log1p(-mean)
             if scores_S is not None:
                 logits[seed, i] -= scores_S[fed].mean(dtype=np.float64)

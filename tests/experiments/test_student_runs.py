@@ -10,7 +10,17 @@ from experiments.store.results import Result, read_results
 from experiments.students import sweeps
 from experiments.students.arms import Arm
 from experiments.students.contrasts import compare
-from experiments.students.runs import VARIANTS, choose_rows, run_arms, run_cells
+from experiments.students.runs import (
+    VARIANTS,
+    GivenTask,
+    Lesson,
+    SeenSteps,
+    choose_rows,
+    labels_of_arm,
+    run_arms,
+    run_cells,
+    train_arms,
+)
 from experiments.students.worlds import (
     World,
     corpus_of_mixed_share,
@@ -74,6 +84,63 @@ def test_labels_and_updates_are_the_arm_s():
         assert metrics["curve"]["auroc"][1] == pytest.approx(
             np.mean(metrics["auroc"]), abs=1e-5
         )
+
+
+def test_blind_labels_err_as_often_in_the_arm_s_own_subset_but_elsewhere():
+    problem = draw_problem(TINY.features, LAW, 0)
+    right, hard = problem.steps.right_S, problem.rollouts.successes > 0
+    drawn = {}
+    for arm in (Arm("bis", 0.2), Arm("random", 0.2), Arm("random", 0.2, matched=True)):
+        rows, _ = choose_rows(problem, arm)
+        of = np.isin(
+            np.repeat(np.arange(problem.rollouts.n_rollouts), problem.rollouts.lengths),
+            rows,
+        )
+        blind = replace(arm, labels="blind")
+        label, weight = labels_of_arm(problem, blind, rows, 7)
+        assert weight.all()
+        for kind in (right, ~right):
+            assert label[of & kind].sum() == hard[of & kind].sum()
+        assert np.mean(label[of] != hard[of]) > 0.02
+        drawn[blind] = label
+        assert np.array_equal(label, labels_of_arm(problem, blind, rows, 7)[0])
+        assert np.any(label != labels_of_arm(problem, blind, rows, 8)[0])
+    _, random, matched = drawn.values()
+    assert np.array_equal(random, matched)
+
+
+def test_a_given_task_is_taught_as_the_simulated_one_and_unmeasured_steps_are_not():
+    problem = draw_problem(TINY.features, LAW, 0)
+    steps, benchmark = (
+        SeenSteps(x.features_SxD, x.right_S) for x in (problem.steps, problem.benchmark)
+    )
+    task = GivenTask(
+        problem.rollouts, problem.content, steps, benchmark, problem.split,
+        problem.held_out_S,
+    )  # fmt: skip
+    arms = [Arm("bis", 0.2), Arm("full", labels="blind"), Arm("full", labels="counts")]
+    lesson = Lesson(TINY.student, TINY.batch)
+    found = train_arms([task], arms, [0], lesson)
+    assert found == run_arms(TINY, arms, [0], excess=False)
+    (positive,) = train_arms([task], [Arm("full", labels="all-positive")], [0], lesson)
+    assert positive["auroc"] != found[1]["auroc"]
+
+    trials = problem.rollouts.trials.copy()
+    trials[1::2] = 0
+    counts = replace(
+        problem.rollouts,
+        trials=trials,
+        successes=problem.rollouts.successes * (trials > 0),
+    )
+    noise = np.where(trials[:, None] > 0, steps.features_SxD, 9).astype(np.float32)
+    half = replace(task, rollouts=counts)
+    other = replace(half, steps=SeenSteps(noise, steps.right_S))
+    arms = [Arm("full", labels=kind) for kind in ("hard-0", "soft", "clean", "blind")]
+    assert train_arms([half], arms, [0], lesson) == train_arms(
+        [other], arms, [0], lesson
+    )
+    with pytest.raises(ValueError, match="ease"):
+        choose_rows(task, Arm("bis-easy-first", 0.2))
 
 
 def test_subset_facts_are_those_of_the_rows():

@@ -63,7 +63,9 @@ def problem(seeds=2, rollouts=60, arms=(1.0, 0.5, 0.2, 0.05), passes=1, kinds=1)
     pad = [(0, longest - len(x)) for x in features]
     features = [np.pad(x, [p, (0, 0)]) for x, p in zip(features, pad, strict=True)]
     targets = [np.pad(y, [(0, 0), p]) for y, p in zip(targets, pad, strict=True)]
-    labels = Labels(np.stack(targets), np.full((seeds, longest), 4, np.float32))
+    targets = np.stack(targets)
+    trials = np.full((seeds, longest), 4, np.float32)
+    labels = Labels(targets, np.ones_like(targets), trials)
     return Sweep(np.stack(features), labels, stack_plans(plans), list(range(seeds)))
 
 
@@ -97,6 +99,7 @@ def numpy_training(student, sweep, seed, arm):
     plan, x_all = sweep.plan, sweep.features_NxSxD[seed].astype(np.float64)
     kind = plan.labels_A[seed, arm]
     y_all = np.asarray(sweep.labels.target_KxS)[seed, kind]
+    weights = np.asarray(sweep.labels.weight_KxS, np.float64)[seed, kind]
     w = np.append(np.zeros(D), float(base_logits(sweep, [arm])[seed, 0]))
     m, v = np.zeros(D + 1), np.zeros(D + 1)
     total = int(plan.updates_A[seed, arm])
@@ -105,8 +108,9 @@ def numpy_training(student, sweep, seed, arm):
         begin, count = plan.start_AxT[seed, arm, t], plan.count_AxT[seed, arm, t]
         steps = plan.feed_F[seed, begin : begin + count]
         x = np.c_[x_all[steps], np.ones(count)]
-        g = logistic_gradient(w, x, y_all[steps]).mean(axis=0)
-        g *= min(1.0, student.clip / np.linalg.norm(g))
+        each = logistic_gradient(w, x, y_all[steps])
+        g = weights[steps] @ each / (weights[steps].sum() or 1)
+        g *= student.clip / max(student.clip, np.linalg.norm(g))
         rate = rates[t]
         if student.optimizer == "sgd":
             w = w - rate * g
@@ -121,6 +125,13 @@ def numpy_training(student, sweep, seed, arm):
 def test_a_sweep_is_the_written_out_training(optimizer):
     student = Student(optimizer=optimizer, learning_rate=0.3, weight_decay=0.2)
     sweep = problem(kinds=2, passes=2)
+    # Of the second kind half of the steps have no label, the others at most a tenth of
+    # one; some batches none.
+    weights = np.array(sweep.labels.weight_KxS)
+    drawn = np.random.default_rng(5).uniform(-0.1, 0.1, weights[:, 1].shape)
+    weights[:, 1] = np.maximum(drawn, 0)
+    weights[:, 1, sweep.plan.feed_F[0, :40]] = 0
+    sweep = replace(sweep, labels=sweep.labels._replace(weight_KxS=weights))
     params = train(student, sweep)
     for seed in range(2):
         for arm in range(4):
@@ -309,7 +320,7 @@ def test_counts_beyond_a_float_s_concentration_have_a_loss():
 def test_an_update_reads_the_largest_count_whole(most):
     sweep = problem(seeds=1, arms=(1.0,))
     k = np.full(np.shape(sweep.labels.trials_S), most, np.float32)
-    sweep = replace(sweep, labels=Labels(np.ones((1, *k.shape), np.float32), k))
+    sweep = replace(sweep, labels=Labels(*np.ones((2, 1, *k.shape), np.float32), k))
     student = Student(
         likelihood="beta-binomial", optimizer="sgd", clip=1e9, learning_rate=0.1
     )
