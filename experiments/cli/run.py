@@ -27,6 +27,7 @@ EXPERIMENTS = {
     "ties": ("students.sweeps:TIES", "what do ties decide, and does it matter?"),
     "regimes": ("map.run", "where does BIS pay?"),
     "gain": ("map.gain", "does one formula predict where BIS pays?"),
+    "phase": ("phase.run", "knowledge and placement of errors: where does BIS pay?"),
 }
 
 # These need what only the user has, so `mprm run all` leaves them out.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -9,8 +10,14 @@ import numpy as np
 
 from experiments.phase.design import RULES
 from experiments.store.results import Result
+from experiments.students.arms import MOVED
+from theory.placement import noise_by_position, relative_position
+from theory.rollouts import Rollouts
 
 METRICS = ("auroc", "micro_f1")
+
+# Names a stream: a seed alone would be that of the corpus.
+_PLACES = zlib.crc32(b"places of label errors")
 
 
 class Cell(NamedTuple):
@@ -60,7 +67,7 @@ def gains_of(
     group: Sequence[Cell],
     arms: Sequence[Any],
     found: Sequence[Mapping[str, Any]],
-    follows: Sequence[float] | None,
+    placed: Sequence[float] | None,
 ) -> list[dict[str, Any]]:
     """What the store keeps of cells, from the metrics of their arms.
 
@@ -68,7 +75,7 @@ def gains_of(
         group: cells of one training.
         arms: with rule and keep ratio.
         found: metrics of each arm, lists over units and seeds.
-        follows: how far noise follows position in each unit's corpus; None: there is
+        placed: how far noise follows position in each unit's corpus; None: there is
             none.
     """
     by_arm = {
@@ -80,7 +87,7 @@ def gains_of(
         of = {rule: by_arm[rule, cell.keep_ratio] for rule in RULES}
         kept.append(
             {
-                "position_auroc": follows and [round(x, 5) for x in follows],
+                "position_auroc": placed and [round(x, 5) for x in placed],
                 "arms": {
                     rule: {name: metrics[name] for name in METRICS}
                     for rule, metrics in of.items()
@@ -88,3 +95,19 @@ def gains_of(
             }
         )
     return kept
+
+
+def follows(rollouts: Rollouts, right_S: np.ndarray, labels: str, seed: int) -> float:
+    """How far noise follows position in a corpus: ``position_auroc``.
+
+    Args:
+        rollouts: the counts.
+        right_S: truth of the steps.
+        labels: of :data:`experiments.students.arms.MOVED`; all others are 1[K > 0].
+        seed: of the places.
+    """
+    label, position = rollouts.successes > 0, relative_position(rollouts)
+    if labels in MOVED:
+        rng = np.random.default_rng([seed, _PLACES])
+        label = MOVED[labels].place(label, right_S, position, rng)
+    return noise_by_position(label, right_S, position).position_auroc

@@ -18,8 +18,8 @@ from experiments.grid.inputs import InputPaths, fingerprint, read_inputs
 from experiments.grid.plan import Arm, Grid, plan_cells
 from experiments.grid.plan import Cell as GridCell
 from experiments.phase.cells import METRICS, Cell, gains_of
-from experiments.phase.design import CLEAN, HARD, RULES, Nets
-from experiments.phase.probes import placement_of, scenes_of
+from experiments.phase.design import HARD, RULES, Nets
+from experiments.phase.probes import placed
 from experiments.store.results import read_results
 from mprm_jax.data.corpus import read_corpus, usable_rollouts
 from mprm_jax.models import tiny
@@ -190,11 +190,5 @@ def compute(
         for arm in arms:
             of = [found[_key(model, cell.rate or 0.0, arm, n)] for n in numbers]
             of_arms.append({name: [one[name] for one in of] for name in METRICS})
-        follows = None
-        if cell.placement != CLEAN:
-            follows = [
-                placement_of(scenes_of(design, cell.world, n), cell.placement, n)
-                for n in numbers
-            ]
-        metrics += gains_of([cell], arms, of_arms, follows)
+        metrics += gains_of([cell], arms, of_arms, placed(design, cell, seed))
     return metrics

@@ -15,9 +15,9 @@ import numpy as np
 import xxhash
 
 from experiments.corpora.scene_text import questions, step_texts
-from experiments.phase.cells import METRICS, Cell, gains_of
+from experiments.phase.cells import METRICS, Cell, follows, gains_of
 from experiments.phase.design import CLEAN, HARD, KEEP_RATIOS, RULES, Nets, Probes
-from experiments.students.arms import BLIND_SHARE, Arm
+from experiments.students.arms import Arm
 from experiments.students.runs import GivenTask, Lesson, SeenSteps, train_arms
 from experiments.students.worlds import BATCH
 from mprm_jax.data.outputs import OutputSet
@@ -30,7 +30,6 @@ from sim.scenes.solutions import Solutions
 from sim.scenes.world import WORLDS, sample_benchmark, sample_corpus
 from sim.students.evaluation import Split
 from sim.students.train import Student
-from theory.placement import blind_noise, noise_by_position, relative_position
 from theory.rollouts import Rollouts
 
 # Rollouts that go through the backbone together, alike in length.
@@ -279,13 +278,19 @@ def compute(
         for of, metrics in zip(found, trained, strict=True):
             for name in METRICS:
                 of[name] += metrics[name]
-    follows = None
-    if first.placement != CLEAN:
-        follows = [
-            placement_of(scenes_of(design, first.world, number), labels, number)
-            for number in range(seed, seed + first.units)
-        ]
-    return gains_of(group, arms, found, follows)
+    return gains_of(group, arms, found, placed(design, first, seed))
+
+
+def placed(design: Probes | Nets, cell: Cell, seed: int) -> list[float] | None:
+    """How far noise follows position in each unit's corpus; None: there is none."""
+    if cell.placement == CLEAN:
+        return None
+    numbers = range(seed, seed + cell.units)
+    scenes = {number: scenes_of(design, cell.world, number) for number in numbers}
+    return [
+        follows(of.rollouts, of.right_S, cell.placement, number)
+        for number, of in scenes.items()
+    ]
 
 
 def task_of(scenes: Scenes, hidden_SxD: np.ndarray, seed: int) -> GivenTask:
@@ -303,19 +308,3 @@ def task_of(scenes: Scenes, hidden_SxD: np.ndarray, seed: int) -> GivenTask:
         scenes.split,
         scenes.held_out,
     )
-
-
-def placement_of(scenes: Scenes, labels: str, seed: int) -> float:
-    """How far noise follows position in a corpus with these labels.
-
-    Args:
-        scenes: the corpus.
-        labels: kind of them; all but blind ones are hard.
-        seed: of the places of blind ones.
-    """
-    label = scenes.rollouts.successes > 0
-    if share := BLIND_SHARE.get(labels, 0.0):
-        rng = np.random.default_rng([seed, _TIES])
-        label = blind_noise(label, scenes.right_S, rng, share)
-    position = relative_position(scenes.rollouts)
-    return noise_by_position(label, scenes.right_S, position).position_auroc

@@ -9,7 +9,7 @@ import numpy as np
 
 from experiments.console.tables import format_table
 from experiments.phase.cells import METRICS, Cell, by_unit
-from experiments.phase.design import BLIND, CLEAN
+from experiments.phase.design import AXIS, BLIND, CLEAN
 from theory.intervals import Verdict, verdicts
 
 # Shown and judged by; the other one is reported beside it.
@@ -79,8 +79,7 @@ def slopes(diagram: Diagram, along: str, metric: str = MAIN) -> list[Slope]:
 
     Args:
         diagram: where.
-        along: "knowledge"; or "placement", whose levels are those of label errors: of
-            the students the orders, else from blind to real.
+        along: "knowledge"; or "placement", over :data:`experiments.phase.design.AXIS`.
         metric: of the gain.
     """
     gains = diagram.gains(metric)
@@ -88,7 +87,7 @@ def slopes(diagram: Diagram, along: str, metric: str = MAIN) -> list[Slope]:
     for cell in sorted(gains, key=lambda cell: cell.knowledge):
         if along == "knowledge":
             rows.setdefault(cell._replace(knowledge=0), []).append(gains[cell])
-        elif _ordered(diagram, cell.placement):
+        elif cell.placement in AXIS[diagram.kind]:
             rows.setdefault(cell._replace(placement=""), []).append(gains[cell])
     rows = {at: of for at, of in rows.items() if len(of) > 1}
     found = []
@@ -96,12 +95,6 @@ def slopes(diagram: Diagram, along: str, metric: str = MAIN) -> list[Slope]:
         rank = np.arange(len(of)) - (len(of) - 1) / 2
         found.append(rank @ np.stack(of) / (rank @ rank))
     return [Slope(*pair) for pair in zip(rows, verdicts(found), strict=True)]
-
-
-def _ordered(diagram: Diagram, placement: str) -> bool:
-    """Whether a placement belongs to the horizontal axis."""
-    controls = (BLIND, CLEAN) if diagram.kind == "students" else (CLEAN,)
-    return placement not in controls
 
 
 def claims(diagram: Diagram, metric: str = MAIN) -> dict[str, Any]:
@@ -139,7 +132,7 @@ def _crossing(diagram: Diagram, found: Mapping[Cell, Verdict]) -> dict[str, Any]
     gains where little is known and they are blind.
     """
     least, *_, most = diagram.knowledge if len(diagram.knowledge) > 1 else [None, None]
-    real = [p for p in diagram.placements if _ordered(diagram, p)][-1]
+    real = [p for p in diagram.placements if p in AXIS[diagram.kind]][-1]
     loses = gains = 0
     for cell, verdict in found.items():
         place = cell.knowledge, cell.placement
@@ -154,22 +147,25 @@ def _crossing(diagram: Diagram, found: Mapping[Cell, Verdict]) -> dict[str, Any]
 def as_text(diagram: Diagram) -> str:
     """The diagram as a table, and what it says in sentences."""
     told = diagram.verdicts()
-    header = ("keep", "knows", *(_column(diagram, p) for p in diagram.placements))
+    header = ("keep", "knows", *diagram.placements)
+    axis = [diagram.follows(placement) for placement in diagram.placements]
     by_row: dict[tuple[str, ...], dict[str, str]] = {}
     for cell, verdict in told.items():
         keep = f"{100 * cell.keep_ratio:g} %"
         rate = "" if cell.rate is None else f", rate {cell.rate:g}"
         row = by_row.setdefault((keep + rate, f"{cell.knowledge:g}"), {})
         row[cell.placement] = _shown(verdict)
+    rows = [("", "AUROC", *("" if x is None else f"{x:.2f} " for x in axis))]
     order = sorted(by_row, key=lambda row: (row[0].split(",")[1:], _number(row[0])))
-    rows = [
+    rows += [
         (*row, *(by_row[row].get(p, "") for p in diagram.placements)) for row in order
     ]
     least = next(iter(diagram.cells))
     return "\n".join(
         [
-            f"{diagram.kind}, world {diagram.world}: BIS - Random, AUROC in points over "
-            f"{least.units} units; * told apart from zero",
+            f"{diagram.kind}, world {diagram.world}: BIS - Random, AUROC in points, "
+            f"{least.units} units; * told apart from zero; AUROC: how far wrong labels "
+            "follow position",
             "",
             format_table(header, rows),
             "",

@@ -118,13 +118,13 @@ def _complete(
 def _students(options: Options) -> tuple[list[Diagram], int]:
     from experiments.phase import students
 
-    design = STUDENTS[options.size]
-    more = {"position": POSITION, "last_order": design.orders[-1]}
-
-    def compute(group: Sequence[Cell]) -> list[dict[str, Any]]:
-        return students.compute(group, design, 1000 * options.seed)
-
-    return _complete(options, students.cells(design), lambda cell: more, compute)
+    cells = students.cells(STUDENTS[options.size])
+    return _complete(
+        options,
+        cells,
+        lambda cell: {"position": POSITION},
+        lambda group: students.compute(group, 1000 * options.seed),
+    )
 
 
 def _probes(options: Options) -> tuple[list[Diagram], int]:

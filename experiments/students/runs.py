@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from experiments.store.experiment import ExperimentOptions, complete
-from experiments.students.arms import Arm, LabelKind
+from experiments.students.arms import MOVED, Arm, LabelKind
 from experiments.students.worlds import World, describe
 from sim.students.evaluation import (
     Split,
@@ -27,7 +27,7 @@ from sim.students.evaluation import (
 from sim.students.plan import Training, plan_trainings, stack_plans
 from sim.students.problem import Problem, draw_problem
 from sim.students.train import Labels, Student, Sweep, logits, train
-from theory.placement import blind_noise
+from theory.placement import relative_position
 from theory.rollouts import Rollouts
 from theory.scores import bis
 from theory.selection import budget, select
@@ -91,11 +91,13 @@ class Lesson(NamedTuple):
         student: what is trained; an arm's labels decide its likelihood.
         batch: rollouts per update.
         passes: over the subset.
+        start: weights that the student of a task and seed starts from; None: 0.
     """
 
     student: Student
     batch: int
     passes: int = 1
+    start: Callable[[Any, int], np.ndarray] | None = None
 
 
 # --- what an arm keeps ----------------------------------------------------------------
@@ -253,7 +255,8 @@ def run_arms(
     bayes = [problem.bayes for problem in problems] if excess else None
     metrics: list[dict[str, Any]] = [{} for _ in arms]
     students = [i for i, arm in enumerate(arms) if arm.rule != "bayes"]
-    lesson = Lesson(world.student, world.batch, world.passes)
+    start = world.start if world.knowledge else None
+    lesson = Lesson(world.student, world.batch, world.passes, start)
     taught = [arms[i] for i in students]
     found = train_arms(problems, taught, seeds, lesson, checkpoints, bayes)
     for i, values in zip(students, found, strict=True):
@@ -342,12 +345,15 @@ def _sweep(
         _stack(targets).swapaxes(1, 2), _stack(weights).swapaxes(1, 2), trials
     )
     features = _stack([task.steps.features_SxD for task in tasks])
-    return facts, Sweep(features, labels, stack_plans(plans), list(seeds))
+    start = None
+    if lesson.start is not None:
+        start = np.stack([lesson.start(*of) for of in zip(tasks, seeds, strict=True)])
+    return facts, Sweep(features, labels, stack_plans(plans), list(seeds), start)
 
 
 def _labels_key(arm: Arm) -> tuple[LabelKind, Arm | None]:
     """What arms of equal labels share: the kind, of blind ones the selection too."""
-    return arm.labels, arm.selection if arm.labels == "blind" else None
+    return arm.labels, arm.selection if arm.labels in MOVED else None
 
 
 def _choose(problem: Task, arm: Arm) -> tuple[np.ndarray, dict[str, float]]:
@@ -386,20 +392,22 @@ def labels_of_arm(
         return task.steps.right_S, measured
     if arm.labels == "all-positive":
         return np.ones(len(k)), measured
-    if arm.labels == "blind":
-        return _blind(task, arm, rows, seed), measured
+    if arm.labels in MOVED:
+        return _moved(task, arm, rows, seed), measured
     return k > int(arm.labels.removeprefix("hard-")), measured
 
 
-def _blind(task: Task, arm: Arm, rows: np.ndarray, seed: int) -> np.ndarray:
-    """1[K > 0], with the wrong ones of the subset placed anew within it."""
+def _moved(task: Task, arm: Arm, rows: np.ndarray, seed: int) -> np.ndarray:
+    """1[K > 0], with wrong ones of the subset placed anew within it."""
     key = _BLIND, zlib.crc32(arm.selection.name.encode())
     rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=key))
     kept = np.zeros(task.rollouts.n_rollouts, bool)
     kept[rows] = True
     of = np.repeat(kept, task.rollouts.lengths) & task.rollouts.measured
     label = task.rollouts.successes > 0
-    label[of] = blind_noise(label[of], task.steps.right_S[of], rng)
+    position = relative_position(task.rollouts)
+    where = task.steps.right_S[of], position[of], rng
+    label[of] = MOVED[arm.labels].place(label[of], *where)
     return label
 
 
