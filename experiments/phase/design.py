@@ -27,7 +27,7 @@ labelled positive from those labelled negative; 1/2: not at all.
     knowledge: updates of its pretraining. Visual worlds. Placement: how many of the
     subset's label errors stand where they really do, none (`blind`), half, or all
     (``1 - share`` of :func:`theory.placement.blind_noise`); and clean labels. A unit is
-    a corpus with five seeds. Features: each coordinate less its mean over all steps of
+    a corpus with four seeds. Features: each coordinate less its mean over all steps of
     the corpus, divided by its standard deviation there; no label is looked at. A
     neutral step, which states nothing, counts as right iff the result it carries on is;
     the benchmark leaves it out. The head is the students' logistic one, untouched.
@@ -123,8 +123,8 @@ class Probes(NamedTuple):
     worlds: tuple[str, ...] = ("scarce", "plentiful", "difficult")
     stages: tuple[int, ...] = (300, 600, 1200, 2400, 6000)
     placements: tuple[str, ...] = (BLIND, HALF_BLIND, HARD, CLEAN)
-    units: int = 8
-    seeds: int = 5
+    units: int = 10
+    seeds: int = 4
     rollouts: int = 8_000
     judged: int = 1_000
 
