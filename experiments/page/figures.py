@@ -55,6 +55,9 @@ FIGURES = {
     "selection": Source("selection:selection", ("selection",)),
     "regime-map": Source("learning:regime_map", ("regimes",)),
     "gain": Source("learning:gain", ("gain", "regimes")),
+    "phase-students": Source("phase:students", ("phase_students", "judges")),
+    "phase-probes": Source("phase:probes", ("phase_probes", "judges")),
+    "phase-nets": Source("phase:nets", ("phase_nets", "judges")),
 }
 
 
