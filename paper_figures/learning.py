@@ -418,7 +418,11 @@ def regime_map(cells: Cells) -> Drawing:
         by_keep.setdefault(cell["config"]["axes"]["keep_ratio"], []).append(cell)
     bars: dict[str, dict[str, list[int]]] = {}
     by_level: dict[str, dict[Any, list[int]]] = {}
-    for baseline, name in (("random", "Random"), ("mixed", "Mixed"), ("full", "all")):
+    for baseline, name in (
+        ("random", "Random"),
+        ("mixed", "Mixed"),
+        ("full", "all data"),
+    ):
         signs = bars.setdefault(f"BIS less {name}, by keep ratio", {})
         for keep, worlds in sorted(by_keep.items()):
             arms = [world["metrics"]["arms"] for world in worlds]
@@ -442,12 +446,15 @@ def regime_map(cells: Cells) -> Drawing:
             }
     columns = 3
     rows_of_panels = -(-len(bars) // columns)
-    figure, axes = new_figure(columns, rows_of_panels, 1.25 * rows_of_panels + 0.3)
+    figure, axes = new_figure(columns, rows_of_panels, 1.1 * rows_of_panels + 0.4)
     rows = []
     for axis, (title, levels) in zip(axes.flat, bars.items(), strict=False):
         rows += _outcome_bars(axis, title, levels)
     for axis in axes.flat[len(bars) :]:
         axis.set_visible(False)
+    figure.supxlabel(
+        "% of the worlds (synthetic), their number in brackets", fontsize=7
+    )
     legend_below(figure, axes[0, 0], 3)
     return Drawing(figure, ("panel", "level", "worlds", *_OUTCOMES), rows)
 
@@ -478,7 +485,6 @@ def _outcome_bars(
     axis.set_xlim(0, 100)
     axis.set_title(title, fontsize=7)
     axis.tick_params(axis="x", labelsize=6.5)
-    axis.set_xlabel("% of the worlds (synthetic)", fontsize=6.5)
     found = zip(*rows, strict=True)
     return [
         (title, level, len(of), *counts)

@@ -153,16 +153,16 @@ class Nets(NamedTuple):
     keep_ratio: float = 0.1
 
 
+# Small shows that everything runs, and roughly what it says.
 STUDENTS = {
     "full": Students(),
-    # Ends of every axis: shows that it runs, and roughly what it says.
-    "small": Students(("scarce",), (0.0, 1.0), (BLIND, PLACED, CLEAN), 8),
+    "small": Students(("scarce",), (0.0, 0.5, 1.0), (BLIND, PLACED, CLEAN), 8),
 }
 PROBES = {
     "full": Probes(),
-    "small": Probes(("scarce",), (300, 2400, 6000), (BLIND, HARD, CLEAN), 3, 3),
+    "small": Probes(("scarce",), (300, 2400, 6000), (BLIND, HARD, CLEAN), 4, 3),
 }
 NETS = {
     "full": Nets(),
-    "small": Nets(stages=(2400, 6000), rates=(5e-4,), placements=(HARD,), units=2),
+    "small": Nets(stages=(2400, 6000), rates=(5e-4,), units=3),
 }
