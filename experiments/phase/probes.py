@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import itertools
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cache, partial
@@ -40,11 +39,10 @@ _PICTURES = zlib.crc32(b"pictures of a probe")
 _TIES = zlib.crc32(b"ties of a probe")
 
 
-def cells(design: Probes, stages: Sequence[int]) -> list[Cell]:
-    """The diagram's cells at these stages; those of one training stand together."""
+def cells(design: Probes, world: str, stages: Sequence[int]) -> list[Cell]:
+    """A diagram's cells at these stages; those of one training stand together."""
     return [
         Cell("probes", world, stage, placement, keep_ratio, design.units, design.seeds)
-        for world in design.worlds
         for stage in stages
         for placement in design.placements
         for keep_ratio in KEEP_RATIOS
@@ -222,16 +220,19 @@ def fingerprint(backbone: str) -> str:
 
 
 def keep_hidden_states(
-    design: Probes, backbones: Mapping[int, str], folder: Path, seed: int
+    design: Probes,
+    world: str,
+    backbones: Mapping[int, str],
+    folder: Path,
+    seed: int,
 ) -> Iterator[None]:
-    """Compute what the folder lacks of every corpus at every stage, each file whole or
-    not at all; yields after each corpus.
+    """Compute what the folder lacks of a world's corpora at every stage, each file
+    whole or not at all; yields after each corpus.
 
     Raises:
         DataError: a file cannot be written.
     """
-    for world, unit in itertools.product(design.worlds, range(design.units)):
-        number = seed + unit
+    for number in range(seed, seed + design.units):
         missing = {
             file: name
             for name in backbones.values()

@@ -132,23 +132,27 @@ def _probes(options: Options) -> tuple[list[Diagram], int]:
 
     design = PROBES[options.size]
     backbones = find_backbones(options.backbones, design.stages)
-    cells = probes.cells(design, tuple(backbones))
     folder = options.output / "hidden_states"
     seed = 1000 * options.seed
-    corpora = len(design.worlds) * design.units
-    with progress("hidden states", corpora, "corpora") as tick:
-        made = probes.keep_hidden_states(design, backbones, folder, seed)
-        for number, _ in enumerate(made, 1):
-            tick(number)
+
+    def more(cell: Cell) -> dict[str, Any]:
+        return _of_scenes(design, backbones[int(cell.knowledge)])
 
     def compute(group: Sequence[Cell]) -> list[dict[str, Any]]:
         backbone = backbones[int(group[0].knowledge)]
         return probes.compute(group, design, backbone, folder, seed)
 
-    def more(cell: Cell) -> dict[str, Any]:
-        return _of_scenes(design, backbones[int(cell.knowledge)])
-
-    return _complete(options, cells, more, compute)
+    diagrams, ran = [], 0
+    for world in design.worlds:
+        with progress(f"hidden states of {world}", design.units, "corpora") as tick:
+            made = probes.keep_hidden_states(design, world, backbones, folder, seed)
+            for number, _ in enumerate(made, 1):
+                tick(number)
+        cells = probes.cells(design, world, tuple(backbones))
+        found, new = _complete(options, cells, more, compute)
+        diagrams += found
+        ran += new
+    return diagrams, ran
 
 
 def _of_scenes(design: Probes | Nets, backbone: str) -> dict[str, Any]:
