@@ -371,7 +371,7 @@ def train_model(
         model: as :func:`load_model` takes it; a backbone is trained whole, on every
             device. ``mprm train`` has all settings.
         batch_size: rollouts per update (the paper's for a backbone, 16 for tiny).
-        learning_rate: peak of the schedule (the paper's, 1e-3 for tiny).
+        learning_rate: peak of the schedule (the paper's, 3.125e-5 for tiny).
         labels: what a step's counts become.
         images: root of the image paths; by default they lie beside the corpus.
         seed: of the order of the rollouts.

@@ -190,6 +190,57 @@ def differences(rows: Sequence[Difference], x_label: str) -> Figure:
     return figure
 
 
+class Term(NamedTuple):
+    """One row of :func:`terms`.
+
+    Attributes:
+        label: what it is.
+        told: it in words.
+        mean: of it; None where it is not known.
+        half: half the width of its interval; None where nothing gives one.
+        look: 0 for what is explained, 1 for its terms, 2 for parts of the last term.
+    """
+
+    label: str
+    told: str
+    mean: float | None
+    half: float | None
+    look: int
+
+
+def terms(rows: Sequence[Term], x_label: str) -> Figure:
+    """A difference and what it is the sum of, as bars with their intervals.
+
+    What is explained is filled, its terms are light, and the parts of a term are
+    hatched, thinner and further in: told apart without colour.
+    """
+    looks = (
+        {"color": _FILL, "height": 0.62},
+        {"color": style.SETTINGS["grid.color"], "edgecolor": _MUTED, "height": 0.62},
+        {"color": "white", "edgecolor": _MUTED, "hatch": "////", "height": 0.4},
+    )
+    figure, axis = _figure(0.5 + 0.19 * len(rows))
+    beside = axis.get_yaxis_transform()
+    axis.axvline(0, color="black", linewidth=0.9)
+    for y, row in enumerate(rows):
+        colour = _MUTED if row.look == 2 else "black"
+        named = {"va": "center", "transform": beside, "color": colour}
+        axis.text(-0.03, y, row.label, ha="right", **named)
+        axis.text(1.03, y, row.told, **named)
+        if row.mean is not None:
+            axis.barh(y, row.mean, linewidth=0.8, **looks[row.look])
+            axis.errorbar(
+                row.mean, y, xerr=row.half, fmt="none", ecolor="black", elinewidth=1.1,
+                capsize=2,
+            )  # fmt: skip
+    axis.set_ylim(len(rows) - 0.4, -0.6)
+    axis.set_yticks(())
+    axis.grid(axis="x")
+    axis.locator_params(axis="x", nbins=5)
+    axis.set_xlabel(x_label)
+    return figure
+
+
 def _broken(label: str) -> list[str]:
     """In lines short enough to stand beside a chart, broken after a comma where that is
     enough.

@@ -92,4 +92,5 @@ def run(options: Options) -> None:
 open {page}
 next: mprm stats {options.output / names[0] / "corpus"} --rule bis"""
     value = {"output": str(options.output), "answers": report.answers}
+    value["decompositions"] = report.decompositions
     answer(options.json, value, text)

@@ -26,6 +26,7 @@ EXPERIMENTS = {
     "mc_budget": ("students.sweeps:MC_BUDGET", "many rollouts, or many continuations?"),
     "ties": ("students.sweeps:TIES", "what do ties decide, and does it matter?"),
     "regimes": ("map.run", "where does BIS pay?"),
+    "recipe": ("grid.recipe", "at which rates does the tiny model learn?"),
     "gain": ("map.gain", "does one formula predict where BIS pays?"),
     "phase": ("phase.run", "knowledge and placement of errors: where does BIS pay?"),
 }

@@ -36,9 +36,9 @@ if TYPE_CHECKING:
 TINY = "tiny"
 
 # (batch size, learning rate, head multiplier) where the user names none: Table 7, and
-# what the tiny model learned best with from its pretrained start.
+# what `mprm run recipe --size full` chose for the tiny model's full pretraining.
 _PAPER = (TRAINING.batch_size, TRAINING.learning_rate, 1.0)
-_TINY = (16, 1e-3, 10.0)
+TINY_RECIPE = (16, 3.125e-5, 10.0)
 
 _ANSWERS = {"yes-no": ("Yes", "No"), "plus-minus": ("+", "-"), "new": None}
 
@@ -178,7 +178,7 @@ class TrainingOptions:
 
     def config(self) -> TrainConfig:
         """All settings of a run but the number of updates."""
-        _, rate, head = _TINY if self.model == TINY else _PAPER
+        _, rate, head = TINY_RECIPE if self.model == TINY else _PAPER
         if self.learning_rate is not None:
             rate = self.learning_rate
         if self.head_multiplier is not None:
@@ -199,7 +199,7 @@ class TrainingOptions:
             rollouts: to train on.
             whole: of the corpus.
         """
-        usual = _TINY if self.model == TINY else _PAPER
+        usual = TINY_RECIPE if self.model == TINY else _PAPER
         matched = whole if self.matched_updates else None
         return plan(rollouts, self.batch_size or usual[0], matched_to=matched)
 

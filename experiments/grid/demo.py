@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from experiments.console.progress import progress
+from experiments.console.training import TINY_RECIPE
 from experiments.corpora.scenes import write_world
 from experiments.corpora.simulated import made_here
 from experiments.grid.cells import (
@@ -52,6 +53,7 @@ from experiments.store.write_subset import choose, write_selection
 from mprm_jax.data.batches import buckets_for
 from mprm_jax.data.corpus import SelectableCorpus, read_corpus, usable_rollouts
 from mprm_jax.data.formats.base import WriteOptions
+from mprm_jax.models.tiny import FULL as FULL_BACKBONE
 from mprm_jax.models.tiny import pretrained, pretraining_facts
 from mprm_jax.records.problems import DataError
 from mprm_jax.train.config import Objective, OptimizerConfig, TrainConfig
@@ -69,11 +71,11 @@ BACKBONE = (
     "learns from the Monte-Carlo labels alone. The vision tower stays frozen."
 )
 
-# Settings that worked for the tiny model on this world's clean labels; the same for all
-# arms. A fresh head learns ten times as fast as the pretrained rest.
-BATCH_SIZE = 16
-LEARNING_RATE = 1e-3
-HEAD_MULTIPLIER = 10.0
+# Chosen on clean labels of spare worlds by a rule written beforehand, the same for all
+# arms: mprm run recipe --size full. The head learns ten times as fast as the rest. A
+# backbone of less pretraining has more to learn: 2^4 times the rate.
+BATCH_SIZE, LEARNING_RATE, HEAD_MULTIPLIER = TINY_RECIPE
+_LEARNING_RATES = {FULL_BACKBONE: LEARNING_RATE, "2400": 5e-4}
 # The activations of four rollouts stay in the cache: an update costs half the CPU time
 # of one in a single part (python -m experiments.benchmarks.train_step).
 ACCUMULATE = 4
@@ -89,6 +91,13 @@ TRAINING = {
     "head_multiplier": HEAD_MULTIPLIER,
     "head": "zero",
 }
+
+
+def peak_rate(backbone: str) -> float:
+    """Of a backbone as :func:`mprm_jax.models.tiny.pretrained` names it; of a file that
+    of the 2,400 updates, since it is likely to have had fewer, too.
+    """
+    return _LEARNING_RATES.get(backbone, _LEARNING_RATES["2400"])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -115,9 +124,11 @@ class Size:
 
 SIZES = {
     # Shows that everything runs; its numbers say nothing.
-    "smoke": Size(500, judged=60, problems=10, seeds=2, corpora=2, full=1),
+    "smoke": Size(500, judged=60, problems=10, seeds=2, corpora=2, full=2),
     "small": Size(8_000, judged=400, problems=50, seeds=3, corpora=3, full=2),
     "medium": Size(8_000, judged=1_000, problems=50, seeds=12, corpora=4, full=3),
+    # Of mprm run recipe.
+    "recipe": Size(8_000, judged=1_000, problems=5, seeds=6, corpora=3, full=0),
     "large": Size(60_000, judged=2_000, problems=300, seeds=16, corpora=8, full=4),
 }
 
@@ -144,7 +155,7 @@ class Demo:
     seed: int
     command: str
     seeds: int | None = None
-    backbone: str = "full"
+    backbone: str = FULL_BACKBONE
 
     @property
     def folder(self) -> Path:
@@ -269,7 +280,8 @@ def simulate(demo: Demo, corpus: int = 0) -> Inputs:
         backbone=demo.backbone,
         name=demo.world.name,
     )
-    inputs = read_inputs(usable, paths, TRAINING)
+    training = TRAINING | {"learning_rate": peak_rate(demo.backbone)}
+    inputs = read_inputs(usable, paths, training)
     world = {"size": demo.size, "seed": demo.seed, "corpora": size.corpora}
     return dataclasses.replace(
         inputs,
@@ -288,18 +300,31 @@ def _write_subsets(demo: Demo, usable: SelectableCorpus) -> None:
         write_selection(usable, chosen, options, output, "prm", WriteOptions())
 
 
-def _settings(cell: Cell, rows: np.ndarray) -> tuple[UpdatePlan, TrainConfig]:
-    assert cell.seed is not None
-    config = TrainConfig(
+def _settings_at(rate: float) -> Settings:
+    def settings(cell: Cell, rows: np.ndarray) -> tuple[UpdatePlan, TrainConfig]:
+        assert cell.seed is not None
+        return plan(len(rows), BATCH_SIZE), train_config(cell.seed, rate)
+
+    return settings
+
+
+def train_config(seed: int, rate: float, head: float = HEAD_MULTIPLIER) -> TrainConfig:
+    """How a cell is trained on hard labels, in memory, without checkpoints.
+
+    Args:
+        seed: of the order of the rollouts.
+        rate: peak of the schedule.
+        head: learning rate of the head over it.
+    """
+    return TrainConfig(
         objective=Objective("hard"),
-        optimizer=OptimizerConfig(head_multiplier=HEAD_MULTIPLIER),
-        learning_rate=LEARNING_RATE,
+        optimizer=OptimizerConfig(head_multiplier=head),
+        learning_rate=rate,
         accumulate=ACCUMULATE,
-        seed=cell.seed,
+        seed=seed,
         threads=0,
         checkpoint_every=0,
     )
-    return plan(len(rows), BATCH_SIZE), config
 
 
 def _quarters(cell: Cell, updates: int) -> Container[int]:
@@ -308,15 +333,12 @@ def _quarters(cell: Cell, updates: int) -> Container[int]:
     return {round(updates * part / 4) for part in parts}
 
 
-def open_grid(
-    inputs: Inputs, backbone: str, settings: Settings = _settings
-) -> GridContext:
+def open_grid(inputs: Inputs, backbone: str) -> GridContext:
     """All that the cells of a corpus share, its rollouts read.
 
     Args:
         inputs: of :func:`simulate`.
         backbone: see :func:`mprm_jax.models.tiny.pretrained`.
-        settings: of the training of a cell.
     """
     model, params = pretrained(backbone)
     # A world that the demo draws fits the memory.
@@ -339,5 +361,5 @@ def open_grid(
         buckets_for(examples),
         bench,
         Curve(few, _quarters, ends=False),
-        settings,
+        _settings_at(peak_rate(backbone)),
     )

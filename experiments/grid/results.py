@@ -405,6 +405,7 @@ class _World(msgspec.Struct, frozen=True):
     name: str
     synthetic: bool = False
     size: str = ""
+    corpora: Count = 0
 
 
 def _world(result: Result) -> _World:
@@ -414,6 +415,8 @@ def _world(result: Result) -> _World:
         raise DataError(f"{_where(result)}: no cell of a grid ({error})") from None
     if result.experiment == DEMO and not _FOLDER.fullmatch(world.name):
         raise DataError(f"{world.name[:80]!r} names no world")
+    if result.experiment == DEMO and not world.corpora:
+        raise DataError("of an earlier version; choose another --output")
     return world
 
 
@@ -445,9 +448,8 @@ def _outcome(name: str, results: Sequence[Result]) -> Outcome:
 
 
 def _shared(result: Result) -> dict[str, Any]:
-    own = {"arm"}
-    if "corpora" in result.config.get("world", ()):
-        own.add("corpus")
+    # A demo's world has several corpora; what a grid is of is one.
+    own = ("arm", "corpus") if _world(result).corpora else ("arm",)
     return {name: value for name, value in result.config.items() if name not in own}
 
 
@@ -525,7 +527,7 @@ def answers(outcome: Outcome) -> list[dict[str, Any]]:
             "world": outcome.world,
             "keep_ratio": gap.arm.keep_ratio,
             "sentence": _sentence(gap, outcome),
-            "difference": _row(gap.difference),
+            "difference": estimate_row(gap.difference),
         }
         for gap in outcome.gaps
         if gap.arm.rule == BIS and not gap.arm.is_control
@@ -553,13 +555,13 @@ def rows(outcome: Outcome) -> dict[str, list[dict[str, Any]]]:
     arms = [
         asdict(one.arm)
         | {"seeds": [seed for seed in one.cells if seed is not None]}
-        | {name: _row(one.estimate(name)) for name in metrics}
+        | {name: estimate_row(one.estimate(name)) for name in metrics}
         for one in outcome.arms
     ]
     gaps = [
         {
             "arm": asdict(gap.arm),
-            "difference": _row(gap.difference),
+            "difference": estimate_row(gap.difference),
             "adjusted_p": gap.adjusted_p,
             "verdict": gap.verdict,
         }
@@ -568,7 +570,8 @@ def rows(outcome: Outcome) -> dict[str, list[dict[str, Any]]]:
     return {"arms": arms, "less_random": gaps}
 
 
-def _row(of: Estimate | None) -> dict[str, Any] | None:
+def estimate_row(of: Estimate | None) -> dict[str, Any] | None:
+    """An estimate as JSON values."""
     if of is None:
         return None
     names = ("mean", "low", "high", "p", "seeds", "covers")

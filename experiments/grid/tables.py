@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from experiments.console.tables import format_table, printable
 from experiments.grid.answer import Estimate
+from experiments.grid.decomposition import Decomposition, decompositions, why
 from experiments.grid.plan import DEMO, Planned
 from experiments.grid.results import (
     ArmResults,
@@ -20,6 +21,12 @@ from theory.scores import DEFAULT_ALPHA
 
 _WIDTH = 80
 
+_CONTROLS = (
+    "clean: true labels; blind: as many wrong labels of each kind as the hard ones, "
+    "placed at random; all-positive: every step labelled right. BIS - Random = "
+    "composition + noise of BIS - noise of Random; noise = blind part + placement."
+)
+
 
 def told(outcomes: Sequence[Outcome], missing: Sequence[Planned] = ()) -> str:
     """The tables and the answers; of a grid that is not finished, what is missing."""
@@ -29,11 +36,14 @@ def told(outcomes: Sequence[Outcome], missing: Sequence[Planned] = ()) -> str:
             table = arm_table(outcome.of_labels(labels))
             parts.append(f"{_wrapped(_heading(outcome, labels))}\n\n{table}")
         parts.append(_wrapped(_legend(outcome)))
+        for found in decompositions(outcome):
+            parts += [level_table(found), part_table(found), _wrapped(_CONTROLS)]
         # The demo tests one difference, and its sentence says all of it.
         if outcome.experiment != DEMO and any(gap.difference for gap in outcome.gaps):
             parts.append(gap_table(outcome))
-    found = [sentence for outcome in outcomes for sentence in sentences(outcome)]
-    parts.append("\n".join(map(_wrapped, found)))
+    for outcome in outcomes:
+        found = [*sentences(outcome), *map(why, decompositions(outcome))]
+        parts.append("\n".join(map(_wrapped, found)))
     if missing:
         parts.append(
             _wrapped(
@@ -63,14 +73,12 @@ def _legend(outcome: Outcome) -> str:
     text = (
         f"Means over seeds ({seeds}); ± is half of the 95 % interval over "
         f"{outcome.level_covers}. micro-F1: mean of the sources' macro-F1, weighted by "
-        "steps; its threshold is chosen on held-out rollouts."
+        "steps; the threshold of each half of the rollouts is chosen on the other."
     )
     if (position := outcome.arms[0].estimate("position_auroc")) is not None:
         text += f" A step's position alone has AUROC {position.mean:.3f}."
     if (best := outcome.best_of_n) is not None:
         text += f" best: accuracy of the best of {best.n} candidates."
-    if outcome.experiment == DEMO:
-        text += " clean: Random's rollouts with true labels."
     return text
 
 
@@ -115,10 +123,47 @@ def _short(of: Estimate | None) -> str:
     return "-" if of is None else f"{of.mean:.3f}"
 
 
+def level_table(of: Decomposition) -> str:
+    """Random and BIS under each kind of labels."""
+    lines = [
+        (
+            level.labels,
+            plus_minus(level.random),
+            plus_minus(level.bis),
+            _signed(level.difference),
+        )
+        for level in of.levels
+    ]
+    header = (f"labels, {_percent(of.arm.keep_ratio)}", "random", "bis", "bis - random")
+    return format_table(header, lines)
+
+
+def part_table(of: Decomposition) -> str:
+    """The terms of BIS - Random, and what they are."""
+    lines = [
+        (
+            f"  {part.within}" if part.within else part.name,
+            _signed(part.difference),
+            part.of,
+        )
+        for part in of.parts
+    ]
+    return format_table(("why", "micro-F1", ""), lines)
+
+
+def _signed(of: Estimate | None) -> str:
+    if of is None:
+        return "-"
+    half = "" if of.half_width is None else f" ± {of.half_width:.3f}"
+    return f"{of.mean:+.3f}{half}"
+
+
 def gap_table(outcome: Outcome) -> str:
     """Every rule less Random, paired by seed."""
     lines = []
     for gap in outcome.gaps:
+        if gap.arm.is_control:
+            continue
         of, p = gap.difference, gap.adjusted_p
         lines.append(
             (

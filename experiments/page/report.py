@@ -17,6 +17,7 @@ from typing import Any
 import msgspec
 from markupsafe import Markup
 
+from experiments.grid.decomposition import METRICS, Decomposition, decompositions, why
 from experiments.grid.plan import BASE, DEMO
 from experiments.grid.results import (
     NAMES,
@@ -57,6 +58,7 @@ from mprm_jax.data.outputs import (
     manifest_path,
 )
 from theory import paper
+from theory.intervals import Estimate
 
 # Rollouts shown over all worlds, and points of a learning curve.
 _EXAMPLES = 60
@@ -75,7 +77,10 @@ class WorldPart:
 
     outcome: Outcome
     sentences: Sequence[str]
+    reasons: Sequence[str]
     answer: Sequence[Chart]
+    why: Sequence[Chart]
+    labels: Sequence[Table]
     contrasts: Table
     results: Table
     details: Sequence[Table]
@@ -101,6 +106,16 @@ class Report:
     def answers(self) -> list[dict[str, Any]]:
         """The answers as JSON values."""
         return [row for outcome in self.run.outcomes for row in answers(outcome)]
+
+    @property
+    def decompositions(self) -> list[dict[str, Any]]:
+        """Why BIS - Random is what it is, where controls were run, as JSON values."""
+        return [
+            {"world": outcome.world, "metric": metric} | found.as_json()
+            for outcome in self.run.outcomes
+            for metric in METRICS
+            for found in decompositions(outcome, metric)
+        ]
 
     @property
     def seeds(self) -> list[int]:
@@ -173,10 +188,17 @@ def _world(
             f"{', '.join(map(str, seeds))} of the selection."
         )
     chart, contrasts = _differences(key, outcome)
+    terms = [
+        _terms(f"{key}-why{i}", outcome, found)
+        for i, found in enumerate(decompositions(outcome))
+    ]
     return WorldPart(
         outcome=outcome,
         sentences=sentences(outcome),
+        reasons=[why(found) for found in decompositions(outcome)],
         answer=[*chart, *_levels(key, outcome)],
+        why=[chart for chart, _ in terms],
+        labels=[table for _, table in terms],
         contrasts=contrasts,
         results=_results(outcome),
         details=_details(outcome),
@@ -260,8 +282,10 @@ def _results(outcome: Outcome) -> Table:
     ]
     whole = tabulate(f"{caption}.", items, columns, "micro-F1")
     rules = sum(one.arm.is_rule for one in outcome.arms)
-    rows = [*whole.rows[:rules], ["for reference"], *whole.rows[rules:]]
-    return replace(whole, rows=rows)
+    asked = rules - sum(one.arm.is_control for one in outcome.arms)
+    controls = [["labels from the truth"], *whole.rows[asked:rules]]
+    rows = [*whole.rows[:asked], *(controls if rules > asked else ())]
+    return replace(whole, rows=[*rows, ["for reference"], *whole.rows[rules:]])
 
 
 def _span(values: Sequence[int]) -> str:
@@ -305,12 +329,11 @@ def _differences(key: str, outcome: Outcome) -> tuple[list[Chart], Table]:
     items, rows = [], []
     for one in outcome.arms:
         gap, of = gaps.get(one.arm), outcome.less_random(one)
-        if gap is None and of is None:
+        if one.arm.is_control or (gap is None and of is None):
             continue
         item = {"rule": arm_name(one.arm, outcome), "difference": of and of.mean}
         item["seeds"] = of.seeds if of else 0
-        if of is not None and "seeds" in of.covers:
-            item["interval"] = f"{sign(of.low)} to {sign(of.high)}"
+        item["interval"] = _ends(of)
         if gap is not None:
             item |= {"p": gap.adjusted_p, "verdict": gap.verdict}
         items.append(item)
@@ -346,6 +369,71 @@ def _differences(key: str, outcome: Outcome) -> tuple[list[Chart], Table]:
     figure = page.differences(rows, "micro-F1 less Random’s")
     described = "; ".join(f"{row.label} {row.told}" for row in rows)
     return [_chart(f"{key}-differences", title, figure, described)], contrasts
+
+
+def _terms(key: str, outcome: Outcome, found: Decomposition) -> tuple[Chart, Table]:
+    """The terms of BIS less Random as bars, and both under every kind of labels."""
+    from paper_figures import page
+
+    rows = []
+    for i, part in enumerate(found.parts):
+        of = part.difference
+        told = sign(of and of.mean)
+        half = of and of.half_width
+        look = 2 if part.within else min(i, 1)
+        name = part.within or part.name
+        rows.append(page.Term(name, told, of and of.mean, half, look))
+    title = "BIS − Random = composition + noise of BIS − noise of Random"
+    if len(outcome.keep_ratios) > 1:
+        title += f", keeping {share(found.arm.keep_ratio)}"
+    items = [
+        {"term": part.name, "of": part.of, "mean": of and of.mean, "ends": _ends(of)}
+        for part in found.parts
+        for of in (part.difference,)
+    ]
+    numbers = tabulate(
+        f"{outcome.world}: {title}; noise = blind part + placement.",
+        items,
+        (
+            ("term", "term", text),
+            ("what", "of", text),
+            ("micro-F1", "mean", sign, 4),
+            ("95 %", "ends", text),
+        ),
+        "micro-F1",
+    )
+    described = "; ".join(
+        f"{part.name} {row.told}" for part, row in zip(found.parts, rows, strict=True)
+    )
+    chart = _chart(key, title, page.terms(rows, "micro-F1"), described, numbers)
+    levels = tabulate(
+        f"{outcome.world}, {share(found.arm.keep_ratio)}: micro-F1 by what labels the "
+        "steps have.",
+        [
+            {"labels": of.labels, "random": of.random, "bis": of.bis}
+            | {"less": _less(of.difference)}
+            for of in found.levels
+        ],
+        (
+            ("labels", "labels", text),
+            ("Random", "random", plus_minus),
+            ("BIS", "bis", plus_minus),
+            ("BIS − Random, 95 %", "less", text),
+        ),
+        "BIS − Random, 95 %",
+    )
+    return chart, levels
+
+
+def _less(of: Estimate | None) -> str:
+    ends = _ends(of)
+    return sign(of and of.mean) + ("" if ends is None else f" ({ends})")
+
+
+def _ends(of: Estimate | None) -> str | None:
+    if of is None or "seeds" not in of.covers:
+        return None
+    return f"{sign(of.low)} to {sign(of.high)}"
 
 
 def _chart(

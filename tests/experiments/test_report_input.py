@@ -115,7 +115,7 @@ def test_missing_arms_and_metrics_are_dashes_not_failures(copy):
         lines[:] = [
             line | {"metrics": empty}
             for line in lines
-            if line["config"]["arm"]["rule"] in ("bis", "clean")
+            if line["config"]["arm"]["rule"] in ("bis", "mixed")
         ]
 
     edit_results(copy, edit)
@@ -155,7 +155,7 @@ def test_two_keep_ratios_in_one_folder_are_told_apart(copy):
     table = document.table(["within-position AUROC", "updates"])
     assert table["BIS 25\N{NO-BREAK SPACE}%"]["updates"] == "60"
     assert table["BIS 50\N{NO-BREAK SPACE}%"]["updates"] == "77"
-    assert table["clean labels 50\N{NO-BREAK SPACE}%"]["updates"] == "77"
+    assert table["Random 50\N{NO-BREAK SPACE}%, clean labels"]["updates"] == "77"
     assert document.text.count("BIS beat Random by 0.055") == 2
 
 

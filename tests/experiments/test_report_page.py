@@ -15,6 +15,7 @@ from experiments.store.results import Result, append_results
 from tests.cli import run
 from tests.report_document import Document
 from tests.report_run import (
+    CONTROLS,
     GAINS,
     KEEP_RATIO,
     LEVELS,
@@ -48,9 +49,13 @@ def test_every_number_of_the_results_is_the_mean_of_its_cells(
     number, world, demo_run, document
 ):
     table = document.table(["within-position AUROC", "updates"], number)
-    assert list(table) == list(NAMES.values())
-    found = cells_of(demo_run, world)
-    for arm, row in zip(NAMES, table.values(), strict=True):
+    found = [
+        cell
+        for cell in cells_of(demo_run, world)
+        if cell["config"]["arm"]["labels"] not in CONTROLS
+    ]
+    for arm, name in NAMES.items():
+        row = table[name]
         of = [c["metrics"] for c in found if c["config"]["arm"]["rule"] == arm]
         assert len(of) == (1 if arm == "base" else 3)
         assert (row["rollouts"], row["updates"]) == (
@@ -77,14 +82,20 @@ def test_rules_come_first_and_references_apart(document):
     table = next(of for of in document.tables if "updates" in of[0])
     heads = [row[0].strip() for row in table[1:]]
     names = [*NAMES.values()]
-    assert heads == [*names[:5], "for reference", *names[5:]]
+    both = ("Random", "BIS")
+    controls = [f"{rule}, {control} labels" for control in CONTROLS for rule in both]
+    assert heads == [
+        *(*names[:5], "labels from the truth", *controls),
+        *("for reference", *names[5:]),
+    ]
 
 
 def test_seeds_and_sources_are_shown_as_they_are(demo_run, document):
     rows = next(t for t in document.tables if "decision threshold" in t[0])[1:]
     expected = {
         (
-            NAMES[cell["config"]["arm"]["rule"]],
+            NAMES[cell["config"]["arm"]["rule"]]
+            + (f", {labels} labels" if labels in CONTROLS else ""),
             "–" if cell["seed"] is None else str(cell["seed"]),
             *(
                 f"{cell['metrics'][name]:.3f}"
@@ -93,6 +104,7 @@ def test_seeds_and_sources_are_shown_as_they_are(demo_run, document):
             *(f"{cell['metrics']['per_source'][name]:.3f}" for name in "ab"),
         )
         for cell in cells_of(demo_run, "scarce")
+        for labels in (cell["config"]["arm"]["labels"],)
     }
     assert {tuple(c.strip() for c in row) for row in rows} == expected
     sources = document.table(["a", "b"])
@@ -108,9 +120,36 @@ def test_differences_stand_with_their_intervals_and_verdicts(document):
     assert first["BIS"]["seeds"] == "3"
     # The demo asks of BIS alone, so only BIS is corrected; references have no verdict.
     assert first["BIS"]["Holm’s p"] != "–" == first["Mixed"]["Holm’s p"]
-    assert first["clean labels"]["verdict"] == "–"
+    assert first["full data"]["verdict"] == "–"
     second = document.table(["Holm’s p", "verdict"], 1)
     assert second["BIS"]["verdict"] == "open"
+
+
+def test_why_is_told_in_terms_that_add_up(document):
+    table = document.table(["term", "what"])
+    found = {
+        name: float(row["micro-F1"].replace("−", "-")) for name, row in table.items()
+    }
+    gain = sum(GAINS["scarce"]) / 3
+    clean, blind = CONTROLS["clean"], CONTROLS["blind"]
+    for name, expected in {
+        "BIS − Random": gain,
+        "composition": gain + clean[1] - clean[0],
+        "noise of BIS": -clean[1],
+        "noise of BIS: blind part": blind[1] - clean[1],
+        "noise of BIS: placement": -blind[1],
+        "noise of Random": -clean[0],
+        "noise of Random: blind part": blind[0] - clean[0],
+        "noise of Random: placement": -blind[0],
+        "noise, BIS − Random": clean[0] - clean[1],
+        "noise, BIS − Random: blind part": blind[1] - clean[1] - blind[0] + clean[0],
+        "noise, BIS − Random: placement": blind[0] - blind[1],
+    }.items():
+        assert found.pop(name) == pytest.approx(expected, abs=1e-4), name
+    assert not found
+    levels = document.table(["labels", "BIS"])
+    assert list(levels) == ["hard", *CONTROLS]
+    assert levels["blind"]["Random"].startswith(f"{LEVELS['random'] + blind[0]:.3f}")
 
 
 def test_the_answers_come_first_and_agree_with_the_command(

@@ -21,6 +21,8 @@ from tests.mprm_jax.tiny_case import random_params, small_model
 
 ROLLOUTS, JUDGED = 150, 40
 RULES, KEEPS, SEEDS = ("random", "bis"), (0.2, 0.4), (0, 1)
+# The small model's weights are random: it has nothing to lose, and much to learn.
+RATE = ("--learning-rate", 1e-3)
 GRID = ("--rules", "random,bis", "--keep-ratios", "0.2,0.4", "--seeds", "0,1")
 
 
@@ -42,7 +44,7 @@ def command(capsys, world, output, *arguments):
     given = ["--corpus", world, "--benchmark", bench / "test.jsonl"]
     given += ["--candidates", bench / "candidates.jsonl", "--output", output]
     # One batch, hence one shape to compile for.
-    given += ["--scoring-batch-size", 80]
+    given += ["--scoring-batch-size", 80, *RATE]
     return run_command(capsys, "run", "selection", *given, *arguments)
 
 
@@ -157,13 +159,14 @@ def test_a_cell_equals_select_train_evaluate_and_rerank(
     output, _ = finished
     cell = results_of(output)["bis", 0.4, 1].metrics
     model, bench = tmp_path / "model", world / "benchmark"
-    chosen = ("--rule", "bis", "--keep-ratio", 0.4, "--seed", 1)
+    chosen = ("--rule", "bis", "--keep-ratio", 0.4, "--seed", 1, *RATE)
     trained = run_command(capsys, "train", world, *chosen, "--output", model)
     assert trained.status == 0, trained.err
     scored = ("--checkpoint", model, "--output", tmp_path / "scores.jsonl", "--json")
     scored += ("--batch-size", 80)
     named = ("--benchmark", bench / "test.jsonl", "--replicates", 0)
-    judged = run_command(capsys, "evaluate", *scored, *named).json
+    fitted = (*named, "--threshold-on", "cross-fitted")
+    judged = run_command(capsys, "evaluate", *scored, *fitted).json
     for name in ("micro_f1", "macro_f1_pooled", "auroc", "within_position_auroc"):
         assert cell[name] == pytest.approx(judged[name], abs=1e-6), name
     assert cell["per_source"] == pytest.approx(judged["per_source"], abs=1e-6)
@@ -235,6 +238,7 @@ def test_only_missing_cells_run_and_come_out_the_same(
     judged = run_command(
         capsys, "evaluate", "--checkpoint", kept, "--benchmark", bench, "--json",
         "--output", tmp_path / "scores.jsonl", "--replicates", 0, "--batch-size", 80,
+        "--threshold-on", "cross-fitted",
     ).json  # fmt: skip
     assert judged["micro_f1"] == pytest.approx(gone.metrics["micro_f1"], abs=1e-6)
 
@@ -309,7 +313,7 @@ def test_results_of_another_corpus_or_run_are_refused(
     file = next((other / "annotations").glob("*.jsonl"))
     file.write_bytes(b"".join(file.read_bytes().splitlines(True)[:-1]))
     for corpus, arguments, named in (
-        (other, (), "world.corpus differ"),
+        (other, (), "run: corpus differ"),
         (world, ("--batch-size", 8), "training.batch_size differ"),
         (world, ("--name", "mine"), "world.name differ"),
     ):

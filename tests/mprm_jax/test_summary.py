@@ -20,10 +20,19 @@ from mprm_jax.summary import (
     position_auroc,
     prior_auroc,
     replicate,
+    second_half,
     within_position_auroc,
 )
 from tests.judged_steps import picked_steps, random_steps
-from theory.agreement import auroc, best_threshold, f1_at, step_scores
+from theory.agreement import (
+    Confusion,
+    auroc,
+    best_threshold,
+    confusion,
+    f1_at,
+    macro_f1,
+    step_scores,
+)
 from theory.intervals import draw_weights, percentile_interval
 
 
@@ -228,12 +237,42 @@ def test_the_default_threshold_is_chosen_where_nothing_is_evaluated():
     assert len(everything) == len(also_everything) == 300
 
 
+def test_a_cross_fitted_threshold_is_chosen_on_the_half_that_it_does_not_judge():
+    steps = step_scores(*random_steps(np.random.default_rng(0), 300))
+    decision, left = decide(steps, "cross-fitted")
+    assert len(left) == 300
+    second = second_half(steps)
+    # Of like size, within a fold of a fit, too.
+    for other in (second | True, steps.keys % np.uint64(5) == 0):
+        assert abs(second[other].mean() - 0.5) < 4 * 0.5 / np.sqrt(other.sum())
+    assert decision.halves is not None
+    parts = [steps.take(np.flatnonzero(of)) for of in (~second, second)]
+    assert decision.halves == tuple(map(best_threshold, parts[::-1]))
+    # Judged half by half: counts of the two add up to those of both.
+    found = evaluation(steps, decision, replicates=50)
+    counts = [
+        confusion(part, threshold, part.step_source, len(steps.source_names))
+        for part, threshold in zip(parts, decision.halves, strict=True)
+    ]
+    together = Confusion(*(a + b for a, b in zip(*counts, strict=True)))
+    expected = macro_f1(together)
+    assert list(found.per_source.values()) == pytest.approx(expected.tolist())
+    weights = together.steps / found.steps
+    assert found.micro_f1 == pytest.approx(expected @ weights)
+    assert found.intervals is not None
+    interval = found.intervals["micro_f1"]
+    assert interval is not None
+    assert interval.low < found.micro_f1 < interval.high
+
+
 def test_a_threshold_needs_steps_on_both_sides():
     one = step_scores(["a"], [[1, -1]], [[0.9, 0.1]], ["x"])
     with pytest.raises(DataError, match=r"too few to hold some out.*--threshold"):
         decide(one, "held-out")
+    with pytest.raises(DataError, match=r"too few to choose.*--threshold"):
+        decide(one, "cross-fitted")
     neutral = step_scores(["a"], [[0]], [[0.9]], ["x"])
-    for chosen_on in ("held-out", "fixed", "test"):
+    for chosen_on in ("held-out", "cross-fitted", "fixed", "test"):
         with pytest.raises(DataError, match="no counted steps"):
             decide(neutral, chosen_on)
 
