@@ -4,50 +4,98 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from experiments.console.command import answer
 from experiments.console.corpus import CorpusOptions, load_usable
-from experiments.console.errors import AlreadyReported
-from experiments.console.options import check_least
+from experiments.console.errors import AlreadyReported, UsageError
+from experiments.console.options import (
+    OptionalPath,
+    OptionalStr,
+    check_least,
+    given,
+)
 from experiments.console.tables import format_table
 from experiments.store.results import REFERENCE
 from theory.paper import TRAINING
+from theory.scores import DEFAULT_ALPHA
 
 if TYPE_CHECKING:
     from experiments.map.advisor import Advisor
+    from experiments.map.judged import Assumed, Values
+    from experiments.map.judged_map import JudgedWorld
+    from mprm_jax.data.corpus import SelectableCorpus
+    from theory.rollouts import Rollouts
+    from theory.selection import Selection
 
 KEEP_RATIOS = (0.05, 0.1, 0.25, 0.5)
+
+# Of every interval, as of the simulated worlds'; resamples of the judged rollouts.
+_LEVEL, _REPLICATES = 0.9, 100
 
 
 @dataclasses.dataclass(frozen=True)
 class Options(CorpusOptions):
     """Would BIS help on this corpus? By comparison with simulated ones.
 
-    Reads what mprm run regimes found in hundreds of simulated worlds, and predicts from
-    this corpus's counts what each rule would gain over Random and over all data, with
-    90 % intervals. Counts do not show what features encode nor how labels err, so the
-    intervals are wide; where the corpus is unlike every simulated world it says so and
-    predicts nothing.
+    Counts alone cannot say: they show neither how labels err nor what features encode.
+    They say how much of a subset ties decide, what it is made of and, if wrong steps
+    succeed as often as judges of other corpora found, how many of its labels are wrong.
 
-    Example: mprm advise CORPUS --batch 512
+    About a hundred judged rollouts say more. With --judged, BIS's gain over Random is
+    predicted by a formula for linear students and, where the corpus is like simulated
+    ones, by the formula and counts together, with 90 % intervals. It depends on what
+    nobody sees: --clean-auroc, --knowledge, --dimension.
+
+    Example: mprm advise CORPUS --judged judged.jsonl
 
     Attributes:
         batch: Rollouts per update of the planned training.
         passes: Over the subset.
+        judged: Rollouts of this corpus whose steps a judge or a person called right or
+            wrong: records with one label a step (TRL, ProcessBench,
+            VisualProcessBench), found in the corpus by question and steps, or Med-PRM
+            samples, which bring their counts.
+        judge: Whose labels, of Med-PRM samples; by default the first judge's.
+        clean_auroc: What the model would reach with clean labels without end, in
+            (0.5, 1).
+        knowledge: Clean labels that the model has learned from before, per label of the
+            subset.
+        dimension: Of the features that a linear student would be trained on.
         results: Folder of the results store with regimes.jsonl; the reference that
             comes with the package is read where it has more worlds.
     """
 
     batch: int = TRAINING.batch_size
     passes: int = 1
+    judged: OptionalPath = None
+    judge: OptionalStr = None
+    clean_auroc: float = 0.83
+    knowledge: float = 0.0
+    dimension: int = 32
     results: Path = Path("runs/results")
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_least(self, batch=1, passes=1)
+        check_least(self, batch=1, passes=1, knowledge=0, dimension=4)
+        if not 0.5 < self.clean_auroc < 1:
+            raise UsageError("--clean-auroc must lie in (0.5, 1)")
+        if self.judged is None:
+            for name in ("--judge", *_STATED, "--dimension"):
+                if name in given(self):
+                    raise UsageError(f"{name} needs --judged")
 
+    @property
+    def stated(self) -> bool:
+        """Whether the user says what judged rollouts do not show."""
+        return bool(given(self).keys() & _STATED)
+
+
+_STATED = {"--clean-auroc", "--knowledge"}
 
 OPTIONS = Options
 
@@ -58,30 +106,223 @@ def run(options: Options) -> None:
     from mprm_jax.records.problems import DataError
 
     advisor, worlds, folder = load_advisor(options.results)
-    rollouts = load_usable(options).rollouts
+    usable = load_usable(options)
+    rollouts = usable.rollouts
     try:
         measures = corpus_measures(rollouts)
     except ValueError as error:
         raise DataError(f"{options.corpus}: {error}") from None
+    subsets = [
+        _bis_rows(usable, keep_ratio, options.seed) for keep_ratio in KEEP_RATIOS
+    ]
     found = []
-    for keep_ratio in KEEP_RATIOS:
+    for keep_ratio, subset in zip(KEEP_RATIOS, subsets, strict=True):
         per_pass = math.ceil(keep_ratio * rollouts.n_rollouts / options.batch)
-        found.append(_advice(advisor, measures, keep_ratio, options.passes * per_pass))
+        advice = _advice(advisor, measures, keep_ratio, options.passes * per_pass)
+        found.append(advice | {"subset": _described(rollouts, subset)})
+    _expect(rollouts, subsets, found)
     inside = [advice for advice in found if not advice["outside"]]
+    judged_worlds = _judged_worlds(options.results)
     report = {
         "measures": measures,
         "worlds": worlds,
         "results": str(folder),
         "keep_ratios": found,
         "recommended": _recommend(inside) if inside else None,
+        "judged": None,
+        "signs": _signs(judged_worlds),
     }
+    if options.judged is not None:
+        report["judged"] = _judge(options, usable, subsets, found, judged_worlds)
     answer(options.json, report, lambda: _text(report, inside))
-    if not inside:
+    if not inside and options.judged is None:
         reasons = sorted({name for advice in found for name in advice["outside"]})
         raise AlreadyReported(
             "no prediction: the corpus lies outside what was simulated "
             f"({', '.join(reasons)})"
         )
+
+
+# --- what counts say ------------------------------------------------------------------
+
+
+def _bis_rows(usable: SelectableCorpus, keep_ratio: float, seed: int) -> Selection:
+    from theory.selection import select
+
+    return select(
+        usable.rollouts,
+        "bis",
+        keep_ratio,
+        usable.content,
+        alpha=DEFAULT_ALPHA,
+        seed=seed,
+    )
+
+
+def _described(rollouts: Rollouts, subset: Selection) -> dict[str, float]:
+    from theory.summary import summarise
+
+    of = summarise(rollouts.take(subset.rows))
+    return {
+        "rollouts": of.rollouts,
+        "steps": of.steps,
+        "tied_share": subset.tied_share,
+        "mixed_share": of.mixed_share,
+        "all_positive_share": of.all_positive_share,
+        "all_negative_share": of.all_negative_share,
+    }
+
+
+def _expect(
+    rollouts: Rollouts, subsets: Sequence[Selection], found: Sequence[dict[str, Any]]
+) -> None:
+    """Add what share of each label of BIS's subset, and of Random's, would be wrong if
+    wrong steps succeeded as they do elsewhere, for a range of shares of wrong steps.
+    """
+    from experiments.map.judged import WRONG_SHARES, right_by_law
+
+    positive = rollouts.successes > 0
+    row = np.repeat(np.arange(rollouts.n_rollouts), rollouts.lengths)
+    for advice in found:
+        advice["subset"]["expected"] = []
+    for share in WRONG_SHARES:
+        right = right_by_law(rollouts, share)
+
+        def wrong(chosen: np.ndarray, right: np.ndarray = right) -> dict[str, Any]:
+            pairs = (("wrong_positives", positive, 1 - right),
+                     ("right_negatives", ~positive, right))  # fmt: skip
+            return {
+                key: float(of[has].mean()) if (has := chosen & label).any() else None
+                for key, label, of in pairs
+            }
+
+        random = wrong(np.ones(len(row), bool))
+        for advice, subset in zip(found, subsets, strict=True):
+            of_bis = wrong(np.isin(row, subset.rows))
+            expected = {"wrong_steps": share, "random": random, "bis": of_bis}
+            advice["subset"]["expected"].append(expected)
+
+
+# --- what judged rollouts say ---------------------------------------------------------
+
+
+def _judged_worlds(results: Path) -> list[JudgedWorld]:
+    from experiments.map.judged_map import read_judged_worlds
+
+    return max(
+        (read_judged_worlds(at, (results, REFERENCE)) for at in (results, REFERENCE)),
+        key=len,
+    )
+
+
+def _signs(worlds: Sequence[JudgedWorld]) -> dict[str, dict[str, float]]:
+    from experiments.map.judged_map import signs_by_sample
+
+    return signs_by_sample(worlds) if worlds else {}
+
+
+def _judge(
+    options: Options,
+    usable: SelectableCorpus,
+    subsets: Sequence[Selection],
+    found: Sequence[dict[str, Any]],
+    worlds: Sequence[JudgedWorld],
+) -> dict[str, Any]:
+    """What the judged rollouts say; predictions are added to each keep ratio."""
+    from experiments.corpora.judges import read_truth_of
+    from experiments.map import judged as said
+    from experiments.map.judged_map import formula_error
+    from theory.intervals import draw_weights
+
+    truth = read_truth_of(options.judged or Path(), usable, options.judge)
+    judged = said.judged_steps(truth.rollouts, truth.right_S, truth.known_S)
+    steps, right = said.steps_of(usable.rollouts), said.right_share(judged)
+    corpus, assumed = said.composition(steps), _assumed(options)
+    bis = [said.composition(steps, subset.rows) for subset in subsets]
+    drawn = draw_weights(
+        np.zeros(judged.rollouts, int),
+        _REPLICATES,
+        np.random.default_rng(options.seed),
+    )
+    spread = said.resample(bis, KEEP_RATIOS, corpus, judged, assumed, drawn)
+    error = formula_error(worlds, options.stated) if worlds else 0.0
+    wiser = dataclasses.replace(assumed, knowledge=assumed.knowledge + 1)
+    told = [assumed.separation, assumed.knowledge] if options.stated else []
+    for k, (advice, subset) in enumerate(zip(found, bis, strict=True)):
+        inputs = said.judged_inputs(subset, corpus, KEEP_RATIOS[k], judged, assumed)
+        gain, sampled = float(inputs[0]), _ends(spread.gain_RxK[:, k])
+        half = math.hypot((sampled[1] - sampled[0]) / 2, error)
+        look = np.concatenate([list(advice["inputs"].values()), inputs, told])
+        advice["judged"] = {
+            "formula": {"gain": gain, "low": gain - half, "high": gain + half},
+            "sampled": sampled,
+            "otherwise": {
+                "features blind": float(inputs[1]),
+                "ease shown": float(inputs[2]),
+                "position shown": float(inputs[3]),
+                "knowledge + 1": said.predicted_gain(
+                    subset, KEEP_RATIOS[k] * corpus, corpus, right, wiser
+                ),
+            },
+            "both": None
+            if advice["outside"] or not worlds
+            else _both(worlds, judged.rollouts, options.stated, look),
+        } | _values(said.predictive_values(subset, right), spread.bis_RxKx2[:, k])
+    return {
+        "truth": truth.source,
+        "rollouts": judged.rollouts,
+        "steps": len(judged.right_S),
+        "wrong": int((~judged.right_S).sum()),
+        "left_out": dict(truth.left_out),
+        "position_auroc": judged.noise(),
+        "position_auroc_interval": _ends(spread.noise_R),
+        "assumed": dataclasses.asdict(assumed) | {"stated": options.stated},
+        "formula_error": error,
+    } | _values(said.predictive_values(corpus, right), spread.random_Rx2)
+
+
+def _assumed(options: Options) -> Assumed:
+    from scipy.special import ndtri
+
+    from experiments.map.judged import Assumed
+
+    # The default is that of the simulated worlds to all digits.
+    separation = Assumed.separation
+    if options.clean_auroc != Options.clean_auroc:
+        separation = math.sqrt(2) * float(ndtri(options.clean_auroc))
+    return Assumed(separation, knowledge=options.knowledge, dimension=options.dimension)
+
+
+def _both(
+    worlds: Sequence[JudgedWorld], rollouts: int, stated: bool, look: np.ndarray
+) -> dict[str, float]:
+    """What the formula and counts together predict, as fitted with no more judged
+    rollouts than there are.
+    """
+    from experiments.map.judged_map import SIZES, fit_judged
+
+    sample = max((n for n in SIZES if n <= rollouts), default=SIZES[0])
+    return fit_judged(worlds, str(sample), stated).predict(look)._asdict()
+
+
+def _values(values: Values, spread_Rx2: np.ndarray) -> dict[str, Any]:
+    """PPV and NPV with intervals; None of a label that the subset lacks."""
+    found: dict[str, Any] = {}
+    for i, name in enumerate(("ppv", "npv")):
+        value = getattr(values, name)
+        there = not math.isnan(value)
+        found[name] = value if there else None
+        found[f"{name}_interval"] = _ends(spread_Rx2[:, i]) if there else None
+    return found
+
+
+def _ends(values_R: np.ndarray) -> list[float]:
+    from theory.intervals import percentile_interval
+
+    return list(percentile_interval(values_R, _LEVEL) or (math.nan, math.nan))
+
+
+# --- by comparison with simulated worlds ----------------------------------------------
 
 
 def load_advisor(
@@ -114,7 +355,7 @@ def _advice(
     advisor: Advisor, measures: dict[str, float], keep_ratio: float, updates: int
 ) -> dict[str, Any]:
     """Predictions for one keep ratio; none where it is outside."""
-    from experiments.map.advisor import TARGETS, inputs
+    from experiments.map.advisor import NAMES, TARGETS, inputs
 
     x = inputs(measures, keep_ratio, updates)
     outside = advisor.outside(x)
@@ -124,6 +365,7 @@ def _advice(
         "distance": advisor.distance(x),
         "reach": advisor.reach,
         "outside": outside,
+        "inputs": dict(zip(NAMES, x.tolist(), strict=True)),
     }
     if outside:
         return advice
@@ -167,12 +409,12 @@ def _candidates(keep_ratio: float, gains: dict[str, Any]) -> list[dict[str, Any]
     for name, gain in gains.items():
         treated, _, baseline = name.rpartition(" - ")
         if baseline == "full":
-            rule, alpha = ARMS[treated]
+            arm = ARMS[treated]
             found.append(
                 {
-                    "rule": rule,
+                    "rule": arm.rule,
                     "keep_ratio": keep_ratio,
-                    "alpha": alpha if rule == "bis" else None,
+                    "alpha": arm.alpha if arm.rule == "bis" else None,
                     "over_all_data": gain,
                 }
             )
@@ -180,11 +422,57 @@ def _candidates(keep_ratio: float, gains: dict[str, Any]) -> list[dict[str, Any]
 
 
 def _text(report: dict[str, Any], inside: list[dict[str, Any]]) -> str:
-    every, best = report["keep_ratios"], report["recommended"]
+    lines = [
+        f"compared with {report['worlds']} simulated worlds: {report['results']}",
+        "of this corpus:",
+        *(f"  {n.replace('_', ' ')}: {v:.4f}" for n, v in report["measures"].items()),
+        *_subset_lines(report["keep_ratios"]),
+        *_compared_lines(report["keep_ratios"], inside),
+    ]
+    if report["judged"] is not None:
+        lines += _judged_lines(report["judged"], report["keep_ratios"])
+    if inside:
+        lines += _recommended_lines(report["recommended"], inside)
+    lines += _sign_lines(report["signs"], report["judged"] is not None)
+    return "\n".join([*lines, f"\n{_CAVEAT}"])
+
+
+def _subset_lines(every: Sequence[dict[str, Any]]) -> list[str]:
+    """What BIS would keep, and how many labels would be wrong elsewhere's way."""
+    rows = []
+    for advice in every:
+        of = advice["subset"]
+        shares = ("tied_share", "mixed_share", "all_positive_share")
+        expected = of["expected"]
+        rows.append(
+            (
+                _percent(advice["keep_ratio"]),
+                str(of["rollouts"]),
+                *(_percent(of[name]) for name in (*shares, "all_negative_share")),
+                *(
+                    _span([one[rule][label] for one in expected])
+                    for label in ("wrong_positives", "right_negatives")
+                    for rule in ("bis", "random")
+                ),
+            )
+        )
+    header = ("keep", "rollouts", "by ties", "mixed", "all right", "all wrong")
+    header += ("K > 0: BIS", "Random", "K = 0: BIS", "Random")
+    return [
+        "\nwhat BIS (alpha .05) keeps, and what share of the labels would be wrong if",
+        "wrong steps succeeded as judges elsewhere found, and 5 to 20 % were wrong:\n",
+        format_table(header, rows),
+    ]
+
+
+def _compared_lines(
+    every: Sequence[dict[str, Any]], inside: Sequence[dict[str, Any]]
+) -> list[str]:
+    """What counts alone predict, where the corpus is like simulated ones."""
     shown = ("bis - random", "bis - mixed", "bis - full")
     rows = [
         (
-            f"{100 * advice['keep_ratio']:g} %",
+            _percent(advice["keep_ratio"]),
             *(
                 "--" if advice["outside"] else _interval(advice["gains"][name])
                 for name in shown
@@ -192,42 +480,145 @@ def _text(report: dict[str, Any], inside: list[dict[str, Any]]) -> str:
         )
         for advice in every
     ]
+    lines = []
+    if inside:
+        lines += [
+            "\nby counts alone, micro-F1 of BIS less that of others, 90 % intervals:\n",
+            format_table(("keep", "Random", "Mixed", "all data"), rows),
+        ]
     near = ", ".join(f"{advice['distance']:.2f}" for advice in every)
-    lines = [
-        f"compared with {report['worlds']} simulated worlds: {report['results']}",
-        "of this corpus:",
-        *(f"  {n.replace('_', ' ')}: {v:.4f}" for n, v in report["measures"].items()),
-        "\nmicro-F1 of BIS (alpha .05) less that of others, 90 % intervals:\n",
-        format_table(("keep", "Random", "Mixed", "all data"), rows),
-        f"distance to the nearest world (inside up to {every[0]['reach']:.2f}): {near}",
-    ]
-    for advice in every:
-        if advice["outside"]:
-            names = ", ".join(advice["outside"])
-            share = f"{100 * advice['keep_ratio']:g} %"
-            lines.append(f"{share} is outside what was simulated: {names}")
-    if best is None:
-        return "\n".join(lines)
-    parts = "; ".join(f"{d['input']} {d['adds']:+.3f}" for d in inside[0]["drivers"])
-    share = f"{100 * inside[0]['keep_ratio']:g} %"
-    advised = "all data; no rule is told apart from it"
+    reach = every[0]["reach"]
+    lines.append(f"\ndistance to the nearest world (inside up to {reach:.2f}): {near}")
+    outside = {_percent(a["keep_ratio"]): a["outside"] for a in every if a["outside"]}
+    if len(outside) == len(every) and len({*map(tuple, outside.values())}) == 1:
+        outside = {"every keep ratio": every[0]["outside"]}
     lines += [
-        f"\nwhat moves BIS - Random most at {share}:\n  {parts}",
+        f"{share} is outside what was simulated: {', '.join(names)}"
+        for share, names in outside.items()
+    ]
+    return lines
+
+
+def _judged_lines(judged: dict[str, Any], every: Sequence[dict[str, Any]]) -> list[str]:
+    """What the judged rollouts say, and what follows from them."""
+    lines = [
+        f"\njudged: {judged['steps']} steps of {judged['rollouts']} rollouts by "
+        f"{judged['truth']}, {judged['wrong']} wrong",
+        *(f"{n} left out: {reason}" for reason, n in judged["left_out"].items()),
+        "position tells wrong steps with K > 0 from those with K = 0 with AUROC "
+        + _value(judged, "position_auroc"),
+        "Random at any keep ratio: right of K > 0 "
+        f"{_value(judged, 'ppv')}, wrong of K = 0 {_value(judged, 'npv')}",
+        "\nAUROC of BIS less that of Random, 90 % intervals:\n",
+    ]
+    rows = [
+        (
+            _percent(advice["keep_ratio"]),
+            _value(of := advice["judged"], "ppv"),
+            _value(of, "npv"),
+            _interval(of["formula"]),
+            "--" if of["both"] is None else _interval(of["both"]),
+            _verdict(of["both"] or of["formula"]),
+        )
+        for advice in every
+    ]
+    header = ("keep", "right of K > 0", "wrong of K = 0", "formula")
+    lines.append(format_table((*header, "with counts", "BIS"), rows))
+    assumed = judged["assumed"]
+    area = _clean_auroc(assumed["separation"])
+    rows = [
+        (
+            _percent(advice["keep_ratio"]),
+            *(f"{x:+.3f}".replace("0.", ".") for x in other.values()),
+        )
+        for advice in every
+        for other in [advice["judged"]["otherwise"]]
+    ]
+    return [
+        *lines,
+        f"assumed: AUROC {area:.2f} with clean labels, {assumed['knowledge']:g} clean "
+        f"labels known per label, {assumed['dimension']} dimensions",
+        "(--clean-auroc, --knowledge, --dimension); the formula's gain if features",
+        "show neither ease nor position, one of them strongly, or if more is known:\n",
+        format_table(("keep", *every[0]["judged"]["otherwise"]), rows),
+    ]
+
+
+def _clean_auroc(separation: float) -> float:
+    from scipy.special import ndtr
+
+    return float(ndtr(separation / math.sqrt(2)))
+
+
+def _recommended_lines(
+    best: dict[str, Any], inside: Sequence[dict[str, Any]]
+) -> list[str]:
+    parts = "; ".join(f"{d['input']} {d['adds']:+.3f}" for d in inside[0]["drivers"])
+    advised = "all data; no rule is told apart from it"
+    lines = [
+        f"\nby counts alone, what moves BIS - Random most at "
+        f"{_percent(inside[0]['keep_ratio'])}:\n  {parts}",
         f"recommended: {_as_options(best) if best['told_apart'] else advised}",
         "if only a share can be trained on, the largest predictions are:",
     ]
     for one in best["if_a_share"]:
         gain = _interval(one["over_all_data"])
         lines.append(f"  {_as_options(one)}  ({gain} against all data)")
-    return "\n".join([*lines, f"\n{_CAVEAT}"])
+    return lines
 
 
-# The demo's three worlds: LOG.md, "The map: where BIS pays".
+def _sign_lines(signs: dict[str, dict[str, float]], judged: bool) -> list[str]:
+    """How many judged rollouts tell the sign, by the validation."""
+    if not signs:
+        return []
+    rows = [
+        (
+            name,
+            f"{of['sure_right']:.2f}",
+            f"{of['losses_found']} of {of['losses']}",
+            f"{of['explained']:.2f}",
+        )
+        for name, of in signs.items()
+    ]
+    header = ("judged rollouts", "sign right", "losses found", "variance explained")
+    told = signs["none"]
+    lines = [] if judged else ["\ncounts alone do not tell whether BIS gains or loses."]
+    return [
+        *lines,
+        f"\nBIS - Random in {told['worlds']} simulated worlds that no predictor saw; "
+        f"signs of the {told['losses'] + told['gains']}",
+        "told apart from 0, by counts and so many judged rollouts (--judged):\n",
+        format_table(header, rows),
+    ]
+
+
 _CAVEAT = """\
-These are gains of simulated linear students, of which counts explain little. In two of
-the three worlds where reward models were really trained (mprm demo --world all), BIS
-lost to Random by more than the intervals predicted there allow; in the third the
-trained interval is wide and holds the prediction. Trust a trial of your own more."""
+All of this is of simulated linear students. Where reward models were really trained
+(mprm demo --world all), counts alone missed the sign of BIS - Random; of judged
+rollouts no more is known there than the formula. Trust a trial of your own more."""
+
+
+def _verdict(gain: dict[str, float]) -> str:
+    if gain["low"] > 0:
+        return "gains"
+    return "loses" if gain["high"] < 0 else "open"
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.3g} %"
+
+
+def _span(shares: Sequence[float | None]) -> str:
+    known = [share for share in shares if share is not None]
+    ends = (f"{min(known):.2f}", f"{max(known):.2f}") if known else ()
+    return "-".join(end.removeprefix("0") for end in ends) or "--"
+
+
+def _value(of: dict[str, Any], name: str) -> str:
+    if of[name] is None:
+        return "--"
+    low, high = of[f"{name}_interval"]
+    return f"{of[name]:.2f} [{low:.2f}, {high:.2f}]".replace("0.", ".")
 
 
 def _interval(gain: dict[str, float]) -> str:

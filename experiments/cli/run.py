@@ -27,7 +27,9 @@ EXPERIMENTS = {
     "ties": ("students.sweeps:TIES", "what do ties decide, and does it matter?"),
     "regimes": ("map.run", "where does BIS pay?"),
     "recipe": ("grid.recipe", "at which rates does the tiny model learn?"),
+    "better_rule": ("map.recipe", "is there a rule, with labels, better than BIS?"),
     "gain": ("map.gain", "does one formula predict where BIS pays?"),
+    "judged_map": ("map.judged_map", "do judged rollouts tell where BIS pays?"),
     "phase": ("phase.run", "knowledge and placement of errors: where does BIS pay?"),
 }
 

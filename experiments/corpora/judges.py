@@ -6,7 +6,7 @@ import dataclasses
 import itertools
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -19,9 +19,15 @@ from experiments.console.tables import format_table
 from experiments.store.experiment import ExperimentOptions
 from experiments.store.provenance import file_sha256
 from experiments.store.results import Result, append_results
-from mprm_jax.data.corpus import read_corpus, usable_rollouts
+from mprm_jax.data.corpus import (
+    Corpus,
+    SelectableCorpus,
+    read_corpus,
+    usable_rollouts,
+)
+from mprm_jax.data.write import decode_line, read_lines
 from mprm_jax.records.problems import BadRecord, DataError, faults_of
-from mprm_jax.records.record import counts_from_score
+from mprm_jax.records.record import Record, Step, counts_from_score
 from theory.agreement import count_pairs, pair_plan
 from theory.intervals import Interval, draw_weights, percentile_interval
 from theory.placement import noise_by_position, part_of_rollout, relative_position
@@ -145,6 +151,121 @@ def read_judged(path: Path) -> Judged:
         ("judged",),
     )
     return Judged(rollouts, {n: np.array(of) for n, of in wrong.items()}, left_out)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class KnownTruth:
+    """Rollouts of a corpus whose steps somebody judged.
+
+    Attributes:
+        rollouts: their counts.
+        right_S: whether a step was judged right.
+        known_S: whether it was judged at all.
+        source: who judged: a judge's name, or the format of the file.
+        left_out: reasons why judged rollouts were left out, with counts.
+    """
+
+    rollouts: Rollouts
+    right_S: np.ndarray
+    known_S: np.ndarray
+    source: str
+    left_out: Mapping[str, int]
+
+
+def read_truth_of(
+    path: Path, usable: SelectableCorpus, judge: str | None = None
+) -> KnownTruth:
+    """Judged rollouts with their counts.
+
+    Med-PRM samples bring their counts. Records of any format with one label a step
+    (TRL, ProcessBench, VisualProcessBench) are matched to the corpus's rollouts by
+    question and steps, white space at their ends aside.
+
+    Args:
+        path: the judged rollouts.
+        usable: the corpus; its counts are taken.
+        judge: whose labels, of Med-PRM samples; None: the first by name.
+
+    Raises:
+        DataError: the file cannot be used, no judged rollout is in the corpus, or the
+            match is ambiguous.
+    """
+    file = read_corpus(path, use_cache=False, sha256=False)
+    if file.format == "medprm":
+        judged = read_judged(path)
+        name = next(iter(judged.wrong)) if judge is None else judge
+        if name not in judged.wrong:
+            known = ", ".join(judged.wrong)
+            raise DataError(f"{path}: no judge {name!r}; its judges: {known}")
+        right = ~judged.wrong[name]
+        everything = np.ones(len(right), bool)
+        return KnownTruth(judged.rollouts, right, everything, name, judged.left_out)
+    if judge is not None:
+        raise DataError(f"{path}: {file.format} records name no judges")
+    if file.rollouts.n_steps and file.rollouts.trials.max() > 1:
+        raise DataError(f"{path}: holds Monte-Carlo counts, not judgements of steps")
+    if file.bad_lines.total:
+        first = next(iter(file.bad_lines.first.values()))
+        raise DataError(f"{first.where}: {first.reason} {first.detail}".strip())
+    return _matched(path, file, usable)
+
+
+def _matched(path: Path, file: Corpus, usable: SelectableCorpus) -> KnownTruth:
+    judgements: dict[Any, Sequence[Step]] = {}
+    for row, record in _records(file, np.arange(file.rollouts.n_rollouts)):
+        steps = judgements.setdefault(_content(record), record.steps)
+        if steps != record.steps:
+            raise DataError(f"{file.where(row)}: judged twice, and not alike")
+    corpus = usable.corpus
+    lengths = {len(steps) for steps in judgements.values()}
+    like = np.isin(corpus.rollouts.lengths[usable.row], list(lengths))
+    found: dict[Any, int] = {}
+    counts: dict[Any, Sequence[Step]] = {}
+    for place, (row, record) in zip(
+        np.flatnonzero(like), _records(corpus, usable.row[like]), strict=True
+    ):
+        key = _content(record)
+        if key not in judgements:
+            continue
+        if counts.setdefault(key, record.steps) != record.steps:
+            raise DataError(
+                f"{path}: ambiguous: {corpus.where(row)} is judged, and the corpus has "
+                "the same question and steps with other counts"
+            )
+        found.setdefault(key, int(place))
+    if not found:
+        raise DataError(
+            f"{path}: none of {len(judgements)} judged rollouts is in {corpus.path} "
+            "(question and steps must be the same)"
+        )
+    rollouts = usable.rollouts.take(np.array(list(found.values())))
+    # A rollout cut before an unmeasured step has fewer steps than were judged.
+    steps = [
+        step
+        for key, n in zip(found, rollouts.lengths, strict=True)
+        for step in judgements[key][:n]
+    ]
+    known = np.array([step.trials > 0 for step in steps])
+    if not known.any():
+        raise DataError(f"{path}: no step of the {len(found)} rollouts was judged")
+    left_out = {"not in the corpus": len(judgements) - len(found)}
+    left_out["again"] = file.rollouts.n_rollouts - len(judgements)
+    return KnownTruth(
+        rollouts,
+        np.array([step.successes > 0 for step in steps]),
+        known,
+        file.format,
+        {reason: n for reason, n in left_out.items() if n},
+    )
+
+
+def _records(corpus: Corpus, rows: np.ndarray) -> Iterator[tuple[int, Record]]:
+    for row, data in read_lines(corpus, rows):
+        yield row, decode_line(corpus, row, data)
+
+
+def _content(record: Record) -> tuple[str, ...]:
+    return (record.question.strip(), *(step.text.strip() for step in record.steps))
 
 
 def _read_samples(path: Path) -> list[dict[str, Any]]:

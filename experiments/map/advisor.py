@@ -123,6 +123,7 @@ LEVEL = 0.9
 MIN_WORLDS = 20
 _PENALTIES = tuple(10.0**k for k in range(-1, 5))
 _KEEP = NAMES.index("log keep ratio")
+_FARTHEST = 3.0
 
 # What is predicted: differences of micro-F1.
 TARGETS = (
@@ -137,7 +138,7 @@ _REACH = 1.25
 
 
 class Prediction(NamedTuple):
-    """A predicted difference of micro-F1.
+    """A predicted difference.
 
     Attributes:
         gain: predicted mean over seeds.
@@ -151,13 +152,34 @@ class Prediction(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False)
-class _Ridge:
+class GainModel:
+    """Ridge regression of a gain on inputs of worlds, with its conformal interval.
+
+    Attributes:
+        center: of the inputs.
+        scale: of the inputs.
+        coefficients: of the expanded inputs.
+        size: of the residuals' sizes, on the same.
+        quantile: of residuals over their sizes.
+        floor: least size.
+        prior: which input is a prediction, to which the regression adds; None: 0.
+    """
+
     center: np.ndarray
     scale: np.ndarray
     coefficients: np.ndarray
     size: np.ndarray
     quantile: float
     floor: float
+    prior: int | None = None
+
+    def predict(self, x: np.ndarray) -> Prediction:
+        """Gain of one world of this look with its 90 % interval."""
+        z = _expand((x[None] - self.center) / self.scale)
+        gain = float((z @ self.coefficients)[0])
+        gain += 0.0 if self.prior is None else float(x[self.prior])
+        half = self.quantile * max(float((z @ self.size)[0]), self.floor)
+        return Prediction(gain, gain - half, gain + half)
 
 
 @dataclass(frozen=True, eq=False)
@@ -173,7 +195,7 @@ class Advisor:
     """
 
     seen: np.ndarray
-    models: dict[tuple[str, str], _Ridge]
+    models: dict[tuple[str, str], GainModel]
     majority: dict[tuple[str, str], int]
     reach: float
 
@@ -202,11 +224,7 @@ class Advisor:
 
     def predict(self, target: tuple[str, str], x: np.ndarray) -> Prediction:
         """Gain of a target with its 90 % interval, for one world of this look."""
-        model = self.models[target]
-        z = _expand((x[None] - model.center) / model.scale)
-        gain = float((z @ model.coefficients)[0])
-        half = model.quantile * max(float((z @ model.size)[0]), model.floor)
-        return Prediction(gain, gain - half, gain + half)
+        return self.models[target].predict(x)
 
     def drivers(
         self, target: tuple[str, str], x: np.ndarray
@@ -250,7 +268,7 @@ def fit_advisor(worlds: Sequence[Result]) -> Advisor:
     np.fill_diagonal(between, np.inf)
     return Advisor(
         x,
-        {target: _fit(x, y) for target, y in means.items()},
+        {target: fit_gain(x, y) for target, y in means.items()},
         {target: 1 if np.sign(y).sum() >= 0 else -1 for target, y in means.items()},
         _REACH * float(between.min(axis=1).max()),
     )
@@ -281,10 +299,19 @@ def validate(
     }
 
 
-def _fit(x: np.ndarray, y: np.ndarray) -> _Ridge:
+def fit_gain(x: np.ndarray, y: np.ndarray, prior: int | None = None) -> GainModel:
+    """The ridge regression of least leave-one-out error.
+
+    Args:
+        x: inputs of the worlds, those of :data:`NAMES` first, ``[n, inputs]``.
+        y: their gains, ``[n]``.
+        prior: which input is itself a prediction of the gain: what it misses is what is
+            regressed, so that a strong penalty leaves it as it is. None: the gain is.
+    """
     center, scale = x.mean(axis=0), np.maximum(x.std(axis=0), 1e-9)
     z = _expand((x - center) / scale)
-    fits = [_leave_one_out(z, y, penalty) for penalty in _PENALTIES]
+    missed = y if prior is None else y - x[:, prior]
+    fits = [_leave_one_out(z, missed, penalty) for penalty in _PENALTIES]
     coefficients, residuals = min(fits, key=lambda fit: float(np.mean(fit[1] ** 2)))
     absolute = np.abs(residuals)
     # A strong penalty: sizes are noisy, and only their trend is wanted.
@@ -294,13 +321,18 @@ def _fit(x: np.ndarray, y: np.ndarray) -> _Ridge:
     # Each world's size by the fit to the others, as a new world will have it.
     ratio = np.sort(absolute / np.maximum(absolute - size_errors, floor))
     rank = min(int(np.ceil(LEVEL * (len(y) + 1))), len(y)) - 1
-    return _Ridge(center, scale, coefficients, size, float(ratio[rank]), floor)
+    quantile = float(ratio[rank])
+    return GainModel(center, scale, coefficients, size, quantile, floor, prior)
 
 
 def _expand(z: np.ndarray) -> np.ndarray:
-    """1, the inputs, their squares, and their products with the keep ratio."""
+    """1, the inputs of counts, their squares, and their products with the keep ratio;
+    what else there is as it is, but within three standard deviations.
+    """
+    z, more = z[:, : len(NAMES)], z[:, len(NAMES) :]
     others = np.delete(z, _KEEP, axis=1)
-    return np.hstack([np.ones((len(z), 1)), z, z**2 - 1, others * z[:, [_KEEP]]])
+    parts = [np.ones((len(z), 1)), z, z**2 - 1, others * z[:, [_KEEP]]]
+    return np.hstack([*parts, np.clip(more, -_FARTHEST, _FARTHEST)])
 
 
 def _leave_one_out(

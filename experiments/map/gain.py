@@ -40,7 +40,7 @@ import numpy as np
 
 from experiments.console.command import print_json
 from experiments.console.tables import format_table
-from experiments.map.design import ARMS, WORLDS, design
+from experiments.map.design import ARMS, WORLDS, arms_at, design
 from experiments.map.report import COMPARED
 from experiments.map.run import SMALL_WORLDS, world_of
 from experiments.map.worlds import read_worlds
@@ -360,23 +360,38 @@ def verdict(
     joined: Joined, predicted_WxA: np.ndarray, chosen: np.ndarray, pair: tuple[str, str]
 ) -> dict[str, float]:
     """How well gains of the chosen worlds are predicted; see the module's text."""
+    return judge_gains(
+        joined.gain(joined.measured_WxAxN, *pair)[chosen],
+        joined.gain(predicted_WxA, *pair)[chosen],
+    )
+
+
+def judge_gains(seeds_WxN: np.ndarray, predicted_W: np.ndarray) -> dict[str, float]:
+    """How well predictions tell the mean gains of worlds from those of their seeds.
+
+    Returns:
+        ``explained``, ``correlation`` and ``slope`` (measured on predicted);
+        ``sign_right`` of all worlds, beside ``majority``, what the more frequent sign
+        gets right; of the worlds whose gain is told apart from 0 (5 %, Holm)
+        ``sure_right``, NaN where there is none, and how many gain and lose and are
+        found to.
+    """
     from theory.intervals import holm, paired_interval
 
-    seeds = joined.gain(joined.measured_WxAxN, *pair)[chosen]
-    predicted = joined.gain(predicted_WxA, *pair)[chosen]
-    measured = seeds.mean(axis=1)
-    p = [paired_interval(row, np.zeros(len(row))).p for row in seeds]
+    measured = seeds_WxN.mean(axis=1)
+    p = [paired_interval(row, np.zeros(len(row))).p for row in seeds_WxN]
     sure = np.array(holm(p)) < 0.05
-    right = (measured > 0) == (predicted > 0)
+    right = (measured > 0) == (predicted_W > 0)
     losing, winning = sure & (measured < 0), sure & (measured > 0)
-    slope = np.cov(predicted, measured)[0, 1] / predicted.var(ddof=1)
+    slope = np.cov(predicted_W, measured)[0, 1] / predicted_W.var(ddof=1)
     return {
         "worlds": len(measured),
-        "explained": explained(measured, predicted),
-        "correlation": float(np.corrcoef(predicted, measured)[0, 1]),
+        "explained": explained(measured, predicted_W),
+        "correlation": float(np.corrcoef(predicted_W, measured)[0, 1]),
         "slope": float(slope),
         "sign_right": float(right.mean()),
         "majority": float(max(np.mean(measured > 0), np.mean(measured <= 0))),
+        "sure_right": float(right[sure].mean()) if sure.any() else float("nan"),
         "gains": int(winning.sum()),
         "gains_found": int((winning & right).sum()),
         "losses": int(losing.sum()),
@@ -402,19 +417,14 @@ def parts(index_W: np.ndarray) -> dict[str, np.ndarray]:
 def run(options: Options) -> None:
     """Compute the laws that the store lacks; compare with the map's results."""
     regimes = design()[: SMALL_WORLDS if options.size == "small" else None]
-    arms = {name: Arm(rule, 1.0, alpha) for name, (rule, alpha) in ARMS.items()}
     asked = {"arms": list(ARMS), "corpora": CORPORA, "frames": FRAMES}
     configs = [{"index": r.index, "axes": r.axes} | asked for r in regimes]
 
     def compute(chosen: list[int]) -> list[dict[str, Any]]:
         found = []
         for i in chosen:
-            keep = regimes[i].axes["keep_ratio"]
-            kept = [
-                arm if arm.rule == "full" else dataclasses.replace(arm, keep_ratio=keep)
-                for arm in arms.values()
-            ]
-            laws = subset_laws(world_of(regimes[i]), kept, options.seed)
+            arms = arms_at(ARMS, regimes[i].axes["keep_ratio"])
+            laws = subset_laws(world_of(regimes[i]), list(arms.values()), options.seed)
             found.append({"arms": dict(zip(arms, laws, strict=True))})
         return found
 

@@ -20,11 +20,13 @@ subset.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 
-from theory.domain import check_nonnegative
+from theory.continuations import JUDGED, Counts
+from theory.domain import check_nonnegative, check_probability
 from theory.gain import (
     Cells,
     auroc_of_estimate,
@@ -42,7 +44,7 @@ _EASES = 5
 CELLS = (len(_SCORES) + 1, THIRDS, 2)
 
 # Steps that what a cell is drawn to weighs.
-_PRIOR_STEPS = 4.0
+_PRIOR_STEPS = 8.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,7 +63,7 @@ class Assumed:
         ValueError: a value is negative, or the dimension below 4.
     """
 
-    separation: float = 1.35
+    separation: float = 1.3416
     ease: float = 0.7
     position: float = 1.0
     dimension: int = 32
@@ -121,6 +123,37 @@ def composition(steps: Steps, rows: np.ndarray | None = None) -> np.ndarray:
     return np.bincount(place, minlength=size).reshape(-1, _EASES).astype(float)
 
 
+# --- what counts say if wrong steps behave as elsewhere -------------------------------
+
+# Counts do not say how many steps are wrong: between these shares.
+WRONG_SHARES = (0.05, 0.1, 0.2)
+
+
+def right_by_law(
+    rollouts: Rollouts, wrong_share: float, law: Counts = JUDGED
+) -> np.ndarray:
+    """``Pr(right | K)`` of every step where K has this law, ``[n_steps]``.
+
+    Args:
+        rollouts: every step measured.
+        wrong_share: of the steps, before K is known, in [0, 1].
+        law: of K of wrong and of right steps; that which judges found elsewhere.
+
+    Raises:
+        ValueError: a step was never sampled, or the share is outside its range.
+    """
+    if not rollouts.measured.all():
+        raise ValueError("every step must be measured")
+    q = 1 - float(check_probability("wrong_share", wrong_share))
+    right = np.empty(rollouts.n_steps)
+    for n in np.unique(rollouts.trials).tolist():
+        f0, f1 = law(n)
+        of = rollouts.trials == n
+        posterior = q * f1 / (q * f1 + (1 - q) * f0)
+        right[of] = posterior[rollouts.successes[of]]
+    return right
+
+
 # --- what judged steps say ------------------------------------------------------------
 
 
@@ -143,11 +176,15 @@ class Judged(NamedTuple):
     row_S: np.ndarray
     rollouts: int
 
-    def noise(self) -> float:
+    def noise(self, weight_X: np.ndarray | None = None) -> float:
         """How far position tells wrong steps labelled 1 from the others, in [0, 1];
-        1/2 where there is no such pair.
+        1/2 where there is no such pair. A rollout counts as often as its weight says.
         """
-        told = noise_by_position(self.label_S, self.right_S, self.position_S)
+        times = np.ones(self.rollouts) if weight_X is None else weight_X
+        of = np.repeat(np.arange(len(self.row_S)), times[self.row_S].astype(int))
+        told = noise_by_position(
+            self.label_S[of], self.right_S[of], self.position_S[of]
+        )
         return float(np.nan_to_num(told.position_auroc, nan=0.5))
 
 
@@ -168,9 +205,14 @@ def judged_steps(
     known = np.ones(len(truth), bool) if known is None else known
     if not known.any():
         raise ValueError("no step was judged")
-    whole = (*steps[:2], np.asarray(truth, bool), relative_position(rollouts))
-    parts = (of[known] for of in (*whole, steps.row_S))
-    return Judged(*parts, rollouts.n_rollouts)
+    return Judged(
+        steps.cell_S[known],
+        steps.label_S[known],
+        np.asarray(truth, bool)[known],
+        relative_position(rollouts)[known],
+        steps.row_S[known],
+        rollouts.n_rollouts,
+    )
 
 
 def right_share(judged: Judged, weight_X: np.ndarray | None = None) -> np.ndarray:
@@ -239,16 +281,20 @@ def _positive() -> np.ndarray:
 # --- what the formula makes of it -----------------------------------------------------
 
 
-def subset_auroc(
+def subset_law(
     subset: np.ndarray, corpus: np.ndarray, right: np.ndarray, assumed: Assumed
-) -> float:
-    """AUROC, on the corpus's own steps, of a linear student of a subset, in [0, 1].
+) -> tuple[float, float]:
+    """Where labels like a subset's lead, and how far so many of them miss it.
 
     Args:
-        subset: from :func:`composition`; its sum is the number of labels.
+        subset: from :func:`composition`.
         corpus: of all rollouts.
         right: from :func:`right_share`.
         assumed: what features show, and what the student knows already.
+
+    Returns:
+        AUROC of the noisy minimiser on the corpus's own steps, and nu^2 of one label
+        (:func:`theory.gain.estimated_score_auroc`); 1/2 and 0 where labels are equal.
     """
     truth, means = _means(corpus, assumed)
     third = np.unravel_index(np.arange(len(right)), CELLS)[1]
@@ -273,7 +319,7 @@ def subset_auroc(
     n = steps.sum()
     label = (used >= len(truth)).astype(int)
     if label.min() == label.max():
-        return 0.5
+        return 0.5, 0.0
     cells = Cells(np.tile(means, (2, 1))[used], label, steps[used] / n)
     w, cov = noisy_minimiser(cells, 1.0)
     area = cells_auroc(w, means, truth, clean, 1.0)
@@ -281,7 +327,20 @@ def subset_auroc(
     # The last coordinate shows nothing, and stands for all that do not.
     rest = assumed.dimension - len(w)
     error = relative_error(w, cov, within) + rest * cov[-1, -1] / (w @ within @ w)
-    return float(auroc_of_estimate(area, 1 / (1 + error / n)))
+    # Of the subset's labels alone: those known before come with them.
+    return area, float(error / (1 + assumed.knowledge))
+
+
+def subset_auroc(
+    subset: np.ndarray, corpus: np.ndarray, right: np.ndarray, assumed: Assumed
+) -> float:
+    """AUROC, on the corpus's own steps, of a linear student of a subset, in [0, 1].
+
+    The sum of ``subset`` is the number of its labels; arguments as for
+    :func:`subset_law`.
+    """
+    area, error = subset_law(subset, corpus, right, assumed)
+    return float(auroc_of_estimate(area, 1 / (1 + error / subset.sum())))
 
 
 def _means(corpus: np.ndarray, assumed: Assumed) -> tuple[np.ndarray, np.ndarray]:
@@ -321,11 +380,48 @@ def predicted_gain(
     )
 
 
+class Resampled(NamedTuple):
+    """What judged rollouts say of K subsets of BIS and of Random, on R resamples.
+
+    Attributes:
+        gain_RxK: difference of AUROC by the formula.
+        bis_RxKx2: PPV and NPV of BIS's subsets.
+        random_Rx2: of Random's, whatever its size.
+        noise_R: how far position tells wrong steps labelled 1 from the others.
+    """
+
+    gain_RxK: np.ndarray
+    bis_RxKx2: np.ndarray
+    random_Rx2: np.ndarray
+    noise_R: np.ndarray
+
+
+def resample(
+    bis: Sequence[np.ndarray], keep_ratios: Sequence[float], corpus: np.ndarray,
+    judged: Judged, assumed: Assumed, weight_RxX: np.ndarray,
+) -> Resampled:  # fmt: skip
+    """The formula's gains and what labels are worth, for each weighting of the judged
+    rollouts (:func:`theory.intervals.draw_weights`); arguments as for
+    :func:`judged_inputs`.
+    """
+    gain, values, baseline, noise = [], [], [], []
+    for weight in weight_RxX:
+        right = right_share(judged, weight)
+        area, error = subset_law(corpus, corpus, right, assumed)
+        n = np.multiply(keep_ratios, corpus.sum())
+        random = auroc_of_estimate(area, 1 / (1 + error / n))
+        gain.append([subset_auroc(of, corpus, right, assumed) for of in bis] - random)
+        values.append([predictive_values(of, right)[:2] for of in bis])
+        baseline.append(predictive_values(corpus, right)[:2])
+        noise.append(judged.noise(weight))
+    return Resampled(*map(np.array, (gain, values, baseline, noise)))
+
+
 # --- inputs of the predictor ----------------------------------------------------------
 
 # Assumptions that differ in what features show: as assumed, neither ease nor position,
 # ease alone and strongly, position alone and strongly.
-_SHOWN = ({}, {"ease": 0, "position": 0}, {"ease": 2, "position": 0},
+SHOWN = ({}, {"ease": 0, "position": 0}, {"ease": 2, "position": 0},
           {"ease": 0, "position": 3})  # fmt: skip
 
 NAMES = (
@@ -341,8 +437,8 @@ NAMES = (
     "position's AUROC of wrong positives",
 )
 
-# A subset without information has this much.
-_LEAST_INFORMATION = 1e-5
+# Information of a label that a ratio does not fall below.
+_LEAST_INFORMATION = 1e-3
 
 
 def judged_inputs(
@@ -363,7 +459,7 @@ def judged_inputs(
         predicted_gain(
             bis, random, corpus, right, dataclasses.replace(assumed, **shown)
         )
-        for shown in _SHOWN
+        for shown in SHOWN
     ]
     treated, baseline = (predictive_values(of, right) for of in (bis, random))
     kept = [

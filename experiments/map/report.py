@@ -10,13 +10,12 @@ import numpy as np
 from experiments.console.command import print_json
 from experiments.console.tables import format_table
 from experiments.map.advisor import MIN_WORLDS, TARGETS, fit_advisor, validate
-from experiments.map.design import HELD_OUT_EVERY
+from experiments.map.design import COMPARED as COMPARED
+from experiments.map.design import CONTROLS, HELD_OUT_EVERY, Design
 from experiments.map.worlds import gains
 from experiments.store.experiment import SizedOptions
 from experiments.store.results import Result
-from theory.intervals import verdicts
-
-COMPARED = (("bis", "random"), ("bis", "mixed"), ("bis", "full"))
+from theory.intervals import mean_and_half_width, verdicts
 
 
 def sign_counts(
@@ -31,11 +30,65 @@ def sign_counts(
     return {name: signs.count(sign) for name, sign in named.items()}
 
 
-def print_map(options: SizedOptions, worlds: Sequence[Result], ran: int) -> None:
-    """Signs per keep ratio and comparison, and the advisor's test.
+def decomposition(worlds: Sequence[Result]) -> dict[str, float]:
+    """Means over the worlds of BIS - Random and of its parts, in micro-F1.
+
+    ``BIS - Random = composition + noise of BIS - noise of Random``: composition is the
+    difference with true labels, the noise of a rule what its labels lose against true
+    ones, of which ``blind`` is lost with as many wrong labels placed at random.
+    """
+    mean = {
+        name: float(
+            np.mean([np.mean(w.metrics["arms"][name]["micro_f1"]) for w in worlds])
+        )
+        for name in ("bis", "random", *CONTROLS)
+    }
+    parts = {"gain": mean["bis"] - mean["random"]}
+    parts["composition"] = mean["bis, clean"] - mean["random, clean"]
+    for rule in ("bis", "random"):
+        parts[f"noise_{rule}"] = mean[rule] - mean[f"{rule}, clean"]
+        parts[f"blind_{rule}"] = mean[f"{rule}, blind"] - mean[f"{rule}, clean"]
+    return parts
+
+
+def by_level(
+    worlds: Sequence[Result], axes: Sequence[str]
+) -> dict[str, dict[str, float]]:
+    """BIS - Random at each level of one axis, or pair of levels of two.
+
+    Its mean over the worlds with the half-width of the 95 % interval, the signs, and
+    the parts of :func:`decomposition`.
+    """
+    levels: dict[str, list[Result]] = {}
+    for world in sorted(worlds, key=lambda w: [w.config["axes"][a] for a in axes]):
+        shown = ", ".join(_level(world.config["axes"][axis]) for axis in axes)
+        levels.setdefault(shown, []).append(world)
+    found = {}
+    for level, of in levels.items():
+        means = [float(gains(world, "bis", "random").mean()) for world in of]
+        half = mean_and_half_width(means)[1] if len(means) > 1 else float("nan")
+        found[level] = (
+            {"worlds": len(of), "half_width": half}
+            | sign_counts(of, "bis", "random")
+            | decomposition(of)
+        )
+    return found
+
+
+def _level(value: Any) -> str:
+    return (
+        "/".join(f"{x:g}" for x in value) if isinstance(value, list) else f"{value:g}"
+    )
+
+
+def print_map(
+    options: SizedOptions, design: Design, worlds: Sequence[Result], ran: int
+) -> None:
+    """Signs per keep ratio and comparison, the new axes, and the advisor's test.
 
     Args:
         options: of the command.
+        design: whose worlds.
         worlds: of the options' seed, each once.
         ran: how many of them were run now.
     """
@@ -47,14 +100,18 @@ def print_map(options: SizedOptions, worlds: Sequence[Result], ran: int) -> None
             f"{keep:g}": sign_counts(of, treated, baseline)
             for keep, of in by_keep.items()
         }
-        for treated, baseline in COMPARED
+        for treated, baseline in design.compared
     }
+    tables = {" x ".join(axes): by_level(worlds, axes) for axes in design.tabled}
+    if tables:
+        tables = {"all": by_level(worlds, ())} | tables
     tests = advisor_tests(worlds)
     turns = cross_validation(worlds) if tests else {}
     if options.json:
         report = {"seed": options.seed, "worlds": len(worlds), "ran": ran}
         tested = {"advisor": tests, "cross_validation": turns}
-        print_json(report | {"signs": signs} | tested)
+        more = {"levels": tables} if tables else {}
+        print_json(report | {"signs": signs} | tested | more)
         return
     rows = [
         (name, f"{100 * float(keep):g} %", *(str(n) for n in counts.values()))
@@ -62,6 +119,9 @@ def print_map(options: SizedOptions, worlds: Sequence[Result], ran: int) -> None
         for keep, counts in counted.items()
     ]
     print(format_table(("difference", "keep", "gains", "open", "loses"), rows))
+    if tables:
+        print("\nBIS - Random by level, in points of micro-F1:\n")
+        print(_level_table(tables))
     for title, found in (
         ("on held-out worlds", tests),
         ("on every fifth of the worlds in turn, fitted to the others", turns),
@@ -78,6 +138,28 @@ def print_map(options: SizedOptions, worlds: Sequence[Result], ran: int) -> None
         f"\n{ran} worlds run, {len(worlds)} of seed {options.seed} in the store: "
         f"{options.output}"
     )
+
+
+def _level_table(tables: dict[str, dict[str, dict[str, float]]]) -> str:
+    """One row a level; in brackets what blind noise costs."""
+    header = ("level", "gains", "open", "loses", "mean", "composition")
+    rows = []
+    for name, levels in tables.items():
+        for level, of in levels.items():
+            points = {k: f"{100 * x:+.1f}" for k, x in of.items()}
+            rows.append(
+                (
+                    f"{name} {level}".strip(),
+                    *(f"{of[sign]:.0f}" for sign in header[1:4]),
+                    f"{points['gain']} +- {100 * of['half_width']:.1f}",
+                    points["composition"],
+                    *(
+                        f"{points[f'noise_{rule}']} ({points[f'blind_{rule}']})"
+                        for rule in ("bis", "random")
+                    ),
+                )
+            )
+    return format_table((*header, "noise BIS (blind)", "Random (blind)"), rows)
 
 
 # Columns of the advisor's tests.

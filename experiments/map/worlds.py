@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import msgspec
 import numpy as np
 
-from experiments.map.design import ARMS, NAME
+from experiments.map.design import ARMS, FIRST, Design
 from experiments.store.results import Result, read_results, store_path
 from mprm_jax.records.problems import DataError
 
@@ -52,22 +52,26 @@ class _World(msgspec.Struct):
     metrics: _Metrics
 
 
-def read_worlds(folder: Path, seed: int | None = None) -> list[Result]:
-    """The worlds of one seed, each once: of a world stored several times the latest.
+def read_worlds(
+    folder: Path, seed: int | None = None, design: Design = FIRST
+) -> list[Result]:
+    """The worlds of a design and of one seed, each once, of one that is stored several
+    times the latest.
 
     Args:
         folder: of the results store.
         seed: whose; None: the lowest that is stored.
+        design: whose.
 
     Raises:
         DataError: the file cannot be read, or a cell is no world of the map.
     """
-    results = read_results(folder, NAME)
+    results, path = read_results(folder, design.name), store_path(folder, design.name)
     for number, result in enumerate(results, 1):
         if fault := _fault(result):
             raise DataError(
-                f"{store_path(folder, NAME)}: cell {number} is no world of the map "
-                f"({fault}); delete its line, or name another folder"
+                f"{path}: cell {number} is no world of the map ({fault}); delete its "
+                "line, or name another folder"
             )
     seeds = {result.seed for result in results if result.seed is not None}
     wanted = min(seeds, default=None) if seed is None else seed
@@ -92,7 +96,9 @@ def _fault(result: Result) -> str:
     return "" if len(lengths) == 1 else "its arms have unequal numbers of seeds"
 
 
-def gains(result: Result, treated: str, baseline: str) -> np.ndarray:
-    """Paired differences of micro-F1 in one world, ``[seeds]``."""
+def gains(
+    result: Result, treated: str, baseline: str, metric: str = "micro_f1"
+) -> np.ndarray:
+    """Paired differences of a metric in one world, ``[seeds]``."""
     arms = result.metrics["arms"]
-    return np.subtract(arms[treated]["micro_f1"], arms[baseline]["micro_f1"])
+    return np.subtract(arms[treated][metric], arms[baseline][metric])

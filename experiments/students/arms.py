@@ -11,18 +11,10 @@ from theory.placement import blind_noise, noise_placed_by_position
 from theory.scores import DEFAULT_ALPHA
 
 LabelKind = Literal[
-    "hard-0",
-    "hard-1",
-    "hard-2",
-    "soft",
-    "counts",
-    "clean",
-    "blind",
-    "half-blind",
-    "by-position",
-    "half-by-position",
-    "all-positive",
-]
+    "hard-0", "hard-1", "hard-2", "soft", "counts", "clean", "blind", "all-positive",
+    "half-blind", "by-position", "half-by-position",
+    "masked", "banded", "falling", "weighted", "conditional",
+]  # fmt: skip
 
 
 class Moved(NamedTuple):
@@ -67,13 +59,15 @@ class Arm:
     Attributes:
         rule: of :mod:`theory.selection`, or one of :data:`experiments.students.runs.
             VARIANTS`; "full" keeps everything; "bayes" is no student, but the best
-            rule there is.
+            rule there is; "start" is the student before it is trained.
         keep_ratio: rho.
         alpha: BIS's alpha.
         labels: "hard-i": 1[K > i]; "soft": K/N; "counts": K and N, by the
             beta-binomial likelihood. Controls: "clean": the truth; "blind": as many
             wrong labels of each kind as 1[K > 0] has in the arm's own subset, placed at
-            random, and the others of :data:`MOVED`; "all-positive".
+            random, and the others of :data:`MOVED`; "all-positive". Those of :mod:`theory.labelling`. "conditional":
+            1[K > 0], by the likelihood given that a rollout is mixed or pure
+            (:mod:`theory.mixed`), which undoes what keeping mixed ones does to labels.
         unit: of the budget.
         ties: how equal scores are ordered.
         matched: train for as many updates as on all data.
@@ -102,3 +96,21 @@ class Arm:
             if value != field.default:
                 parts.append(forms.get(field.name, "{}").format(value))
         return " ".join(parts)
+
+
+# Recipes that may beat BIS, each a rule with a kind of labels. Written down before any
+# was run; :mod:`experiments.map.recipe` says how one is chosen and judged. Random has
+# every kind of labels too, so that what a recipe gains can be told apart: by what it
+# keeps, or by how it labels. Keep ratios are the worlds'.
+CANDIDATES = {
+    "contrast": Arm("contrast"),
+    "bis masked": Arm("bis", labels="masked"),
+    "random masked": Arm("random", labels="masked"),
+    "contrast masked": Arm("contrast", labels="masked"),
+    "bis falling": Arm("bis", labels="falling"),
+    "random falling": Arm("random", labels="falling"),
+    "bis weighted": Arm("bis", labels="weighted"),
+    "random weighted": Arm("random", labels="weighted"),
+    "bis conditional": Arm("bis", labels="conditional"),
+    "random conditional": Arm("random", labels="conditional"),
+}

@@ -27,6 +27,7 @@ from sim.students.evaluation import (
 from sim.students.plan import Training, plan_trainings, stack_plans
 from sim.students.problem import Problem, draw_problem
 from sim.students.train import Labels, Student, Sweep, logits, train
+from theory.labelling import LABELLINGS, step_targets
 from theory.placement import relative_position
 from theory.rollouts import Rollouts
 from theory.scores import bis
@@ -42,6 +43,9 @@ _STEPS_ROUNDING = 4096
 
 # Names the streams of blind labels: (seed, 0) alone would be the stream of the seed.
 _BLIND = zlib.crc32(b"blind labels")
+
+# Of kinds of labels that say more than a target.
+_LIKELIHOODS = {"counts": "beta-binomial", "conditional": "conditional"}
 
 
 # --- what arms are trained on ---------------------------------------------------------
@@ -91,13 +95,13 @@ class Lesson(NamedTuple):
         student: what is trained; an arm's labels decide its likelihood.
         batch: rollouts per update.
         passes: over the subset.
-        start: weights that the student of a task and seed starts from; None: 0.
+        starts_NxD: weights that a logistic student of each task starts from; None: 0.
     """
 
     student: Student
     batch: int
     passes: int = 1
-    start: Callable[[Any, int], np.ndarray] | None = None
+    starts_NxD: np.ndarray | None = None
 
 
 # --- what an arm keeps ----------------------------------------------------------------
@@ -253,18 +257,16 @@ def run_arms(
     """
     problems = [draw_problem(world.features, world.law, seed) for seed in seeds]
     bayes = [problem.bayes for problem in problems] if excess else None
-    metrics: list[dict[str, Any]] = [{} for _ in arms]
-    students = [i for i, arm in enumerate(arms) if arm.rule != "bayes"]
-    start = world.start if world.knowledge else None
-    lesson = Lesson(world.student, world.batch, world.passes, start)
-    taught = [arms[i] for i in students]
-    found = train_arms(problems, taught, seeds, lesson, checkpoints, bayes)
-    for i, values in zip(students, found, strict=True):
-        metrics[i] = values
-    if len(students) < len(arms):
-        best = _bayes(problems)
-        metrics = [values or best for values in metrics]
-    return metrics
+    starts = [world.start(*pair) for pair in zip(problems, seeds, strict=True)]
+    known = np.stack(starts) if world.knowledge else None
+    lesson = Lesson(world.student, world.batch, world.passes, known)
+    taught = [arm for arm in arms if arm.rule not in _UNTAUGHT]
+    found = iter(train_arms(problems, taught, seeds, lesson, checkpoints, bayes))
+    untaught = {
+        rule: _scored(problems, _UNTAUGHT[rule](problems, starts), bayes)
+        for rule in _UNTAUGHT.keys() & {arm.rule for arm in arms}
+    }
+    return [untaught.get(arm.rule) or next(found) for arm in arms]
 
 
 def train_arms(
@@ -279,7 +281,7 @@ def train_arms(
 
     Args:
         tasks: one per seed.
-        arms: what is trained; none is "bayes".
+        arms: what is trained; none is "bayes" or "start".
         seeds: of the orders, of blind labels and of initial weights, one per task.
         lesson: how.
         checkpoints: as for :func:`run_arms`.
@@ -289,8 +291,8 @@ def train_arms(
     metrics: list[dict[str, Any]] = [{} for _ in arms]
     groups: dict[str, list[int]] = {}
     for i, arm in enumerate(arms):
-        counts = arm.labels == "counts"
-        groups.setdefault("beta-binomial" if counts else "cross-entropy", []).append(i)
+        likelihood = _LIKELIHOODS.get(arm.labels, "cross-entropy")
+        groups.setdefault(likelihood, []).append(i)
     for likelihood, chosen in groups.items():
         of_group = [arms[i] for i in chosen]
         facts, sweep = _sweep(tasks, of_group, seeds, lesson)
@@ -341,18 +343,21 @@ def _sweep(
         targets.append(np.stack([column[0] for column in columns], axis=1))
         weights.append(np.stack([column[1] for column in columns], axis=1))
     trials = _stack([task.rollouts.trials.astype(np.float32) for task in tasks])
+    rollouts = [task.rollouts for task in tasks]
+    of = [np.repeat(np.arange(x.n_rollouts), x.lengths) for x in rollouts]
     labels = Labels(
-        _stack(targets).swapaxes(1, 2), _stack(weights).swapaxes(1, 2), trials
+        _stack(targets).swapaxes(1, 2),
+        _stack(weights).swapaxes(1, 2),
+        trials,
+        _stack(of).astype(np.int32),
     )
     features = _stack([task.steps.features_SxD for task in tasks])
-    start = None
-    if lesson.start is not None:
-        start = np.stack([lesson.start(*of) for of in zip(tasks, seeds, strict=True)])
-    return facts, Sweep(features, labels, stack_plans(plans), list(seeds), start)
+    plan = stack_plans(plans)
+    return facts, Sweep(features, labels, plan, list(seeds), lesson.starts_NxD)
 
 
 def _labels_key(arm: Arm) -> tuple[LabelKind, Arm | None]:
-    """What arms of equal labels share: the kind, of blind ones the selection too."""
+    """What arms of equal labels share: the kind, of moved ones the selection too."""
     return arm.labels, arm.selection if arm.labels in MOVED else None
 
 
@@ -394,11 +399,15 @@ def labels_of_arm(
         return np.ones(len(k)), measured
     if arm.labels in MOVED:
         return _moved(task, arm, rows, seed), measured
+    if arm.labels in LABELLINGS:
+        return step_targets(rollouts, arm.labels)
+    if arm.labels == "conditional":
+        return k > 0, measured
     return k > int(arm.labels.removeprefix("hard-")), measured
 
 
 def _moved(task: Task, arm: Arm, rows: np.ndarray, seed: int) -> np.ndarray:
-    """1[K > 0], with wrong ones of the subset placed anew within it."""
+    """1[K > 0], with the wrong ones of the subset placed anew within it."""
     key = _BLIND, zlib.crc32(arm.selection.name.encode())
     rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=key))
     kept = np.zeros(task.rollouts.n_rollouts, bool)
@@ -462,9 +471,23 @@ def _evaluate(
     return {name: np.stack([row[name] for row in rows]) for name in rows[0]}
 
 
-def _bayes(problems: Sequence[Problem]) -> dict[str, Any]:
-    bayes = [problem.bayes for problem in problems]
-    found = _evaluate([logits[None] for logits in bayes], problems, bayes)
+# Scores of what is no student: the best rule there is, and students before training.
+_UNTAUGHT: dict[str, Callable[..., list[np.ndarray]]] = {
+    "bayes": lambda problems, starts: [problem.bayes for problem in problems],
+    "start": lambda problems, starts: [
+        problem.benchmark.features_SxD @ start
+        for problem, start in zip(problems, starts, strict=True)
+    ],
+}
+
+
+def _scored(
+    problems: Sequence[Problem],
+    scores: Sequence[np.ndarray],
+    bayes: Sequence[np.ndarray] | None,
+) -> dict[str, Any]:
+    """Metrics of given scores, one list per problem, and what is in the corpora."""
+    found = _evaluate([scores_S[None] for scores_S in scores], problems, bayes)
     everything = [
         _facts(problem, np.arange(problem.rollouts.n_rollouts)) for problem in problems
     ]

@@ -15,7 +15,7 @@ from experiments.console.command import print_json
 from experiments.console.tables import format_table
 from experiments.store.experiment import SizedOptions, complete
 from experiments.store.results import Result, read_results
-from experiments.students.arms import Arm
+from experiments.students.arms import CANDIDATES, Arm, LabelKind
 from experiments.students.contrasts import Comparison, Contrast, compare
 from mprm_jax.records.problems import DataError
 from theory.paper import FULL_DATA
@@ -37,6 +37,7 @@ class Sweep:
         OPTIONS: its options; their docstring is its help.
         arms: in every world, or a function of the world.
         contrasts: comparisons, corrected together.
+        added: written down when results of those were known; corrected apart.
         small: names of the worlds of the small size.
         full: those of the full size; none: every named world.
         full_arms: arms of the full size alone, beside the others.
@@ -51,6 +52,7 @@ class Sweep:
     contrasts: Sequence[Contrast]
     small: Sequence[str]
     full: Sequence[str] = ()
+    added: Sequence[Contrast] = ()
     full_arms: Sequence[Arm] = ()
     variants: Callable[[World], Sequence[World]] = lambda world: [world]
     checkpoints: Sequence[int] | None = None
@@ -94,7 +96,7 @@ class Sweep:
             for result in read_results(options.output, self.name)
             if "arm" in result.config and result.seed == options.seed
         ]
-        comparisons = compare(results, self.contrasts)
+        comparisons = compare(results, self.contrasts) + compare(results, self.added)
         if options.json:
             report = {
                 "experiment": self.name,
@@ -172,7 +174,8 @@ class RulesOptions(SizedOptions):
 
     Every rule of mprm select at keep ratios from 2 to 50 %, at equal rollouts and (full
     size) at equal steps, beside all data, all data with clean labels, and the Bayes
-    rule. 20 paired seeds per world.
+    rule; and rules with labels that may be better (mprm run better_rule). 20 paired
+    seeds per world.
 
     Example: mprm run rules --size small
     """
@@ -196,6 +199,8 @@ def _rule_contrast(better: str, worse: str, names: str, keep: float) -> Contrast
     return Contrast(claim, _subset(better, keep), _subset(worse, keep))
 
 
+_CANDIDATE_RATIOS = (0.05, 0.1, 0.25, 0.5)
+
 # Tables 2 and 4 of the paper.
 RULES = Sweep(
     "rules",
@@ -205,6 +210,12 @@ RULES = Sweep(
         Arm("full"),
         Arm("full", labels="clean"),
         *(Arm(rule, keep) for rule in RULE_NAMES for keep in KEEP_RATIOS),
+        *(
+            dataclasses.replace(arm, keep_ratio=keep)
+            for arm in CANDIDATES.values()
+            if arm.labels != "hard-0"
+            for keep in _CANDIDATE_RATIOS
+        ),
     ],
     full_arms=[
         Arm(rule, keep, unit="steps")
@@ -228,6 +239,17 @@ RULES = Sweep(
         _rule_contrast("mixed", "low-mc", "Mixed > Low-MC", 0.25),
         _rule_contrast("random", "reliable", "Random > Reliable", 0.25),
     ],
+    # Each would be refuted by a difference that is told apart below 0.
+    added=[
+        Contrast(
+            f"{name} > Random at {_percent(keep)}",
+            {"rule": arm.rule, "keep_ratio": keep, "labels": arm.labels}
+            | {"unit": "rollouts"},
+            _subset("random", keep),
+        )
+        for name, arm in CANDIDATES.items()
+        for keep in (0.1, 0.25)
+    ],
     small=("scarce", "plentiful-lenient"),
 )
 
@@ -238,11 +260,19 @@ class LabelsOptions(SizedOptions):
     """Which labels teach best: 1[K > 0], 1[K > 1], 1[K > 2], K/N, or the counts?
 
     "counts" is the beta-binomial likelihood of K; "clean", the truth, is the upper
-    bound. On all data, Random-25 %, BIS-25 % and BIS-10 %; 20 paired seeds.
+    bound; "blind" has as many wrong labels of each kind as 1[K > 0], placed at random;
+    "masked", "banded", "falling" and "weighted" are theory/labelling's, "conditional"
+    is the likelihood given that a rollout is mixed or pure. On all data, Random-25 %,
+    BIS-25 % and BIS-10 %; 20 paired seeds.
 
     Example: mprm run labels --size small
     """
 
+
+_LABELLED = (("full", 1.0), ("random", 0.25), ("bis", 0.25), ("bis", 0.1))
+_MORE_LABELS: tuple[LabelKind, ...] = (
+    "blind", "all-positive", "masked", "banded", "falling", "weighted", "conditional",
+)  # fmt: skip
 
 # Table 2 of the paper.
 LABELS = Sweep(
@@ -251,8 +281,14 @@ LABELS = Sweep(
     arms=[Arm("bayes")]
     + [
         Arm(rule, keep, labels=kind)
-        for rule, keep in (("full", 1.0), ("random", 0.25), ("bis", 0.25), ("bis", 0.1))
+        for rule, keep in _LABELLED
         for kind in ("hard-0", "hard-1", "hard-2", "soft", "counts", "clean")
+    ]
+    + [Arm("random", 0.1)]
+    + [
+        Arm(rule, keep, labels=kind)
+        for rule, keep in (*_LABELLED, ("random", 0.1))
+        for kind in _MORE_LABELS
     ],
     # Its order on all data, and what else a label could be.
     contrasts=[
@@ -266,6 +302,27 @@ LABELS = Sweep(
             ("1[K > 0] > soft", "hard-0", "soft"),
             ("counts > 1[K > 0]", "counts", "hard-0"),
             ("clean > 1[K > 0]", "clean", "hard-0"),
+        )
+    ],
+    # A claim is refuted by a difference that is told apart below 0. Where a step is
+    # right decides whether doubtful positives are wrong: masking them must gain in
+    # "strict" and lose in "lenient", if it is the labels that matter. Blind noise can
+    # only be better than noise that features show.
+    added=[
+        Contrast(
+            f"{better} > {worse}, {rule} {_percent(keep)}",
+            {"rule": rule, "keep_ratio": keep, "labels": better},
+            {"rule": rule, "keep_ratio": keep, "labels": worse},
+        )
+        for rule, keep in _LABELLED
+        for better, worse in (
+            ("blind", "hard-0"),
+            ("hard-0", "all-positive"),
+            ("masked", "hard-0"),
+            ("masked", "banded"),
+            ("falling", "hard-0"),
+            ("weighted", "hard-0"),
+            ("conditional", "hard-0"),
         )
     ],
     small=("scarce", "lenient", "strict", "judged"),

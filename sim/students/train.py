@@ -43,7 +43,8 @@ class Student:
         hidden: width of the hidden layer.
         likelihood: "cross-entropy" against a target in [0, 1]; "beta-binomial": the
             student gives mean and concentration, and the loss is minus the log
-            probability of the count K.
+            probability of the count K; "conditional": of a rollout's hard labels given
+            whether they are mixed.
         optimizer: "adamw" (decoupled decay) or "sgd".
         learning_rate: peak of the schedule, > 0.
         weight_decay: of AdamW, per unit of learning rate, >= 0.
@@ -57,7 +58,9 @@ class Student:
 
     kind: Literal["logistic", "mlp"] = "logistic"
     hidden: int = 32
-    likelihood: Literal["cross-entropy", "beta-binomial"] = "cross-entropy"
+    likelihood: Literal["cross-entropy", "beta-binomial", "conditional"] = (
+        "cross-entropy"
+    )
     optimizer: Literal["adamw", "sgd"] = "adamw"
     learning_rate: float = LEARNING_RATE
     weight_decay: float = TRAINING.weight_decay
@@ -80,11 +83,14 @@ class Labels(NamedTuple):
             K / N where the likelihood is the beta-binomial.
         weight_KxS: what its loss counts, >= 0, float32; 0: the step has no label.
         trials_S: N of each step, float32; read by the beta-binomial only.
+        rollout_S: which rollout each step is of, int32; read by the conditional
+            likelihood only.
     """
 
     target_KxS: ArrayLike
     weight_KxS: ArrayLike
     trials_S: ArrayLike
+    rollout_S: ArrayLike
 
 
 class _State(NamedTuple):
@@ -109,12 +115,14 @@ class StepBatch(NamedTuple):
         target_C: in [0, 1].
         trials_C: N; read by the beta-binomial only.
         weight_C: what its loss counts, >= 0; 0 where no step is.
+        rollout_C: the step's rollout; None: each step is one of its own.
     """
 
     features_CxD: ArrayLike
     target_C: ArrayLike
     trials_C: ArrayLike
     weight_C: ArrayLike
+    rollout_C: ArrayLike | None = None
 
 
 class _Shape(NamedTuple):
@@ -184,7 +192,8 @@ def step_losses(
     """Loss of each step in nats, ``[C]``.
 
     Cross-entropy ``softplus(z) - y z``, or ``-log BetaBinomial(K; N, c q, c (1 - q))``
-    with q = sigmoid(z), c = exp(second output), binomial coefficient left out.
+    with q = sigmoid(z), c = exp(second output), binomial coefficient left out. What the
+    conditional likelihood adds is of rollouts (:func:`conditional_losses`).
 
     Args:
         student: says which.
@@ -194,7 +203,7 @@ def step_losses(
         most_trials: no N is larger; larger ones would be cut.
     """
     z_C = output_CxO[:, 0]
-    if student.likelihood == "cross-entropy":
+    if student.likelihood != "beta-binomial":
         return jax.nn.softplus(z_C) - target_C * z_C
     k_C = jnp.round(target_C * trials_C)
     return beta_binomial_losses(z_C, output_CxO[:, 1], k_C, trials_C, most_trials)
@@ -245,6 +254,43 @@ def beta_binomial_losses(
     return first_C + jnp.sum(jax.vmap(later)(jnp.arange(1.0, most_trials)), axis=0)
 
 
+def conditional_losses(
+    z_C: jax.Array, target_C: jax.Array, weight_C: jax.Array, rollout_C: jax.Array
+) -> jax.Array:
+    """What to add to cross-entropy if rollouts were kept for being mixed or pure.
+
+    ``log M`` of a mixed rollout, ``M = 1 - a - b``, ``log(a + b)`` of a pure one, with
+    ``a = prod q``, ``b = prod (1 - q)``, q = sigmoid(z): the log probability of what is
+    known when it was kept (:mod:`theory.mixed`). A rollout's steps share it evenly.
+
+    Args:
+        z_C: logits.
+        target_C: hard labels, 0 or 1.
+        weight_C: 1 of a step that has a label, else 0.
+        rollout_C: which steps are of one rollout.
+    """
+    same_CxC = (rollout_C[:, None] == rollout_C[None]) * weight_C[None]
+    n_C, positive_C = same_CxC.sum(axis=1), same_CxC @ target_C
+    mixed_C = (positive_C > 0) & (positive_C < n_C)
+    log_a_C = same_CxC @ jax.nn.log_sigmoid(z_C)
+    log_b_C = same_CxC @ jax.nn.log_sigmoid(-z_C)
+    # M >= 2 sqrt(a b), so the smaller takes at most a third of 1 - the larger. Where
+    # there is no M, any numbers without a NaN in their gradient.
+    larger_C = jnp.where(mixed_C, jnp.maximum(log_a_C, log_b_C), -1.0)
+    smaller_C = jnp.where(mixed_C, jnp.minimum(log_a_C, log_b_C), -1.0)
+    rest_C = _log1mexp(larger_C)
+    log_mixed_C = rest_C + _log1mexp(smaller_C - rest_C)
+    log_kept_C = jnp.where(mixed_C, log_mixed_C, jnp.logaddexp(log_a_C, log_b_C))
+    return log_kept_C / jnp.maximum(n_C, 1.0)
+
+
+def _log1mexp(x: jax.Array) -> jax.Array:
+    """log(1 - e^x), x < 0, as :func:`theory.mixture.log1mexp`."""
+    near_zero = x > -np.log(2)
+    near, far = jnp.where(near_zero, x, -1.0), jnp.where(near_zero, -1.0, x)
+    return jnp.where(near_zero, jnp.log(-jnp.expm1(near)), jnp.log1p(-jnp.exp(far)))
+
+
 def schedule(student: Student, t: ArrayLike, updates: ArrayLike) -> np.ndarray:
     """Learning rate of update t = 0, 1, ... of T, float32; 0 from T on.
 
@@ -280,6 +326,9 @@ def batch_loss(
     target_C, trials_C = jnp.asarray(batch.target_C), jnp.asarray(batch.trials_C)
     loss_C = step_losses(student, output_CxO, target_C, trials_C, most_trials)
     weight_C = jnp.asarray(batch.weight_C)
+    if student.likelihood == "conditional" and batch.rollout_C is not None:
+        rollout_C = jnp.asarray(batch.rollout_C)
+        loss_C += conditional_losses(output_CxO[:, 0], target_C, weight_C, rollout_C)
     total = jnp.sum(weight_C)
     return jnp.sum(loss_C * weight_C) / jnp.where(total > 0, total, 1.0)
 
@@ -302,6 +351,7 @@ def _gradient(
         jnp.asarray(data.labels.target_KxS)[arm.labels_A, steps_C],
         jnp.asarray(data.labels.trials_S)[steps_C],
         jnp.where(place < arm.count_AxT[t], weight_C, 0.0),
+        jnp.asarray(data.labels.rollout_S)[steps_C],
     )
     gradient = jax.grad(partial(batch_loss, student))(params, batch, shape.most_trials)
     clip = optax.clip_by_global_norm(student.clip)
@@ -444,8 +494,8 @@ def _initial(
 
 
 def base_logits(sweep: Sweep, arms: Sequence[int] | np.ndarray) -> np.ndarray:
-    """Logit of the weighted mean target of what each arm is fed, less the mean there of
-    the scores that the start gives, float32 ``[N, len(arms)]``.
+    """Logit of the weighted mean target of what each arm is fed, less the weighted mean
+    there of the scores that the start gives, float32 ``[N, len(arms)]``.
     """
     plan = sweep.plan
     targets_NxKxS = np.asarray(sweep.labels.target_KxS)
@@ -465,7 +515,7 @@ def base_logits(sweep: Sweep, arms: Sequence[int] | np.ndarray) -> np.ndarray:
             mean = (positive + 0.5) / (weights.sum() + 1)
             logits[seed, i] = np.log(mean) - np.log1p(-mean)
             if scores_S is not None:
-                logits[seed, i] -= scores_S[fed].mean(dtype=np.float64)
+                logits[seed, i] -= weights @ scores_S[fed] / (weights.sum() or 1.0)
     return logits
 
 

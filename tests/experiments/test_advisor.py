@@ -15,12 +15,20 @@ from experiments.map.advisor import (
     validate,
     world_inputs,
 )
-from experiments.map.design import AXES, RegimeWorld, design, design_json
+from experiments.map.design import (
+    ARMS,
+    AXES,
+    ORDERED,
+    RegimeWorld,
+    design,
+    design_json,
+)
 from experiments.map.report import advisor_tests, cross_validation
 from experiments.map.run import world_of
 from experiments.map.worlds import gains, read_worlds
 from sim.corpus.draw import sample_with_latent
 from sim.corpus.sources import Source
+from sim.students.features import relative_position
 from sim.students.problem import from_moments
 from tests.experiments.map_worlds import world
 from theory.rollouts import Rollouts
@@ -122,6 +130,38 @@ def test_the_committed_design_is_the_one_that_runs():
         counts = [sum(w.axes[name] == level for w in worlds) for level in levels]
         # A Sobol design in a power of two is balanced up to rounding of the levels.
         assert max(counts) - min(counts) <= 3
+
+
+def test_the_committed_ordered_design_is_the_one_that_runs():
+    path = REFERENCE / "regimes_ordered_design.json"
+    assert path.read_text(encoding="utf-8") == design_json(ORDERED)
+    worlds = design(ORDERED)
+    assert (len(worlds), sum(w.held_out for w in worlds)) == (256, 51)
+    assert set(AXES) < set(ORDERED.axes)
+    assert set(ARMS) < set(ORDERED.arms)
+    for name, levels in ORDERED.axes.items():
+        counts = [sum(w.axes[name] == level for w in worlds) for level in levels]
+        assert max(counts) - min(counts) <= 3
+    pairs = {(treated, base) for treated, base in ORDERED.compared}
+    assert {name for pair in pairs for name in pair} <= set(ORDERED.arms)
+
+
+def test_an_ordered_regime_s_world_is_what_its_axes_say():
+    wanted = {"order": 1.0, "position": 4.0, "noise": (0.05, 0.1, -1.0)}
+    regimes = [w for w in design(ORDERED) if wanted.items() <= w.axes.items()]
+    knows = {regime.axes["knowledge"] > 0: regime for regime in regimes}
+    for known, regime in knows.items():
+        built, axes = world_of(regime), regime.axes
+        corpus = built.law.draw(np.random.default_rng(0))
+        within = np.diff(relative_position(corpus)) > 0
+        assert np.all(np.diff(corpus.r)[within] <= 0)
+        features = built.features
+        assert (features.position, features.signal) == (4.0, axes["signal"])
+        assert (features.right_below, features.wrong_above, features.late) == (
+            axes["noise"]
+        )
+        assert (built.knowledge, built.knowledge_noise) == (axes["knowledge"], known)
+    assert set(knows) == {False, True}
 
 
 def test_a_regime_s_world_is_what_its_axes_say():

@@ -10,7 +10,7 @@ import pytest
 from experiments.cli import main
 from experiments.cli.advise import KEEP_RATIOS, load_advisor
 from experiments.map.advisor import fit_advisor
-from experiments.map.run import ARMS
+from experiments.map.design import ARMS
 from experiments.map.worlds import read_worlds
 from experiments.store.results import REFERENCE, append_results, store_path
 from mprm_jax.records.problems import DataError
@@ -180,3 +180,118 @@ def test_damaged_results_are_refused_by_file_and_cell(
     assert f"{path}: cell 7 is no world of the map (" in last
     assert "Traceback" not in done.err
     assert "makes them" not in done.err
+
+
+@pytest.fixture(scope="module")
+def truth(corpus, tmp_path_factory):
+    """Every 40th rollout of the corpus, judged: right iff K > 4 of 16."""
+    path = tmp_path_factory.mktemp("truth") / "truth.jsonl"
+    records, right = [], []
+    for file in sorted((corpus / "annotations").glob("*.jsonl")):
+        for line in file.read_text(encoding="utf-8").splitlines()[::40]:
+            record = json.loads(line)
+            steps = record["steps_with_score"]
+            labels = [step["num_mc_correct"] > 4 for step in steps]
+            texts = [step["step"] for step in steps]
+            question = record.get("question_orig") or record["question"]
+            row = {"prompt": question, "completions": texts, "labels": labels}
+            records.append(json.dumps(row))
+            right += labels
+    path.write_text("\n".join(records) + "\n", encoding="utf-8")
+    return path, len(records), np.array(right)
+
+
+def test_judged_rollouts_tell_what_labels_are_worth(corpus, truth, tmp_path, capsys):
+    path, count, right = truth
+    asked = ["advise", corpus, "--judged", path, "--results", tmp_path]
+    # At the default batch all is outside; the formula answers all the same.
+    done = run(capsys, *asked, "--json")
+    assert done.status == 0, done.err
+    judged = done.json["judged"]
+    assert (judged["rollouts"], judged["steps"]) == (count, len(right))
+    assert (judged["wrong"], judged["left_out"]) == ((~right).sum(), {})
+    # K = 0 is always wrong, and 1 <= K <= 4 the wrong positives; both a little shrunk.
+    assert judged["npv"] > 0.97
+    low, high = judged["ppv_interval"]
+    assert low < judged["ppv"] < high < 1
+    for advice in done.json["keep_ratios"]:
+        of = advice["judged"]
+        assert of["both"] is None
+        assert of["formula"]["low"] < of["sampled"][0] < of["sampled"][1]
+    # At 5 % BIS keeps mixed rollouts, whose positives err more often.
+    assert done.json["keep_ratios"][0]["judged"]["ppv"] < judged["ppv"]
+    page = run(capsys, *asked).out
+    assert max(map(len, page.splitlines())) <= 100
+    # Of the reference's worlds, which tmp_path does not hide.
+    assert set(done.json["signs"]) == {
+        "none",
+        "25",
+        "50",
+        "100",
+        "200",
+        "100, half mixed",
+    }
+
+
+def test_inside_counts_and_judged_rollouts_predict_together(
+    corpus, truth, tmp_path, capsys
+):
+    path, *_ = truth
+    asked = ["advise", corpus, "--judged", path, "--results", tmp_path, "--batch", 4]
+    found = run(capsys, *asked, "--json").json["keep_ratios"]
+    for advice in found:
+        both = advice["judged"]["both"]
+        assert both["low"] < both["gain"] < both["high"]
+    # Whoever knows more gains less; the formula alone says so, nothing is fitted to it.
+    known = run(capsys, *asked, "--json", "--knowledge", 3).json["keep_ratios"]
+    for advice, other in zip(found, known, strict=True):
+        gains = [of["judged"]["formula"]["gain"] for of in (advice, other)]
+        assert abs(gains[1]) < abs(gains[0])
+        assert other["judged"]["otherwise"]["features blind"] is not None
+
+
+def test_without_judged_rollouts_the_subset_is_described(corpus, tmp_path, capsys):
+    done = run(capsys, "advise", corpus, "--results", tmp_path)
+    assert done.status == 1
+    assert "counts alone do not tell whether BIS gains or loses" in done.out
+    asked = ["advise", corpus, "--results", tmp_path, "--json"]
+    for advice in run(capsys, *asked).json["keep_ratios"]:
+        of = advice["subset"]
+        asked_of = ["stats", corpus, "--rule", "bis", "--json"]
+        asked_of += ["--keep-ratio", advice["keep_ratio"]]
+        stats = run(capsys, *asked_of).json["overall"]
+        assert {name: of[name] for name in of if name in stats} == pytest.approx(
+            {name: stats[name] for name in of if name in stats}
+        )
+        assert {"tied_share", "mixed_share", "rollouts"} <= stats.keys() & of.keys()
+        shares = [one["bis"]["wrong_positives"] for one in of["expected"]]
+        # The more steps are wrong, the more positives are.
+        assert shares == sorted(shares)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--judge", "a"], "--judge needs --judged"),
+        (["--knowledge", "1"], "--knowledge needs --judged"),
+        (
+            ["--judged", "x", "--clean-auroc", "0.5"],
+            "--clean-auroc must lie in (0.5, 1)",
+        ),
+        (["--judged", "x", "--knowledge=-1"], "--knowledge must be at least 0"),
+        (["--judged", "x", "--dimension", "3"], "--dimension must be at least 4"),
+    ],
+)
+def test_options_that_make_no_sense_are_wrong_usage(options, message, capsys):
+    done = run(capsys, "advise", "none", *options)
+    assert (done.status, done.out) == (2, "")
+    assert message in done.err
+
+
+def test_a_file_of_other_rollouts_is_refused(corpus, tmp_path, capsys):
+    path = tmp_path / "other.jsonl"
+    row = {"prompt": "Who?", "completions": ["I."], "labels": [True]}
+    path.write_text(json.dumps(row) + "\n", encoding="utf-8")
+    done = run(capsys, "advise", corpus, "--judged", path, "--json")
+    assert done.status == 1
+    assert f"{path}: none of 1 judged rollouts is in" in done.json["error"]

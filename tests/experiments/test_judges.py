@@ -10,6 +10,7 @@ from experiments.corpora.judges import (
     by_position,
     intervals,
     read_judged,
+    read_truth_of,
     run,
     scene_steps,
     wrong_by_count,
@@ -159,3 +160,119 @@ def test_the_run_stores_what_it_prints(tmp_path, capsys):
     assert "one and two agree on 100 %" in out
     assert set(result.metrics["fit"]) >= {"hierarchical", "absorbing"}
     assert len(samples) == result.metrics["rollouts"]
+
+
+QUESTIONS = ["What is 2 + 3?", "What is 4 + 5?", "What is 6 + 7?"]
+STEPS = [["Add.", "It is 5."], ["Add.", "It is 8.", "So 9."], ["Add.", "It is 13."]]
+
+
+def corpus_of(folder, counts=((16, 3), (4, 0, 0), (0, 0)), places=(0, 1, 2)):
+    """A folder with the rollouts of these places; returns it read."""
+    from mprm_jax.data.corpus import read_corpus, usable_rollouts
+
+    lines = [
+        json.dumps(
+            {
+                "image": "a.png",
+                "question": QUESTIONS[place],
+                "answer": "5",
+                "response": "",
+            }
+            | {
+                "steps_with_score": [
+                    {"step": text, "score": k / 16}
+                    | {"num_mc_correct": k, "num_mc_total": 16}
+                    for text, k in zip(STEPS[place], row, strict=True)
+                ]
+            }
+        )
+        for place, row in zip(places, counts, strict=True)
+    ]
+    (folder / "corpus.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return usable_rollouts(read_corpus(folder / "corpus.jsonl", use_cache=False))
+
+
+def trl(index, labels, **changes):
+    # White space at the ends of a text is none of its content.
+    row = {"prompt": f" {QUESTIONS[index]}", "completions": STEPS[index]}
+    return json.dumps(row | {"labels": labels} | changes)
+
+
+def truth_file(folder, *lines):
+    path = folder / "truth.jsonl"
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return path
+
+
+def test_judged_records_are_found_in_the_corpus_by_content(tmp_path):
+    usable = corpus_of(tmp_path)
+    unknown = json.dumps({"prompt": "Who?", "completions": ["I."], "labels": [True]})
+    again = trl(1, [True, False, True])
+    path = truth_file(tmp_path, again, trl(0, [True, True]), unknown, again)
+    found = read_truth_of(path, usable)
+    assert found.rollouts.successes.tolist() == [16, 3, 4, 0, 0]
+    assert found.right_S.tolist() == [True, True, True, False, True]
+    assert found.known_S.all()
+    assert found.left_out == {"not in the corpus": 1, "again": 1}
+    assert found.source == "trl"
+
+
+def test_processbench_says_nothing_after_the_first_wrong_step(tmp_path):
+    usable = corpus_of(tmp_path)
+    rows = [{"problem": QUESTIONS[1], "steps": STEPS[1], "label": 1}]
+    rows += [{"problem": QUESTIONS[0], "steps": STEPS[0], "label": -1}]
+    found = read_truth_of(truth_file(tmp_path, *map(json.dumps, rows)), usable)
+    assert found.known_S.tolist() == [True, True, True, True, False]
+    assert found.right_S[found.known_S].tolist() == [True, True, True, False]
+
+
+def test_samples_with_judges_bring_their_counts(tmp_path):
+    usable = corpus_of(tmp_path)
+    sampled = sample([16, 2, 0], [1, 0, 0], [1, 1, 0])
+    text = {
+        "question": "Q",
+        "options": "A",
+        "data_source": "s",
+        "steps": ["a", "b", "c"],
+    }
+    path = write(tmp_path, [sampled | text])
+    found = read_truth_of(path, usable)
+    assert found.source == "one"
+    assert found.right_S.tolist() == [True, False, False]
+    assert read_truth_of(path, usable, "two").right_S.tolist() == [True, True, False]
+    with pytest.raises(DataError, match="no judge 'three'; its judges: one, two"):
+        read_truth_of(path, usable, "three")
+
+
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [
+        ([trl(0, [True, True]), trl(0, [True, False])], ":2: judged twice"),
+        ([trl(0, [True, True], prompt="Who?")], "none of 1 judged rollouts"),
+        (
+            [json.dumps({"problem": QUESTIONS[0], "steps": STEPS[0], "label": 5})],
+            ":1: label names no step",
+        ),
+    ],
+)
+def test_what_cannot_be_matched_is_refused_in_one_line(lines, message, tmp_path):
+    usable = corpus_of(tmp_path)
+    with pytest.raises(DataError, match=message) as error:
+        read_truth_of(truth_file(tmp_path, *lines), usable)
+    assert "\n" not in str(error.value)
+
+
+def test_equal_texts_with_other_counts_are_ambiguous(tmp_path):
+    path = truth_file(tmp_path, trl(0, [True, True]))
+    twice = (0, 0, 2)
+    alike = corpus_of(tmp_path, ((16, 3), (16, 3), (0, 0)), twice)
+    assert read_truth_of(path, alike).rollouts.successes.tolist() == [16, 3]
+    other = corpus_of(tmp_path, ((16, 3), (16, 4), (0, 0)), twice)
+    with pytest.raises(DataError, match=r"ambiguous: .*corpus\.jsonl:2 "):
+        read_truth_of(path, other)
+
+
+def test_counts_are_no_judgements(tmp_path):
+    usable = corpus_of(tmp_path)
+    with pytest.raises(DataError, match="holds Monte-Carlo counts"):
+        read_truth_of(tmp_path / "corpus.jsonl", usable)

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from experiments.map import run as regimes
-from experiments.map.design import ARMS, design
+from experiments.map.design import ORDERED, design
 from experiments.map.report import advisor_tests, sign_counts
-from experiments.map.worlds import read_worlds
+from experiments.map.worlds import gains, read_worlds
 from experiments.store.results import read_results
 from experiments.students import runs
 from tests.cli import run
@@ -50,17 +50,43 @@ def test_an_experiment_s_report_is_of_its_seed(name, monkeypatch, tmp_path, caps
     assert len(cells) == 2 * alone[0][0]["cells"]
 
 
-def made_up_world(regime, seed, seeds):
+def made_up_world(regime, seed, seeds, of):
     rng = np.random.default_rng([regime.index, seed])
     axes = regime.axes
     base = rng.normal(0.7, 0.01, seeds)
     arms = {
         name: {"micro_f1": (base + (0.01 - 0.03 * seed) * i).tolist()}
-        for i, name in enumerate(ARMS)
+        for i, name in enumerate(of.arms)
     }
     looks = measures(rng, axes["mixed_share"], rng.uniform(0.1, 0.3))
     updates = 1000 * axes["keep_ratio"]
     return {"measures": looks, "updates": updates, "arms": arms}
+
+
+def test_the_ordered_map_has_a_store_and_tables_of_its_own(
+    tmp_path, capsys, monkeypatch
+):
+    monkeypatch.setattr(regimes, "run_world", made_up_world)
+    asked = ["run", "regimes", "--output", tmp_path]
+    run(capsys, *asked)
+    before = (tmp_path / "regimes.jsonl").read_bytes()
+    found = run(capsys, *asked, "--design", "ordered", "--json").json
+    assert (tmp_path / "regimes.jsonl").read_bytes() == before
+    worlds = read_worlds(tmp_path, design=ORDERED)
+    assert [w.config["index"] for w in worlds] == list(range(regimes.SMALL_WORLDS))
+    assert found["worlds"] == 40
+    assert set(found["signs"]) == {" - ".join(pair) for pair in ORDERED.compared}
+    everything = found["levels"]["all"][""]
+    mean = np.mean([gains(world, "bis", "random").mean() for world in worlds])
+    assert everything["gain"] == pytest.approx(mean)
+    parts = [everything[f"noise_{rule}"] for rule in ("bis", "random")]
+    assert everything["composition"] + parts[0] - parts[1] == pytest.approx(mean)
+    for axes in ORDERED.tabled:
+        levels = found["levels"][" x ".join(axes)].values()
+        assert sum(level["worlds"] for level in levels) == 40
+        pooled = sum(level["worlds"] * level["gain"] for level in levels)
+        assert pooled == pytest.approx(40 * mean)
+    assert "order x position 1, 4 " in run(capsys, *asked, "--design", "ordered").out
 
 
 def test_the_map_is_of_its_seed(tmp_path, capsys, monkeypatch):

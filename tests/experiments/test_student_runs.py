@@ -1,14 +1,15 @@
 """Student experiments: cells, resumption, what arms keep, and what is reported."""
 
+import itertools
 from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
 
 from experiments.store.experiment import ExperimentOptions
-from experiments.store.results import Result, read_results
+from experiments.store.results import REFERENCE, Result, read_results
 from experiments.students import sweeps
-from experiments.students.arms import Arm
+from experiments.students.arms import CANDIDATES, Arm
 from experiments.students.contrasts import compare
 from experiments.students.runs import (
     VARIANTS,
@@ -28,8 +29,10 @@ from experiments.students.worlds import (
     worlds,
 )
 from sim.corpus.sources import Source
+from sim.students.evaluation import auroc
 from sim.students.features import FeatureWorld
 from sim.students.problem import CorpusLaw, draw_problem, from_moments
+from sim.students.train import Student
 from theory.scores import bis, label_mixture
 from theory.summary import summarise
 
@@ -143,6 +146,18 @@ def test_a_given_task_is_taught_as_the_simulated_one_and_unmeasured_steps_are_no
         choose_rows(task, Arm("bis-easy-first", 0.2))
 
 
+def test_candidates_differ_from_hard_labels_where_they_say_and_random_has_each():
+    arms = {name: replace(arm, keep_ratio=0.2) for name, arm in CANDIDATES.items()}
+    labels = {arm.labels for arm in arms.values()}
+    assert {arm.labels for arm in arms.values() if arm.rule == "random"} | {
+        "hard-0"
+    } == labels
+    every = [*arms.values(), Arm("random", 0.2), Arm("bis", 0.2)]
+    found = run_arms(TINY, every, [0, 1], excess=False)
+    assert len({tuple(m["auroc"]) for m in found}) == len(every)
+    assert all(m["auroc"][0] > 0.5 for m in found)
+
+
 def test_subset_facts_are_those_of_the_rows():
     problem = draw_problem(TINY.features, TINY.law, 0)
     rows, tied = choose_rows(problem, Arm("bis", 0.2))
@@ -191,7 +206,9 @@ def test_every_contrast_singles_out_two_arms_of_the_experiment(name):
     results = [
         Result("x", {"world": world, "arm": asdict(arm)}, 0, metrics) for arm in arms
     ]
-    assert len(compare(results, sweep.contrasts)) == len(sweep.contrasts) > 0
+    for contrasts in (sweep.contrasts, sweep.added):
+        assert len(compare(results, contrasts)) == len(contrasts)
+    assert sweep.contrasts
     assert {*sweep.small, *sweep.full} <= set(worlds())
 
 
@@ -220,6 +237,44 @@ def test_the_named_worlds_are_what_they_are_called():
     assert describe(named["scarce"]) != describe(
         replace(named["scarce"], features=FeatureWorld(late=0.5))
     )
+
+
+def test_reference_cells_keep_their_keys_and_order_and_knowledge_make_new_ones():
+    plain = worlds()
+    for cell in read_results(REFERENCE, "rules"):
+        stored = cell.config["world"]
+        assert describe(plain[stored["name"]]) == stored
+    scarce = plain["scarce"]
+    ordered = replace(scarce, law=replace(scarce.law, order=0.5))
+    others = [
+        ordered,
+        replace(scarce, knowledge=1.0),
+        replace(scarce, knowledge=1.0, knowledge_noise=0.5),
+    ]
+    described = [describe(world) for world in [scarce, *others]]
+    assert all(a != b for a, b in itertools.combinations(described, 2))
+    # Without knowledge there is nothing that could err.
+    assert describe(replace(scarce, knowledge_noise=1.0)) == described[0]
+
+
+def test_the_untrained_student_is_its_start_and_knowledge_reaches_the_trained_one():
+    known = replace(TINY, knowledge=1.5, knowledge_noise=0.5)
+    arms = [Arm("start"), Arm("random", 0.2)]
+    start, random = run_arms(known, arms, [0, 1], excess=False)
+    for i, seed in enumerate((0, 1)):
+        problem = draw_problem(known.features, known.law, seed)
+        scores = problem.benchmark.features_SxD @ known.start(problem, seed)
+        test = ~problem.held_out_S
+        area = auroc(scores[None, test], problem.split.right_S[test])[0]
+        assert start["auroc"][i] == pytest.approx(area, abs=1e-6)
+    still = replace(known, student=Student(learning_rate=1e-9))
+    unmoved, _ = (run_arms(still, [arm], [0, 1])[0] for arm in reversed(arms))
+    assert unmoved["auroc"] == pytest.approx(start["auroc"], abs=1e-4)
+    assert random["auroc"] != pytest.approx(start["auroc"], abs=1e-3)
+    with pytest.raises(ValueError, match="logistic"):
+        replace(known, student=Student(kind="mlp"))
+    with pytest.raises(ValueError, match="knowledge"):
+        replace(TINY, knowledge=-1.0)
 
 
 def test_a_mixed_share_beyond_reach_gives_the_nearest():

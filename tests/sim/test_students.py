@@ -37,6 +37,7 @@ from sim.students.train import (
     train,
 )
 from theory.logistic import logistic_gradient
+from theory.mixed import mixed_log_likelihood
 from theory.paper import TRAINING
 
 D = 6
@@ -44,7 +45,7 @@ D = 6
 
 def problem(seeds=2, rollouts=60, arms=(1.0, 0.5, 0.2, 0.05), passes=1, kinds=1):
     """Random features whose labels follow a linear teacher."""
-    features, targets, plans = [], [], []
+    features, targets, plans, ends = [], [], [], []
     for seed in range(seeds):
         rng = np.random.default_rng(seed)
         lengths = rng.integers(1, 6, rollouts)
@@ -59,13 +60,17 @@ def problem(seeds=2, rollouts=60, arms=(1.0, 0.5, 0.2, 0.05), passes=1, kinds=1)
         plans.append(plan_trainings(offsets, trainings, 4, seed))
         features.append(x)
         targets.append(y)
+        ends.append(np.repeat(np.arange(rollouts), lengths))
     longest = max(map(len, features))
     pad = [(0, longest - len(x)) for x in features]
     features = [np.pad(x, [p, (0, 0)]) for x, p in zip(features, pad, strict=True)]
     targets = [np.pad(y, [(0, 0), p]) for y, p in zip(targets, pad, strict=True)]
     targets = np.stack(targets)
     trials = np.full((seeds, longest), 4, np.float32)
-    labels = Labels(targets, np.ones_like(targets), trials)
+    rollout = np.zeros((seeds, longest), np.int32)
+    for of, end in zip(rollout, ends, strict=True):
+        of[: len(end)] = end
+    labels = Labels(targets, np.ones_like(targets), trials, rollout)
     return Sweep(np.stack(features), labels, stack_plans(plans), list(range(seeds)))
 
 
@@ -179,6 +184,7 @@ STUDENTS = {
     "sgd": Student(optimizer="sgd", learning_rate=0.5),
     "mlp": Student(kind="mlp", hidden=5, learning_rate=0.05),
     "beta-binomial": Student(likelihood="beta-binomial", learning_rate=0.05),
+    "conditional": Student(likelihood="conditional", learning_rate=0.1),
 }
 
 
@@ -247,6 +253,51 @@ def test_padding_of_a_batch_has_no_weight():
     three = StepBatch(x[:3], y[:3], y[:3], np.ones(3, np.float32))
     short = batch_loss(student, params, three, 16)
     assert float(masked) == pytest.approx(float(short), rel=1e-6)
+
+
+@pytest.mark.parametrize("scale", [0.3, 4.0])
+def test_the_conditional_likelihood_is_the_theory_s(scale):
+    """Of mixed rollouts theory.mixed's, of pure ones by enumeration; padding counts
+    nothing.
+    """
+    rng = np.random.default_rng(2)
+    lengths = np.array([2, 5, 3, 1, 4, 6])
+    x = rng.standard_normal((lengths.sum(), D)).astype(np.float32)
+    w = (scale * rng.standard_normal(D)).astype(np.float32)
+    offsets = np.concatenate([[0], np.cumsum(lengths)])
+    y = rng.permutation(np.arange(len(x)) % 2).astype(np.float32)
+    for start, end, both in zip(offsets, offsets[1:], [1, 1, 0, 0, 0, 1], strict=False):
+        y[start:end] = y[start]
+        y[end - 1] = 1 - y[start] if both else y[start]
+    student = Student(likelihood="conditional")
+
+    def loss(w, pad):
+        features = np.pad(x, [(0, pad), (0, 0)], constant_values=3)
+        label = np.pad(y, (0, pad), constant_values=1)
+        real = np.pad(np.ones(len(x), np.float32), (0, pad))
+        rollout = np.pad(np.repeat(np.arange(6), lengths), (0, pad), mode="edge")
+        batch = StepBatch(features, label, label, real, rollout)
+        return batch_loss(student, {"w_OxH": w[None], "b_O": jnp.zeros(1)}, batch, 16)
+
+    value, gradient = jax.value_and_grad(loss)(jnp.asarray(w), 3)
+    assert float(value) == pytest.approx(float(loss(jnp.asarray(w), 0)), rel=1e-6)
+
+    def given_pure(w, of):
+        q = expit(np.float64(x[of]) @ w)
+        a, b = np.prod(q), np.prod(1 - q)
+        return np.log(a if y[of][0] else b) - np.log(a + b)
+
+    mixed = np.isin(np.repeat(np.arange(6), lengths), [0, 1, 5])
+    ends = np.concatenate([[0], np.cumsum(lengths[[0, 1, 5]])])
+    of_mixed = mixed_log_likelihood(np.float64(w), x[mixed], y[mixed], ends)
+    pure = [slice(offsets[i], offsets[i + 1]) for i in (2, 3, 4)]
+    total = of_mixed.value + sum(given_pure(w, of) for of in pure)
+    assert float(value) == pytest.approx(-total / len(x), rel=1e-5)
+    slope = of_mixed.gradient.copy()
+    for d, step in enumerate(1e-6 * np.eye(D)):
+        up, down = (sum(given_pure(w + s * step, of) for of in pure) for s in (1, -1))
+        slope[d] += (up - down) / 2e-6
+    np.testing.assert_allclose(gradient, -slope / len(x), rtol=1e-4, atol=1e-5)
 
 
 @pytest.fixture(scope="module")
@@ -320,7 +371,9 @@ def test_counts_beyond_a_float_s_concentration_have_a_loss():
 def test_an_update_reads_the_largest_count_whole(most):
     sweep = problem(seeds=1, arms=(1.0,))
     k = np.full(np.shape(sweep.labels.trials_S), most, np.float32)
-    sweep = replace(sweep, labels=Labels(*np.ones((2, 1, *k.shape), np.float32), k))
+    target = np.ones((1, *k.shape), np.float32)
+    labels = sweep.labels._replace(target_KxS=target, trials_S=k)
+    sweep = replace(sweep, labels=labels)
     student = Student(
         likelihood="beta-binomial", optimizer="sgd", clip=1e9, learning_rate=0.1
     )

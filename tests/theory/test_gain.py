@@ -8,8 +8,10 @@ from scipy.integrate import quad
 from scipy.special import expit, ndtr, ndtri
 from scipy.stats import norm
 
+from theory.agreement import auroc
 from theory.gain import (
     LEADING_CONSTANT,
+    cells_auroc,
     estimated_score_auroc,
     fit_constant,
     gaussian_constant,
@@ -212,3 +214,25 @@ def test_a_sign_that_noise_turns_is_kept():
 def test_arguments_outside_their_range_are_refused(call, match):
     with pytest.raises(ValueError, match=match):
         call()
+
+
+def test_the_auroc_of_cells_is_that_of_their_steps():
+    rng = np.random.default_rng(0)
+    means, weight = rng.normal(size=(6, 3)), rng.dirichlet(np.ones(6))
+    right = np.array([True, False, True, False, False, True])
+    w, variance = rng.normal(size=3), 1.7
+    cell = rng.choice(6, 40_000, p=weight)
+    scores = (means[cell] + np.sqrt(variance) * rng.normal(size=(40_000, 3))) @ w
+    found = cells_auroc(w, means, right, weight, variance)
+    # At most 1 / (4 n) for the smaller class (Bamber 1975).
+    error = 0.5 / np.sqrt(min(right[cell].sum(), (~right[cell]).sum()))
+    assert auroc(scores, right[cell]) == pytest.approx(found, abs=4 * error)
+    assert cells_auroc(-w, means, right, weight, variance) == pytest.approx(1 - found)
+    assert cells_auroc(9 * w, means, right, 5 * weight, variance) == pytest.approx(
+        found
+    )
+    for change in ({"right_C": right | True}, {"variance": 0}, {"w_D": 0 * w}):
+        asked = {"w_D": w, "mean_CxD": means, "right_C": right}
+        asked |= {"weight_C": weight, "variance": variance} | change
+        with pytest.raises(ValueError, match="must be"):
+            cells_auroc(**asked)

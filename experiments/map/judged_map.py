@@ -1,0 +1,375 @@
+"""Do judged rollouts tell where BIS pays? Counts, judged rollouts, and both.
+
+Of each world of the map a corpus of a seed that no student has, its subsets, and the
+truth of some of its rollouts, drawn at random; :mod:`experiments.map.judged` makes of
+them what a user would have. Nothing is trained: what the students gained is read from
+the map's own results.
+
+Written down before a held-out world was compared:
+
+1. Predicted is BIS - Random at the world's keep ratio in AUROC, the mean over the seeds
+   of the map; beside it in micro-F1. Predictors: *counts* (ridge regression on what
+   counts say, as :mod:`experiments.map.advisor` has it); *formula* (judged rollouts
+   alone, nothing fitted, AUROC only, under the assumptions that
+   :class:`experiments.map.judged.Assumed` has by default); *both* (what the formula
+   misses, by ridge on counts and on :data:`experiments.map.judged.NAMES`, which was
+   chosen by leave-one-out error among the worlds that are not held out). Prior
+   knowledge and the strength of the signal cannot be seen in judged rollouts: *formula,
+   stated* and *both, stated* are told the world's own, *formula* and *both* are not. In
+   worlds without knowledge whose signal is the default the two are one.
+2. Fitted is to the worlds that are not held out, of all designs whose results there
+   are; judged by the held-out ones of each design apart. The penalty is the one of
+   least leave-one-out error.
+3. 25, 50, 100 or 200 judged rollouts at random, and 100 of which half are mixed; the
+   smaller samples are parts of the larger.
+4. Reported of each: share of signs that are right among worlds whose gain is told apart
+   from 0 (5 %, Holm over the held-out worlds of the design; aim .90), share of the
+   losing ones among them that are found (aim .80), share of variance explained by the
+   prediction as it stands (aim .6), and coverage of the 90 % intervals (of the formula
+   none).
+5. What would refute the claim that judged rollouts tell the sign: 100 of them with
+   counts do no better on these three measures than counts alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
+
+import msgspec
+import numpy as np
+
+from experiments.console.command import print_json
+from experiments.console.tables import format_table
+from experiments.map.advisor import LEVEL, GainModel, fit_gain, world_inputs
+from experiments.map.advisor import NAMES as COUNTS
+from experiments.map.design import DESIGNS, Design, design
+from experiments.map.gain import judge_gains
+from experiments.map.judged import (
+    NAMES,
+    SHOWN,
+    Assumed,
+    composition,
+    judged_inputs,
+    judged_steps,
+    steps_of,
+)
+from experiments.map.run import SMALL_WORLDS, world_of
+from experiments.map.worlds import gains, read_worlds
+from experiments.store.experiment import SizedOptions, complete
+from experiments.store.results import REFERENCE, Result, read_results, store_path
+from mprm_jax.records.problems import DataError
+
+if TYPE_CHECKING:
+    from experiments.map.design import RegimeWorld
+    from experiments.students.worlds import World
+
+NAME = "judged_map"
+
+# No student has the seeds from here on, nor a law of :mod:`experiments.map.gain`.
+_FIRST_SEED = 600
+
+# Samples of judged rollouts: so many at random, and 100 of which half are mixed.
+SIZES = (25, 50, 100, 200)
+HALF_MIXED = "100, half mixed"
+SAMPLES = (*map(str, SIZES), HALF_MIXED)
+
+# Of a stored input.
+_DIGITS = [4] * len(SHOWN) + [3] * (len(NAMES) - len(SHOWN))
+
+
+class Options(SizedOptions):
+    """Do judged rollouts tell where BIS pays? Counts, judged rollouts, and both.
+
+    Small takes the first 40 worlds of each of the map's designs, full all of them. The
+    measured side is read from the map's results in --output, or from those that come
+    with the package where these are more; a design without any is left out.
+
+    Example: mprm run judged_map --size full
+    """
+
+
+OPTIONS = Options
+
+
+def stated(world: World) -> Assumed:
+    """What a user may state of a world: its signal and the student's knowledge."""
+    noise = np.sqrt(1 + world.features.nuisance**2)
+    return Assumed(
+        separation=round(float(world.features.signal / noise), 4),
+        knowledge=world.knowledge,
+    )
+
+
+def judge_world(of: Design, regime: RegimeWorld, seed: int) -> dict[str, Any]:
+    """Inputs of the predictor from each sample of judged rollouts of a world."""
+    from sim.students.features import draw_truth
+    from theory.selection import select
+
+    world, keep = world_of(regime), regime.axes["keep_ratio"]
+    place = [one.name for one in DESIGNS.values()].index(of.name)
+    rng = np.random.default_rng(
+        [1000 * seed + _FIRST_SEED, 1000 * place + regime.index]
+    )
+    corpus = world.law.draw(rng)
+    rollouts = corpus.rollouts
+    right = draw_truth(world.features, corpus, rng)
+    content = rng.integers(0, 2**64, rollouts.n_rollouts, np.uint64, endpoint=False)
+    rows = select(rollouts, "bis", keep, content, alpha=0.05).rows
+    steps = steps_of(rollouts)
+    whole, bis = composition(steps), composition(steps, rows)
+    order = rng.permutation(rollouts.n_rollouts)
+    mixed = (rollouts.n_positive > 0) & (rollouts.n_positive < rollouts.n_measured)
+    halves = order[mixed[order]][:50], order[~mixed[order]][:50]
+    judged = []
+    for chosen in (*(order[:size] for size in SIZES), np.concatenate(halves)):
+        rows = np.sort(chosen)
+        truth = right[np.isin(steps.row_S, rows)]
+        judged.append(judged_steps(rollouts.take(rows), truth))
+    told, usual = stated(world), Assumed()
+
+    def inputs(assumed: Assumed) -> list[list[float]]:
+        found = (judged_inputs(bis, whole, keep, one, assumed) for one in judged)
+        return [
+            [round(float(x), digits) for x, digits in zip(row, _DIGITS, strict=True)]
+            for row in found
+        ]
+
+    found = {"separation": told.separation, "knowledge": told.knowledge}
+    found |= {"inputs": inputs(usual)}
+    if told == usual:
+        return found
+    return found | {"stated": [row[: len(SHOWN)] for row in inputs(told)]}
+
+
+# --- what they predict ----------------------------------------------------------------
+
+METRICS = ("auroc", "micro_f1")
+PAIR = ("bis", "random")
+PREDICTORS = ("counts", "formula", "formula, stated", "both", "both, stated")
+_FORMULA = len(COUNTS)
+
+
+def _rows(width: int) -> Any:
+    row = Annotated[list[float], msgspec.Meta(min_length=width, max_length=width)]
+    each = msgspec.Meta(min_length=len(SAMPLES), max_length=len(SAMPLES))
+    return Annotated[list[row], each]
+
+
+# Of each of the samples its inputs; of what is stated the formula's alone, for no other
+# depends on it.
+_METRICS = msgspec.defstruct(
+    "_METRICS",
+    [
+        ("separation", float),
+        ("knowledge", float),
+        ("inputs", _rows(len(NAMES))),
+        ("stated", _rows(len(SHOWN)) | None, None),
+    ],
+)
+
+
+class JudgedWorld(NamedTuple):
+    """What students gained in a world, and what its judged rollouts say.
+
+    Attributes:
+        design: its name.
+        measured: of the map.
+        said: of this experiment.
+    """
+
+    design: str
+    measured: Result
+    said: Result
+
+    @property
+    def held_out(self) -> bool:
+        """Whether no predictor is fitted to it."""
+        return self.measured.config["held_out"]
+
+    def inputs(self, stated: bool, sample: str) -> np.ndarray:
+        """Of the predictor: counts, :data:`experiments.map.judged.NAMES`, and what is
+        stated, if it is.
+        """
+        said, place = self.said.metrics, SAMPLES.index(sample)
+        known, told = said["inputs"][place], []
+        if stated:
+            gains = said["stated"][place] if "stated" in said else known[: len(SHOWN)]
+            known = [*gains, *known[len(SHOWN) :]]
+            told = [said["separation"], said["knowledge"]]
+        return np.concatenate([world_inputs(self.measured), known, told])
+
+
+def read_judged_worlds(
+    judged: Path, measured: Sequence[Path], seed: int | None = None
+) -> list[JudgedWorld]:
+    """The worlds of one seed that were judged and whose gains were measured.
+
+    Args:
+        judged: folder of this experiment's results.
+        measured: folders of the map's; of each design the one with most worlds is read.
+        seed: whose; None: the lowest of each design.
+
+    Raises:
+        DataError: a file cannot be read, or a cell is none of this experiment.
+    """
+    worlds = {}
+    for of in DESIGNS.values():
+        found = max((_told(read_worlds(at, seed, of)) for at in measured), key=len)
+        worlds |= {(of.name, w.config["index"]): w for w in found}
+    known = []
+    for number, cell in enumerate(read_results(judged, NAME), 1):
+        try:
+            msgspec.convert(cell.metrics, _METRICS)
+            key = cell.config["design"], cell.config["index"]
+        except (msgspec.ValidationError, KeyError) as error:
+            raise DataError(
+                f"{store_path(judged, NAME)}: cell {number} holds no judged rollouts "
+                f"of a world ({error}); delete its line, or name another folder"
+            ) from None
+        if key in worlds and worlds[key].seed == cell.seed:
+            known.append(JudgedWorld(key[0], worlds[key], cell))
+    return known
+
+
+def _told(worlds: Sequence[Result]) -> list[Result]:
+    """Those whose AUROC is stored."""
+    pairs = ((w, [w.metrics["arms"][name] for name in PAIR]) for w in worlds)
+    return [world for world, arms in pairs if all("auroc" in arm for arm in arms)]
+
+
+def fit_judged(
+    worlds: Sequence[JudgedWorld], sample: str, stated: bool, metric: str = "auroc"
+) -> GainModel:
+    """The predictor by counts and judged rollouts, fitted to what is not held out.
+
+    Raises:
+        ValueError: every world is held out.
+    """
+    seen = [world for world in worlds if not world.held_out]
+    if not seen:
+        raise ValueError("a predictor needs worlds that are not held out")
+    x = np.stack([world.inputs(stated, sample) for world in seen])
+    return fit_gain(x, _means(seen, metric), _FORMULA)
+
+
+def _means(worlds: Sequence[JudgedWorld], metric: str) -> np.ndarray:
+    return np.array([gains(w.measured, *PAIR, metric).mean() for w in worlds])
+
+
+def validate(
+    worlds: Sequence[JudgedWorld], sample: str, metric: str
+) -> dict[str, dict[str, dict[str, float]]]:
+    """How every predictor does on the held-out worlds of each design."""
+    seen = [world for world in worlds if not world.held_out]
+    models = {
+        "counts": fit_gain(
+            np.stack([world_inputs(w.measured) for w in seen]), _means(seen, metric)
+        ),
+        "both": fit_judged(worlds, sample, False, metric),
+        "both, stated": fit_judged(worlds, sample, True, metric),
+    }
+    found: dict[str, dict[str, dict[str, float]]] = {}
+    for name in sorted({world.design for world in worlds}):
+        tested = [w for w in worlds if w.held_out and w.design == name]
+        if len(tested) < 3:
+            continue
+        seeds = np.stack([gains(w.measured, *PAIR, metric) for w in tested])
+        mean = seeds.mean(axis=1)
+        found[name] = {}
+        for predictor in PREDICTORS:
+            x = [w.inputs("stated" in predictor, sample) for w in tested]
+            if predictor not in models:
+                if metric == "auroc":
+                    predicted = np.array([row[_FORMULA] for row in x])
+                    found[name][predictor] = judge_gains(seeds, predicted)
+                continue
+            width = None if predictor != "counts" else _FORMULA
+            made = np.array([models[predictor].predict(row[:width]) for row in x])
+            inside = (made[:, 1] <= mean) & (mean <= made[:, 2])
+            found[name][predictor] = judge_gains(seeds, made[:, 0]) | {
+                "coverage": float(inside.mean())
+            }
+    return found
+
+
+def signs_by_sample(worlds: Sequence[JudgedWorld]) -> dict[str, dict[str, float]]:
+    """How counts alone, and both with each sample, tell the sign of BIS - Random in
+    AUROC in the held-out worlds of all designs.
+    """
+    seen, tested = (
+        [world for world in worlds if world.held_out is held_out]
+        for held_out in (False, True)
+    )
+    seeds = np.stack([gains(w.measured, *PAIR, "auroc") for w in tested])
+    looks = np.stack([world_inputs(w.measured) for w in seen])
+    counts = fit_gain(looks, _means(seen, "auroc"))
+    told = [counts.predict(world_inputs(w.measured)).gain for w in tested]
+    found = {"none": judge_gains(seeds, np.array(told))}
+    for sample in SAMPLES:
+        model = fit_judged(worlds, sample, False)
+        told = [model.predict(w.inputs(False, sample)).gain for w in tested]
+        found[sample] = judge_gains(seeds, np.array(told))
+    return found
+
+
+def formula_error(worlds: Sequence[JudgedWorld], stated: bool) -> float:
+    """Half the 90 % interval of the formula's gain with as many judged rollouts as
+    there are: the quantile of its errors in the worlds that are not held out.
+    """
+    seen = [world for world in worlds if not world.held_out]
+    told = np.array([w.inputs(stated, str(SIZES[-1]))[_FORMULA] for w in seen])
+    return float(np.quantile(np.abs(told - _means(seen, "auroc")), LEVEL))
+
+
+# --- the command ----------------------------------------------------------------------
+
+
+def run(options: Options) -> None:
+    """Judge the worlds that the store lacks; compare with the map's results."""
+    most = SMALL_WORLDS if options.size == "small" else None
+    asked = [(of, world) for of in DESIGNS.values() for world in design(of)[:most]]
+    configs = [{"design": of.name, "index": world.index} for of, world in asked]
+    _, ran = complete(
+        options,
+        NAME,
+        configs,
+        lambda chosen: [judge_world(*asked[i], options.seed) for i in chosen],
+    )
+    folders = (options.output, REFERENCE)
+    worlds = read_judged_worlds(options.output, folders, options.seed)
+    report = {
+        sample: {metric: validate(worlds, sample, metric) for metric in METRICS}
+        for sample in SAMPLES
+    }
+    if options.json:
+        print_json({"worlds": len(worlds), "ran": ran, "samples": report})
+        return
+    for metric in METRICS:
+        print(f"\nBIS - Random in {metric}, held-out worlds:\n")
+        rows = [
+            (name, predictor, sample, *(_shown(of, form) for form in _COLUMNS.values()))
+            for name in report[HALF_MIXED][metric]
+            for predictor in PREDICTORS
+            for sample, by_metric in report.items()
+            if (of := by_metric[metric][name].get(predictor)) is not None
+            and (predictor != "counts" or sample == HALF_MIXED)
+        ]
+        print(format_table(("design", "predictor", "judged", *_COLUMNS), rows))
+    print(f"\n{ran} worlds judged, {len(worlds)} compared: {options.output}")
+
+
+def _shown(of: dict[str, float], form: str) -> str:
+    return form.format(**({"coverage": float("nan")} | of)).replace("nan", "--")
+
+
+_COLUMNS = {
+    "worlds": "{worlds}",
+    "sign, told apart": "{sure_right:.2f}",
+    "losses": "{losses_found}/{losses}",
+    "gains": "{gains_found}/{gains}",
+    "sign, all": "{sign_right:.2f}",
+    "explained": "{explained:.2f}",
+    "coverage": "{coverage:.2f}",
+}
