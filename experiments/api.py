@@ -16,7 +16,7 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -26,10 +26,11 @@ from experiments.store import write_subset as store
 from experiments.store.write_subset import OwnScores, choose, write_selection
 from mprm_jax.data import corpus as corpora
 from mprm_jax.data.corpus import SelectableCorpus, usable_rollouts
-from mprm_jax.data.formats.base import ReadOptions, WriteOptions
+from mprm_jax.data.formats.base import LabelKind, ReadOptions, WriteOptions
 from mprm_jax.data.scored import Prediction, columns, read_predictions
 from mprm_jax.records.record import UnmeasuredPolicy
 from mprm_jax.summary import Evaluation, decide, evaluation
+from mprm_jax.train.config import LossKind
 from theory import selection as rules
 from theory.intervals import REPLICATES
 from theory.scores import DEFAULT_ALPHA
@@ -218,7 +219,7 @@ def write_subset(
     output: str | Path,
     format: str = "prm",
     *,
-    labels: Literal["hard", "soft"] = "hard",
+    labels: LabelKind = "hard",
     label_threshold: float = 0.0,
     images: str | Path | None = None,
 ) -> dict[str, Any]:
@@ -229,7 +230,8 @@ def write_subset(
         subset: of :func:`select`.
         output: file to write.
         format: one that can be written; "rows" writes the manifest alone.
-        labels: hard, 1[s > label_threshold], or the MC scores s themselves.
+        labels: hard, 1[s > label_threshold], the MC scores s themselves, or masked:
+            hard ones, but none of doubtful positives.
         label_threshold: in [0, 1).
         images: root of the image paths, for InternVL's meta file.
 
@@ -359,7 +361,7 @@ def train_model(
     model: str | Path = "tiny",
     batch_size: int | None = None,
     learning_rate: float | None = None,
-    labels: Literal["hard", "soft", "beta-binomial"] = "hard",
+    labels: LossKind = "hard",
     images: str | Path | None = None,
     seed: int = 0,
 ) -> Trained:

@@ -24,6 +24,7 @@ _HOMES = {
     "leading_excess_risk": "asymptotics",
     "target_information": "label_noise",
     "best_count_threshold": "label_noise",
+    "step_targets": "labelling",
     "continuations_per_step": "continuations",
     "selection_efficiency": "contrast",
     "best_subset": "contrast",

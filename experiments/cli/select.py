@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import Literal, Optional
+from typing import Any, Literal, Optional
 
 from experiments.console.command import answer
 from experiments.console.corpus import (
@@ -111,8 +111,18 @@ def run(options: Options) -> None:
         },
         lambda: (
             comparison(usable, selection, options.rule, options.alpha)
+            + _masked(manifest["subset"])
             + f"\n\nwrote {len(selection.rows):,} rollouts ({options.format}): {name}"
         ),
+    )
+
+
+def _masked(subset: dict[str, Any]) -> str:
+    if "masked_steps" not in subset:
+        return ""
+    return (
+        f"\n\n{subset['masked_steps']:,} of {subset['steps']:,} steps have no label: "
+        "positives with K/N < 1/4 of rollouts that have negatives."
     )
 
 

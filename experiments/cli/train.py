@@ -19,6 +19,7 @@ from experiments.console.progress import progress
 from experiments.console.tables import format_table
 from experiments.console.training import (
     TINY,
+    ObjectiveOptions,
     PriceOptions,
     TrainingOptions,
     open_model,
@@ -94,7 +95,8 @@ class Options(RuleOptions):
         images: Root of the image paths; by default images/ in the corpus's folder, or
             that folder.
         subset: A subset of this corpus as mprm select wrote it: the file, or its
-            manifest. How the corpus is read is taken from there.
+            manifest. How the corpus is read is taken from there, and whether labels are
+            masked.
         output: Folder for the model, its checkpoints and metrics.
         resume: Go on with the run in --output, bit for bit on the same devices; begin
             it if there is none. --mesh, --accumulate, --no-remat and the numbers of
@@ -130,7 +132,7 @@ OPTIONS = Options
 def run(options: Options) -> None:
     """Choose, train, and say what came of it."""
     options.several.join()
-    training, subset = options.training, _subset(options)
+    training, subset = _training(options), _subset(options)
     budget = training.budget(len(subset.usable_rows), len(subset.usable.row))
     longest = int(subset.usable.rollouts.lengths[subset.usable_rows].max())
     if options.cost.dry_run:
@@ -171,6 +173,20 @@ def run(options: Options) -> None:
             on_update=on_update,
         )
     _finish(options, subset, budget, last)
+
+
+def _training(options: Options) -> TrainingOptions:
+    """How to train; on masked labels if those of the subset are.
+
+    Raises:
+        UsageError: other labels are asked for.
+    """
+    training = options.training
+    if options.subset is None or read_subset(options.subset).labels.labels != "masked":
+        return training
+    if (asked := training.objective.labels) not in ("hard", "masked"):
+        raise UsageError(f"--labels {asked}: the subset was selected with masked ones")
+    return dataclasses.replace(training, objective=ObjectiveOptions("masked"))
 
 
 def _subset(options: Options) -> Subset:

@@ -130,7 +130,9 @@ def _checks(
         same = usable.row[rows].tolist() == manifest.rows
         yield f"selecting again gives the same {len(manifest.rows):,} rows", same
         again = msgspec.json.decode(
-            msgspec.json.encode(evidence(usable, selection, chosen.alpha))
+            msgspec.json.encode(
+                evidence(usable, selection, chosen.alpha, manifest.labels)
+            )
         )
         equal = all(value.get(name) == of for name, of in again.items())
         yield "counts, statistics, ties and cuts are those of the manifest", equal

@@ -60,8 +60,8 @@ class CorpusOptions(JsonOption):
         source_from: Record field that names the source; by default the file name
             does.
         unmeasured: Steps the annotator never sampled (num_mc_total 0): refuse the
-            line, drop the rollout's steps from there on, or count them as
-            negatives.
+            line, drop the rollout's steps from there on, count them as negatives, or
+            keep them without a label.
         max_bad: Bad lines to go on without; they are listed all the same.
         workers: Processes that scan files.
         dask: Address of a Dask scheduler that scans files instead (extra: dask).
@@ -159,8 +159,8 @@ def check_labels(format_name: str, labels: WriteOptions) -> None:
     Raises:
         UsageError: naming the option.
     """
-    if format_name == "raw" and given(labels):
-        raise UsageError("--format raw keeps the counts: it has no label options")
+    if format_name == "raw" and labels.labels != "masked" and given(labels):
+        raise UsageError("--format raw keeps the counts: of labels it has masked alone")
     try:
         check_options(by_name(format_name), labels)
     except DataError as error:

@@ -12,7 +12,7 @@ import numpy as np
 
 from experiments.store.manifests import InputFile, typed
 from mprm_jax.data.corpus import Corpus, SelectableCorpus, usable_rollouts
-from mprm_jax.data.formats.base import ReadOptions
+from mprm_jax.data.formats.base import ReadOptions, WriteOptions
 from mprm_jax.data.outputs import MANIFEST_SUFFIX, manifest_path, read_manifest
 from mprm_jax.records.problems import DataError
 from mprm_jax.records.record import UnmeasuredPolicy
@@ -47,12 +47,14 @@ class SubsetManifest(msgspec.Struct, frozen=True):
         inputs: its files.
         selection: how the rows were chosen.
         rows: of the corpus, ascending.
+        labels: how they were written.
     """
 
     input: ReadPolicy
     inputs: list[InputFile]
     selection: dict[str, Any]
     rows: list[Annotated[int, msgspec.Meta(ge=0)]]
+    labels: WriteOptions = WriteOptions()
 
 
 @dataclass(frozen=True)

@@ -95,14 +95,17 @@ def corpus_reading(usable: SelectableCorpus) -> dict[str, Any]:
 
 
 def evidence(
-    usable: SelectableCorpus, selection: Selection, alpha: float
+    usable: SelectableCorpus, selection: Selection, alpha: float, labels: WriteOptions
 ) -> dict[str, Any]:
     """What a manifest says about a selection beside its rows."""
+    masked = {}
+    if labels.labels == "masked":
+        masked["masked_steps"] = sum(map(len, usable.masked_steps(selection.rows)))
     subset = summarise(usable.rollouts.take(selection.rows), alpha)
     never = int(never_sampled(usable)[selection.rows].sum())
     return {
         "counts": corpus_counts(usable),
-        "subset": asdict(subset) | {"unmeasured_steps": never},
+        "subset": asdict(subset) | {"unmeasured_steps": never} | masked,
         "tied_share": selection.tied_share,
         "cuts": [asdict(cut) for cut in selection.cuts],
     }
@@ -196,7 +199,7 @@ def write_selection(
             "selection": asdict(options),
             "labels": asdict(labels),
             "output": written,
-            **evidence(usable, selection, options.alpha),
+            **evidence(usable, selection, options.alpha, labels),
             "rows": usable.row[selection.rows].astype(np.int64).tolist(),
         }
         outputs.add_manifest(manifest_path(output), manifest, SUBSET_SCHEMA)

@@ -22,6 +22,7 @@ from mprm_jax.data.index import (
 )
 from mprm_jax.records.problems import BadCorpus, BadLine, BadLines, DataError
 from mprm_jax.records.record import UnmeasuredPolicy, unmeasured_step
+from theory.labelling import step_targets
 from theory.rollouts import Rollouts
 
 
@@ -197,7 +198,7 @@ def _merged(
 
 @dataclass(frozen=True, eq=False)
 class SelectableCorpus:
-    """The rollouts that may be selected, with every step measured.
+    """The rollouts that may be selected, every step measured but under "keep".
 
     Attributes:
         corpus: where they come from.
@@ -206,7 +207,7 @@ class SelectableCorpus:
         unmeasured: the policy.
         unmeasured_steps: steps that were never sampled.
         truncated: rollouts cut before their first such step.
-        emptied: rollouts of which nothing was left.
+        emptied: rollouts of which nothing was left, or which have no label.
         bad_lines: refused lines, those with unmeasured steps among them under "error".
     """
 
@@ -225,6 +226,17 @@ class SelectableCorpus:
         content = self.corpus.content
         return content if len(self.row) == len(content) else content[self.row]
 
+    def masked_steps(self, usable_rows: np.ndarray) -> list[list[int]]:
+        """Of each rollout the steps, from 0, that masked labels leave out though they
+        were sampled (:mod:`theory.labelling`).
+        """
+        of = self.rollouts.take(usable_rows)
+        out = of.measured & (step_targets(of, "masked").weight_S == 0)
+        return [
+            np.flatnonzero(out[start:end]).tolist()
+            for start, end in zip(of.offsets, of.offsets[1:], strict=False)
+        ]
+
 
 def usable_rollouts(
     corpus: Corpus, unmeasured: UnmeasuredPolicy = "error", max_bad: int = 0
@@ -234,7 +246,8 @@ def usable_rollouts(
     Args:
         corpus: the columns.
         unmeasured: "error" refuses lines with such steps (they count as bad lines);
-            "drop" cuts the rollout before the first; "negative" labels them negative.
+            "drop" cuts the rollout before the first; "negative" labels them negative;
+            "keep" leaves them without a label.
         max_bad: bad lines to go on without.
 
     Raises:
@@ -269,6 +282,9 @@ def usable_rollouts(
                 emptied = int(np.count_nonzero(~keep))
                 truncated = int(np.count_nonzero(affected)) - emptied
                 rollouts = _truncate(rollouts, first)
+            case "keep":
+                keep = rollouts.n_measured > 0
+                emptied = int(np.count_nonzero(~keep))
             case "negative":
                 rollouts = Rollouts(
                     rollouts.successes,

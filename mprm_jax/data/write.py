@@ -12,10 +12,15 @@ import xxhash
 from mprm_jax.data.corpus import Corpus, SelectableCorpus
 from mprm_jax.data.formats import by_name
 from mprm_jax.data.formats.base import Format, WriteOptions, check_options
-from mprm_jax.data.formats.raw import RAW, truncate
+from mprm_jax.data.formats.raw import RAW, truncate, unlabel
 from mprm_jax.data.framing import RecordFile
 from mprm_jax.records.problems import BadRecord, DataError
-from mprm_jax.records.record import Record, resolve_image, resolve_unmeasured
+from mprm_jax.records.record import (
+    Record,
+    resolve_image,
+    resolve_unmeasured,
+    without_labels,
+)
 
 # Records that are read together.
 _BATCH = 128
@@ -95,8 +100,8 @@ def encoded_lines(
 ) -> Iterator[bytes]:
     """The line, with its newline, of each chosen rollout in a format.
 
-    Raw lines of a raw corpus are copied byte for byte, unless the policy for
-    unmeasured steps changed their steps.
+    Raw lines of a raw corpus are copied byte for byte, unless the policy for unmeasured
+    steps changed their steps, or masked labels leave some out.
 
     Args:
         selectable: what the rows index.
@@ -115,11 +120,14 @@ def encoded_lines(
     if copies and selectable.unmeasured == "negative" and selectable.unmeasured_steps:
         raise DataError(
             "--format raw keeps num_mc_total 0, which is no negative label; "
-            "use --unmeasured drop, or a format of labels"
+            "use --unmeasured drop or keep, or a format of labels"
         )
     corpus_rows = selectable.row[usable_rows]
     kept = selectable.rollouts.lengths[usable_rows]
     cut = kept < corpus.rollouts.lengths[corpus_rows]
+    masked = [[]] * len(usable_rows)
+    if options.labels == "masked":
+        masked = selectable.masked_steps(usable_rows)
 
     def encoded(place: int, row: int, data: bytes) -> bytes:
         record = None
@@ -129,11 +137,13 @@ def encoded_lines(
             for image in record.images:
                 resolve_image(images, image)
         if record is None or copies:
-            return truncate(data, int(kept[place])) if cut[place] else data
+            if cut[place]:
+                data = truncate(data, int(kept[place]))
+            return unlabel(data, masked[place]) if masked[place] else data
         measured = resolve_unmeasured(record, selectable.unmeasured)
         if measured is None:
             raise BadRecord("nothing to write")
-        return form.encode(measured, options)
+        return form.encode(without_labels(measured, masked[place]), options)
 
     lines = read_lines(corpus, corpus_rows)
     for place, (row, data) in enumerate(lines):

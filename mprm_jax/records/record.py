@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Literal
 
@@ -19,7 +20,7 @@ STEP_MARKER = "<prm>"
 # (theory.rollouts.MAX_TRIALS is another bound: up to there its arithmetic is exact.)
 MAX_TRIALS = 65_535
 
-UnmeasuredPolicy = Literal["error", "drop", "negative"]
+UnmeasuredPolicy = Literal["error", "drop", "negative", "keep"]
 
 
 class Step(msgspec.Struct, frozen=True):
@@ -189,7 +190,8 @@ def resolve_unmeasured(record: Record, policy: UnmeasuredPolicy) -> Record | Non
     """The record with what a policy makes of its steps with N = 0.
 
     "drop" truncates before the first such step and gives None if nothing is left;
-    "negative" makes of each a negative label with one trial; "error" refuses.
+    "negative" makes of each a negative label with one trial; "keep" leaves them without
+    a label, and gives None if no step has one; "error" refuses.
 
     Raises:
         BadRecord: the policy is "error" and a step has no trials.
@@ -198,6 +200,8 @@ def resolve_unmeasured(record: Record, policy: UnmeasuredPolicy) -> Record | Non
     if first is None:
         return record
     match policy:
+        case "keep":
+            return record if any(step.trials for step in record.steps) else None
         case "drop":
             if first == 0:
                 return None
@@ -215,9 +219,17 @@ def unmeasured_step(number: int) -> BadRecord:
     """The error for a step that was never sampled, ``number`` counted from 1."""
     return BadRecord(
         "step never sampled",
-        f"step {number} has no continuation (N = 0); choose --unmeasured drop or "
-        "negative",
+        f"step {number} has no continuation (N = 0); choose --unmeasured drop, "
+        "negative or keep",
     )
+
+
+def without_labels(record: Record, unlabelled: Iterable[int]) -> Record:
+    """The record with those steps as if never sampled."""
+    steps = list(record.steps)
+    for j in unlabelled:
+        steps[j] = Step(steps[j].text, 0, 0)
+    return msgspec.structs.replace(record, steps=tuple(steps))
 
 
 def counts_from_score(score: float, trials: int | None, number: int) -> tuple[int, int]:

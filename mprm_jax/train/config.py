@@ -11,7 +11,7 @@ from typing import Literal
 from theory.paper import TRAINING
 
 Precision = Literal["bfloat16", "float32"]
-LossKind = Literal["hard", "soft", "beta-binomial"]
+LossKind = Literal["hard", "soft", "beta-binomial", "masked"]
 
 
 def check_positive(name: str, value: float) -> None:
@@ -31,7 +31,8 @@ class Objective:
     Attributes:
         labels: hard y = 1[K/N > threshold] and soft y = K/N with two-way cross-entropy,
             or beta-binomial: the likelihood of the counts (K, N), which also learns how
-            sure the model is.
+            sure the model is. masked: y = 1[K > 0], but positives with K/N < 1/4 of
+            rollouts that have negatives have no loss: they are likelier wrong.
         label_threshold: Threshold of hard labels, in [0, 1); 0 in the paper.
 
     Raises:

@@ -13,6 +13,7 @@ import optax
 
 from mprm_jax.data.batches import Batch
 from mprm_jax.train.config import Objective
+from theory.labelling import DOUBTFUL
 
 # The model's three logits at a marker.
 YES, NO, LOG_CONCENTRATION = 0, 1, 2
@@ -45,9 +46,20 @@ def _log_concentration(logits_BxSx3: jax.Array) -> jax.Array:
     )
 
 
-def counted(trials_BxS: jax.Array) -> jax.Array:
-    """Which places hold a step that counts: N > 0."""
-    return trials_BxS > 0
+def counted(batch: Batch, objective: Objective) -> jax.Array:
+    """Which places hold a step that counts: N > 0.
+
+    Of masked labels, without what ``masked`` of :mod:`theory.labelling` leaves out; a
+    rollout is mixed if it is as far as its prompt reaches.
+    """
+    successes_BxS, trials_BxS = batch.successes_BxS, batch.trials_BxS
+    measured_BxS, positive_BxS = trials_BxS > 0, successes_BxS > 0
+    if objective.labels != "masked":
+        return measured_BxS
+    negative_BxS = measured_BxS & ~positive_BxS
+    mixed_Bx1 = positive_BxS.any(1, keepdims=True) & negative_BxS.any(1, keepdims=True)
+    doubtful_BxS = positive_BxS & (successes_BxS < DOUBTFUL * trials_BxS)
+    return measured_BxS & ~(mixed_Bx1 & doubtful_BxS)
 
 
 def step_labels(batch: Batch, objective: Objective) -> jax.Array:
@@ -61,7 +73,7 @@ def step_labels(batch: Batch, objective: Objective) -> jax.Array:
     successes_BxS, trials_BxS = batch.successes_BxS, batch.trials_BxS
     mc_score_BxS = successes_BxS / jnp.maximum(trials_BxS, 1)
     match objective.labels:
-        case "hard":
+        case "hard" | "masked":
             return (mc_score_BxS > objective.label_threshold).astype(jnp.float32)
         case "soft":
             return mc_score_BxS.astype(jnp.float32)
@@ -80,7 +92,7 @@ def loss_sum(logits_BxSx3: jax.Array, batch: Batch, objective: Objective) -> jax
         batch: the counts.
         objective: which loss.
     """
-    counted_BxS = counted(batch.trials_BxS)
+    counted_BxS = counted(batch, objective)
     # Before the loss, not after it: the gradient of where() at a NaN is NaN otherwise.
     logits_BxSx3 = jnp.where(counted_BxS[..., None], logits_BxSx3, 0)
     logits_BxSx3 = logits_BxSx3.astype(jnp.float32)
@@ -98,9 +110,9 @@ def loss_sum(logits_BxSx3: jax.Array, batch: Batch, objective: Objective) -> jax
     return jnp.sum(jnp.where(counted_BxS, loss_BxS, 0.0))
 
 
-def step_count(batch: Batch) -> jax.Array:
+def step_count(batch: Batch, objective: Objective) -> jax.Array:
     """Number of counted steps: what the loss of a global batch is divided by."""
-    return jnp.sum(counted(batch.trials_BxS))
+    return jnp.sum(counted(batch, objective))
 
 
 def beta_binomial_log_likelihood(

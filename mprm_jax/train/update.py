@@ -124,7 +124,7 @@ def train_step(
         the state, and loss (mean over counted steps, nats), gradient_norm (before
         clipping), learning_rate and steps (counted), all float32.
     """
-    count = step_count(batch).astype(jnp.float32)
+    count = step_count(batch, objective).astype(jnp.float32)
 
     def mean_loss(trained: Params, part: Batch) -> jax.Array:
         logits_BxSx3 = model.reward_logits(join(trained, frozen), part)

@@ -33,14 +33,16 @@ def mutated(rng, n=6):
 
 
 def commands(folder, out, rng):
-    policy = rng.choice(["error", "drop", "negative"])
+    policy = rng.choice(["error", "drop", "negative", "keep"])
     default = ["--unmeasured", policy, "--max-bad", rng.choice(["0", "2", "99"])]
     kept = ["--keep-ratio", rng.choice(["0.2", "0.5", "1"])]
     form = rng.choice(["prm", "raw", "trl", "visualprm", "math-shepherd"])
     output = ["--output", out / "o.jsonl"]
     rule = rng.choice(["bis", "ccs", "low-mc", "random"])
     yield ["stats", folder, *default, "--rule", rule, *kept]
-    yield ["select", folder, *default, "--rule", rule, *kept, *output, "--format", form]
+    labels = ["--labels", "masked"] if rng.random() < 0.3 else []
+    chosen = ["--rule", rule, *kept, *output, "--format", form, *labels]
+    yield ["select", folder, *default, *chosen]
     yield ["verify", out / "o.jsonl"]
     yield ["score", folder, *default, "--output", out / "s.jsonl"]
     yield ["convert", folder, *default, "--output", out / "c", "--format", form]

@@ -73,7 +73,9 @@ def test_it_computes_what_the_reference_computed(path, tmp_path):
         logits = reward_head.reward_logits(
             head, config.language, params, hidden, batch.marker_BxS
         )
-        return loss_sum(logits, batch, Objective()) / step_count(batch), logits
+        return loss_sum(logits, batch, Objective()) / step_count(
+            batch, Objective()
+        ), logits
 
     (loss, logits), gradient = jax.jit(loss_and_logits)(params)
 

@@ -19,6 +19,8 @@ from mprm_jax.train.objective import (
     step_count,
     step_labels,
 )
+from theory.labelling import step_targets
+from theory.rollouts import Rollouts
 
 # Compiled once, because hundreds of examples run through them.
 likelihood = jax.jit(beta_binomial_log_likelihood)
@@ -84,9 +86,27 @@ def test_the_loss_is_two_way_cross_entropy_of_the_counted_steps(objective, label
     np.testing.assert_allclose(
         loss_of(jnp.array(logits), batch, objective), expected, 1e-6
     )
-    assert step_count(batch) == 4
+    assert step_count(batch, Objective()) == 4
     chance = 1 / (1 + np.exp(logits[..., 1] - logits[..., 0]))
     np.testing.assert_allclose(scores(jnp.array(logits)), chance, 1e-5)
+
+
+def test_masked_labels_count_the_steps_that_the_theory_leaves():
+    rng = np.random.default_rng(4)
+    n = rng.choice([0, 2, 4, 8, 16], (300, 4))
+    k = rng.binomial(n, rng.choice([0.0, 0.2, 1.0], (300, 4)))
+    some = n.any(axis=1)
+    offsets = np.arange(0, 4 * some.sum() + 1, 4)
+    of = Rollouts(
+        k[some].ravel(), n[some].ravel(), offsets, np.zeros(some.sum(), int), ("s",)
+    )
+    weight = np.zeros((300, 4))
+    weight[some] = step_targets(of, "masked").weight_S.reshape(-1, 4)
+    masked, batch = Objective("masked"), counts(k, n)
+    assert step_count(batch, masked) == weight.sum() < (n > 0).sum()
+    logits = jnp.array(rng.normal(0, 2, (300, 4, 3)), jnp.float32)
+    kept = counts(np.where(weight, k, 0), np.where(weight, n, 0))
+    assert loss_of(logits, batch, masked) == loss_of(logits, kept, Objective())
 
 
 OBJECTIVES = [Objective(), Objective("soft"), Objective("beta-binomial")]

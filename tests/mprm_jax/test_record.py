@@ -86,14 +86,18 @@ GAPS = Record("q", (Step("a", 2, 4), Step("b", 0, 0), Step("c", 1, 4)))
 
 
 def test_policies_of_unmeasured_steps():
-    with pytest.raises(BadRecord, match=r"step 2 .*--unmeasured drop or negative"):
+    with pytest.raises(
+        BadRecord, match=r"step 2 .*--unmeasured drop, negative or keep"
+    ):
         resolve_unmeasured(GAPS, "error")
     assert resolve_unmeasured(GAPS, "drop") == Record("q", GAPS.steps[:1])
     assert resolve_unmeasured(Record("q", GAPS.steps[1:]), "drop") is None
     steps = (GAPS.steps[0], Step("b", 0, 1), GAPS.steps[2])
     assert resolve_unmeasured(GAPS, "negative") == Record("q", steps)
     whole = Record("q", STEPS, "x.png", "1", "s")
-    for policy in ("error", "drop", "negative"):
+    assert resolve_unmeasured(GAPS, "keep") is GAPS
+    assert resolve_unmeasured(Record("q", GAPS.steps[1:2]), "keep") is None
+    for policy in ("error", "drop", "negative", "keep"):
         assert resolve_unmeasured(whole, policy) is whole
 
 

@@ -73,7 +73,7 @@ def our_loss(config, head, params, batch):
         head, config.language, params, hidden, batch.marker_BxS
     )
     total = objective.loss_sum(logits, batch, objective.Objective())
-    return total / objective.step_count(batch)
+    return total / objective.step_count(batch, objective.Objective())
 
 
 def with_head(config, params):

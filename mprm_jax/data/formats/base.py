@@ -12,7 +12,7 @@ from mprm_jax.data.formats.json_record import parse, source_of
 from mprm_jax.records.problems import BadRecord, DataError
 from mprm_jax.records.record import MAX_TRIALS, Record, Step, check_record
 
-LabelKind = Literal["hard", "soft"]
+LabelKind = Literal["hard", "soft", "masked"]
 
 
 @dataclass(frozen=True)
@@ -40,11 +40,13 @@ class WriteOptions:
     """How to write labels.
 
     Attributes:
-        labels: Hard labels 1[s > threshold], or the soft scores s.
+        labels: Hard labels 1[s > threshold], or the soft scores s; masked: hard ones at
+            0, but positives with s < 1/4 of rollouts that have negatives have no label:
+            they are likelier wrong.
         label_threshold: Threshold of hard labels, in [0, 1); 0 in the paper.
 
     Raises:
-        ValueError: the threshold is outside [0, 1).
+        ValueError: the threshold is outside [0, 1), or not 0 of masked labels.
     """
 
     labels: LabelKind = "hard"
@@ -55,6 +57,8 @@ class WriteOptions:
             raise ValueError(
                 f"label_threshold must lie in [0, 1), not {self.label_threshold}"
             )
+        if self.labels == "masked" and self.label_threshold:
+            raise ValueError("labels masked have no label_threshold")
 
 
 @dataclass(frozen=True)
@@ -70,6 +74,7 @@ class Format:
             newline; None: read only.
         recognise: whether the keys of a decoded JSON object are this format's.
         soft: whether it can hold soft labels.
+        unlabelled: whether it can hold steps without a label, as masked labels have.
         lenient: fields that are not read may hold what only the standard library reads
             (NaN, lone surrogates), as long as the line is text.
     """
@@ -81,6 +86,7 @@ class Format:
     write: Callable[[Record, WriteOptions], bytes] | None
     recognise: Callable[[dict], bool]
     soft: bool = False
+    unlabelled: bool = False
     lenient: bool = False
 
     def decode(self, data: bytes, options: ReadOptions) -> Record:
@@ -133,7 +139,7 @@ def labels(steps: Sequence[Step], options: WriteOptions) -> list[float]:
     Raises:
         BadRecord: a step was never sampled, so it has no label.
     """
-    if options.labels == "hard":
+    if options.labels != "soft":
         return [1.0 if hard else 0.0 for hard in hard_labels(steps, options)]
     try:
         return [step.score for step in steps]
@@ -150,7 +156,7 @@ def check_options(form: Format, options: WriteOptions) -> None:
     """Refuse label options the format cannot hold.
 
     Raises:
-        DataError: the format is read-only or holds no soft labels.
+        DataError: the format is read-only or cannot hold such labels.
     """
     if form.write is None:
         raise DataError(f"format {form.name} can be read, not written")
@@ -158,4 +164,9 @@ def check_options(form: Format, options: WriteOptions) -> None:
         raise DataError(
             f"format {form.name} holds no soft labels ({form.meaning}); "
             "use --labels hard, or --format prm or raw"
+        )
+    if options.labels == "masked" and not form.unlabelled:
+        raise DataError(
+            f"format {form.name} has a label for every step ({form.meaning}); use "
+            "--format raw, prm or rows, or --labels hard"
         )

@@ -4,6 +4,8 @@
 "Question: q\\nProcess: s1<prm>\\n\\ns2<prm>"}, {"from": "gpt", "value": [1.0, 0.0]}]}``
 
 - Labels are hard (0 and 1: one trial) or MC scores (``ReadOptions.trials`` gives N).
+- A step without a label has no marker: its text runs on into that of the next one, as
+  in the prompt; what stands after the last label is left out.
 - The question ends at the first ``"\\nProcess: "``: it cannot contain it, a step can.
 - A text-only rollout has no ``image`` key. Answer, response and source are not held.
 """
@@ -32,6 +34,7 @@ from mprm_jax.records.record import (
 
 _QUESTION = "Question: "
 _PROCESS = "\nProcess: "
+_BETWEEN = "\n\n"
 
 
 class _Prompt(msgspec.Struct, frozen=True):
@@ -51,7 +54,7 @@ class _Conversation(msgspec.Struct, frozen=True):
 
 def render_prompt(question: str, texts: list[str]) -> str:
     """The human turn: the question, then every step followed by its marker."""
-    process = "\n\n".join(text + STEP_MARKER for text in texts)
+    process = _BETWEEN.join(text + STEP_MARKER for text in texts)
     return f"{_QUESTION}{question}{_PROCESS}{process}"
 
 
@@ -85,14 +88,35 @@ def _read(value: _Conversation, options: ReadOptions) -> Record:
 
 
 def _write(record: Record, options: WriteOptions) -> bytes:
-    question, texts = record.question, [step.text for step in record.steps]
+    question, steps = record.question, record.steps
+    if options.labels == "masked":
+        steps = _labelled(steps)
+    texts = [step.text for step in steps]
     prompt = render_prompt(question, texts)
     stripped = question == question.strip() and texts == list(map(str.strip, texts))
     # One look shows of nearly every record that the reader finds its parts again.
     if not stripped or _PROCESS in question:
         check_readable(record, *split_prompt(prompt), "prm")
     image = None if record.image is None else json_line(record.image)
-    return conversation_line(image, prompt, labels(record.steps, options))
+    return conversation_line(image, prompt, labels(steps, options))
+
+
+def _labelled(steps: Sequence[Step]) -> list[Step]:
+    """The steps that have a label, each with the text of those before it that do not.
+
+    Raises:
+        BadRecord: none has one.
+    """
+    found, unlabelled = [], []
+    for step in steps:
+        unlabelled.append(step.text)
+        if step.trials:
+            text = _BETWEEN.join(unlabelled)
+            found.append(Step(text, step.successes, step.trials))
+            unlabelled = []
+    if not found:
+        raise BadRecord("nothing to write", "no step has a label")
+    return found
 
 
 def conversation_line(
@@ -131,5 +155,6 @@ PRM = Format(
     read=_read,
     write=_write,
     soft=True,
+    unlabelled=True,
     recognise=_recognise,
 )

@@ -222,13 +222,33 @@ def truncate(line: bytes, n_steps: int) -> bytes:
     Raises:
         BadRecord: the line cannot be taken apart (it nests too deeply, or holds NaN).
     """
-    try:
-        value = _FIELDS.decode(line)
-        steps = _STEPS.decode(value["steps_with_score"])
-    except (msgspec.DecodeError, RecursionError) as error:
-        raise BadRecord("cannot be cut", str(error)) from None
+    value, steps = _parts(line)
     value["steps_with_score"] = msgspec.Raw(msgspec.json.encode(steps[:n_steps]))
     return msgspec.json.encode(value)
+
+
+def unlabel(line: bytes, steps: Sequence[int]) -> bytes:
+    """The raw line with those steps never sampled; the rest keeps its bytes.
+
+    Raises:
+        BadRecord: the line cannot be taken apart.
+    """
+    value, listed = _parts(line)
+    for j in steps:
+        step = _FIELDS.decode(listed[j])
+        none = dict.fromkeys(("score", "num_mc_correct", "num_mc_total"), 0)
+        listed[j] = msgspec.Raw(msgspec.json.encode(step | none))
+    value["steps_with_score"] = msgspec.Raw(msgspec.json.encode(listed))
+    return msgspec.json.encode(value)
+
+
+def _parts(line: bytes) -> tuple[dict[str, msgspec.Raw], list[msgspec.Raw]]:
+    """A line's fields and its steps, undecoded."""
+    try:
+        value = _FIELDS.decode(line)
+        return value, _STEPS.decode(value["steps_with_score"])
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise BadRecord("cannot be cut", str(error)) from None
 
 
 RAW = Format(
@@ -238,6 +258,7 @@ RAW = Format(
     read=_read,
     write=_write,
     soft=True,
+    unlabelled=True,
     lenient=True,
     recognise=lambda keys: "steps_with_score" in keys,
 )
