@@ -28,9 +28,10 @@ refute it, of micro-F1 over its 256 worlds (20 paired seeds each):
 5. A strong signal leaves less to win or lose: the mean of |BIS - Random| is smaller at
    signal 3 than at .75. Refuted if it is not.
 
-Signs are told apart at 5 %, Holm-corrected over the worlds of a row, as in the first
-design; every arm and every new axis is reported, whatever comes out. Of the candidates
-for a better recipe :mod:`experiments.students.arms` says what they are.
+Signs are told apart at 5 %, Holm-corrected over all worlds here, and over those of a
+row in the tables, as in the first design; :func:`experiments.map.report.verdicts` says
+what came out. Every arm and every new axis is reported, whatever comes out. Of the
+candidates for a better recipe :mod:`experiments.map.recipe` says how they are judged.
 """
 
 from __future__ import annotations
@@ -159,6 +160,7 @@ ORDERED = Design(
         *((name, other) for name in CANDIDATES for other in ("random", "bis")),
     ),
     tabled=(
+        (),
         ("order",),
         ("position",),
         ("order", "position"),

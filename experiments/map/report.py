@@ -18,16 +18,20 @@ from experiments.store.results import Result
 from theory.intervals import mean_and_half_width, verdicts
 
 
+def signs(worlds: Sequence[Result], treated: str, baseline: str) -> list[str]:
+    """Of each world whether the gain is beyond doubt positive, negative, or open (5 %,
+    Holm-corrected over the worlds): "gains", "loses" or "open".
+    """
+    found = verdicts([gains(world, treated, baseline) for world in worlds])
+    return [("open", "gains", "loses")[verdict.sign] for verdict in found]
+
+
 def sign_counts(
     worlds: Sequence[Result], treated: str, baseline: str
 ) -> dict[str, int]:
-    """In how many worlds the gain is beyond doubt positive, negative, or open (5 %,
-    Holm-corrected over the worlds).
-    """
-    found = verdicts([gains(world, treated, baseline) for world in worlds])
-    signs = [verdict.sign for verdict in found]
-    named = {"gains": 1, "open": 0, "loses": -1}
-    return {name: signs.count(sign) for name, sign in named.items()}
+    """In how many worlds each of :func:`signs` is found."""
+    found = signs(worlds, treated, baseline)
+    return {sign: found.count(sign) for sign in ("gains", "open", "loses")}
 
 
 def decomposition(worlds: Sequence[Result]) -> dict[str, float]:
@@ -53,7 +57,7 @@ def decomposition(worlds: Sequence[Result]) -> dict[str, float]:
 
 def by_level(
     worlds: Sequence[Result], axes: Sequence[str]
-) -> dict[str, dict[str, float]]:
+) -> dict[str, dict[str, float | None]]:
     """BIS - Random at each level of one axis, or pair of levels of two.
 
     Its mean over the worlds with the half-width of the 95 % interval, the signs, and
@@ -61,18 +65,74 @@ def by_level(
     """
     levels: dict[str, list[Result]] = {}
     for world in sorted(worlds, key=lambda w: [w.config["axes"][a] for a in axes]):
-        shown = ", ".join(_level(world.config["axes"][axis]) for axis in axes)
-        levels.setdefault(shown, []).append(world)
+        at = world.config["axes"]
+        shown = ", ".join(f"{axis} {_level(at[axis])}" for axis in axes)
+        levels.setdefault(shown or "all", []).append(world)
     found = {}
     for level, of in levels.items():
         means = [float(gains(world, "bis", "random").mean()) for world in of]
-        half = mean_and_half_width(means)[1] if len(means) > 1 else float("nan")
+        half = mean_and_half_width(means)[1] if len(means) > 1 else None
         found[level] = (
             {"worlds": len(of), "half_width": half}
             | sign_counts(of, "bis", "random")
             | decomposition(of)
         )
     return found
+
+
+def verdicts(worlds: Sequence[Result]) -> dict[str, dict[str, Any]]:
+    """What came of the expectations that :mod:`experiments.map.design` numbers.
+
+    Each with its figures, in micro-F1 or shares, and whether it is refuted; those are
+    left out for which there are no worlds to compare.
+    """
+    axes = [world.config["axes"] for world in worlds]
+    gain = np.array([gains(world, "bis", "random").mean() for world in worlds])
+    knows, signal = (np.array([of[a] for of in axes]) for a in ("knowledge", "signal"))
+    follows = np.array([of["order"] == 1 and of["position"] == 4 for of in axes])
+    loses = np.array(signs(worlds, "bis", "random")) == "loses"
+    clean = signs(worlds, "bis, clean", "random, clean").count("loses")
+    parts = [decomposition([world]) for world in worlds]
+    placed = np.array(
+        [
+            of["noise_bis"] - of["blind_bis"] - of["noise_random"] + of["blind_random"]
+            for of in parts
+        ]
+    )
+    compared = {
+        "1 knowledge": (gain, knows >= 1, knows == 0),
+        "2 lost shares": (loses.astype(float), follows, ~follows),
+        "3 placement": (placed, follows, ~follows),
+        "5 signal": (np.abs(gain), signal == 3, signal == 0.75),
+    }
+    found: dict[str, dict[str, Any]] = {
+        "4 true labels": {
+            "loses": clean,
+            "loses_as_they_are": int(loses.sum()),
+            "refuted": bool(clean >= loses.sum()),
+        }
+    }
+    for claim, (value, one, other) in compared.items():
+        if min(one.sum(), other.sum()) < 2:
+            continue
+        (mean, half), (base, half_base) = (
+            mean_and_half_width(value[of]) for of in (one, other)
+        )
+        more = mean - base
+        refuted = {
+            "1 knowledge": more + np.hypot(half, half_base) >= 0,
+            "2 lost shares": more <= 0,
+            "3 placement": mean >= 0 or more >= 0,
+            "5 signal": more >= 0,
+        }[claim]
+        found[claim] = {
+            "mean": mean,
+            "half_width": half,
+            "against": base,
+            "half_width_against": half_base,
+            "refuted": bool(refuted),
+        }
+    return dict(sorted(found.items()))
 
 
 def _level(value: Any) -> str:
@@ -102,15 +162,16 @@ def print_map(
         }
         for treated, baseline in design.compared
     }
-    tables = {" x ".join(axes): by_level(worlds, axes) for axes in design.tabled}
-    if tables:
-        tables = {"all": by_level(worlds, ())} | tables
+    levels: dict[str, dict[str, float | None]] = {}
+    for axes in design.tabled:
+        levels |= by_level(worlds, axes)
+    expected = verdicts(worlds) if levels else {}
     tests = advisor_tests(worlds)
     turns = cross_validation(worlds) if tests else {}
     if options.json:
         report = {"seed": options.seed, "worlds": len(worlds), "ran": ran}
         tested = {"advisor": tests, "cross_validation": turns}
-        more = {"levels": tables} if tables else {}
+        more = {"levels": levels, "expected": expected} if levels else {}
         print_json(report | {"signs": signs} | tested | more)
         return
     rows = [
@@ -119,9 +180,14 @@ def print_map(
         for keep, counts in counted.items()
     ]
     print(format_table(("difference", "keep", "gains", "open", "loses"), rows))
-    if tables:
+    if levels:
         print("\nBIS - Random by level, in points of micro-F1:\n")
-        print(_level_table(tables))
+        print(_level_table(levels))
+        print("\nexpected, and what came out:\n")
+        for claim, of in expected.items():
+            *figures, (_, refuted) = of.items()
+            shown = ", ".join(f"{k.replace('_', ' ')} {x:.4g}" for k, x in figures)
+            print(f"{claim}: {'refuted' if refuted else 'stands'} ({shown})")
     for title, found in (
         ("on held-out worlds", tests),
         ("on every fifth of the worlds in turn, fitted to the others", turns),
@@ -140,26 +206,36 @@ def print_map(
     )
 
 
-def _level_table(tables: dict[str, dict[str, dict[str, float]]]) -> str:
-    """One row a level; in brackets what blind noise costs."""
-    header = ("level", "gains", "open", "loses", "mean", "composition")
+def _level_table(levels: dict[str, dict[str, float | None]]) -> str:
+    """One row a level; blind noise: what it costs BIS less what it costs Random."""
+    header = (
+        "level",
+        "gains",
+        "open",
+        "loses",
+        "mean",
+        "comp.",
+        "BIS",
+        "Random",
+        "blind",
+    )
     rows = []
-    for name, levels in tables.items():
-        for level, of in levels.items():
-            points = {k: f"{100 * x:+.1f}" for k, x in of.items()}
-            rows.append(
-                (
-                    f"{name} {level}".strip(),
-                    *(f"{of[sign]:.0f}" for sign in header[1:4]),
-                    f"{points['gain']} +- {100 * of['half_width']:.1f}",
-                    points["composition"],
-                    *(
-                        f"{points[f'noise_{rule}']} ({points[f'blind_{rule}']})"
-                        for rule in ("bis", "random")
-                    ),
-                )
+    for level, of in levels.items():
+        points = {k: 100 * x for k, x in of.items() if x is not None}
+        half = f" +-{points['half_width']:.1f}" if "half_width" in points else ""
+        rows.append(
+            (
+                level,
+                *(str(of[sign]) for sign in header[1:4]),
+                f"{points['gain']:+.1f}{half}",
+                *(
+                    f"{points[part]:+.1f}"
+                    for part in ("composition", "noise_bis", "noise_random")
+                ),
+                f"{points['blind_bis'] - points['blind_random']:+.1f}",
             )
-    return format_table((*header, "noise BIS (blind)", "Random (blind)"), rows)
+        )
+    return format_table(header, rows)
 
 
 # Columns of the advisor's tests.

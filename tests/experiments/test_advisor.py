@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from experiments.map import run as map_run
 from experiments.map.advisor import (
     TARGETS,
     between_share,
@@ -162,6 +163,22 @@ def test_an_ordered_regime_s_world_is_what_its_axes_say():
         )
         assert (built.knowledge, built.knowledge_noise) == (axes["knowledge"], known)
     assert set(knows) == {False, True}
+
+
+def test_an_ordered_world_runs_with_every_arm(monkeypatch):
+    """As the command runs it, but for fewer rollouts and seeds."""
+    monkeypatch.setattr(map_run, "ROLLOUTS", 500)
+    wanted = {"order": 1.0, "knowledge": 2.0, "signal": 3.0}
+    regime = next(w for w in design(ORDERED) if wanted.items() <= w.axes.items())
+    found = map_run.run_world(regime, 0, 2, ORDERED)
+    assert list(found["arms"]) == list(ORDERED.arms)
+    values = [x for arm in found["arms"].values() for of in arm.values() for x in of]
+    assert values == [round(x, 4) for x in values]
+    assert found["position_auroc"] > 0.52
+    # Phi(3 / sqrt(2 (1 + 1) (1 + 1/4 + 1/4))) = .89 with the largest source shift.
+    assert min(found["arms"]["start"]["auroc"]) > 0.75
+    blind = found["arms"]["bis, blind"], found["arms"]["bis, clean"]
+    assert blind[0] != blind[1]
 
 
 def test_a_regime_s_world_is_what_its_axes_say():

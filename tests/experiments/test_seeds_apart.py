@@ -1,13 +1,15 @@
 """A store that holds several seeds: every report describes the one it was asked for."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
 from experiments.map import run as regimes
 from experiments.map.design import ORDERED, design
-from experiments.map.report import advisor_tests, sign_counts
+from experiments.map.report import advisor_tests, by_level, sign_counts, verdicts
 from experiments.map.worlds import gains, read_worlds
-from experiments.store.results import read_results
+from experiments.store.results import Result, read_results
 from experiments.students import runs
 from tests.cli import run
 from tests.experiments.map_worlds import measures
@@ -76,17 +78,43 @@ def test_the_ordered_map_has_a_store_and_tables_of_its_own(
     assert [w.config["index"] for w in worlds] == list(range(regimes.SMALL_WORLDS))
     assert found["worlds"] == 40
     assert set(found["signs"]) == {" - ".join(pair) for pair in ORDERED.compared}
-    everything = found["levels"]["all"][""]
+    everything = found["levels"]["all"]
     mean = np.mean([gains(world, "bis", "random").mean() for world in worlds])
     assert everything["gain"] == pytest.approx(mean)
     parts = [everything[f"noise_{rule}"] for rule in ("bis", "random")]
     assert everything["composition"] + parts[0] - parts[1] == pytest.approx(mean)
     for axes in ORDERED.tabled:
-        levels = found["levels"][" x ".join(axes)].values()
-        assert sum(level["worlds"] for level in levels) == 40
-        pooled = sum(level["worlds"] * level["gain"] for level in levels)
+        levels = by_level(worlds, axes)
+        assert levels.items() <= found["levels"].items()
+        assert sum(level["worlds"] for level in levels.values()) == 40
+        pooled = sum(level["worlds"] * level["gain"] for level in levels.values())
         assert pooled == pytest.approx(40 * mean)
-    assert "order x position 1, 4 " in run(capsys, *asked, "--design", "ordered").out
+    assert found["expected"] == verdicts(worlds)
+    page = run(capsys, *asked, "--design", "ordered").out
+    assert all(level in page for level in found["levels"])
+
+
+@pytest.mark.parametrize("holds", [True, False])
+def test_a_verdict_is_what_was_planted(holds):
+    """BIS loses by placed noise in ordered worlds that show position, by knowledge, and
+    by less where the signal is strong; or just the other way round."""
+    rng, sign, worlds = np.random.default_rng(0), 1 if holds else -1, []
+    for regime in design(ORDERED):
+        axes, metrics = regime.axes, {}
+        placed = 0.05 * (axes["order"] == 1 and axes["position"] == 4)
+        known = 0.01 * axes["knowledge"]
+        gain = 0.02 - sign * (placed + known + 0.01 * (axes["signal"] == 3) - 0.02)
+        clean = gain if holds and not placed else -0.05 + placed
+        for name in ORDERED.arms:
+            f1 = 0.7 + (name == "bis") * gain + (name == "bis, clean") * clean
+            f1 += (name == "bis, blind") * (gain + sign * placed)
+            metrics[name] = {"micro_f1": f1 + rng.normal(0, 1e-4, 20)}
+        config = dataclasses.asdict(regime)
+        worlds.append(Result("x", config, 0, {"arms": metrics}, {}))
+    found = verdicts(worlds)
+    assert list(found) == sorted(found)
+    refuted = {claim[0]: of["refuted"] for claim, of in found.items()}
+    assert refuted == dict.fromkeys("12345", not holds)
 
 
 def test_the_map_is_of_its_seed(tmp_path, capsys, monkeypatch):
