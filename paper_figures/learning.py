@@ -31,7 +31,7 @@ from paper_figures.style import (
 )
 from theory import paper
 from theory.gain import auroc_of_estimate, fit_constant, predicted_auroc
-from theory.intervals import mean_and_half_width, t_half_width, verdicts
+from theory.intervals import mean_and_half_width, t_half_width, tell_apart
 
 Cell = Mapping[str, Any]
 Cells = Sequence[Cell]
@@ -426,7 +426,7 @@ def regime_map(cells: Cells) -> Drawing:
         signs = bars.setdefault(f"BIS less {name}, by keep ratio", {})
         for keep, worlds in sorted(by_keep.items()):
             arms = [world["metrics"]["arms"] for world in worlds]
-            found = verdicts(
+            found = tell_apart(
                 [
                     np.subtract(of["bis"]["micro_f1"], of[baseline]["micro_f1"])
                     for of in arms

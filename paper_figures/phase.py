@@ -17,7 +17,7 @@ from matplotlib.patches import Rectangle
 
 from paper_figures.style import COLOURS, GREY, Drawing, new_figure
 from theory import paper
-from theory.intervals import Verdict, verdicts
+from theory.intervals import Verdict, tell_apart
 
 Cells = Sequence[Mapping[str, Any]]
 
@@ -95,7 +95,7 @@ def _judged(cells: Cells) -> dict[_Panel, dict[tuple[float, str], _Shown]]:
     panels: dict[_Panel, dict[tuple[float, str], _Shown]] = {}
     for world in dict.fromkeys(cell["config"]["cell"]["world"] for cell in cells):
         ours = [cell for cell in cells if cell["config"]["cell"]["world"] == world]
-        found = verdicts([_gains(cell, "auroc") for cell in ours])
+        found = tell_apart([_gains(cell, "auroc") for cell in ours])
         for cell, verdict in zip(ours, found, strict=True):
             place = cell["config"]["cell"]
             panel = _Panel(world, place["keep_ratio"], place["rate"])

@@ -147,7 +147,7 @@ class Verdict(NamedTuple):
     sign: int
 
 
-def verdicts(differences: Sequence[ArrayLike], level: float = LEVEL) -> list[Verdict]:
+def tell_apart(differences: Sequence[ArrayLike], level: float = LEVEL) -> list[Verdict]:
     """Which of several means of paired differences are told apart from zero.
 
     Args:
@@ -158,7 +158,8 @@ def verdicts(differences: Sequence[ArrayLike], level: float = LEVEL) -> list[Ver
         ValueError: as :func:`paired_interval`.
 
     Example:
-        >>> [v.sign for v in verdicts([[1, 1.1, 0.9], [-1, 1, 0.1], [-2, -2.1, -1.9]])]
+        >>> found = tell_apart([[1, 1.1, 0.9], [-1, 1, 0.1], [-2, -2.1, -1.9]])
+        >>> [verdict.sign for verdict in found]
         [1, 0, -1]
     """
     found = [paired_interval(x, np.zeros(np.shape(x)), level) for x in differences]

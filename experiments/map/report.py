@@ -15,14 +15,14 @@ from experiments.map.design import CONTROLS, HELD_OUT_EVERY, Design
 from experiments.map.worlds import gains
 from experiments.store.experiment import SizedOptions
 from experiments.store.results import Result
-from theory.intervals import mean_and_half_width, verdicts
+from theory.intervals import mean_and_half_width, tell_apart
 
 
 def signs(worlds: Sequence[Result], treated: str, baseline: str) -> list[str]:
     """Of each world whether the gain is beyond doubt positive, negative, or open (5 %,
     Holm-corrected over the worlds): "gains", "loses" or "open".
     """
-    found = verdicts([gains(world, treated, baseline) for world in worlds])
+    found = tell_apart([gains(world, treated, baseline) for world in worlds])
     return [("open", "gains", "loses")[verdict.sign] for verdict in found]
 
 

@@ -168,7 +168,7 @@ def hidden_states(model: tiny.TinyModel, params: Any, prompts: Prompts) -> np.nd
     hidden = np.empty((steps.sum(), model.config.width), np.float16)
     order = np.argsort(lengths, kind="stable")
     for begin in range(0, len(order), _TOGETHER):
-        rows = np.resize(order[begin : begin + _TOGETHER], _TOGETHER)
+        rows = np.resize(order[begin : begin + _TOGETHER], _TOGETHER).tolist()
         width = -(-lengths[rows].max() // _TOKEN_MULTIPLE) * _TOKEN_MULTIPLE
         tokens = np.zeros((_TOGETHER, width), np.int32)
         at = np.zeros((_TOGETHER, steps.max()), np.int32)

@@ -11,7 +11,7 @@ import numpy as np
 from experiments.console.tables import format_table
 from experiments.phase.cells import METRICS, Cell, by_unit
 from experiments.phase.design import AXIS, BLIND, CLEAN, HARD
-from theory.intervals import Verdict, verdicts
+from theory.intervals import Verdict, tell_apart
 
 # Shown and judged by; the other one is reported beside it.
 MAIN = METRICS[0]
@@ -50,7 +50,7 @@ class Diagram(NamedTuple):
     def verdicts(self, metric: str = MAIN) -> dict[Cell, Verdict]:
         """Every cell's mean, Holm-corrected over the diagram."""
         gains = self.gains(metric)
-        return dict(zip(gains, verdicts(list(gains.values())), strict=True))
+        return dict(zip(gains, tell_apart(list(gains.values())), strict=True))
 
     def follows(self, placement: str) -> float | None:
         """Mean over units and cells of how far noise follows position; None: clean."""
@@ -97,7 +97,7 @@ def slopes(diagram: Diagram, along: str, metric: str = MAIN) -> list[Slope]:
     for of in rows.values():
         rank = np.arange(len(of)) - (len(of) - 1) / 2
         found.append(rank @ np.stack(of) / (rank @ rank))
-    return [Slope(*of) for of in zip(rows, found, verdicts(found), strict=True)]
+    return [Slope(*of) for of in zip(rows, found, tell_apart(found), strict=True)]
 
 
 def claims(diagram: Diagram, metric: str = MAIN) -> dict[str, Any]:
@@ -130,7 +130,7 @@ def _decided(diagram: Diagram, metric: str) -> str:
     signs = [slope.verdict.sign for slope in hard]
     if len(hard) < 2:
         return "open"
-    (apart,) = verdicts([hard[0].of_units - hard[1].of_units])
+    (apart,) = tell_apart([hard[0].of_units - hard[1].of_units])
     if 1 in signs or apart.sign:
         return "it does not"
     return "it does" if set(signs) == {-1} else "open"

@@ -66,8 +66,9 @@ class Arm:
             beta-binomial likelihood. Controls: "clean": the truth; "blind": as many
             wrong labels of each kind as 1[K > 0] has in the arm's own subset, placed at
             random, and the others of :data:`MOVED`; "all-positive". Those of
-            :mod:`theory.labelling`. "conditional": 1[K > 0], by the likelihood given that a rollout is mixed or pure
-            (:mod:`theory.mixed`), which undoes what keeping mixed ones does to labels.
+            :mod:`theory.labelling`. "conditional": 1[K > 0], by the likelihood given
+            that a rollout is mixed or pure (:mod:`theory.mixed`), which undoes what
+            keeping mixed ones does to labels.
         unit: of the budget.
         ties: how equal scores are ordered.
         matched: train for as many updates as on all data.
