@@ -452,10 +452,8 @@ def regime_map(cells: Cells) -> Drawing:
         rows += _outcome_bars(axis, title, levels)
     for axis in axes.flat[len(bars) :]:
         axis.set_visible(False)
-    figure.supxlabel(
-        "% of the worlds (synthetic), their number in brackets", fontsize=7
-    )
-    legend_below(figure, axes[0, 0], 3)
+    shown = "% of the worlds (synthetic); their number in brackets"
+    legend_below(figure, axes[0, 0], 3, title=shown, title_fontsize=7)
     return Drawing(figure, ("panel", "level", "worlds", *_OUTCOMES), rows)
 
 

@@ -209,8 +209,8 @@ def sentences(diagram: Diagram) -> list[str]:
         rows = told[along]
         lines.append(
             f"The gain falls with {along} in {rows['falls']} of {sum(rows.values())} "
-            f"rows, rises in {rows['rises']}; refuted in the {rows['open']} open ones "
-            "and where it rises."
+            f"rows; refuted in {rows['open']}, where that is open, and in "
+            f"{rows['rises']}, where it rises."
         )
     for placement, claim in ((BLIND, "nowhere"), (CLEAN, "hardly anywhere")):
         if placement in told:
