@@ -110,9 +110,7 @@ def claims(diagram: Diagram, metric: str = MAIN) -> dict[str, Any]:
     told: dict[str, Any] = {"cells": counts(v.sign for v in found.values())}
     told["placements"] = by_placement
     for along in ("knowledge", "placement"):
-        rows = counts(-slope.verdict.sign for slope in slopes(diagram, along, metric))
-        names = {"falls": "above", "open": "open", "rises": "below"}
-        told[along] = {name: rows[of] for name, of in names.items()}
+        told[along] = _directions(slopes(diagram, along, metric))
     for placement, share in ((BLIND, 0.0), (CLEAN, _CLEAN_LOSSES)):
         if placement in by_placement:
             of = by_placement[placement]
@@ -122,6 +120,23 @@ def claims(diagram: Diagram, metric: str = MAIN) -> dict[str, Any]:
     if diagram.kind == "nets":
         told["decided"] = _decided(diagram, metric)
     return told
+
+
+def _directions(rows: Sequence[Slope]) -> dict[str, Any]:
+    """How many rows fall, are open or rise, and the same of each group of rows: those
+    of a placement, or, along placements, of a keep ratio.
+    """
+    groups: dict[str, list[int]] = {}
+    for at, _, verdict in rows:
+        group = at.placement or f"{100 * at.keep_ratio:g} %"
+        groups.setdefault(group, []).append(verdict.sign)
+    named = {"falls": -1, "open": 0, "rises": 1}
+    by = {
+        group: {name: signs.count(sign) for name, sign in named.items()}
+        for group, signs in groups.items()
+    }
+    total = {name: sum(of[name] for of in by.values()) for name in named}
+    return total | {"by": by}
 
 
 def _decided(diagram: Diagram, metric: str) -> str:
@@ -207,10 +222,16 @@ def sentences(diagram: Diagram) -> list[str]:
         lines.append(f"  {placement}: {_counted(of)}.")
     for along in ("knowledge", "placement"):
         rows = told[along]
+        if not rows["by"]:
+            continue
+        by = ", ".join(
+            f"{group} {of['falls']}/{of['open']}/{of['rises']}"
+            for group, of in rows["by"].items()
+        )
         lines.append(
-            f"The gain falls with {along} in {rows['falls']} of {sum(rows.values())} "
-            f"rows; refuted in {rows['open']}, where that is open, and in "
-            f"{rows['rises']}, where it rises."
+            f"With {along} the gain falls in {rows['falls']} rows; refuted in "
+            f"{rows['open']}, where that is open, and in {rows['rises']}, where it "
+            f"rises ({by})."
         )
     for placement, claim in ((BLIND, "nowhere"), (CLEAN, "hardly anywhere")):
         if placement in told:

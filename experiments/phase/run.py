@@ -210,7 +210,8 @@ def _nets(options: Options) -> tuple[list[Diagram], int]:
 
     def more(cell: Cell) -> dict[str, Any]:
         of = backbones[int(cell.knowledge)]
-        return _of_scenes(design, of) | {"training": nets.TRAINING}
+        training = nets.TRAINING | {"learning_rate": cell.rate}
+        return _of_scenes(design, of) | {"training": training}
 
     def compute(group: Sequence[Cell]) -> list[dict[str, Any]]:
         return nets.compute(group, design, backbones, options.output, seed)

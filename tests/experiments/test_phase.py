@@ -81,8 +81,11 @@ def test_claims_count_what_is_told_apart():
     assert found["placements"][BLIND] == {"above": 2, "open": 0, "below": 1}
     assert found["placements"][PLACED] == {"above": 0, "open": 1, "below": 2}
     assert (found["blind"]["refuted"], found["clean"]["refuted"]) == (True, False)
+    by = found["knowledge"].pop("by")
     assert found["knowledge"] == {"falls": 3, "open": 1, "rises": 0}
-    assert found["placement"] == {"falls": 3, "open": 0, "rises": 0}
+    assert by[CLEAN] == {"falls": 0, "open": 1, "rises": 0}
+    by = found["placement"].pop("by")
+    assert found["placement"] == by["10 %"] == {"falls": 3, "open": 0, "rises": 0}
     assert found["crossing"] == {"loses": 1, "gains": 1, "refuted": False}
 
 
