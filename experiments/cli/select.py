@@ -120,8 +120,9 @@ def run(options: Options) -> None:
 def _masked(subset: dict[str, Any]) -> str:
     if "masked_steps" not in subset:
         return ""
+    masked, steps = subset["masked_steps"], subset["steps"]
     return (
-        f"\n\n{subset['masked_steps']:,} of {subset['steps']:,} steps have no label: "
+        f"\n\n{masked:,} of {steps:,} steps lose their label: "
         "positives with K/N < 1/4 of rollouts that have negatives."
     )
 

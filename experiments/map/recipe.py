@@ -32,7 +32,7 @@ import numpy as np
 from experiments.console.command import print_json
 from experiments.console.tables import format_table
 from experiments.map.design import design
-from experiments.map.run import SMALL_WORLDS, world_of
+from experiments.map.run import world_of
 from experiments.store.experiment import SizedOptions, complete
 from experiments.store.results import Result, read_results
 from experiments.students.arms import CANDIDATES, Arm
@@ -41,6 +41,9 @@ from theory.intervals import holm, paired_interval
 NAME = "better_rule"
 
 ARMS = {"random": Arm("random"), "bis": Arm("bis")} | CANDIDATES
+
+# The small size takes the first worlds of the Sobol sequence: themselves a design.
+SMALL_WORLDS = 12
 
 # Stores whose worlds are judged, and the keep ratios of the named ones.
 DESIGNS = (NAME, "regimes_ordered")
@@ -51,7 +54,7 @@ class Options(SizedOptions):
     """Is there a rule, with its labels, that never loses to Random and beats BIS?
 
     Candidates (masked, falling and weighted labels, the likelihood given mixed, and
-    contrast) in the worlds of the map's first design; small runs the first 40, full all
+    contrast) in the worlds of the map's first design; small runs the first 12, full all
     384. Worlds of even index choose one, odd ones judge it. Worlds of the second design
     (mprm run regimes --design ordered) and of mprm run rules count too, as far as
     --output holds them. 20 paired seeds.

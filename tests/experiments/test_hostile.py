@@ -40,7 +40,8 @@ def commands(folder, out, rng):
     output = ["--output", out / "o.jsonl"]
     rule = rng.choice(["bis", "ccs", "low-mc", "random"])
     yield ["stats", folder, *default, "--rule", rule, *kept]
-    labels = ["--labels", "masked"] if rng.random() < 0.3 else []
+    masked = form in ("prm", "raw") and rng.random() < 0.5
+    labels = ["--labels", "masked"] if masked else []
     chosen = ["--rule", rule, *kept, *output, "--format", form, *labels]
     yield ["select", folder, *default, *chosen]
     yield ["verify", out / "o.jsonl"]

@@ -149,7 +149,10 @@ def labels(steps: Sequence[Step], options: WriteOptions) -> list[float]:
 
 def _no_label(steps: Sequence[Step]) -> BadRecord:
     first = next(i for i, step in enumerate(steps, 1) if step.trials == 0)
-    return BadRecord("step never sampled", f"step {first} has no label to write")
+    return BadRecord(
+        "step never sampled",
+        f"step {first} has no label to write; masked labels need none for it",
+    )
 
 
 def check_options(form: Format, options: WriteOptions) -> None:
