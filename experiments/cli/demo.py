@@ -20,13 +20,15 @@ class Options(SeedOption):
     every step to label the steps, selects a share of the rollouts by each of the
     paper's rules, trains a small multimodal process reward model on each subset with
     equal budgets, judges all models on solutions from sources they were not trained on,
-    and writes report.html. Interrupt it when you like: it goes on where it stopped.
+    and writes report.html. Random and BIS are trained on true labels and on as many
+    wrong ones placed at random, too, which says why one beats the other, or does not.
+    Interrupt it when you like: it goes on where it stopped.
 
     Attributes:
         output: Folder for everything: worlds, subsets, models, results, report.html.
         size: How much is simulated and how many seeds are run: small takes minutes,
-            medium about an hour, large a night on two cores; smoke only shows that
-            everything runs.
+            medium ten minutes a world, large a night on two cores; smoke only
+            shows that everything runs.
         world: scarce has label statistics near the real corpus's; plentiful many
             rollouts with both labels; in forgiving, most wrong steps are
             labelled positive; in difficult, few successes mostly mean a hard problem.

@@ -207,7 +207,8 @@ def _run_corpus(
     todo = missing(planned, inputs.settings, found)
     if not todo:
         return
-    arguments = {"size": demo.size, "keep_ratio": demo.keep_ratio, "seed": demo.seed}
+    names = ("size", "keep_ratio", "seed", "backbone")
+    arguments = {name: getattr(demo, name) for name in names}
     facts = pretraining_facts(demo.backbone)
     write_run_manifest(
         demo.output,

@@ -100,6 +100,8 @@ class Options(SizedOptions):
     Trains on clean labels of random rollouts, with spare worlds and seeds, by a rule
     that was written down first.
 
+    Example: mprm run recipe --size full
+
     Attributes:
         backbones: As mprm demo --backbone.
         seed: Added to the spare ones.

@@ -233,6 +233,7 @@ class Outcome:
         world: name of the corpus; of a demo also that of its folder.
         synthetic: whether it is simulated.
         size: of a demo.
+        corpora: of a demo's world; seed s trains on number s mod corpora. 0: of a grid.
         arms: by labels, keep ratio and rule; then the references.
         gaps: of every rule but Random, in the order of the arms.
     """
@@ -241,6 +242,7 @@ class Outcome:
     world: str
     synthetic: bool
     size: str
+    corpora: int
     arms: tuple[ArmResults, ...]
     gaps: tuple[Gap, ...]
 
@@ -444,7 +446,8 @@ def _outcome(name: str, results: Sequence[Result]) -> Outcome:
     )
     world, experiment = _world(first), first.experiment
     gaps = _gaps(arms, _TESTED.get(experiment, RULE_NAMES))
-    return Outcome(experiment, name, world.synthetic, world.size, arms, gaps)
+    size, corpora = world.size, world.corpora
+    return Outcome(experiment, name, world.synthetic, size, corpora, arms, gaps)
 
 
 def _shared(result: Result) -> dict[str, Any]:

@@ -61,6 +61,27 @@ def test_one_seed_makes_the_same_bytes(world, tmp_path):
     assert all(other[name] != data for name, data in files(folder).items())
 
 
+def test_further_corpora_of_a_world_are_others_under_its_one_benchmark(world, tmp_path):
+    folder, corpus = world
+    first, own = files(folder), {}
+    for number in (1, 2):
+        other = write_world(
+            tmp_path / str(number), PLENTIFUL, **SIZES, seed=3, number=number
+        )
+        found = files(tmp_path / str(number))
+        assert found.keys() == {
+            name for name in first if not name.startswith("benchmark/")
+        }
+        for name, data in found.items():
+            # Not even one picture: nothing is shared but the world.
+            assert data != first[name], name
+        assert [len(of.r) for of in other] != [len(of.r) for of in corpus]
+        own |= {f"{number}/{name}": data for name, data in found.items()}
+    every = [*first.items(), *own.items()]
+    pictures = [data for name, data in every if name.endswith(".png")]
+    assert len(set(pictures)) == len(pictures)
+
+
 def test_pictures_do_not_know_the_policy(world, tmp_path):
     """Another policy on the same problems: other steps, the same pictures."""
     folder, _ = world

@@ -329,6 +329,30 @@ def test_results_of_another_corpus_or_run_are_refused(
     assert "choose another --output" in failed.err
 
 
+def test_controls_need_the_truth_and_explain_what_is_asked(
+    world, capsys, tmp_path, monkeypatch
+):
+    only = ("--keep-ratios", 0.2, "--seeds", "0,1", "--references", "none")
+    only = (*only, "--labels", "hard,clean,blind", "--rules", "random,bis,mixed")
+    done = command(capsys, world, tmp_path / "out", *only)
+    assert done.status == 0, done.err
+    stored = read_results(tmp_path / "out" / "results", "selection")
+    asked = [(r.config["arm"]["rule"], r.config["arm"]["labels"]) for r in stored]
+    both = [(rule, kind) for kind in ("clean", "blind") for rule in ("random", "bis")]
+    hard = [(rule, "hard") for rule in ("random", "bis", "mixed")]
+    assert asked == 2 * [*both, *hard]
+    for told in ("composition", "noise of BIS", "placement", "BIS - Random ="):
+        assert told in done.out
+    monkeypatch.setattr(open_model, "open_model", never)
+    blind = tmp_path / "world"
+    shutil.copytree(world, blind)
+    shutil.rmtree(blind / "truth")
+    failed = command(capsys, blind, tmp_path / "new", *only)
+    assert failed.status == 1
+    assert "no truth/" in failed.err
+    assert not (tmp_path / "new").exists()
+
+
 def test_a_missing_picture_is_named_with_its_line(world, capsys, tmp_path):
     copy = tmp_path / "world"
     shutil.copytree(world, copy)

@@ -15,6 +15,7 @@ from mprm_jax.models.registry import DESCRIPTION, model_files, read_model
 from mprm_jax.models.tiny import (
     TOKENIZER,
     TinyModel,
+    pretrained,
     pretraining_facts,
     read_weights,
     weights_bytes,
@@ -55,6 +56,23 @@ def test_the_shipped_file_is_small_and_says_how_it_was_made():
     assert any(name.startswith("AUROC") for name in facts)
     assert {"config", "tokenizer"}.isdisjoint(facts)
     assert len(weights_bytes(model, params, facts)) < 3e6
+
+
+def test_backbones_are_found_by_name_or_file_and_begin_with_a_head_of_zeros(tmp_path):
+    file = tmp_path / "mine.safetensors"
+    file.write_bytes(WHOLE)
+    model, params = pretrained(str(file))
+    assert model == MODEL
+    assert not any(np.any(leaf) for leaf in jax.tree.leaves(params["head"]))
+    np.testing.assert_array_equal(
+        params["norm"]["scale"], np.float16(PARAMS["norm"]["scale"])
+    )
+    assert pretraining_facts(str(file)) == {"command": "mprm", "seed": "0"}
+    early, full = pretraining_facts("2400"), pretraining_facts()
+    assert early["AUROC: true"] < full["AUROC: true"]
+    for name in ("2401", "../tiny_base", str(tmp_path / "none"), ""):
+        with pytest.raises(DataError, match="no such backbone"):
+            pretrained(name)
 
 
 def refused(data):

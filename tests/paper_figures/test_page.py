@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 from paper_figures import page
-from paper_figures.page import Curve, Difference
+from paper_figures.page import Curve, Difference, Term
 
 HOSTILE = '<script>alert("x")</script>&\'"$x_{1}$'
 NO_BREAK = "\N{NO-BREAK SPACE}"
-KINDS = ("learning", "levels", "differences", "distribution")
+KINDS = ("learning", "levels", "differences", "distribution", "terms")
 NAMES = [
     "BIS 20 %",
     *(
@@ -50,6 +50,11 @@ def charts(name="BIS"):
         ),
         "differences": page.differences([Difference(name, "–", None, None)], name),
         "distribution": distribution([("[0, 1)", 4, 2)], name),
+        "terms": page.terms(
+            [Term(name, "+.1", 0.1, None, look) for look in range(3)]
+            + [Term(name, "–", None, None, 1)],
+            name,
+        ),
     }
 
 
