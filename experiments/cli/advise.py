@@ -49,7 +49,8 @@ class Options(CorpusOptions):
     About a hundred judged rollouts say more. With --judged, BIS's gain over Random is
     predicted by a formula for linear students and, where the corpus is like simulated
     ones, by the formula and counts together, with 90 % intervals. It depends on what
-    nobody sees: --clean-auroc, --knowledge, --dimension.
+    neither counts nor judges see: --clean-auroc, --ease, --position, --knowledge,
+    --dimension.
 
     Example: mprm advise CORPUS --judged judged.jsonl
 
@@ -63,8 +64,11 @@ class Options(CorpusOptions):
         judge: Whose labels, of Med-PRM samples; by default the first judge's.
         clean_auroc: What the model would reach with clean labels without end, in
             (0.5, 1).
-        knowledge: Clean labels that the model has learned from before, per label of the
-            subset.
+        ease: How strongly features show the ease of a rollout: their shift, per
+            standard deviation of the mean MC score, in those of their noise.
+        position: How strongly they show a step's place: the shift from first to last.
+        knowledge: How much the model knows before: the length of its weights along the
+            best ones, as a multiple of these; they err by as much across.
         dimension: Of the features that a linear student would be trained on.
         results: Folder of the results store with regimes.jsonl; the reference that
             comes with the package is read where it has more worlds.
@@ -75,13 +79,16 @@ class Options(CorpusOptions):
     judged: OptionalPath = None
     judge: OptionalStr = None
     clean_auroc: float = 0.83
+    ease: float = 0.7
+    position: float = 1.0
     knowledge: float = 0.0
     dimension: int = 32
     results: Path = Path("runs/results")
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_least(self, batch=1, passes=1, knowledge=0, dimension=4)
+        check_least(self, batch=1, passes=1, ease=0, position=0)
+        check_least(self, knowledge=0, dimension=4)
         if not 0.5 < self.clean_auroc < 1:
             raise UsageError("--clean-auroc must lie in (0.5, 1)")
         if self.judged is None:
@@ -92,10 +99,10 @@ class Options(CorpusOptions):
     @property
     def stated(self) -> bool:
         """Whether the user says what judged rollouts do not show."""
-        return bool(given(self).keys() & _STATED)
+        return bool(given(self).keys() & {*_STATED})
 
 
-_STATED = {"--clean-auroc", "--knowledge"}
+_STATED = ("--clean-auroc", "--ease", "--position", "--knowledge")
 
 OPTIONS = Options
 
@@ -231,7 +238,7 @@ def _judge(
     """What the judged rollouts say; predictions are added to each keep ratio."""
     from experiments.corpora.judges import read_truth_of
     from experiments.map import judged as said
-    from experiments.map.judged_map import formula_error
+    from experiments.map.judged_map import STATED, formula_error
     from theory.intervals import draw_weights
 
     truth = read_truth_of(options.judged or Path(), usable, options.judge)
@@ -246,23 +253,24 @@ def _judge(
     )
     spread = said.resample(bis, KEEP_RATIOS, corpus, judged, assumed, drawn)
     error = formula_error(worlds, options.stated) if worlds else 0.0
-    wiser = dataclasses.replace(assumed, knowledge=assumed.knowledge + 1)
-    told = [assumed.separation, assumed.knowledge] if options.stated else []
+    told = [getattr(assumed, name) for name in STATED if options.stated]
+    knows = {"knowledge": assumed.knowledge + 1}
+    others = {
+        name: dataclasses.replace(assumed, **change)
+        for name, change in (said.OTHERWISE | {"knowledge + 1": knows}).items()
+    }
     for k, (advice, subset) in enumerate(zip(found, bis, strict=True)):
         inputs = said.judged_inputs(subset, corpus, KEEP_RATIOS[k], judged, assumed)
         gain, sampled = float(inputs[0]), _ends(spread.gain_RxK[:, k])
         half = math.hypot((sampled[1] - sampled[0]) / 2, error)
         look = np.concatenate([list(advice["inputs"].values()), inputs, told])
+        asked = subset, KEEP_RATIOS[k] * corpus, corpus, right
         advice["judged"] = {
             "formula": {"gain": gain, "low": gain - half, "high": gain + half},
             "sampled": sampled,
             "otherwise": {
-                "features blind": float(inputs[1]),
-                "ease shown": float(inputs[2]),
-                "position shown": float(inputs[3]),
-                "knowledge + 1": said.predicted_gain(
-                    subset, KEEP_RATIOS[k] * corpus, corpus, right, wiser
-                ),
+                name: said.predicted_gain(*asked, other)
+                for name, other in others.items()
             },
             "both": None
             if advice["outside"] or not worlds
@@ -290,7 +298,13 @@ def _assumed(options: Options) -> Assumed:
     separation = Assumed.separation
     if options.clean_auroc != Options.clean_auroc:
         separation = math.sqrt(2) * float(ndtri(options.clean_auroc))
-    return Assumed(separation, knowledge=options.knowledge, dimension=options.dimension)
+    return Assumed(
+        separation,
+        options.ease,
+        options.position,
+        options.dimension,
+        options.knowledge,
+    )
 
 
 def _both(
@@ -536,10 +550,12 @@ def _judged_lines(judged: dict[str, Any], every: Sequence[dict[str, Any]]) -> li
     ]
     return [
         *lines,
-        f"assumed: AUROC {area:.2f} with clean labels, {assumed['knowledge']:g} clean "
-        f"labels known per label, {assumed['dimension']} dimensions",
-        "(--clean-auroc, --knowledge, --dimension); the formula's gain if features",
-        "show neither ease nor position, one of them strongly, or if more is known:\n",
+        f"assumed: --clean-auroc {area:.2f} --ease {assumed['ease']:g} --position "
+        f"{assumed['position']:g} --knowledge {assumed['knowledge']:g} --dimension "
+        f"{assumed['dimension']}; nobody sees these in counts or judgements.",
+        "The formula's gain if features show neither ease nor position, one of them "
+        "strongly,",
+        "or if the model knows more:\n",
         format_table(("keep", *every[0]["judged"]["otherwise"]), rows),
     ]
 
@@ -594,8 +610,8 @@ def _sign_lines(signs: dict[str, dict[str, float]], judged: bool) -> list[str]:
 
 _CAVEAT = """\
 All of this is of simulated linear students. Where reward models were really trained
-(mprm demo --world all), counts alone missed the sign of BIS - Random; of judged
-rollouts no more is known there than the formula. Trust a trial of your own more."""
+(mprm demo --world all), counts alone missed the sign of BIS - Random. Trust a trial of
+your own more."""
 
 
 def _verdict(gain: dict[str, float]) -> str:

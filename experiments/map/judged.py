@@ -13,8 +13,10 @@ assumed (:class:`Assumed`). A step's features are normal with unit variance arou
     S (Z - 1/2) e_t + a g e_d + b (t - 1/2) e_p,
 
 g the standardised mean MC score of the rollout, t the step's relative position. Prior
-knowledge c is a model that has seen c clean labels of the corpus for each label of the
-subset.
+knowledge c is a start at ``c S (e_t + u)``, u a random direction across e_t and as
+long: so far from the truth the students of the map start. Of the start a share of
+:data:`_RETAINED` is left in the weights after training, and the labels' own minimiser,
+with its error, makes up the rest.
 """
 
 from __future__ import annotations
@@ -24,9 +26,11 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import ArrayLike
 
+from experiments.map.design import KNOWLEDGE_NOISE
 from theory.continuations import JUDGED, Counts
-from theory.domain import check_nonnegative, check_probability
+from theory.domain import check_nonnegative, check_positive, check_probability
 from theory.gain import (
     Cells,
     auroc_of_estimate,
@@ -43,6 +47,10 @@ THIRDS = 3
 _EASES = 5
 CELLS = (len(_SCORES) + 1, THIRDS, 2)
 
+# Of the start in the trained weights: by how well the formula told the gains of worlds
+# of the second design that are not held out; from .2 to .5 it hardly matters.
+_RETAINED = 0.3
+
 # Steps that what a cell is drawn to weighs.
 _PRIOR_STEPS = 8.0
 
@@ -57,7 +65,7 @@ class Assumed:
         ease: a, how strongly features show the rollout's ease.
         position: b, how strongly they show the position.
         dimension: d of the features, at least 4.
-        knowledge: c, clean labels seen before, per label of the subset.
+        knowledge: c, length of the start along the truth, in units of the best weights.
 
     Raises:
         ValueError: a value is negative, or the dimension below 4.
@@ -281,20 +289,37 @@ def _positive() -> np.ndarray:
 # --- what the formula makes of it -----------------------------------------------------
 
 
+class SubsetLaw(NamedTuple):
+    """Where labels like a subset's lead a student, and how far it misses that.
+
+    Attributes:
+        area: AUROC, on the corpus's own steps, with such labels without end.
+        error: squared error across of one label, nu^2
+            (:func:`theory.gain.relative_error`).
+        astray: squared error across of what the student knew before.
+    """
+
+    area: float
+    error: float
+    astray: float
+
+    def auroc(self, n: ArrayLike) -> np.ndarray:
+        """Of a student of n labels, ``Phi(z / sqrt(1 + error / n + astray))``."""
+        miss = self.error / check_positive("n", n) + self.astray
+        return auroc_of_estimate(self.area, 1 / (1 + miss))
+
+
 def subset_law(
     subset: np.ndarray, corpus: np.ndarray, right: np.ndarray, assumed: Assumed
-) -> tuple[float, float]:
-    """Where labels like a subset's lead, and how far so many of them miss it.
+) -> SubsetLaw:
+    """The law of linear students of a subset.
 
     Args:
         subset: from :func:`composition`.
         corpus: of all rollouts.
         right: from :func:`right_share`.
-        assumed: what features show, and what the student knows already.
-
-    Returns:
-        AUROC of the noisy minimiser on the corpus's own steps, and nu^2 of one label
-        (:func:`theory.gain.estimated_score_auroc`); 1/2 and 0 where labels are equal.
+        assumed: what features show, and what the student knows already. Labels that are
+            all equal teach nothing else.
     """
     truth, means = _means(corpus, assumed)
     third = np.unravel_index(np.arange(len(right)), CELLS)[1]
@@ -306,29 +331,30 @@ def subset_law(
             np.add.at(found[z], third[of], table[of] * share[of, None])
         return found.ravel()
 
-    positive, every = _positive(), np.ones(len(right), bool)
-    clean = by_truth(corpus, every)
-    seen = assumed.knowledge * subset.sum() * clean / clean.sum()
-    steps = np.concatenate(
-        [
-            by_truth(subset, ~positive) + np.where(truth, 0, seen),
-            by_truth(subset, positive) + np.where(truth, seen, 0),
-        ]
-    )
+    positive, n = _positive(), subset.sum()
+    clean = by_truth(corpus, np.ones(len(right), bool))
+    steps = np.concatenate([by_truth(subset, of) for of in (~positive, positive)])
     used = np.flatnonzero(steps)
-    n = steps.sum()
     label = (used >= len(truth)).astype(int)
-    if label.min() == label.max():
-        return 0.5, 0.0
-    cells = Cells(np.tile(means, (2, 1))[used], label, steps[used] / n)
-    w, cov = noisy_minimiser(cells, 1.0)
-    area = cells_auroc(w, means, truth, clean, 1.0)
+    w, cov = np.zeros(means.shape[1]), np.zeros((means.shape[1],) * 2)
+    if label.min() < label.max():
+        cells = Cells(np.tile(means, (2, 1))[used], label, steps[used] / n)
+        w, cov = noisy_minimiser(cells, 1.0)
+    kept = _RETAINED if assumed.knowledge else 0.0
+    start = assumed.knowledge * assumed.separation
+    w = (1 - kept) * w
+    w[0] += kept * start
+    if not w.any():
+        return SubsetLaw(0.5, 0.0, 0.0)
     within = np.eye(len(w)) + _within(means, truth, clean)
+    length = w @ within @ w
     # The last coordinate shows nothing, and stands for all that do not.
-    rest = assumed.dimension - len(w)
-    error = relative_error(w, cov, within) + rest * cov[-1, -1] / (w @ within @ w)
-    # Of the subset's labels alone: those known before come with them.
-    return area, float(error / (1 + assumed.knowledge))
+    rest = (assumed.dimension - len(w)) * cov[-1, -1] / length
+    return SubsetLaw(
+        cells_auroc(w, means, truth, clean, 1.0),
+        (1 - kept) ** 2 * (relative_error(w, cov, within) + rest),
+        float((kept * start * KNOWLEDGE_NOISE) ** 2 / length),
+    )
 
 
 def subset_auroc(
@@ -339,8 +365,7 @@ def subset_auroc(
     The sum of ``subset`` is the number of its labels; arguments as for
     :func:`subset_law`.
     """
-    area, error = subset_law(subset, corpus, right, assumed)
-    return float(auroc_of_estimate(area, 1 / (1 + error / subset.sum())))
+    return float(subset_law(subset, corpus, right, assumed).auroc(subset.sum()))
 
 
 def _means(corpus: np.ndarray, assumed: Assumed) -> tuple[np.ndarray, np.ndarray]:
@@ -407,9 +432,8 @@ def resample(
     gain, values, baseline, noise = [], [], [], []
     for weight in weight_RxX:
         right = right_share(judged, weight)
-        area, error = subset_law(corpus, corpus, right, assumed)
-        n = np.multiply(keep_ratios, corpus.sum())
-        random = auroc_of_estimate(area, 1 / (1 + error / n))
+        law = subset_law(corpus, corpus, right, assumed)
+        random = law.auroc(np.multiply(keep_ratios, corpus.sum()))
         gain.append([subset_auroc(of, corpus, right, assumed) for of in bis] - random)
         values.append([predictive_values(of, right)[:2] for of in bis])
         baseline.append(predictive_values(corpus, right)[:2])
@@ -419,16 +443,16 @@ def resample(
 
 # --- inputs of the predictor ----------------------------------------------------------
 
-# Assumptions that differ in what features show: as assumed, neither ease nor position,
-# ease alone and strongly, position alone and strongly.
-SHOWN = ({}, {"ease": 0, "position": 0}, {"ease": 2, "position": 0},
-          {"ease": 0, "position": 3})  # fmt: skip
+# What features may show instead.
+OTHERWISE = {
+    "features blind": {"ease": 0.0, "position": 0.0},
+    "ease shown": {"ease": 2.0, "position": 0.0},
+    "position shown": {"ease": 0.0, "position": 3.0},
+}
 
 NAMES = (
     "formula",
-    "formula, features blind",
-    "formula, ease shown",
-    "formula, position shown",
+    *(f"formula, {name}" for name in OTHERWISE),
     "log information ratio",
     "PPV of BIS less that of Random",
     "NPV of BIS less that of Random",
@@ -452,14 +476,14 @@ def judged_inputs(
         corpus: of all rollouts; Random's subset is ``keep_ratio`` of it.
         keep_ratio: rho.
         judged: the steps.
-        assumed: what they do not show.
+        assumed: what they do not show; of the formula's gains the first follows it,
+            and the others differ from the defaults by :data:`OTHERWISE`.
     """
     right, random = right_share(judged), keep_ratio * corpus
+    usual = Assumed(dimension=assumed.dimension)
+    others = (dataclasses.replace(usual, **shown) for shown in OTHERWISE.values())
     gains = [
-        predicted_gain(
-            bis, random, corpus, right, dataclasses.replace(assumed, **shown)
-        )
-        for shown in SHOWN
+        predicted_gain(bis, random, corpus, right, one) for one in (assumed, *others)
     ]
     treated, baseline = (predictive_values(of, right) for of in (bis, random))
     kept = [

@@ -13,10 +13,9 @@ Written down before a held-out world was compared:
    alone, nothing fitted, AUROC only, under the assumptions that
    :class:`experiments.map.judged.Assumed` has by default); *both* (what the formula
    misses, by ridge on counts and on :data:`experiments.map.judged.NAMES`, which was
-   chosen by leave-one-out error among the worlds that are not held out). Prior
-   knowledge and the strength of the signal cannot be seen in judged rollouts: *formula,
-   stated* and *both, stated* are told the world's own, *formula* and *both* are not. In
-   worlds without knowledge whose signal is the default the two are one.
+   chosen by leave-one-out error among the worlds that are not held out). What features
+   show and what the student knows cannot be seen in judged rollouts: *formula, stated*
+   and *both, stated* are told the world's own signal, ease, position and knowledge.
 2. Fitted is to the worlds that are not held out, of all designs whose results there
    are; judged by the held-out ones of each design apart. The penalty is the one of
    least leave-one-out error.
@@ -29,6 +28,11 @@ Written down before a held-out world was compared:
    none).
 5. What would refute the claim that judged rollouts tell the sign: 100 of them with
    counts do no better on these three measures than counts alone.
+
+Added when the held-out worlds of the first design had been compared, and of the second
+some 90 that are not held out, but none that is: what features show is stated beside the
+signal, and knowledge is a start of which a part remains (before, it was so many clean
+labels, which told nothing of the second design's gains).
 """
 
 from __future__ import annotations
@@ -48,11 +52,12 @@ from experiments.map.design import DESIGNS, Design, design
 from experiments.map.gain import judge_gains
 from experiments.map.judged import (
     NAMES,
-    SHOWN,
     Assumed,
     composition,
     judged_inputs,
     judged_steps,
+    predicted_gain,
+    right_share,
     steps_of,
 )
 from experiments.map.run import SMALL_WORLDS, world_of
@@ -75,8 +80,11 @@ SIZES = (25, 50, 100, 200)
 HALF_MIXED = "100, half mixed"
 SAMPLES = (*map(str, SIZES), HALF_MIXED)
 
+# What may be stated of :class:`experiments.map.judged.Assumed`.
+STATED = ("separation", "ease", "position", "knowledge")
+
 # Of a stored input.
-_DIGITS = [4] * len(SHOWN) + [3] * (len(NAMES) - len(SHOWN))
+_DIGITS = [4 if name.startswith("formula") else 3 for name in NAMES]
 
 
 class Options(SizedOptions):
@@ -94,10 +102,13 @@ OPTIONS = Options
 
 
 def stated(world: World) -> Assumed:
-    """What a user may state of a world: its signal and the student's knowledge."""
-    noise = np.sqrt(1 + world.features.nuisance**2)
+    """What a user may state of a world: what its features show, and the knowledge."""
+    features = world.features
+    noise = float(np.sqrt(1 + features.nuisance**2))
     return Assumed(
-        separation=round(float(world.features.signal / noise), 4),
+        separation=round(features.signal / noise, 4),
+        ease=round(features.difficulty / noise, 4),
+        position=round(features.position / noise, 4),
         knowledge=world.knowledge,
     )
 
@@ -127,20 +138,15 @@ def judge_world(of: Design, regime: RegimeWorld, seed: int) -> dict[str, Any]:
         rows = np.sort(chosen)
         truth = right[np.isin(steps.row_S, rows)]
         judged.append(judged_steps(rollouts.take(rows), truth))
-    told, usual = stated(world), Assumed()
-
-    def inputs(assumed: Assumed) -> list[list[float]]:
-        found = (judged_inputs(bis, whole, keep, one, assumed) for one in judged)
-        return [
-            [round(float(x), digits) for x, digits in zip(row, _DIGITS, strict=True)]
-            for row in found
-        ]
-
-    found = {"separation": told.separation, "knowledge": told.knowledge}
-    found |= {"inputs": inputs(usual)}
-    if told == usual:
-        return found
-    return found | {"stated": [row[: len(SHOWN)] for row in inputs(told)]}
+    told, inputs, gains_told = stated(world), [], []
+    for one in judged:
+        row = judged_inputs(bis, whole, keep, one, Assumed())
+        pairs = zip(row, _DIGITS, strict=True)
+        inputs.append([round(float(x), digits) for x, digits in pairs])
+        gain = predicted_gain(bis, keep * whole, whole, right_share(one), told)
+        gains_told.append(round(gain, _DIGITS[0]))
+    assumed = [getattr(told, name) for name in STATED]
+    return {"assumed": assumed, "inputs": inputs, "stated": gains_told}
 
 
 # --- what they predict ----------------------------------------------------------------
@@ -151,21 +157,17 @@ PREDICTORS = ("counts", "formula", "formula, stated", "both", "both, stated")
 _FORMULA = len(COUNTS)
 
 
-def _rows(width: int) -> Any:
-    row = Annotated[list[float], msgspec.Meta(min_length=width, max_length=width)]
-    each = msgspec.Meta(min_length=len(SAMPLES), max_length=len(SAMPLES))
-    return Annotated[list[row], each]
+def _row(width: int, of: Any = float) -> Any:
+    return Annotated[list[of], msgspec.Meta(min_length=width, max_length=width)]
 
 
-# Of each of the samples its inputs; of what is stated the formula's alone, for no other
-# depends on it.
+# Of each of the samples its inputs, and the formula's gain by what is stated.
 _METRICS = msgspec.defstruct(
     "_METRICS",
     [
-        ("separation", float),
-        ("knowledge", float),
-        ("inputs", _rows(len(NAMES))),
-        ("stated", _rows(len(SHOWN)) | None, None),
+        ("assumed", _row(len(STATED))),
+        ("inputs", _row(len(SAMPLES), _row(len(NAMES)))),
+        ("stated", _row(len(SAMPLES))),
     ],
 )
 
@@ -195,9 +197,8 @@ class JudgedWorld(NamedTuple):
         said, place = self.said.metrics, SAMPLES.index(sample)
         known, told = said["inputs"][place], []
         if stated:
-            gains = said["stated"][place] if "stated" in said else known[: len(SHOWN)]
-            known = [*gains, *known[len(SHOWN) :]]
-            told = [said["separation"], said["knowledge"]]
+            known = [said["stated"][place], *known[1:]]
+            told = said["assumed"]
         return np.concatenate([world_inputs(self.measured), known, told])
 
 

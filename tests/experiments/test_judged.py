@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from scipy.special import expit
+from scipy.special import expit, ndtr
 
 from experiments.corpora.judges import BINS
 from experiments.map import judged as said
+from experiments.map.design import KNOWLEDGE_NOISE
 from theory.agreement import auroc
 from theory.intervals import draw_weights
 from theory.rollouts import Rollouts
@@ -112,7 +113,7 @@ def test_resamples_that_are_the_sample_say_what_it_says():
     assert np.ptp(said.resample(*asked, weights).gain_RxK, axis=0).min() > 0
 
 
-@pytest.mark.parametrize("knowledge", [0.0, 0.5])
+@pytest.mark.parametrize("knowledge", [0.0, 0.5, 2.0])
 def test_the_formula_is_what_logistic_fits_reach(knowledge):
     """Subsets that differ in their noise; students of drawn features, fitted whole."""
     rng = np.random.default_rng(0)
@@ -138,11 +139,6 @@ def test_the_formula_is_what_logistic_fits_reach(knowledge):
     levels = []
     for _ in range(40):
         _, label, phi = sample(subset, False)
-        if knowledge:
-            _, known, more = sample(
-                corpus * knowledge * subset.sum() / corpus.sum(), True
-            )
-            label, phi = np.append(label, known), np.vstack([phi, more])
         phi = np.column_stack([np.ones(len(phi)), phi])
         w = np.zeros(13)
         for _ in range(8):
@@ -151,11 +147,17 @@ def test_the_formula_is_what_logistic_fits_reach(knowledge):
                 phi.T @ (phi * (s * (1 - s))[:, None]), phi.T @ (label - s)
             )
         z, _, test = sample(corpus, True)
-        levels.append(auroc(test @ w[1:], z))
+        w = w[1:]
+        if knowledge:
+            astray = rng.normal(size=12)
+            astray[0] = 0
+            astray *= KNOWLEDGE_NOISE / np.linalg.norm(astray)
+            start = knowledge * assumed.separation * (np.eye(12)[0] + astray)
+            w = (1 - said._RETAINED) * w + said._RETAINED * start
+        levels.append(auroc(test @ w, z))
     error = np.std(levels, ddof=1) / np.sqrt(len(levels))
     found = said.subset_auroc(subset, corpus, share, assumed)
-    area, _ = said.subset_law(subset, corpus, share, assumed)
-    assert area > found
+    assert said.subset_law(subset, corpus, share, assumed).area > found
     assert np.mean(levels) == pytest.approx(found, abs=4 * error + 0.002)
 
 
@@ -163,7 +165,12 @@ def test_labels_that_are_all_equal_teach_nothing():
     rollouts = rollouts_of([[16, 16], [16, 16]])
     corpus = said.composition(said.steps_of(rollouts))
     share = np.full(len(corpus), 0.7)
-    assert said.subset_law(corpus, corpus, share, said.Assumed()) == (0.5, 0.0)
+    assert said.subset_auroc(corpus, corpus, share, said.Assumed()) == 0.5
+    # Then what was known is all there is: at 45 degrees to the truth.
+    known = said.Assumed(ease=0, position=0, knowledge=0.5)
+    best = known.separation / np.sqrt(2 * (1 + KNOWLEDGE_NOISE**2))
+    found = said.subset_auroc(corpus, corpus, share, known)
+    assert found == pytest.approx(ndtr(best), abs=1e-9)
     assert np.isnan(said.predictive_values(corpus, share).npv)
 
 
