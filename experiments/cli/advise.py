@@ -550,9 +550,10 @@ def _judged_lines(judged: dict[str, Any], every: Sequence[dict[str, Any]]) -> li
     ]
     return [
         *lines,
-        f"assumed: --clean-auroc {area:.2f} --ease {assumed['ease']:g} --position "
+        "\nassumed, for neither counts nor judges see it:",
+        f"  --clean-auroc {area:.2f} --ease {assumed['ease']:g} --position "
         f"{assumed['position']:g} --knowledge {assumed['knowledge']:g} --dimension "
-        f"{assumed['dimension']}; nobody sees these in counts or judgements.",
+        f"{assumed['dimension']}",
         "The formula's gain if features show neither ease nor position, one of them "
         "strongly,",
         "or if the model knows more:\n",
@@ -583,27 +584,30 @@ def _recommended_lines(
     return lines
 
 
-def _sign_lines(signs: dict[str, dict[str, float]], judged: bool) -> list[str]:
+def _sign_lines(signs: dict[str, dict[str, Any]], judged: bool) -> list[str]:
     """How many judged rollouts tell the sign, by the validation."""
     if not signs:
         return []
+
+    def cells(of: dict[str, float] | None) -> tuple[str, ...]:
+        if of is None:
+            return ("--",) * 3
+        lost = f"{of['losses_found']} of {of['losses']}"
+        return f"{of['sure_right']:.2f}", lost, f"{of['explained']:.2f}"
+
     rows = [
-        (
-            name,
-            f"{of['sure_right']:.2f}",
-            f"{of['losses_found']} of {of['losses']}",
-            f"{of['explained']:.2f}",
-        )
-        for name, of in signs.items()
+        (name, *cells(of["alone"]), *cells(of["stated"])) for name, of in signs.items()
     ]
-    header = ("judged rollouts", "sign right", "losses found", "variance explained")
-    told = signs["none"]
+    header = ("judged rollouts", "sign right", "losses found", "explained")
+    header += ("stated: right", "losses", "explained")
+    told = signs["none"]["alone"]
     lines = [] if judged else ["\ncounts alone do not tell whether BIS gains or loses."]
     return [
         *lines,
         f"\nBIS - Random in {told['worlds']} simulated worlds that no predictor saw; "
         f"signs of the {told['losses'] + told['gains']}",
-        "told apart from 0, by counts and so many judged rollouts (--judged):\n",
+        "told apart from 0, by counts and so many judged rollouts (--judged), and if",
+        "what features show and the model knows is stated, too:\n",
         format_table(header, rows),
     ]
 

@@ -1,5 +1,6 @@
 """`mprm advise` as a user meets it: on worlds whose gains are planted."""
 
+import dataclasses
 import functools
 import json
 
@@ -11,6 +12,7 @@ from experiments.cli import main
 from experiments.cli.advise import KEEP_RATIOS, load_advisor
 from experiments.map.advisor import fit_advisor
 from experiments.map.design import ARMS
+from experiments.map.judged import Assumed
 from experiments.map.worlds import read_worlds
 from experiments.store.results import REFERENCE, append_results, store_path
 from mprm_jax.records.problems import DataError
@@ -210,6 +212,7 @@ def test_judged_rollouts_tell_what_labels_are_worth(corpus, truth, tmp_path, cap
     judged = done.json["judged"]
     assert (judged["rollouts"], judged["steps"]) == (count, len(right))
     assert (judged["wrong"], judged["left_out"]) == ((~right).sum(), {})
+    assert judged["assumed"] == dataclasses.asdict(Assumed()) | {"stated": False}
     # K = 0 is always wrong, and 1 <= K <= 4 the wrong positives; both a little shrunk.
     assert judged["npv"] > 0.97
     low, high = judged["ppv_interval"]
@@ -242,12 +245,12 @@ def test_inside_counts_and_judged_rollouts_predict_together(
     for advice in found:
         both = advice["judged"]["both"]
         assert both["low"] < both["gain"] < both["high"]
-    # Whoever knows more gains less; the formula alone says so, nothing is fitted to it.
-    known = run(capsys, *asked, "--json", "--knowledge", 3).json["keep_ratios"]
+    # Where all is known no label changes anything.
+    known = run(capsys, *asked, "--json", "--knowledge", 1e4).json["keep_ratios"]
     for advice, other in zip(found, known, strict=True):
         gains = [of["judged"]["formula"]["gain"] for of in (advice, other)]
-        assert abs(gains[1]) < abs(gains[0])
-        assert other["judged"]["otherwise"]["features blind"] is not None
+        assert abs(gains[1]) < 1e-3 < abs(gains[0])
+        assert other["judged"]["both"] != advice["judged"]["both"]
 
 
 def test_without_judged_rollouts_the_subset_is_described(corpus, tmp_path, capsys):

