@@ -167,7 +167,7 @@ def _draw(
         )  # fmt: skip
         axis.text(
             x, y, f"{interval.mean:+.1f}", ha="center", va="center", fontsize=5.5,
-            color="black" if sign else GREY,
+            color="white" if strength > 0.7 else "black" if sign else GREY,
             bbox={"facecolor": "white", "alpha": 0.75, "pad": 0.6, "linewidth": 0}
             if sign < 0
             else None,
