@@ -402,7 +402,7 @@ def mc_budget(cells: Cells) -> Drawing:
 
 
 # How a world's difference can come out, and how a bar's part of such worlds looks.
-_OUTCOMES = {
+_OUTCOMES: dict[str, tuple[int, dict[str, Any]]] = {
     "gains": (1, {"color": COLOURS[1]}),
     "open": (0, {"facecolor": "white", "edgecolor": GREY}),
     "loses": (-1, {"facecolor": COLOURS[2], "hatch": HATCHES[1], "edgecolor": "white"}),
