@@ -18,6 +18,7 @@ from paper_figures.style import (
     COLOURS,
     CURVE_HEADER,
     GREY,
+    HATCHES,
     MARKERS,
     Drawing,
     curve,
@@ -30,7 +31,7 @@ from paper_figures.style import (
 )
 from theory import paper
 from theory.gain import auroc_of_estimate, fit_constant, predicted_auroc
-from theory.intervals import mean_and_half_width, t_half_width
+from theory.intervals import mean_and_half_width, t_half_width, tell_apart
 
 Cell = Mapping[str, Any]
 Cells = Sequence[Cell]
@@ -400,40 +401,93 @@ def mc_budget(cells: Cells) -> Drawing:
     return Drawing(figure, CURVE_HEADER, rows)
 
 
+# How a world's difference can come out, and how a bar's part of such worlds looks.
+_OUTCOMES: dict[str, tuple[int, dict[str, Any]]] = {
+    "gains": (1, {"color": COLOURS[1]}),
+    "open": (0, {"facecolor": "white", "edgecolor": GREY}),
+    "loses": (-1, {"facecolor": COLOURS[2], "hatch": HATCHES[1], "edgecolor": "white"}),
+}
+
+
 def regime_map(cells: Cells) -> Drawing:
-    """BIS less Random, Mixed and all data over the mixed share, one mark per world."""
-    figure, axes = new_figure(3, 1, 3.0)
-    rows: list = []
-    baselines = (("random", "Random"), ("mixed", "Mixed"), ("full", "all data"))
-    # Four colours far apart, because marks of a keep ratio have no line to follow.
-    colours = COLOURS[:3] + COLOURS[4:]
-    for axis, (baseline, name) in zip(axes[0], baselines, strict=True):
-        axis.axhline(0, color=GREY, linewidth=0.8)
-        for i, keep in enumerate((0.05, 0.1, 0.25, 0.5)):
-            x, marks = [], []
-            for cell in cells:
-                if cell["config"]["axes"]["keep_ratio"] != keep:
-                    continue
-                arms = cell["metrics"]["arms"]
-                x.append(cell["metrics"]["measures"]["mixed_share"])
-                marks.append(_gap(arms["bis"], arms[baseline]))
-                rows.append((name, cell["config"]["index"], keep, x[-1], *marks[-1]))
-            # Worlds share few mixed shares: keep ratios stand beside each other.
-            points(
-                axis, i, f"keep {100 * keep:g} %", np.array(x) * 1.08 ** (i - 1.5),
-                marks, color=colours[i], linestyle="none", elinewidth=0.6,
-                markerfacecolor="white" if i % 2 else None,
-            )  # fmt: skip
-        ticks = (0.04, 0.08, 0.16, 0.32, 0.5)
-        named_ticks(axis, ticks, [f"{100 * t:g}" for t in ticks])
-        axis.set_xlabel("mixed rollouts, %")
-        axis.set_title(f"BIS less {name}")
-        axis.grid(axis="y")
-    axes[0, 0].set_ylabel("micro-F1, points (synthetic worlds)")
-    legend_below(figure, axes[0, 0], 4)
-    label_panels(axes[0])
-    header = ("panel", "world", "keep_ratio", "mixed_share", "gain_points")
-    return Drawing(figure, (*header, "half_width"), rows)
+    """Shares of the worlds in which BIS gains, is open or loses: against three arms by
+    keep ratio, and against Random by the level of every other axis.
+    """
+    by_keep: dict[float, list[Cell]] = {}
+    for cell in cells:
+        by_keep.setdefault(cell["config"]["axes"]["keep_ratio"], []).append(cell)
+    bars: dict[str, dict[str, list[int]]] = {}
+    by_level: dict[str, dict[Any, list[int]]] = {}
+    for baseline, name in (
+        ("random", "Random"),
+        ("mixed", "Mixed"),
+        ("full", "all data"),
+    ):
+        signs = bars.setdefault(f"BIS less {name}, by keep ratio", {})
+        for keep, worlds in sorted(by_keep.items()):
+            arms = [world["metrics"]["arms"] for world in worlds]
+            found = tell_apart(
+                [
+                    np.subtract(of["bis"]["micro_f1"], of[baseline]["micro_f1"])
+                    for of in arms
+                ]
+            )
+            signs[f"{100 * keep:g} %"] = [verdict.sign for verdict in found]
+            if baseline == "random":
+                for world, verdict in zip(worlds, found, strict=True):
+                    for axis, level in world["config"]["axes"].items():
+                        level = tuple(level) if isinstance(level, list) else level
+                        of = by_level.setdefault(axis, {})
+                        of.setdefault(level, []).append(verdict.sign)
+    for axis, levels in by_level.items():
+        if axis != "keep_ratio":
+            bars[f"BIS less Random, by {axis.replace('_', ' ')}"] = {
+                _level(level): levels[level] for level in sorted(levels)
+            }
+    columns = 3
+    rows_of_panels = -(-len(bars) // columns)
+    figure, axes = new_figure(columns, rows_of_panels, 1.1 * rows_of_panels + 0.4)
+    rows = []
+    for axis, (title, levels) in zip(axes.flat, bars.items(), strict=False):
+        rows += _outcome_bars(axis, title, levels)
+    for axis in axes.flat[len(bars) :]:
+        axis.set_visible(False)
+    shown = "% of the worlds (synthetic); their number in brackets"
+    legend_below(figure, axes[0, 0], 3, title=shown, title_fontsize=7)
+    return Drawing(figure, ("panel", "level", "worlds", *_OUTCOMES), rows)
+
+
+def _level(level: Any) -> str:
+    """Of an axis; of noise the rates of right steps below and wrong ones above."""
+    if isinstance(level, tuple):
+        return " / ".join(f"{of:g}" for of in level)
+    return f"{level:g}"
+
+
+def _outcome_bars(
+    axis: Axes, title: str, levels: Mapping[str, Sequence[int]]
+) -> list[tuple[Any, ...]]:
+    """One bar a level, in per cent of its worlds; returns the CSV's rows."""
+    rows: list[tuple[Any, ...]] = []
+    y = np.arange(len(levels))
+    left = np.zeros(len(levels))
+    for name, (sign, look) in _OUTCOMES.items():
+        counts = np.array([list(of).count(sign) for of in levels.values()])
+        share = 100 * counts / [len(of) for of in levels.values()]
+        axis.barh(y, share, 0.75, left, label=name, linewidth=0.5, **look)
+        left += share
+        rows.append(tuple(counts.tolist()))
+    names = [f"{level} ({len(of)})" for level, of in levels.items()]
+    axis.set_yticks(y, names, fontsize=6.5)
+    axis.invert_yaxis()
+    axis.set_xlim(0, 100)
+    axis.set_title(title, fontsize=7)
+    axis.tick_params(axis="x", labelsize=6.5)
+    found = zip(*rows, strict=True)
+    return [
+        (title, level, len(of), *counts)
+        for (level, of), counts in zip(levels.items(), found, strict=True)
+    ]
 
 
 def gain(laws: Cells, cells: Cells) -> Drawing:

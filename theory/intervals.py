@@ -133,6 +133,43 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return adjusted
 
 
+class Verdict(NamedTuple):
+    """Whether a mean can be told from zero among several.
+
+    Attributes:
+        interval: of the mean, at its own level.
+        adjusted_p: Holm's, over all of them.
+        sign: 1 or -1 where it can be told, else 0.
+    """
+
+    interval: TInterval
+    adjusted_p: float
+    sign: int
+
+
+def tell_apart(differences: Sequence[ArrayLike], level: float = LEVEL) -> list[Verdict]:
+    """Which of several means of paired differences are told apart from zero.
+
+    Args:
+        differences: values of each mean, at least two.
+        level: of the intervals; means are told apart at ``1 - level`` over all of them.
+
+    Raises:
+        ValueError: as :func:`paired_interval`.
+
+    Example:
+        >>> found = tell_apart([[1, 1.1, 0.9], [-1, 1, 0.1], [-2, -2.1, -1.9]])
+        >>> [verdict.sign for verdict in found]
+        [1, 0, -1]
+    """
+    found = [paired_interval(x, np.zeros(np.shape(x)), level) for x in differences]
+    adjusted = holm([interval.p for interval in found])
+    return [
+        Verdict(interval, p, int(np.sign(interval.mean)) if p < 1 - level else 0)
+        for interval, p in zip(found, adjusted, strict=True)
+    ]
+
+
 def draw_weights(
     stratum: np.ndarray, replicates: int, rng: np.random.Generator
 ) -> np.ndarray:

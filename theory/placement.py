@@ -137,3 +137,47 @@ def blind_noise(
         steps = rng.permutation(steps)[: round(share * len(steps))]
         moved[steps] = moved[rng.permutation(steps)]
     return moved
+
+
+def noise_placed_by_position(
+    label: ArrayLike,
+    truth: ArrayLike,
+    position: ArrayLike,
+    rng: np.random.Generator,
+    share: float = 1.0,
+) -> np.ndarray:
+    """The labels of :func:`blind_noise` with wrong steps labelled 1 put before those
+    labelled 0.
+
+    Both rates stay exactly. Where no two wrong steps share a position, the
+    ``position_auroc`` of :func:`noise_by_position` is ``(1 + share) / 2`` on average:
+    pairs of sorted labels are in order, of two others half of them, of a sorted and
+    another one three quarters.
+
+    Args:
+        label: 0 or 1, ``[S]``.
+        truth: whether the step is right, ``[S]``.
+        position: of the step in its rollout, in [0, 1], ``[S]``.
+        rng: of the places.
+        share: of the wrong steps, drawn at random, whose labels are sorted, in [0, 1].
+
+    Returns:
+        ``[S]``, of the labels' type.
+
+    Raises:
+        ValueError: ``share`` or a position is outside [0, 1].
+
+    Example:
+        >>> rng = np.random.default_rng(0)
+        >>> wrong, position = [False] * 4, [0.0, 1.0, 0.2, 0.6]
+        >>> noise_placed_by_position([0, 1, 0, 1], wrong, position, rng).tolist()
+        [1, 0, 1, 0]
+    """
+    share = float(check_probability("share", share))
+    position = check_probability("position", position)
+    moved = blind_noise(label, truth, rng)
+    steps = rng.permutation(np.flatnonzero(~np.asarray(truth, bool)))
+    steps = steps[: round(share * len(steps))]
+    earliest_first = steps[np.argsort(position[steps], kind="stable")]
+    moved[earliest_first] = np.sort(moved[steps])[::-1]
+    return moved

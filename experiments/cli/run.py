@@ -30,6 +30,7 @@ EXPERIMENTS = {
     "better_rule": ("map.candidates", "is there a rule, with labels, better than BIS?"),
     "gain": ("map.gain", "does one formula predict where BIS pays?"),
     "judged_map": ("map.judged_map", "do judged rollouts tell where BIS pays?"),
+    "phase": ("phase.run", "knowledge and placement of errors: where does BIS pay?"),
 }
 
 # These need what only the user has, so `mprm run all` leaves them out.

@@ -15,22 +15,15 @@ from experiments.map.design import CONTROLS, HELD_OUT_EVERY, Design
 from experiments.map.worlds import gains
 from experiments.store.experiment import SizedOptions
 from experiments.store.results import Result
-from theory.intervals import holm, mean_and_half_width, paired_interval
+from theory.intervals import mean_and_half_width, tell_apart
 
 
 def signs(worlds: Sequence[Result], treated: str, baseline: str) -> list[str]:
     """Of each world whether the gain is beyond doubt positive, negative, or open (5 %,
     Holm-corrected over the worlds): "gains", "loses" or "open".
     """
-    intervals = []
-    for world in worlds:
-        difference = gains(world, treated, baseline)
-        intervals.append(paired_interval(difference, [0.0] * len(difference)))
-    adjusted = holm([interval.p for interval in intervals])
-    return [
-        "open" if p >= 0.05 else "gains" if interval.mean > 0 else "loses"
-        for interval, p in zip(intervals, adjusted, strict=True)
-    ]
+    found = tell_apart([gains(world, treated, baseline) for world in worlds])
+    return [("open", "gains", "loses")[verdict.sign] for verdict in found]
 
 
 def sign_counts(

@@ -54,7 +54,11 @@ FIGURES = {
     "mc-budget": Source("learning:mc_budget", ("mc_budget",)),
     "selection": Source("selection:selection", ("selection",)),
     "regime-map": Source("learning:regime_map", ("regimes",)),
+    "regime-map-ordered": Source("learning:regime_map", ("regimes_ordered",)),
     "gain": Source("learning:gain", ("gain", "regimes")),
+    "phase-students": Source("phase:students", ("phase_students", "judges")),
+    "phase-probes": Source("phase:probes", ("phase_probes", "judges")),
+    "phase-nets": Source("phase:nets", ("phase_nets", "judges")),
 }
 
 

@@ -3,14 +3,53 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Literal
+from typing import Literal, NamedTuple
 
+import numpy as np
+
+from theory.placement import blind_noise, noise_placed_by_position
 from theory.scores import DEFAULT_ALPHA
 
 LabelKind = Literal[
     "hard-0", "hard-1", "hard-2", "soft", "counts", "clean", "blind", "all-positive",
+    "half-blind", "by-position", "half-by-position",
     "masked", "banded", "falling", "weighted", "conditional",
 ]  # fmt: skip
+
+
+class Moved(NamedTuple):
+    """Where the wrong labels of a subset are put.
+
+    Attributes:
+        share: of the steps of each kind whose labels change places; by position, of the
+            wrong steps whose labels are sorted.
+        by_position: else blindly.
+    """
+
+    share: float
+    by_position: bool = False
+
+    def place(
+        self,
+        label: np.ndarray,
+        truth: np.ndarray,
+        position: np.ndarray,
+        rng: np.random.Generator,
+    ) -> np.ndarray:
+        """The labels, moved."""
+        if self.by_position:
+            where = truth, position, rng, self.share
+            return noise_placed_by_position(label, *where)
+        return blind_noise(label, truth, rng, self.share)
+
+
+# By position about as far as judges say of real labels (position_auroc .88 and .93).
+MOVED = {
+    "blind": Moved(1.0),
+    "half-blind": Moved(0.5),
+    "by-position": Moved(0.8, by_position=True),
+    "half-by-position": Moved(0.4, by_position=True),
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,9 +65,10 @@ class Arm:
         labels: "hard-i": 1[K > i]; "soft": K/N; "counts": K and N, by the
             beta-binomial likelihood. Controls: "clean": the truth; "blind": as many
             wrong labels of each kind as 1[K > 0] has in the arm's own subset, placed at
-            random; "all-positive". Those of :mod:`theory.labelling`. "conditional":
-            1[K > 0], by the likelihood given that a rollout is mixed or pure
-            (:mod:`theory.mixed`), which undoes what keeping mixed ones does to labels.
+            random, and the others of :data:`MOVED`; "all-positive". Those of
+            :mod:`theory.labelling`. "conditional": 1[K > 0], by the likelihood given
+            that a rollout is mixed or pure (:mod:`theory.mixed`), which undoes what
+            keeping mixed ones does to labels.
         unit: of the budget.
         ties: how equal scores are ordered.
         matched: train for as many updates as on all data.

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from experiments.store.experiment import ExperimentOptions, complete
-from experiments.students.arms import Arm, LabelKind
+from experiments.students.arms import MOVED, Arm, LabelKind
 from experiments.students.worlds import World, describe
 from sim.students.evaluation import (
     Split,
@@ -28,7 +28,7 @@ from sim.students.plan import Training, plan_trainings, stack_plans
 from sim.students.problem import Problem, draw_problem
 from sim.students.train import Labels, Student, Sweep, logits, train
 from theory.labelling import LABELLINGS, step_targets
-from theory.placement import blind_noise
+from theory.placement import relative_position
 from theory.rollouts import Rollouts
 from theory.scores import bis
 from theory.selection import budget, select
@@ -357,8 +357,8 @@ def _sweep(
 
 
 def _labels_key(arm: Arm) -> tuple[LabelKind, Arm | None]:
-    """What arms of equal labels share: the kind, of blind ones the selection too."""
-    return arm.labels, arm.selection if arm.labels == "blind" else None
+    """What arms of equal labels share: the kind, of moved ones the selection too."""
+    return arm.labels, arm.selection if arm.labels in MOVED else None
 
 
 def _choose(problem: Task, arm: Arm) -> tuple[np.ndarray, dict[str, float]]:
@@ -397,8 +397,8 @@ def labels_of_arm(
         return task.steps.right_S, measured
     if arm.labels == "all-positive":
         return np.ones(len(k)), measured
-    if arm.labels == "blind":
-        return _blind(task, arm, rows, seed), measured
+    if arm.labels in MOVED:
+        return _moved(task, arm, rows, seed), measured
     if arm.labels in LABELLINGS:
         return step_targets(rollouts, arm.labels)
     if arm.labels == "conditional":
@@ -406,7 +406,7 @@ def labels_of_arm(
     return k > int(arm.labels.removeprefix("hard-")), measured
 
 
-def _blind(task: Task, arm: Arm, rows: np.ndarray, seed: int) -> np.ndarray:
+def _moved(task: Task, arm: Arm, rows: np.ndarray, seed: int) -> np.ndarray:
     """1[K > 0], with the wrong ones of the subset placed anew within it."""
     key = _BLIND, zlib.crc32(arm.selection.name.encode())
     rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=key))
@@ -414,7 +414,9 @@ def _blind(task: Task, arm: Arm, rows: np.ndarray, seed: int) -> np.ndarray:
     kept[rows] = True
     of = np.repeat(kept, task.rollouts.lengths) & task.rollouts.measured
     label = task.rollouts.successes > 0
-    label[of] = blind_noise(label[of], task.steps.right_S[of], rng)
+    position = relative_position(task.rollouts)
+    where = task.steps.right_S[of], position[of], rng
+    label[of] = MOVED[arm.labels].place(label[of], *where)
     return label
 
 

@@ -20,6 +20,7 @@ from theory.intervals import (
     paired_interval,
     percentile_interval,
     t_half_width,
+    tell_apart,
     weight_chunks,
 )
 
@@ -250,3 +251,20 @@ def test_the_interval_covers_the_truth_at_least_as_often_as_it_says(
         found = mean_over_seeds(scores(values, values[:, None] + resampled))
         hits += abs(found.mean) <= half_width(found)
     assert 0.93 < hits / tries < 0.995
+
+
+def test_means_are_told_apart_after_holm_s_correction():
+    rng = np.random.default_rng(1)
+    means = np.array([0.0, 0.3, -0.3, 0.9, -0.9])
+    values = means[:, None] + rng.normal(0, 1, (5, 30))
+    found = tell_apart(values, level=0.9)
+    tests = [stats.ttest_1samp(row, 0) for row in values]
+    adjusted = holm([test.pvalue for test in tests])
+    assert [v.adjusted_p for v in found] == pytest.approx(adjusted)
+    assert [v.sign for v in found] == [
+        int(np.sign(row.mean())) * (p < 0.1)
+        for row, p in zip(values, adjusted, strict=True)
+    ]
+    assert {v.sign for v in found} == {-1, 0, 1}
+    low, high = tests[1].confidence_interval(0.9)
+    assert found[1].interval[1:3] == pytest.approx((low, high))

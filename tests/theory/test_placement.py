@@ -8,7 +8,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from theory.placement import blind_noise, noise_by_position
+from theory.placement import (
+    blind_noise,
+    noise_by_position,
+    noise_placed_by_position,
+)
 
 FLAGS = st.integers(0, 40).flatmap(
     lambda n: st.tuples(arrays(bool, n), arrays(bool, n))
@@ -65,3 +69,29 @@ def test_steps_that_are_not_there_have_no_rate():
         blind_noise([1], [True], np.random.default_rng(0), 1.5)
     with pytest.raises(ValueError, match="bins"):
         noise_by_position([1], [True], [0.5], 0)
+
+
+@given(FLAGS, st.floats(0, 1), st.integers(0, 2**32))
+def test_both_rates_of_placed_noise_are_those_of_the_labels(flags, share, seed):
+    label, truth = flags
+    rng = np.random.default_rng(seed)
+    position = rng.random(len(label))
+    moved = noise_placed_by_position(label, truth, position, rng, share)
+    assert moved.dtype == label.dtype
+    for kind in (truth, ~truth):
+        assert moved[kind].sum() == label[kind].sum()
+    found = noise_by_position(moved, truth, position).position_auroc
+    if share == 1 and not np.isnan(found):
+        assert found == 1
+
+
+@pytest.mark.parametrize("share", [0.0, 0.4, 0.8, 1.0])
+@pytest.mark.parametrize("positive", [0.2, 0.7])
+def test_placed_noise_follows_position_as_far_as_its_share(share, positive):
+    rng = np.random.default_rng(0)
+    n = 20_000
+    label, position = rng.random(n) < positive, rng.random(n)
+    moved = noise_placed_by_position(label, np.zeros(n, bool), position, rng, share)
+    found = noise_by_position(moved, np.zeros(n, bool), position).position_auroc
+    # Of an AUROC of 4,000 and 16,000 values the standard error is at most .005.
+    assert found == pytest.approx((1 + share) / 2, abs=0.02)

@@ -1,0 +1,1 @@
+"""The phase diagram: where selection pays, by knowledge and by where labels err."""
