@@ -1,6 +1,7 @@
 """A store that holds several seeds: every report describes the one it was asked for."""
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 import pytest
@@ -84,7 +85,7 @@ def test_the_ordered_map_has_a_store_and_tables_of_its_own(
     parts = [everything[f"noise_{rule}"] for rule in ("bis", "random")]
     assert everything["composition"] + parts[0] - parts[1] == pytest.approx(mean)
     for axes in ORDERED.tabled:
-        levels = by_level(worlds, axes)
+        levels: Any = by_level(worlds, axes)
         assert levels.items() <= found["levels"].items()
         assert sum(level["worlds"] for level in levels.values()) == 40
         pooled = sum(level["worlds"] * level["gain"] for level in levels.values())

@@ -1,5 +1,7 @@
 """Phase diagrams and the map's summary: what is told apart, and where marks stand."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 from matplotlib.patches import Rectangle
@@ -53,7 +55,7 @@ def test_cells_are_told_apart_by_paired_tests_over_corpora_with_holm():
         arms, place = one["metrics"]["arms"], one["config"]["cell"]
         gaps = (arms["bis"]["auroc"] - arms["random"]["auroc"]).reshape(UNITS, 2)
         means = 100 * gaps.mean(axis=1)
-        test = stats.ttest_1samp(means, 0)
+        test: Any = stats.ttest_1samp(means, 0)
         at = found[place["knowledge"], place["placement"]]
         low, high = test.confidence_interval(0.95)
         assert at["gain_auroc_points"] == pytest.approx(means.mean())
@@ -78,7 +80,8 @@ def test_losses_are_hatched_and_judges_stand_between_the_columns():
     hatched = [p.get_xy() for p in cells if p.get_hatch()]
     # "hard" is the second column, 1 the upper row.
     assert hatched == [(0.5, 0.5)]
-    marks = [text.xy[0] for text in axis.texts if text.get_text() == "\u25bc"]
+    texts: Any = axis.texts
+    marks = [text.xy[0] for text in texts if text.get_text() == "\u25bc"]
     # .65 lies in the middle of .5 and .8; beyond the last column is at it.
     assert marks == [pytest.approx(0.5), pytest.approx(1.0)]
 

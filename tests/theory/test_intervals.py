@@ -1,6 +1,7 @@
 """Intervals: SciPy, tables, coverage by simulation; Holm by hand."""
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -257,8 +258,8 @@ def test_means_are_told_apart_after_holm_s_correction():
     rng = np.random.default_rng(1)
     means = np.array([0.0, 0.3, -0.3, 0.9, -0.9])
     values = means[:, None] + rng.normal(0, 1, (5, 30))
-    found = tell_apart(values, level=0.9)
-    tests = [stats.ttest_1samp(row, 0) for row in values]
+    found = tell_apart(list(values), level=0.9)
+    tests: list[Any] = [stats.ttest_1samp(row, 0) for row in values]
     adjusted = holm([test.pvalue for test in tests])
     assert [v.adjusted_p for v in found] == pytest.approx(adjusted)
     assert [v.sign for v in found] == [
