@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from experiments.console.progress import progress
-from experiments.console.training import TINY_RECIPE
+from experiments.console.training import DEMO_BACKBONE, TINY_RECIPE
 from experiments.corpora.scenes import write_world
 from experiments.corpora.simulated import made_here
 from experiments.grid.cells import (
@@ -155,7 +155,7 @@ class Demo:
     seed: int
     command: str
     seeds: int | None = None
-    backbone: str = FULL_BACKBONE
+    backbone: str = DEMO_BACKBONE
 
     @property
     def folder(self) -> Path:
