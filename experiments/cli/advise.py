@@ -453,29 +453,26 @@ def _text(report: dict[str, Any], inside: list[dict[str, Any]]) -> str:
 
 def _subset_lines(every: Sequence[dict[str, Any]]) -> list[str]:
     """What BIS would keep, and how many labels would be wrong elsewhere's way."""
-    rows = []
+    kept, expected = [], []
     for advice in every:
-        of = advice["subset"]
-        shares = ("tied_share", "mixed_share", "all_positive_share")
-        expected = of["expected"]
-        rows.append(
-            (
-                _percent(advice["keep_ratio"]),
-                str(of["rollouts"]),
-                *(_percent(of[name]) for name in (*shares, "all_negative_share")),
-                *(
-                    _span([one[rule][label] for one in expected])
-                    for label in ("wrong_positives", "right_negatives")
-                    for rule in ("bis", "random")
-                ),
-            )
+        of, keep = advice["subset"], _percent(advice["keep_ratio"])
+        names = ("tied_share", "mixed_share", "all_positive_share")
+        shares = (_percent(of[name]) for name in (*names, "all_negative_share"))
+        kept.append((keep, str(of["rollouts"]), *shares))
+        spans = (
+            _span([one[rule][label] for one in of["expected"]])
+            for label in ("wrong_positives", "right_negatives")
+            for rule in ("bis", "random")
         )
+        expected.append((keep, *spans))
     header = ("keep", "rollouts", "by ties", "mixed", "all right", "all wrong")
-    header += ("K > 0: BIS", "Random", "K = 0: BIS", "Random")
+    rates = ("keep", "K > 0: BIS", "Random", "K = 0: BIS", "Random")
     return [
-        "\nwhat BIS (alpha .05) keeps, and what share of the labels would be wrong if",
-        "wrong steps succeeded as judges elsewhere found, and 5 to 20 % were wrong:\n",
-        format_table(header, rows),
+        "\nwhat BIS (alpha .05) keeps:\n",
+        format_table(header, kept),
+        "\nand what share of the labels would be wrong if wrong steps succeeded as",
+        "judges elsewhere found, and 5 to 20 % were wrong:\n",
+        format_table(rates, expected),
     ]
 
 
@@ -507,7 +504,7 @@ def _compared_lines(
     if len(outside) == len(every) and len({*map(tuple, outside.values())}) == 1:
         outside = {"every keep ratio": every[0]["outside"]}
     lines += [
-        f"{share} is outside what was simulated: {', '.join(names)}"
+        f"{share} is outside what was simulated:\n  {', '.join(names)}"
         for share, names in outside.items()
     ]
     return lines
@@ -596,10 +593,11 @@ def _sign_lines(signs: dict[str, dict[str, Any]], judged: bool) -> list[str]:
         return f"{of['sure_right']:.2f}", lost, f"{of['explained']:.2f}"
 
     rows = [
-        (name, *cells(of["alone"]), *cells(of["stated"])) for name, of in signs.items()
+        (name.split(", ")[-1], *cells(of["alone"]), *cells(of["stated"]))
+        for name, of in signs.items()
     ]
-    header = ("judged rollouts", "sign right", "losses found", "explained")
-    header += ("stated: right", "losses", "explained")
+    header = ("judged", "sign right", "losses", "explained")
+    header += ("stated: sign", "losses", "explained")
     told = signs["none"]["alone"]
     lines = [] if judged else ["\ncounts alone do not tell whether BIS gains or loses."]
     return [
