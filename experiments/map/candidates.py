@@ -36,7 +36,7 @@ from experiments.map.run import world_of
 from experiments.store.experiment import SizedOptions, complete
 from experiments.store.results import Result, read_results
 from experiments.students.arms import CANDIDATES, Arm
-from theory.intervals import holm, paired_interval
+from theory.intervals import tell_apart
 
 NAME = "better_rule"
 
@@ -174,10 +174,11 @@ def _row(worlds: Sequence[CandidateWorld], name: str, own_random: str) -> Row:
 
     def against(other: str) -> tuple[np.ndarray, int, int]:
         """Mean gain in each world, and in how many it is told from 0 on either side."""
-        found = [paired_interval(w.micro_f1[name], w.micro_f1[other]) for w in worlds]
-        means = np.array([interval.mean for interval in found])
-        sure = np.array(holm([interval.p for interval in found])) < 0.05
-        return means, int((sure & (means < 0)).sum()), int((sure & (means > 0)).sum())
+        gaps = [np.subtract(w.micro_f1[name], w.micro_f1[other]) for w in worlds]
+        found = tell_apart(gaps)
+        signs = [verdict.sign for verdict in found]
+        means = np.array([verdict.interval.mean for verdict in found])
+        return means, signs.count(-1), signs.count(1)
 
     over_random, below, above = against("random")
     over_bis, below_bis, above_bis = against("bis")

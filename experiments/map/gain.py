@@ -376,13 +376,12 @@ def judge_gains(seeds_WxN: np.ndarray, predicted_W: np.ndarray) -> dict[str, flo
         ``sure_right``, NaN where there is none, and how many gain and lose and are
         found to.
     """
-    from theory.intervals import holm, paired_interval
+    from theory.intervals import tell_apart
 
     measured = seeds_WxN.mean(axis=1)
-    p = [paired_interval(row, np.zeros(len(row))).p for row in seeds_WxN]
-    sure = np.array(holm(p)) < 0.05
+    sign = np.array([verdict.sign for verdict in tell_apart(list(seeds_WxN))])
+    sure, losing, winning = sign != 0, sign < 0, sign > 0
     right = (measured > 0) == (predicted_W > 0)
-    losing, winning = sure & (measured < 0), sure & (measured > 0)
     slope = np.cov(predicted_W, measured)[0, 1] / predicted_W.var(ddof=1)
     return {
         "worlds": len(measured),
