@@ -37,6 +37,7 @@ Written down before a prediction was compared with a gain:
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
@@ -96,6 +97,7 @@ SAMPLES = ("100", "200")
 _DIGITS = [4 if name.startswith("formula") else 3 for name in NAMES]
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Options(SizedOptions):
     """Do judged rollouts tell where BIS pays in the visual worlds?
 
