@@ -342,19 +342,28 @@ def _ends(values_R: np.ndarray) -> list[float]:
 def load_advisor(
     folder: Path, reference: Path = REFERENCE
 ) -> tuple[Advisor, int, Path]:
-    """The advisor, fitted to the worlds of one seed that are not held out, their
-    number, and their folder: the reference where it has more of them.
+    """The advisor, fitted to the worlds of both designs, of one seed, that are not held
+    out, their number, and their folder: the reference where it has more of them.
 
     Raises:
         DataError: the results are damaged, or neither folder has enough worlds.
     """
     from experiments.map.advisor import fit_advisor
+    from experiments.map.design import DESIGNS
     from experiments.map.worlds import read_worlds
     from mprm_jax.records.problems import DataError
 
     worlds, used = max(
         (
-            ([world for world in read_worlds(at) if not world.config["held_out"]], at)
+            (
+                [
+                    world
+                    for of in DESIGNS.values()
+                    for world in read_worlds(at, design=of)
+                    if not world.config["held_out"]
+                ],
+                at,
+            )
             for at in (folder, reference)
         ),
         key=lambda found: len(found[0]),
