@@ -674,11 +674,12 @@ def _caveat_lines(visual: dict[str, dict[str, float]] | None) -> list[str]:
         told, lost = of["gains"] + of["losses"], of["losses"]
         lines += [
             "In visual worlds, where probes and nets were really trained (mprm run",
-            f"judged_scenes), the gain is told apart from 0 in {told:g} of {of['worlds']:g}"
-            f" cells, {lost:g} of",
-            f"them losses. Counts have the sign of {signs['counts']} right, with {_SAMPLE}"
-            f" judged rollouts {signs['both']},",
-            f'stated {signs["both, stated"]}; always "loses" {lost / told:.2f}.',
+            f"judged_scenes), {told:g} of {of['worlds']:g} gains are told apart "
+            f"from 0, {lost:g} of them losses.",
+            f"The sign is right in {signs['counts']} by counts, with {_SAMPLE} judged "
+            f"rollouts in {signs['both']},",
+            f'stated in {signs["both, stated"]}; always "loses" is in '
+            f"{lost / told:.2f}.",
         ]
     return [*lines, "Trust a trial of your own more."]
 

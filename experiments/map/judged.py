@@ -101,27 +101,14 @@ class ShownSteps(NamedTuple):
 
     def regressors(self) -> np.ndarray:
         """1, Z - 1/2, g and t - 1/2 of each step, ``[S, 4]``."""
-        ease = (self.ease_S - self.ease_S.mean()) / self.ease_S.std()
+        ease = (self.ease_S - self.ease_S.mean()) / (self.ease_S.std() or 1.0)
         ones = np.ones(len(ease))
         return np.stack([ones, self.right_S - 0.5, ease, self.position_S - 0.5], axis=1)
 
 
-class Strengths(NamedTuple):
-    """What features show, in the units of :class:`Assumed`.
-
-    Attributes:
-        separation: S.
-        ease: a.
-        position: b.
-    """
-
-    separation: float
-    ease: float
-    position: float
-
-
-def strengths(one: ShownSteps, other: ShownSteps) -> Strengths:
-    """How strongly features show truth, ease and position, each with the others held.
+def strengths(one: ShownSteps, other: ShownSteps) -> np.ndarray:
+    """How strongly features show truth, ease and position, each with the others held:
+    S, a and b of :class:`Assumed`, float64 ``[3]``.
 
     Features are regressed on ``(1, Z - 1/2, g, t - 1/2)``. The best direction for a
     coefficient beta is ``Sigma^-1 beta``, Sigma the covariance of the residuals, drawn
@@ -139,7 +126,7 @@ def strengths(one: ShownSteps, other: ShownSteps) -> Strengths:
     found = [
         _shift_along(_directions(of), at) for of, at in ((one, other), (other, one))
     ]
-    return Strengths(*np.maximum(np.mean(found, axis=0), 0.0).tolist())
+    return np.maximum(np.mean(found, axis=0), 0.0)
 
 
 def _regressed(shown_SxP: np.ndarray, y_SxK: np.ndarray) -> tuple[np.ndarray, ...]:

@@ -205,17 +205,13 @@ class Judge:
         told = [round(float(x), 4) for x in (separation, ease, position)]
         return Assumed(*told, dimension=dimension)
 
-    def _show(self, world: str, stage: float) -> tuple[int, Any]:
+    def _show(self, world: str, stage: float) -> tuple[int, np.ndarray]:
         from experiments.phase import probes
 
-        backbone = self.backbones[int(stage)]
-        of = {int(stage): backbone}
-        for _ in probes.keep_hidden_states(
-            self.design, world, of, self.folder, 1000 * self.seed
-        ):
-            pass
+        backbone, first = self.backbones[int(stage)], 1000 * self.seed
+        asked = self.design, world, self.backbones, self.folder, first
         seen = []
-        for number in range(1000 * self.seed, 1000 * self.seed + _MEASURED):
+        for number, _ in enumerate(probes.keep_hidden_states(*asked), first):
             scenes = probes.scenes_of(self.design, world, number)
             steps = scenes.rollouts.n_steps
             file = probes.hidden_file(self.folder, world, number, backbone)
