@@ -221,7 +221,8 @@ def shown_steps(rng, s, a, b, turn, n=2000):
 def test_what_features_show_is_measured_in_the_units_that_are_assumed(planted):
     rng = np.random.default_rng(1)
     turn = np.linalg.qr(rng.normal(size=(24, 24)))[0] * np.linspace(0.5, 2, 24)
-    found = said.strengths(*(shown_steps(rng, *planted, turn) for _ in range(2)))
+    one, other = (shown_steps(rng, *planted, turn=turn) for _ in range(2))
+    found = said.strengths(one, other)
     # Standard errors of a shift over 20,000 steps: of the projection, 1 / (variance of
     # the regressor given the others), and of the residuals' deviation.
     variance = np.array([0.2, 0.9, 0.12])
@@ -234,15 +235,13 @@ def test_what_features_show_is_measured_in_the_units_that_are_assumed(planted):
 
 def test_features_of_noise_show_nothing_however_many():
     rng = np.random.default_rng(2)
+    halves = [shown_steps(rng, 0, 0, 0, np.eye(200), n=300) for _ in range(8)]
     found = [
-        said.strengths(
-            *(shown_steps(rng, 0, 0, 0, np.eye(200), n=300) for _ in range(2))
-        )
-        for _ in range(4)
+        said.strengths(*pair) for pair in zip(halves[::2], halves[1::2], strict=True)
     ]
-    # Fitted and measured on the same 1,500 steps, sqrt(200 / 300) would show.
+    # Where they were fitted, directions show noise; elsewhere they do not.
     assert np.max(found) < 0.15
-    same = shown_steps(rng, 0, 0, 0, np.eye(200), n=300)
+    same = halves[0]
     assert said.strengths(same, same).min() > 0.3
     with pytest.raises(ValueError, match="must differ between steps"):
         said.strengths(same, same._replace(ease_S=np.ones(1500)))
