@@ -39,7 +39,7 @@ cells told apart 28 lose, so that "loses" has .78 of the signs right. *counts* h
 and finds 3 losses; *formula* .64 and 17.2; *both* .64, 16, and 7 of the 8 gains, its
 90 % intervals hold .64 (200 rollouts: .65, 22.6, .8 and .72); *both, stated* .58 and
 20.6, *formula, stated* .60 and 20.4. So judged rollouts beat counts, and not "loses";
-of nothing is any variance explained. Inside what was simulated (`scarce`,
+no predictor explains any variance over all cells. Inside what was simulated (`scarce`,
 `plentiful`, nets: 28 told apart, 20 losses) *both* has .79 and 15, counts .29 and none;
 outside (`difficult`, 8 losses) all fail, *both* .12. What is stated makes it worse:
 hidden states show position more strongly (5 to 9) than any world of the map (at most
