@@ -1,0 +1,167 @@
+"""A trial: do heads on frozen hidden states say that BIS gains or loses on a corpus?
+
+The backbone reads a sample of the corpus once. Of the rollouts that nobody judged, BIS
+and Random each keep a subset; on its labels 1[K > 0] a linear head is trained, as the
+probes of the phase diagram are, and both heads are judged by AUROC on the steps of the
+judged rollouts, which neither subset can hold. Minutes, where training takes days.
+
+What a trial leaves out: how training changes the hidden states. Whether it tells the
+sign all the same is asked by :mod:`experiments.phase.prediction`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from experiments.phase.design import RULES
+from experiments.phase.probes import standardised
+from experiments.students.arms import Arm
+from experiments.students.runs import GivenTask, Lesson, SeenSteps, arm_scores
+from experiments.students.worlds import BATCH
+from sim.students.evaluation import Split
+from sim.students.train import LEARNING_RATE, Student
+from theory.agreement import PairPlan, count_pairs, pair_plan
+from theory.intervals import Estimate, Score, draw_weights, mean_over_seeds
+from theory.rollouts import Rollouts
+
+SEEDS, LEVEL, REPLICATES = 4, 0.9, 400
+
+# Features for which the students' rate was chosen.
+_WIDTH = 64
+
+
+class Judges(NamedTuple):
+    """Steps whose truth is known.
+
+    Attributes:
+        hidden_SxD: hidden states at their markers.
+        right_S: the truth.
+        rollout_S: number of each step's rollout, from 0.
+    """
+
+    hidden_SxD: np.ndarray
+    right_S: np.ndarray
+    rollout_S: np.ndarray
+
+
+def split_steps(
+    rollouts: Rollouts, hidden_SxD: np.ndarray, held_out: np.ndarray
+) -> tuple[Rollouts, np.ndarray, np.ndarray]:
+    """The rollouts that may be trained on, and the hidden states of these and of the
+    others.
+
+    Args:
+        rollouts: of a sample.
+        hidden_SxD: of all its steps.
+        held_out: rows that no subset may hold.
+    """
+    out = np.zeros(rollouts.n_rollouts, bool)
+    out[held_out] = True
+    of = np.repeat(out, rollouts.lengths)
+    kept = rollouts.take(np.flatnonzero(~out))
+    return kept, hidden_SxD[~of], hidden_SxD[of]
+
+
+def try_rules(
+    rollouts: Rollouts,
+    hidden_SxD: np.ndarray,
+    judges: Sequence[Judges],
+    keep_ratios: Sequence[float],
+    seed: int,
+    tick: Callable[[int], None] = lambda done: None,
+) -> list[list[Estimate | None]]:
+    """BIS - Random in AUROC of heads, for each of the judges and keep ratios.
+
+    The mean over :data:`SEEDS` seeds of ties, subsets and batches; its 90 % interval
+    holds seeds and judged rollouts (:func:`theory.intervals.mean_over_seeds`), not
+    other corpora. Hidden states are standardised by the steps that may be trained on.
+    Heads learn as :class:`sim.students.train.Student` does; beyond 64 coordinates the
+    rate falls as one over their number, so that an update moves scores no further.
+    None: a subset has labels of one kind only, and teaches nothing.
+
+    Args:
+        rollouts: that may be trained on, none of them judged.
+        hidden_SxD: of their steps.
+        judges: who judge every head, each by its own steps.
+        keep_ratios: rho, each in (0, 1].
+        seed: the first.
+        tick: told how many seeds are done.
+
+    Raises:
+        ValueError: judged steps are all right or all wrong, or there is no rollout to
+            train on.
+    """
+    for of in judges:
+        if not 0 < np.mean(of.right_S) < 1:
+            kind = "right" if np.all(of.right_S) else "wrong"
+            raise ValueError(f"AUROC is undefined: every judged step is {kind}")
+    if not rollouts.n_rollouts:
+        raise ValueError("no rollout is left to train on beside the judged ones")
+    n = rollouts.n_steps
+    features_SxD = standardised(
+        np.concatenate([hidden_SxD, *(of.hidden_SxD for of in judges)]), n
+    )
+    arms = [Arm(rule, keep) for keep in keep_ratios for rule in RULES]
+    width = features_SxD.shape[1]
+    rate = LEARNING_RATE * min(1.0, _WIDTH / width)
+    lesson = Lesson(Student(learning_rate=rate), BATCH)
+    ends = np.cumsum([len(of.right_S) for of in judges])
+    scores, teaches = [], np.ones(len(arms), bool)
+    # One at a time: features of a real backbone take a gigabyte.
+    for number in range(seed, seed + SEEDS):
+        task = _task(rollouts, features_SxD, number)
+        facts, (scores_AxS,) = arm_scores([task], arms, [number], lesson)
+        teaches &= [0 < of[0]["error_step_ratio"] < 1 for of in facts]
+        scores.append(np.split(scores_AxS[:, -1], ends[:-1], axis=1))
+        tick(number - seed + 1)
+    found: list[list[Estimate | None]] = []
+    for j, of in enumerate(judges):
+        weights_RxW = _weights(of, seed)
+        gains = [_gains(judged[j], of, weights_RxW) for judged in scores]
+        told = teaches.reshape(-1, len(RULES)).all(axis=1)
+        found.append(
+            [
+                mean_over_seeds([gain[k] for gain in gains], LEVEL) if told[k] else None
+                for k in range(len(keep_ratios))
+            ]
+        )
+    return found
+
+
+def _task(rollouts: Rollouts, features_SxD: np.ndarray, seed: int) -> GivenTask:
+    """What heads are trained on and score; the seed orders ties."""
+    content = np.random.default_rng(seed).integers(
+        0, 2**64, rollouts.n_rollouts, np.uint64, endpoint=False
+    )
+    corpus, judged = np.split(features_SxD, [rollouts.n_steps])
+    # Nobody knows the truth of the corpus, and that of the judged is not for students.
+    unknown, none = np.zeros(len(corpus), bool), np.zeros(len(judged), bool)
+    split = Split(none, none.astype(int))
+    seen = SeenSteps(corpus, unknown), SeenSteps(judged, none)
+    return GivenTask(rollouts, content, *seen, split, none)
+
+
+def _weights(judges: Judges, seed: int) -> np.ndarray:
+    """Each judged rollout once, then as often as it is drawn again, ``[R, 1 + B]``."""
+    n = int(judges.rollout_S.max()) + 1
+    rng = np.random.default_rng(seed)
+    drawn = draw_weights(np.zeros(n, int), REPLICATES, rng)
+    return np.concatenate([np.ones((1, n)), drawn]).T
+
+
+def _gains(
+    scores_AxS: np.ndarray, judges: Judges, weights_RxW: np.ndarray
+) -> list[Score]:
+    """Of one seed and each keep ratio, on the judged rollouts and on resamples."""
+
+    def area(plan: PairPlan) -> np.ndarray:
+        wins, pairs = (x.sum(axis=0) for x in count_pairs(plan, weights_RxW))
+        return np.where(pairs > 0, wins / np.maximum(pairs, 1), np.nan)
+
+    judged = judges.right_S, None, judges.rollout_S
+    areas = np.stack([area(pair_plan(of, *judged)) for of in scores_AxS])
+    random, bis = areas.reshape(-1, len(RULES), areas.shape[1]).swapaxes(0, 1)
+    return [Score(float(x[0]), tuple(x[1:].tolist())) for x in bis - random]
