@@ -11,6 +11,7 @@ sign all the same is asked by :mod:`experiments.phase.prediction`.
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -31,6 +32,9 @@ SEEDS, LEVEL, REPLICATES = 4, 0.9, 400
 
 # Features for which the students' rate was chosen.
 _WIDTH = 64
+
+# Names of streams: a seed alone would be that of the corpus.
+_TIES, _DRAWN = zlib.crc32(b"ties of a trial"), zlib.crc32(b"judges of a trial")
 
 
 class Judges(NamedTuple):
@@ -111,17 +115,17 @@ def try_rules(
     ends = np.cumsum([len(of.right_S) for of in judges])
     scores, teaches = [], np.ones(len(arms), bool)
     # One at a time: features of a real backbone take a gigabyte.
-    for number in range(seed, seed + SEEDS):
+    for number in range(SEEDS * seed, SEEDS * (seed + 1)):
         task = _task(rollouts, features_SxD, number)
         facts, (scores_AxS,) = arm_scores([task], arms, [number], lesson)
         teaches &= [0 < of[0]["error_step_ratio"] < 1 for of in facts]
         scores.append(np.split(scores_AxS[:, -1], ends[:-1], axis=1))
-        tick(number - seed + 1)
+        tick(len(scores))
+    told: list[bool] = np.reshape(teaches, (-1, len(RULES))).all(axis=1).tolist()
     found: list[list[Estimate | None]] = []
     for j, of in enumerate(judges):
         weights_RxW = _weights(of, seed)
         gains = [_gains(judged[j], of, weights_RxW) for judged in scores]
-        told = teaches.reshape(-1, len(RULES)).all(axis=1)
         found.append(
             [
                 mean_over_seeds([gain[k] for gain in gains], LEVEL) if told[k] else None
@@ -133,7 +137,7 @@ def try_rules(
 
 def _task(rollouts: Rollouts, features_SxD: np.ndarray, seed: int) -> GivenTask:
     """What heads are trained on and score; the seed orders ties."""
-    content = np.random.default_rng(seed).integers(
+    content = np.random.default_rng([seed, _TIES]).integers(
         0, 2**64, rollouts.n_rollouts, np.uint64, endpoint=False
     )
     corpus, judged = np.split(features_SxD, [rollouts.n_steps])
@@ -147,7 +151,7 @@ def _task(rollouts: Rollouts, features_SxD: np.ndarray, seed: int) -> GivenTask:
 def _weights(judges: Judges, seed: int) -> np.ndarray:
     """Each judged rollout once, then as often as it is drawn again, ``[R, 1 + B]``."""
     n = int(judges.rollout_S.max()) + 1
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng([seed, _DRAWN])
     drawn = draw_weights(np.zeros(n, int), REPLICATES, rng)
     return np.concatenate([np.ones((1, n)), drawn]).T
 
