@@ -52,7 +52,11 @@ class Options(CorpusOptions):
     neither counts nor judges see: --clean-auroc, --ease, --position, --knowledge,
     --dimension.
 
-    Example: mprm advise CORPUS --judged judged.jsonl
+    With --model too, a trial: the model reads a sample of the corpus once, linear heads
+    are trained on what BIS and Random keep of it, and the judged rollouts, which neither
+    may keep, judge the heads.
+
+    Example: mprm advise CORPUS --judged judged.jsonl --model tiny
 
     Attributes:
         batch: Rollouts per update of the planned training.
@@ -62,6 +66,10 @@ class Options(CorpusOptions):
             VisualProcessBench), found in the corpus by question and steps, or Med-PRM
             samples, which bring their counts.
         judge: Whose labels, of Med-PRM samples; by default the first judge's.
+        model: For a trial: tiny, or a folder, as for mprm train.
+        images: Root of the image paths; by default images/ in the corpus's folder, or
+            that folder.
+        trial_rollouts: Most rollouts that the model reads, beside the judged ones.
         clean_auroc: What the model would reach with clean labels without end, in
             (0.5, 1).
         ease: How strongly features show the ease of a rollout: their shift, per
@@ -78,6 +86,9 @@ class Options(CorpusOptions):
     passes: int = 1
     judged: OptionalPath = None
     judge: OptionalStr = None
+    model: OptionalStr = None
+    images: OptionalPath = None
+    trial_rollouts: int = 8000
     clean_auroc: float = 0.83
     ease: float = 0.7
     position: float = 1.0
@@ -87,14 +98,17 @@ class Options(CorpusOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_least(self, batch=1, passes=1, ease=0, position=0)
+        check_least(self, batch=1, passes=1, ease=0, position=0, trial_rollouts=1)
         check_least(self, knowledge=0, dimension=4)
         if not 0.5 < self.clean_auroc < 1:
             raise UsageError("--clean-auroc must lie in (0.5, 1)")
         if self.judged is None:
-            for name in ("--judge", *_STATED, "--dimension"):
+            for name in ("--judge", "--model", *_STATED, "--dimension"):
                 if name in given(self):
                     raise UsageError(f"{name} needs --judged")
+        for name in given(self).keys() & {"--images", "--trial-rollouts"}:
+            if self.model is None:
+                raise UsageError(f"{name} needs --model")
 
     @property
     def stated(self) -> bool:
@@ -254,6 +268,7 @@ def _judge(
     from theory.intervals import draw_weights
 
     truth = read_truth_of(options.judged or Path(), usable, options.judge)
+    trial, tried = _try(options, usable, truth) if options.model else (None, None)
     judged = said.judged_steps(truth.rollouts, truth.right_S, truth.known_S)
     steps, right = said.steps_of(usable.rollouts), said.right_share(judged)
     corpus, assumed = said.composition(steps), _assumed(options)
@@ -284,12 +299,14 @@ def _judge(
                 name: said.predicted_gain(*asked, other)
                 for name, other in others.items()
             },
+            "trial": tried and tried[k],
             "both": None
             if advice["outside"] or not worlds
             else _both(worlds, judged.rollouts, options.stated, look),
         } | _values(said.predictive_values(subset, right), spread.bis_RxKx2[:, k])
     return {
         "truth": truth.source,
+        "trial": trial,
         "rollouts": judged.rollouts,
         "steps": len(judged.right_S),
         "wrong": int((~judged.right_S).sum()),
@@ -299,6 +316,63 @@ def _judge(
         "assumed": dataclasses.asdict(assumed) | {"stated": options.stated},
         "formula_error": error,
     } | _values(said.predictive_values(corpus, right), spread.random_Rx2)
+
+
+def _try(
+    options: Options, usable: SelectableCorpus, truth: KnownTruth
+) -> tuple[dict[str, Any], list[dict[str, Any] | None]]:
+    """What a trial is made of, and what it says at each keep ratio."""
+    from experiments.phase.trial import Judges, check_truth, try_rules
+    from mprm_jax.records.problems import DataError
+    from mprm_jax.train.open_model import open_model
+
+    if truth.usable_rows is None or truth.copies is None:
+        raise DataError(
+            f"{options.judged}: Med-PRM samples name no rollouts of the corpus, which a "
+            "trial needs; leave --model out"
+        )
+    try:
+        check_truth(truth.right_S[truth.known_S])
+        rest = np.setdiff1d(np.arange(len(usable.row)), truth.copies)
+        rng = np.random.default_rng([options.seed, _SAMPLE_STREAM])
+        sample = rng.permutation(rest)[: options.trial_rollouts]
+        rows = np.sort(sample), truth.usable_rows
+        model, params = open_model(options.model or "")
+        total = sum(map(len, rows))
+        with progress("reading", total, "rollouts") as tick:
+            seen, judged = (
+                _read_states(options, usable, of, (model, params), tick) for of in rows
+            )
+        of = truth.known_S[judged.kept_S]
+        number = np.repeat(np.arange(len(rows[1])), judged.rollouts.lengths)
+        by = Judges(judged.hidden_SxD[of], truth.right_S[judged.kept_S][of], number[of])
+        some = seen.rollouts.lengths > 0
+        found = try_rules(
+            seen.rollouts.take(np.flatnonzero(some)), seen.hidden_SxD, [by],
+            KEEP_RATIOS, options.seed,
+        )[0]  # fmt: skip
+    except ValueError as error:
+        raise DataError(f"{options.judged}: {error}; leave --model out") from None
+    made = {
+        "model": options.model,
+        "rollouts": int(some.sum()),
+        "judged_steps": len(by.right_S),
+        "steps_cut_off": sum(int((~x.kept_S).sum()) for x in (seen, judged)),
+        "rollouts_cut_off": int((~some).sum()),
+    }
+    return made, [
+        of and {"gain": of.mean, "low": of.low, "high": of.high} for of in found
+    ]
+
+
+class _Read(NamedTuple):
+    """What a model makes of rollouts: those of their steps that it reads, their hidden
+    states, and which of all steps these are.
+    """
+
+    rollouts: Rollouts
+    hidden_SxD: np.ndarray
+    kept_S: np.ndarray
 
 
 def _assumed(options: Options) -> Assumed:

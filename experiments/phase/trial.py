@@ -121,7 +121,7 @@ def try_rules(
         teaches &= [0 < of[0]["error_step_ratio"] < 1 for of in facts]
         scores.append(np.split(scores_AxS[:, -1], ends[:-1], axis=1))
         tick(len(scores))
-    told: list[bool] = np.reshape(teaches, (-1, len(RULES))).all(axis=1).tolist()
+    told = np.all(np.reshape(teaches, (-1, len(RULES))), axis=1)
     found: list[list[Estimate | None]] = []
     for j, of in enumerate(judges):
         weights_RxW = _weights(of, seed)
