@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
-from collections.abc import Sequence
+import zlib
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -19,20 +21,26 @@ from experiments.console.options import (
     check_least,
     given,
 )
+from experiments.console.progress import progress
 from experiments.console.tables import format_table
 from experiments.store.results import REFERENCE
 from theory.paper import TRAINING
 from theory.scores import DEFAULT_ALPHA
 
 if TYPE_CHECKING:
+    from experiments.corpora.judges import KnownTruth
     from experiments.map.advisor import Advisor
     from experiments.map.judged import Assumed, Values
     from experiments.map.judged_map import JudgedWorld
     from mprm_jax.data.corpus import SelectableCorpus
+    from mprm_jax.models.model import Model, Params
     from theory.rollouts import Rollouts
     from theory.selection import Selection
 
 KEEP_RATIOS = (0.05, 0.1, 0.25, 0.5)
+
+# Rollouts that a model reads together; names the stream of the sample.
+_TOGETHER, _STREAM = 8, zlib.crc32(b"sample of a trial")
 
 # Of every interval, as of the simulated worlds'; resamples of the judged rollouts.
 _LEVEL, _REPLICATES = 0.9, 100
@@ -53,8 +61,8 @@ class Options(CorpusOptions):
     --dimension.
 
     With --model too, a trial: the model reads a sample of the corpus once, linear heads
-    are trained on what BIS and Random keep of it, and the judged rollouts, which neither
-    may keep, judge the heads.
+    are trained on what BIS and Random keep of it, and the judged rollouts, which
+    neither may keep, judge the heads.
 
     Example: mprm advise CORPUS --judged judged.jsonl --model tiny
 
@@ -328,20 +336,24 @@ def _try(
 
     if truth.usable_rows is None or truth.copies is None:
         raise DataError(
-            f"{options.judged}: Med-PRM samples name no rollouts of the corpus, which a "
-            "trial needs; leave --model out"
+            f"{options.judged}: Med-PRM samples name no rollouts of the corpus, which "
+            "a trial needs; leave --model out"
         )
     try:
+        # Before the model reads for minutes.
         check_truth(truth.right_S[truth.known_S])
         rest = np.setdiff1d(np.arange(len(usable.row)), truth.copies)
-        rng = np.random.default_rng([options.seed, _SAMPLE_STREAM])
+        rng = np.random.default_rng([options.seed, _STREAM])
         sample = rng.permutation(rest)[: options.trial_rollouts]
         rows = np.sort(sample), truth.usable_rows
         model, params = open_model(options.model or "")
-        total = sum(map(len, rows))
-        with progress("reading", total, "rollouts") as tick:
+        count = itertools.count(1)
+        with progress("reading", sum(map(len, rows)), "rollouts") as tick:
             seen, judged = (
-                _read_states(options, usable, of, (model, params), tick) for of in rows
+                _read_states(
+                    options, usable, of, (model, params), lambda: tick(next(count))
+                )
+                for of in rows
             )
         of = truth.known_S[judged.kept_S]
         number = np.repeat(np.arange(len(rows[1])), judged.rollouts.lengths)
@@ -373,6 +385,36 @@ class _Read(NamedTuple):
     rollouts: Rollouts
     hidden_SxD: np.ndarray
     kept_S: np.ndarray
+
+
+def _read_states(
+    options: Options,
+    usable: SelectableCorpus,
+    rows: np.ndarray,
+    opened: tuple[Model, Params],
+    tick: Callable[[], None],
+) -> _Read:
+    from experiments.store.read_subset import Subset, examples
+    from mprm_jax.evaluate import marker_states
+    from theory.rollouts import Rollouts
+
+    source = examples(Subset(usable, rows, None), opened[0].encode, options.images)
+    states = []
+    for of_rollout in marker_states(*opened, source, _TOGETHER):
+        states.append(of_rollout)
+        tick()
+    whole = usable.rollouts.take(rows)
+    kept = np.array([len(of) for of in states])
+    step_S = np.arange(whole.n_steps) - np.repeat(whole.offsets[:-1], whole.lengths)
+    kept_S = step_S < np.repeat(kept, whole.lengths)
+    rollouts = Rollouts(
+        whole.successes[kept_S],
+        whole.trials[kept_S],
+        np.concatenate([[0], np.cumsum(kept)]),
+        whole.source,
+        whole.source_names,
+    )
+    return _Read(rollouts, np.concatenate(states), kept_S)
 
 
 def _assumed(options: Options) -> Assumed:

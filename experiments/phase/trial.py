@@ -51,6 +51,17 @@ class Judges(NamedTuple):
     rollout_S: np.ndarray
 
 
+def check_truth(right_S: np.ndarray) -> None:
+    """Refuse judged steps that judge nothing.
+
+    Raises:
+        ValueError: all of them are right, or wrong.
+    """
+    if np.all(right_S) or not np.any(right_S):
+        kind = "right" if np.all(right_S) else "wrong"
+        raise ValueError(f"AUROC is undefined: every judged step is {kind}")
+
+
 def split_steps(
     rollouts: Rollouts, hidden_SxD: np.ndarray, held_out: np.ndarray
 ) -> tuple[Rollouts, np.ndarray, np.ndarray]:
@@ -99,9 +110,7 @@ def try_rules(
             train on.
     """
     for of in judges:
-        if not 0 < np.mean(of.right_S) < 1:
-            kind = "right" if np.all(of.right_S) else "wrong"
-            raise ValueError(f"AUROC is undefined: every judged step is {kind}")
+        check_truth(of.right_S)
     if not rollouts.n_rollouts:
         raise ValueError("no rollout is left to train on beside the judged ones")
     n = rollouts.n_steps
