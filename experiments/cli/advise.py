@@ -681,11 +681,12 @@ def _judged_lines(judged: dict[str, Any], every: Sequence[dict[str, Any]]) -> li
         f"\njudged: {judged['steps']} steps of {judged['rollouts']} rollouts by "
         f"{judged['truth']}, {judged['wrong']} wrong",
         *(f"{n} left out: {reason}" for reason, n in judged["left_out"].items()),
+        *_trial_lines(judged["trial"], every),
         "position tells wrong steps with K > 0 from those with K = 0 with AUROC "
         + _value(judged, "position_auroc"),
         "Random at any keep ratio: right of K > 0 "
         f"{_value(judged, 'ppv')}, wrong of K = 0 {_value(judged, 'npv')}",
-        "\nAUROC of BIS less that of Random, 90 % intervals:\n",
+        "\nAUROC of BIS less that of Random by the formula, 90 % intervals:\n",
     ]
     both = any(advice["judged"]["both"] is not None for advice in every)
     rows = [
@@ -702,6 +703,8 @@ def _judged_lines(judged: dict[str, Any], every: Sequence[dict[str, Any]]) -> li
     header = ("keep", "right of K > 0", "wrong of K = 0", "formula")
     header += ("with counts", "BIS") if both else ("BIS",)
     lines.append(format_table(header, rows))
+    if judged["trial"] is not None:
+        return lines
     assumed = judged["assumed"]
     area = _clean_auroc(assumed["separation"])
     rows = [
@@ -722,6 +725,32 @@ def _judged_lines(judged: dict[str, Any], every: Sequence[dict[str, Any]]) -> li
         "strongly,",
         "or if the model knows more:\n",
         format_table(("keep", *every[0]["judged"]["otherwise"]), rows),
+    ]
+
+
+def _trial_lines(
+    trial: dict[str, Any] | None, every: Sequence[dict[str, Any]]
+) -> list[str]:
+    """What heads on hidden states say; without a model, what they would need."""
+    if trial is None:
+        return ["for a trial, which says most: --model, the backbone to be trained"]
+    rows = [
+        (_percent(advice["keep_ratio"]), *("--", "one label only"))
+        if (of := advice["judged"]["trial"]) is None
+        else (_percent(advice["keep_ratio"]), _interval(of), _verdict(of))
+        for advice in every
+    ]
+    return [
+        f"\ntrial: heads on hidden states of {trial['model']}, on what BIS and Random "
+        f"keep of\n{trial['rollouts']:,} rollouts that nobody judged; AUROC on the "
+        "judged steps, 90 % intervals:\n",
+        format_table(("keep", "BIS - Random", "BIS"), rows),
+        *(
+            f"{trial[key]:,} {key.split('_')[0]} do not fit the model and are left out"
+            for key in ("steps_cut_off", "rollouts_cut_off")
+            if trial[key]
+        ),
+        "",
     ]
 
 
