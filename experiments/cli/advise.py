@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import itertools
 import math
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -33,14 +34,13 @@ if TYPE_CHECKING:
     from experiments.map.judged import Assumed, Values
     from experiments.map.judged_map import JudgedWorld
     from mprm_jax.data.corpus import SelectableCorpus
-    from mprm_jax.models.model import Model, Params
     from theory.rollouts import Rollouts
     from theory.selection import Selection
 
 KEEP_RATIOS = (0.05, 0.1, 0.25, 0.5)
 
-# Rollouts that a model reads together; names the stream of the sample.
-_TOGETHER, _STREAM = 8, zlib.crc32(b"sample of a trial")
+# Names a stream: the seed alone would be that of the selection.
+_STREAM = zlib.crc32(b"sample of a trial")
 
 # Of every interval, as of the simulated worlds'; resamples of the judged rollouts.
 _LEVEL, _REPLICATES = 0.9, 100
@@ -257,9 +257,12 @@ def _signs(worlds: Sequence[JudgedWorld]) -> dict[str, dict[str, float]]:
 
 
 def _visual(worlds: Sequence[JudgedWorld]) -> dict[str, dict[str, float]] | None:
-    from experiments.phase.prediction import judge_reference
+    from experiments.phase.prediction import SAMPLES, judge_reference
 
-    return judge_reference(worlds, _SAMPLE)
+    few, many = (judge_reference(worlds, sample) for sample in SAMPLES)
+    if few is None or many is None:
+        return None
+    return few | {f"{name}, {SAMPLES[1]}": of for name, of in many.items()}
 
 
 def _judge(
@@ -289,24 +292,14 @@ def _judge(
     spread = said.resample(bis, KEEP_RATIOS, corpus, judged, assumed, drawn)
     error = formula_error(worlds, options.stated) if worlds else 0.0
     told = [getattr(assumed, name) for name in STATED if options.stated]
-    knows = {"knowledge": assumed.knowledge + 1}
-    others = {
-        name: dataclasses.replace(assumed, **change)
-        for name, change in (said.OTHERWISE | {"knowledge + 1": knows}).items()
-    }
     for k, (advice, subset) in enumerate(zip(found, bis, strict=True)):
         inputs = said.judged_inputs(subset, corpus, KEEP_RATIOS[k], judged, assumed)
         gain, sampled = float(inputs[0]), _ends(spread.gain_RxK[:, k])
         half = math.hypot((sampled[1] - sampled[0]) / 2, error)
         look = np.concatenate([list(advice["inputs"].values()), inputs, told])
-        asked = subset, KEEP_RATIOS[k] * corpus, corpus, right
         advice["judged"] = {
             "formula": {"gain": gain, "low": gain - half, "high": gain + half},
             "sampled": sampled,
-            "otherwise": {
-                name: said.predicted_gain(*asked, other)
-                for name, other in others.items()
-            },
             "trial": tried and tried[k],
             "both": None
             if advice["outside"] or not worlds
@@ -330,7 +323,7 @@ def _try(
     options: Options, usable: SelectableCorpus, truth: KnownTruth
 ) -> tuple[dict[str, Any], list[dict[str, Any] | None]]:
     """What a trial is made of, and what it says at each keep ratio."""
-    from experiments.phase.trial import Judges, check_truth, try_rules
+    from experiments.phase.trial import Judges, check_truth, read_states, try_rules
     from mprm_jax.records.problems import DataError
     from mprm_jax.train.open_model import open_model
 
@@ -339,82 +332,48 @@ def _try(
             f"{options.judged}: Med-PRM samples name no rollouts of the corpus, which "
             "a trial needs; leave --model out"
         )
-    try:
+    rest = np.setdiff1d(np.arange(len(usable.row)), truth.copies)
+    if not len(rest):
+        raise DataError(f"{options.judged}: judges all of {options.corpus}: no trial")
+    with _no_trial(options):
         # Before the model reads for minutes.
         check_truth(truth.right_S[truth.known_S])
-        rest = np.setdiff1d(np.arange(len(usable.row)), truth.copies)
-        rng = np.random.default_rng([options.seed, _STREAM])
-        sample = rng.permutation(rest)[: options.trial_rollouts]
-        rows = np.sort(sample), truth.usable_rows
-        model, params = open_model(options.model or "")
-        count = itertools.count(1)
-        with progress("reading", sum(map(len, rows)), "rollouts") as tick:
-            seen, judged = (
-                _read_states(
-                    options, usable, of, (model, params), lambda: tick(next(count))
-                )
-                for of in rows
-            )
-        of = truth.known_S[judged.kept_S]
-        number = np.repeat(np.arange(len(rows[1])), judged.rollouts.lengths)
-        by = Judges(judged.hidden_SxD[of], truth.right_S[judged.kept_S][of], number[of])
-        some = seen.rollouts.lengths > 0
-        found = try_rules(
-            seen.rollouts.take(np.flatnonzero(some)), seen.hidden_SxD, [by],
-            KEEP_RATIOS, options.seed,
-        )[0]  # fmt: skip
-    except ValueError as error:
-        raise DataError(f"{options.judged}: {error}; leave --model out") from None
+    rng = np.random.default_rng([options.seed, _STREAM])
+    sample = np.sort(rng.permutation(rest)[: options.trial_rollouts])
+    opened, count = open_model(options.model or ""), itertools.count(1)
+    total = len(sample) + len(truth.usable_rows)
+    with progress("reading", total, "rollouts") as tick:
+        seen, judged = (
+            read_states(usable, rows, opened, options.images, lambda: tick(next(count)))
+            for rows in (sample, truth.usable_rows)
+        )
+    of = truth.known_S[judged.kept_S]
+    right, states = truth.right_S[judged.kept_S][of], judged.hidden_SxD[of]
+    number = np.repeat(np.arange(judged.rollouts.n_rollouts), judged.rollouts.lengths)
+    some = np.flatnonzero(seen.rollouts.lengths)
+    data = seen.rollouts.take(some), seen.hidden_SxD
+    with _no_trial(options):
+        judges = [Judges(states, right, number[of])]
+        (found,) = try_rules(*data, judges, KEEP_RATIOS, options.seed)
     made = {
         "model": options.model,
-        "rollouts": int(some.sum()),
-        "judged_steps": len(by.right_S),
+        "rollouts": len(some),
+        "judged_steps": len(right),
         "steps_cut_off": sum(int((~x.kept_S).sum()) for x in (seen, judged)),
-        "rollouts_cut_off": int((~some).sum()),
+        "rollouts_cut_off": len(sample) - len(some),
     }
-    return made, [
-        of and {"gain": of.mean, "low": of.low, "high": of.high} for of in found
-    ]
+    return made, [of and of._asdict() for of in found]
 
 
-class _Read(NamedTuple):
-    """What a model makes of rollouts: those of their steps that it reads, their hidden
-    states, and which of all steps these are.
-    """
+@contextlib.contextmanager
+def _no_trial(options: Options) -> Iterator[None]:
+    """What cannot be tried, with the way out."""
+    from mprm_jax.records.problems import DataError
 
-    rollouts: Rollouts
-    hidden_SxD: np.ndarray
-    kept_S: np.ndarray
-
-
-def _read_states(
-    options: Options,
-    usable: SelectableCorpus,
-    rows: np.ndarray,
-    opened: tuple[Model, Params],
-    tick: Callable[[], None],
-) -> _Read:
-    from experiments.store.read_subset import Subset, examples
-    from mprm_jax.evaluate import marker_states
-    from theory.rollouts import Rollouts
-
-    source = examples(Subset(usable, rows, None), opened[0].encode, options.images)
-    states = []
-    for of_rollout in marker_states(*opened, source, _TOGETHER):
-        states.append(of_rollout)
-        tick()
-    whole = usable.rollouts.take(rows)
-    kept = np.array([len(of) for of in states])
-    step_S = np.arange(whole.n_steps) - np.repeat(whole.offsets[:-1], whole.lengths)
-    kept_S = step_S < np.repeat(kept, whole.lengths)
-    rollouts = Rollouts(
-        whole.successes[kept_S],
-        whole.trials[kept_S],
-        np.concatenate([[0], np.cumsum(kept)]),
-        whole.source,
-        whole.source_names,
-    )
-    return _Read(rollouts, np.concatenate(states), kept_S)
+    try:
+        yield
+    except ValueError as error:
+        raise DataError(f"{options.judged}: {error}; leave --model out") from None
 
 
 def _assumed(options: Options) -> Assumed:
@@ -585,7 +544,7 @@ def _text(report: dict[str, Any], inside: list[dict[str, Any]]) -> str:
     if inside:
         lines += _recommended_lines(report["recommended"], inside)
     lines += _sign_lines(report["signs"], report["judged"] is not None)
-    return "\n".join([*lines, *_caveat_lines(report["visual"])])
+    return "\n".join([*lines, *_caveat_lines(report)])
 
 
 def _subset_lines(every: Sequence[dict[str, Any]], continuations: int) -> list[str]:
@@ -703,28 +662,13 @@ def _judged_lines(judged: dict[str, Any], every: Sequence[dict[str, Any]]) -> li
     header = ("keep", "right of K > 0", "wrong of K = 0", "formula")
     header += ("with counts", "BIS") if both else ("BIS",)
     lines.append(format_table(header, rows))
-    if judged["trial"] is not None:
-        return lines
     assumed = judged["assumed"]
-    area = _clean_auroc(assumed["separation"])
-    rows = [
-        (
-            _percent(advice["keep_ratio"]),
-            *(f"{x:+.3f}".replace("0.", ".") for x in other.values()),
-        )
-        for advice in every
-        for other in [advice["judged"]["otherwise"]]
-    ]
     return [
         *lines,
-        "\nassumed, for neither counts nor judges see it:",
-        f"  --clean-auroc {area:.2f} --ease {assumed['ease']:g} --position "
-        f"{assumed['position']:g} --knowledge {assumed['knowledge']:g} --dimension "
-        f"{assumed['dimension']}",
-        "The formula's gain if features show neither ease nor position, one of them "
-        "strongly,",
-        "or if the model knows more:\n",
-        format_table(("keep", *every[0]["judged"]["otherwise"]), rows),
+        "\nThe formula assumes what neither counts nor judges see:",
+        f"  --clean-auroc {_clean_auroc(assumed['separation']):.2f} --ease "
+        f"{assumed['ease']:g} --position {assumed['position']:g} --knowledge "
+        f"{assumed['knowledge']:g} --dimension {assumed['dimension']}",
     ]
 
 
@@ -733,9 +677,9 @@ def _trial_lines(
 ) -> list[str]:
     """What heads on hidden states say; without a model, what they would need."""
     if trial is None:
-        return ["for a trial, which says most: --model, the backbone to be trained"]
+        return ["a trial would say more: --model, of which heads are tried; minutes"]
     rows = [
-        (_percent(advice["keep_ratio"]), *("--", "one label only"))
+        (_percent(advice["keep_ratio"]), *("--", "nothing to learn"))
         if (of := advice["judged"]["trial"]) is None
         else (_percent(advice["keep_ratio"]), _interval(of), _verdict(of))
         for advice in every
@@ -810,23 +754,32 @@ def _sign_lines(signs: dict[str, dict[str, Any]], judged: bool) -> list[str]:
 _SAMPLE = "100"
 
 
-def _caveat_lines(visual: dict[str, dict[str, float]] | None) -> list[str]:
+def _caveat_lines(report: dict[str, Any]) -> list[str]:
     """What the same predictors were worth where models were really trained."""
-    lines = ["\nAll of this is of simulated linear students."]
-    if visual is not None:
-        of = visual["counts"]
-        signs = {name: f"{x['sure_right']:.2f}" for name, x in visual.items()}
-        told, lost = of["gains"] + of["losses"], of["losses"]
+    tried = report["judged"] is not None and report["judged"]["trial"] is not None
+    what = "but the trial" if tried else "of this"
+    lines = [f"\nAll {what} is of simulated linear students."]
+    visual = report["visual"]
+    if visual is None:
+        return lines
+    of = visual["counts"]
+    signs = {name: f"{x['sure_right']:.2f}" for name, x in visual.items()}
+    told, lost = of["gains"] + of["losses"], of["losses"]
+    lines += [
+        "In visual worlds, where probes and nets were really trained (mprm run",
+        f"judged_scenes), the gain is told apart from 0 in {told:g} of {of['worlds']:g}"
+        f" cells, {lost:g} of",
+        f"them losses. Counts have the sign of {signs['counts']} right, with {_SAMPLE}"
+        f" judged rollouts {signs['both']},",
+        f'stated {signs["both, stated"]}; always "loses" {lost / told:.2f}.',
+    ]
+    if (trial := visual.get("trial")) is not None:
         lines += [
-            "In visual worlds, where probes and nets were really trained (mprm run",
-            f"judged_scenes), {told:g} of {of['worlds']:g} gains are told apart "
-            f"from 0, {lost:g} of them losses.",
-            f"The sign is right in {signs['counts']} by counts, with {_SAMPLE} judged "
-            f"rollouts in {signs['both']},",
-            f'stated in {signs["both, stated"]}; always "loses" is in '
-            f"{lost / told:.2f}.",
+            f"A trial has {signs['trial']}, with 200 judged {signs['trial, 200']}; where"
+            f" its interval does not hold 0, in {trial['worlds'] - trial['open']:.0f},",
+            f"{trial['right_if_sure']:.2f}. The size of its gain says little.",
         ]
-    return [*lines, "Trust a trial of your own more."]
+    return lines
 
 
 def _verdict(gain: dict[str, float]) -> str:

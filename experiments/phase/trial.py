@@ -5,33 +5,44 @@ and Random each keep a subset; on its labels 1[K > 0] a linear head is trained, 
 probes of the phase diagram are, and both heads are judged by AUROC on the steps of the
 judged rollouts, which neither subset can hold. Minutes, where training takes days.
 
-What a trial leaves out: how training changes the hidden states. Whether it tells the
-sign all the same is asked by :mod:`experiments.phase.prediction`.
+What a trial leaves out: how training changes the hidden states, and what more rollouts
+than the sample's would teach. Whether it tells the sign all the same is asked by
+:mod:`experiments.phase.prediction`.
 """
 
 from __future__ import annotations
 
 import zlib
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from experiments.phase.design import RULES
 from experiments.phase.probes import standardised
+from experiments.store.read_subset import Subset, examples
 from experiments.students.arms import Arm
 from experiments.students.runs import GivenTask, Lesson, SeenSteps, arm_scores
 from experiments.students.worlds import BATCH
+from mprm_jax.evaluate import marker_states
 from sim.students.evaluation import Split
 from sim.students.train import LEARNING_RATE, Student
 from theory.agreement import PairPlan, count_pairs, pair_plan
-from theory.intervals import Estimate, Score, draw_weights, mean_over_seeds
+from theory.intervals import Score, draw_weights, mean_over_seeds
 from theory.rollouts import Rollouts
+
+if TYPE_CHECKING:
+    from mprm_jax.data.corpus import SelectableCorpus
+    from mprm_jax.models.model import Model, Params
 
 SEEDS, LEVEL, REPLICATES = 4, 0.9, 400
 
 # Features for which the students' rate was chosen.
 _WIDTH = 64
+
+# Rollouts that a model reads together.
+_TOGETHER = 8
 
 # Names of streams: a seed alone would be that of the corpus.
 _TIES, _DRAWN = zlib.crc32(b"ties of a trial"), zlib.crc32(b"judges of a trial")
@@ -49,6 +60,14 @@ class Judges(NamedTuple):
     hidden_SxD: np.ndarray
     right_S: np.ndarray
     rollout_S: np.ndarray
+
+
+class TrialGain(NamedTuple):
+    """BIS - Random in AUROC of heads, and its 90 % interval."""
+
+    gain: float
+    low: float
+    high: float
 
 
 def check_truth(right_S: np.ndarray) -> None:
@@ -80,6 +99,57 @@ def split_steps(
     return kept, hidden_SxD[~of], hidden_SxD[of]
 
 
+class States(NamedTuple):
+    """What a model makes of rollouts.
+
+    Attributes:
+        rollouts: counts of the steps that it reads.
+        hidden_SxD: at the markers of these.
+        kept_S: which of all steps they are; none after the model's context.
+    """
+
+    rollouts: Rollouts
+    hidden_SxD: np.ndarray
+    kept_S: np.ndarray
+
+
+def read_states(
+    usable: SelectableCorpus,
+    rows: np.ndarray,
+    opened: tuple[Model, Params],
+    images: Path | None = None,
+    tick: Callable[[], None] = lambda: None,
+) -> States:
+    """What a model makes of rollouts of a corpus, read as for training.
+
+    Args:
+        usable: the corpus.
+        rows: ascending usable rows, at least one.
+        opened: model and parameters.
+        images: root of the image paths; None: they lie beside the corpus.
+        tick: called for each rollout.
+
+    Raises:
+        DataError: a rollout or a picture cannot be read; the message names it.
+    """
+    source = examples(Subset(usable, rows, None), opened[0].encode, images)
+    states = []
+    for of_rollout in marker_states(*opened, source, _TOGETHER):
+        states.append(of_rollout)
+        tick()
+    whole, kept = usable.rollouts.take(rows), np.array([len(of) for of in states])
+    step_S = np.arange(whole.n_steps) - np.repeat(whole.offsets[:-1], whole.lengths)
+    kept_S = step_S < np.repeat(kept, whole.lengths)
+    rollouts = Rollouts(
+        whole.successes[kept_S],
+        whole.trials[kept_S],
+        np.concatenate([[0], np.cumsum(kept)]),
+        whole.source,
+        whole.source_names,
+    )
+    return States(rollouts, np.concatenate(states), kept_S)
+
+
 def try_rules(
     rollouts: Rollouts,
     hidden_SxD: np.ndarray,
@@ -87,7 +157,7 @@ def try_rules(
     keep_ratios: Sequence[float],
     seed: int,
     tick: Callable[[int], None] = lambda done: None,
-) -> list[list[Estimate | None]]:
+) -> list[list[TrialGain | None]]:
     """BIS - Random in AUROC of heads, for each of the judges and keep ratios.
 
     The mean over :data:`SEEDS` seeds of ties, subsets and batches; its 90 % interval
@@ -95,7 +165,8 @@ def try_rules(
     other corpora. Hidden states are standardised by the steps that may be trained on.
     Heads learn as :class:`sim.students.train.Student` does; beyond 64 coordinates the
     rate falls as one over their number, so that an update moves scores no further.
-    None: a subset has labels of one kind only, and teaches nothing.
+    None: a subset has labels of one kind only, and teaches nothing, or all seeds and
+    resamples tie.
 
     Args:
         rollouts: that may be trained on, none of them judged.
@@ -131,17 +202,24 @@ def try_rules(
         scores.append(np.split(scores_AxS[:, -1], ends[:-1], axis=1))
         tick(len(scores))
     told = np.all(np.reshape(teaches, (-1, len(RULES))), axis=1)
-    found: list[list[Estimate | None]] = []
+    found: list[list[TrialGain | None]] = []
     for j, of in enumerate(judges):
         weights_RxW = _weights(of, seed)
         gains = [_gains(judged[j], of, weights_RxW) for judged in scores]
         found.append(
             [
-                mean_over_seeds([gain[k] for gain in gains], LEVEL) if told[k] else None
+                _certain([gain[k] for gain in gains]) if told[k] else None
                 for k in range(len(keep_ratios))
             ]
         )
     return found
+
+
+def _certain(scores: Sequence[Score]) -> TrialGain | None:
+    found = mean_over_seeds(scores, LEVEL)
+    if found.low is None or found.high is None:
+        return None
+    return TrialGain(found.mean, found.low, found.high)
 
 
 def _task(rollouts: Rollouts, features_SxD: np.ndarray, seed: int) -> GivenTask:

@@ -60,8 +60,8 @@ def test_where_only_bis_errs_it_loses_and_where_only_the_others_err_it_gains(
     # BIS keeps the mixed half alone; of Random's labels half are wrong.
     found = tried(*planted(mixed_err), np.arange(0, 1200, 12))[1]
     for of in found:
+        assert of is not None
         assert np.sign(of.low) == np.sign(of.high) == sign
-        assert of.covers == "seeds and rollouts"
 
 
 def test_gain_and_interval_are_those_of_pairs_counted_one_by_one(monkeypatch):
@@ -90,7 +90,8 @@ def test_gain_and_interval_are_those_of_pairs_counted_one_by_one(monkeypatch):
 
     whole = np.arange(40)
     gains = [area(of[1], whole) - area(of[0], whole) for of in scores]
-    assert found[0].mean == pytest.approx(np.mean(gains))
+    assert found[0] is not None
+    assert found[0].gain == pytest.approx(np.mean(gains))
     # Resampled by drawing whole rollouts, of a stream of its own.
     means = []
     for drawn in rng.integers(0, 10, (trial.REPLICATES, 10)):
@@ -101,7 +102,7 @@ def test_gain_and_interval_are_those_of_pairs_counted_one_by_one(monkeypatch):
     # t of 3 degrees and z, both of 90 %; two standard deviations from 400 resamples
     # differ by under a tenth in nearly all cases.
     half = np.hypot(2.3534 * np.std(gains, ddof=1) / 2, 1.6449 * np.std(means))
-    assert found[0].half_width == pytest.approx(half, rel=0.1)
+    assert (found[0].high - found[0].low) / 2 == pytest.approx(half, rel=0.1)
 
 
 @pytest.mark.parametrize("right", [True, False])
@@ -128,8 +129,9 @@ def files_of(folder):
 def world(tmp_path_factory):
     """A corpus of 150 rollouts, every fifth judged; the first stands there twice."""
     folder = tmp_path_factory.mktemp("tried") / "world"
-    sizes = {"rollouts": 150, "judged": 10, "problems": 5, "seed": 20_000}
-    write_world(folder, WORLDS["plentiful"], **sizes)
+    write_world(
+        folder, WORLDS["plentiful"], rollouts=150, judged=10, problems=5, seed=20_000
+    )
     truth = read_truth(folder, read_corpus(folder))
     records = [one for file in files_of(folder) for one in read_lines(file)]
     judged = [
