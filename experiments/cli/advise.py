@@ -775,8 +775,8 @@ def _caveat_lines(report: dict[str, Any]) -> list[str]:
     ]
     if (trial := visual.get("trial")) is not None:
         lines += [
-            f"A trial has {signs['trial']}, with 200 judged {signs['trial, 200']}; where"
-            f" its interval does not hold 0, in {trial['worlds'] - trial['open']:.0f},",
+            f"A trial has {signs['trial']}, with 200 judged {signs['trial, 200']}; of "
+            f"the {trial['worlds'] - trial['open']:.0f} that are not open",
             f"{trial['right_if_sure']:.2f}. The size of its gain says little.",
         ]
     return lines

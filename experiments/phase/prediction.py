@@ -146,7 +146,6 @@ from theory.scores import DEFAULT_ALPHA
 
 if TYPE_CHECKING:
     from experiments.phase.probes import Scenes
-    from experiments.phase.trial import TrialGain
 
 NAME = "judged_scenes"
 
@@ -357,33 +356,28 @@ def _order(scenes: Scenes, seed: int) -> tuple[np.ndarray, np.ndarray]:
 
 def try_scenes(
     scenes: Scenes, hidden_SxD: np.ndarray, keep_ratios: Sequence[float], seed: int
-) -> list[list[list[float]]]:
+) -> list[list[list[float] | None]]:
     """Gain and ends of its interval by each of the judges, at each keep ratio."""
-    from experiments.phase.trial import Judges, split_steps, try_rules
+    from experiments.phase.trial import Judges, try_rules
 
-    rollouts, _, order = scenes.rollouts, *_order(scenes, seed)
-    corpus, test = np.split(hidden_SxD, [rollouts.n_steps])
-    row = np.repeat(np.arange(rollouts.n_rollouts), rollouts.lengths)
-
-    def judged(rows: np.ndarray) -> Judges:
-        of = np.isin(row, rows)
-        number = np.unique(row[of], return_inverse=True)[1]
-        return Judges(corpus[of], scenes.right_S[of], number)
-
-    judges = [judged(order[: int(size)]) for size in SAMPLES]
+    rollouts, order = scenes.rollouts, _order(scenes, seed)[1]
     sizes = np.concatenate([np.diff(of.offsets) for of in scenes.solutions])
-    solution = np.repeat(np.arange(len(sizes)), sizes)[rollouts.n_steps :]
-    solution = np.unique(solution[scenes.judged], return_inverse=True)[1]
-    judges.append(Judges(test[scenes.judged], scenes.split.right_S, solution))
-    kept, seen, _ = split_steps(rollouts, corpus, order[: int(SAMPLES[-1])])
-    found = try_rules(kept, seen, judges, keep_ratios, seed)
-    return [[_rounded(one) for one in of] for of in found]
+    row = np.repeat(np.arange(len(sizes)), sizes)
+    of_corpus = row < rollouts.n_rollouts
 
+    def judged(of: np.ndarray, right_S: np.ndarray) -> Judges:
+        number = np.unique(row[of], return_inverse=True)[1]
+        return Judges(hidden_SxD[of], right_S, number)
 
-def _rounded(of: TrialGain | None) -> list[float]:
-    if of is None:
-        raise DataError("a trial in a visual world says nothing: too few rollouts")
-    return [round(x, 5) for x in of]
+    # The larger sample holds the smaller one, and no subset holds either.
+    few, many = (np.isin(row, order[: int(size)]) for size in SAMPLES)
+    judges = [
+        judged(np.flatnonzero(of), scenes.right_S[of[of_corpus]]) for of in (few, many)
+    ]
+    judges.append(judged(rollouts.n_steps + scenes.judged, scenes.split.right_S))
+    kept = rollouts.take(np.sort(order[int(SAMPLES[-1]) :]))
+    found = try_rules(kept, hidden_SxD[of_corpus & ~many], judges, keep_ratios, seed)
+    return [[of and [round(x, 5) for x in of] for of in by] for by in found]
 
 
 def _judge(scenes: Scenes, keep_ratio: float, seed: int) -> _Drawn:
@@ -420,7 +414,7 @@ _METRICS = msgspec.defstruct(
     ],
 )
 _TRIED = msgspec.defstruct(
-    "_TRIED", [("trial", _row(TRIED, _row(len(SAMPLES) + 1, _row(3))))]
+    "_TRIED", [("trial", _row(TRIED, _row(len(SAMPLES) + 1, _row(3) | None)))]
 )
 
 
@@ -432,7 +426,7 @@ class JudgedScene(NamedTuple):
         gain_U: BIS - Random in AUROC of each of its corpora.
         said: metrics of this experiment.
         trial: gain and ends of its interval ``[corpora, judges, 3]``; None: there was
-            no trial.
+            none, or a subset taught nothing.
     """
 
     cell: Cell
@@ -477,15 +471,17 @@ def judged_scenes(
     Raises:
         DataError: a cell is none of this experiment.
     """
-    told, found = _read(said, NAME, _METRICS), []
+    found = []
     tried = _read(trials, TRIALS, _TRIED)
-    for cell, metrics in told.items():
+    for cell, metrics in _read(said, NAME, _METRICS).items():
         if cell in measured:
             of = cell_of(measured[cell])
             gain = by_unit(of, measured[cell].metrics, "auroc")
             trial = tried.get(cell._replace(diagram="probes", rate=None))
-            trial = None if trial is None else np.array(trial["trial"])
-            found.append(JudgedScene(cell, gain, metrics, trial))
+            rows = [] if trial is None else trial["trial"]
+            whole = rows and all(one for by in rows for one in by)
+            told = np.array(rows) if whole else None
+            found.append(JudgedScene(cell, gain, metrics, told))
     return found
 
 

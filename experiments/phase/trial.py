@@ -81,24 +81,6 @@ def check_truth(right_S: np.ndarray) -> None:
         raise ValueError(f"AUROC is undefined: every judged step is {kind}")
 
 
-def split_steps(
-    rollouts: Rollouts, hidden_SxD: np.ndarray, held_out: np.ndarray
-) -> tuple[Rollouts, np.ndarray, np.ndarray]:
-    """The rollouts that may be trained on, and the hidden states of these and of the
-    others.
-
-    Args:
-        rollouts: of a sample.
-        hidden_SxD: of all its steps.
-        held_out: rows that no subset may hold.
-    """
-    out = np.zeros(rollouts.n_rollouts, bool)
-    out[held_out] = True
-    of = np.repeat(out, rollouts.lengths)
-    kept = rollouts.take(np.flatnonzero(~out))
-    return kept, hidden_SxD[~of], hidden_SxD[of]
-
-
 class States(NamedTuple):
     """What a model makes of rollouts.
 
@@ -156,7 +138,6 @@ def try_rules(
     judges: Sequence[Judges],
     keep_ratios: Sequence[float],
     seed: int,
-    tick: Callable[[int], None] = lambda done: None,
 ) -> list[list[TrialGain | None]]:
     """BIS - Random in AUROC of heads, for each of the judges and keep ratios.
 
@@ -174,7 +155,6 @@ def try_rules(
         judges: who judge every head, each by its own steps.
         keep_ratios: rho, each in (0, 1].
         seed: the first.
-        tick: told how many seeds are done.
 
     Raises:
         ValueError: judged steps are all right or all wrong, or there is no rollout to
@@ -200,7 +180,6 @@ def try_rules(
         facts, (scores_AxS,) = arm_scores([task], arms, [number], lesson)
         teaches &= [0 < of[0]["error_step_ratio"] < 1 for of in facts]
         scores.append(np.split(scores_AxS[:, -1], ends[:-1], axis=1))
-        tick(len(scores))
     told = np.all(np.reshape(teaches, (-1, len(RULES))), axis=1)
     found: list[list[TrialGain | None]] = []
     for j, of in enumerate(judges):

@@ -7,7 +7,7 @@ import pytest
 
 from experiments.corpora.scenes import read_truth, write_world
 from experiments.phase import trial
-from experiments.phase.trial import Judges, split_steps, try_rules
+from experiments.phase.trial import Judges, try_rules
 from mprm_jax.data.batches import Example
 from mprm_jax.data.corpus import read_corpus, usable_rollouts
 from mprm_jax.data.images import read_images
@@ -46,11 +46,11 @@ def planted(mixed_err, n=1200, seed=0):
 
 
 def tried(rollouts, right, hidden, rows, keep_ratios=(0.1, 0.25)):
-    kept, seen, judged = split_steps(rollouts, hidden, rows)
-    of = np.repeat(np.isin(np.arange(rollouts.n_rollouts), rows), rollouts.lengths)
-    number = np.repeat(np.arange(len(rows)), rollouts.lengths[rows])
-    judges = Judges(judged, right[of], number)
-    return judges, try_rules(kept, seen, [judges], keep_ratios, seed=1)[0]
+    row = np.repeat(np.arange(rollouts.n_rollouts), rollouts.lengths)
+    of = np.isin(row, rows)
+    judges = Judges(hidden[of], right[of], np.unique(row[of], return_inverse=True)[1])
+    kept = rollouts.take(np.setdiff1d(np.arange(rollouts.n_rollouts), rows))
+    return judges, try_rules(kept, hidden[~of], [judges], keep_ratios, seed=1)[0]
 
 
 @pytest.mark.parametrize(("mixed_err", "sign"), [(True, -1), (False, 1)])
