@@ -159,7 +159,8 @@ def test_the_command_judges_each_cell_once(small, tmp_path, capsys):
         if None in np.ravel(np.array(of_probes, object)):
             assert scene.trial is None
         else:
-            assert np.array_equal(scene.trial, of_probes)
+            assert scene.trial is not None
+            assert scene.trial.tolist() == of_probes
     # A cell that is damaged is refused by its number.
     damaged = msgspec.structs.replace(cells[1], metrics={"assumed": []})
     with pytest.raises(DataError, match=f"cell 2 of {prediction.NAME}"):
