@@ -18,6 +18,12 @@ Written down before any candidate was run:
 5. Printed are all candidates on both halves, and BIS beside them; where the chosen one
    gains, by labels (Random with its labels less Random) and by what is kept (the
    candidate less Random with its labels); and its row in each family of worlds.
+
+What came of it: the rule of 3. chooses `random masked`, and the aim is **missed**. Of
+340 odd worlds it is told apart below Random in 4, and above BIS's mean in 80. BIS with
+masked labels is above plain BIS in 281 (told apart 121, below in 3), above Random in
+221 and below it in 25, where plain BIS is in 188 and 33. With weights, or with the
+likelihood given mixed, BIS is told apart below plain BIS three times as often as above.
 """
 
 from __future__ import annotations
