@@ -109,7 +109,7 @@ OPTIONS = Options
 
 def run(options: Options) -> None:
     """Predict and print."""
-    from experiments.map.advisor import corpus_measures
+    from experiments.map.advisor import NAMES, corpus_measures
     from mprm_jax.records.problems import DataError
 
     advisor, worlds, folder = load_advisor(options.results)
@@ -132,12 +132,18 @@ def run(options: Options) -> None:
     judged_worlds = _judged_worlds(options.results)
     report = {
         "measures": measures,
+        "continuations": int(rollouts.trials.max()),
         "worlds": worlds,
         "results": str(folder),
+        "simulated": {
+            name: [x.min(), x.max()]
+            for name, x in zip(NAMES, advisor.seen.T, strict=True)
+        },
         "keep_ratios": found,
         "recommended": _recommend(inside) if inside else None,
         "judged": None,
         "signs": _signs(judged_worlds),
+        "visual": _visual(judged_worlds),
     }
     if options.judged is not None:
         report["judged"] = _judge(options, usable, subsets, found, judged_worlds)
@@ -226,6 +232,12 @@ def _signs(worlds: Sequence[JudgedWorld]) -> dict[str, dict[str, float]]:
     from experiments.map.judged_map import signs_by_sample
 
     return signs_by_sample(worlds) if worlds else {}
+
+
+def _visual(worlds: Sequence[JudgedWorld]) -> dict[str, dict[str, float]] | None:
+    from experiments.phase.prediction import judge_reference
+
+    return judge_reference(worlds, _SAMPLE)
 
 
 def _judge(
@@ -342,19 +354,28 @@ def _ends(values_R: np.ndarray) -> list[float]:
 def load_advisor(
     folder: Path, reference: Path = REFERENCE
 ) -> tuple[Advisor, int, Path]:
-    """The advisor, fitted to the worlds of one seed that are not held out, their
-    number, and their folder: the reference where it has more of them.
+    """The advisor, fitted to the worlds of both designs, of one seed, that are not held
+    out, their number, and their folder: the reference where it has more of them.
 
     Raises:
         DataError: the results are damaged, or neither folder has enough worlds.
     """
     from experiments.map.advisor import fit_advisor
+    from experiments.map.design import DESIGNS
     from experiments.map.worlds import read_worlds
     from mprm_jax.records.problems import DataError
 
     worlds, used = max(
         (
-            ([world for world in read_worlds(at) if not world.config["held_out"]], at)
+            (
+                [
+                    world
+                    for of in DESIGNS.values()
+                    for world in read_worlds(at, design=of)
+                    if not world.config["held_out"]
+                ],
+                at,
+            )
             for at in (folder, reference)
         ),
         key=lambda found: len(found[0]),
@@ -440,18 +461,18 @@ def _text(report: dict[str, Any], inside: list[dict[str, Any]]) -> str:
         f"compared with {report['worlds']} simulated worlds: {report['results']}",
         "of this corpus:",
         *(f"  {n.replace('_', ' ')}: {v:.4f}" for n, v in report["measures"].items()),
-        *_subset_lines(report["keep_ratios"]),
-        *_compared_lines(report["keep_ratios"], inside),
+        *_subset_lines(report["keep_ratios"], report["continuations"]),
+        *_compared_lines(report, inside),
     ]
     if report["judged"] is not None:
         lines += _judged_lines(report["judged"], report["keep_ratios"])
     if inside:
         lines += _recommended_lines(report["recommended"], inside)
     lines += _sign_lines(report["signs"], report["judged"] is not None)
-    return "\n".join([*lines, f"\n{_CAVEAT}"])
+    return "\n".join([*lines, *_caveat_lines(report["visual"])])
 
 
-def _subset_lines(every: Sequence[dict[str, Any]]) -> list[str]:
+def _subset_lines(every: Sequence[dict[str, Any]], continuations: int) -> list[str]:
     """What BIS would keep, and how many labels would be wrong elsewhere's way."""
     kept, expected = [], []
     for advice in every:
@@ -467,9 +488,15 @@ def _subset_lines(every: Sequence[dict[str, Any]]) -> list[str]:
         expected.append((keep, *spans))
     header = ("keep", "rollouts", "by ties", "mixed", "all right", "all wrong")
     rates = ("keep", "K > 0: BIS", "Random", "K = 0: BIS", "Random")
+    lines = ["\nwhat BIS (alpha .05) keeps:\n", format_table(header, kept)]
+    if continuations == 1:
+        return [
+            *lines,
+            "\nno step has more than one label (N = 1): counts say nothing",
+            "of how often labels are wrong",
+        ]
     return [
-        "\nwhat BIS (alpha .05) keeps:\n",
-        format_table(header, kept),
+        *lines,
         "\nand what share of the labels would be wrong if wrong steps succeeded as",
         "judges elsewhere found, and 5 to 20 % were wrong:\n",
         format_table(rates, expected),
@@ -477,9 +504,12 @@ def _subset_lines(every: Sequence[dict[str, Any]]) -> list[str]:
 
 
 def _compared_lines(
-    every: Sequence[dict[str, Any]], inside: Sequence[dict[str, Any]]
+    report: dict[str, Any], inside: Sequence[dict[str, Any]]
 ) -> list[str]:
-    """What counts alone predict, where the corpus is like simulated ones."""
+    """What counts alone predict, where the corpus is like simulated ones, and how it
+    is unlike where it is not.
+    """
+    every = report["keep_ratios"]
     shown = ("bis - random", "bis - mixed", "bis - full")
     rows = [
         (
@@ -500,14 +530,33 @@ def _compared_lines(
     near = ", ".join(f"{advice['distance']:.2f}" for advice in every)
     reach = every[0]["reach"]
     lines.append(f"\ndistance to the nearest world (inside up to {reach:.2f}): {near}")
-    outside = {_percent(a["keep_ratio"]): a["outside"] for a in every if a["outside"]}
-    if len(outside) == len(every) and len({*map(tuple, outside.values())}) == 1:
-        outside = {"every keep ratio": every[0]["outside"]}
-    lines += [
-        f"{share} is outside what was simulated:\n  {', '.join(names)}"
-        for share, names in outside.items()
-    ]
-    return lines
+    unlike: dict[str, list[dict[str, Any]]] = {}
+    for advice in every:
+        for name in advice["outside"]:
+            unlike.setdefault(name, []).append(advice)
+    if unlike:
+        lines.append("outside what was simulated:")
+    return lines + [_unlike(name, of, report) for name, of in unlike.items()]
+
+
+def _unlike(
+    name: str, outside: Sequence[dict[str, Any]], report: dict[str, Any]
+) -> str:
+    """One input that lies outside what was simulated, not as a logarithm."""
+    shares = ", ".join(_percent(advice["keep_ratio"]) for advice in outside)
+    everywhere = len(outside) == len(report["keep_ratios"])
+    at = "" if everywhere else f" at {shares}"
+    if name not in report["simulated"]:
+        return f"  {name}{at}"
+    plain = name.removeprefix("log ").removesuffix(", log")
+    told = [advice["inputs"][name] for advice in outside]
+    told += report["simulated"][name]
+    *values, low, high = (
+        f"{x:,.0f}" if x >= 1000 else f"{x:.3g}"
+        for x in (told if plain == name else np.exp(told))
+    )
+    shown = ", ".join(dict.fromkeys(values))
+    return f"  {plain}: {shown} (simulated: {low} to {high}){at}"
 
 
 def _judged_lines(judged: dict[str, Any], every: Sequence[dict[str, Any]]) -> list[str]:
@@ -522,19 +571,21 @@ def _judged_lines(judged: dict[str, Any], every: Sequence[dict[str, Any]]) -> li
         f"{_value(judged, 'ppv')}, wrong of K = 0 {_value(judged, 'npv')}",
         "\nAUROC of BIS less that of Random, 90 % intervals:\n",
     ]
+    both = any(advice["judged"]["both"] is not None for advice in every)
     rows = [
         (
             _percent(advice["keep_ratio"]),
             _value(of := advice["judged"], "ppv"),
             _value(of, "npv"),
             _interval(of["formula"]),
-            "--" if of["both"] is None else _interval(of["both"]),
+            *(["--" if of["both"] is None else _interval(of["both"])] if both else []),
             _verdict(of["both"] or of["formula"]),
         )
         for advice in every
     ]
     header = ("keep", "right of K > 0", "wrong of K = 0", "formula")
-    lines.append(format_table((*header, "with counts", "BIS"), rows))
+    header += ("with counts", "BIS") if both else ("BIS",)
+    lines.append(format_table(header, rows))
     assumed = judged["assumed"]
     area = _clean_auroc(assumed["separation"])
     rows = [
@@ -610,10 +661,27 @@ def _sign_lines(signs: dict[str, dict[str, Any]], judged: bool) -> list[str]:
     ]
 
 
-_CAVEAT = """\
-All of this is of simulated linear students. Where reward models were really trained
-(mprm demo --world all), counts alone missed the sign of BIS - Random. Trust a trial of
-your own more."""
+# Judged rollouts of which the validation on visual worlds is told.
+_SAMPLE = "100"
+
+
+def _caveat_lines(visual: dict[str, dict[str, float]] | None) -> list[str]:
+    """What the same predictors were worth where models were really trained."""
+    lines = ["\nAll of this is of simulated linear students."]
+    if visual is not None:
+        of = visual["counts"]
+        signs = {name: f"{x['sure_right']:.2f}" for name, x in visual.items()}
+        told, lost = of["gains"] + of["losses"], of["losses"]
+        lines += [
+            "In visual worlds, where probes and nets were really trained (mprm run",
+            f"judged_scenes), {told:g} of {of['worlds']:g} gains are told apart "
+            f"from 0, {lost:g} of them losses.",
+            f"The sign is right in {signs['counts']} by counts, with {_SAMPLE} judged "
+            f"rollouts in {signs['both']},",
+            f'stated in {signs["both, stated"]}; always "loses" is in '
+            f"{lost / told:.2f}.",
+        ]
+    return [*lines, "Trust a trial of your own more."]
 
 
 def _verdict(gain: dict[str, float]) -> str:

@@ -31,6 +31,10 @@ EXPERIMENTS = {
     "gain": ("map.gain", "does one formula predict where BIS pays?"),
     "judged_map": ("map.judged_map", "do judged rollouts tell where BIS pays?"),
     "phase": ("phase.run", "knowledge and placement of errors: where does BIS pay?"),
+    "judged_scenes": (
+        "phase.prediction",
+        "do they in visual worlds, too?",
+    ),
 }
 
 # These need what only the user has, so `mprm run all` leaves them out.

@@ -378,15 +378,25 @@ def judge_gains(seeds_WxN: np.ndarray, predicted_W: np.ndarray) -> dict[str, flo
     """
     from theory.intervals import tell_apart
 
-    measured = seeds_WxN.mean(axis=1)
     sign = np.array([verdict.sign for verdict in tell_apart(list(seeds_WxN))])
+    return judge_means(seeds_WxN.mean(axis=1), sign, predicted_W)
+
+
+def judge_means(
+    measured: np.ndarray, sign: np.ndarray, predicted: np.ndarray
+) -> dict[str, float]:
+    """As :func:`judge_gains`, of mean gains ``[W]`` and the signs of those told apart
+    from 0. NaN: nothing is told apart, or predictions are all equal.
+    """
     sure, losing, winning = sign != 0, sign < 0, sign > 0
-    right = (measured > 0) == (predicted_W > 0)
-    slope = np.cov(predicted_W, measured)[0, 1] / predicted_W.var(ddof=1)
+    right = (measured > 0) == (predicted > 0)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        slope = np.cov(predicted, measured)[0, 1] / predicted.var(ddof=1)
+        correlation = np.corrcoef(predicted, measured)[0, 1]
     return {
         "worlds": len(measured),
-        "explained": explained(measured, predicted_W),
-        "correlation": float(np.corrcoef(predicted_W, measured)[0, 1]),
+        "explained": explained(measured, predicted),
+        "correlation": float(correlation),
         "slope": float(slope),
         "sign_right": float(right.mean()),
         "majority": float(max(np.mean(measured > 0), np.mean(measured <= 0))),

@@ -84,6 +84,73 @@ class Assumed:
             raise ValueError(f"dimension must be at least 4, not {self.dimension}")
 
 
+class ShownSteps(NamedTuple):
+    """Features of the steps of some rollouts, and what they may show.
+
+    Attributes:
+        features_SxD: of any scale.
+        right_S: the truth.
+        ease_S: mean MC score of each step's rollout.
+        position_S: relative, in [0, 1].
+    """
+
+    features_SxD: np.ndarray
+    right_S: np.ndarray
+    ease_S: np.ndarray
+    position_S: np.ndarray
+
+    def regressors(self) -> np.ndarray:
+        """1, Z - 1/2, g and t - 1/2 of each step, ``[S, 4]``."""
+        ease = (self.ease_S - self.ease_S.mean()) / (self.ease_S.std() or 1.0)
+        ones = np.ones(len(ease))
+        return np.stack([ones, self.right_S - 0.5, ease, self.position_S - 0.5], axis=1)
+
+
+def strengths(one: ShownSteps, other: ShownSteps) -> np.ndarray:
+    """How strongly features show truth, ease and position, each with the others held:
+    S, a and b of :class:`Assumed`, float64 ``[3]``.
+
+    Features are regressed on ``(1, Z - 1/2, g, t - 1/2)``. The best direction for a
+    coefficient beta is ``Sigma^-1 beta``, Sigma the covariance of the residuals, drawn
+    to its mean variance by ``D / n``: directions of one part, and how far the features
+    of the other shift along them, in standard deviations of the residuals there. Both
+    ways, averaged; so no dimension is too many, and noise alone shows nothing.
+
+    Args:
+        one: steps of some rollouts.
+        other: of others.
+
+    Raises:
+        ValueError: ease, position or truth is the same in all steps.
+    """
+    found = [
+        _shift_along(_directions(of), at) for of, at in ((one, other), (other, one))
+    ]
+    return np.maximum(np.mean(found, axis=0), 0.0)
+
+
+def _regressed(shown_SxP: np.ndarray, y_SxK: np.ndarray) -> tuple[np.ndarray, ...]:
+    """Coefficients of all but the constant, and residuals."""
+    if np.linalg.matrix_rank(shown_SxP) < shown_SxP.shape[1]:
+        raise ValueError("truth, ease and position must differ between steps")
+    found_PxK = np.linalg.lstsq(shown_SxP, y_SxK)[0]
+    return found_PxK[1:], y_SxK - shown_SxP @ found_PxK
+
+
+def _directions(of: ShownSteps) -> np.ndarray:
+    """Best direction for each, ``[D, 3]``."""
+    beta_3xD, rest_SxD = _regressed(of.regressors(), of.features_SxD)
+    n, d = rest_SxD.shape
+    within, drawn = rest_SxD.T @ rest_SxD / n, d / (n + d)
+    within = (1 - drawn) * within + drawn * np.trace(within) / d * np.eye(d)
+    return np.linalg.solve(within, beta_3xD.T)
+
+
+def _shift_along(directions_Dx3: np.ndarray, at: ShownSteps) -> np.ndarray:
+    shift_3x3, rest_Sx3 = _regressed(at.regressors(), at.features_SxD @ directions_Dx3)
+    return np.diag(shift_3x3) / rest_Sx3.std(axis=0)
+
+
 class Steps(NamedTuple):
     """The cell of every step, and its label 1[K > 0].
 

@@ -45,7 +45,8 @@ the model knows is stated; without that they do not, in worlds that differ in it
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
@@ -54,7 +55,13 @@ import numpy as np
 
 from experiments.console.command import print_json
 from experiments.console.tables import format_table
-from experiments.map.advisor import LEVEL, GainModel, fit_gain, world_inputs
+from experiments.map.advisor import (
+    LEVEL,
+    GainModel,
+    Prediction,
+    fit_gain,
+    world_inputs,
+)
 from experiments.map.advisor import NAMES as COUNTS
 from experiments.map.design import DESIGNS, Design, design
 from experiments.map.gain import judge_gains
@@ -263,6 +270,35 @@ def fit_judged(
     return fit_gain(x, _means(seen, metric), _FORMULA)
 
 
+def fit_predictors(
+    worlds: Sequence[JudgedWorld], sample: str, metric: str = "auroc"
+) -> dict[str, GainModel]:
+    """Those of :data:`PREDICTORS` that are fitted, to what is not held out."""
+    seen = [world for world in worlds if not world.held_out]
+    looks = np.stack([world_inputs(world.measured) for world in seen])
+    return {
+        "counts": fit_gain(looks, _means(seen, metric)),
+        "both": fit_judged(worlds, sample, False, metric),
+        "both, stated": fit_judged(worlds, sample, True, metric),
+    }
+
+
+def predict(
+    models: Mapping[str, GainModel], predictor: str, look: np.ndarray
+) -> Prediction:
+    """Of one of :data:`PREDICTORS`; the formula's own has no interval, but NaN.
+
+    Args:
+        models: from :func:`fit_predictors`.
+        predictor: its name.
+        look: counts, what judged rollouts say, and what is stated, if it is.
+    """
+    if predictor not in models:
+        return Prediction(float(look[_FORMULA]), math.nan, math.nan)
+    width = _FORMULA if predictor == "counts" else None
+    return models[predictor].predict(look[:width])
+
+
 def _means(worlds: Sequence[JudgedWorld], metric: str) -> np.ndarray:
     return np.array([gains(w.measured, *PAIR, metric).mean() for w in worlds])
 
@@ -271,14 +307,7 @@ def validate(
     worlds: Sequence[JudgedWorld], sample: str, metric: str
 ) -> dict[str, dict[str, dict[str, float]]]:
     """How every predictor does on the held-out worlds of each design."""
-    seen = [world for world in worlds if not world.held_out]
-    models = {
-        "counts": fit_gain(
-            np.stack([world_inputs(w.measured) for w in seen]), _means(seen, metric)
-        ),
-        "both": fit_judged(worlds, sample, False, metric),
-        "both, stated": fit_judged(worlds, sample, True, metric),
-    }
+    models = fit_predictors(worlds, sample, metric)
     found: dict[str, dict[str, dict[str, float]]] = {}
     for name in sorted({world.design for world in worlds}):
         tested = [w for w in worlds if w.held_out and w.design == name]
@@ -288,19 +317,25 @@ def validate(
         mean = seeds.mean(axis=1)
         found[name] = {}
         for predictor in PREDICTORS:
-            x = [w.inputs("stated" in predictor, sample) for w in tested]
-            if predictor not in models:
-                if metric == "auroc":
-                    predicted = np.array([row[_FORMULA] for row in x])
-                    found[name][predictor] = judge_gains(seeds, predicted)
+            if predictor not in models and metric != "auroc":
                 continue
-            width = None if predictor != "counts" else _FORMULA
-            made = np.array([models[predictor].predict(row[:width]) for row in x])
-            inside = (made[:, 1] <= mean) & (mean <= made[:, 2])
-            found[name][predictor] = judge_gains(seeds, made[:, 0]) | {
-                "coverage": float(inside.mean())
-            }
+            made = _predicted(models, predictor, tested, sample)
+            found[name][predictor] = judge_gains(seeds, made[:, 0])
+            if predictor in models:
+                inside = (made[:, 1] <= mean) & (mean <= made[:, 2])
+                found[name][predictor]["coverage"] = float(inside.mean())
     return found
+
+
+def _predicted(
+    models: Mapping[str, GainModel],
+    predictor: str,
+    worlds: Sequence[JudgedWorld],
+    sample: str,
+) -> np.ndarray:
+    """Gain and ends of its interval, ``[worlds, 3]``."""
+    looks = [w.inputs("stated" in predictor, sample) for w in worlds]
+    return np.array([predict(models, predictor, look) for look in looks])
 
 
 def signs_by_sample(worlds: Sequence[JudgedWorld]) -> dict[str, dict[str, Any]]:
@@ -311,21 +346,17 @@ def signs_by_sample(worlds: Sequence[JudgedWorld]) -> dict[str, dict[str, Any]]:
         by sample, "none" first, what :func:`experiments.map.gain.judge_gains` says of
         judged rollouts ``alone``, and where the rest is ``stated``.
     """
-    seen, tested = (
-        [world for world in worlds if world.held_out is held_out]
-        for held_out in (False, True)
-    )
+    tested = [world for world in worlds if world.held_out]
     seeds = np.stack([gains(w.measured, *PAIR, "auroc") for w in tested])
-    looks = np.stack([world_inputs(w.measured) for w in seen])
-    counts = fit_gain(looks, _means(seen, "auroc"))
-    told = [counts.predict(world_inputs(w.measured)).gain for w in tested]
-    found = {"none": {"alone": judge_gains(seeds, np.array(told)), "stated": None}}
+    found: dict[str, dict[str, Any]] = {"none": {"stated": None}}
     for sample in SAMPLES:
-        found[sample] = {}
-        for name, stated in (("alone", False), ("stated", True)):
-            model = fit_judged(worlds, sample, stated)
-            told = [model.predict(w.inputs(stated, sample)).gain for w in tested]
-            found[sample][name] = judge_gains(seeds, np.array(told))
+        models = fit_predictors(worlds, sample)
+        counts, alone, stated = (
+            judge_gains(seeds, _predicted(models, name, tested, sample)[:, 0])
+            for name in ("counts", "both", "both, stated")
+        )
+        found["none"]["alone"] = counts
+        found[sample] = {"alone": alone, "stated": stated}
     return found
 
 
@@ -364,26 +395,27 @@ def run(options: Options) -> None:
     for metric in METRICS:
         print(f"\nBIS - Random in {metric}, held-out worlds:\n")
         rows = [
-            (name, predictor, sample, *(_shown(of, form) for form in _COLUMNS.values()))
+            (name, predictor, sample, *(shown(of, form) for form in COLUMNS.values()))
             for name in report[HALF_MIXED][metric]
             for predictor in PREDICTORS
             for sample, by_metric in report.items()
             if (of := by_metric[metric][name].get(predictor)) is not None
             and (predictor != "counts" or sample == HALF_MIXED)
         ]
-        print(format_table(("design", "predictor", "judged", *_COLUMNS), rows))
+        print(format_table(("design", "predictor", "judged", *COLUMNS), rows))
     print(f"\n{ran} worlds judged, {len(worlds)} compared: {options.output}")
 
 
-def _shown(of: dict[str, float], form: str) -> str:
-    return form.format(**({"coverage": float("nan")} | of)).replace("nan", "--")
+def shown(of: Mapping[str, float], form: str) -> str:
+    """A cell of the table."""
+    return form.format(**({"coverage": math.nan} | {**of})).replace("nan", "--")
 
 
-_COLUMNS = {
-    "worlds": "{worlds}",
+COLUMNS = {
+    "worlds": "{worlds:g}",
     "sign, told apart": "{sure_right:.2f}",
-    "losses": "{losses_found}/{losses}",
-    "gains": "{gains_found}/{gains}",
+    "losses": "{losses_found:.3g}/{losses}",
+    "gains": "{gains_found:.3g}/{gains}",
     "sign, all": "{sign_right:.2f}",
     "explained": "{explained:.2f}",
     "coverage": "{coverage:.2f}",

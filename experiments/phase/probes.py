@@ -189,7 +189,12 @@ def _write(path: Path, hidden: np.ndarray) -> None:
         outputs.add(path).write(data.getvalue())
 
 
-def _read(path: Path) -> np.ndarray:
+def read_hidden(path: Path) -> np.ndarray:
+    """The hidden states in a file.
+
+    Raises:
+        DataError: it cannot be read, or is no such file.
+    """
     try:
         with faults_of(path):
             return np.load(path, allow_pickle=False)
@@ -271,7 +276,7 @@ def compute(
     for unit in range(first.units):
         number = seed + unit
         scenes = scenes_of(design, first.world, number)
-        hidden = _read(hidden_file(folder, first.world, number, backbone))
+        hidden = read_hidden(hidden_file(folder, first.world, number, backbone))
         hidden = standardised(hidden, scenes.rollouts.n_steps)
         seeds = range(seed + unit * first.seeds, seed + (unit + 1) * first.seeds)
         tasks = [task_of(scenes, hidden, number) for number in seeds]

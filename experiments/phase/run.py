@@ -136,7 +136,7 @@ def _probes(options: Options) -> tuple[list[Diagram], int]:
     seed = 1000 * options.seed
 
     def more(cell: Cell) -> dict[str, Any]:
-        return _of_scenes(design, backbones[int(cell.knowledge)])
+        return of_scenes(design, backbones[int(cell.knowledge)])
 
     def compute(group: Sequence[Cell]) -> list[dict[str, Any]]:
         backbone = backbones[int(group[0].knowledge)]
@@ -155,7 +155,7 @@ def _probes(options: Options) -> tuple[list[Diagram], int]:
     return diagrams, ran
 
 
-def _of_scenes(design: Probes | Nets, backbone: str) -> dict[str, Any]:
+def of_scenes(design: Probes | Nets, backbone: str) -> dict[str, Any]:
     """What determines a cell beside its place."""
     from experiments.phase.probes import fingerprint
 
@@ -211,7 +211,7 @@ def _nets(options: Options) -> tuple[list[Diagram], int]:
     def more(cell: Cell) -> dict[str, Any]:
         of = backbones[int(cell.knowledge)]
         training = nets.TRAINING | {"learning_rate": cell.rate}
-        return _of_scenes(design, of) | {"training": training}
+        return of_scenes(design, of) | {"training": training}
 
     def compute(group: Sequence[Cell]) -> list[dict[str, Any]]:
         return nets.compute(group, design, backbones, options.output, seed)

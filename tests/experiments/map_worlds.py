@@ -43,7 +43,7 @@ def lossy_world(index, rng, gain):
     return world(index, rng, lambda keep, mixed: gain(keep), -0.05, 0.001)
 
 
-def write_worlds(folder, gain, count=300):
+def write_worlds(folder, gain, count=600):
     """Stored lossy worlds; those that are not held out. By default more of them than
     the reference has.
     """

@@ -31,7 +31,7 @@ def test_a_rule_that_surely_gains_is_recommended(corpus, tmp_path, capsys):
     worlds = write_worlds(tmp_path, lambda keep: 0.02 - 0.01 * np.log(keep))
     asked = ["advise", corpus, "--results", tmp_path, "--batch", "16"]
     found = run(capsys, *asked, "--json").json
-    assert (found["worlds"], found["results"]) == (240, str(tmp_path))
+    assert (found["worlds"], found["results"]) == (480, str(tmp_path))
     best = found["recommended"]
     assert best["told_apart"]
     # BIS gains most at the smallest keep ratio, and all others lose.
@@ -53,7 +53,7 @@ def test_a_rule_that_surely_gains_is_recommended(corpus, tmp_path, capsys):
             expected = advisor.predict((treated, baseline), x)._asdict()
             assert advice["gains"][f"{treated} - {baseline}"] == pytest.approx(expected)
     page = run(capsys, *asked).out
-    assert f"compared with 240 simulated worlds: {tmp_path}\n" in page
+    assert f"compared with 480 simulated worlds: {tmp_path}\n" in page
     assert "recommended: --rule bis --keep-ratio 0.05 --alpha 0.05" in page
     lines = [line for line in page.splitlines() if str(tmp_path) not in line]
     assert max(map(len, lines)) <= 100
@@ -95,9 +95,9 @@ def test_a_store_with_fewer_worlds_does_not_hide_the_reference(
     write_worlds(tmp_path, lambda keep: 0.2, count)
     asked = ["advise", corpus, "--results", tmp_path]
     found = run(capsys, *asked, "--json").json
-    assert (found["worlds"], found["results"]) == (205, str(REFERENCE))
+    assert (found["worlds"], found["results"]) == (410, str(REFERENCE))
     page = run(capsys, *asked).out
-    assert f"compared with 205 simulated worlds: {REFERENCE}\n" in page
+    assert f"compared with 410 simulated worlds: {REFERENCE}\n" in page
 
 
 def test_held_out_worlds_do_not_decide_which_folder_is_read(tmp_path):

@@ -199,3 +199,49 @@ def test_posteriors_of_a_law_are_the_shares_it_draws():
 def test_assumptions_outside_their_range_are_refused(change):
     with pytest.raises(ValueError, match=next(iter(change))):
         said.Assumed(**change)
+
+
+# --- what features show ---------------------------------------------------------------
+
+
+def shown_steps(rng, s, a, b, turn, n=2000):
+    """Features by the law of :class:`experiments.map.judged.Assumed`, then turned and
+    scaled; truth follows ease and position, too.
+    """
+    position = np.tile(np.arange(5) / 4, n)
+    ease = np.repeat(rng.beta(4, 2, n), 5)
+    right = rng.random(5 * n) < 0.3 + 0.6 * ease - 0.2 * position
+    g = (ease - ease.mean()) / ease.std()
+    features = rng.normal(size=(5 * n, len(turn)))
+    features[:, :3] += np.stack([s * (right - 0.5), a * g, b * (position - 0.5)], 1)
+    return said.ShownSteps(features @ turn + 7, right, ease, position)
+
+
+@pytest.mark.parametrize("planted", [(1.3, 0.7, 1.0), (0.5, 2.0, 0.0), (0.0, 0.0, 6.0)])
+def test_what_features_show_is_measured_in_the_units_that_are_assumed(planted):
+    rng = np.random.default_rng(1)
+    turn = np.linalg.qr(rng.normal(size=(24, 24)))[0] * np.linspace(0.5, 2, 24)
+    one, other = (shown_steps(rng, *planted, turn=turn) for _ in range(2))
+    found = said.strengths(one, other)
+    # Standard errors of a shift over 20,000 steps: of the projection, 1 / (variance of
+    # the regressor given the others), and of the residuals' deviation.
+    variance = np.array([0.2, 0.9, 0.12])
+    error = np.sqrt((1 / variance + np.square(planted) / 2) / 20_000)
+    # Directions of 10,000 steps lose 1 - (1 + d / (n variance planted^2))^(-1/2).
+    lost = 12 / (10_000 * variance * np.maximum(planted, 0.3))
+    assert (found - planted <= 4 * error).all()
+    assert (planted - found <= 4 * error + lost).all()
+
+
+def test_features_of_noise_show_nothing_however_many():
+    rng = np.random.default_rng(2)
+    halves = [shown_steps(rng, 0, 0, 0, np.eye(200), n=300) for _ in range(8)]
+    found = [
+        said.strengths(*pair) for pair in zip(halves[::2], halves[1::2], strict=True)
+    ]
+    # Where they were fitted, directions show noise; elsewhere they do not.
+    assert np.max(found) < 0.15
+    same = halves[0]
+    assert said.strengths(same, same).min() > 0.3
+    with pytest.raises(ValueError, match="must differ between steps"):
+        said.strengths(same, same._replace(ease_S=np.ones(1500)))
