@@ -64,7 +64,7 @@ FIGURES = {
 
 # What values of another type, length or range than a figure expects give rise to,
 # some only when the picture is laid out.
-_DAMAGED = (LookupError, TypeError, ValueError, AttributeError)
+DAMAGED = (LookupError, TypeError, ValueError, AttributeError)
 
 
 class NoResults(DataError):
@@ -163,7 +163,7 @@ def _draw(name: str, inputs: list[_Input], output: Path) -> list[Path]:
                 "png": style.image_bytes(drawing.figure, "png"),
                 "csv": style.csv_bytes(drawing),
             }
-        except _DAMAGED as error:
+        except DAMAGED as error:
             # Without inputs, no results can be at fault.
             if not inputs:
                 raise

@@ -76,7 +76,6 @@ def test_cells_are_told_apart_by_paired_tests_over_corpora_with_holm():
 def test_losses_are_hatched_and_judges_stand_between_the_columns():
     axis = phase.probes(CELLS, JUDGES).figure.axes[0]
     cells = [p for p in axis.patches if isinstance(p, Rectangle)]
-    assert len(cells) == 6
     hatched = [p.get_xy() for p in cells if p.get_hatch()]
     # "hard" is the second column, 1 the upper row.
     assert hatched == [(0.5, 0.5)]
