@@ -189,6 +189,8 @@ def draw(axis: Axes, panel: Panel, size: float = 5.5) -> list[tuple[Any, ...]]:
     for (level, placement), shown in panel.cells.items():
         x, y = placements.index(placement), knowledge.index(level)
         interval, p, sign = shown.verdict
+        # What rounds to zero is +0.0, never -0.0.
+        told = f"{round(interval.mean, 1) + 0:+.1f}".replace("-", "\N{MINUS SIGN}")
         strength = min(abs(interval.mean) / _FULL_COLOUR, 1)
         looks: list[dict[str, Any]] = [
             {
@@ -203,7 +205,7 @@ def draw(axis: Axes, panel: Panel, size: float = 5.5) -> list[tuple[Any, ...]]:
             corner = x - 0.5, y - 0.5
             axis.add_patch(Rectangle(corner, 1, 1, linewidth=0.4, **look))
         axis.text(
-            x, y, f"{interval.mean:+.1f}", ha="center", va="center", fontsize=size,
+            x, y, told, ha="center", va="center", fontsize=size,
             color="black" if sign else MUTED,
             bbox={"facecolor": "white", "alpha": 0.8, "pad": 0.6, "linewidth": 0}
             if sign
@@ -216,9 +218,8 @@ def draw(axis: Axes, panel: Panel, size: float = 5.5) -> list[tuple[Any, ...]]:
             )
         )  # fmt: skip
     for placement, follows in panel.follows.items():
-        told = f"{follows:.2f}".lstrip("0")
-        x = placements.index(placement)
-        above(axis, x, told, 2, fontsize=size, color=MUTED)
+        x, shown = placements.index(placement), f"{follows:.2f}".lstrip("0")
+        above(axis, x, shown, 2, fontsize=size, color=MUTED)
     names = [PLACEMENTS.get(placement, placement) for placement in placements]
     axis.set_xticks(range(len(names)), names, rotation=45, ha="right")
     axis.set_yticks(range(len(knowledge)), [f"{level:g}" for level in knowledge])

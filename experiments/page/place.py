@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -112,9 +112,9 @@ def _chart(
         f"Where selection pays, {panel.world}, {share(panel.keep_ratio)} kept: points "
         "of AUROC that BIS gains over Random in linear probes (coloured: told apart "
         "from zero; hatched: BIS loses), higher up for backbones that were pretrained "
-        "longer and know more, further right where a step’s position gives away more of "
-        "which labels are wrong (the numbers above, as AUROC; .50: nothing), and in the "
-        "last column with true labels only."
+        "longer and know more, further right where a step’s position gives away more "
+        "wrong labels (the numbers above, as AUROC; .50: none), and in the last column "
+        "with true labels only."
     )
     note = _substitute(panel, outcome) + _told(panel, framed, updates, marks, outcome)
     figure = page.diagram(panel, marks, framed)
@@ -142,7 +142,7 @@ def _numbers(panel: Panel, world: str) -> Any:
         f"{world}: phase diagram of linear probes, {panel.title}.",
         items,
         (
-            ("updates", "updates", text),
+            ("backbone, updates", "updates", text),
             ("wrong labels", "labels", text),
             ("position AUROC", "follows", num),
             ("BIS − Random, points", "gain", sign, 2),
@@ -159,7 +159,7 @@ def _substitute(panel: Panel, outcome: Outcome) -> str:
     parts = []
     if panel.world != outcome.world:
         parts.append(
-            f"“{outcome.world}” is not in it: “{panel.world}”, whose wrong "
+            f"The diagram has no world “{outcome.world}”: “{panel.world}”, whose wrong "
             "labels follow position most alike, stands in."
         )
     if panel.keep_ratio not in outcome.keep_ratios:
@@ -176,7 +176,7 @@ def _told(
     outcome: Outcome,
 ) -> str:
     """What the diagram predicts, and whether the run agrees."""
-    at = ", ".join(f"{m.shape} {num(m.position_auroc, 2)} {m.name}" for m in marks)
+    at = " and ".join(f"{num(m.position_auroc, 2)} ({m.shape} {m.name})" for m in marks)
     if framed is None:
         return (
             f"Wrong labels follow position with AUROC {at}; how long the backbone was "
@@ -218,4 +218,4 @@ def _agree(predicted: int, own: Estimate | None) -> str:
     found = _sign(own)
     if predicted and found:
         return "they agree" if predicted == found else "they contradict each other"
-    return "so neither confirms the other"
+    return f"{'the run' if predicted else 'the diagram'} leaves it open"
