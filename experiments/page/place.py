@@ -19,13 +19,12 @@ from experiments.phase.design import HARD
 from experiments.phase.run import FULL_STAGE, store_name
 from experiments.store.manifests import RunManifest
 from experiments.store.results import REFERENCE, read_results
-from mprm_jax.models.tiny import FULL
 from mprm_jax.records.problems import DataError
 from theory.intervals import Estimate
 from theory.placement import noise_by_position, relative_position
 
-if TYPE_CHECKING:
-    from paper_figures.phase import Panel
+# Of paper_figures.phase, which is imported once a page is drawn.
+Panel = Any
 
 _SIGNS = {1: "BIS gains", 0: "open", -1: "BIS loses"}
 _BY_VERDICT = {"ahead": 1, "open": 0, "behind": -1}
@@ -67,6 +66,9 @@ def _updates(manifest: RunManifest) -> float | None:
     told = str(manifest.pretraining.get("after update", ""))
     if told.isdecimal():
         return max(float(told), 1.0)
+    # Imported here: JAX takes a second.
+    from mprm_jax.models.tiny import FULL
+
     return FULL_STAGE if manifest.arguments.get("backbone") == FULL else None
 
 

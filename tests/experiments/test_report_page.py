@@ -181,6 +181,7 @@ def position_auroc(folder, world, rows):
 def test_the_run_stands_in_the_phase_diagram_where_it_was_measured(demo_run):
     world = gather(demo_run).worlds[0]
     chart = world.why[-1]
+    assert chart.numbers is not None
     manifest = demo_run / "scarce" / "subsets" / "bis.jsonl.manifest.json"
     kept = json.loads(manifest.read_text())["rows"]
     cells = [
