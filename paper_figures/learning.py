@@ -557,8 +557,8 @@ def gain(laws: Cells, cells: Cells) -> Drawing:
 # Predictors of :func:`judged`, and how a panel is named.
 _PREDICTORS = {
     "counts": "counts alone",
-    "both": "and 100 judged rollouts",
-    "both, stated": "and features, knowledge stated",
+    "both": "counts, 100 judged rollouts",
+    "both, stated": "the same; features and\nknowledge stated",
 }
 
 
@@ -568,7 +568,7 @@ def judged(worlds: Sequence[Mapping[str, Any]]) -> Drawing:
     Args:
         worlds: of each its ``design``, the measured gain by ``seeds``, and predictions.
     """
-    figure, axes = new_figure(len(_PREDICTORS), 1, 3.1, sharex=True, sharey=True)
+    figure, axes = new_figure(len(_PREDICTORS), 1, 3.3, sharex=True, sharey=True)
     header = ("predictor", "design", "predicted", "measured", "half_width", "sign")
     rows: list[tuple[Any, ...]] = []
     designs = dict.fromkeys(world["design"] for world in worlds)
@@ -606,6 +606,7 @@ def judged(worlds: Sequence[Mapping[str, Any]]) -> Drawing:
         axis.set_title(title)
         axis.set_xlabel("predicted, points")
     axes[0, 0].set_ylabel("measured BIS less Random, points of AUROC")
-    legend_below(figure, axes[0, 0], 4)
+    title = "held-out worlds of both maps (synthetic)"
+    legend_below(figure, axes[0, 0], 4, title=title, title_fontsize=7)
     label_panels(axes[0])
     return Drawing(figure, header, rows)

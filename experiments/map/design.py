@@ -89,7 +89,7 @@ KNOWLEDGE_NOISE = 1.0
 LABELS = {
     "mixed_share": "rollouts with both labels, share",
     "spread": "spread of success chances, 0 to 1",
-    "between": "of that spread between rollouts, share",
+    "between": "spread between rollouts, share",
     "keep_ratio": "share kept",
     "reliable_at": "right from a success chance of",
     "noise": "noise: right below / wrong above / drift",
@@ -99,8 +99,8 @@ LABELS = {
     "passes": "passes over what is kept",
     "order": "order of steps, 0 none to 1 full",
     "position": "how far features show position, sd",
-    "knowledge": "knowledge at the start, times the truth",
-    "signal": "distance of right from wrong steps, sd",
+    "knowledge": "knowledge at start, times truth",
+    "signal": "right from wrong steps, sd",
 }
 
 COMPARED = (("bis", "random"), ("bis", "mixed"), ("bis", "full"))
