@@ -92,7 +92,7 @@ LABELS = {
     "between": "spread between rollouts, share",
     "keep_ratio": "share kept",
     "reliable_at": "right from a success chance of",
-    "noise": "noise: right below / wrong above / drift",
+    "noise": "rates right below / wrong above / drift",
     "difficulty": "how far features show ease, sd",
     "common_mean": "mean that all steps share, sd",
     "source_shift": "how far sources differ, sd",
@@ -100,7 +100,7 @@ LABELS = {
     "order": "order of steps, 0 none to 1 full",
     "position": "how far features show position, sd",
     "knowledge": "knowledge at start, times truth",
-    "signal": "right from wrong steps, sd",
+    "signal": "distance right to wrong step, sd",
 }
 
 COMPARED = (("bis", "random"), ("bis", "mixed"), ("bis", "full"))
