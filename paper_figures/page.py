@@ -267,13 +267,13 @@ def diagram(
         framed: knowledge and placement of the cell that is next to it.
     """
     figure, axis = _figure(1.1 + 0.25 * len(panel.knowledge))
-    phase.draw(axis, panel, 7.5)
+    phase.draw(axis, panel, 7.5, boxed=True)
     for i, mark in enumerate(marks):
         x, y = panel.column(mark.position_auroc), 11 + 10 * i
         phase.above(axis, x, mark.shape, y)
         phase.above(axis, x + 0.12, mark.name, y, ha="left")
     if framed is not None:
-        x, y = (panel.placements.index(framed[1]), panel.knowledge.index(framed[0]))
+        x, y = panel.placements.index(framed[1]), panel.knowledge.index(framed[0])
         axis.add_patch(
             Rectangle(
                 (x - 0.5, y - 0.5), 1, 1, facecolor="none", edgecolor="black",

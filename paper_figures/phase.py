@@ -182,8 +182,18 @@ def _legend(units: int) -> str:
     )
 
 
-def draw(axis: Axes, panel: Panel, size: float = 5.5) -> list[tuple[Any, ...]]:
-    """Draw a panel with letters of this size; returns its rows of the CSV."""
+def draw(
+    axis: Axes, panel: Panel, size: float = 5.5, boxed: bool = False
+) -> list[tuple[Any, ...]]:
+    """Draw a panel; returns its rows of the CSV.
+
+    Args:
+        axis: to draw on.
+        panel: what.
+        size: of letters.
+        boxed: whether all numbers on a colour stand in a box, not only those on a
+            hatch: for a page, whose colours change.
+    """
     knowledge, placements = panel.knowledge, panel.placements
     rows = []
     for (level, placement), shown in panel.cells.items():
@@ -204,12 +214,13 @@ def draw(axis: Axes, panel: Panel, size: float = 5.5) -> list[tuple[Any, ...]]:
         for look in looks:
             corner = x - 0.5, y - 0.5
             axis.add_patch(Rectangle(corner, 1, 1, linewidth=0.4, **look))
+        box = None
+        if sign < 0 or (sign > 0 and boxed):
+            box = {"facecolor": "white", "alpha": 0.8, "pad": 0.6, "linewidth": 0}
         axis.text(
             x, y, told, ha="center", va="center", fontsize=size,
-            color="black" if sign else MUTED,
-            bbox={"facecolor": "white", "alpha": 0.8, "pad": 0.6, "linewidth": 0}
-            if sign
-            else None,
+            color=MUTED if not sign else "black" if box or strength <= 0.7 else "white",
+            bbox=box,
         )  # fmt: skip
         rows.append(
             (

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 import numpy as np
@@ -30,19 +30,47 @@ _SIGNS = {1: "BIS gains", 0: "open", -1: "BIS loses"}
 _BY_VERDICT = {"ahead": 1, "open": 0, "behind": -1}
 
 
+class _Run(NamedTuple):
+    """What places a run, and what it found.
+
+    Attributes:
+        world: name.
+        keep_ratio: rho.
+        updates: of pretraining; None: of a backbone whose file does not say it.
+        follows: how far wrong labels follow position.
+        kept: the same of what BIS keeps; NaN: there is nothing to tell.
+        gain: BIS - Random in AUROC; None: they share no seed.
+    """
+
+    world: str
+    keep_ratio: float
+    updates: float | None
+    follows: float
+    kept: float
+    gain: Estimate | None
+
+
 def place(
     key: str, outcome: Outcome, corpus: WorldCorpus, manifest: RunManifest
 ) -> list[Chart]:
     """The diagram next to a world, with the run's place in it; none where the reference
     results are missing or damaged, or no wrong label shows where it stands.
     """
-    every, kept = position_aurocs(corpus)
-    if np.isnan(every):
-        return []
     keep_ratio = corpus.subsets[BIS].options.keep_ratio
+    gains = [
+        outcome.less_random(one, "auroc")
+        for one in outcome.arms
+        if (one.arm.rule, one.arm.keep_ratio) == (BIS, keep_ratio)
+        and not one.arm.is_control
+    ]
+    run = _Run(
+        outcome.world, keep_ratio, _updates(manifest), *position_aurocs(corpus),
+        gains[0] if gains else None,
+    )  # fmt: skip
+    if np.isnan(run.follows):
+        return []
     try:
-        panel = _nearest(outcome.world, keep_ratio, every)
-        return [_chart(key, panel, outcome, (every, kept), _updates(manifest))]
+        return [_chart(key, _nearest(run), run)]
     except (DataError, *DAMAGED):
         return []
 
@@ -72,7 +100,7 @@ def _updates(manifest: RunManifest) -> float | None:
     return FULL_STAGE if manifest.arguments.get("backbone") == FULL else None
 
 
-def _nearest(world: str, keep_ratio: float, position_auroc: float) -> Panel:
+def _nearest(run: _Run) -> Panel:
     """The world's panel at the nearest keep ratio; of a world that is not in the
     diagram, that of the one whose wrong labels follow position most alike.
     """
@@ -81,33 +109,28 @@ def _nearest(world: str, keep_ratio: float, position_auroc: float) -> Panel:
     cells = read_results(REFERENCE, store_name("probes"))
     found = panels([msgspec.to_builtins(cell) for cell in cells])
     follows = {panel.world: panel.follows[HARD] for panel in found}
-    if world not in follows:
-        world = min(follows, key=lambda name: abs(follows[name] - position_auroc))
+    alike = min(follows, key=lambda world: abs(follows[world] - run.follows))
+    world = run.world if run.world in follows else alike
     return min(
         (panel for panel in found if panel.world == world),
-        key=lambda panel: abs(np.log(panel.keep_ratio / keep_ratio)),
+        key=lambda panel: abs(np.log(panel.keep_ratio / run.keep_ratio)),
     )
 
 
-def _chart(
-    key: str,
-    panel: Panel,
-    outcome: Outcome,
-    measured: tuple[float, float],
-    updates: float | None,
-) -> Chart:
+def _chart(key: str, panel: Panel, run: _Run) -> Chart:
     from paper_figures import page
 
-    names = ("this corpus", "kept by BIS")
-    shapes = ("\N{BLACK DOWN-POINTING TRIANGLE}", "\N{WHITE DOWN-POINTING TRIANGLE}")
     marks = [
-        page.Mark(*mark)
-        for mark in zip(shapes, names, measured, strict=True)
-        if not np.isnan(mark[-1])
+        mark
+        for mark in (
+            page.Mark("\N{BLACK DOWN-POINTING TRIANGLE}", "this corpus", run.follows),
+            page.Mark("\N{WHITE DOWN-POINTING TRIANGLE}", "kept by BIS", run.kept),
+        )
+        if not np.isnan(mark.position_auroc)
     ]
     framed = None
-    if updates is not None:
-        column = panel.placements[round(panel.column(measured[0]))]
+    if (updates := run.updates) is not None:
+        column = panel.placements[round(panel.column(run.follows))]
         row = min(panel.knowledge, key=lambda level: abs(np.log(level / updates)))
         framed = row, column
     title = (
@@ -118,9 +141,16 @@ def _chart(
         "wrong labels (the numbers above, as AUROC; .50: none), and in the last column "
         "with true labels only."
     )
-    note = _substitute(panel, outcome) + _told(panel, framed, updates, marks, outcome)
+    at = " and ".join(f"{num(m.position_auroc, 2)} ({m.shape} {m.name})" for m in marks)
+    note = _substitute(panel, run) + (
+        f"This run’s wrong labels follow position with AUROC {at}; how long its "
+        "backbone was pretrained is not known, so nothing is predicted."
+        if framed is None
+        else f"This run’s backbone had {updates:,.0f} updates, and its wrong labels "
+        f"follow position with AUROC {at}: {_compared(panel.cells[framed], run.gain)}"
+    )
     figure = page.diagram(panel, marks, framed)
-    chart = chart_of(key, title, figure, note, _numbers(panel, outcome.world))
+    chart = chart_of(key, title, figure, note, _numbers(panel, run.world))
     return replace(chart, note=note)
 
 
@@ -156,68 +186,36 @@ def _numbers(panel: Panel, world: str) -> Any:
     )
 
 
-def _substitute(panel: Panel, outcome: Outcome) -> str:
+def _substitute(panel: Panel, run: _Run) -> str:
     """What is shown in place of what is not in the diagram."""
-    parts = []
-    if panel.world != outcome.world:
-        parts.append(
-            f"The diagram has no world “{outcome.world}”: “{panel.world}”, whose wrong "
-            "labels follow position most alike, stands in."
+    said = ""
+    if panel.world != run.world:
+        said += (
+            f"The diagram has no world “{run.world}”: “{panel.world}”, whose wrong "
+            "labels follow position most alike, stands in. "
         )
-    if panel.keep_ratio not in outcome.keep_ratios:
-        kept = ", ".join(share(ratio) for ratio in outcome.keep_ratios)
-        parts.append(f"Of the keep ratios in it this is the one nearest {kept}.")
-    return "".join(f"{part} " for part in parts)
+    if panel.keep_ratio != run.keep_ratio:
+        said += f"Of its keep ratios this is the one nearest {share(run.keep_ratio)}. "
+    return said
 
 
-def _told(
-    panel: Panel,
-    framed: tuple[float, str] | None,
-    updates: float | None,
-    marks: Any,
-    outcome: Outcome,
-) -> str:
-    """What the diagram predicts, and whether the run agrees."""
-    at = " and ".join(f"{num(m.position_auroc, 2)} ({m.shape} {m.name})" for m in marks)
-    if framed is None:
-        return (
-            f"Wrong labels follow position with AUROC {at}; how long the backbone was "
-            "pretrained is not known, so the run has no row, and nothing is predicted."
-        )
-    told = panel.cells[framed].verdict
-    own = next(
-        (
-            outcome.less_random(one, "auroc")
-            for one in outcome.arms
-            if one.arm.rule == BIS and not one.arm.is_control
-        ),
-        None,
-    )
+def _compared(shown: Any, own: Estimate | None) -> str:
+    """What a cell predicts, and whether the run agrees."""
+    predicted, found = shown.verdict.sign, _BY_VERDICT[verdict(own)]
+    has = "unknown"
+    if own is not None:
+        half = "" if own.half_width is None else f" ± {num(100 * own.half_width, 1)}"
+        has = f"{signed(100 * own.mean, 1)}{half} points"
+    if predicted and found:
+        agree = "they agree" if predicted == found else "they contradict each other"
+    else:
+        agree = f"{'the run' if predicted else 'the diagram'} leaves it open"
     return (
-        f"This run’s backbone had {updates:,.0f} updates, and its wrong labels follow "
-        f"position with AUROC {at}: the field in the frame predicts "
-        f"{signed(told.interval.mean, 1)} points ({_sure(told.sign)}). The run itself "
-        f"has {_points(own)} points ({_sure(_sign(own))}): {_agree(told.sign, own)}."
+        f"the field in the frame predicts {signed(shown.verdict.interval.mean, 1)} "
+        f"points ({_sure(predicted)}), the run’s own BIS − Random is {has} "
+        f"({_sure(found)}): {agree}."
     )
-
-
-def _sign(own: Estimate | None) -> int:
-    return _BY_VERDICT[verdict(own)]
 
 
 def _sure(of: int) -> str:
     return f"told apart from zero: {_SIGNS[of]}" if of else "not told apart from zero"
-
-
-def _points(own: Estimate | None) -> str:
-    if own is None:
-        return "no"
-    half = "" if own.half_width is None else f" ± {num(100 * own.half_width, 1)}"
-    return f"{signed(100 * own.mean, 1)}{half}"
-
-
-def _agree(predicted: int, own: Estimate | None) -> str:
-    found = _sign(own)
-    if predicted and found:
-        return "they agree" if predicted == found else "they contradict each other"
-    return f"{'the run' if predicted else 'the diagram'} leaves it open"
