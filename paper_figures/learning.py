@@ -554,6 +554,8 @@ def gain(laws: Cells, cells: Cells) -> Drawing:
     return Drawing(figure, CURVE_HEADER, rows)
 
 
+_DESIGNS = {"regimes": "first map", "regimes_ordered": "second map"}
+
 # Predictors of :func:`judged`, and how a panel is named.
 _PREDICTORS = {
     "counts": "counts alone",
@@ -571,7 +573,7 @@ def judged(worlds: Sequence[Mapping[str, Any]]) -> Drawing:
     figure, axes = new_figure(len(_PREDICTORS), 1, 3.3, sharex=True, sharey=True)
     header = ("predictor", "design", "predicted", "measured", "half_width", "sign")
     rows: list[tuple[Any, ...]] = []
-    designs = dict.fromkeys(world["design"] for world in worlds)
+    designs = sorted({world["design"] for world in worlds})
     shown = [[np.mean(of["seeds"]), *(of[key] for key in _PREDICTORS)] for of in worlds]
     end = 105 * np.abs(shown).max()
     for axis, (key, title) in zip(axes[0], _PREDICTORS.items(), strict=True):
@@ -582,16 +584,15 @@ def judged(worlds: Sequence[Mapping[str, Any]]) -> Drawing:
             x = 100 * np.array([world[key] for world in ours])
             y, half = np.transpose([mean_and_half_width(of) for of in seeds])
             sign = np.array([verdict.sign for verdict in tell_apart(seeds)])
-            name = ("first map", "second map")[i]
-            for told, of in (("told apart from 0", sign != 0), ("open", sign == 0)):
+            name, sure = _DESIGNS[design], sign != 0
+            for told, of in (("told apart from 0", sure), ("open", ~sure)):
                 axis.plot(
                     x[of], y[of], MARKERS[i], color=COLOURS[1 + i], markersize=3,
                     label=f"{name}, {told}", markeredgewidth=0.6, alpha=0.8,
                     markerfacecolor="white" if told == "open" else None,
                 )  # fmt: skip
-            told_apart = sign != 0
-            right = np.mean((x > 0) == (y > 0), where=told_apart)
-            shares.append(f"{name} {right:.2f} of {told_apart.sum()}")
+            right = np.sum(((x > 0) == (y > 0)) & sure) / max(sure.sum(), 1)
+            shares.append(f"{name} {right:.2f} of {sure.sum()}")
             of_world = zip(x, y, half, sign.tolist(), strict=True)
             rows += [(key, design, *map(float, of[:3]), of[3]) for of in of_world]
         axis.text(

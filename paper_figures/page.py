@@ -242,44 +242,29 @@ def terms(rows: Sequence[Term], x_label: str) -> Figure:
     return figure
 
 
-class Mark(NamedTuple):
-    """Where wrong labels stand, above a :func:`diagram`.
-
-    Attributes:
-        shape: of the mark.
-        name: beside it.
-        position_auroc: how far they follow position.
-    """
-
-    shape: str
-    name: str
-    position_auroc: float
-
-
 def diagram(
-    panel: phase.Panel, marks: Sequence[Mark], framed: tuple[float, str] | None
+    panel: phase.Panel,
+    marks: Sequence[tuple[str, str, float]],
+    framed: tuple[float, str] | None,
 ) -> Figure:
     """A panel of a phase diagram, with a run's place in it.
 
     Args:
         panel: of probes or nets.
-        marks: of the run, the lowest first.
-        framed: knowledge and placement of the cell that is next to it.
+        marks: of the run's wrong labels, the lowest first: shape, name, and how far
+            they follow position.
+        framed: knowledge and placement of the cell that is next to the run.
     """
     figure, axis = _figure(1.1 + 0.25 * len(panel.knowledge))
     phase.draw(axis, panel, 7.5, boxed=True)
-    for i, mark in enumerate(marks):
-        x, y = panel.column(mark.position_auroc), 11 + 10 * i
-        phase.above(axis, x, mark.shape, y)
-        phase.above(axis, x + 0.12, mark.name, y, ha="left")
+    for i, (shape, name, follows) in enumerate(marks):
+        x, y = panel.column(follows), 11 + 10 * i
+        phase.above(axis, x, shape, y)
+        phase.above(axis, x + 0.12, name, y, ha="left")
     if framed is not None:
         x, y = panel.placements.index(framed[1]), panel.knowledge.index(framed[0])
-        axis.add_patch(
-            Rectangle(
-                (x - 0.5, y - 0.5), 1, 1, facecolor="none", edgecolor="black",
-                linewidth=2, clip_on=False,
-            )
-        )  # fmt: skip
+        frame = {"facecolor": "none", "edgecolor": "black", "clip_on": False}
+        axis.add_patch(Rectangle((x - 0.5, y - 0.5), 1, 1, linewidth=2, **frame))
     axis.set_ylabel(phase.KNOWLEDGE["probes"])
     axis.set_xlabel("where wrong labels stand")
     return figure

@@ -14,7 +14,7 @@ from experiments.grid.plan import BIS
 from experiments.grid.results import Outcome
 from experiments.page.corpus import WorldCorpus
 from experiments.page.figures import DAMAGED
-from experiments.page.html import Chart, chart_of, num, share, sign, tabulate, text
+from experiments.page.html import Chart, Table, chart_of, num, share, sign
 from experiments.phase.design import HARD
 from experiments.phase.run import FULL_STAGE, store_name
 from experiments.store.manifests import RunManifest
@@ -120,14 +120,9 @@ def _nearest(run: _Run) -> Panel:
 def _chart(key: str, panel: Panel, run: _Run) -> Chart:
     from paper_figures import page
 
-    marks = [
-        mark
-        for mark in (
-            page.Mark("\N{BLACK DOWN-POINTING TRIANGLE}", "this corpus", run.follows),
-            page.Mark("\N{WHITE DOWN-POINTING TRIANGLE}", "kept by BIS", run.kept),
-        )
-        if not np.isnan(mark.position_auroc)
-    ]
+    marks = [("\N{BLACK DOWN-POINTING TRIANGLE}", "this corpus", run.follows)]
+    if not np.isnan(run.kept):
+        marks.append(("\N{WHITE DOWN-POINTING TRIANGLE}", "kept by BIS", run.kept))
     framed = None
     if (updates := run.updates) is not None:
         column = panel.placements[round(panel.column(run.follows))]
@@ -141,7 +136,7 @@ def _chart(key: str, panel: Panel, run: _Run) -> Chart:
         "wrong labels (the numbers above, as AUROC; .50: none), and in the last column "
         "with true labels only."
     )
-    at = " and ".join(f"{num(m.position_auroc, 2)} ({m.shape} {m.name})" for m in marks)
+    at = " and ".join(f"{num(x, 2)} ({shape} {name})" for shape, name, x in marks)
     note = _substitute(panel, run) + (
         f"This run’s wrong labels follow position with AUROC {at}; how long its "
         "backbone was pretrained is not known, so nothing is predicted."
@@ -154,46 +149,33 @@ def _chart(key: str, panel: Panel, run: _Run) -> Chart:
     return replace(chart, note=note)
 
 
-def _numbers(panel: Panel, world: str) -> Any:
+def _numbers(panel: Panel, world: str) -> Table:
     from paper_figures.phase import PLACEMENTS
 
-    items = [
-        {
-            "updates": f"{level:g}",
-            "labels": PLACEMENTS.get(placement, placement),
-            "follows": shown.position_auroc,
-            "gain": shown.verdict.interval.mean,
-            "ends": f"{sign(shown.verdict.interval.low, 2)} to "
-            f"{sign(shown.verdict.interval.high, 2)}",
-            "p": shown.verdict.adjusted_p,
-            "sign": _SIGNS[shown.verdict.sign],
-        }
-        for (level, placement), shown in panel.cells.items()
+    header = ("backbone, updates", "wrong labels", "position AUROC")
+    header += ("BIS − Random, points", "95 % over corpora", "Holm’s p", "told apart")
+    rows = [
+        [
+            f"{level:g}",
+            PLACEMENTS.get(placement, placement),
+            num(follows),
+            sign(interval.mean, 2),
+            f"{sign(interval.low, 2)} to {sign(interval.high, 2)}",
+            num(p),
+            _SIGNS[of],
+        ]
+        for (level, placement), ((interval, p, of), _, follows) in panel.cells.items()
     ]
-    return tabulate(
-        f"{world}: phase diagram of linear probes, {panel.title}.",
-        items,
-        (
-            ("backbone, updates", "updates", text),
-            ("wrong labels", "labels", text),
-            ("position AUROC", "follows", num),
-            ("BIS − Random, points", "gain", sign, 2),
-            ("95 % over corpora", "ends", text),
-            ("Holm’s p", "p", num),
-            ("told apart", "sign", text),
-        ),
-        "BIS − Random, points",
-    )
+    caption = f"{world}: phase diagram of linear probes, {panel.title}."
+    return Table(caption, header, rows, 3)
 
 
 def _substitute(panel: Panel, run: _Run) -> str:
     """What is shown in place of what is not in the diagram."""
     said = ""
     if panel.world != run.world:
-        said += (
-            f"The diagram has no world “{run.world}”: “{panel.world}”, whose wrong "
-            "labels follow position most alike, stands in. "
-        )
+        said = f"The diagram has no world “{run.world}”: “{panel.world}”, whose wrong "
+        said += "labels follow position most alike, stands in. "
     if panel.keep_ratio != run.keep_ratio:
         said += f"Of its keep ratios this is the one nearest {share(run.keep_ratio)}. "
     return said

@@ -119,7 +119,7 @@ def test_signs_are_counted_where_they_are_told_apart():
     """Of four worlds two gain for sure, and one of them is predicted to lose."""
     noise = RNG.normal(0, 1e-3, 20)
     worlds = [
-        {"design": "d", "seeds": gain + noise - noise.mean()}
+        {"design": "regimes", "seeds": gain + noise - noise.mean()}
         | dict.fromkeys(("counts", "both", "both, stated"), predicted)
         for gain, predicted in ((0.03, 0.01), (0.02, -0.01), (0.0, 0.01), (1e-5, 0.02))
     ]
