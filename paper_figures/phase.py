@@ -210,7 +210,7 @@ def draw(
         ]
         # By itself: in an SVG a hatched face would lose its strength.
         if sign < 0:
-            looks.append({"facecolor": "none", "edgecolor": MUTED, "hatch": "//////"})
+            looks.append({"facecolor": "none", "edgecolor": "black", "hatch": "//////"})
         for look in looks:
             corner = x - 0.5, y - 0.5
             axis.add_patch(Rectangle(corner, 1, 1, linewidth=0.4, **look))
