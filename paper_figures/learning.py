@@ -409,9 +409,13 @@ _OUTCOMES: dict[str, tuple[int, dict[str, Any]]] = {
 }
 
 
-def regime_map(cells: Cells) -> Drawing:
+def regime_map(cells: Cells, labels: Mapping[str, str]) -> Drawing:
     """Shares of the worlds in which BIS gains, is open or loses: against three arms by
     keep ratio, and against Random by the level of every other axis.
+
+    Args:
+        cells: of a map.
+        labels: of its axes, for readers.
     """
     by_keep: dict[float, list[Cell]] = {}
     for cell in cells:
@@ -423,7 +427,7 @@ def regime_map(cells: Cells) -> Drawing:
         ("mixed", "Mixed"),
         ("full", "all data"),
     ):
-        signs = bars.setdefault(f"BIS less {name}, by keep ratio", {})
+        signs = bars.setdefault(f"BIS less {name}, by\n{labels['keep_ratio']}", {})
         for keep, worlds in sorted(by_keep.items()):
             arms = [world["metrics"]["arms"] for world in worlds]
             found = tell_apart(
@@ -441,12 +445,12 @@ def regime_map(cells: Cells) -> Drawing:
                         of.setdefault(level, []).append(verdict.sign)
     for axis, levels in by_level.items():
         if axis != "keep_ratio":
-            bars[f"BIS less Random, by {axis.replace('_', ' ')}"] = {
+            bars[f"BIS less Random, by\n{labels[axis]}"] = {
                 _level(level): levels[level] for level in sorted(levels)
             }
     columns = 3
     rows_of_panels = -(-len(bars) // columns)
-    figure, axes = new_figure(columns, rows_of_panels, 1.1 * rows_of_panels + 0.4)
+    figure, axes = new_figure(columns, rows_of_panels, 1.2 * rows_of_panels + 0.4)
     rows = []
     for axis, (title, levels) in zip(axes.flat, bars.items(), strict=False):
         rows += _outcome_bars(axis, title, levels)
@@ -485,7 +489,7 @@ def _outcome_bars(
     axis.tick_params(axis="x", labelsize=6.5)
     found = zip(*rows, strict=True)
     return [
-        (title, level, len(of), *counts)
+        (title.replace("\n", " "), level, len(of), *counts)
         for (level, of), counts in zip(levels.items(), found, strict=True)
     ]
 
@@ -548,3 +552,62 @@ def gain(laws: Cells, cells: Cells) -> Drawing:
     differences[0].set_ylabel("measured BIS less Random, points")
     label_panels(axes[0])
     return Drawing(figure, CURVE_HEADER, rows)
+
+
+_DESIGNS = {"regimes": "first map", "regimes_ordered": "second map"}
+
+# Predictors of :func:`judged`, and how a panel is named.
+_PREDICTORS = {
+    "counts": "counts alone",
+    "both": "counts, 100 judged rollouts",
+    "both, stated": "the same; features and\nknowledge stated",
+}
+
+
+def judged(worlds: Sequence[Mapping[str, Any]]) -> Drawing:
+    """BIS less Random in AUROC, measured over predicted, in held-out worlds.
+
+    Args:
+        worlds: of each its ``design``, the measured gain by ``seeds``, and predictions.
+    """
+    figure, axes = new_figure(len(_PREDICTORS), 1, 3.3, sharex=True, sharey=True)
+    header = ("predictor", "design", "predicted", "measured", "half_width", "sign")
+    rows: list[tuple[Any, ...]] = []
+    designs = sorted({world["design"] for world in worlds})
+    shown = [[np.mean(of["seeds"]), *(of[key] for key in _PREDICTORS)] for of in worlds]
+    end = 105 * np.abs(shown).max()
+    for axis, (key, title) in zip(axes[0], _PREDICTORS.items(), strict=True):
+        shares = []
+        for i, design in enumerate(designs):
+            ours = [world for world in worlds if world["design"] == design]
+            seeds = [100 * np.array(world["seeds"]) for world in ours]
+            x = 100 * np.array([world[key] for world in ours])
+            y, half = np.transpose([mean_and_half_width(of) for of in seeds])
+            sign = np.array([verdict.sign for verdict in tell_apart(seeds)])
+            name, sure = _DESIGNS[design], sign != 0
+            for told, of in (("told apart from 0", sure), ("open", ~sure)):
+                axis.plot(
+                    x[of], y[of], MARKERS[i], color=COLOURS[1 + i], markersize=3,
+                    label=f"{name}, {told}", markeredgewidth=0.6, alpha=0.8,
+                    markerfacecolor="white" if told == "open" else None,
+                )  # fmt: skip
+            right = np.sum(((x > 0) == (y > 0)) & sure) / max(sure.sum(), 1)
+            shares.append(f"{name} {right:.2f} of {sure.sum()}")
+            of_world = zip(x, y, half, sign.tolist(), strict=True)
+            rows += [(key, design, *map(float, of[:3]), of[3]) for of in of_world]
+        axis.text(
+            0.02, 0.98, "sign right, told apart:\n" + "\n".join(shares), va="top",
+            transform=axis.transAxes, fontsize=6.5,
+        )  # fmt: skip
+        axis.axline((0, 0), slope=1, color=GREY, linewidth=0.8, linestyle="--")
+        for side in (-1, 1):
+            # Where the sign is wrong.
+            axis.fill_between((0, side * end), -side * end, color="#EFEFEF", zorder=0)
+        axis.set(xlim=(-end, end), ylim=(-end, end), box_aspect=1)
+        axis.set_title(title)
+        axis.set_xlabel("predicted, points")
+    axes[0, 0].set_ylabel("measured BIS less Random, points of AUROC")
+    title = "held-out worlds of both maps (synthetic)"
+    legend_below(figure, axes[0, 0], 4, title=title, title_fontsize=7)
+    label_panels(axes[0])
+    return Drawing(figure, header, rows)

@@ -360,6 +360,29 @@ def signs_by_sample(worlds: Sequence[JudgedWorld]) -> dict[str, dict[str, Any]]:
     return found
 
 
+def held_out_gains(judged: Path, *measured: Path) -> list[dict[str, Any]]:
+    """BIS - Random in AUROC of the held-out worlds, by seed, and as it is predicted
+    from counts, and from 100 judged rollouts beside them; arguments as of
+    :func:`read_judged_worlds`.
+    """
+    worlds, sample = read_judged_worlds(judged, measured), "100"
+    seen = [world for world in worlds if not world.held_out]
+    looks = np.stack([world_inputs(world.measured) for world in seen])
+    counts = fit_gain(looks, _means(seen, "auroc"))
+    both, told = (fit_judged(worlds, sample, stated) for stated in (False, True))
+    return [
+        {
+            "design": world.design,
+            "seeds": gains(world.measured, *PAIR, "auroc").tolist(),
+            "counts": counts.predict(world_inputs(world.measured)).gain,
+            "both": both.predict(world.inputs(False, sample)).gain,
+            "both, stated": told.predict(world.inputs(True, sample)).gain,
+        }
+        for world in worlds
+        if world.held_out
+    ]
+
+
 def formula_error(worlds: Sequence[JudgedWorld], stated: bool) -> float:
     """Half the 90 % interval of the formula's gain with as many judged rollouts as
     there are: the quantile of its errors in the worlds that are not held out.
