@@ -362,21 +362,21 @@ def signs_by_sample(worlds: Sequence[JudgedWorld]) -> dict[str, dict[str, Any]]:
 
 def held_out_gains(judged: Path, *measured: Path) -> list[dict[str, Any]]:
     """BIS - Random in AUROC of the held-out worlds, by seed, and as it is predicted
-    from counts, and from 100 judged rollouts beside them; arguments as of
-    :func:`read_judged_worlds`.
+    from counts, and from 100 judged rollouts beside them; none where no world that is
+    not held out was judged. Arguments as of :func:`read_judged_worlds`.
     """
     worlds, sample = read_judged_worlds(judged, measured), "100"
-    seen = [world for world in worlds if not world.held_out]
-    looks = np.stack([world_inputs(world.measured) for world in seen])
-    counts = fit_gain(looks, _means(seen, "auroc"))
-    both, told = (fit_judged(worlds, sample, stated) for stated in (False, True))
+    if all(world.held_out for world in worlds):
+        return []
+    models = fit_predictors(worlds, sample)
     return [
         {
             "design": world.design,
             "seeds": gains(world.measured, *PAIR, "auroc").tolist(),
-            "counts": counts.predict(world_inputs(world.measured)).gain,
-            "both": both.predict(world.inputs(False, sample)).gain,
-            "both, stated": told.predict(world.inputs(True, sample)).gain,
+        }
+        | {
+            name: predict(models, name, world.inputs("stated" in name, sample)).gain
+            for name in models
         }
         for world in worlds
         if world.held_out

@@ -128,10 +128,9 @@ def draw_all(
         for done, name in enumerate(names):
             try:
                 inputs = [_load(results, what) for what in FIGURES[name].results]
+                drawn += _draw(name, inputs, output)
             except NoResults as error:
                 left_out[name] = str(error)
-                continue
-            drawn += _draw(name, inputs, output)
             tick(done + 1)
     return drawn, left_out
 
@@ -174,6 +173,8 @@ def _draw(name: str, inputs: list[_Input], output: Path) -> list[Path]:
             if source.made:
                 make = pkgutil.resolve_name(source.made)
                 values = [make(*(path.parent for path, _ in inputs))]
+                if not values[0]:
+                    raise NoResults(f"no world in all of {', '.join(source.results)}")
             drawing = draw(*values, *source.more)
             forms = {
                 "pdf": style.image_bytes(drawing.figure, "pdf"),
