@@ -36,6 +36,7 @@ All candidates are reported in every family. Smoke tests use seeds from
 from __future__ import annotations
 
 import dataclasses
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -193,9 +194,8 @@ def _below(
         for cell, gain in zip(cells, gains, strict=True)
         if gain.sign < 0
     ]
-    return f"{name} told apart below {other} in {len(lost)} of {len(cells)} cells" + (
-        f": {', '.join(lost)}" if lost else ""
-    )
+    told = f"{name} told apart below {other} in {len(lost)} of {len(cells)} cells"
+    return textwrap.fill(": ".join(filter(None, (told, ", ".join(lost)))), 80)
 
 
 def _as_json(
