@@ -31,6 +31,28 @@ reported beside it. Expected:
 
 All candidates are reported in every family. Smoke tests use seeds from
 :data:`experiments.phase.design.SPARE` on.
+
+What came of it, by AUROC of 69 cells (60 of probes, 9 of nets; micro-F1 in brackets):
+
+- **1. is refuted.** BIS with masked labels is told apart below Random in 19 (12), above
+  it in 23 (17); plain BIS in 30 (23) and 8 (5). None of the 19 lies in `scarce`, where
+  probes lose nowhere and gain in 14 of 20, nets in 0 and 3 of 6; 9 are probes of
+  `plentiful`, 8 of `difficult`, and 2 nets, of `plentiful` and `forgiving` (-4.2 and
+  -1.1 points; plain BIS -6.0 and -3.9).
+- **2. is refuted, narrowly.** Against plain BIS it is ahead in 47 (40) and behind in 4
+  (4), all in `difficult`, by at most 1.0 points; in all of the nets of `scarce` it is
+  ahead, by .1 to 3.5. Its mean is above that of BIS in 56 (54) cells, but in 9 of 20 of
+  the probes of `difficult`.
+- **3.** Students chose Random with masked labels. It is told apart below Random **in
+  none** of the 69 (in 1: `plentiful`, 300 updates, 25 %, -.3), above in 47 (33), all 3
+  nets of (c) among them, by up to 1.3 points. Against BIS: ahead in 37 (31), behind in
+  5 (4), all 5 in `scarce`, 4 of them where little is known, so that part is refuted; its mean is above that of BIS in 55 (56), more than half in each family.
+- `contrast` is told apart below Random in 38 of 69, in every probe of `difficult`, and
+  in 28 with masked labels. Of 60 probes: falling thresholds on BIS's subset 27, weights
+  51, the likelihood given mixed 52.
+
+So masking helps Random wherever it is told apart, and BIS but in `difficult`; what BIS
+keeps still loses to Random in most places where it lost, but not in `scarce`.
 """
 
 from __future__ import annotations
@@ -47,7 +69,6 @@ from experiments.console.command import answer
 from experiments.map.candidates import (
     ARMS,
     DESIGNS,
-    NAMED,
     CandidateWorld,
     candidate_table,
     own_random,
@@ -144,13 +165,12 @@ def run(options: Options) -> None:
 
 
 def chosen() -> str | None:
-    """The candidate of the students' even half in the reference stores; None: they do
-    not hold all of its worlds.
+    """The candidate of the students' even half, from the reference stores; None: they
+    lack one of the maps.
     """
     worlds = stored_worlds(REFERENCE, 0)
-    if {world.family for world in worlds} != {*DESIGNS, NAMED}:
-        return None
-    return candidate_table(worlds).chosen
+    held = {world.family for world in worlds}
+    return candidate_table(worlds).chosen if held >= set(DESIGNS) else None
 
 
 def family_of(cell: Cell) -> str:

@@ -39,6 +39,7 @@ def test_hard_arms_are_the_diagrams_own_and_are_trained_once(small, tmp_path, ca
     assert phase.status == 0, phase.err
     found = run_command(capsys, "run", candidates.NAME, *given, "--json")
     assert found.json["ran"] == 5
+    assert found.json["judged"] == ["bis masked", "random masked"]
     trained = read_results(tmp_path, nets.MODELS)
     assert len(trained) == len(nets.models(tmp_path)) == 2 * 6
     ours = {run.cell_of(r): r for r in read_results(tmp_path, candidates.NAME)}
