@@ -46,7 +46,8 @@ What came of it, by AUROC of 69 cells (60 of probes, 9 of nets; micro-F1 in brac
 - **3.** Students chose Random with masked labels. It is told apart below Random **in
   none** of the 69 (in 1: `plentiful`, 300 updates, 25 %, -.3), above in 47 (33), all 3
   nets of (c) among them, by up to 1.3 points. Against BIS: ahead in 37 (31), behind in
-  5 (4), all 5 in `scarce`, 4 of them where little is known, so that part is refuted; its mean is above that of BIS in 55 (56), more than half in each family.
+  5 (4), all 5 in `scarce`, 4 of them where little is known, so that part is refuted;
+  its mean is above that of BIS in 55 (56), more than half in each family.
 - `contrast` is told apart below Random in 38 of 69, in every probe of `difficult`, and
   in 28 with masked labels. Of 60 probes: falling thresholds on BIS's subset 27, weights
   51, the likelihood given mixed 52.
