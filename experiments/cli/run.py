@@ -35,6 +35,7 @@ EXPERIMENTS = {
         "phase.prediction",
         "do they in visual worlds, too?",
     ),
+    "better_rule_scenes": ("phase.candidates", "is it better in probes and in nets?"),
 }
 
 # These need what only the user has, so `mprm run all` leaves them out.
