@@ -461,6 +461,63 @@ def regime_map(cells: Cells, labels: Mapping[str, str]) -> Drawing:
     return Drawing(figure, ("panel", "level", "worlds", *_OUTCOMES), rows)
 
 
+# The families that a rule with a kind of labels is tried in, and their main metrics.
+_FAMILIES = {
+    "first map": ("micro_f1", "micro-F1"),
+    "second map": ("micro_f1", "micro-F1"),
+    "probes": ("auroc", "AUROC"),
+    "nets": ("auroc", "AUROC"),
+}
+
+
+def candidates(first: Cells, second: Cells, scenes: Cells) -> Drawing:
+    """Shares of the worlds in which a rule with a kind of labels gains over Random with
+    hard ones, is open or loses.
+
+    Args:
+        first: of `better_rule`.
+        second: of `regimes_ordered`.
+        scenes: of `better_rule_scenes`: probes on frozen states, and trained nets.
+    """
+    families = {"first map": first, "second map": second}
+    for kind in ("probes", "nets"):
+        of_kind = [c for c in scenes if c["config"]["cell"]["diagram"] == kind]
+        families[kind] = of_kind
+    names = [name for name in first[0]["metrics"]["arms"] if name != "random"]
+    figure, axes = new_figure(len(_FAMILIES), 1, 2.4, sharey=True)
+    rows = []
+    for axis, (family, (metric, shown)) in zip(axes[0], _FAMILIES.items(), strict=True):
+        cells = families[family]
+        signs = {name: _signs(cells, name, metric) for name in names}
+        rows += _outcome_bars(axis, f"{family} ({len(cells)}), {shown}", signs)
+    axes[0, 0].set_yticks(range(len(names)), [_named(name) for name in names])
+    axes[0, 0].set_ylim(len(names) - 0.5, -0.5)
+    shown = "less Random with hard labels: % of the worlds (synthetic); their number"
+    legend_below(figure, axes[0, 0], 3, title=f"{shown} in brackets", title_fontsize=7)
+    return Drawing(figure, ("panel", "arm", "worlds", *_OUTCOMES), rows)
+
+
+def _named(arm: str) -> str:
+    rule, _, labels = arm.partition(" ")
+    rule = {"bis": "BIS", "random": "Random"}.get(rule, rule)
+    return f"{rule}, {labels or 'hard'}"
+
+
+def _signs(cells: Cells, name: str, metric: str) -> list[int]:
+    """Of an arm less Random, over seeds or corpora, Holm over what shares a world; none
+    where it was not tried.
+    """
+    groups: dict[Any, list[np.ndarray]] = {}
+    for cell in cells:
+        place, arms = cell["config"].get("cell", {}), cell["metrics"]["arms"]
+        if name not in arms:
+            return []
+        gap = np.subtract(arms[name][metric], arms["random"][metric])
+        gap = gap.reshape(place.get("units", len(gap)), -1).mean(axis=1)
+        groups.setdefault(place.get("world"), []).append(gap)
+    return [verdict.sign for of in groups.values() for verdict in tell_apart(of)]
+
+
 def _level(level: Any) -> str:
     """Of an axis; of noise the rates of right steps below and wrong ones above."""
     if isinstance(level, tuple):
@@ -477,7 +534,7 @@ def _outcome_bars(
     left = np.zeros(len(levels))
     for name, (sign, look) in _OUTCOMES.items():
         counts = np.array([list(of).count(sign) for of in levels.values()])
-        share = 100 * counts / [len(of) for of in levels.values()]
+        share = 100 * counts / [max(len(of), 1) for of in levels.values()]
         axis.barh(y, share, 0.75, left, label=name, linewidth=0.5, **look)
         left += share
         rows.append(tuple(counts.tolist()))

@@ -69,6 +69,9 @@ FIGURES = {
         ("judged_map", "regimes", "regimes_ordered"),
         made="experiments.map.judged_map:held_out_gains",
     ),
+    "candidates": Source(
+        "learning:candidates", ("better_rule", "regimes_ordered", "better_rule_scenes")
+    ),
     "phase-students": Source("phase:students", ("phase_students", "judges")),
     "phase-probes": Source("phase:probes", ("phase_probes", "judges")),
     "phase-nets": Source("phase:nets", ("phase_nets", "judges")),
