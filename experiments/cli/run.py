@@ -68,7 +68,7 @@ def usage() -> str:
             "",
             "One experiment, resumable, into the results store.",
             "",
-            *(f"  {name:<13}  {meaning}" for name, (_, meaning) in listed.items()),
+            *(f"  {name:<18}  {meaning}" for name, (_, meaning) in listed.items()),
             "",
             "mprm run EXPERIMENT --help explains an experiment.",
         ]

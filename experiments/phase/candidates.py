@@ -103,16 +103,15 @@ MASKED = "bis masked"
 _HELD = {"rules": ("random", "bis", "contrast"), "placements": (HARD, "masked")}
 
 
-def _demo(world: str, units: int) -> Nets:
-    return Nets(world, (2400,), (5e-4,), units=units, **_HELD)
-
-
 DESIGN_OF_NETS = {
     "full": (
         NETS["full"]._replace(**_HELD),
-        *(_demo(world, 12) for world in ("plentiful", "forgiving", "difficult")),
+        *(
+            Nets(world, (2400,), (5e-4,), **_HELD)
+            for world in ("plentiful", "forgiving", "difficult")
+        ),
     ),
-    "small": (NETS["small"]._replace(**_HELD), _demo("plentiful", 3)),
+    "small": (NETS["small"]._replace(**_HELD),),
 }
 
 
