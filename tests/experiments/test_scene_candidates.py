@@ -8,7 +8,12 @@ import pytest
 from experiments.grid.plan import Arm, Cell
 from experiments.phase import candidates, nets, run
 from experiments.phase.design import HARD, SPARE, Nets, Probes
-from experiments.store.results import Result, append_results, read_results
+from experiments.store.results import (
+    REFERENCE,
+    Result,
+    append_results,
+    read_results,
+)
 from experiments.store.write_subset import choose
 from experiments.students.arms import CANDIDATES
 from mprm_jax.data.corpus import read_corpus, usable_rollouts
@@ -69,6 +74,20 @@ def test_hard_arms_are_the_diagrams_own_and_are_trained_once(small, tmp_path, ca
     again = run_command(capsys, "run", candidates.NAME, *given)
     assert "0 cells run" in again.out
     assert "bis masked told apart below random in 0 of 4 cells" in again.out
+
+
+def test_reference_results_have_the_diagrams_own_hard_arms():
+    ours = {run.cell_of(r): r for r in read_results(REFERENCE, candidates.NAME)}
+    theirs = {
+        run.cell_of(r): r.metrics["arms"]
+        for name in ("probes", "nets")
+        for r in read_results(REFERENCE, run.store_name(name))
+        if run.cell_of(r).placement == HARD
+    }
+    assert len(theirs) == 66
+    for cell, arms in theirs.items():
+        found = ours[cell].metrics["arms"]
+        assert {rule: found[rule] for rule in arms} == arms
 
 
 def counts_of(source):
