@@ -1,4 +1,6 @@
-"""Where a run of the demo stands in the phase diagram of linear probes."""
+"""Where a run of the demo stands in the phase diagram of linear probes, and what other
+labels gained in nets of its world.
+"""
 
 from __future__ import annotations
 
@@ -11,16 +13,18 @@ import numpy as np
 from experiments.console.text import signed
 from experiments.grid.answer import verdict
 from experiments.grid.plan import BIS
-from experiments.grid.results import Outcome
+from experiments.grid.results import NAMES, Outcome
 from experiments.page.corpus import WorldCorpus
 from experiments.page.figures import DAMAGED
 from experiments.page.html import Chart, Table, chart_of, num, share, sign
+from experiments.phase.candidates import NAME as CANDIDATES
+from experiments.phase.cells import cell_of
 from experiments.phase.design import HARD
 from experiments.phase.run import FULL_STAGE, store_name
 from experiments.store.manifests import RunManifest
 from experiments.store.results import REFERENCE, read_results
 from mprm_jax.records.problems import DataError
-from theory.intervals import Estimate
+from theory.intervals import Estimate, mean_and_half_width
 from theory.placement import noise_by_position, relative_position
 
 # Of paper_figures.phase, which is imported once a page is drawn.
@@ -147,6 +151,40 @@ def _chart(key: str, panel: Panel, run: _Run) -> Chart:
     figure = page.diagram(panel, marks, framed)
     chart = chart_of(key, title, figure, note, _numbers(panel, run.world))
     return replace(chart, note=note)
+
+
+def other_labels(world: str, manifest: RunManifest) -> list[Table]:
+    """What rules with masked labels gained in the reference nets of a world, from the
+    backbone nearest the run's; none where there is none.
+    """
+    updates = _updates(manifest) or FULL_STAGE
+    try:
+        nets = [
+            (abs(np.log(cell.knowledge / updates)), -(cell.rate or 0), cell, result)
+            for result in read_results(REFERENCE, CANDIDATES)
+            for cell in [cell_of(result)]
+            if (cell.diagram, cell.world) == ("nets", world)
+        ]
+        *_, cell, result = min(nets)
+        arms = result.metrics["arms"]
+        rows = []
+        for name in ("bis", "random masked", "bis masked", "contrast masked"):
+            gap = np.subtract(arms[name]["auroc"], arms["random"]["auroc"])
+            of, half = mean_and_half_width(100 * gap)
+            rule, _, labels = name.partition(" ")
+            ends = f"{sign(of - half, 2)} to {sign(of + half, 2)}"
+            rows.append([NAMES.get(rule, rule), labels or "hard", sign(of, 2), ends])
+    except (DataError, *DAMAGED):
+        return []
+    caption = (
+        f"{world}: what leaving doubtful positives (K/N < 1/4) of mixed rollouts "
+        f"without a label gains, in nets that were trained elsewhere ({cell.units} "
+        f"other corpora, backbone of {cell.knowledge:,} updates, "
+        f"{share(cell.keep_ratio)} kept). On your own corpus: mprm run selection "
+        "--labels hard,masked."
+    )
+    header = ("rule", "labels", "points of AUROC less Random, hard", "95 %")
+    return [Table(caption, header, rows, 2)]
 
 
 def _numbers(panel: Panel, world: str) -> Table:

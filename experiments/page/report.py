@@ -51,7 +51,7 @@ from experiments.page.html import (
     text,
     visible,
 )
-from experiments.page.place import place
+from experiments.page.place import other_labels, place
 from experiments.page.rollouts import RolloutView, view_examples
 from experiments.store.provenance import file_sha256, versions
 from mprm_jax.data.outputs import (
@@ -157,7 +157,10 @@ def gather(folder: Path) -> Report:
             world = _world(f"w{i}", outcome, corpus, limit)
             if corpus is not None and world.why:
                 found = place(f"w{i}-phase", outcome, corpus, run.manifest)
-                world = replace(world, why=[*world.why, *found])
+                more = other_labels(outcome.world, run.manifest)
+                world = replace(
+                    world, why=[*world.why, *found], labels=[*world.labels, *more]
+                )
             worlds.append(world)
     return Report(
         run=run,

@@ -229,6 +229,25 @@ def test_without_reference_results_there_is_no_diagram(
     monkeypatch.setattr("experiments.page.place.REFERENCE", tmp_path)
     for world in gather(demo_run).worlds:
         assert [chart.title[:12] for chart in world.why] == ["BIS − Random"]
+        assert len(world.labels) == 1
+
+
+def test_what_masked_labels_gained_is_that_of_nets_from_the_nearest_backbone(demo_run):
+    """Of the faster of the two rates, AUROC of corpora less Random's, paired."""
+    table = gather(demo_run).worlds[0].labels[-1]
+    lines = store_path(REFERENCE, "better_rule_scenes").read_text().splitlines()
+    nets = [json.loads(line) for line in lines if '"diagram":"nets"' in line]
+    place = {"world": "scarce", "knowledge": 2400, "rate": 5e-4}
+    (arms,) = [
+        {name: np.array(of["auroc"]) for name, of in net["metrics"]["arms"].items()}
+        for net in nets
+        if place.items() <= net["config"]["cell"].items()
+    ]
+    gains = [
+        f"{100 * (arms[name] - arms['random']).mean():+.2f}".replace("-", "−")
+        for name in ("bis", "random masked", "bis masked", "contrast masked")
+    ]
+    assert [row[2] for row in table.rows] == gains
 
 
 def test_what_is_not_in_the_diagram_is_replaced_and_said(demo_run):
