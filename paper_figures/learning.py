@@ -409,9 +409,13 @@ _OUTCOMES: dict[str, tuple[int, dict[str, Any]]] = {
 }
 
 
-def regime_map(cells: Cells) -> Drawing:
+def regime_map(cells: Cells, labels: Mapping[str, str]) -> Drawing:
     """Shares of the worlds in which BIS gains, is open or loses: against three arms by
     keep ratio, and against Random by the level of every other axis.
+
+    Args:
+        cells: of a map.
+        labels: of its axes, for readers.
     """
     by_keep: dict[float, list[Cell]] = {}
     for cell in cells:
@@ -423,7 +427,7 @@ def regime_map(cells: Cells) -> Drawing:
         ("mixed", "Mixed"),
         ("full", "all data"),
     ):
-        signs = bars.setdefault(f"BIS less {name}, by keep ratio", {})
+        signs = bars.setdefault(f"BIS less {name}, by\n{labels['keep_ratio']}", {})
         for keep, worlds in sorted(by_keep.items()):
             arms = [world["metrics"]["arms"] for world in worlds]
             found = tell_apart(
@@ -441,12 +445,12 @@ def regime_map(cells: Cells) -> Drawing:
                         of.setdefault(level, []).append(verdict.sign)
     for axis, levels in by_level.items():
         if axis != "keep_ratio":
-            bars[f"BIS less Random, by {axis.replace('_', ' ')}"] = {
+            bars[f"BIS less Random, by\n{labels[axis]}"] = {
                 _level(level): levels[level] for level in sorted(levels)
             }
     columns = 3
     rows_of_panels = -(-len(bars) // columns)
-    figure, axes = new_figure(columns, rows_of_panels, 1.1 * rows_of_panels + 0.4)
+    figure, axes = new_figure(columns, rows_of_panels, 1.2 * rows_of_panels + 0.4)
     rows = []
     for axis, (title, levels) in zip(axes.flat, bars.items(), strict=False):
         rows += _outcome_bars(axis, title, levels)
@@ -455,6 +459,63 @@ def regime_map(cells: Cells) -> Drawing:
     shown = "% of the worlds (synthetic); their number in brackets"
     legend_below(figure, axes[0, 0], 3, title=shown, title_fontsize=7)
     return Drawing(figure, ("panel", "level", "worlds", *_OUTCOMES), rows)
+
+
+# The families that a rule with a kind of labels is tried in, and their main metrics.
+_FAMILIES = {
+    "first map": ("micro_f1", "micro-F1"),
+    "second map": ("micro_f1", "micro-F1"),
+    "probes": ("auroc", "AUROC"),
+    "nets": ("auroc", "AUROC"),
+}
+
+
+def candidates(first: Cells, second: Cells, scenes: Cells) -> Drawing:
+    """Shares of the worlds in which a rule with a kind of labels gains over Random with
+    hard ones, is open or loses.
+
+    Args:
+        first: of `better_rule`.
+        second: of `regimes_ordered`.
+        scenes: of `better_rule_scenes`: probes on frozen states, and trained nets.
+    """
+    families = {"first map": first, "second map": second}
+    for kind in ("probes", "nets"):
+        of_kind = [c for c in scenes if c["config"]["cell"]["diagram"] == kind]
+        families[kind] = of_kind
+    names = [name for name in first[0]["metrics"]["arms"] if name != "random"]
+    figure, axes = new_figure(len(_FAMILIES), 1, 2.4, sharey=True)
+    rows = []
+    for axis, (family, (metric, shown)) in zip(axes[0], _FAMILIES.items(), strict=True):
+        cells = families[family]
+        signs = {name: _signs(cells, name, metric) for name in names}
+        rows += _outcome_bars(axis, f"{family} ({len(cells)}), {shown}", signs)
+    axes[0, 0].set_yticks(range(len(names)), [_named(name) for name in names])
+    axes[0, 0].set_ylim(len(names) - 0.5, -0.5)
+    shown = "less Random with hard labels: % of the worlds (synthetic); their number"
+    legend_below(figure, axes[0, 0], 3, title=f"{shown} in brackets", title_fontsize=7)
+    return Drawing(figure, ("panel", "arm", "worlds", *_OUTCOMES), rows)
+
+
+def _named(arm: str) -> str:
+    rule, _, labels = arm.partition(" ")
+    rule = {"bis": "BIS", "random": "Random"}.get(rule, rule)
+    return f"{rule}, {labels or 'hard'}"
+
+
+def _signs(cells: Cells, name: str, metric: str) -> list[int]:
+    """Of an arm less Random, over seeds or corpora, Holm over what shares a world; none
+    where it was not tried.
+    """
+    groups: dict[Any, list[np.ndarray]] = {}
+    for cell in cells:
+        place, arms = cell["config"].get("cell", {}), cell["metrics"]["arms"]
+        if name not in arms:
+            return []
+        gap = np.subtract(arms[name][metric], arms["random"][metric])
+        gap = gap.reshape(place.get("units", len(gap)), -1).mean(axis=1)
+        groups.setdefault(place.get("world"), []).append(gap)
+    return [verdict.sign for of in groups.values() for verdict in tell_apart(of)]
 
 
 def _level(level: Any) -> str:
@@ -473,7 +534,7 @@ def _outcome_bars(
     left = np.zeros(len(levels))
     for name, (sign, look) in _OUTCOMES.items():
         counts = np.array([list(of).count(sign) for of in levels.values()])
-        share = 100 * counts / [len(of) for of in levels.values()]
+        share = 100 * counts / [max(len(of), 1) for of in levels.values()]
         axis.barh(y, share, 0.75, left, label=name, linewidth=0.5, **look)
         left += share
         rows.append(tuple(counts.tolist()))
@@ -485,7 +546,7 @@ def _outcome_bars(
     axis.tick_params(axis="x", labelsize=6.5)
     found = zip(*rows, strict=True)
     return [
-        (title, level, len(of), *counts)
+        (title.replace("\n", " "), level, len(of), *counts)
         for (level, of), counts in zip(levels.items(), found, strict=True)
     ]
 
@@ -548,3 +609,62 @@ def gain(laws: Cells, cells: Cells) -> Drawing:
     differences[0].set_ylabel("measured BIS less Random, points")
     label_panels(axes[0])
     return Drawing(figure, CURVE_HEADER, rows)
+
+
+_DESIGNS = {"regimes": "first map", "regimes_ordered": "second map"}
+
+# Predictors of :func:`judged`, and how a panel is named.
+_PREDICTORS = {
+    "counts": "counts alone",
+    "both": "counts, 100 judged rollouts",
+    "both, stated": "the same; features and\nknowledge stated",
+}
+
+
+def judged(worlds: Sequence[Mapping[str, Any]]) -> Drawing:
+    """BIS less Random in AUROC, measured over predicted, in held-out worlds.
+
+    Args:
+        worlds: of each its ``design``, the measured gain by ``seeds``, and predictions.
+    """
+    figure, axes = new_figure(len(_PREDICTORS), 1, 3.3, sharex=True, sharey=True)
+    header = ("predictor", "design", "predicted", "measured", "half_width", "sign")
+    rows: list[tuple[Any, ...]] = []
+    designs = sorted({world["design"] for world in worlds})
+    shown = [[np.mean(of["seeds"]), *(of[key] for key in _PREDICTORS)] for of in worlds]
+    end = 105 * np.abs(shown).max()
+    for axis, (key, title) in zip(axes[0], _PREDICTORS.items(), strict=True):
+        shares = []
+        for i, design in enumerate(designs):
+            ours = [world for world in worlds if world["design"] == design]
+            seeds = [100 * np.array(world["seeds"]) for world in ours]
+            x = 100 * np.array([world[key] for world in ours])
+            y, half = np.transpose([mean_and_half_width(of) for of in seeds])
+            sign = np.array([verdict.sign for verdict in tell_apart(seeds)])
+            name, sure = _DESIGNS[design], sign != 0
+            for told, of in (("told apart from 0", sure), ("open", ~sure)):
+                axis.plot(
+                    x[of], y[of], MARKERS[i], color=COLOURS[1 + i], markersize=3,
+                    label=f"{name}, {told}", markeredgewidth=0.6, alpha=0.8,
+                    markerfacecolor="white" if told == "open" else None,
+                )  # fmt: skip
+            right = np.sum(((x > 0) == (y > 0)) & sure) / max(sure.sum(), 1)
+            shares.append(f"{name} {right:.2f} of {sure.sum()}")
+            of_world = zip(x, y, half, sign.tolist(), strict=True)
+            rows += [(key, design, *map(float, of[:3]), of[3]) for of in of_world]
+        axis.text(
+            0.02, 0.98, "sign right, told apart:\n" + "\n".join(shares), va="top",
+            transform=axis.transAxes, fontsize=6.5,
+        )  # fmt: skip
+        axis.axline((0, 0), slope=1, color=GREY, linewidth=0.8, linestyle="--")
+        for side in (-1, 1):
+            # Where the sign is wrong.
+            axis.fill_between((0, side * end), -side * end, color="#EFEFEF", zorder=0)
+        axis.set(xlim=(-end, end), ylim=(-end, end), box_aspect=1)
+        axis.set_title(title)
+        axis.set_xlabel("predicted, points")
+    axes[0, 0].set_ylabel("measured BIS less Random, points of AUROC")
+    title = "held-out worlds of both maps (synthetic)"
+    legend_below(figure, axes[0, 0], 4, title=title, title_fontsize=7)
+    label_panels(axes[0])
+    return Drawing(figure, header, rows)

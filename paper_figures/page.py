@@ -19,17 +19,18 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 
-from paper_figures import style
+from paper_figures import phase, style
 from paper_figures.corpus import coverage_panel
 from paper_figures.selection import beside, keep_axis, update_axis
-from paper_figures.style import DASHES, GREY, MARKERS
+from paper_figures.style import DASHES, GREY, MARKERS, MUTED
 
 # Inches; with fonts of 8 points, text keeps 10 px on a phone 360 px wide.
 _WIDTH = 3.6
 _LONGEST_LABEL = 21
 
-_MUTED, _FILL = "#555e66", "#1f5a8c"
+_FILL = "#1f5a8c"
 
 SETTINGS: dict[Any, Any] = style.SETTINGS | {
     "svg.fonttype": "none",
@@ -38,9 +39,9 @@ SETTINGS: dict[Any, Any] = style.SETTINGS | {
     "axes.edgecolor": GREY,
     "xtick.color": GREY,
     "ytick.color": GREY,
-    "xtick.labelcolor": _MUTED,
-    "ytick.labelcolor": _MUTED,
-    "axes.labelcolor": _MUTED,
+    "xtick.labelcolor": MUTED,
+    "ytick.labelcolor": MUTED,
+    "axes.labelcolor": MUTED,
     "ytick.major.size": 0,
 }
 
@@ -52,7 +53,7 @@ _VARIABLES = {
         (GREY, "soft"),
         (style.SETTINGS["grid.color"], "line"),
         ("#ffffff", "paper"),
-        (_MUTED, "muted"),
+        (MUTED, "muted"),
         (_FILL, "fill"),
     )
 }
@@ -216,14 +217,14 @@ def terms(rows: Sequence[Term], x_label: str) -> Figure:
     """
     looks = (
         {"color": _FILL, "height": 0.62},
-        {"color": style.SETTINGS["grid.color"], "edgecolor": _MUTED, "height": 0.62},
-        {"color": "white", "edgecolor": _MUTED, "hatch": "////", "height": 0.4},
+        {"color": style.SETTINGS["grid.color"], "edgecolor": MUTED, "height": 0.62},
+        {"color": "white", "edgecolor": MUTED, "hatch": "////", "height": 0.4},
     )
     figure, axis = _figure(0.5 + 0.19 * len(rows))
     beside = axis.get_yaxis_transform()
     axis.axvline(0, color="black", linewidth=0.9)
     for y, row in enumerate(rows):
-        colour = _MUTED if row.look == 2 else "black"
+        colour = MUTED if row.look == 2 else "black"
         named = {"va": "center", "transform": beside, "color": colour}
         axis.text(-0.03, y, row.label, ha="right", **named)
         axis.text(1.03, y, row.told, **named)
@@ -238,6 +239,34 @@ def terms(rows: Sequence[Term], x_label: str) -> Figure:
     axis.grid(axis="x")
     axis.locator_params(axis="x", nbins=5)
     axis.set_xlabel(x_label)
+    return figure
+
+
+def diagram(
+    panel: phase.Panel,
+    marks: Sequence[tuple[str, str, float]],
+    framed: tuple[float, str] | None,
+) -> Figure:
+    """A panel of a phase diagram, with a run's place in it.
+
+    Args:
+        panel: of probes or nets.
+        marks: of the run's wrong labels, the lowest first: shape, name, and how far
+            they follow position.
+        framed: knowledge and placement of the cell that is next to the run.
+    """
+    figure, axis = _figure(1.1 + 0.25 * len(panel.knowledge))
+    phase.draw(axis, panel, 7.5, boxed=True)
+    for i, (shape, name, follows) in enumerate(marks):
+        x, y = panel.column(follows), 11 + 10 * i
+        phase.above(axis, x, shape, y)
+        phase.above(axis, x + 0.12, name, y, ha="left")
+    if framed is not None:
+        x, y = panel.placements.index(framed[1]), panel.knowledge.index(framed[0])
+        frame = {"facecolor": "none", "edgecolor": "black", "clip_on": False}
+        axis.add_patch(Rectangle((x - 0.5, y - 0.5), 1, 1, linewidth=2, **frame))
+    axis.set_ylabel(phase.KNOWLEDGE["probes"])
+    axis.set_xlabel("where wrong labels stand")
     return figure
 
 

@@ -20,6 +20,8 @@ from numpy.typing import ArrayLike
 # so that neighbouring curves differ in greyscale too.
 COLOURS = ("#000000", "#0072B2", "#D55E00", "#56B4E9", "#E69F00")
 GREY = "#8A8A8A"
+# Of text that stands back.
+MUTED = "#555e66"
 
 # Each curve of an axis gets its own dashes: colour is never the only difference.
 DASHES: tuple[Any, ...] = (

@@ -59,7 +59,9 @@ def rollout(rng, mixed):
     if rng.random() < mixed:
         first = int(rng.integers(0, n))
         correct[first:] = -1
-        r[first:] = rng.choice([0.0, 0.0, 0.06])
+        # An early error can still be repaired.
+        left = 2 - 2 * np.arange(first, n) / n
+        r[first:] = rng.choice([0.0, 0.0, 0.06]) * left
     correct[0] = 0 if rng.random() < 0.1 else correct[0]
     k = rng.binomial(TRIALS, r)
     steps = [
@@ -199,7 +201,7 @@ def write_manifest(folder, **fields):
     value = {
         "commands": ["mprm demo --output runs/demo", "mprm report runs/demo"],
         "backbone": "It has read the worlds’ own solutions and checked their steps.",
-        "pretraining": {"AUROC of its step check": "0.9812"},
+        "pretraining": {"AUROC of its step check": "0.9812", "after update": "2400"},
         "versions": {"jax": "0.10.2"},
         "experiment": "demo",
         "arguments": {"size": "small"},

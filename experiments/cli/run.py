@@ -35,6 +35,7 @@ EXPERIMENTS = {
         "phase.prediction",
         "do they in visual worlds, too?",
     ),
+    "better_rule_scenes": ("phase.candidates", "is it better in probes and in nets?"),
 }
 
 # These need what only the user has, so `mprm run all` leaves them out.
@@ -67,7 +68,7 @@ def usage() -> str:
             "",
             "One experiment, resumable, into the results store.",
             "",
-            *(f"  {name:<13}  {meaning}" for name, (_, meaning) in listed.items()),
+            *(f"  {name:<18}  {meaning}" for name, (_, meaning) in listed.items()),
             "",
             "mprm run EXPERIMENT --help explains an experiment.",
         ]

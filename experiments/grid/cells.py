@@ -30,6 +30,7 @@ from experiments.grid.plan import (
     BASE,
     BLIND,
     CLEAN,
+    MASKED,
     RANDOM,
     Arm,
     Cell,
@@ -45,6 +46,7 @@ from mprm_jax.train.config import TrainConfig
 from mprm_jax.train.loop import TrainingJob, Update, train
 from mprm_jax.train.run_files import METRICS, RunFolder
 from mprm_jax.train.update_plan import UpdatePlan
+from theory.labelling import step_targets
 from theory.placement import blind_noise
 from theory.rollouts import Rollouts
 from theory.summary import summarise
@@ -199,17 +201,15 @@ class GridContext:
         Raises:
             DataError: the labels need a truth that is not known.
         """
-        labels = None
+        labels, rollouts = None, self.inputs.usable.rollouts.take(rows)
         if cell.arm.is_control:
             assert cell.arm.labels is not None
             assert cell.seed is not None
-            truth, rollouts = self.inputs.truth, self.inputs.usable.rollouts
-            labels = control_labels(
-                cell.arm.labels,
-                rollouts.take(rows),
-                [truth[row] for row in rows.tolist()],
-                cell.seed,
-            )
+            truth = [self.inputs.truth[row] for row in rows.tolist()]
+            labels = control_labels(cell.arm.labels, rollouts, truth, cell.seed)
+        elif cell.arm.labels == MASKED:
+            # Here and not by the loss alone: a fresh head's intercept counts them, too.
+            labels = masked_labels(rollouts)
         return _Chosen(self, rows, labels)
 
 
@@ -229,8 +229,8 @@ class _Chosen:
     Attributes:
         context: with the prompts of all rollouts.
         usable_rows: of the subset.
-        labels: of each of its rollouts, as :func:`control_labels` has them; None: those
-            of the corpus.
+        labels: of each of its rollouts, 1, 0, or -1 where there is none; None: those of
+            the corpus.
     """
 
     context: GridContext
@@ -284,6 +284,12 @@ def control_labels(
         ALL_POSITIVE: lambda: np.True_,
     }[kind]()
     return np.split(found, rollouts.offsets[1:-1])
+
+
+def masked_labels(rollouts: Rollouts) -> list[np.ndarray]:
+    """``masked`` of :mod:`theory.labelling`, as :func:`control_labels` returns it."""
+    target_S, weight_S = step_targets(rollouts, MASKED)
+    return np.split(np.where(weight_S > 0, target_S, -1), rollouts.offsets[1:-1])
 
 
 class _Record:

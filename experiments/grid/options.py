@@ -83,9 +83,9 @@ class Options(CorpusOptions):
         rules: Of mprm select, separated by commas.
         keep_ratios: Shares of the rollouts of each source that the rules keep.
         alphas: BIS's, for the rules that have one.
-        labels: hard, soft and beta-binomial, as mprm train --labels; and for random and
-            bis on a simulated world clean (the truth), blind (as many wrong labels of
-            each kind, placed at random) and all-positive.
+        labels: hard, soft, beta-binomial and masked, as mprm train --labels; and for
+            random and bis on a simulated world clean (the truth), blind (as many wrong
+            labels of each kind, placed at random) and all-positive.
         label_thresholds: Of hard labels, in [0, 1).
         seeds: How many (3: the seeds 0, 1 and 2), or which ones (0,1,5; one alone: 7,).
         references: full: trained on all rollouts; base: the model as it is; or none.

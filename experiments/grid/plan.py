@@ -22,6 +22,9 @@ PAPER_RULES: tuple[RuleName, ...] = ("random", "bis", "mixed", "low-mc", "reliab
 # References: all rollouts; no training.
 FULL, BASE = "full", "base"
 
+# Labels from counts that leave doubtful positives of mixed rollouts out.
+MASKED = "masked"
+
 # Labels that only the truth gives, of the steps that are right or wrong: the truth;
 # hard labels, but as many wrong ones of each kind placed at random; 1 for every step.
 CLEAN, BLIND, ALL_POSITIVE = "clean", "blind", "all-positive"

@@ -316,14 +316,14 @@ class Outcome:
             if one.arm.rule == BASE or one.arm.kind_of_labels == labels
         ]
 
-    def less_random(self, one: ArmResults) -> Estimate | None:
-        """An arm's micro-F1 less Random's at its keep ratio and labels, paired; of a
+    def less_random(self, one: ArmResults, metric: str = "micro_f1") -> Estimate | None:
+        """An arm's metric less Random's at its keep ratio and labels, paired; of a
         reference without a keep ratio of its own, Random's at the only one there is.
         """
         other = _random(self.arms, one.arm, self.keep_ratios)
         if other is None or other is one:
             return None
-        return paired_difference(one.scores("micro_f1"), other.scores("micro_f1"))
+        return paired_difference(one.scores(metric), other.scores(metric))
 
 
 def _held(estimates: Sequence[Estimate | None]) -> str:

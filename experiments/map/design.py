@@ -84,6 +84,25 @@ HELD_OUT_EVERY = 5
 # .81 to .83, so that there is something to keep and something to learn.
 KNOWLEDGE_NOISE = 1.0
 
+# What the axes are, for those who do not know the code; sd: standard deviations of the
+# features' noise.
+LABELS = {
+    "mixed_share": "rollouts with both labels, share",
+    "spread": "spread of success chances, 0 to 1",
+    "between": "spread between rollouts, share",
+    "keep_ratio": "share kept",
+    "reliable_at": "right from a success chance of",
+    "noise": "rates right below / wrong above / drift",
+    "difficulty": "how far features show ease, sd",
+    "common_mean": "mean that all steps share, sd",
+    "source_shift": "how far sources differ, sd",
+    "passes": "passes over what is kept",
+    "order": "order of steps, 0 none to 1 full",
+    "position": "how far features show position, sd",
+    "knowledge": "knowledge at start, times truth",
+    "signal": "distance right to wrong step, sd",
+}
+
 COMPARED = (("bis", "random"), ("bis", "mixed"), ("bis", "full"))
 
 

@@ -360,6 +360,29 @@ def signs_by_sample(worlds: Sequence[JudgedWorld]) -> dict[str, dict[str, Any]]:
     return found
 
 
+def held_out_gains(judged: Path, *measured: Path) -> list[dict[str, Any]]:
+    """BIS - Random in AUROC of the held-out worlds, by seed, and as it is predicted
+    from counts, and from 100 judged rollouts beside them; none where no world that is
+    not held out was judged. Arguments as of :func:`read_judged_worlds`.
+    """
+    worlds, sample = read_judged_worlds(judged, measured), "100"
+    if all(world.held_out for world in worlds):
+        return []
+    models = fit_predictors(worlds, sample)
+    return [
+        {
+            "design": world.design,
+            "seeds": gains(world.measured, *PAIR, "auroc").tolist(),
+        }
+        | {
+            name: predict(models, name, world.inputs("stated" in name, sample)).gain
+            for name in models
+        }
+        for world in worlds
+        if world.held_out
+    ]
+
+
 def formula_error(worlds: Sequence[JudgedWorld], stated: bool) -> float:
     """Half the 90 % interval of the formula's gain with as many judged rollouts as
     there are: the quantile of its errors in the worlds that are not held out.

@@ -11,7 +11,7 @@ from experiments.console.command import print_json
 from experiments.console.tables import format_table
 from experiments.map.advisor import MIN_WORLDS, TARGETS, fit_advisor, validate
 from experiments.map.design import COMPARED as COMPARED
-from experiments.map.design import CONTROLS, HELD_OUT_EVERY, Design
+from experiments.map.design import CONTROLS, HELD_OUT_EVERY, LABELS, Design
 from experiments.map.worlds import gains
 from experiments.store.experiment import SizedOptions
 from experiments.store.results import Result
@@ -183,6 +183,8 @@ def print_map(
     if levels:
         print("\nBIS - Random by level, in points of micro-F1:\n")
         print(_level_table(levels))
+        for axis in dict.fromkeys(axis for of in design.tabled for axis in of):
+            print(f"{axis}: {LABELS[axis]}")
         print("\nexpected, and what came out:\n")
         for claim, of in expected.items():
             *figures, (_, refuted) = of.items()

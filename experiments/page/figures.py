@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from experiments.console.progress import progress
+from experiments.map.design import LABELS
 from experiments.store.provenance import file_sha256, versions
 from experiments.store.results import REFERENCE, read_results, store_path
 from mprm_jax.data.outputs import OutputSet
@@ -27,10 +28,15 @@ class Source(NamedTuple):
             name in ``results`` to a Drawing; imported once it is to be drawn.
         results: experiments of the results store that it draws; of each it gets a
             list of cells, dicts of config, seed and metrics.
+        made: function that makes its one argument of the folders of these results
+            instead.
+        more: further arguments.
     """
 
     drawing: str
     results: tuple[str, ...] = ()
+    made: str = ""
+    more: tuple[Any, ...] = ()
 
 
 FIGURES = {
@@ -53,9 +59,19 @@ FIGURES = {
     "alpha": Source("learning:alpha", ("alpha",)),
     "mc-budget": Source("learning:mc_budget", ("mc_budget",)),
     "selection": Source("selection:selection", ("selection",)),
-    "regime-map": Source("learning:regime_map", ("regimes",)),
-    "regime-map-ordered": Source("learning:regime_map", ("regimes_ordered",)),
+    "regime-map": Source("learning:regime_map", ("regimes",), more=(LABELS,)),
+    "regime-map-ordered": Source(
+        "learning:regime_map", ("regimes_ordered",), more=(LABELS,)
+    ),
     "gain": Source("learning:gain", ("gain", "regimes")),
+    "judged": Source(
+        "learning:judged",
+        ("judged_map", "regimes", "regimes_ordered"),
+        made="experiments.map.judged_map:held_out_gains",
+    ),
+    "candidates": Source(
+        "learning:candidates", ("better_rule", "regimes_ordered", "better_rule_scenes")
+    ),
     "phase-students": Source("phase:students", ("phase_students", "judges")),
     "phase-probes": Source("phase:probes", ("phase_probes", "judges")),
     "phase-nets": Source("phase:nets", ("phase_nets", "judges")),
@@ -64,7 +80,7 @@ FIGURES = {
 
 # What values of another type, length or range than a figure expects give rise to,
 # some only when the picture is laid out.
-_DAMAGED = (LookupError, TypeError, ValueError, AttributeError)
+DAMAGED = (LookupError, TypeError, ValueError, AttributeError)
 
 
 class NoResults(DataError):
@@ -115,10 +131,9 @@ def draw_all(
         for done, name in enumerate(names):
             try:
                 inputs = [_load(results, what) for what in FIGURES[name].results]
+                drawn += _draw(name, inputs, output)
             except NoResults as error:
                 left_out[name] = str(error)
-                continue
-            drawn += _draw(name, inputs, output)
             tick(done + 1)
     return drawn, left_out
 
@@ -157,13 +172,19 @@ def _draw(name: str, inputs: list[_Input], output: Path) -> list[Path]:
     )
     with mpl.rc_context(style.SETTINGS):
         try:
-            drawing = draw(*(value for _, value in inputs))
+            values = [value for _, value in inputs]
+            if source.made:
+                make = pkgutil.resolve_name(source.made)
+                values = [make(*(path.parent for path, _ in inputs))]
+                if not values[0]:
+                    raise NoResults(f"no world in all of {', '.join(source.results)}")
+            drawing = draw(*values, *source.more)
             forms = {
                 "pdf": style.image_bytes(drawing.figure, "pdf"),
                 "png": style.image_bytes(drawing.figure, "png"),
                 "csv": style.csv_bytes(drawing),
             }
-        except _DAMAGED as error:
+        except DAMAGED as error:
             # Without inputs, no results can be at fault.
             if not inputs:
                 raise

@@ -71,11 +71,12 @@ class Table:
 
 @dataclass(frozen=True)
 class Chart:
-    """A chart, what stands above it, and the numbers behind it."""
+    """A chart, what stands above and below it, and the numbers behind it."""
 
     title: str
     markup: Markup
     numbers: Table | None = None
+    note: str = ""
 
 
 def tabulate(
@@ -100,6 +101,18 @@ def tabulate(
     header = [columns[i][0] for i in shown]
     place = header.index(main) if main in header else None
     return Table(caption, header, [[row[i] for i in shown] for row in rows], place)
+
+
+def chart_of(
+    key: str, title: str, figure: Any, described: str, numbers: Table | None = None
+) -> Chart:
+    """A drawing of :mod:`paper_figures.page` as a chart, its ids beginning with the
+    key.
+    """
+    from paper_figures.page import inline_svg
+
+    label = visible(f"{title}: {described}")
+    return Chart(title, Markup(inline_svg(figure, key, label)), numbers)
 
 
 def page_template(name: str) -> jinja2.Template:

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-from markupsafe import Markup
 
 from experiments.grid.decomposition import METRICS, Decomposition, decompositions, why
 from experiments.grid.plan import BASE, DEMO
@@ -40,6 +39,7 @@ from experiments.page.corpus import (
 from experiments.page.html import (
     Chart,
     Table,
+    chart_of,
     count,
     mean,
     num,
@@ -51,6 +51,7 @@ from experiments.page.html import (
     text,
     visible,
 )
+from experiments.page.place import other_labels, place
 from experiments.page.rollouts import RolloutView, view_examples
 from experiments.store.provenance import file_sha256, versions
 from mprm_jax.data.outputs import (
@@ -153,7 +154,14 @@ def gather(folder: Path) -> Report:
             inputs |= {str(of.path.relative_to(folder)): hash_ for of, hash_ in files}
         with mpl.rc_context(SETTINGS):
             limit = max(1, _EXAMPLES // len(run.outcomes))
-            worlds.append(_world(f"w{i}", outcome, corpus, limit))
+            world = _world(f"w{i}", outcome, corpus, limit)
+            if corpus is not None and world.why:
+                found = place(f"w{i}-phase", outcome, corpus, run.manifest)
+                more = other_labels(outcome.world, run.manifest)
+                world = replace(
+                    world, why=[*world.why, *found], labels=[*world.labels, *more]
+                )
+            worlds.append(world)
     return Report(
         run=run,
         worlds=tuple(worlds),
@@ -368,7 +376,7 @@ def _differences(key: str, outcome: Outcome) -> tuple[list[Chart], Table]:
     )
     figure = page.differences(rows, "micro-F1 less Random’s")
     described = "; ".join(f"{row.label} {row.told}" for row in rows)
-    return [_chart(f"{key}-differences", title, figure, described)], contrasts
+    return [chart_of(f"{key}-differences", title, figure, described)], contrasts
 
 
 def _terms(key: str, outcome: Outcome, found: Decomposition) -> tuple[Chart, Table]:
@@ -405,7 +413,7 @@ def _terms(key: str, outcome: Outcome, found: Decomposition) -> tuple[Chart, Tab
     described = "; ".join(
         f"{part.name} {row.told}" for part, row in zip(found.parts, rows, strict=True)
     )
-    chart = _chart(key, title, page.terms(rows, "micro-F1"), described, numbers)
+    chart = chart_of(key, title, page.terms(rows, "micro-F1"), described, numbers)
     levels = tabulate(
         f"{outcome.world}, {share(found.arm.keep_ratio)}: micro-F1 by what labels the "
         "steps have.",
@@ -434,15 +442,6 @@ def _ends(of: Estimate | None) -> str | None:
     if of is None or "seeds" not in of.covers:
         return None
     return f"{sign(of.low)} to {sign(of.high)}"
-
-
-def _chart(
-    key: str, title: str, figure: Any, described: str, numbers: Table | None = None
-) -> Chart:
-    from paper_figures.page import inline_svg
-
-    label = visible(f"{title}: {described}")
-    return Chart(title, Markup(inline_svg(figure, key, label)), numbers)
 
 
 Points = dict[tuple[str, float | None], list[tuple[float, float, float]]]
@@ -514,7 +513,7 @@ def _line_chart(
     numbers = Table(f"{outcome.world}: {title}", header, rows)
     described = ", ".join(f"{of.name} ends at {num(of.y[-1])}" for of in curves)
     draw = page.learning if names[1] == "updates" else page.levels
-    return _chart(key, title, draw(curves, names[0]), described, numbers)
+    return chart_of(key, title, draw(curves, names[0]), described, numbers)
 
 
 def block_means(
@@ -549,7 +548,7 @@ def _distributions(key: str, world: str, corpus: WorldCorpus) -> Iterable[Chart]
         numbers = Table(f"{world}: {name}, all and {kept_by}", header, rows)
         described = "; ".join(f"{label}: {of} of {all_}" for label, all_, of, _ in rows)
         figure = page.distribution(*bins, name, kept_by)
-        yield _chart(f"{key}-{name[0]}", name, figure, described, numbers)
+        yield chart_of(f"{key}-{name[0]}", name, figure, described, numbers)
 
 
 _STATISTICS = (

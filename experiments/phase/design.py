@@ -67,8 +67,10 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from theory.selection import RuleName
+
 # Arms of every cell.
-RULES = ("random", "bis")
+RULES: tuple[RuleName, ...] = ("random", "bis")
 
 KEEP_RATIOS = (0.05, 0.1, 0.25, 0.5)
 
@@ -142,6 +144,7 @@ class Nets(NamedTuple):
         rollouts: of a corpus.
         judged: solutions of a benchmark.
         keep_ratio: rho.
+        rules: that select.
     """
 
     world: str = "scarce"
@@ -152,6 +155,7 @@ class Nets(NamedTuple):
     rollouts: int = 8_000
     judged: int = 1_000
     keep_ratio: float = 0.1
+    rules: tuple[RuleName, ...] = RULES
 
 
 # Small shows that everything runs, and roughly what it says.

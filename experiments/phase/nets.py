@@ -15,10 +15,10 @@ from experiments.corpora.scenes import write_world
 from experiments.grid.cells import Curve, Files, GridContext, InitialParams, run_cells
 from experiments.grid.demo import BATCH_SIZE, TRAINING, open_grid
 from experiments.grid.inputs import InputPaths, fingerprint, read_inputs
-from experiments.grid.plan import Arm, Grid, plan_cells
+from experiments.grid.plan import CONTROLS, Arm, Grid, plan_cells
 from experiments.grid.plan import Cell as GridCell
 from experiments.phase.cells import METRICS, Cell, gains_of
-from experiments.phase.design import HARD, RULES, Nets
+from experiments.phase.design import HARD, Nets
 from experiments.phase.probes import placed
 from experiments.store.results import read_results
 from mprm_jax.data.corpus import read_corpus, usable_rollouts
@@ -58,13 +58,17 @@ def cells(design: Nets, stages: Sequence[int]) -> list[Cell]:
 def grid_of(design: Nets, number: int) -> Grid:
     """What is trained on the corpus of a seed from each start."""
     return Grid(
-        rules=RULES,
+        rules=design.rules,
         keep_ratios=(design.keep_ratio,),
         alphas=(DEFAULT_ALPHA,),
-        labels=((HARD, 0.0),) if HARD in design.placements else (),
+        labels=tuple(
+            (of, 0.0 if of == HARD else None)
+            for of in design.placements
+            if of not in CONTROLS
+        ),
         seeds=(number,),
         references=(),
-        controls=tuple(of for of in design.placements if of != HARD),
+        controls=tuple(of for of in design.placements if of in CONTROLS),
     )
 
 
@@ -72,14 +76,33 @@ def models(folder: Path) -> dict[tuple, dict[str, Any]]:
     """Metrics of the trained models of a store, each by what tells it from others."""
     found = {}
     for result in read_results(folder, MODELS):
-        rate = result.config["training"]["learning_rate"]
-        arm = Arm(**result.config["arm"])
-        found[_key(result.config["model"], rate, arm, result.seed)] = result.metrics
+        of = result.config
+        rate, arm = of["training"]["learning_rate"], Arm(**of["arm"])
+        key = _key(of["world"]["name"], of["model"], rate, arm, result.seed)
+        found[key] = result.metrics
     return found
 
 
-def _key(model: str, rate: float, arm: Arm, number: int | None) -> tuple:
-    return model, rate, number, arm.rule, arm.labels, arm.keep_ratio
+def _key(world: str, model: str, rate: float, arm: Arm, number: int | None) -> tuple:
+    return world, model, rate, number, arm.rule, arm.labels, arm.keep_ratio
+
+
+def missing(
+    folder: Path, design: Nets, backbones: Sequence[str], seed: int
+) -> dict[int, dict[Start, list[GridCell]]]:
+    """The models of each corpus that a store lacks, by where they start; arguments as
+    of :func:`train`.
+    """
+    done, left = models(folder), {}
+    starts = list(itertools.starmap(Start, itertools.product(backbones, design.rates)))
+    for number in range(seed, seed + design.units):
+        for start in starts:
+            model = fingerprint(tiny.NAME, start.backbone)
+            for cell in grid_of(design, number).cells():
+                if _key(design.world, model, start.rate, cell.arm, number) not in done:
+                    of = left.setdefault(number, {})
+                    of.setdefault(start, []).append(cell)
+    return left
 
 
 def train(
@@ -96,17 +119,7 @@ def train(
     Raises:
         DataError: a file cannot be read or written.
     """
-    done = models(folder)
-    starts = list(itertools.starmap(Start, itertools.product(backbones, design.rates)))
-    for number in range(seed, seed + design.units):
-        left: dict[Start, list[GridCell]] = {}
-        for start in starts:
-            model = fingerprint(tiny.NAME, start.backbone)
-            for cell in grid_of(design, number).cells():
-                if _key(model, start.rate, cell.arm, number) not in done:
-                    left.setdefault(start, []).append(cell)
-        if not left:
-            continue
+    for number, left in missing(folder, design, backbones, seed).items():
         folder.mkdir(parents=True, exist_ok=True)
         # Pictures of a corpus take 60 MB, and are drawn again in seconds.
         with tempfile.TemporaryDirectory(dir=folder) as scratch:
@@ -180,15 +193,26 @@ def compute(
         folder: of the store of the models.
         seed: the first.
     """
-    found, metrics = models(folder), []
+    metrics = []
     for cell in group:
-        grid = grid_of(design, seed)
-        arms = [a for a in grid.arms() if a.labels == cell.placement]
-        model = fingerprint(tiny.NAME, backbones[int(cell.knowledge)])
-        numbers = range(seed, seed + cell.units)
-        of_arms = []
-        for arm in arms:
-            of = [found[_key(model, cell.rate or 0.0, arm, n)] for n in numbers]
-            of_arms.append({name: [one[name] for one in of] for name in METRICS})
-        metrics += gains_of([cell], arms, of_arms, placed(design, cell, seed))
+        backbone = backbones[int(cell.knowledge)]
+        of_arms = taught(cell, design, backbone, folder, seed)
+        arms = [arm for arm in of_arms if arm.labels == cell.placement]
+        found = [of_arms[arm] for arm in arms]
+        metrics += gains_of([cell], arms, found, placed(design, cell, seed))
     return metrics
+
+
+def taught(
+    at: Cell, design: Nets, backbone: str, folder: Path, seed: int
+) -> dict[Arm, dict[str, list[float]]]:
+    """Metrics of each arm at a cell's start, lists over units; arguments as of
+    :func:`compute`.
+    """
+    found, model = models(folder), fingerprint(tiny.NAME, backbone)
+    of_arms = {}
+    for arm in grid_of(design, seed).arms():
+        key = at.world, model, at.rate or 0.0, arm
+        of = [found[_key(*key, n)] for n in range(seed, seed + at.units)]
+        of_arms[arm] = {name: [one[name] for one in of] for name in METRICS}
+    return of_arms

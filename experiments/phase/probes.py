@@ -272,19 +272,34 @@ def compute(
     arms = [
         Arm(rule, cell.keep_ratio, labels=labels) for cell in group for rule in RULES
     ]
-    found: list[dict[str, Any]] = [{name: [] for name in METRICS} for _ in arms]
-    for unit in range(first.units):
+    found = taught(first, arms, design, backbone, folder, seed)
+    return gains_of(group, arms, found, placed(design, first, seed))
+
+
+def taught(
+    at: Cell,
+    arms: Sequence[Arm],
+    design: Probes,
+    backbone: str,
+    folder: Path,
+    seed: int,
+) -> list[dict[str, list[float]]]:
+    """Metrics of each arm at a world and a stage, lists over units and seeds; arguments
+    as of :func:`compute`.
+    """
+    found: list[dict[str, list[float]]] = [{name: [] for name in METRICS} for _ in arms]
+    for unit in range(at.units):
         number = seed + unit
-        scenes = scenes_of(design, first.world, number)
-        hidden = read_hidden(hidden_file(folder, first.world, number, backbone))
+        scenes = scenes_of(design, at.world, number)
+        hidden = read_hidden(hidden_file(folder, at.world, number, backbone))
         hidden = standardised(hidden, scenes.rollouts.n_steps)
-        seeds = range(seed + unit * first.seeds, seed + (unit + 1) * first.seeds)
+        seeds = range(seed + unit * at.seeds, seed + (unit + 1) * at.seeds)
         tasks = [task_of(scenes, hidden, number) for number in seeds]
         trained = train_arms(tasks, arms, seeds, Lesson(Student(), BATCH))
         for of, metrics in zip(found, trained, strict=True):
             for name in METRICS:
                 of[name] += metrics[name]
-    return gains_of(group, arms, found, placed(design, first, seed))
+    return found
 
 
 def placed(design: Probes | Nets, cell: Cell, seed: int) -> list[float] | None:

@@ -19,13 +19,13 @@ from experiments.phase.design import (
     NETS,
     POSITION,
     PROBES,
-    RULES,
     STUDENTS,
     Nets,
     Probes,
 )
 from experiments.phase.report import Diagram, as_json, as_text
-from experiments.store.experiment import SizedOptions, complete
+from experiments.store.experiment import ExperimentOptions, SizedOptions, complete
+from experiments.store.results import Result
 
 # Stage of the backbone that ships as the full one.
 FULL_STAGE = 6000
@@ -88,11 +88,29 @@ def _complete(
     more: Callable[[Cell], dict[str, Any]],
     compute: Callable[[Sequence[Cell]], list[dict[str, Any]]],
 ) -> tuple[list[Diagram], int]:
-    """The diagrams of these cells, one a world, those of one training together.
+    """The diagrams of these cells of one kind, one a world; see :func:`completed`."""
+    name = cells[0].diagram
+    results, ran = completed(options, store_name(name), cells, more, compute)
+    by_world: dict[str, dict[Cell, Any]] = {}
+    for result in results:
+        cell = cell_of(result)
+        by_world.setdefault(cell.world, {})[cell] = result.metrics
+    return [Diagram(name, *of) for of in by_world.items()], ran
+
+
+def completed(
+    options: ExperimentOptions,
+    name: str,
+    cells: Sequence[Cell],
+    more: Callable[[Cell], dict[str, Any]],
+    compute: Callable[[Sequence[Cell]], list[dict[str, Any]]],
+) -> tuple[list[Result], int]:
+    """All cells of a store, and how many it lacked; those of one training together.
 
     Args:
         options: of the command.
-        cells: of one kind of diagram.
+        name: of the store.
+        cells: wanted, those of one training beside each other.
         more: what determines a cell beside its place.
         compute: metrics of cells that differ in their keep ratio alone.
     """
@@ -103,16 +121,8 @@ def _complete(
         )
         return [metrics for _, group in groups for metrics in compute(list(group))]
 
-    name = cells[0].diagram
     configs = [{"cell": cell._asdict()} | more(cell) for cell in cells]
-    results, ran = complete(
-        options, store_name(name), configs, run, together=len(KEEP_RATIOS)
-    )
-    by_world: dict[str, dict[Cell, Any]] = {}
-    for result in results:
-        cell = cell_of(result)
-        by_world.setdefault(cell.world, {})[cell] = result.metrics
-    return [Diagram(name, *of) for of in by_world.items()], ran
+    return complete(options, name, configs, run, together=len(KEEP_RATIOS))
 
 
 def _students(options: Options) -> tuple[list[Diagram], int]:
@@ -144,15 +154,24 @@ def _probes(options: Options) -> tuple[list[Diagram], int]:
 
     diagrams, ran = [], 0
     for world in design.worlds:
-        with progress(f"hidden states of {world}", design.units, "corpora") as tick:
-            made = probes.keep_hidden_states(design, world, backbones, folder, seed)
-            for number, _ in enumerate(made, 1):
-                tick(number)
+        make_hidden_states(design, world, backbones, folder, seed)
         cells = probes.cells(design, world, tuple(backbones))
         found, new = _complete(options, cells, more, compute)
         diagrams += found
         ran += new
     return diagrams, ran
+
+
+def make_hidden_states(
+    design: Probes, world: str, backbones: dict[int, str], folder: Path, seed: int
+) -> None:
+    """Those that the folder lacks, with progress."""
+    from experiments.phase import probes
+
+    with progress(f"hidden states of {world}", design.units, "corpora") as tick:
+        made = probes.keep_hidden_states(design, world, backbones, folder, seed)
+        for number, _ in enumerate(made, 1):
+            tick(number)
 
 
 def of_scenes(design: Probes | Nets, backbone: str) -> dict[str, Any]:
@@ -200,13 +219,7 @@ def _nets(options: Options) -> tuple[list[Diagram], int]:
     backbones = find_backbones(options.backbones, design.stages)
     cells = nets.cells(design, tuple(backbones))
     seed = 1000 * options.seed
-    models = len(RULES) * design.units * len(cells)
-    left = models - len(nets.models(options.output))
-    with progress("training", max(left, 0), "models") as tick:
-        lines = nets.train(options.output, design, list(backbones.values()), seed)
-        for number, line in enumerate(lines, 1):
-            print(line, file=sys.stderr, flush=True)
-            tick(number)
+    train_nets(design, backbones, options.output, seed)
 
     def more(cell: Cell) -> dict[str, Any]:
         of = backbones[int(cell.knowledge)]
@@ -217,6 +230,21 @@ def _nets(options: Options) -> tuple[list[Diagram], int]:
         return nets.compute(group, design, backbones, options.output, seed)
 
     return _complete(options, cells, more, compute)
+
+
+def train_nets(
+    design: Nets, backbones: dict[int, str], folder: Path, seed: int
+) -> None:
+    """The models that the folder's store lacks, with progress."""
+    from experiments.phase import nets
+
+    given = folder, design, list(backbones.values()), seed
+    left = nets.missing(*given).values()
+    total = sum(len(cells) for of in left for cells in of.values())
+    with progress("training", total, "models") as tick:
+        for number, line in enumerate(nets.train(*given), 1):
+            print(line, file=sys.stderr, flush=True)
+            tick(number)
 
 
 _RUN = {"students": _students, "probes": _probes, "nets": _nets}

@@ -68,8 +68,8 @@ def test_the_even_worlds_choose_and_the_odd_ones_judge():
 
 def test_a_world_without_an_arm_and_a_missing_half_are_refused():
     whole = [planted(i, dict.fromkeys(["bis", *RULES], 0.0)) for i in range(2)]
-    less = {k: v for k, v in whole[1].micro_f1.items() if k != "bold"}
-    lacking = dataclasses.replace(whole[1], micro_f1=less)
+    less = {k: v for k, v in whole[1].values.items() if k != "bold"}
+    lacking = dataclasses.replace(whole[1], values=less)
     with pytest.raises(ValueError, match="bold"):
         candidate_table([whole[0], lacking], RULES)
     with pytest.raises(ValueError, match="odd"):
@@ -93,7 +93,7 @@ def test_a_named_world_is_in_one_half_at_all_keep_ratios():
     ]
     found = named_worlds(cells)
     assert [w.index for w in found] == [1] * 4 + [2] * 4
-    assert found[5].micro_f1 == {n: [0.1, i] for i, n in enumerate(ARMS)}
+    assert found[5].values == {n: [0.1, i] for i, n in enumerate(ARMS)}
 
 
 def test_the_command_runs_its_worlds_once_and_reads_those_of_the_other_stores(

@@ -6,6 +6,7 @@ import json
 import os
 import pkgutil
 
+import msgspec
 import pytest
 
 from experiments.page import figures
@@ -130,6 +131,15 @@ def test_results_that_cannot_be_drawn_are_named(name, what, damage, tmp_path, mp
     assert (failed.status, failed.err.count("\n")) == (1, 1)
     assert f"{tmp_path / what}.jsonl: " in failed.err
     assert not output.exists()
+
+
+def test_a_figure_of_results_that_share_no_world_is_left_out(tmp_path):
+    """As of a map that was run with another seed than the judged rollouts."""
+    said = read_results(figures.REFERENCE, "judged_map")
+    append_results(tmp_path, [msgspec.structs.replace(one, seed=9) for one in said[:3]])
+    drawn, left_out = figures.draw_all(["judged", "alpha"], tmp_path, tmp_path / "out")
+    assert {path.stem for path in drawn} == {"alpha"}
+    assert list(left_out) == ["judged"]
 
 
 def test_a_fault_of_a_figure_without_results_stays_a_traceback(tmp_path, monkeypatch):

@@ -8,6 +8,7 @@ import pytest
 from experiments.map import judged_map
 from experiments.map.advisor import NAMES as COUNTS
 from experiments.map.design import FIRST, ORDERED, design
+from experiments.map.gain import judge_gains
 from experiments.map.judged import NAMES
 from experiments.store.results import REFERENCE, Result, append_results, store_path
 from mprm_jax.records.problems import DataError
@@ -53,6 +54,18 @@ def test_the_committed_validation_is_as_reported(design, committed):
     assert found["both, stated"] > 0.6 > 0.5 > found["counts"]
     assert both["explained"] > 0.4 > 0.3 > counts["explained"]
     assert 0.8 < both["coverage"] < 0.97
+
+
+def test_the_figure_has_the_gains_of_the_validation(committed):
+    """Held-out worlds of both designs, whose share of right signs is the report's."""
+    found = judged_map.held_out_gains(REFERENCE, REFERENCE)
+    for name_of in (FIRST.name, ORDERED.name):
+        reported = judged_map.validate(committed, "100", "auroc")[name_of]
+        of = [world for world in found if world["design"] == name_of]
+        seeds = np.array([world["seeds"] for world in of])
+        for name in ("counts", "both", "both, stated"):
+            told = judge_gains(seeds, np.array([world[name] for world in of]))
+            assert told == {key: reported[name][key] for key in told}
 
 
 def made_up(count, rng, keep_from_formula):

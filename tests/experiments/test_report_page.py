@@ -3,15 +3,20 @@
 import itertools
 import json
 import re
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
+import matplotlib as mpl
 import numpy as np
 import pytest
 
 from experiments.grid.plan import Arm
 from experiments.grid.results import NAMES
+from experiments.page.corpus import read_world
+from experiments.page.place import place
 from experiments.page.report import gather, render, write_report
-from experiments.store.results import Result, append_results
+from experiments.store.manifests import RunManifest
+from experiments.store.results import REFERENCE, Result, append_results, store_path
+from paper_figures.page import SETTINGS
 from tests.cli import run
 from tests.report_document import Document
 from tests.report_run import (
@@ -152,6 +157,109 @@ def test_why_is_told_in_terms_that_add_up(document):
     assert levels["blind"]["Random"].startswith(f"{LEVELS['random'] + blind[0]:.3f}")
 
 
+def position_auroc(folder, world, rows):
+    """Over all pairs of a wrong step labelled right and one labelled wrong."""
+    places = {True: [], False: []}
+    lines = [
+        (json.loads(record)["steps_with_score"], json.loads(truth)["correct"])
+        for path in sorted((folder / world / "corpus" / "annotations").glob("*.jsonl"))
+        for record, truth in zip(
+            path.read_text().splitlines(),
+            (folder / world / "corpus" / "truth" / path.name).read_text().splitlines(),
+            strict=True,
+        )
+    ]
+    for row in rows if rows is not None else range(len(lines)):
+        for i, (step, correct) in enumerate(zip(*lines[row], strict=True)):
+            if correct == -1:
+                positive = step["num_mc_correct"] > 0
+                places[positive].append(i / max(len(lines[row][0]) - 1, 1))
+    pairs = [*itertools.product(places[True], places[False])]
+    return sum((a < b) + (a == b) / 2 for a, b in pairs) / len(pairs)
+
+
+def test_the_run_stands_in_the_phase_diagram_where_it_was_measured(demo_run):
+    world = gather(demo_run).worlds[0]
+    chart = world.why[-1]
+    assert chart.numbers is not None
+    manifest = demo_run / "scarce" / "subsets" / "bis.jsonl.manifest.json"
+    kept = json.loads(manifest.read_text())["rows"]
+    cells = [
+        cell
+        for line in store_path(REFERENCE, "phase_probes").read_text().splitlines()
+        for cell in [json.loads(line)]
+        if cell["config"]["cell"]["world"] == "scarce"
+        and cell["config"]["cell"]["keep_ratio"] == KEEP_RATIO
+    ]
+    gains, follows = {}, {}
+    for cell in cells:
+        at, found = cell["config"]["cell"], cell["metrics"]
+        gap = np.subtract(*(found["arms"][rule]["auroc"] for rule in ("bis", "random")))
+        placement = {"hard": "as they are"}.get(at["placement"], at["placement"])
+        gains[f"{at['knowledge']:g}", placement] = f"{100 * gap.mean():+.2f}"
+        if found["position_auroc"]:
+            follows[f"{np.mean(found['position_auroc']):.2f}".lstrip("0")] = np.mean(
+                found["position_auroc"]
+            )
+    rows = {tuple(row[:2]): row[3].replace("−", "-") for row in chart.numbers.rows}
+    assert rows == gains
+    texts = re.findall(r'<text[^>]* x="([\d.]+)"[^>]*>([^<]+)</text>', chart.markup)
+    x = {text: float(at) for at, text in texts}
+    for mark, of in (("▼", None), ("▽", kept)):
+        measured = position_auroc(demo_run, "scarce", of)
+        assert f"{measured:.2f} ({mark}" in chart.note
+        at = np.interp(measured, [*follows.values()], [x[text] for text in follows])
+        # Coordinates have two decimals; a column is 54 wide.
+        assert x[mark] == pytest.approx(at, abs=0.02)
+    assert "2,400 updates" in chart.note
+    # Half-way between half-blind and as they are lies .74.
+    expected = float(gains["2400", "half-blind"])
+    assert f"predicts {expected:+.1f} points".replace("-", "−") in chart.note
+
+
+@pytest.mark.parametrize("damage", [None, b"{}\n", b"[1", "metrics", "placement"])
+def test_without_reference_results_there_is_no_diagram(
+    damage, demo_run, tmp_path, monkeypatch
+):
+    if damage is not None:
+        path = store_path(tmp_path, "phase_probes")
+        whole = store_path(REFERENCE, "phase_probes").read_text()
+        text = damage if isinstance(damage, bytes) else whole.replace(damage, "x")
+        path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    monkeypatch.setattr("experiments.page.place.REFERENCE", tmp_path)
+    for world in gather(demo_run).worlds:
+        assert [chart.title[:12] for chart in world.why] == ["BIS − Random"]
+        assert len(world.labels) == 1
+
+
+def test_what_masked_labels_gained_is_that_of_nets_from_the_nearest_backbone(demo_run):
+    """Of the faster of the two rates, AUROC of corpora less Random's, paired."""
+    table = gather(demo_run).worlds[0].labels[-1]
+    lines = store_path(REFERENCE, "better_rule_scenes").read_text().splitlines()
+    nets = [json.loads(line) for line in lines if '"diagram":"nets"' in line]
+    place = {"world": "scarce", "knowledge": 2400, "rate": 5e-4}
+    (arms,) = [
+        {name: np.array(of["auroc"]) for name, of in net["metrics"]["arms"].items()}
+        for net in nets
+        if place.items() <= net["config"]["cell"].items()
+    ]
+    gains = [
+        f"{100 * (arms[name] - arms['random']).mean():+.2f}".replace("-", "−")
+        for name in ("bis", "random masked", "bis masked", "contrast masked")
+    ]
+    assert [row[2] for row in table.rows] == gains
+
+
+def test_what_is_not_in_the_diagram_is_replaced_and_said(demo_run):
+    folder, manifest = demo_run / "plentiful", RunManifest((), "")
+    corpus, outcome = read_world(folder), gather(demo_run).worlds[1].outcome
+    with mpl.rc_context(SETTINGS):
+        (chart,) = place("k", replace(outcome, world="forgiving"), corpus, manifest)
+    # Its errors follow position least, as those of scarce do: .820 against .822.
+    assert "no world “forgiving”: “scarce”" in chart.note
+    assert "nothing is predicted" in chart.note
+
+
 def test_the_answers_come_first_and_agree_with_the_command(
     demo_run, document, capsys, tmp_path
 ):
@@ -288,6 +396,7 @@ def test_a_selection_run_has_the_same_page_less_what_needs_its_world(tmp_path):
     assert "the real corpus “<b>corpus</b>”" in document.text
     assert "b" not in {tag for tag, _ in document.tags}
     assert "mprm run selection --seeds 3" in document.text
+    assert "mprm advise --judged" in document.text
     ids = {values["id"] for tag, values in document.tags if tag == "section"}
     assert ids == {
         *("answer", "results", "learning", "kept"),

@@ -76,7 +76,6 @@ def test_cells_are_told_apart_by_paired_tests_over_corpora_with_holm():
 def test_losses_are_hatched_and_judges_stand_between_the_columns():
     axis = phase.probes(CELLS, JUDGES).figure.axes[0]
     cells = [p for p in axis.patches if isinstance(p, Rectangle)]
-    assert len(cells) == 6
     hatched = [p.get_xy() for p in cells if p.get_hatch()]
     # "hard" is the second column, 1 the upper row.
     assert hatched == [(0.5, 0.5)]
@@ -106,10 +105,32 @@ def test_the_map_counts_worlds_by_every_axis():
                 "metrics": {"arms": {n: {"micro_f1": x} for n, x in arms.items()}},
             }
         )
-    rows = learning.regime_map(cells).rows
+    labels = {"keep_ratio": "keep ratio", "noise": "noise"}
+    rows = learning.regime_map(cells, labels).rows
     # Panel, level, worlds; gains, open, loses.
     assert ("BIS less Random, by keep ratio", "10 %", 4, 2, 0, 2) in rows
     assert [row[1:] for row in rows if row[0] == "BIS less Random, by noise"] == [
         ("0 / 0", 4, 4, 0, 0),
         ("0.1 / 0", 4, 0, 0, 4),
+    ]
+
+
+def test_signs_are_counted_where_they_are_told_apart():
+    """Of four worlds two gain for sure, and one of them is predicted to lose."""
+    noise = RNG.normal(0, 1e-3, 20)
+    worlds = [
+        {"design": "regimes", "seeds": gain + noise - noise.mean()}
+        | dict.fromkeys(("counts", "both", "both, stated"), predicted)
+        for gain, predicted in ((0.03, 0.01), (0.02, -0.01), (0.0, 0.01), (1e-5, 0.02))
+    ]
+    worlds[1] |= {"both, stated": 0.02}
+    drawing = learning.judged(worlds)
+    assert [row[2:4] for row in drawing.rows[:2]] == [
+        pytest.approx((1.0, 3.0)),
+        pytest.approx((-1.0, 2.0)),
+    ]
+    assert [row[-1] for row in drawing.rows] == 3 * [1, 1, 0, 0]
+    shares = [axis.texts[0].get_text() for axis in drawing.figure.axes]
+    assert [text.split("map ")[1] for text in shares] == [
+        *("0.50 of 2", "0.50 of 2", "1.00 of 2"),
     ]
