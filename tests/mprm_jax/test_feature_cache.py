@@ -72,6 +72,8 @@ def test_scores_and_gradients_are_those_of_the_model(loaded, tmp_path):
     }
     found, of_cached = loss_and_gradient(quick, broken, batch)
     assert relative(found, logits) < 2e-6
+    states = model.marker_states(params, batch_of(model))
+    assert relative(quick.marker_states(broken, batch), states) < 2e-6
     assert jax.tree.structure(of_cached) == jax.tree.structure(gradient)
     for ours, theirs in zip(
         jax.tree.leaves(of_cached), jax.tree.leaves(gradient), strict=True

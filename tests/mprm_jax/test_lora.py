@@ -16,6 +16,7 @@ from mprm_jax.models.lora import (
     merged,
 )
 from mprm_jax.models.registry import DESCRIPTION
+from mprm_jax.models.reward_head import answer_rows
 from mprm_jax.models.weights.load import load_backbone
 from mprm_jax.records.problems import DataError
 from mprm_jax.train.checkpoint import load_model, restore_latest
@@ -97,6 +98,10 @@ def test_adapted_and_merged_are_w_plus_the_scaled_product(loaded, moved):
     logits = jax.jit(wrapped.reward_logits)(moved, batch)
     np.testing.assert_allclose(logits, logits_of(made, batch), rtol=1e-5, atol=1e-5)
     assert np.abs(np.asarray(logits - logits_of(params, batch))).max() > 0.01
+    # What the head reads is adapted, too.
+    states = jax.jit(wrapped.marker_states)(moved, batch)
+    yes_no = states @ answer_rows(model.head, moved).T
+    np.testing.assert_allclose(yes_no, logits[..., :2], rtol=1e-4, atol=1e-5)
 
 
 def test_merged_kernels_keep_what_bfloat16_would_round_away(loaded, moved):
