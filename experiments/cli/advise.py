@@ -137,6 +137,11 @@ def run(options: Options) -> None:
     advisor, worlds, folder = load_advisor(options.results)
     usable = load_usable(options)
     rollouts = usable.rollouts
+    if not rollouts.measured.all():
+        raise DataError(
+            f"{options.corpus}: some steps were never sampled, of which nothing can be "
+            "said; --unmeasured drop leaves them out"
+        )
     try:
         measures = corpus_measures(rollouts)
     except ValueError as error:

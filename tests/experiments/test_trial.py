@@ -1,6 +1,7 @@
 """A trial by heads on hidden states: its sign, its arithmetic, what it never sees."""
 
 import itertools
+import shutil
 
 import numpy as np
 import pytest
@@ -215,6 +216,27 @@ def test_backbones_and_corpora_without_pictures_are_tried(world, tmp_path, capsy
     assert done.status == 0, done.err
     made = done.json["judged"]["trial"]
     assert (made["rollouts"], made["steps_cut_off"]) == (120, 0)
+
+
+def test_steps_that_were_never_sampled_are_refused_or_left_out(world, tmp_path, capsys):
+    folder = tmp_path / "unmeasured"
+    shutil.copytree(world, folder)
+    file = files_of(folder)[0]
+    # The second rollout, which is not judged, ends unmeasured.
+    first, second, *rest = read_lines(file)
+    second["steps_with_score"][-1] |= {
+        "num_mc_total": 0,
+        "num_mc_correct": 0,
+        "score": 0,
+    }
+    write_lines(file, first, second, *rest)
+    asked = ["--model", "tiny", "--trial-rollouts", "60", "--unmeasured"]
+    judged = world.parent / "judged.jsonl"
+    done = advise(capsys, folder, *asked, "keep", judged=judged)
+    assert (done.status, done.out, done.err.count("\n")) == (1, "", 1)
+    assert "--unmeasured drop" in done.err
+    done = advise(capsys, folder, *asked, "drop", "--json", judged=judged)
+    assert done.json["judged"]["trial"]["rollouts"] == 60
 
 
 def test_what_a_trial_cannot_use_is_one_line(world, tmp_path, capsys):
