@@ -282,24 +282,50 @@ def score_prompts(
     So a model is compiled for each such shape that occurs, a handful. A causal model
     gives the same scores whatever an example is batched with.
     """
-    scores: list[np.ndarray] = []
+    scores = []
+    for logits_Sx3 in _at_markers(_logits, model, params, examples, batch_size):
+        yes_S, no_S, _ = logits_Sx3.astype(np.float64).T
+        scores.append(expit(yes_S - no_S))
+    return scores
+
+
+def marker_states(
+    model: Model, params: Params, examples: Source, batch_size: int
+) -> Iterator[np.ndarray]:
+    """What the reward head reads at each example's markers, float32 ``[S, D]``, in
+    order, in batches as :func:`score_prompts` makes them.
+    """
+    for states_SxD in _at_markers(_states, model, params, examples, batch_size):
+        yield states_SxD.astype(np.float32)
+
+
+def _at_markers(
+    read: Callable[[Model, Params, Batch], jax.Array],
+    model: Model,
+    params: Params,
+    examples: Source,
+    batch_size: int,
+) -> Iterator[np.ndarray]:
     places, size = range(len(examples)), _WINDOW * batch_size
     for start in places[::size]:
         window = [examples[place] for place in places[start : start + size]]
         found: dict[int, np.ndarray] = {}
         for rows, buckets in _plan(window, batch_size):
             batch = collate([window[i] for i in rows], buckets, batch_size)
-            logits_BxSx3 = np.asarray(_logits(model, params, batch), np.float64)
-            scores_BxS = expit(logits_BxSx3[..., 0] - logits_BxSx3[..., 1])
+            read_BxSxX = np.asarray(read(model, params, batch))
             for b, i in enumerate(rows):
-                found[i] = scores_BxS[b, : len(window[i].marker_S)]
-        scores.extend(found[i] for i in range(len(window)))
-    return scores
+                found[i] = read_BxSxX[b, : len(window[i].marker_S)]
+        yield from (found[i] for i in range(len(window)))
 
 
 @partial(jax.jit, static_argnums=0)
 def _logits(model: Model, params: Params, batch: Batch) -> jax.Array:
     return model.reward_logits(params, batch)
+
+
+@partial(jax.jit, static_argnums=0)
+def _states(model: Model, params: Params, batch: Batch) -> jax.Array:
+    return model.marker_states(params, batch)
 
 
 def _plan(

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import itertools
 import math
-from collections.abc import Sequence
+import zlib
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,12 +22,14 @@ from experiments.console.options import (
     check_least,
     given,
 )
+from experiments.console.progress import progress
 from experiments.console.tables import format_table
 from experiments.store.results import REFERENCE
 from theory.paper import TRAINING
 from theory.scores import DEFAULT_ALPHA
 
 if TYPE_CHECKING:
+    from experiments.corpora.judges import KnownTruth
     from experiments.map.advisor import Advisor
     from experiments.map.judged import Assumed, Values
     from experiments.map.judged_map import JudgedWorld
@@ -33,6 +38,9 @@ if TYPE_CHECKING:
     from theory.selection import Selection
 
 KEEP_RATIOS = (0.05, 0.1, 0.25, 0.5)
+
+# Names a stream: the seed alone would be that of the selection.
+_STREAM = zlib.crc32(b"sample of a trial")
 
 # Of every interval, as of the simulated worlds'; resamples of the judged rollouts.
 _LEVEL, _REPLICATES = 0.9, 100
@@ -52,7 +60,11 @@ class Options(CorpusOptions):
     neither counts nor judges see: --clean-auroc, --ease, --position, --knowledge,
     --dimension.
 
-    Example: mprm advise CORPUS --judged judged.jsonl
+    With --model too, a trial: the model reads a sample of the corpus once, linear heads
+    are trained on what BIS and Random keep of it, and the judged rollouts, which
+    neither may keep, judge the heads.
+
+    Example: mprm advise CORPUS --judged judged.jsonl --model tiny
 
     Attributes:
         batch: Rollouts per update of the planned training.
@@ -62,6 +74,10 @@ class Options(CorpusOptions):
             VisualProcessBench), found in the corpus by question and steps, or Med-PRM
             samples, which bring their counts.
         judge: Whose labels, of Med-PRM samples; by default the first judge's.
+        model: For a trial: tiny, or a folder, as for mprm train.
+        images: Root of the image paths; by default images/ in the corpus's folder, or
+            that folder.
+        trial_rollouts: Most rollouts that the model reads, beside the judged ones.
         clean_auroc: What the model would reach with clean labels without end, in
             (0.5, 1).
         ease: How strongly features show the ease of a rollout: their shift, per
@@ -78,6 +94,9 @@ class Options(CorpusOptions):
     passes: int = 1
     judged: OptionalPath = None
     judge: OptionalStr = None
+    model: OptionalStr = None
+    images: OptionalPath = None
+    trial_rollouts: int = 8000
     clean_auroc: float = 0.83
     ease: float = 0.7
     position: float = 1.0
@@ -87,14 +106,17 @@ class Options(CorpusOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_least(self, batch=1, passes=1, ease=0, position=0)
+        check_least(self, batch=1, passes=1, ease=0, position=0, trial_rollouts=1)
         check_least(self, knowledge=0, dimension=4)
         if not 0.5 < self.clean_auroc < 1:
             raise UsageError("--clean-auroc must lie in (0.5, 1)")
         if self.judged is None:
-            for name in ("--judge", *_STATED, "--dimension"):
+            for name in ("--judge", "--model", *_STATED, "--dimension"):
                 if name in given(self):
                     raise UsageError(f"{name} needs --judged")
+        for name in given(self).keys() & {"--images", "--trial-rollouts"}:
+            if self.model is None:
+                raise UsageError(f"{name} needs --model")
 
     @property
     def stated(self) -> bool:
@@ -235,9 +257,12 @@ def _signs(worlds: Sequence[JudgedWorld]) -> dict[str, dict[str, float]]:
 
 
 def _visual(worlds: Sequence[JudgedWorld]) -> dict[str, dict[str, float]] | None:
-    from experiments.phase.prediction import judge_reference
+    from experiments.phase.prediction import SAMPLES, judge_reference
 
-    return judge_reference(worlds, _SAMPLE)
+    few, many = (judge_reference(worlds, sample) for sample in SAMPLES)
+    if few is None or many is None:
+        return None
+    return few | {f"{name}, {SAMPLES[1]}": of for name, of in many.items()}
 
 
 def _judge(
@@ -254,6 +279,7 @@ def _judge(
     from theory.intervals import draw_weights
 
     truth = read_truth_of(options.judged or Path(), usable, options.judge)
+    trial, tried = _try(options, usable, truth) if options.model else (None, None)
     judged = said.judged_steps(truth.rollouts, truth.right_S, truth.known_S)
     steps, right = said.steps_of(usable.rollouts), said.right_share(judged)
     corpus, assumed = said.composition(steps), _assumed(options)
@@ -266,30 +292,22 @@ def _judge(
     spread = said.resample(bis, KEEP_RATIOS, corpus, judged, assumed, drawn)
     error = formula_error(worlds, options.stated) if worlds else 0.0
     told = [getattr(assumed, name) for name in STATED if options.stated]
-    knows = {"knowledge": assumed.knowledge + 1}
-    others = {
-        name: dataclasses.replace(assumed, **change)
-        for name, change in (said.OTHERWISE | {"knowledge + 1": knows}).items()
-    }
     for k, (advice, subset) in enumerate(zip(found, bis, strict=True)):
         inputs = said.judged_inputs(subset, corpus, KEEP_RATIOS[k], judged, assumed)
         gain, sampled = float(inputs[0]), _ends(spread.gain_RxK[:, k])
         half = math.hypot((sampled[1] - sampled[0]) / 2, error)
         look = np.concatenate([list(advice["inputs"].values()), inputs, told])
-        asked = subset, KEEP_RATIOS[k] * corpus, corpus, right
         advice["judged"] = {
             "formula": {"gain": gain, "low": gain - half, "high": gain + half},
             "sampled": sampled,
-            "otherwise": {
-                name: said.predicted_gain(*asked, other)
-                for name, other in others.items()
-            },
+            "trial": tried and tried[k],
             "both": None
             if advice["outside"] or not worlds
             else _both(worlds, judged.rollouts, options.stated, look),
         } | _values(said.predictive_values(subset, right), spread.bis_RxKx2[:, k])
     return {
         "truth": truth.source,
+        "trial": trial,
         "rollouts": judged.rollouts,
         "steps": len(judged.right_S),
         "wrong": int((~judged.right_S).sum()),
@@ -299,6 +317,63 @@ def _judge(
         "assumed": dataclasses.asdict(assumed) | {"stated": options.stated},
         "formula_error": error,
     } | _values(said.predictive_values(corpus, right), spread.random_Rx2)
+
+
+def _try(
+    options: Options, usable: SelectableCorpus, truth: KnownTruth
+) -> tuple[dict[str, Any], list[dict[str, Any] | None]]:
+    """What a trial is made of, and what it says at each keep ratio."""
+    from experiments.phase.trial import Judges, check_truth, read_states, try_rules
+    from mprm_jax.records.problems import DataError
+    from mprm_jax.train.open_model import open_model
+
+    if truth.usable_rows is None or truth.copies is None:
+        raise DataError(
+            f"{options.judged}: Med-PRM samples name no rollouts of the corpus, which "
+            "a trial needs; leave --model out"
+        )
+    rest = np.setdiff1d(np.arange(len(usable.row)), truth.copies)
+    if not len(rest):
+        raise DataError(f"{options.judged}: judges all of {options.corpus}: no trial")
+    with _no_trial(options):
+        # Before the model reads for minutes.
+        check_truth(truth.right_S[truth.known_S])
+    rng = np.random.default_rng([options.seed, _STREAM])
+    sample = np.sort(rng.permutation(rest)[: options.trial_rollouts])
+    opened, count = open_model(options.model or ""), itertools.count(1)
+    total = len(sample) + len(truth.usable_rows)
+    with progress("reading", total, "rollouts") as tick:
+        seen, judged = (
+            read_states(usable, rows, opened, options.images, lambda: tick(next(count)))
+            for rows in (sample, truth.usable_rows)
+        )
+    of = truth.known_S[judged.kept_S]
+    right, states = truth.right_S[judged.kept_S][of], judged.hidden_SxD[of]
+    number = np.repeat(np.arange(judged.rollouts.n_rollouts), judged.rollouts.lengths)
+    some = np.flatnonzero(seen.rollouts.lengths)
+    data = seen.rollouts.take(some), seen.hidden_SxD
+    with _no_trial(options):
+        judges = [Judges(states, right, number[of])]
+        (found,) = try_rules(*data, judges, KEEP_RATIOS, options.seed)
+    made = {
+        "model": options.model,
+        "rollouts": len(some),
+        "judged_steps": len(right),
+        "steps_cut_off": sum(int((~x.kept_S).sum()) for x in (seen, judged)),
+        "rollouts_cut_off": len(sample) - len(some),
+    }
+    return made, [of and of._asdict() for of in found]
+
+
+@contextlib.contextmanager
+def _no_trial(options: Options) -> Iterator[None]:
+    """What cannot be tried, with the way out."""
+    from mprm_jax.records.problems import DataError
+
+    try:
+        yield
+    except ValueError as error:
+        raise DataError(f"{options.judged}: {error}; leave --model out") from None
 
 
 def _assumed(options: Options) -> Assumed:
@@ -469,7 +544,7 @@ def _text(report: dict[str, Any], inside: list[dict[str, Any]]) -> str:
     if inside:
         lines += _recommended_lines(report["recommended"], inside)
     lines += _sign_lines(report["signs"], report["judged"] is not None)
-    return "\n".join([*lines, *_caveat_lines(report["visual"])])
+    return "\n".join([*lines, *_caveat_lines(report)])
 
 
 def _subset_lines(every: Sequence[dict[str, Any]], continuations: int) -> list[str]:
@@ -565,11 +640,12 @@ def _judged_lines(judged: dict[str, Any], every: Sequence[dict[str, Any]]) -> li
         f"\njudged: {judged['steps']} steps of {judged['rollouts']} rollouts by "
         f"{judged['truth']}, {judged['wrong']} wrong",
         *(f"{n} left out: {reason}" for reason, n in judged["left_out"].items()),
+        *_trial_lines(judged["trial"], every),
         "position tells wrong steps with K > 0 from those with K = 0 with AUROC "
         + _value(judged, "position_auroc"),
         "Random at any keep ratio: right of K > 0 "
         f"{_value(judged, 'ppv')}, wrong of K = 0 {_value(judged, 'npv')}",
-        "\nAUROC of BIS less that of Random, 90 % intervals:\n",
+        "\nAUROC of BIS less that of Random by the formula, 90 % intervals:\n",
     ]
     both = any(advice["judged"]["both"] is not None for advice in every)
     rows = [
@@ -587,25 +663,38 @@ def _judged_lines(judged: dict[str, Any], every: Sequence[dict[str, Any]]) -> li
     header += ("with counts", "BIS") if both else ("BIS",)
     lines.append(format_table(header, rows))
     assumed = judged["assumed"]
-    area = _clean_auroc(assumed["separation"])
-    rows = [
-        (
-            _percent(advice["keep_ratio"]),
-            *(f"{x:+.3f}".replace("0.", ".") for x in other.values()),
-        )
-        for advice in every
-        for other in [advice["judged"]["otherwise"]]
-    ]
     return [
         *lines,
-        "\nassumed, for neither counts nor judges see it:",
-        f"  --clean-auroc {area:.2f} --ease {assumed['ease']:g} --position "
-        f"{assumed['position']:g} --knowledge {assumed['knowledge']:g} --dimension "
-        f"{assumed['dimension']}",
-        "The formula's gain if features show neither ease nor position, one of them "
-        "strongly,",
-        "or if the model knows more:\n",
-        format_table(("keep", *every[0]["judged"]["otherwise"]), rows),
+        "\nThe formula assumes what neither counts nor judges see:",
+        f"  --clean-auroc {_clean_auroc(assumed['separation']):.2f} --ease "
+        f"{assumed['ease']:g} --position {assumed['position']:g} --knowledge "
+        f"{assumed['knowledge']:g} --dimension {assumed['dimension']}",
+    ]
+
+
+def _trial_lines(
+    trial: dict[str, Any] | None, every: Sequence[dict[str, Any]]
+) -> list[str]:
+    """What heads on hidden states say; without a model, what they would need."""
+    if trial is None:
+        return ["a trial would say more: --model, of which heads are tried; minutes"]
+    rows = [
+        (_percent(advice["keep_ratio"]), *("--", "nothing to learn"))
+        if (of := advice["judged"]["trial"]) is None
+        else (_percent(advice["keep_ratio"]), _interval(of), _verdict(of))
+        for advice in every
+    ]
+    return [
+        f"\ntrial: heads on hidden states of {trial['model']}, on what BIS and Random "
+        f"keep of\n{trial['rollouts']:,} rollouts that nobody judged; AUROC on the "
+        "judged steps, 90 % intervals:\n",
+        format_table(("keep", "BIS - Random", "BIS"), rows),
+        *(
+            f"{trial[key]:,} {key.split('_')[0]} do not fit the model and are left out"
+            for key in ("steps_cut_off", "rollouts_cut_off")
+            if trial[key]
+        ),
+        "",
     ]
 
 
@@ -665,23 +754,32 @@ def _sign_lines(signs: dict[str, dict[str, Any]], judged: bool) -> list[str]:
 _SAMPLE = "100"
 
 
-def _caveat_lines(visual: dict[str, dict[str, float]] | None) -> list[str]:
+def _caveat_lines(report: dict[str, Any]) -> list[str]:
     """What the same predictors were worth where models were really trained."""
-    lines = ["\nAll of this is of simulated linear students."]
-    if visual is not None:
-        of = visual["counts"]
-        signs = {name: f"{x['sure_right']:.2f}" for name, x in visual.items()}
-        told, lost = of["gains"] + of["losses"], of["losses"]
+    tried = report["judged"] is not None and report["judged"]["trial"] is not None
+    what = "but the trial" if tried else "of this"
+    lines = [f"\nAll {what} is of simulated linear students."]
+    visual = report["visual"]
+    if visual is None:
+        return lines
+    of = visual["counts"]
+    signs = {name: f"{x['sure_right']:.2f}" for name, x in visual.items()}
+    told, lost = of["gains"] + of["losses"], of["losses"]
+    lines += [
+        "In visual worlds, where probes and nets were really trained (mprm run",
+        f"judged_scenes), the gain is told apart from 0 in {told:g} of {of['worlds']:g}"
+        f" cells, {lost:g} of",
+        f"them losses. Counts have the sign of {signs['counts']} right, with {_SAMPLE}"
+        f" judged rollouts {signs['both']},",
+        f'stated {signs["both, stated"]}; always "loses" {lost / told:.2f}.',
+    ]
+    if (trial := visual.get("trial")) is not None:
         lines += [
-            "In visual worlds, where probes and nets were really trained (mprm run",
-            f"judged_scenes), {told:g} of {of['worlds']:g} gains are told apart "
-            f"from 0, {lost:g} of them losses.",
-            f"The sign is right in {signs['counts']} by counts, with {_SAMPLE} judged "
-            f"rollouts in {signs['both']},",
-            f'stated in {signs["both, stated"]}; always "loses" is in '
-            f"{lost / told:.2f}.",
+            f"A trial has {signs['trial']}, with 200 judged {signs['trial, 200']}; of "
+            f"the {trial['worlds'] - trial['open']:.0f} that are not open",
+            f"{trial['right_if_sure']:.2f}. The size of its gain says little.",
         ]
-    return [*lines, "Trust a trial of your own more."]
+    return lines
 
 
 def _verdict(gain: dict[str, float]) -> str:

@@ -163,6 +163,8 @@ class KnownTruth:
         known_S: whether it was judged at all.
         source: who judged: a judge's name, or the format of the file.
         left_out: reasons why judged rollouts were left out, with counts.
+        usable_rows: places of the rollouts in the corpus; None: the file does not say.
+        copies: usable rows of them and of all that read the same.
     """
 
     rollouts: Rollouts
@@ -170,6 +172,8 @@ class KnownTruth:
     known_S: np.ndarray
     source: str
     left_out: Mapping[str, int]
+    usable_rows: np.ndarray | None = None
+    copies: np.ndarray | None = None
 
 
 def read_truth_of(
@@ -220,6 +224,7 @@ def _matched(path: Path, file: Corpus, usable: SelectableCorpus) -> KnownTruth:
     lengths = {len(steps) for steps in judgements.values()}
     like = np.isin(corpus.rollouts.lengths[usable.row], list(lengths))
     found: dict[Any, int] = {}
+    copies: list[int] = []
     counts: dict[Any, Sequence[Step]] = {}
     for place, (row, record) in zip(
         np.flatnonzero(like), _records(corpus, usable.row[like]), strict=True
@@ -233,12 +238,14 @@ def _matched(path: Path, file: Corpus, usable: SelectableCorpus) -> KnownTruth:
                 "the same question and steps with other counts"
             )
         found.setdefault(key, int(place))
+        copies.append(int(place))
     if not found:
         raise DataError(
             f"{path}: none of {len(judgements)} judged rollouts is in {corpus.path} "
             "(question and steps must be the same)"
         )
-    rollouts = usable.rollouts.take(np.array(list(found.values())))
+    rows = np.array(list(found.values()))
+    rollouts = usable.rollouts.take(rows)
     # A rollout cut before an unmeasured step has fewer steps than were judged.
     steps = [
         step
@@ -256,6 +263,8 @@ def _matched(path: Path, file: Corpus, usable: SelectableCorpus) -> KnownTruth:
         known,
         file.format,
         {reason: n for reason, n in left_out.items() if n},
+        rows,
+        np.array(copies),
     )
 
 

@@ -34,17 +34,51 @@ Written down before a prediction was compared with a gain:
    **refuted** if it does not beat counts alone in both; else the predictor helps, short
    of what is asked. Cells of a world share corpora, so all of this is of three worlds.
 
-What came of it, with 100 judged rollouts: the claim stands for no predictor. Of the 36
-cells told apart 28 lose, so that "loses" has .78 of the signs right. *counts* has .31
-and finds 3 losses; *formula* .64 and 17.2; *both* .64, 16, and 7 of the 8 gains, its
-90 % intervals hold .64 (200 rollouts: .65, 22.6, .8 and .72); *both, stated* .58 and
-20.6, *formula, stated* .60 and 20.4. So judged rollouts beat counts, and not "loses";
+6. Added when 1 to 5 had been compared, before any trial was: *trial*, heads on frozen
+   hidden states of a corpus's own (:mod:`experiments.phase.trial`). The idea is not
+   blind: the stored means of these very cells had been looked at, and probes had the
+   sign of nets at the larger rate (scarce, 10 %, stages 600, 2,400 and 6,000: probes
+   +.4, -1.8, -.9 points, nets +2.1, -2.4, -2.8). No head had been judged by judged
+   rollouts. Corpora: the first :data:`TRIED` of 2., the same judged rollouts; these 200
+   are in no subset. Heads are judged by 100, by 200, and, to tell what few judges cost
+   from what other sources do, by the corpus's benchmark of 1,000 solutions (*trial,
+   benchmark*, which no user has). Probes then ask whether 100 judged rollouts of one
+   corpus tell what ten corpora and benchmarks of other sources measure: the training is
+   the same, so anything less would condemn it. Nets ask whether frozen states tell what
+   training them gives: six cells of one world, and the trial says the same at both
+   rates; an indication, no more.
+7. Of all cells, with 100 judged rollouts, the trial **stands** as in 5. It is
+   **refuted** if it does not have more signs right than counts and than "loses"
+   always, or does not find more losses than counts; of nets by the same rule apart.
+   Reported beside: how many trials are open (their 90 % interval holds 0), and how
+   often the sign of the others is the measured one, of cells told apart and of all.
+
+What came of it, with 100 judged rollouts: of 1 to 5 the claim stands for no predictor.
+Of the 36 cells told apart 28 lose, so that "loses" has .78 of the signs right. *counts*
+has .31 and finds 3 losses; *formula* .64 and 17.2; *both* .64, 16, and 7 of the 8
+gains, its 90 % intervals hold .64 (200 rollouts: .65, 22.6, .8 and .72); *both, stated*
+.58 and 20.6, *formula, stated* .60 and 20.4. So judged rollouts beat counts, and not
+"loses";
 no predictor explains any variance over all cells. Inside what was simulated (`scarce`,
 `plentiful`, nets: 28 told apart, 20 losses) *both* has .79 and 15, counts .29 and none;
 outside (`difficult`, 8 losses) all fail, *both* .12. What is stated makes it worse:
 hidden states show position more strongly (5 to 9) than any world of the map (at most
 4), and predicted losses are then several times too large. Only *stated* could tell the
 stages apart, on which the sign turns in `scarce`, and it does not.
+
+Of 6 and 7: the trial is not refuted, is the best of all predictors, and is short of
+what is asked with 100 judged rollouts: .86 of signs (counts .31, "loses" .78), 25.3 of
+28 losses, 5.7 of 8 gains; with 200 .93, 27 and 6.3, as with the benchmark's 1,000 (.93,
+27, 6.3). So few judges cost more than other sources do. 48 of 66 trials are open (200:
+46; benchmark: 25); of the others .95 have the sign of a cell told apart, .94 of any
+cell (.98 and .98; .96 and .95), and intervals hold the gain of .86 (.89; .72: they do
+not hold other corpora). Its size is not told: gains come out two to three times too
+large (slope .33; .46; .56) and no variance is explained (-2.3; -.6; .11). By world,
+100 judged: `scarce` .81 and 5.3 of 6, `plentiful` .94 and 11.3 of 12, `difficult` .92
+and 7.3 of 8, but 18 of 20 open. Nets: four cells told apart, .67 of signs and 1.3 of 2
+losses (200: .75 and 1.7; benchmark .58 and 2; counts .50 and 0): not refuted, and no
+evidence either. One answer cannot be right for two rates whose signs differ, as they do
+at 6,000 updates (+.5 and -2.8).
 
 Looked at afterwards: with the truth of all 8,000 rollouts the formula is no better by
 default (signs right in `scarce` .67, `plentiful` 1, `difficult` .38), nor with the
@@ -55,6 +89,8 @@ sample that lacks, but the law of features: errors follow more than position and
 from __future__ import annotations
 
 import dataclasses
+import itertools
+import math
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
@@ -66,7 +102,7 @@ import numpy as np
 from experiments.console.command import answer
 from experiments.console.tables import format_table
 from experiments.map.advisor import NAMES as COUNTS
-from experiments.map.advisor import corpus_measures, fit_advisor, inputs
+from experiments.map.advisor import GainModel, corpus_measures, fit_advisor, inputs
 from experiments.map.gain import judge_means
 from experiments.map.judged import (
     NAMES,
@@ -90,7 +126,16 @@ from experiments.map.judged_map import (
     shown,
 )
 from experiments.phase.cells import Cell, by_unit, cell_of
-from experiments.phase.design import CLEAN, HARD, NETS, PROBES, RULES, SPARE, Probes
+from experiments.phase.design import (
+    CLEAN,
+    HARD,
+    KEEP_RATIOS,
+    NETS,
+    PROBES,
+    RULES,
+    SPARE,
+    Probes,
+)
 from experiments.phase.run import find_backbones, of_scenes, store_name
 from experiments.store.experiment import SizedOptions, complete
 from experiments.store.results import REFERENCE, Result, read_results, store_path
@@ -110,6 +155,11 @@ DRAWS, _FIRST_SEED, _MEASURED = 5, SPARE + 100, 2
 
 SAMPLES = ("100", "200")
 
+# Of the corpora those that trials are made on, and who judges these: samples and the
+# corpus's benchmark. Trials have a store of their own, a cell for each of the probes.
+TRIED, BENCHMARK, TRIALS = 3, "benchmark", "trial_scenes"
+_TRIAL, _ON_BENCHMARK = "trial", "trial, benchmark"
+
 # Of a stored input.
 _DIGITS = [4 if name.startswith("formula") else 3 for name in NAMES]
 
@@ -119,8 +169,9 @@ class Options(SizedOptions):
     """Do judged rollouts tell where BIS pays in the visual worlds?
 
     Predictions for linear probes and nets, against what mprm run phase measured: its
-    results in --output, or those that come with the package where these are more. Small
-    takes the probes of one world and nets at one rate; full all. Hidden states are kept
+    results in --output, or those that come with the package where these are more. And
+    trials: heads on frozen hidden states, judged by the judged rollouts. Small takes
+    the probes of one world and nets at one rate; full all. Hidden states are kept
     beside the store, as mprm run phase keeps them.
 
     Example: mprm run judged_scenes --size full
@@ -242,6 +293,34 @@ class Judge:
         seed = 1000 * self.seed + _FIRST_SEED + number
         return _judge(probes.scenes_of(self.design, world, seed), keep_ratio, seed)
 
+    def configs(self, cells: Sequence[Cell]) -> list[dict[str, Any]]:
+        """What determines each cell."""
+        return [
+            {"cell": cell._asdict()}
+            | of_scenes(self.design, self.backbones[int(cell.knowledge)])
+            for cell in cells
+        ]
+
+    def try_heads(self, cells: Sequence[Cell]) -> list[dict[str, Any]]:
+        """What trials on each corpus say at the keep ratios of one world and stage."""
+        from experiments.phase import probes
+
+        world, stage = cells[0].world, int(cells[0].knowledge)
+        first, of = 1000 * self.seed + _FIRST_SEED, self.design._replace(units=TRIED)
+        backbones = {stage: self.backbones[stage]}
+        for _ in probes.keep_hidden_states(of, world, backbones, self.folder, first):
+            pass
+        found = [{"trial": []} for _ in cells]
+        for seed in range(first, first + TRIED):
+            scenes = probes.scenes_of(of, world, seed)
+            file = probes.hidden_file(self.folder, world, seed, backbones[stage])
+            told = try_scenes(
+                scenes, probes.read_hidden(file), [c.keep_ratio for c in cells], seed
+            )
+            for k, metrics in enumerate(found):
+                metrics["trial"].append([judged[k] for judged in told])
+        return found
+
 
 def _batches() -> dict[str, int]:
     """Rollouts of an update."""
@@ -267,13 +346,44 @@ class _Drawn(NamedTuple):
         return [round(float(x), d) for x, d in zip(row, _DIGITS, strict=True)]
 
 
+def _order(scenes: Scenes, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Hash of each rollout, and the rollouts in the order in which they are judged."""
+    rng = np.random.default_rng([seed, _FIRST_SEED])
+    n = scenes.rollouts.n_rollouts
+    content = rng.integers(0, 2**64, n, np.uint64, endpoint=False)
+    return content, rng.permutation(n)
+
+
+def try_scenes(
+    scenes: Scenes, hidden_SxD: np.ndarray, keep_ratios: Sequence[float], seed: int
+) -> list[list[list[float] | None]]:
+    """Gain and ends of its interval by each of the judges, at each keep ratio."""
+    from experiments.phase.trial import Judges, try_rules
+
+    rollouts, order = scenes.rollouts, _order(scenes, seed)[1]
+    sizes = np.concatenate([np.diff(of.offsets) for of in scenes.solutions])
+    row = np.repeat(np.arange(len(sizes)), sizes)
+    of_corpus = row < rollouts.n_rollouts
+
+    def judged(of: np.ndarray, right_S: np.ndarray) -> Judges:
+        number = np.unique(row[of], return_inverse=True)[1]
+        return Judges(hidden_SxD[of], right_S, number)
+
+    # The larger sample holds the smaller one, and no subset holds either.
+    few, many = (np.isin(row, order[: int(size)]) for size in SAMPLES)
+    judges = [
+        judged(np.flatnonzero(of), scenes.right_S[of[of_corpus]]) for of in (few, many)
+    ]
+    judges.append(judged(rollouts.n_steps + scenes.judged, scenes.split.right_S))
+    kept = rollouts.take(np.sort(order[int(SAMPLES[-1]) :]))
+    found = try_rules(kept, hidden_SxD[of_corpus & ~many], judges, keep_ratios, seed)
+    return [[of and [round(x, 5) for x in of] for of in by] for by in found]
+
+
 def _judge(scenes: Scenes, keep_ratio: float, seed: int) -> _Drawn:
     from theory.selection import select
 
-    rollouts = scenes.rollouts
-    rng = np.random.default_rng([seed, _FIRST_SEED])
-    content = rng.integers(0, 2**64, rollouts.n_rollouts, np.uint64, endpoint=False)
-    order = rng.permutation(rollouts.n_rollouts)
+    rollouts, content, order = scenes.rollouts, *_order(scenes, seed)
     kept = select(rollouts, "bis", keep_ratio, content, alpha=DEFAULT_ALPHA).rows
     steps, judged = steps_of(rollouts), []
     for size in map(int, SAMPLES):
@@ -303,6 +413,9 @@ _METRICS = msgspec.defstruct(
         ("stated", _row(DRAWS, _row(len(SAMPLES), _row(len(NAMES))))),
     ],
 )
+_TRIED = msgspec.defstruct(
+    "_TRIED", [("trial", _row(TRIED, _row(len(SAMPLES) + 1, _row(3) | None)))]
+)
 
 
 class JudgedScene(NamedTuple):
@@ -312,11 +425,14 @@ class JudgedScene(NamedTuple):
         cell: its place.
         gain_U: BIS - Random in AUROC of each of its corpora.
         said: metrics of this experiment.
+        trial: gain and ends of its interval ``[corpora, judges, 3]``; None: there was
+            none, or a subset taught nothing.
     """
 
     cell: Cell
     gain_U: np.ndarray
     said: dict[str, Any]
+    trial: np.ndarray | None = None
 
     @property
     def family(self) -> str:
@@ -331,29 +447,57 @@ class JudgedScene(NamedTuple):
         told = self.said["assumed"] if stated else []
         return np.concatenate([self.said["counts"][draw], known, told])
 
+    def predicted(
+        self, models: Mapping[str, GainModel], predictor: str, sample: str
+    ) -> list[Sequence[float]]:
+        """Gain and ends of its interval, by each corpus."""
+        if predictor in (_TRIAL, _ON_BENCHMARK):
+            assert self.trial is not None
+            judges = (*SAMPLES, BENCHMARK)
+            by = judges.index(sample if predictor == _TRIAL else BENCHMARK)
+            return list(self.trial[:, by])
+        looks = (self.look(predictor, sample, draw) for draw in range(DRAWS))
+        return [predict(models, predictor, look) for look in looks]
+
 
 def judged_scenes(
-    said: Sequence[Result], measured: Mapping[Cell, Result]
+    said: Sequence[Result],
+    measured: Mapping[Cell, Result],
+    trials: Sequence[Result] = (),
 ) -> list[JudgedScene]:
-    """The cells that both sides have.
+    """The cells that were judged and measured, each with its trial; that of nets is the
+    one of the probes of their stage.
 
     Raises:
         DataError: a cell is none of this experiment.
     """
     found = []
-    for number, result in enumerate(said, 1):
-        try:
-            cell = place_of(cell_of(result))
-            msgspec.convert(result.metrics, _METRICS)
-        except (msgspec.ValidationError, KeyError, TypeError) as error:
-            raise DataError(
-                f"cell {number} of {NAME} holds no judged rollouts of a visual world "
-                f"({error}); delete its line, or name another folder"
-            ) from None
+    tried = _read(trials, TRIALS, _TRIED)
+    for cell, metrics in _read(said, NAME, _METRICS).items():
         if cell in measured:
             of = cell_of(measured[cell])
             gain = by_unit(of, measured[cell].metrics, "auroc")
-            found.append(JudgedScene(cell, gain, result.metrics))
+            trial = tried.get(cell._replace(diagram="probes", rate=None))
+            rows = [] if trial is None else trial["trial"]
+            whole = rows and all(one for by in rows for one in by)
+            told = np.array(rows) if whole else None
+            found.append(JudgedScene(cell, gain, metrics, told))
+    return found
+
+
+def _read(
+    results: Sequence[Result], name: str, form: type
+) -> dict[Cell, dict[str, Any]]:
+    found = {}
+    for number, result in enumerate(results, 1):
+        try:
+            msgspec.convert(result.metrics, form)
+            found[place_of(cell_of(result))] = result.metrics
+        except (msgspec.ValidationError, KeyError, TypeError) as error:
+            raise DataError(
+                f"cell {number} of {name} holds no judged rollouts of a visual world "
+                f"({error}); delete its line, or name another folder"
+            ) from None
     return found
 
 
@@ -371,21 +515,39 @@ def judge_scenes(
     sign, parts = _signs(scenes), _parts(scenes, worlds)
     models = fit_predictors(worlds, sample)
     found: dict[str, dict[str, dict[str, float]]] = {name: {} for name in parts}
-    for predictor in PREDICTORS:
-        looks = [
-            [scene.look(predictor, sample, draw) for scene in scenes]
-            for draw in range(DRAWS)
-        ]
-        made = [[predict(models, predictor, look) for look in of] for of in looks]
-        gain_DxC, low_DxC, high_DxC = np.moveaxis(np.array(made), 2, 0)
-        covered = (low_DxC <= measured) & (measured <= high_DxC)
+    tried = all(scene.trial is not None for scene in scenes)
+    for predictor in (*PREDICTORS, *((_TRIAL, _ON_BENCHMARK) if tried else ())):
+        made = [scene.predicted(models, predictor, sample) for scene in scenes]
+        predicted_3xDxC = np.array(made).T
         for name, of in parts.items():
-            turns = [judge_means(measured[of], sign[of], gain[of]) for gain in gain_DxC]
-            mean = {key: float(np.mean([t[key] for t in turns])) for key in turns[0]}
-            if predictor in models:
-                mean["coverage"] = float(covered[:, of].mean())
-            found[name][predictor] = mean
+            found[name][predictor] = _judged(
+                measured[of], sign[of], predicted_3xDxC[..., of]
+            )
     return found
+
+
+def _judged(
+    measured: np.ndarray, sign: np.ndarray, predicted_3xDxC: np.ndarray
+) -> dict[str, float]:
+    """Means over the corpora; those of intervals NaN where there are none."""
+    gain_DxC, low_DxC, high_DxC = predicted_3xDxC
+    turns = [judge_means(measured, sign, gain) for gain in gain_DxC]
+    mean = {key: float(np.mean([t[key] for t in turns])) for key in turns[0]}
+    if np.isnan(low_DxC).any():
+        return mean
+    covered = (low_DxC <= measured) & (measured <= high_DxC)
+    sure = (low_DxC > 0) | (high_DxC < 0)
+    right = (gain_DxC > 0) == (measured > 0)
+    return mean | {
+        "coverage": float(covered.mean()),
+        "open": float((~sure).sum(axis=1).mean()),
+        "right_if_sure": _share(right[sure & (sign != 0)]),
+        "right_if_sure_of_all": _share(right[sure]),
+    }
+
+
+def _share(of: np.ndarray) -> float:
+    return float(of.mean()) if len(of) else float("nan")
 
 
 def _signs(scenes: Sequence[JudgedScene]) -> np.ndarray:
@@ -418,7 +580,8 @@ def judge_reference(
     """:func:`judge_scenes` of all cells that come with the package; None: there are
     none.
     """
-    scenes = judged_scenes(read_results(REFERENCE, NAME), read_measured([REFERENCE]))
+    said, trials = (read_results(REFERENCE, name) for name in (NAME, TRIALS))
+    scenes = judged_scenes(said, read_measured([REFERENCE]), trials)
     return judge_scenes(scenes, worlds, sample)["all"] if scenes and worlds else None
 
 
@@ -446,14 +609,14 @@ def run(options: Options) -> None:
     judge = Judge(
         design, backbones, measured, options.output / "hidden_states", options.seed
     )
-    configs = [
-        {"cell": cell._asdict()} | of_scenes(design, backbones[int(cell.knowledge)])
-        for cell in asked
-    ]
     said, ran = complete(
-        options, NAME, configs, lambda chosen: [judge.compute(asked[i]) for i in chosen]
+        options,
+        NAME,
+        judge.configs(asked),
+        lambda chosen: [judge.compute(asked[i]) for i in chosen],
     )
-    scenes = judged_scenes(said, measured)
+    trials, tried = _try(options, judge, [c for c in asked if c.diagram == "probes"])
+    scenes = judged_scenes(said, measured, trials)
     worlds = max((read_judged_worlds(at, folders) for at in folders), key=len)
     if not scenes or not worlds:
         raise DataError(
@@ -461,26 +624,53 @@ def run(options: Options) -> None:
             "no judged world of the map to fit to; mprm run phase, mprm run judged_map"
         )
     report = {sample: judge_scenes(scenes, worlds, sample) for sample in SAMPLES}
+    ran += tried
     value = {"cells": len(scenes), "ran": ran, "samples": report}
     answer(options.json, value, lambda: _text(report, options.output, ran))
 
 
+def _try(
+    options: Options, judge: Judge, asked: Sequence[Cell]
+) -> tuple[list[Result], int]:
+    """The trials, those of one world and stage together."""
+
+    def compute(chosen: list[int]) -> list[dict[str, Any]]:
+        groups = itertools.groupby(
+            (asked[i] for i in chosen), lambda cell: cell._replace(keep_ratio=0)
+        )
+        return [of for _, group in groups for of in judge.try_heads(list(group))]
+
+    configs = judge.configs(asked)
+    return complete(options, TRIALS, configs, compute, together=len(KEEP_RATIOS))
+
+
+# Of the table: those of the map, and how far intervals can be trusted.
+_SHOWN = COLUMNS | {
+    "open": "{open:.3g}",
+    "else right": "{right_if_sure:.2f}",
+    "of all": "{right_if_sure_of_all:.2f}",
+}
+
+
 def _text(report: Mapping[str, Any], folder: Path, ran: int) -> str:
+    once = {"counts": "--", _ON_BENCHMARK: BENCHMARK}
+    nothing = dict.fromkeys(("open", "right_if_sure", "right_if_sure_of_all"), math.nan)
     rows = [
         (
-            part, predictor, "--" if predictor == "counts" else sample,
-            *(shown(of[part][predictor], form) for form in COLUMNS.values()),
+            part, predictor.removesuffix(f", {BENCHMARK}"), once.get(predictor, sample),
+            *(shown(nothing | found, form) for form in _SHOWN.values()),
         )
-        for part in report[SAMPLES[0]]
-        for predictor in PREDICTORS
+        for part, predictors in report[SAMPLES[0]].items()
+        for predictor in predictors
         for sample, of in report.items()
-        if predictor != "counts" or sample == SAMPLES[0]
+        for found in [of[part][predictor]]
+        if predictor not in once or sample == SAMPLES[0]
     ]  # fmt: skip
-    header = ("cells of", "predictor", "judged", "cells", *list(COLUMNS)[1:])
+    header = ("cells of", "predictor", "judged", "cells", *list(_SHOWN)[1:])
     return "\n".join(
         [
             "BIS - Random in AUROC of probes and nets, predicted from judged rollouts,",
-            f"mean over {DRAWS} corpora:\n",
+            f"mean over {DRAWS} corpora, of trials over {TRIED}:\n",
             format_table(header, rows),
             f"\n{ran} cells judged: {folder}",
         ]

@@ -295,10 +295,9 @@ def train_arms(
         groups.setdefault(likelihood, []).append(i)
     for likelihood, chosen in groups.items():
         of_group = [arms[i] for i in chosen]
-        facts, sweep = _sweep(tasks, of_group, seeds, lesson)
         student = replace(lesson.student, likelihood=likelihood)
-        params = train(student, sweep, checkpoints)
-        scores = logits(student, params, [t.benchmark.features_SxD for t in tasks])
+        of_lesson = lesson._replace(student=student)
+        facts, scores = arm_scores(tasks, of_group, seeds, of_lesson, checkpoints)
         final = _evaluate([x[:, -1] for x in scores], tasks, bayes)
         curves = _curves(scores, tasks, checkpoints) if checkpoints else {}
         for place, (i, of_arm) in enumerate(zip(chosen, facts, strict=True)):
@@ -308,6 +307,26 @@ def train_arms(
                 curve = {n: _rounded(column[place]) for n, column in curves.items()}
                 metrics[i]["curve"] = curve
     return metrics
+
+
+def arm_scores(
+    tasks: Sequence[Task],
+    arms: Sequence[Arm],
+    seeds: Sequence[int],
+    lesson: Lesson,
+    checkpoints: Sequence[int] | None = None,
+) -> tuple[list[list[dict[str, float]]], list[np.ndarray]]:
+    """What is in each arm's subsets, a list over tasks, and each task's scores of its
+    benchmark ``[A, T, S]``, T the checkpoints or 1; arms of one likelihood.
+
+    Args:
+        tasks, arms, seeds, checkpoints: as for :func:`train_arms`.
+        lesson: how; its student's likelihood is that of all arms.
+    """
+    facts, sweep = _sweep(tasks, arms, seeds, lesson)
+    params = train(lesson.student, sweep, checkpoints)
+    seen = [task.benchmark.features_SxD for task in tasks]
+    return facts, logits(lesson.student, params, seen)
 
 
 def _sweep(

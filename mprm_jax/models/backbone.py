@@ -82,11 +82,18 @@ class Backbone:
 
     def reward_logits(self, params: Params, batch: Batch) -> jax.Array:
         """Yes, No and log concentration at every marker [B, S, 3], float32."""
-        inputs = batch.tokens_BxL, batch.images_BxPxD
-        hidden_BxLxD = families.hidden_states(
-            self.config, params, *inputs, self.compute
+        return self.rewards(params, self._hidden(params, batch), batch.marker_BxS)
+
+    def marker_states(self, params: Params, batch: Batch) -> jax.Array:
+        """What the head reads at every marker [B, S, D]."""
+        hidden_BxLxD, marker_BxS = self._hidden(params, batch), batch.marker_BxS
+        return reward_head.marker_states(
+            self.config.language, params, hidden_BxLxD, marker_BxS
         )
-        return self.rewards(params, hidden_BxLxD, batch.marker_BxS)
+
+    def _hidden(self, params: Params, batch: Batch) -> jax.Array:
+        inputs = batch.tokens_BxL, batch.images_BxPxD
+        return families.hidden_states(self.config, params, *inputs, self.compute)
 
     def rewards(
         self, params: Params, hidden_BxLxD: jax.Array, marker_BxS: jax.Array

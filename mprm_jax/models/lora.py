@@ -100,6 +100,10 @@ class LoraModel:
         """Logits at every step marker, [B, S, 3], of the adapted backbone."""
         return self.base.reward_logits(adapted(params, self.config), batch)
 
+    def marker_states(self, params: Params, batch: Batch) -> jax.Array:
+        """What the head reads at every marker, [B, S, D], of the adapted backbone."""
+        return self.base.marker_states(adapted(params, self.config), batch)
+
     def trainable(self, params: Params) -> Any:
         """Adapters and head; reward rows that are the embedding's stay as they are."""
         return {

@@ -33,6 +33,10 @@ class Model(Protocol):
         """Logits at every step marker, [B, S, 3]: Yes, No, log concentration."""
         ...
 
+    def marker_states(self, params: Params, batch: Batch) -> jax.Array:
+        """What the reward head reads at every step marker, [B, S, D]."""
+        ...
+
     def trainable(self, params: Params) -> Any:
         """Which parameters are trained: a pytree of bool like ``params``."""
         ...

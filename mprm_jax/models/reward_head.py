@@ -120,6 +120,17 @@ def read_own_rows(directory: Path, width: int) -> Params:
     return {name: jnp.asarray(array, jnp.float32) for name, array in rows.items()}
 
 
+def marker_states(
+    config: decoder.DecoderConfig,
+    params: Params,
+    hidden_BxLxD: jax.Array,
+    marker_BxS: jax.Array,
+) -> jax.Array:
+    """What the head reads: the final norm of the states at every marker [B, S, D]."""
+    gathered_BxSxD = decoder.gather_positions(hidden_BxLxD, marker_BxS)
+    return decoder.final_norm(config, params["language"], gathered_BxSxD)
+
+
 def reward_logits(
     head: RewardHead,
     config: decoder.DecoderConfig,
@@ -132,8 +143,7 @@ def reward_logits(
     The states are gathered first: the final norm and three rows are all that is
     computed, never logits over the vocabulary.
     """
-    gathered_BxSxD = decoder.gather_positions(hidden_BxLxD, marker_BxS)
-    states_BxSxD = decoder.final_norm(config, params["language"], gathered_BxSxD)
+    states_BxSxD = marker_states(config, params, hidden_BxLxD, marker_BxS)
     answers_2xD = answer_rows(head, params)
     rows_3xD = jnp.concatenate([answers_2xD, params["head"]["concentration"]])
     # A difference of two logits is what is scored: it deserves every bit.

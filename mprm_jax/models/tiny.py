@@ -238,11 +238,16 @@ def token_logits(params: Params, hidden_BxLxD: jax.Array) -> jax.Array:
     return hidden_BxLxD @ params["embed"]["embedding"].T * scale
 
 
-def reward_logits(config: TinyConfig, params: Params, batch: Batch) -> jax.Array:
-    """Yes, No and log concentration at every step marker, [B, S, 3]."""
+def marker_states(config: TinyConfig, params: Params, batch: Batch) -> jax.Array:
+    """Last hidden states at every step marker, [B, S, D]."""
     seen_BxPxD = see(config, params, batch.images_BxPxD)
     hidden_BxLxD = hidden_states(config, params, batch.tokens_BxL, seen_BxPxD)
-    return nn.linear(params["head"], gather_positions(hidden_BxLxD, batch.marker_BxS))
+    return gather_positions(hidden_BxLxD, batch.marker_BxS)
+
+
+def reward_logits(config: TinyConfig, params: Params, batch: Batch) -> jax.Array:
+    """Yes, No and log concentration at every step marker, [B, S, 3]."""
+    return nn.linear(params["head"], marker_states(config, params, batch))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -269,6 +274,10 @@ class TinyModel:
     def reward_logits(self, params: Params, batch: Batch) -> jax.Array:
         """Logits at every step marker, [B, S, 3]."""
         return reward_logits(self.config, params, batch)
+
+    def marker_states(self, params: Params, batch: Batch) -> jax.Array:
+        """What the head reads at every step marker, [B, S, D]."""
+        return marker_states(self.config, params, batch)
 
     def trainable(self, params: Params) -> Any:
         """All but the patch embedding and the vision blocks, as in the paper."""

@@ -39,7 +39,7 @@ from mprm_jax.data.images import (
     IMAGENET_STD,
 )
 from mprm_jax.data.outputs import OutputSet
-from mprm_jax.models import families
+from mprm_jax.models import families, reward_head
 from mprm_jax.models.backbone import Backbone
 from mprm_jax.models.families import BackboneConfig, family_of
 from mprm_jax.models.layers import Compute, Params
@@ -122,19 +122,26 @@ class CachedBackbone:
 
         The tower's parameters are not read.
         """
+        hidden_BxLxD = self._hidden(params, batch)
+        return self.backbone.rewards(params, hidden_BxLxD, batch.marker_BxS)
+
+    def marker_states(self, params: Params, batch: Batch) -> jax.Array:
+        """What the head reads at every marker [B, S, D]."""
+        hidden_BxLxD, config = self._hidden(params, batch), self.backbone.config
+        return reward_head.marker_states(
+            config.language, params, hidden_BxLxD, batch.marker_BxS
+        )
+
+    def _hidden(self, params: Params, batch: Batch) -> jax.Array:
         model, rows_BxPxD = self.backbone, batch.images_BxPxD
         config, tokens_BxL, compute = model.config, batch.tokens_BxL, model.compute
         if rows_BxPxD.shape[1]:
             states, place_BxPxK = jnp.split(rows_BxPxD, [self.store.row_bytes], axis=-1)
             states_BxPxM = unpack_states(states, np.dtype(self.dtype))
-            hidden_BxLxD = families.hidden_from_states(
+            return families.hidden_from_states(
                 config, params, tokens_BxL, states_BxPxM, place_BxPxK, compute
             )
-        else:
-            hidden_BxLxD = families.hidden_states(
-                config, params, tokens_BxL, rows_BxPxD, compute
-            )
-        return model.rewards(params, hidden_BxLxD, batch.marker_BxS)
+        return families.hidden_states(config, params, tokens_BxL, rows_BxPxD, compute)
 
 
 def unpack_states(bytes_BxPxN: jax.Array, dtype: np.dtype) -> jax.Array:

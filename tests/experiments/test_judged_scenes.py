@@ -7,7 +7,7 @@ import pytest
 from experiments.map.advisor import NAMES as COUNTS
 from experiments.map.judged import NAMES, Assumed
 from experiments.map.judged_map import fit_judged, read_judged_worlds
-from experiments.phase import prediction
+from experiments.phase import prediction, probes, trial
 from experiments.phase.cells import Cell
 from experiments.phase.design import HARD, Nets, Probes
 from experiments.store.results import REFERENCE, read_results
@@ -72,6 +72,51 @@ def test_signs_are_told_apart_within_a_family(worlds):
     assert not prediction._signs(among).any()
 
 
+def test_trials_are_judged_by_the_samples_of_the_others_and_never_see_them(monkeypatch):
+    scenes = probes.drawn("scarce", 400, 20, 10_000)
+    whole, seen = scenes.rollouts, {}
+
+    def spy(rollouts, hidden, judges, keep_ratios, seed):
+        seen.update(rollouts=rollouts, hidden=hidden, judges=judges)
+        return [[None]] * len(judges)
+
+    monkeypatch.setattr(trial, "try_rules", spy)
+    sizes = np.concatenate([np.diff(of.offsets) for of in scenes.solutions])
+    # The hidden state of a step is its rollout: so its place is seen.
+    hidden = np.repeat(np.arange(len(sizes)), sizes)[:, None].astype(float)
+    prediction.try_scenes(scenes, hidden, [0.1], 10_000)
+    order = prediction._order(scenes, 10_000)[1]
+    kept = np.sort(order[200:])
+    steps = np.repeat(kept, whole.lengths[kept])
+    np.testing.assert_array_equal(seen["hidden"][:, 0], steps)
+    np.testing.assert_array_equal(
+        seen["rollouts"].successes, whole.take(kept).successes
+    )
+    few, many, benchmark = seen["judges"]
+    for by, size in ((few, 100), (many, 200)):
+        rows = np.sort(order[:size])
+        np.testing.assert_array_equal(rows[by.rollout_S], by.hidden_SxD[:, 0])
+        of = np.isin(np.repeat(np.arange(400), whole.lengths), rows)
+        np.testing.assert_array_equal(by.right_S, scenes.right_S[of])
+    assert benchmark.hidden_SxD.min() >= 400
+    assert len(benchmark.right_S) == len(scenes.judged)
+
+
+def test_an_open_trial_is_no_answer_and_the_others_are_counted():
+    measured, sign = np.array([-1.0, -2.0, 0.5]), np.array([-1, -1, 0])
+    gain = np.array([[-3.0, 1.0, -1.0], [-1.0, -1.0, 1.0]])
+    half = np.array([[1, 0.5, 2], [2, 2, 0.5]])
+    found = prediction._judged(
+        measured, sign, np.array([gain, gain - half, gain + half])
+    )
+    # First corpus: right, wrong and open; second: open, open, and right where the gain
+    # is not told apart. Of six intervals those of the open ones and of 0.5 hold it.
+    assert (found["open"], found["right_if_sure"]) == (1.5, 0.5)
+    assert found["right_if_sure_of_all"] == pytest.approx(2 / 3)
+    assert found["losses_found"] == 1.5
+    assert found["coverage"] == pytest.approx(4 / 6)
+
+
 @pytest.fixture
 def small(monkeypatch):
     """Few rollouts and one stage, which ships."""
@@ -85,7 +130,7 @@ def test_the_command_judges_each_cell_once(small, tmp_path, capsys):
     asked = "run", "judged_scenes", "--output", tmp_path, "--json"
     found = run(capsys, *asked)
     assert found.status == 0, found.err
-    assert (found.json["cells"], found.json["ran"]) == (5, 5)
+    assert (found.json["cells"], found.json["ran"]) == (5, 9)
     of = found.json["samples"]["100"]
     assert {name: x["both"]["worlds"] for name, x in of.items()}["all"] == 5
     assert run(capsys, *asked).json == found.json | {"ran": 0}
@@ -104,6 +149,18 @@ def test_the_command_judges_each_cell_once(small, tmp_path, capsys):
     assert np.exp(ratio) == pytest.approx(np.ceil(30 / 8) / np.ceil(30 / 16))
     assert same.metrics["inputs"] == nets.metrics["inputs"]
     assert same.metrics["inputs"] != same.metrics["stated"]
+    # Nets are predicted by the trial of the probes of their stage.
+    tried = read_results(tmp_path, prediction.TRIALS)
+    measured = prediction.read_measured([REFERENCE])
+    by_keep = {c.config["cell"]["keep_ratio"]: c.metrics["trial"] for c in tried}
+    for scene in prediction.judged_scenes(cells, measured, tried):
+        of_probes = by_keep[scene.cell.keep_ratio]
+        # Five rollouts have hardly labels of both kinds: there is no trial then.
+        if None in np.ravel(np.array(of_probes, object)):
+            assert scene.trial is None
+        else:
+            assert scene.trial is not None
+            assert scene.trial.tolist() == of_probes
     # A cell that is damaged is refused by its number.
     damaged = msgspec.structs.replace(cells[1], metrics={"assumed": []})
     with pytest.raises(DataError, match=f"cell 2 of {prediction.NAME}"):

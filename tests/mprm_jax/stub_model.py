@@ -53,7 +53,12 @@ class StubModel:
 
     def reward_logits(self, params: Params, batch: Batch) -> jax.Array:
         """Logits at every step marker, [B, S, 3]."""
-        block, head = params["blocks"][0], params["head"]
+        head, at_BxSxD = params["head"], self.marker_states(params, batch)
+        return at_BxSxD @ head["kernel"] + head["bias"][None, None]
+
+    def marker_states(self, params: Params, batch: Batch) -> jax.Array:
+        """What the head reads at every step marker, [B, S, D]."""
+        block = params["blocks"][0]
         x_BxLxD = block["embedding"][batch.tokens_BxL]
         position_L = jnp.arange(1, x_BxLxD.shape[1] + 1)
         x_BxLxD = jnp.cumsum(x_BxLxD, axis=1) / position_L[None, :, None]
@@ -61,8 +66,7 @@ class StubModel:
         image_BxD = jnp.sum(patches, axis=1) @ params["vision"]["kernel"]
         x_BxLxD = jnp.tanh(x_BxLxD + image_BxD[:, None])
         x_BxLxD *= block["norm"]["scale"][None, None]
-        at_BxSxD = jnp.take_along_axis(x_BxLxD, batch.marker_BxS[..., None], axis=1)
-        return at_BxSxD @ head["kernel"] + head["bias"][None, None]
+        return jnp.take_along_axis(x_BxLxD, batch.marker_BxS[..., None], axis=1)
 
     def trainable(self, params: Params) -> Any:
         """All but the map of the image."""
