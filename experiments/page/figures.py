@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 import msgspec
 
 from experiments.console.progress import progress
-from experiments.map.design import LABELS
 from experiments.store.provenance import file_sha256, versions
 from experiments.store.results import REFERENCE, read_results, store_path
 from mprm_jax.data.outputs import OutputSet
@@ -30,14 +29,17 @@ class Source(NamedTuple):
             list of cells, dicts of config, seed and metrics.
         made: function that makes its one argument of the folders of these results
             instead.
-        more: further arguments.
+        more: names of further arguments.
     """
 
     drawing: str
     results: tuple[str, ...] = ()
     made: str = ""
-    more: tuple[Any, ...] = ()
+    more: tuple[str, ...] = ()
 
+
+# What the map's axes are called.
+_LABELS = ("experiments.map.design:LABELS",)
 
 FIGURES = {
     "information": Source("information:information_under_noise"),
@@ -59,9 +61,9 @@ FIGURES = {
     "alpha": Source("learning:alpha", ("alpha",)),
     "mc-budget": Source("learning:mc_budget", ("mc_budget",)),
     "selection": Source("selection:selection", ("selection",)),
-    "regime-map": Source("learning:regime_map", ("regimes",), more=(LABELS,)),
+    "regime-map": Source("learning:regime_map", ("regimes",), more=_LABELS),
     "regime-map-ordered": Source(
-        "learning:regime_map", ("regimes_ordered",), more=(LABELS,)
+        "learning:regime_map", ("regimes_ordered",), more=_LABELS
     ),
     "gain": Source("learning:gain", ("gain", "regimes")),
     "judged": Source(
@@ -178,7 +180,7 @@ def _draw(name: str, inputs: list[_Input], output: Path) -> list[Path]:
                 values = [make(*(path.parent for path, _ in inputs))]
                 if not values[0]:
                     raise NoResults(f"no world in all of {', '.join(source.results)}")
-            drawing = draw(*values, *source.more)
+            drawing = draw(*values, *map(pkgutil.resolve_name, source.more))
             forms = {
                 "pdf": style.image_bytes(drawing.figure, "pdf"),
                 "png": style.image_bytes(drawing.figure, "png"),
