@@ -482,7 +482,9 @@ def candidates(first: Cells, second: Cells, scenes: Cells) -> Drawing:
     families = {"first map": first, "second map": second}
     for kind in ("probes", "nets"):
         of_kind = [c for c in scenes if c["config"]["cell"]["diagram"] == kind]
-        families[kind] = of_kind
+        # Of a small and a full run the full one.
+        most = max((c["config"]["cell"]["units"] for c in of_kind), default=0)
+        families[kind] = [c for c in of_kind if c["config"]["cell"]["units"] == most]
     names = [name for name in first[0]["metrics"]["arms"] if name != "random"]
     figure, axes = new_figure(len(_FAMILIES), 1, 2.4, sharey=True)
     rows = []
@@ -492,8 +494,9 @@ def candidates(first: Cells, second: Cells, scenes: Cells) -> Drawing:
         rows += _outcome_bars(axis, f"{family} ({len(cells)}), {shown}", signs)
     axes[0, 0].set_yticks(range(len(names)), [_named(name) for name in names])
     axes[0, 0].set_ylim(len(names) - 0.5, -0.5)
-    shown = "less Random with hard labels: % of the worlds (synthetic); their number"
-    legend_below(figure, axes[0, 0], 3, title=f"{shown} in brackets", title_fontsize=7)
+    shown = "less Random with hard labels: % of the worlds (synthetic); their number in"
+    shown += " brackets. Holm over a keep ratio of a map, or a visual world"
+    legend_below(figure, axes[0, 0], 3, title=shown, title_fontsize=7)
     return Drawing(figure, ("panel", "arm", "worlds", *_OUTCOMES), rows)
 
 
@@ -504,17 +507,19 @@ def _named(arm: str) -> str:
 
 
 def _signs(cells: Cells, name: str, metric: str) -> list[int]:
-    """Of an arm less Random, over seeds or corpora, Holm over what shares a world; none
-    where it was not tried.
+    """Of an arm less Random, over seeds or corpora, Holm over what shares a keep ratio
+    of a map, or a visual world; none where it was not tried.
     """
     groups: dict[Any, list[np.ndarray]] = {}
     for cell in cells:
-        place, arms = cell["config"].get("cell", {}), cell["metrics"]["arms"]
+        place = cell["config"].get("cell") or cell["config"]["axes"]
+        arms = cell["metrics"]["arms"]
         if name not in arms:
             return []
         gap = np.subtract(arms[name][metric], arms["random"][metric])
         gap = gap.reshape(place.get("units", len(gap)), -1).mean(axis=1)
-        groups.setdefault(place.get("world"), []).append(gap)
+        group = place["world"] if "world" in place else place["keep_ratio"]
+        groups.setdefault(group, []).append(gap)
     return [verdict.sign for of in groups.values() for verdict in tell_apart(of)]
 
 

@@ -18,7 +18,11 @@ class Run:
     def json(self):
         """The one JSON object that --json prints."""
         assert self.out.count("\n") == 1, self.out
-        return json.loads(self.out)
+        return json.loads(self.out, parse_constant=_no_json)
+
+
+def _no_json(name):
+    raise AssertionError(f"{name} is no JSON")
 
 
 def run(capsys, *arguments):

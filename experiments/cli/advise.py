@@ -682,7 +682,7 @@ def _trial_lines(
 ) -> list[str]:
     """What heads on hidden states say; without a model, what they would need."""
     if trial is None:
-        return ["a trial would say more: --model, of which heads are tried; minutes"]
+        return ["a trial of heads on your backbone says more, in minutes: --model"]
     rows = [
         (_percent(advice["keep_ratio"]), *("--", "nothing to learn"))
         if (of := advice["judged"]["trial"]) is None
@@ -780,9 +780,12 @@ def _caveat_lines(report: dict[str, Any]) -> list[str]:
     ]
     if (trial := visual.get("trial")) is not None:
         lines += [
-            f"A trial has {signs['trial']}, with 200 judged {signs['trial, 200']}; of "
-            f"the {trial['worlds'] - trial['open']:.0f} that are not open",
-            f"{trial['right_if_sure']:.2f}. The size of its gain says little.",
+            f"A trial, open or not, has {signs['trial']} of them with {_SAMPLE} judged "
+            f"rollouts of 8,000, {signs['trial, 200']} with 200;",
+            f"of the {trial['worlds'] - trial['open']:.0f} in {trial['worlds']:g} that "
+            f"are not open {trial['right_if_sure_of_all']:.2f} are right. Sizes say",
+            "little; nearly all cells are such heads themselves: of whole training it",
+            "is weak evidence.",
         ]
     return lines
 

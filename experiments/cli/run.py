@@ -33,9 +33,12 @@ EXPERIMENTS = {
     "phase": ("phase.run", "knowledge and placement of errors: where does BIS pay?"),
     "judged_scenes": (
         "phase.prediction",
-        "do they in visual worlds, too?",
+        "do judged rollouts tell it in visual worlds?",
     ),
-    "better_rule_scenes": ("phase.candidates", "is it better in probes and in nets?"),
+    "better_rule_scenes": (
+        "phase.candidates",
+        "which rule, with labels, in probes and nets?",
+    ),
 }
 
 # These need what only the user has, so `mprm run all` leaves them out.

@@ -274,13 +274,18 @@ def fit_predictors(
     worlds: Sequence[JudgedWorld], sample: str, metric: str = "auroc"
 ) -> dict[str, GainModel]:
     """Those of :data:`PREDICTORS` that are fitted, to what is not held out."""
-    seen = [world for world in worlds if not world.held_out]
-    looks = np.stack([world_inputs(world.measured) for world in seen])
     return {
-        "counts": fit_gain(looks, _means(seen, metric)),
+        "counts": fit_counts(worlds, metric),
         "both": fit_judged(worlds, sample, False, metric),
         "both, stated": fit_judged(worlds, sample, True, metric),
     }
+
+
+def fit_counts(worlds: Sequence[JudgedWorld], metric: str = "auroc") -> GainModel:
+    """The predictor by counts alone, fitted to what is not held out."""
+    seen = [world for world in worlds if not world.held_out]
+    looks = np.stack([world_inputs(world.measured) for world in seen])
+    return fit_gain(looks, _means(seen, metric))
 
 
 def predict(
@@ -348,16 +353,19 @@ def signs_by_sample(worlds: Sequence[JudgedWorld]) -> dict[str, dict[str, Any]]:
     """
     tested = [world for world in worlds if world.held_out]
     seeds = np.stack([gains(w.measured, *PAIR, "auroc") for w in tested])
-    found: dict[str, dict[str, Any]] = {"none": {"stated": None}}
-    for sample in SAMPLES:
-        models = fit_predictors(worlds, sample)
-        counts, alone, stated = (
-            judge_gains(seeds, _predicted(models, name, tested, sample)[:, 0])
-            for name in ("counts", "both", "both, stated")
-        )
-        found["none"]["alone"] = counts
-        found[sample] = {"alone": alone, "stated": stated}
-    return found
+
+    def judged(name: str, sample: str, model: GainModel) -> dict[str, float]:
+        made = _predicted({name: model}, name, tested, sample)
+        return judge_gains(seeds, made[:, 0])
+
+    counts = judged("counts", SAMPLES[0], fit_counts(worlds))
+    return {"none": {"alone": counts, "stated": None}} | {
+        sample: {
+            "alone": judged("both", sample, fit_judged(worlds, sample, False)),
+            "stated": judged("both, stated", sample, fit_judged(worlds, sample, True)),
+        }
+        for sample in SAMPLES
+    }
 
 
 def held_out_gains(judged: Path, *measured: Path) -> list[dict[str, Any]]:

@@ -181,15 +181,7 @@ def print_map(
     ]
     print(format_table(("difference", "keep", "gains", "open", "loses"), rows))
     if levels:
-        print("\nBIS - Random by level, in points of micro-F1:\n")
-        print(_level_table(levels))
-        for axis in dict.fromkeys(axis for of in design.tabled for axis in of):
-            print(f"{axis}: {LABELS[axis]}")
-        print("\nexpected, and what came out:\n")
-        for claim, of in expected.items():
-            *figures, (_, refuted) = of.items()
-            shown = ", ".join(f"{k.replace('_', ' ')} {x:.4g}" for k, x in figures)
-            print(f"{claim}: {'refuted' if refuted else 'stands'} ({shown})")
+        print(_levels_as_text(levels, design, expected))
     for title, found in (
         ("on held-out worlds", tests),
         ("on every fifth of the worlds in turn, fitted to the others", turns),
@@ -206,6 +198,22 @@ def print_map(
         f"\n{ran} worlds run, {len(worlds)} of seed {options.seed} in the store: "
         f"{options.output}"
     )
+
+
+def _levels_as_text(
+    levels: dict[str, dict[str, float | None]],
+    design: Design,
+    expected: dict[str, dict[str, Any]],
+) -> str:
+    lines = ["\nBIS - Random by level, in points of micro-F1:\n", _level_table(levels)]
+    axes = dict.fromkeys(axis for of in design.tabled for axis in of)
+    lines += [f"{axis}: {LABELS[axis]}" for axis in axes]
+    lines.append("\nexpected, and what came out:\n")
+    for claim, of in expected.items():
+        *figures, (_, refuted) = of.items()
+        shown = ", ".join(f"{k.replace('_', ' ')} {x:.4g}" for k, x in figures)
+        lines.append(f"{claim}: {'refuted' if refuted else 'stands'} ({shown})")
+    return "\n".join(lines)
 
 
 def _level_table(levels: dict[str, dict[str, float | None]]) -> str:

@@ -178,8 +178,8 @@ def other_labels(world: str, manifest: RunManifest) -> list[Table]:
         return []
     caption = (
         f"{world}: what leaving doubtful positives (K/N < 1/4) of mixed rollouts "
-        f"without a label gains, in nets that were trained elsewhere ({cell.units} "
-        f"other corpora, backbone of {cell.knowledge:,} updates, "
+        f"without a label gains, in reference nets ({cell.units} corpora, of which the "
+        f"first may be this one; backbone of {cell.knowledge:,} updates, "
         f"{share(cell.keep_ratio)} kept). On your own corpus: mprm run selection "
         "--labels hard,masked."
     )

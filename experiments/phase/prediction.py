@@ -192,12 +192,13 @@ OPTIONS = Options
 
 def read_measured(folders: Sequence[Path]) -> dict[Cell, Result]:
     """Cells of probes and nets by their places, of each kind from the folder that has
-    most of them.
+    most of them; of a small and a full run's the full one's.
     """
     found = {}
     for name in ("probes", "nets"):
         read = (read_results(folder, store_name(name)) for folder in folders)
-        found |= {place_of(cell_of(cell)): cell for cell in max(read, key=len)}
+        cells = sorted(max(read, key=len), key=lambda cell: cell_of(cell).units)
+        found |= {place_of(cell_of(cell)): cell for cell in cells}
     return found
 
 
@@ -503,7 +504,7 @@ def _read(
 
 def judge_scenes(
     scenes: Sequence[JudgedScene], worlds: Sequence[JudgedWorld], sample: str
-) -> dict[str, dict[str, dict[str, float]]]:
+) -> dict[str, dict[str, dict[str, Any]]]:
     """How every predictor does, by family, on all cells, and inside and outside.
 
     Args:
@@ -514,22 +515,30 @@ def judge_scenes(
     measured = np.array([scene.gain_U.mean() for scene in scenes])
     sign, parts = _signs(scenes), _parts(scenes, worlds)
     models = fit_predictors(worlds, sample)
-    found: dict[str, dict[str, dict[str, float]]] = {name: {} for name in parts}
-    tried = all(scene.trial is not None for scene in scenes)
-    for predictor in (*PREDICTORS, *((_TRIAL, _ON_BENCHMARK) if tried else ())):
-        made = [scene.predicted(models, predictor, sample) for scene in scenes]
-        predicted_3xDxC = np.array(made).T
-        for name, of in parts.items():
-            found[name][predictor] = _judged(
-                measured[of], sign[of], predicted_3xDxC[..., of]
-            )
+    found: dict[str, dict[str, dict[str, Any]]] = {name: {} for name in parts}
+    for predictor in (*PREDICTORS, _TRIAL, _ON_BENCHMARK):
+        # A cell without a trial counts for the others alone.
+        has = np.array(
+            [predictor in PREDICTORS or scene.trial is not None for scene in scenes]
+        )
+        made = [
+            scene.predicted(models, predictor, sample) if there else None
+            for scene, there in zip(scenes, has, strict=True)
+        ]
+        for name, part in parts.items():
+            of = np.flatnonzero(part & has)
+            if len(of) > 2:
+                predicted_3xDxC = np.array([made[i] for i in of]).T
+                found[name][predictor] = _judged(
+                    measured[of], sign[of], predicted_3xDxC
+                )
     return found
 
 
 def _judged(
     measured: np.ndarray, sign: np.ndarray, predicted_3xDxC: np.ndarray
-) -> dict[str, float]:
-    """Means over the corpora; those of intervals NaN where there are none."""
+) -> dict[str, Any]:
+    """Means over the corpora; shares of no prediction None."""
     gain_DxC, low_DxC, high_DxC = predicted_3xDxC
     turns = [judge_means(measured, sign, gain) for gain in gain_DxC]
     mean = {key: float(np.mean([t[key] for t in turns])) for key in turns[0]}
@@ -546,8 +555,8 @@ def _judged(
     }
 
 
-def _share(of: np.ndarray) -> float:
-    return float(of.mean()) if len(of) else float("nan")
+def _share(of: np.ndarray) -> float | None:
+    return float(of.mean()) if len(of) else None
 
 
 def _signs(scenes: Sequence[JudgedScene]) -> np.ndarray:
@@ -576,7 +585,7 @@ def _parts(
 
 def judge_reference(
     worlds: Sequence[JudgedWorld], sample: str
-) -> dict[str, dict[str, float]] | None:
+) -> dict[str, dict[str, Any]] | None:
     """:func:`judge_scenes` of all cells that come with the package; None: there are
     none.
     """
@@ -658,12 +667,13 @@ def _text(report: Mapping[str, Any], folder: Path, ran: int) -> str:
     rows = [
         (
             part, predictor.removesuffix(f", {BENCHMARK}"), once.get(predictor, sample),
-            *(shown(nothing | found, form) for form in _SHOWN.values()),
+            *(shown(nothing | told, form) for form in _SHOWN.values()),
         )
         for part, predictors in report[SAMPLES[0]].items()
         for predictor in predictors
         for sample, of in report.items()
         for found in [of[part][predictor]]
+        for told in [{key: x for key, x in found.items() if x is not None}]
         if predictor not in once or sample == SAMPLES[0]
     ]  # fmt: skip
     header = ("cells of", "predictor", "judged", "cells", *list(_SHOWN)[1:])

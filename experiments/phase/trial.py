@@ -146,8 +146,8 @@ def try_rules(
     other corpora. Hidden states are standardised by the steps that may be trained on.
     Heads learn as :class:`sim.students.train.Student` does; beyond 64 coordinates the
     rate falls as one over their number, so that an update moves scores no further.
-    None: a subset has labels of one kind only, and teaches nothing, or all seeds and
-    resamples tie.
+    None: a subset has labels of one kind only, and teaches nothing, or there is a tie
+    in every seed and resample.
 
     Args:
         rollouts: that may be trained on, none of them judged.
@@ -157,17 +157,20 @@ def try_rules(
         seed: the first.
 
     Raises:
-        ValueError: judged steps are all right or all wrong, or there is no rollout to
-            train on.
+        ValueError: judged steps are all right or all wrong, or of one rollout alone;
+            there is no rollout to train on; or a hidden state is not finite.
     """
     for of in judges:
         check_truth(of.right_S)
+        if of.rollout_S.min() == of.rollout_S.max():
+            raise ValueError("one judged rollout alone tells no interval")
     if not rollouts.n_rollouts:
         raise ValueError("no rollout is left to train on beside the judged ones")
     n = rollouts.n_steps
-    features_SxD = standardised(
-        np.concatenate([hidden_SxD, *(of.hidden_SxD for of in judges)]), n
-    )
+    states_SxD = np.concatenate([hidden_SxD, *(of.hidden_SxD for of in judges)])
+    if not np.isfinite(states_SxD).all():
+        raise ValueError("the model's hidden states are not finite")
+    features_SxD = standardised(states_SxD, n)
     arms = [Arm(rule, keep) for keep in keep_ratios for rule in RULES]
     width = features_SxD.shape[1]
     rate = LEARNING_RATE * min(1.0, _WIDTH / width)
@@ -196,7 +199,7 @@ def try_rules(
 
 def _certain(scores: Sequence[Score]) -> TrialGain | None:
     found = mean_over_seeds(scores, LEVEL)
-    if found.low is None or found.high is None:
+    if found.low is None or found.high is None or found.low == found.high:
         return None
     return TrialGain(found.mean, found.low, found.high)
 
