@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
-from functools import cache, partial
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,7 +22,6 @@ from experiments.students.worlds import BATCH
 from mprm_jax.data.outputs import OutputSet
 from mprm_jax.data.prompt import encode_prompt
 from mprm_jax.models import tiny
-from mprm_jax.models.decoder import gather_positions
 from mprm_jax.records.problems import DataError, faults_of
 from sim.scenes.pictures import draw
 from sim.scenes.solutions import Solutions
@@ -147,17 +146,7 @@ def prompts_of(model: tiny.TinyModel, scenes: Scenes, seed: int) -> Prompts:
     return Prompts(np.concatenate(images), tokens, markers)
 
 
-@partial(jax.jit, static_argnums=0)
-def _at_markers(
-    config: tiny.TinyConfig,
-    params: Any,
-    images_BxPxD: Any,
-    tokens_BxL: Any,
-    at_BxS: Any,
-) -> jax.Array:
-    seen_BxPxD = tiny.see(config, params, images_BxPxD)
-    hidden_BxLxD = tiny.hidden_states(config, params, tokens_BxL, seen_BxPxD)
-    return gather_positions(hidden_BxLxD, at_BxS)
+_at_markers = jax.jit(tiny.marker_states, static_argnums=0)
 
 
 def hidden_states(model: tiny.TinyModel, params: Any, prompts: Prompts) -> np.ndarray:

@@ -238,16 +238,23 @@ def token_logits(params: Params, hidden_BxLxD: jax.Array) -> jax.Array:
     return hidden_BxLxD @ params["embed"]["embedding"].T * scale
 
 
-def marker_states(config: TinyConfig, params: Params, batch: Batch) -> jax.Array:
+def marker_states(
+    config: TinyConfig,
+    params: Params,
+    images_BxPxD: jax.Array,
+    tokens_BxL: jax.Array,
+    marker_BxS: jax.Array,
+) -> jax.Array:
     """Last hidden states at every step marker, [B, S, D]."""
-    seen_BxPxD = see(config, params, batch.images_BxPxD)
-    hidden_BxLxD = hidden_states(config, params, batch.tokens_BxL, seen_BxPxD)
-    return gather_positions(hidden_BxLxD, batch.marker_BxS)
+    seen_BxPxD = see(config, params, images_BxPxD)
+    hidden_BxLxD = hidden_states(config, params, tokens_BxL, seen_BxPxD)
+    return gather_positions(hidden_BxLxD, marker_BxS)
 
 
 def reward_logits(config: TinyConfig, params: Params, batch: Batch) -> jax.Array:
     """Yes, No and log concentration at every step marker, [B, S, 3]."""
-    return nn.linear(params["head"], marker_states(config, params, batch))
+    read = batch.images_BxPxD, batch.tokens_BxL, batch.marker_BxS
+    return nn.linear(params["head"], marker_states(config, params, *read))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -277,7 +284,8 @@ class TinyModel:
 
     def marker_states(self, params: Params, batch: Batch) -> jax.Array:
         """What the head reads at every step marker, [B, S, D]."""
-        return marker_states(self.config, params, batch)
+        read = batch.images_BxPxD, batch.tokens_BxL, batch.marker_BxS
+        return marker_states(self.config, params, *read)
 
     def trainable(self, params: Params) -> Any:
         """All but the patch embedding and the vision blocks, as in the paper."""
