@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import math
 import signal
 import sys
 from collections.abc import Callable
@@ -97,8 +98,18 @@ def _failed(
 
 
 def print_json(value: dict[str, Any]) -> None:
-    """The one JSON object of ``--json``."""
-    print(json.dumps(value, ensure_ascii=False))
+    """The one JSON object of ``--json``; a number that is not finite is null."""
+    print(json.dumps(_finite(value), ensure_ascii=False, allow_nan=False))
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {key: _finite(of) for key, of in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(of) for of in value]
+    return value
 
 
 def answer(as_json: bool, value: dict[str, Any], text: Callable[[], str] | str) -> None:
