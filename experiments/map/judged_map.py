@@ -172,7 +172,8 @@ PREDICTORS = ("counts", "formula", "formula, stated", "both", "both, stated")
 _FORMULA = len(COUNTS)
 
 
-def _row(width: int, of: Any = float) -> Any:
+def row_of(width: int, of: Any = float) -> Any:
+    """Type of a stored row so wide."""
     return Annotated[list[of], msgspec.Meta(min_length=width, max_length=width)]
 
 
@@ -180,9 +181,9 @@ def _row(width: int, of: Any = float) -> Any:
 _METRICS = msgspec.defstruct(
     "_METRICS",
     [
-        ("assumed", _row(len(STATED))),
-        ("inputs", _row(len(SAMPLES), _row(len(NAMES)))),
-        ("stated", _row(len(SAMPLES))),
+        ("assumed", row_of(len(STATED))),
+        ("inputs", row_of(len(SAMPLES), row_of(len(NAMES)))),
+        ("stated", row_of(len(SAMPLES))),
     ],
 )
 

@@ -2,9 +2,9 @@
 
 What :mod:`experiments.map.judged_map` says of linear students in simulated worlds,
 asked of linear probes on hidden states of the tiny backbone and of the backbone trained
-whole. Nothing is trained: the gains are those that `mprm run phase` stored, labels as
-they are. Nothing is fitted to them: predictors are those of the map's worlds that are
-not held out.
+whole. Nothing is trained but the heads of trials (6.): the gains are those that `mprm
+run phase` stored, labels as they are. Nothing is fitted to them: predictors are those
+of the map's worlds that are not held out.
 
 Written down before a prediction was compared with a gain:
 
@@ -58,11 +58,10 @@ Of the 36 cells told apart 28 lose, so that "loses" has .78 of the signs right. 
 has .31 and finds 3 losses; *formula* .64 and 17.2; *both* .64, 16, and 7 of the 8
 gains, its 90 % intervals hold .64 (200 rollouts: .65, 22.6, .8 and .72); *both, stated*
 .58 and 20.6, *formula, stated* .60 and 20.4. So judged rollouts beat counts, and not
-"loses";
-no predictor explains any variance over all cells. Inside what was simulated (`scarce`,
-`plentiful`, nets: 28 told apart, 20 losses) *both* has .79 and 15, counts .29 and none;
-outside (`difficult`, 8 losses) all fail, *both* .12. What is stated makes it worse:
-hidden states show position more strongly (5 to 9) than any world of the map (at most
+"loses"; no predictor explains any variance over all cells. Inside what was simulated
+(`scarce`, `plentiful`, nets: 28 told apart, 20 losses) *both* has .79 and 15, counts
+.29 and none; outside (`difficult`, 8 losses) all fail, *both* .12. What is stated makes
+it worse: hidden states show position more strongly (5 to 9) than any world of the map (at most
 4), and predicted losses are then several times too large. Only *stated* could tell the
 stages apart, on which the sign turns in `scarce`, and it does not.
 
@@ -94,7 +93,7 @@ import math
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 import numpy as np
@@ -123,6 +122,7 @@ from experiments.map.judged_map import (
     fit_predictors,
     predict,
     read_judged_worlds,
+    row_of,
     shown,
 )
 from experiments.phase.cells import Cell, by_unit, cell_of
@@ -401,21 +401,17 @@ def _judge(scenes: Scenes, keep_ratio: float, seed: int) -> _Drawn:
 # --- what is predicted ----------------------------------------------------------------
 
 
-def _row(width: int, of: Any = float) -> Any:
-    return Annotated[list[of], msgspec.Meta(min_length=width, max_length=width)]
-
-
 _METRICS = msgspec.defstruct(
     "_METRICS",
     [
-        ("assumed", _row(len(STATED))),
-        ("counts", _row(DRAWS, _row(len(COUNTS)))),
-        ("inputs", _row(DRAWS, _row(len(SAMPLES), _row(len(NAMES))))),
-        ("stated", _row(DRAWS, _row(len(SAMPLES), _row(len(NAMES))))),
+        ("assumed", row_of(len(STATED))),
+        ("counts", row_of(DRAWS, row_of(len(COUNTS)))),
+        ("inputs", row_of(DRAWS, row_of(len(SAMPLES), row_of(len(NAMES))))),
+        ("stated", row_of(DRAWS, row_of(len(SAMPLES), row_of(len(NAMES))))),
     ],
 )
 _TRIED = msgspec.defstruct(
-    "_TRIED", [("trial", _row(TRIED, _row(len(SAMPLES) + 1, _row(3) | None)))]
+    "_TRIED", [("trial", row_of(TRIED, row_of(len(SAMPLES) + 1, row_of(3) | None)))]
 )
 
 
