@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Sequence
 from typing import Any
 
@@ -251,23 +252,23 @@ def _caveat_lines(report: dict[str, Any]) -> list[str]:
     of = visual["counts"]
     signs = {name: f"{x['sure_right']:.2f}" for name, x in visual.items()}
     told, lost = of["gains"] + of["losses"], of["losses"]
-    lines += [
-        "In visual worlds, where probes and nets were really trained (mprm run",
-        f"judged_scenes), the gain is told apart from 0 in {told:g} of {of['worlds']:g}"
-        f" cells, {lost:g} of",
-        f"them losses. Counts have the sign of {signs['counts']} right, with {_SAMPLE}"
-        f" judged rollouts {signs['both']},",
-        f'stated {signs["both, stated"]}; always "loses" {lost / told:.2f}.',
-    ]
+    said = (
+        "In visual worlds, where probes and nets were really trained (mprm run "
+        f"judged_scenes), the gain is told apart from 0 in {told:g} of "
+        f"{of['worlds']:g} cells, {lost:g} of them losses. Counts have the sign of "
+        f"{signs['counts']} right, with {_SAMPLE} judged rollouts {signs['both']}, "
+        f'stated {signs["both, stated"]}; always "loses" {lost / told:.2f}.'
+    )
     if (trial := visual.get("trial")) is not None:
-        lines += [
-            f"A trial, open or not, has {signs['trial']} of them with {_SAMPLE} judged "
-            f"rollouts of 8,000, {signs['trial, 200']} with 200;",
-            f"of the {trial['worlds'] - trial['open']:.0f} in {trial['worlds']:g} that "
-            f"are not open {trial['right_if_sure_of_all']:.2f} are right. Sizes say",
-            "little; nearly all cells are such heads themselves: of whole training it",
-            "is weak evidence.",
-        ]
+        sure = trial["worlds"] - trial["open"]
+        said += (
+            f" A trial, open or not, has {signs['trial']} of them with {_SAMPLE} "
+            f"judged rollouts of 8,000, {signs['trial, 200']} with 200; {sure:.0f} of "
+            f"{trial['worlds']:g} are not open, and of these "
+            f"{trial['right_if_sure_of_all']:.2f} are right. Sizes say little. Nearly "
+            "all cells are such heads themselves: of whole training it is weak evidence."
+        )
+    lines.append(textwrap.fill(said, 80))
     return lines
 
 

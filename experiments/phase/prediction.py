@@ -61,9 +61,9 @@ gains, its 90 % intervals hold .64 (200 rollouts: .65, 22.6, .8 and .72); *both,
 "loses"; no predictor explains any variance over all cells. Inside what was simulated
 (`scarce`, `plentiful`, nets: 28 told apart, 20 losses) *both* has .79 and 15, counts
 .29 and none; outside (`difficult`, 8 losses) all fail, *both* .12. What is stated makes
-it worse: hidden states show position more strongly (5 to 9) than any world of the map (at most
-4), and predicted losses are then several times too large. Only *stated* could tell the
-stages apart, on which the sign turns in `scarce`, and it does not.
+it worse: hidden states show position more strongly (5 to 9) than any world of the map
+(at most 4), and predicted losses are then several times too large. Only *stated* could
+tell the stages apart, on which the sign turns in `scarce`, and it does not.
 
 Of 6 and 7: the trial is not refuted, is the best of all predictors, and is short of
 what is asked with 100 judged rollouts: .86 of signs (counts .31, "loses" .78), 25.3 of
