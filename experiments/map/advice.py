@@ -266,7 +266,7 @@ def _caveat_lines(report: dict[str, Any]) -> list[str]:
             f"judged rollouts of 8,000, {signs['trial, 200']} with 200; {sure:.0f} of "
             f"{trial['worlds']:g} are not open, and of these "
             f"{trial['right_if_sure_of_all']:.2f} are right. Sizes say little. Nearly "
-            "all cells are such heads themselves: of whole training it is weak evidence."
+            "all cells are such heads: of whole training it is weak evidence."
         )
     lines.append(textwrap.fill(said, 80))
     return lines
