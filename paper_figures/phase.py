@@ -176,7 +176,8 @@ def _legend(units: int) -> str:
         f"BIS less Random, points of AUROC over {units} corpora (synthetic data). "
         "Coloured: told apart from 0, Holm over a world; hatched: BIS loses.\n"
         "Above the columns: how far wrong labels follow position (AUROC). "
-        "\N{BLACK DOWN-POINTING TRIANGLE} real annotations, by two judges (beyond the last column: at it).\n"
+        "\N{BLACK DOWN-POINTING TRIANGLE} real annotations, by two judges "
+        "(beyond the last column: at it).\n"
         "\N{BLACK LEFT-POINTING TRIANGLE} where published models start, an argument "
         f"and no result: micro-F1 {base} % untrained, {full} % on all data."
     )
