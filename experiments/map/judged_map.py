@@ -172,7 +172,7 @@ PREDICTORS = ("counts", "formula", "formula, stated", "both", "both, stated")
 _FORMULA = len(COUNTS)
 
 
-def row_of(width: int, of: Any = float) -> Any:
+def stored_row(width: int, of: Any = float) -> Any:
     """Type of a stored row so wide."""
     return Annotated[list[of], msgspec.Meta(min_length=width, max_length=width)]
 
@@ -181,9 +181,9 @@ def row_of(width: int, of: Any = float) -> Any:
 _METRICS = msgspec.defstruct(
     "_METRICS",
     [
-        ("assumed", row_of(len(STATED))),
-        ("inputs", row_of(len(SAMPLES), row_of(len(NAMES)))),
-        ("stated", row_of(len(SAMPLES))),
+        ("assumed", stored_row(len(STATED))),
+        ("inputs", stored_row(len(SAMPLES), stored_row(len(NAMES)))),
+        ("stated", stored_row(len(SAMPLES))),
     ],
 )
 

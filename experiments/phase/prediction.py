@@ -122,8 +122,8 @@ from experiments.map.judged_map import (
     fit_predictors,
     predict,
     read_judged_worlds,
-    row_of,
     shown,
+    stored_row,
 )
 from experiments.phase.cells import Cell, by_unit, cell_of
 from experiments.phase.design import (
@@ -404,14 +404,15 @@ def _judge(scenes: Scenes, keep_ratio: float, seed: int) -> _Drawn:
 _METRICS = msgspec.defstruct(
     "_METRICS",
     [
-        ("assumed", row_of(len(STATED))),
-        ("counts", row_of(DRAWS, row_of(len(COUNTS)))),
-        ("inputs", row_of(DRAWS, row_of(len(SAMPLES), row_of(len(NAMES))))),
-        ("stated", row_of(DRAWS, row_of(len(SAMPLES), row_of(len(NAMES))))),
+        ("assumed", stored_row(len(STATED))),
+        ("counts", stored_row(DRAWS, stored_row(len(COUNTS)))),
+        ("inputs", stored_row(DRAWS, stored_row(len(SAMPLES), stored_row(len(NAMES))))),
+        ("stated", stored_row(DRAWS, stored_row(len(SAMPLES), stored_row(len(NAMES))))),
     ],
 )
 _TRIED = msgspec.defstruct(
-    "_TRIED", [("trial", row_of(TRIED, row_of(len(SAMPLES) + 1, row_of(3) | None)))]
+    "_TRIED",
+    [("trial", stored_row(TRIED, stored_row(len(SAMPLES) + 1, stored_row(3) | None)))],
 )
 
 
