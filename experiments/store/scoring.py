@@ -68,7 +68,9 @@ def load_checkpoint(folder: Path) -> tuple[Any, Any]:
         DataError: there is no such folder, or no whole checkpoint in it.
     """
     if not folder.is_dir():
-        raise DataError(f"{folder}: no such checkpoint folder")
+        from mprm_jax.models.folder import no_folder
+
+        raise no_folder(str(folder))
     if (folder / "config.json").is_file() and not (folder / "model.json").is_file():
         from mprm_jax.train.open_model import open_model
 

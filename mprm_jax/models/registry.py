@@ -9,6 +9,7 @@ import msgspec
 
 from mprm_jax.models import backbone, lora, tiny
 from mprm_jax.models.families import FAMILIES
+from mprm_jax.models.folder import no_model
 from mprm_jax.models.model import Model
 from mprm_jax.records.problems import DataError, faults_of
 
@@ -41,9 +42,7 @@ def read_model(folder: Path) -> Model:
         try:
             described = msgspec.json.decode(path.read_bytes(), type=_Description)
         except FileNotFoundError:
-            raise DataError(
-                f"{folder}: no {DESCRIPTION}, hence no model trained by mprm train"
-            ) from None
+            raise no_model(folder) from None
     if described.schema != SCHEMA:
         raise DataError(f"{path}: schema {described.schema!r}, not {SCHEMA}")
     if described.name == tiny.NAME:

@@ -33,6 +33,15 @@ def faults_of(path: Path | str, unfit: str = "no JSON") -> Iterator[None]:
         raise DataError(f"{path}: {unfit} ({error})") from error
 
 
+# As git-lfs's specification has it: the first line of every pointer.
+_LFS = b"version https://git-lfs.github.com/spec/"
+
+
+def is_lfs_pointer(head: bytes) -> bool:
+    """Whether a file that begins so is a Git LFS pointer, not what it stands for."""
+    return head.startswith(_LFS)
+
+
 class BadRecord(DataError):
     """A record that a format refuses.
 

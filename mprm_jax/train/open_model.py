@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from mprm_jax.models import tiny
+from mprm_jax.models.folder import no_folder
 from mprm_jax.models.model import Model, Params
 from mprm_jax.models.registry import DESCRIPTION
 from mprm_jax.models.weights.load import load_backbone
-from mprm_jax.records.problems import DataError
 from mprm_jax.train.checkpoint import load_model
 
 
@@ -26,7 +26,7 @@ def open_model(name: str) -> tuple[Model, Params]:
         return tiny.pretrained()
     folder = Path(name)
     if not folder.is_dir():
-        raise DataError(f"{name}: no such model; give tiny, or a folder with weights")
+        raise no_folder(name, f"{tiny.NAME}, or a folder with weights")
     if (folder / DESCRIPTION).is_file():
         return load_model(folder)
     return load_backbone(folder)

@@ -116,7 +116,7 @@ def test_from_released_weights_to_scores_and_out_again(
 
 def test_only_backbones_are_exported(mprm, tmp_path):
     refused = mprm("export", tmp_path / "nothing", "--output", tmp_path / "out")
-    assert (refused.status, "no such checkpoint folder" in refused.err) == (1, True)
+    assert (refused.status, "no such model" in refused.err) == (1, True)
     assert not (tmp_path / "out").exists()
 
 
@@ -145,7 +145,7 @@ def without(name):
 
 # What is damaged, and the file that the one line names.
 BAD_FOLDERS = {
-    "no config": (without("config.json"), "config.json: "),
+    "no config": (without("config.json"), "nor config.json"),
     "truncated": (truncated, "model.safetensors: "),
     "no reward tokens": (without_answers, "tokenizer.json: "),
     "no tokenizer": (without("tokenizer.json"), "tokenizer.json: "),

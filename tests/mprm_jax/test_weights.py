@@ -99,7 +99,7 @@ def test_shards_load_as_one_file_does(qwen, tmp_path, monkeypatch):
     assert set(index["weight_map"].values()) == {path.name for path in shards}
     jax.tree.map(np.testing.assert_array_equal, load(tmp_path / "out")[1], params)
     shards[1].unlink()
-    with pytest.raises(DataError, match=f"{shards[1].name}: a shard that"):
+    with pytest.raises(DataError, match=f"are missing; fetch them: {shards[1].name}"):
         load(tmp_path / "out")
 
 

@@ -7,6 +7,7 @@ in one line that names the file and the field.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any
@@ -432,7 +433,8 @@ def read_config(directory: Path) -> tuple[str, BackboneConfig]:
         _check_only("", values, _ONLY[kind])
         return file.config(directory)
     except (msgspec.ValidationError, ValueError) as error:
-        raise DataError(f"{path}: {error}") from error
+        reason = re.sub("^Expected(?= .* <=? )", "too large: expected", str(error))
+        raise DataError(f"{path}: {reason}") from error
 
 
 class _AddedToken(Struct):

@@ -11,13 +11,13 @@ import msgspec
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
+from mprm_jax.models.folder import no_safetensors
 from mprm_jax.models.weights.config import read_json
 from mprm_jax.models.weights.names import Entry, canonical_name
 from mprm_jax.records.problems import DataError, faults_of
 
 _INDEX = "model.safetensors.index.json"
 _SINGLE = "model.safetensors"
-_PICKLES = ("*.bin", "*.pt", "*.pth", "*.pkl", "*.ckpt")
 _DTYPES = ("F32", "BF16", "F16")
 # Names listed of those missing or unexpected; the rest are counted.
 _LISTED = 8
@@ -105,10 +105,12 @@ class Tensors:
 
 
 def _listed(what: str, names: list[str]) -> str:
-    if not names:
-        return ""
+    return f"{what} {_named(names)}" if names else ""
+
+
+def _named(names: list[str]) -> str:
     rest = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
-    return f"{what} {', '.join(names[:_LISTED])}{rest}"
+    return f"{', '.join(names[:_LISTED])}{rest}"
 
 
 def _open(path: Path) -> safe_open:
@@ -126,15 +128,12 @@ def _shards(directory: Path) -> list[Path]:
         for name in files:
             if Path(name).name != name or not name.endswith(".safetensors"):
                 raise DataError(f"{index}: {name!r} is no safetensors file beside it")
-            if not (directory / name).is_file():
-                raise DataError(f"{directory / name}: a shard that {_INDEX} names")
+        if gone := [name for name in files if not (directory / name).is_file()]:
+            raise DataError(
+                f"{directory}: {len(gone)} of {len(files)} files that {_INDEX} names "
+                f"are missing; fetch them: {_named(gone)}"
+            )
         return [directory / name for name in files]
     if (directory / _SINGLE).is_file():
         return [directory / _SINGLE]
-    pickles = sorted(path.name for end in _PICKLES for path in directory.glob(end))
-    if pickles:
-        raise DataError(
-            f"{directory}: only pickled weights ({pickles[0]}), which can run code "
-            "when read; convert them to safetensors first"
-        )
-    raise DataError(f"{directory}: no {_SINGLE} and no {_INDEX}")
+    raise no_safetensors(directory, f"no {_SINGLE} and no {_INDEX}")

@@ -12,6 +12,7 @@ from mprm_jax.data.prompt import add_step_marker, token_id
 from mprm_jax.models import reward_head
 from mprm_jax.models.backbone import Backbone
 from mprm_jax.models.families import Prompting, with_language
+from mprm_jax.models.folder import check_released
 from mprm_jax.models.layers import Compute, Params, fused_attention
 from mprm_jax.models.reward_head import ANSWERS, RewardHead
 from mprm_jax.models.tokenizer import TOKENIZER, read_tokenizer
@@ -70,6 +71,7 @@ def from_small_files(
     """A backbone as all files but the weights tell it, the id of ``<prm>``, and the
     rows of the head that lie beside the weights; as :func:`load_backbone`.
     """
+    check_released(directory)
     tokenizer = read_tokenizer(directory)
     marker = add_step_marker(tokenizer)
     _, config = read_config(directory)
