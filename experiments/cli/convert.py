@@ -19,6 +19,7 @@ from experiments.console.corpus import (
 from experiments.console.errors import bad_line_rows
 from experiments.console.options import OptionalPath
 from experiments.console.progress import progress
+from experiments.console.text import count_of
 from experiments.store.write_subset import (
     META_FORMATS,
     corpus_manifest,
@@ -103,7 +104,8 @@ def run(options: Options) -> None:
             "counts": manifest["counts"],
             "bad_lines": bad_line_rows(usable.bad_lines),
         },
-        f"wrote {len(usable.row):,} rollouts of {len(written)} sources "
+        f"wrote {count_of(len(usable.row), 'rollout')} of "
+        f"{count_of(len(written), 'source')} "
         f"({form.name}): {options.output}",
     )
 

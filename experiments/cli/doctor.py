@@ -12,6 +12,7 @@ from typing import Any
 from experiments.console.command import answer
 from experiments.console.options import JsonOption
 from experiments.console.tables import format_table
+from experiments.console.text import size
 from experiments.store.provenance import package_version
 
 # distribution -> what needs it
@@ -64,7 +65,7 @@ def _text(report: dict[str, Any]) -> str:
     return "\n".join(
         [
             "Python {python} on {platform}, {cpus} CPUs,".format(**report),
-            f"{report['free_disk_bytes'] / 1e9:.1f} GB free here\n",
+            f"{size(report['free_disk_bytes'])} free here\n",
             *libraries,
             f"\n{devices}\n",
             "select, stats, score, convert and verify need no accelerator.",

@@ -13,6 +13,7 @@ from experiments.console.command import answer
 from experiments.console.errors import UsageError
 from experiments.console.progress import progress
 from experiments.console.tables import format_table, percent_cell, printable
+from experiments.console.text import count_of
 from experiments.store.scoring import (
     ScoringOptions,
     between,
@@ -155,8 +156,9 @@ def _notes(value: dict[str, Any], steps: StepScores) -> list[str]:
         notes.append("The decision threshold was chosen on the test set: F1 flatters.")
     if value["steps_truncated"]:
         notes.append(
-            f"{value['steps_truncated']:,} steps did not fit the model, have no score "
-            "and are not counted."
+            f"{count_of(value['steps_truncated'], 'step')} left without a score, not "
+            "counted: "
+            "too long for the model."
         )
     if not value["steps_wrong"] or value["steps_wrong"] == steps.n_steps:
         only, other = ("correct", -1) if not value["steps_wrong"] else ("wrong", 1)
@@ -180,14 +182,15 @@ def _text(value: dict[str, Any]) -> str:
         "cross-fitted": "for each half best micro-F1 on the other; their mean",
     }.get(
         threshold["chosen_on"],
-        f"best micro-F1 on {threshold['rollouts']:,} held-out rollouts "
+        f"best micro-F1 on {count_of(threshold['rollouts'], 'held-out rollout')} "
         f"({HELD_OUT_SHARE:.0%})",
     )
     lines = [
         f"decision threshold {threshold['threshold']:.4g}: {origin}",
-        f"{value['steps']:,} steps of {value['rollouts']:,} rollouts, "
+        f"{count_of(value['steps'], 'step')} of "
+        f"{count_of(value['rollouts'], 'rollout')}, "
         f"{percent_cell(value['steps_wrong'] / value['steps'], 1)} wrong; "
-        f"{value['steps_neutral']:,} neutral steps not counted.",
+        f"{count_of(value['steps_neutral'], 'neutral step')} not counted.",
         "",
         _source_table(value),
         "",

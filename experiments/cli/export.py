@@ -10,6 +10,7 @@ import tyro
 
 from experiments.console.command import answer
 from experiments.console.options import JsonOption
+from experiments.console.text import size
 from experiments.store.provenance import package_version, versions
 from mprm_jax.data.outputs import OUTPUT_SCHEMA, manifest_bytes
 from mprm_jax.records.problems import DataError
@@ -84,5 +85,5 @@ def run(options: Options) -> None:
             f"score of a step: sigmoid(logits[{yes}] - logits[{no}]) at its token "
             f"{told['step_marker']} (<prm>)"
         )
-    size = f"{told['bytes'] / 2**20:,.1f} MiB"
-    answer(options.json, told, f"wrote {options.output} ({size})\n{how}")
+    wrote = f"wrote {options.output} ({size(told['bytes'])})"
+    answer(options.json, told, f"{wrote}\n{how}")

@@ -14,6 +14,7 @@ from experiments.console.command import answer
 from experiments.console.errors import UsageError
 from experiments.console.options import SeedOption, check_least
 from experiments.console.progress import progress
+from experiments.console.text import size
 
 if TYPE_CHECKING:
     from experiments.corpora.pretraining import Pretrained
@@ -103,7 +104,7 @@ def run(options: Options) -> None:
     write(made)
     shutil.rmtree(folder, ignore_errors=True)
     lines = [f"{name:<40} {value:.4f}" for name, value in made.metrics.items()]
-    lines += [f"wrote {file} ({file.stat().st_size / 1e6:.2f} MB)" for file in written]
+    lines += [f"wrote {file} ({size(file.stat().st_size)})" for file in written]
     value = {"output": str(options.output), "metrics": made.metrics}
     value |= {"written": [str(file) for file in written]}
     answer(options.json, value, "\n".join(lines))

@@ -9,6 +9,7 @@ import tyro
 
 from experiments.console.command import answer
 from experiments.console.options import JsonOption
+from experiments.console.text import size
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,6 +40,6 @@ def run(options: Options) -> None:
 
     output = options.output or options.folder / "report.html"
     rows = write_report(options.folder, output).answers
-    wrote = f"\nwrote {output} ({output.stat().st_size / 1e6:.1f} MB)"
+    wrote = f"\nwrote {output} ({size(output.stat().st_size)})"
     told = "\n".join([*(row["sentence"] for row in rows), wrote])
     answer(options.json, {"output": str(output), "answers": rows}, told)

@@ -9,6 +9,7 @@ from typing import Any
 from experiments.console.command import answer
 from experiments.console.progress import progress
 from experiments.console.tables import format_table, printable
+from experiments.console.text import count_of
 from experiments.store.scoring import (
     ScoringOptions,
     between,
@@ -88,14 +89,15 @@ def _notes(value: dict[str, Any]) -> list[str]:
         notes.append("Scores outside [0, 1] are no probabilities: no product.")
     if value["steps_truncated"]:
         notes.append(
-            f"{value['steps_truncated']:,} steps did not fit the model; their "
-            "candidates are judged by the steps that did."
+            f"{count_of(value['steps_truncated'], 'step')} did not fit the model; "
+            "their candidates are judged by the steps that did."
         )
     tied = max(value["tied"].values())
     if tied:
         how = max(value["tied"], key=value["tied"].__getitem__)
         notes.append(
-            f"Right and wrong candidates tie for the best in up to {tied:,} problems "
+            "Right and wrong candidates tie for the best in up to "
+            f"{count_of(tied, 'problem')} "
             f"(by {how}); each of them counts with the expectation over its ties."
         )
     return notes
@@ -127,7 +129,7 @@ def _text(value: dict[str, Any]) -> str:
             )
         )
     header = ("choice", "accuracy", "95 %", "less random", "95 %", "tied")
-    lines = [f"{value['problems']:,} problems, {per} candidates each", ""]
+    lines = [f"{count_of(value['problems'], 'problem')}, {per} candidates each", ""]
     lines += [format_table(header, rows), ""]
     if len(value["per_source"]) > 1:
         header = ("source", "problems", "random", "best mean", "pass@N")

@@ -9,6 +9,7 @@ import sys
 from typing import Any
 
 from experiments.console.command import answer, run_command
+from experiments.console.text import count_of
 from experiments.store.experiment import SizedOptions
 
 # name -> (module of experiments, or object in it, and what it answers), in the order of
@@ -122,7 +123,7 @@ def run_all(options: Everything, modules: dict[str, Any]) -> None:
         drawn, left_out = draw_stale(options.output, folder)
         for name, reason in left_out.items():
             print(f"left out: {name}: {reason}")
-    done = f"{len(drawn)} files drawn" if drawn else "nothing newer to draw"
+    done = f"{count_of(len(drawn), 'file')} drawn" if drawn else "nothing newer to draw"
     value = {"output": str(options.output), "experiments": list(modules)}
     value |= {"figures": str(folder), "drawn": [str(path) for path in drawn]}
     value |= {"left_out": left_out}

@@ -13,6 +13,7 @@ from experiments.console.command import answer
 from experiments.console.corpus import CorpusOptions, load_usable
 from experiments.console.errors import UsageError, bad_line_rows
 from experiments.console.options import wrong_usage
+from experiments.console.text import count_of
 from experiments.store.write_subset import check_output, corpus_manifest
 from mprm_jax.data.corpus import SelectableCorpus
 from mprm_jax.data.outputs import Output, OutputSet, manifest_path
@@ -73,7 +74,7 @@ def run(options: Options) -> None:
             _write_jsonl(file, columns)
         outputs.add_manifest(manifest_path(options.output), manifest)
     lines = [f"{name} is null throughout: {why}" for name, why in undefined.items()]
-    lines += [f"wrote {len(usable.row):,} rows: {options.output}"]
+    lines += [f"wrote {count_of(len(usable.row), 'row')}: {options.output}"]
     value = {"output": str(options.output), "rows": len(usable.row)}
     value |= {"columns": list(columns), "undefined": undefined}
     value |= {"bad_lines": bad_line_rows(usable.bad_lines)}

@@ -17,6 +17,7 @@ from experiments.console.errors import UsageError, bad_line_rows
 from experiments.console.options import OptionalPath, given
 from experiments.console.progress import progress
 from experiments.console.tables import comparison, format_table, percent_cell, printable
+from experiments.console.text import count_of
 from experiments.store.write_subset import check_output, choose, write_selection
 from mprm_jax.data.compat import OfficialReport
 from theory.selection import RuleName
@@ -112,7 +113,8 @@ def run(options: Options) -> None:
         lambda: (
             comparison(usable, selection, options.rule, options.alpha)
             + _masked(manifest["subset"])
-            + f"\n\nwrote {len(selection.rows):,} rollouts ({options.format}): {name}"
+            + f"\n\nwrote {count_of(len(selection.rows), 'rollout')} "
+            f"({options.format}): {name}"
         ),
     )
 

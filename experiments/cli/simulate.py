@@ -16,6 +16,7 @@ from experiments.console.errors import UsageError
 from experiments.console.options import SeedOption
 from experiments.console.progress import progress
 from experiments.console.tables import format_table, printable, summary_rows
+from experiments.console.text import count_of
 from experiments.corpora.simulated import fit_to_corpus, write_raw_corpus
 from sim.corpus.calibrate import PAPER_MODELS
 from sim.corpus.draw import early_stop, sample
@@ -114,7 +115,9 @@ def run(options: Options) -> None:
     value |= {"overall": dataclasses.asdict(summary)}
     table = format_table(("", "simulated"), summary_rows(summary))
     where = options.output / "annotations"
-    answer(options.json, value, f"{table}\n\nwrote {len(files)} files: {where}")
+    answer(
+        options.json, value, f"{table}\n\nwrote {count_of(len(files), 'file')}: {where}"
+    )
 
 
 def _with_all_negative(

@@ -17,6 +17,7 @@ from experiments.console.errors import UsageError
 from experiments.console.options import given, option, wrong_usage
 from experiments.console.progress import progress
 from experiments.console.tables import format_table
+from experiments.console.text import count_of, duration, size
 from experiments.console.training import (
     TINY,
     ObjectiveOptions,
@@ -256,13 +257,13 @@ def _finish(
     with OutputSet() as outputs:
         outputs.add_manifest(options.output / MANIFEST, manifest)
     lines = [
-        f"{budget.updates:,} updates of {budget.batch_size} on {budget.rollouts:,} "
-        f"rollouts ({steps:,} steps)"
+        f"{count_of(budget.updates, 'update')} of {budget.batch_size} on "
+        f"{count_of(budget.rollouts, 'rollout')} ({count_of(steps, 'step')})"
     ]
     if last:
         lines += [f"loss of the last update {last['loss']:.4f} nats per step"]
         if cut := last["truncated_steps"]:
-            lines += [f"{cut:,} steps cut off: their prompts are too long"]
+            lines += [f"{count_of(cut, 'step')} cut off, where prompts are too long"]
     else:
         lines += ["nothing was left to do"]
     lines += ["", f"wrote the model: {options.output}"]
@@ -273,35 +274,34 @@ def _finish(
 
 def _answer_price(options: Options, price: Price) -> None:
     rows = [
-        (what + " (estimate)" * (what == "activations"), _size(held))
+        (what + " (estimate)" * (what == "activations"), size(held))
         for what, held in price.bytes_per_device.items()
     ]
-    rows.append(("together", _size(sum(price.bytes_per_device.values()))))
+    rows.append(("together", size(sum(price.bytes_per_device.values()))))
     axes = " x ".join(f"{size} {name}" for name, size in price.mesh.items())
     read = "all prompts"
     if price.prompts_sampled:
         read = f"a sample of {price.prompts_read:,} prompts"
-    device = "given" if options.cost.peak_tflops else "an H100's bfloat16"
+    hours = "no hours: they follow from a device's peak, --peak-tflops"
+    if price.hours is not None:
+        whose = "given" if options.cost.peak_tflops else "of the device here"
+        hours = (
+            f"{duration(3600 * price.hours)} at {price.mfu:.0%} of "
+            f"{price.peak_tflops:,g} TFLOP/s per device ({whose})"
+        )
     text = f"""\
 {price.parameters:,} parameters, {price.trained:,} of them trained
 devices: {price.devices} ({axes})
 
 {format_table(("bytes per device", ""), rows)}
 
-{price.updates:,} updates of {price.batch_size:,} rollouts
+{count_of(price.updates, "update")} of {count_of(price.batch_size, "rollout")}
 {price.tokens_per_update:,} tokens per update, \
 {price.padded_tokens_per_update:,} with padding (from {read})
 {price.flops_per_update:.3g} FLOPs per update: 6 per trained weight and token, \
 2 in a frozen tower,
 12 L H Q T for attention; recomputation does not count (PaLM, App. B)
-{price.hours:,.3g} hours at {price.mfu:.0%} of {price.peak_tflops:,g} \
-TFLOP/s per device ({device})
+{hours}
 
 nothing was allocated or written"""
     answer(options.json, dataclasses.asdict(price), text)
-
-
-def _size(count: float) -> str:
-    if count < 2**27:
-        return f"{count / 2**20:,.2f} MiB"
-    return f"{count / 2**30:,.2f} GiB"

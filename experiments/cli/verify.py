@@ -15,6 +15,7 @@ import tyro
 from experiments.console.command import answer
 from experiments.console.errors import AlreadyReported
 from experiments.console.options import JsonOption, OptionalPath
+from experiments.console.text import count_of
 from experiments.store.manifests import InputFile, typed
 from experiments.store.provenance import file_sha256
 from experiments.store.read_subset import ReadPolicy
@@ -96,7 +97,9 @@ def run(options: Options) -> None:
         "\n".join(lines),
     )
     if failed:
-        raise AlreadyReported(f"{output}: {failed} of {len(checks)} checks failed")
+        raise AlreadyReported(
+            f"{output}: {failed} of {count_of(len(checks), 'check')} failed"
+        )
 
 
 def _checks(
@@ -110,7 +113,10 @@ def _checks(
     path = moved or Path(manifest.corpus)
     names = [file.path.name for file in corpus_files(path)]
     known = names == [file.file for file in manifest.inputs]
-    yield f"{path} has the {len(manifest.inputs)} files of the manifest", known
+    yield (
+        f"{path} has the {count_of(len(manifest.inputs), 'file')} of the manifest",
+        known,
+    )
     if not known:
         return
     reading = manifest.input
@@ -122,13 +128,16 @@ def _checks(
     if manifest.selection.get("rule") == OwnScores.rule:
         rows = np.flatnonzero(np.isin(usable.row, manifest.rows))
         same = len(rows) == len(manifest.rows)
-        yield f"the corpus has the {len(manifest.rows):,} rows", same
+        yield f"the corpus has the {count_of(len(manifest.rows), 'row')}", same
     else:
         chosen = msgspec.convert(manifest.selection, SelectionOptions)
         selection = choose(usable, chosen)
         rows = selection.rows
         same = usable.row[rows].tolist() == manifest.rows
-        yield f"selecting again gives the same {len(manifest.rows):,} rows", same
+        yield (
+            f"selecting again gives the same {count_of(len(manifest.rows), 'row')}",
+            same,
+        )
         again = msgspec.json.decode(
             msgspec.json.encode(
                 evidence(usable, selection, chosen.alpha, manifest.labels)
@@ -137,7 +146,10 @@ def _checks(
         equal = all(value.get(name) == of for name, of in again.items())
         yield "counts, statistics, ties and cuts are those of the manifest", equal
     counted = len(manifest.rows) == written.rollouts
-    yield f"the manifest counts {written.rollouts:,} rollouts and as many rows", counted
+    yield (
+        f"the manifest counts {count_of(written.rollouts, 'rollout')} and as many rows",
+        counted,
+    )
     if written.sha256 is not None and same:
         digest = hashlib.sha256()
         form = by_name(written.format)

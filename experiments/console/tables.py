@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from experiments.console.text import percent
+from experiments.console.text import count_of, percent
 from mprm_jax.data.corpus import SelectableCorpus
 from theory.selection import Selection
 from theory.summary import Summary, summarise
@@ -84,15 +84,13 @@ def tie_sentence(selection: Selection) -> str:
 def count_sentences(usable: SelectableCorpus) -> list[str]:
     """What was passed over, cut or met twice; nothing where there is nothing to say."""
     corpus = usable.corpus
+    never = f"never sampled (--unmeasured {usable.unmeasured})"
     said = [
-        (corpus.blank, "blank lines passed over"),
-        (usable.bad_lines.total, "bad lines left out (--max-bad)"),
-        (
-            usable.unmeasured_steps,
-            f"steps never sampled (--unmeasured {usable.unmeasured})",
-        ),
-        (usable.truncated, "rollouts cut before their first such step"),
-        (usable.emptied, "rollouts of which nothing was left"),
-        (corpus.duplicates, "rollouts that repeat another byte for byte"),
+        (corpus.blank, "blank line", "passed over"),
+        (usable.bad_lines.total, "bad line", "left out (--max-bad)"),
+        (usable.unmeasured_steps, "step", never),
+        (usable.truncated, "rollout", "cut before the first such step"),
+        (usable.emptied, "rollout", "left out, with nothing left"),
+        (corpus.duplicates, "duplicate", "of another rollout, byte for byte"),
     ]
-    return [f"{count:,} {what}." for count, what in said if count]
+    return [f"{count_of(n, noun)} {what}." for n, noun, what in said if n]

@@ -23,3 +23,30 @@ def percent(share: float, digits: int | None = None) -> str:
     """
     text = f"{100 * share:g}" if digits is None else number(100 * share, digits)
     return f"{text}\N{NO-BREAK SPACE}%"
+
+
+def count_of(number: int, noun: str, plural: str | None = None) -> str:
+    """How many of what: "1 rollout", "1,200 rollouts"; ``plural`` where it is not the
+    noun and an s.
+    """
+    return f"{number:,} {noun if number == 1 else plural or noun + 's'}"
+
+
+def size(octets: float) -> str:
+    """Bytes in a binary unit that leaves at least one: "512 bytes", "2.5 MiB"."""
+    for unit in ("bytes", "KiB", "MiB", "GiB"):
+        if octets < 1024:
+            return f"{octets:,.1f} {unit}" if unit != "bytes" else f"{octets:.0f} bytes"
+        octets /= 1024
+    return f"{octets:,.1f} TiB"
+
+
+def duration(seconds: float) -> str:
+    """Seconds, minutes or hours, two digits or more."""
+    if seconds < 1:
+        return "under 1 s"
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    if seconds < 7200:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:,.1f} h"

@@ -275,10 +275,13 @@ class PriceOptions:
 
     Attributes:
         dry_run: Say what it takes, and do nothing: parameters, bytes per device,
-            updates, tokens, FLOPs and hours; the devices of --mesh need not be here,
-            nor a backbone's weights: its config.json and tokenizer.json are enough.
+            updates, tokens, FLOPs, and hours where a device's peak is known; the
+            devices of --mesh need not be here, nor a backbone's weights: its
+            config.json and tokenizer.json are enough.
         mfu: With --dry-run: share of the devices' peak that will be reached.
-        peak_tflops: With --dry-run: peak of one device (989, an H100's in bfloat16).
+        peak_tflops: With --dry-run: peak of one device in TFLOP/s, from which hours
+            follow (in bfloat16 989 for an H100, 312 for an A100; by default that of
+            the GPU here).
     """
 
     dry_run: bool = False
@@ -317,7 +320,7 @@ def price_run(
     from mprm_jax.train import open_model as models
     from mprm_jax.train.loop import TrainingJob
     from mprm_jax.train.open_backbone import planned_model
-    from mprm_jax.train.price import H100_PEAK, SAMPLE, Throughput, price, sample_load
+    from mprm_jax.train.price import SAMPLE, Throughput, peak_here, price, sample_load
     from mprm_jax.train.sharding import abstract_mesh
 
     folder = options.backbone_folder()
@@ -328,9 +331,12 @@ def price_run(
         shapes = jax.eval_shape(lambda: params)
     source = source_for(model.encode)
     job = TrainingJob(model, source, plan, open_ladder(longest), options.config())
+    peak = peak_here() if asked.peak_tflops is None else asked.peak_tflops
     with wrong_usage():
-        throughput = Throughput(
-            asked.mfu, H100_PEAK if asked.peak_tflops is None else asked.peak_tflops
+        throughput = Throughput(asked.mfu, peak)
+    if peak is None and "--mfu" in given(asked):
+        raise UsageError(
+            "--mfu needs --peak-tflops: the peak of this device is unknown"
         )
     mesh = abstract_mesh(options.mesh_shape(plan.batch_size))
     with progress("reading", min(SAMPLE, len(source)), "prompts") as tick:

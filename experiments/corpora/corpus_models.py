@@ -9,6 +9,7 @@ import numpy as np
 
 from experiments.console.command import answer
 from experiments.console.tables import format_table
+from experiments.console.text import count_of
 from experiments.store.experiment import SizedOptions, complete
 from theory.paper import FULL_DATA
 from theory.rollouts import Rollouts
@@ -140,7 +141,9 @@ def run(options: Options) -> None:
     results, ran = complete(options, NAME, configs, describe)
     models = {result.config["model"]: result.metrics for result in results}
     value = {"experiment": NAME, "ran": ran, "models": models}
-    done = f"{ran} models run, {len(results)} in the store: {options.output}"
+    done = (
+        f"{count_of(ran, 'model')} run, {len(results)} in the store: {options.output}"
+    )
     answer(options.json, value, lambda: f"{_text(models)}\n\n{done}")
 
 

@@ -23,6 +23,7 @@ import msgspec
 import numpy as np
 from jax.sharding import Mesh
 
+from experiments.console.text import count_of
 from experiments.grid.inputs import Inputs
 from experiments.grid.judge import Bench, MemoryBudget, PromptCache
 from experiments.grid.plan import (
@@ -398,7 +399,8 @@ def _found(result: Result) -> str:
     metrics = result.metrics
     ranked = "-" if metrics["auroc"] is None else f"{metrics['auroc']:.3f}"
     lines = [
-        f"{metrics['rollouts']:,} rollouts, {metrics['updates']:,} updates, micro-F1 "
+        f"{count_of(metrics['rollouts'], 'rollout')}, "
+        f"{count_of(metrics['updates'], 'update')}, micro-F1 "
         f"{metrics['micro_f1']:.3f}, AUROC {ranked}"
     ]
     for row in metrics.get("learnability", ()):

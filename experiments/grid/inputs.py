@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import xxhash
 
+from experiments.console.text import count_of
 from experiments.corpora.scenes import read_truth
 from experiments.corpora.simulated import made_here
 from experiments.grid.plan import CONTROLS
@@ -170,8 +171,8 @@ def _check_split(solutions: Sequence[Solution], benchmark: Path) -> None:
         decide(steps, "cross-fitted")
     except DataError:
         raise DataError(
-            f"{benchmark}: {len(solutions)} solutions are too few to choose the "
-            "decision threshold of each half on the other"
+            f"{benchmark}: {count_of(len(solutions), 'solution')}: too few to choose "
+            "the decision threshold of each half on the other"
         ) from None
 
 

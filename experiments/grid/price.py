@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from experiments.console.tables import format_table
+from experiments.console.text import count_of, duration
 from experiments.console.training import price_run
 from experiments.grid.inputs import Inputs
 from experiments.grid.options import Options
@@ -109,12 +110,14 @@ class Rates:
         )
 
     def completed(self, of: Price) -> Price:
-        """A price whose tokens and seconds were measured, or else are these."""
+        """A price whose tokens and seconds were measured, or else are these; seconds
+        stay None where no device's peak is known.
+        """
         tokens, seconds = of.tokens, of.seconds
         if tokens is None:
             tokens = round(of.rollouts * self.run.tokens_per_rollout)
-        if seconds is None:
-            seconds = self.flops(of) * self.run.seconds_per_flop
+        if seconds is None and (rate := self.run.seconds_per_flop) is not None:
+            seconds = self.flops(of) * rate
         return dataclasses.replace(of, tokens=tokens, seconds=seconds)
 
 
@@ -172,14 +175,19 @@ def as_text(whole: Price, left: Price, part: str | None, of: Rates) -> str:
             f"{price.rollouts:,}",
             f"{price.tokens:,}",
             f"{of.flops(price):.2e}",
-            duration(price.seconds or 0.0),
+            "-" if price.seconds is None else duration(price.seconds),
         )
         for name, price in zip(names, prices, strict=True)
     ]
-    if whole.seconds is None:
+    if whole.seconds is None and of.run.seconds_per_flop is None:
+        basis = (
+            "No time: no cell has been measured, and no device's peak is known; "
+            "give it with --peak-tflops (989 for an H100 in bfloat16)."
+        )
+    elif whole.seconds is None:
         hours = [(price.seconds or 0.0) / 3600 for price in prices]
         run = of.run
-        devices = "1 device" if run.devices == 1 else f"{run.devices} devices"
+        devices = count_of(run.devices, "device")
         basis = (
             f"{hours[0]:,.3g} hours for the whole grid, {hours[1]:,.3g} for what is "
             f"left, at {run.mfu:.0%} of {run.peak_tflops:,g} TFLOP/s on each of "
@@ -188,23 +196,15 @@ def as_text(whole: Price, left: Price, part: str | None, of: Rates) -> str:
         )
     else:
         basis = (
-            f"Tokens and time from {whole.measured:,} measured cells of this store; "
+            f"Tokens and time from {count_of(whole.measured, 'measured cell')} of "
+            "this store; "
             "loading, compilation and reranking not counted."
         )
     counted = (
         f"FLOPs: {of.flops(whole):.3g} for the whole grid, {of.flops(left):.3g} for "
         f"what is left, counted as mprm train --dry-run does, from "
-        f"{of.run.prompts_read:,} prompts; a judged solution as a third of a trained "
-        "rollout."
+        f"{count_of(of.run.prompts_read, 'prompt')}; a judged solution as a third of "
+        "a trained rollout."
     )
     texts = (textwrap.fill(text, _WIDTH) for text in (basis, counted))
     return "\n\n".join((format_table(header, lines), *texts))
-
-
-def duration(seconds: float) -> str:
-    """Seconds, minutes or hours, two digits or more."""
-    if seconds < 120:
-        return f"{seconds:.0f} s"
-    if seconds < 7200:
-        return f"{seconds / 60:.0f} min"
-    return f"{seconds / 3600:.1f} h"

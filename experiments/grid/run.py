@@ -12,6 +12,7 @@ from experiments.console.command import answer
 from experiments.console.corpus import load_usable
 from experiments.console.options import given, wrong_usage
 from experiments.console.progress import progress
+from experiments.console.text import count_of
 from experiments.console.training import TINY, open_model
 from experiments.grid.options import Options, parse_grid, parse_shard
 from experiments.grid.plan import SELECTION, Cell, Planned, plan_cells, shard
@@ -123,7 +124,7 @@ def _report(
     text = f"""\
 {told(outcomes, left)}
 
-{ran} cells run, {len(found)} in the store: {folder}
+{count_of(ran, "cell")} run, {len(found)} in the store: {folder}
 next: mprm figures --only {NAME} --results {folder}"""
     answer(options.json, value, text)
 

@@ -6,6 +6,7 @@ import textwrap
 from collections.abc import Sequence
 
 from experiments.console.tables import format_table, printable
+from experiments.console.text import count_of
 from experiments.grid.answer import Estimate
 from experiments.grid.decomposition import Decomposition, decompositions, why
 from experiments.grid.plan import DEMO, Planned
@@ -47,8 +48,8 @@ def told(outcomes: Sequence[Outcome], missing: Sequence[Planned] = ()) -> str:
     if missing:
         parts.append(
             _wrapped(
-                f"{len(missing):,} cells of this grid are missing here, the first of "
-                f"them {missing[0].cell.name}."
+                f"Missing here: {count_of(len(missing), 'cell')} of this grid, the "
+                f"first {missing[0].cell.name}."
             )
         )
     return "\n\n".join(parts)

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from experiments.console.tables import format_table
+from experiments.console.text import count_of
 
 
 def advice_as_text(report: dict[str, Any], inside: list[dict[str, Any]]) -> str:
@@ -20,7 +21,8 @@ def advice_as_text(report: dict[str, Any], inside: list[dict[str, Any]]) -> str:
         inside: of its keep ratios those inside what was simulated.
     """
     lines = [
-        f"compared with {report['worlds']} simulated worlds: {report['results']}",
+        f"compared with {count_of(report['worlds'], 'simulated world')}: "
+        f"{report['results']}",
         "of this corpus:",
         *(f"  {n.replace('_', ' ')}: {v:.4f}" for n, v in report["measures"].items()),
         *_subset_lines(report["keep_ratios"], report["continuations"]),
@@ -124,7 +126,8 @@ def _unlike(
 def _judged_lines(judged: dict[str, Any], every: Sequence[dict[str, Any]]) -> list[str]:
     """What the judged rollouts say, and what follows from them."""
     lines = [
-        f"\njudged: {judged['steps']} steps of {judged['rollouts']} rollouts by "
+        f"\njudged: {count_of(judged['steps'], 'step')} of "
+        f"{count_of(judged['rollouts'], 'rollout')} by "
         f"{judged['truth']}, {judged['wrong']} wrong",
         *(f"{n} left out: {reason}" for reason, n in judged["left_out"].items()),
         *_trial_lines(judged["trial"], every),

@@ -37,6 +37,7 @@ import numpy as np
 
 from experiments.console.command import print_json
 from experiments.console.tables import format_table
+from experiments.console.text import count_of
 from experiments.map.design import design
 from experiments.map.run import world_of
 from experiments.store.experiment import SizedOptions, complete
@@ -286,8 +287,8 @@ def run(options: Options) -> None:
         return
     print_candidates(table)
     print(
-        f"\n{ran} worlds run, {len(worlds)} of seed {options.seed} with every "
-        f"candidate in the store: {options.output}"
+        f"\n{count_of(ran, 'world')} run, {len(worlds)} of seed {options.seed} with "
+        f"every candidate in the store: {options.output}"
     )
 
 

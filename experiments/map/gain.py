@@ -40,6 +40,7 @@ import numpy as np
 
 from experiments.console.command import print_json
 from experiments.console.tables import format_table
+from experiments.console.text import count_of
 from experiments.map.design import ARMS, WORLDS, arms_at, design
 from experiments.map.report import COMPARED
 from experiments.map.run import SMALL_WORLDS, world_of
@@ -481,7 +482,9 @@ def _print(options: Options, joined: Joined, ran: int) -> None:
             for part, found in by_part.items()
         ]
         print(format_table(("prediction", "worlds", *_COLUMNS), rows))
-    print(f"\n{ran} worlds computed, {len(level)} compared: {options.output}")
+    print(
+        f"\n{count_of(ran, 'world')} computed, {len(level)} compared: {options.output}"
+    )
 
 
 # Of the table of gains: sure gains and losses as those whose sign is predicted, of all.

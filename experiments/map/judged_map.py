@@ -55,6 +55,7 @@ import numpy as np
 
 from experiments.console.command import print_json
 from experiments.console.tables import format_table
+from experiments.console.text import count_of
 from experiments.map.advisor import (
     LEVEL,
     GainModel,
@@ -435,7 +436,9 @@ def run(options: Options) -> None:
             and (predictor != "counts" or sample == HALF_MIXED)
         ]
         print(format_table(("design", "predictor", "judged", *COLUMNS), rows))
-    print(f"\n{ran} worlds judged, {len(worlds)} compared: {options.output}")
+    print(
+        f"\n{count_of(ran, 'world')} judged, {len(worlds)} compared: {options.output}"
+    )
 
 
 def shown(of: Mapping[str, float], form: str) -> str:

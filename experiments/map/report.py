@@ -9,6 +9,7 @@ import numpy as np
 
 from experiments.console.command import print_json
 from experiments.console.tables import format_table
+from experiments.console.text import count_of
 from experiments.map.advisor import MIN_WORLDS, TARGETS, fit_advisor, validate
 from experiments.map.design import COMPARED as COMPARED
 from experiments.map.design import CONTROLS, HELD_OUT_EVERY, LABELS, Design
@@ -195,7 +196,8 @@ def print_map(
             header = ("gain", *(column.replace("_", " ") for column in _TESTS))
             print(format_table(header, rows))
     print(
-        f"\n{ran} worlds run, {len(worlds)} of seed {options.seed} in the store: "
+        f"\n{count_of(ran, 'world')} run, {len(worlds)} of seed {options.seed} in "
+        "the store: "
         f"{options.output}"
     )
 

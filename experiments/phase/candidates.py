@@ -67,6 +67,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from experiments.console.command import answer
+from experiments.console.text import count_of
 from experiments.map.candidates import (
     ARMS,
     DESIGNS,
@@ -160,7 +161,7 @@ def run(options: Options) -> None:
                 value["cells"] += _as_json(cells, name, metric, gains)
                 if name in judged:
                     text += [_below(cells, name, o, v) for o, v in gains.items()]
-    text.append(f"{ran + more} cells run; store: {options.output}")
+    text.append(f"{count_of(ran + more, 'cell')} run; store: {options.output}")
     answer(options.json, value, "\n\n".join(text))
 
 

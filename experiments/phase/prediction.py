@@ -100,6 +100,7 @@ import numpy as np
 
 from experiments.console.command import answer
 from experiments.console.tables import format_table
+from experiments.console.text import count_of
 from experiments.map.advisor import NAMES as COUNTS
 from experiments.map.advisor import GainModel, corpus_measures, fit_advisor, inputs
 from experiments.map.gain import judge_means
@@ -679,6 +680,6 @@ def _text(report: Mapping[str, Any], folder: Path, ran: int) -> str:
             "BIS - Random in AUROC of probes and nets, predicted from judged rollouts,",
             f"mean over {DRAWS} corpora, of trials over {TRIED}:\n",
             format_table(header, rows),
-            f"\n{ran} cells judged: {folder}",
+            f"\n{count_of(ran, 'cell')} judged: {folder}",
         ]
     )

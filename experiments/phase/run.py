@@ -13,6 +13,7 @@ import tyro
 
 from experiments.console.command import answer
 from experiments.console.progress import progress
+from experiments.console.text import count_of
 from experiments.phase.cells import Cell, cell_of
 from experiments.phase.design import (
     KEEP_RATIOS,
@@ -74,7 +75,11 @@ def run(options: Options) -> None:
     value = {"seed": options.seed, "size": options.size, "ran": ran}
     value |= {"diagrams": [as_json(diagram) for diagram in diagrams]}
     text = "\n\n".join(as_text(diagram) for diagram in diagrams)
-    answer(options.json, value, f"{text}\n\n{ran} cells run; store: {options.output}")
+    answer(
+        options.json,
+        value,
+        f"{text}\n\n{count_of(ran, 'cell')} run; store: {options.output}",
+    )
 
 
 def store_name(diagram: str) -> str:

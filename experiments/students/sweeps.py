@@ -13,6 +13,7 @@ import numpy as np
 
 from experiments.console.command import print_json
 from experiments.console.tables import format_table
+from experiments.console.text import count_of
 from experiments.store.experiment import SizedOptions, complete
 from experiments.store.results import Result, read_results
 from experiments.students.arms import CANDIDATES, Arm, LabelKind
@@ -116,7 +117,8 @@ class Sweep:
             rows = [_comparison_row(comparison) for comparison in comparisons]
             print(format_table(_COMPARISON_COLUMNS, rows))
         print(
-            f"\n{ran} cells run, {len(results)} of seed {options.seed} in the store: "
+            f"\n{count_of(ran, 'cell')} run, {len(results)} of seed {options.seed} "
+            "in the store: "
             f"{options.output}"
         )
 

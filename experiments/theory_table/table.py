@@ -14,6 +14,7 @@ import numpy as np
 
 from experiments.console.command import print_json
 from experiments.console.errors import AlreadyReported
+from experiments.console.text import count_of
 from experiments.store.experiment import ExperimentOptions, complete
 from experiments.store.provenance import versions
 from experiments.store.results import Result, store_path
@@ -77,7 +78,10 @@ def run(options: Options) -> None:
         print_json({"output": str(options.output), "rows": cells})
     else:
         print(format_rows(results))
-        print(f"\n{len(rows)} rows in {store_path(options.output, EXPERIMENT)}")
+        print(
+            f"\n{count_of(len(rows), 'row')} in "
+            f"{store_path(options.output, EXPERIMENT)}"
+        )
     failed = [row["statement"] for row in rows if row["verdict"] == "FAILS"]
     if failed:
         raise AlreadyReported(f"our own numbers disagree: {'; '.join(failed)}")

@@ -72,7 +72,7 @@ def check_released(folder: Path) -> None:
     """
     if not folder.is_dir():
         raise no_folder(str(folder))
-    _check_fetched(folder)
+    check_fetched(folder)
     _check_adapter(folder)
     if not (folder / CONFIG).is_file():
         raise no_model(folder)
@@ -179,7 +179,7 @@ def _quantised(config: Any) -> str | None:
     return next(filter(None, map(_quantised, parts)), None)
 
 
-def _check_fetched(folder: Path) -> None:
+def check_fetched(folder: Path) -> None:
     """Refuse files that stand for others which are not here.
 
     Raises:

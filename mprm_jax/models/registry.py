@@ -9,7 +9,7 @@ import msgspec
 
 from mprm_jax.models import backbone, lora, tiny
 from mprm_jax.models.families import FAMILIES
-from mprm_jax.models.folder import no_model
+from mprm_jax.models.folder import check_fetched, no_model
 from mprm_jax.models.model import Model
 from mprm_jax.records.problems import DataError, faults_of
 
@@ -40,6 +40,7 @@ def read_model(folder: Path) -> Model:
     path = folder / DESCRIPTION
     with faults_of(path, "no description of a model"):
         try:
+            check_fetched(folder)
             described = msgspec.json.decode(path.read_bytes(), type=_Description)
         except FileNotFoundError:
             raise no_model(folder) from None

@@ -36,8 +36,9 @@ from mprm_jax.train.loop import TrainingJob
 from mprm_jax.train.optimizer import split, transformation
 from mprm_jax.train.sharding import batch_parts, bytes_per_device, moment_shardings
 
-# Dense bfloat16 of an H100 SXM (NVIDIA's data sheet: 1,979 with sparsity), TFLOP/s.
-H100_PEAK = 989.0
+# Dense bfloat16, TFLOP/s, by what a device's kind holds (NVIDIA's data sheets, which
+# state twice as much, with sparsity).
+PEAKS = {"H100 80GB HBM3": 989.0, "H200": 989.0, "A100": 312.0}
 
 # Prompts that are encoded to learn how long they are.
 SAMPLE = 256
@@ -49,22 +50,30 @@ class Throughput:
 
     Attributes:
         mfu: share of a device's peak that is reached, in (0, 1].
-        peak_tflops: peak of one device, TFLOP/s, finite and > 0; an H100's in bfloat16.
+        peak_tflops: peak of one device, TFLOP/s, finite and > 0; None: not known.
 
     Raises:
         ValueError: a number is out of range.
     """
 
     mfu: float = 0.4
-    peak_tflops: float = H100_PEAK
+    peak_tflops: float | None = None
 
     def __post_init__(self) -> None:
         if not 0 < self.mfu <= 1:
             raise ValueError(f"mfu must lie in (0, 1], not {self.mfu}")
-        if not 0 < self.peak_tflops < math.inf:
+        if self.peak_tflops is not None and not 0 < self.peak_tflops < math.inf:
             raise ValueError(
                 f"peak_tflops must be finite and positive, not {self.peak_tflops}"
             )
+
+
+def peak_here() -> float | None:
+    """Peak of the devices that are here, TFLOP/s; None where it is not known, as of a
+    CPU.
+    """
+    kind = jax.devices()[0].device_kind
+    return next((peak for name, peak in PEAKS.items() if name in kind), None)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -148,13 +157,13 @@ class Price:
         tokens_per_update: real ones.
         padded_tokens_per_update: that the devices compute.
         flops_per_update: model FLOPs on the padded tokens; see the module.
-        hours: at the utilisation and peak that were given.
+        hours: at the utilisation and peak that were given; None without a peak.
         rollouts: in the training set.
         batch_size: B.
         prompts_read: to know how long prompts are.
         prompts_sampled: whether these were not all.
         mfu: share of the peak that is reached.
-        peak_tflops: of one device.
+        peak_tflops: of one device; None: not known.
         mesh: devices along each axis.
         tokens_per_rollout: real ones.
     """
@@ -167,19 +176,21 @@ class Price:
     tokens_per_update: int
     padded_tokens_per_update: int
     flops_per_update: float
-    hours: float
+    hours: float | None
     rollouts: int
     batch_size: int
     prompts_read: int
     prompts_sampled: bool
     mfu: float
-    peak_tflops: float
+    peak_tflops: float | None
     mesh: dict[str, int]
     tokens_per_rollout: float
 
     @property
-    def seconds_per_flop(self) -> float:
-        """Of all devices together."""
+    def seconds_per_flop(self) -> float | None:
+        """Of all devices together; None without a peak."""
+        if self.hours is None:
+            return None
         return 3600 * self.hours / (self.updates * self.flops_per_update)
 
 
@@ -205,7 +216,10 @@ def price(
     work = plan.batch_size * sum(flops_per_rollout(model, shapes, load).values())
     rows = plan.batch_size / accumulate / batch_parts(mesh)
     masters = bytes_per_device(mesh, trained)
-    peak = throughput.peak_tflops * 1e12
+    hours = None
+    if throughput.peak_tflops is not None:
+        reached = devices * throughput.peak_tflops * 1e12 * throughput.mfu
+        hours = plan.updates * work / reached / 3600
     return Price(
         parameters=_count(shapes),
         trained=_count(trained),
@@ -222,7 +236,7 @@ def price(
         tokens_per_update=round(plan.batch_size * load.tokens),
         padded_tokens_per_update=round(plan.batch_size * load.padded_tokens),
         flops_per_update=work,
-        hours=plan.updates * work / (devices * peak * throughput.mfu) / 3600,
+        hours=hours,
         rollouts=plan.rollouts,
         batch_size=plan.batch_size,
         prompts_read=load.prompts,

@@ -73,8 +73,9 @@ def test_the_tiny_model_is_priced_by_its_parameters(dry, world):
     prompts = updates * 16 + 11 * JUDGED / 3
     assert flops >= work * np.mean(lengths) * prompts
     assert flops <= work * 2 * max(lengths) * prompts
-    peak = 989e12 * jax.device_count()
-    assert grid["seconds"] == pytest.approx(flops / (0.4 * peak))
+    # A CPU's peak is not known, and nothing is said of another device.
+    assert grid["seconds"] is None
+    assert "--peak-tflops" in dry(*GRID).out
     assert found.json["left"] == grid
 
 
@@ -102,7 +103,7 @@ def test_shards_share_the_price_at_the_given_rate(dry):
 
 def test_a_backbone_costs_what_mprm_train_says(dry, world, backbone, capsys):
     given = ("--model", backbone, "--batch-size", 16, "--max-length", 512)
-    given += ("--mesh", "2x4x1", "--json")
+    given += ("--mesh", "2x4x1", "--peak-tflops", 989, "--json")
     found = dry(*ONE, *given)
     assert found.status == 0, found.err
     trained = run_command(capsys, "train", world, "--dry-run", *given).json

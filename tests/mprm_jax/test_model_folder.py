@@ -62,7 +62,7 @@ def test_an_adapter_is_no_model(folder):
     adapter = {"base_model_name_or_path": "OpenGVLab/InternVL2_5-8B", "r": 16}
     write(folder / "adapter_config.json", adapter)
     # Merged weights, with what described the adapter left beside them.
-    assert planned_model(folder, Opening())
+    assert planned_model(folder, Opening())[0].name
     write(folder / "adapter_model.safetensors", "")
     assert "OpenGVLab/InternVL2_5-8B" in refusals(folder)
     (folder / "config.json").unlink()
@@ -88,7 +88,7 @@ def test_quantised_weights_are_refused(folder, method):
 
 def test_quantised_weights_that_say_so_elsewhere(folder):
     quantised(folder, quantization_config=None)
-    assert planned_model(folder, Opening())
+    assert planned_model(folder, Opening())[0].name
     write(folder / "quantize_config.json", {"bits": 4})
     assert "quantised" in refusals(folder)
     (folder / "quantize_config.json").unlink()
@@ -108,7 +108,7 @@ def test_a_folder_of_models_names_them(folder, tmp_path):
     assert said == refusal(read_model, tmp_path / "out")
     # The last weights beside them are a model.
     shutil.copytree(tmp_path / "out/checkpoint-500", folder / "checkpoint-500")
-    assert planned_model(folder, Opening())
+    assert planned_model(folder, Opening())[0].name
     cached = tmp_path / "models--org--name"
     write(cached / "snapshots/0123abc/config.json", {})
     assert "snapshots/0123abc" in refusals(cached)

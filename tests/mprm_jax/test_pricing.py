@@ -39,7 +39,8 @@ PLAIN = Opening("float32", remat=False)
 def priced(model, shapes, load, sizes=(1, 1, 1), of=(512, 64), **settings):
     """The price of one run on a mesh."""
     job = TrainingJob(model, [], plan(*of), LADDER, TrainConfig(**settings))
-    return price(job, shapes, load, abstract_mesh(MeshShape(*sizes)))
+    mesh = abstract_mesh(MeshShape(*sizes))
+    return price(job, shapes, load, mesh, Throughput(peak_tflops=989.0))
 
 
 def products(jaxpr):
@@ -237,9 +238,13 @@ def test_a_utilisation_is_a_share():
     job = TrainingJob(StubModel(), [], plan(8, 8), LADDER)
     shapes = jax.eval_shape(StubModel().init, jax.random.key(0))
     mesh = abstract_mesh(MeshShape(2, 1))
+    unknown = price(job, shapes, Load(8, 8, 0), mesh)
+    assert (unknown.hours, unknown.seconds_per_flop) == (None, None)
+    assert unknown.flops_per_update > 0
     slow, fast = (
         price(job, shapes, Load(8, 8, 0), mesh, of)
         for of in (Throughput(0.4, 1.0), Throughput(0.4, 2.0))
     )
+    assert slow.hours is not None
     assert fast.hours == slow.hours / 2
     assert slow.seconds_per_flop == pytest.approx(1 / (2 * 1e12 * 0.4))
