@@ -12,7 +12,7 @@ import numpy as np
 
 from mprm_jax.data.formats import by_name
 from mprm_jax.data.formats.base import ReadOptions
-from mprm_jax.data.framing import CorpusFile, corpus_files
+from mprm_jax.data.framing import CorpusFile, corpus_files, unread_files
 from mprm_jax.data.index import (
     FileIndex,
     detect_format,
@@ -159,6 +159,8 @@ def _merged(
     """The columns of all files one after another; those of the files are given up."""
     names: dict[str, int] = {}
     bad_lines, notes = BadLines(), BadLines()
+    for file in unread_files(path):
+        notes.add(BadLine(str(file), 0, "file of another kind, not read"))
     for file, piece in zip(files, pieces, strict=True):
         bad_lines.extend(piece.bad_lines, str(file.path))
         notes.extend(piece.notes, str(file.path))
