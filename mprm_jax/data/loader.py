@@ -62,8 +62,8 @@ class Loaded(NamedTuple):
 class CorpusExamples:
     """The chosen rollouts of a corpus, read and encoded one by one when asked for.
 
-    Chosen lines of compressed files are unpacked once, to a temporary file: seeking in
-    the compressed one would decompress it from the start each time.
+    Chosen lines of compressed files and tables are unpacked once, to a temporary file:
+    seeking in such a file would read it from the start each time.
 
     Args:
         usable: the corpus after its policies.
@@ -83,7 +83,7 @@ class CorpusExamples:
 
     def __post_init__(self) -> None:
         corpus = self.usable.corpus
-        packed = np.array([file.is_gzip for file in corpus.files])
+        packed = np.array([file.is_sequential for file in corpus.files])
         rows = self.usable.row[self.usable_rows]
         # (offset, size) in the temporary file, by row of the corpus.
         self._unpacked: dict[int, tuple[int, int]] = {}

@@ -13,7 +13,7 @@ from typing import Any
 
 import msgspec
 
-from mprm_jax.records.problems import DataError, faults_of, is_lfs_pointer
+from mprm_jax.records.problems import DataError, faults_of, what_instead
 
 CONFIG = "config.json"
 # Weights that are not safetensors: those that can run code when read, and others.
@@ -33,7 +33,6 @@ _TO_SAFETENSORS = (
 )
 # ORGANISATION/NAME as huggingface.co takes it.
 _REPOSITORY = re.compile(r"[\w-][\w.-]*/[\w.-]+", re.ASCII)
-_LARGEST_POINTER = 1024
 _LISTED = 3
 
 
@@ -185,20 +184,18 @@ def check_fetched(folder: Path) -> None:
     Raises:
         DataError: naming the first, and how many there are.
     """
-    pointers, dangling = [], []
+    wrong: list[tuple[Path, str]] = []
     for path in sorted(folder.iterdir()):
         if path.suffix not in (".json", ".safetensors"):
             continue
         if path.is_symlink() and not path.exists():
-            dangling.append(path)
-        elif path.is_file() and path.stat().st_size <= _LARGEST_POINTER:
+            wrong.append((path, "a link to a file that is not there; fetch it again"))
+        elif path.is_file():
             with open(path, "rb") as file:
-                if is_lfs_pointer(file.read(_LARGEST_POINTER)):
-                    pointers.append(path)
-    for paths, what in (
-        (pointers, "a Git LFS pointer: fetch the file itself (git lfs pull)"),
-        (dangling, "a link to a file that is not there; fetch it again"),
-    ):
-        if paths:
-            more = f", as are {len(paths) - 1} more here" if len(paths) > 1 else ""
-            raise DataError(f"{paths[0]}: {what}{more}")
+                what = what_instead(file.read(64))
+            if what is not None:
+                wrong.append((path, what))
+    if wrong:
+        path, what = wrong[0]
+        more = f"; {len(wrong) - 1} more files here are like it" if wrong[1:] else ""
+        raise DataError(f"{path}: {what}{more}")
