@@ -106,6 +106,10 @@ def _dispatch(arguments: list[str]) -> int:
     if name in COUNTING:
         # numpy's BLAS starts a thread per core, which costs as much as numpy's import.
         os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    else:
+        from experiments.console.compilation import keep_compiled
+
+        keep_compiled()
     module, words = name, 1
     if name == "run":
         from experiments.cli.run import main as run_experiment

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.console.command import answer
+from experiments.console.compilation import compiled_folder
 from experiments.console.options import JsonOption
 from experiments.console.tables import format_table
 from experiments.console.text import size
@@ -46,6 +47,8 @@ def run(options: Options) -> None:
         "cpus": os.cpu_count(),
         "free_disk_bytes": shutil.disk_usage(Path.cwd()).free,
         "libraries": {name: package_version(name) for name in _LIBRARIES},
+        "compiled": str(kept := compiled_folder()),
+        "compiled_bytes": sum(f.stat().st_size for f in kept.glob("*") if f.is_file()),
         **_devices(),
     }
     answer(options.json, report, lambda: _text(report))
@@ -68,6 +71,8 @@ def _text(report: dict[str, Any]) -> str:
             f"{size(report['free_disk_bytes'])} free here\n",
             *libraries,
             f"\n{devices}\n",
+            f"compiled code, kept for later runs: {size(report['compiled_bytes'])} in\n"
+            f"{report['compiled']} (may be removed)\n",
             "select, stats, score, convert and verify need no accelerator.",
         ]
     )

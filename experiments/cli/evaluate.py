@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from experiments.console.command import answer
+from experiments.console.compilation import compiling
 from experiments.console.errors import UsageError
 from experiments.console.progress import progress
 from experiments.console.tables import format_table, percent_cell, printable
@@ -114,7 +115,7 @@ def _predict(options: Options, checkpoint: Path, benchmark: Path) -> list[Predic
     solutions = read_benchmark(benchmark)
     root = options.images or image_root(benchmark, solutions[0].record.images)
     model, params = load_checkpoint(checkpoint)
-    with progress("scoring", len(solutions), "solutions") as tick:
+    with progress("scoring", len(solutions), "solutions", compiling()) as tick:
         return predict(model, params, solutions, root, options.batch_size, tick)
 
 

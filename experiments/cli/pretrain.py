@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import tyro
 
 from experiments.console.command import answer
+from experiments.console.compilation import compiling
 from experiments.console.errors import UsageError
 from experiments.console.options import SeedOption, check_least
 from experiments.console.progress import progress
@@ -99,7 +100,7 @@ def run(options: Options) -> None:
 
     written: list[Path] = []
     keep = Keep(folder, say=say)
-    with progress("pretraining", options.updates, "updates") as tick:
+    with progress("pretraining", options.updates, "updates", compiling()) as tick:
         made = pretrain_tiny(config, tick, write, options.stages, keep)
     write(made)
     shutil.rmtree(folder, ignore_errors=True)

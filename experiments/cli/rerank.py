@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.console.command import answer
+from experiments.console.compilation import compiling
 from experiments.console.progress import progress
 from experiments.console.tables import format_table, printable
 from experiments.console.text import count_of
@@ -71,7 +72,7 @@ def _score(options: Options, checkpoint: Path, file: Path) -> list[CandidateSet]
     root = options.images or image_root(file, sets[0].images)
     model, params = load_checkpoint(checkpoint)
     candidates = sum(len(of.candidates) for of in sets)
-    with progress("scoring", candidates, "candidates") as tick:
+    with progress("scoring", candidates, "candidates", compiling()) as tick:
         return score_candidates(model, params, sets, root, options.batch_size, tick)
 
 

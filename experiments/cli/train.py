@@ -12,6 +12,7 @@ import numpy as np
 import xxhash
 
 from experiments.console.command import answer
+from experiments.console.compilation import compiling
 from experiments.console.corpus import RuleOptions, load_usable
 from experiments.console.errors import UsageError
 from experiments.console.options import given, option, wrong_usage
@@ -145,14 +146,17 @@ def run(options: Options) -> None:
         _answer_price(options, found)
         return
 
-    from mprm_jax.data.batches import open_ladder
-    from mprm_jax.train.loop import TrainingJob, Update, advised, train
-    from mprm_jax.train.run_files import RunFolder
+    with progress("loading the model", None):
+        # Imported here: with JAX, which would slow down --help.
+        from mprm_jax.data.batches import open_ladder
+        from mprm_jax.train.loop import TrainingJob, Update, advised, train
+        from mprm_jax.train.run_files import RunFolder
 
-    with advised():
-        model, params, mesh = open_model(training, budget)
+        with advised():
+            model, params, mesh = open_model(training, budget)
     last: dict[str, Any] = {}
-    with progress("training", budget.updates, "updates") as tick, wrong_usage():
+    whole = progress("training", budget.updates, "updates", compiling())
+    with whole as tick, wrong_usage():
 
         def on_update(update: Update) -> None:
             last.update(update.metrics)

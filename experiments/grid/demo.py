@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
+from experiments.console.compilation import compiling
 from experiments.console.progress import progress
 from experiments.console.training import DEMO_BACKBONE, TINY_RECIPE
 from experiments.corpora.scenes import write_world
@@ -225,7 +226,7 @@ def _run_corpus(
     )
     context = open_grid(inputs, demo.backbone)
     total = sum(one.updates for one in todo)
-    with progress("training", total, "updates") as tick:
+    with progress("training", total, "updates", compiling()) as tick:
         for line in run_cells(context, todo, files, tick):
             say(line)
 

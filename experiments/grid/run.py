@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from experiments.console.command import answer
+from experiments.console.compilation import compiling
 from experiments.console.corpus import load_usable
 from experiments.console.options import given, wrong_usage
 from experiments.console.progress import progress
@@ -104,7 +105,7 @@ def _run_cells(
         options.keep_models,
     )
     total = sum(one.updates for one in todo)
-    with progress("training", total, "updates") as tick, wrong_usage():
+    with progress("training", total, "updates", compiling()) as tick, wrong_usage():
         for line in run_cells(context, todo, files, tick):
             print(line, file=sys.stderr, flush=True)
 
@@ -166,7 +167,7 @@ def _context(options: Options, inputs: Inputs, budget: UpdatePlan) -> GridContex
     from mprm_jax.data.batches import open_ladder
     from mprm_jax.train.loop import advised
 
-    with advised():
+    with advised(), progress("loading the model", None):
         model, params, mesh = open_model(options.training(), budget)
 
     def reopen() -> Params:

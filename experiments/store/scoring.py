@@ -13,6 +13,7 @@ import msgspec
 
 from experiments.console.errors import UsageError
 from experiments.console.options import SeedOption, check_least, option
+from experiments.console.progress import progress
 from experiments.store.provenance import file_sha256, package_version, versions
 from mprm_jax.data.outputs import OutputSet, manifest_path
 from mprm_jax.records.problems import DataError
@@ -74,10 +75,12 @@ def load_checkpoint(folder: Path) -> tuple[Any, Any]:
     if (folder / "config.json").is_file() and not (folder / "model.json").is_file():
         from mprm_jax.train.open_model import open_model
 
-        return open_model(str(folder))
+        with progress("loading the model", None):
+            return open_model(str(folder))
     from mprm_jax.train.checkpoint import load_model
 
-    return load_model(folder, report=lambda line: print(line, file=sys.stderr))
+    with progress("loading the model", None):
+        return load_model(folder, report=lambda line: print(line, file=sys.stderr))
 
 
 def write_scored(
