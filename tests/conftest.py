@@ -9,6 +9,7 @@ os.environ["XLA_FLAGS"] = (
 )
 # Nothing is read from or written to the user's cache, by child processes neither.
 os.environ["JAX_ENABLE_COMPILATION_CACHE"] = "false"
+os.environ["JAX_COMPILATION_CACHE_DIR"] = os.devnull
 os.environ["JAX_NUMPY_RANK_PROMOTION"] = "raise"
 
 from hypothesis import settings

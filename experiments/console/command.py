@@ -19,6 +19,7 @@ from experiments.console.errors import (
     AlreadyReported,
     UsageError,
     bad_line_rows,
+    missing_library,
     print_bad_lines,
 )
 from mprm_jax.records.problems import BadCorpus, BadLines, DataError
@@ -57,6 +58,8 @@ def run_command(name: str, module: ModuleType, arguments: list[str]) -> int:
         return _failed(name, str(error), as_json, error.bad_lines)
     except DataError as error:
         return _failed(name, str(error), as_json)
+    except ModuleNotFoundError as error:
+        return _failed(name, missing_library(error), as_json)
     except KeyboardInterrupt:
         return _failed(name, "interrupted", as_json=False, status=130)
     except BrokenExecutor:

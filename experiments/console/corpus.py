@@ -204,12 +204,8 @@ def _executor(
     options: CorpusOptions, files: int, size: int
 ) -> Iterator[Executor | None]:
     if options.dask is not None:
-        try:
-            from distributed import Client  # pyright: ignore[reportMissingImports]
-        except ImportError:
-            raise DataError(
-                "--dask needs the dask extra: pip install 'mprm-jax[dask]'"
-            ) from None
+        from distributed import Client  # pyright: ignore[reportMissingImports]
+
         with Client(options.dask, timeout="10s") as client:
             yield client.get_executor()
     elif min(options.workers, files) > 1 and size > _PARALLEL_BYTES:

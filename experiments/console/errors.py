@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from typing import Any
 
+from mprm_jax.own_packages import NAMES
 from mprm_jax.records.problems import BadLines
 
 
@@ -14,6 +15,32 @@ class UsageError(Exception):
 
 class AlreadyReported(Exception):
     """A failure whose evidence stdout already has; one line to stderr, status 1."""
+
+
+# Library -> the extra of this distribution that brings it.
+_EXTRAS = {
+    "pandas": "pandas",
+    "pyarrow": "parquet",
+    "dask": "dask",
+    "distributed": "dask",
+    "transformers": "hub",
+    "huggingface_hub": "hub",
+}
+
+
+def missing_library(error: ModuleNotFoundError) -> str:
+    """What to install, in one line.
+
+    Raises:
+        ModuleNotFoundError: the error itself, where a package of this distribution is
+            missing: a fault, and not the user's.
+    """
+    library = (error.name or "").partition(".")[0]
+    if library in ("", "mprm_jax", *NAMES):
+        raise error
+    extra = _EXTRAS.get(library)
+    package = f"'mprm-jax[{extra}]'" if extra else library
+    return f"needs {library}, which is not installed: pip install {package}"
 
 
 def bad_line_rows(problems: BadLines | None) -> list[dict[str, Any]]:
