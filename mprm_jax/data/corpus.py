@@ -264,6 +264,8 @@ class SelectableCorpus:
         Raises:
             BadCorpus: more are bad; it carries them all.
         """
+        if not refused:
+            return self
         bad_lines = BadLines()
         bad_lines.extend(self.bad_lines)
         for row, error in refused.items():
