@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from experiments.console.text import count_of, percent
 from mprm_jax.data.corpus import SelectableCorpus
+from mprm_jax.data.formats import by_name
 from theory.selection import Selection
 from theory.summary import Summary, summarise
 
@@ -84,7 +85,8 @@ def tie_sentence(selection: Selection) -> str:
 def count_sentences(usable: SelectableCorpus) -> list[str]:
     """What was passed over, cut or met twice; nothing where there is nothing to say."""
     corpus = usable.corpus
-    never = f"never sampled (--unmeasured {usable.unmeasured})"
+    without = "not judged" if by_name(corpus.format).human else "never sampled"
+    never = f"{without} (--unmeasured {usable.unmeasured})"
     said = [
         (corpus.blank, "blank line", "passed over"),
         (usable.bad_lines.total, "bad line", "left out (--max-bad)"),

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import Executor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -20,7 +20,13 @@ from mprm_jax.data.index import (
     scan_and_store,
     scan_file,
 )
-from mprm_jax.records.problems import BadCorpus, BadLine, BadLines, DataError
+from mprm_jax.records.problems import (
+    BadCorpus,
+    BadLine,
+    BadLines,
+    BadRecord,
+    DataError,
+)
 from mprm_jax.records.record import UnmeasuredPolicy, unmeasured_step
 from theory.labelling import step_targets
 from theory.rollouts import Rollouts
@@ -73,6 +79,11 @@ class Corpus:
     def where(self, row: int) -> str:
         """``file:line`` of a rollout."""
         return f"{self.files[self.file[row]].path}:{self.line[row]}"
+
+    def bad_line(self, row: int, error: BadRecord) -> BadLine:
+        """What is wrong with a rollout, at its place."""
+        file = str(self.files[self.file[row]].path)
+        return BadLine(file, int(self.line[row]), error.reason, error.detail)
 
     @property
     def duplicates(self) -> int:
@@ -221,6 +232,7 @@ class SelectableCorpus:
         truncated: rollouts cut before their first such step.
         emptied: rollouts of which nothing was left, or which have no label.
         bad_lines: refused lines, those with unmeasured steps among them under "error".
+        refused: rows of the corpus that :meth:`without` took away, ascending.
     """
 
     corpus: Corpus
@@ -231,12 +243,46 @@ class SelectableCorpus:
     truncated: int
     emptied: int
     bad_lines: BadLines
+    refused: tuple[int, ...] = ()
 
     @property
     def content(self) -> np.ndarray:
         """Content hash of each, uint64 ``[n_usable]``."""
         content = self.corpus.content
         return content if len(self.row) == len(content) else content[self.row]
+
+    def without(
+        self, refused: Mapping[int, BadRecord], max_bad: int
+    ) -> SelectableCorpus:
+        """The corpus without rollouts that turned out to be bad once they were looked
+        at whole; they are counted with its bad lines.
+
+        Args:
+            refused: why, by row of ``rollouts``.
+            max_bad: bad lines to go on without, those of the corpus included.
+
+        Raises:
+            BadCorpus: more are bad; it carries them all.
+        """
+        if not refused:
+            return self
+        bad_lines = BadLines()
+        bad_lines.extend(self.bad_lines)
+        for row, error in refused.items():
+            bad_lines.add(self.corpus.bad_line(int(self.row[row]), error))
+        if bad_lines.total > max_bad:
+            none_left = "" if len(refused) == len(self.row) else None
+            raise BadCorpus(bad_lines, max_bad, none_left)
+        kept = np.delete(np.arange(len(self.row)), list(refused))
+        if not len(kept):
+            raise DataError(f"{self.corpus.path}: no rollout is left")
+        return replace(
+            self,
+            rollouts=self.rollouts.take(kept),
+            row=self.row[kept],
+            bad_lines=bad_lines,
+            refused=tuple(sorted({*self.refused, *self.row[list(refused)].tolist()})),
+        )
 
     def need_counts(self, what: str) -> None:
         """Refuse what needs K and N where some scores are stated without N.
@@ -262,6 +308,15 @@ class SelectableCorpus:
             np.flatnonzero(out[start:end]).tolist()
             for start, end in zip(of.offsets, of.offsets[1:], strict=False)
         ]
+
+
+def _likely(corpus: Corpus) -> str:
+    """Which format the records look like, where it is not the one they are read as."""
+    try:
+        found = detect_format(corpus.files[0]).name
+    except DataError:
+        return f"is the format {corpus.format}?"
+    return "" if found == corpus.format else f"its keys are those of format {found}"
 
 
 def usable_rollouts(
@@ -298,16 +353,14 @@ def usable_rollouts(
         first = _first_missing(rollouts, missing)
         match unmeasured:
             case "error":
-                for row in np.flatnonzero(affected):
+                # Several rollouts of one line are one bad line.
+                lines = {
+                    (int(corpus.file[row]), int(corpus.line[row])): row
+                    for row in np.flatnonzero(affected)[::-1].tolist()
+                }
+                for row in sorted(lines.values()):
                     error = unmeasured_step(int(first[row]) + 1, human)
-                    bad_lines.add(
-                        BadLine(
-                            str(corpus.files[corpus.file[row]].path),
-                            int(corpus.line[row]),
-                            error.reason,
-                            error.detail,
-                        )
-                    )
+                    bad_lines.add(corpus.bad_line(row, error))
                 keep = ~affected
             case "drop":
                 keep = first > 0
@@ -326,7 +379,7 @@ def usable_rollouts(
                     rollouts.source_names,
                 )
     if bad_lines.total > max_bad:
-        raise BadCorpus(bad_lines, max_bad)
+        raise BadCorpus(bad_lines, max_bad, None if keep.any() else _likely(corpus))
     del missing
     row = np.flatnonzero(keep)
     if len(row) == 0:

@@ -160,11 +160,21 @@ class BadCorpus(DataError):
         allowed: how many refused lines were allowed.
     """
 
-    def __init__(self, bad_lines: BadLines, allowed: int = 0) -> None:
+    def __init__(
+        self, bad_lines: BadLines, allowed: int = 0, none_left: str | None = None
+    ) -> None:
+        """Args: as the attributes; ``none_left`` is what to look at where not one line
+        is good, so that more bad ones cannot be allowed.
+        """
         lines = "line" if bad_lines.total == 1 else "lines"
-        super().__init__(
+        message = (
             f"{bad_lines.total} bad {lines} refused (allowed: {allowed}); "
             "mend them, or go on without them with --max-bad N"
         )
+        if none_left is not None:
+            first = next(iter(bad_lines.first.values()))
+            message = f"{bad_lines.total} {lines}, none of them good; {first}"
+            message += none_left and f"; {none_left}"
+        super().__init__(message)
         self.bad_lines = bad_lines
         self.allowed = allowed
