@@ -53,6 +53,9 @@ CCS_STRATA = 50
 _RANDOM_FILL = frozenset({"random", "mixed", "ccs", "step-matched-random"})
 
 
+# These rank nothing: a pick says nothing of a score, and no score is equal to another.
+UNRANKED = frozenset({"random", "step-matched-random"})
+
 # These keep no prefix of a ranking, so that steps cannot be their budget.
 _NO_STEP_BUDGET = frozenset({"ccs", "step-matched-random"})
 

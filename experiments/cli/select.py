@@ -17,7 +17,13 @@ from experiments.console.corpus import (
 from experiments.console.errors import UsageError
 from experiments.console.options import OptionalPath, given
 from experiments.console.progress import progress
-from experiments.console.tables import comparison, format_table, percent_cell, printable
+from experiments.console.tables import (
+    comparison,
+    format_table,
+    percent_cell,
+    printable,
+    tied_share,
+)
 from experiments.console.text import count_of
 from experiments.store.write_subset import check_output, choose, write_selection
 from mprm_jax.data.compat import OfficialReport
@@ -107,6 +113,7 @@ def run(options: Options) -> None:
         options.json,
         {
             **{k: v for k, v in manifest.items() if k not in ("rows", "inputs")},
+            "tied_share": tied_share(selection, options.rule),
             "output": str(options.output),
             "written": manifest["output"],
             **line_rows(usable),

@@ -18,11 +18,12 @@ from experiments.console.tables import (
     printable,
     summary_rows,
     tie_sentence,
+    tied_share,
 )
 from experiments.store.write_subset import choose, corpus_counts, never_sampled
 from mprm_jax.data.corpus import SelectableCorpus
 from mprm_jax.data.write import count_words
-from theory.selection import Selection
+from theory.selection import UNRANKED, Selection
 from theory.summary import by_source, summarise
 
 
@@ -60,7 +61,7 @@ def run(options: Options) -> None:
     if chosen is not None:
         selection = choose(usable, chosen)
         result = {
-            **_describe(usable, words, selection, options.alpha),
+            **_describe(usable, words, selection, options.alpha, chosen.rule),
             "corpus": described,
             "rule": asdict(chosen),
             "cuts": [asdict(cut) for cut in selection.cuts],
@@ -81,14 +82,18 @@ def _describe(
     words: np.ndarray | None,
     selection: Selection | None,
     alpha: float,
+    rule: str = "",
 ) -> dict[str, Any]:
-    """Statistics of what was selected (of all if None), whole and per source."""
+    """Statistics of what was selected (of all if None), whole and per source; there is
+    no ``tied_share`` of a rule that ranks nothing.
+    """
     rollouts, never = usable.rollouts, never_sampled(usable)
     tied: dict[str, float] = {}
     if selection is not None:
         rollouts, never = rollouts.take(selection.rows), never[selection.rows]
         words = None if words is None else words[selection.rows]
-        tied = {cut.group: cut.tied_kept / cut.kept for cut in selection.cuts}
+        if rule not in UNRANKED:
+            tied = {cut.group: cut.tied_kept / cut.kept for cut in selection.cuts}
 
     def statistics(of: np.ndarray | slice, tied_share: float | None) -> dict[str, Any]:
         part = rollouts if isinstance(of, slice) else rollouts.take(of)
@@ -100,7 +105,7 @@ def _describe(
         }
 
     return {
-        "overall": statistics(slice(None), selection and selection.tied_share),
+        "overall": statistics(slice(None), selection and tied_share(selection, rule)),
         "per_source": {
             name: statistics(of, tied.get(name))
             for name, of in by_source(rollouts).items()
@@ -147,5 +152,5 @@ def _text(
         format_table(header, sources),
         "",
     ]
-    said = [] if selection is None else [tie_sentence(selection)]
+    said = [] if selection is None else [tie_sentence(selection, options.rule or "")]
     return "\n".join([*tables, *said, *count_sentences(usable)])

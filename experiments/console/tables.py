@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from experiments.console.text import count_of, percent
 from mprm_jax.data.corpus import SelectableCorpus
 from mprm_jax.data.formats import by_name
-from theory.selection import Selection
+from theory.selection import UNRANKED, Selection
 from theory.summary import Summary, summarise
 
 
@@ -69,11 +69,20 @@ def comparison(
     kept = summary_rows(summarise(usable.rollouts.take(selection.rows), alpha))
     rows = [(name, a, b) for (name, a), (_, b) in zip(whole, kept, strict=True)]
     table = format_table(("", "corpus", f"kept by {rule}"), rows)
-    return "\n".join([table, "", tie_sentence(selection), *count_sentences(usable)])
+    return "\n".join(
+        [table, "", tie_sentence(selection, rule), *count_sentences(usable)]
+    )
 
 
-def tie_sentence(selection: Selection) -> str:
+def tied_share(selection: Selection, rule: str) -> float | None:
+    """Share of the picks that the tie rule decided; None for a rule without scores."""
+    return None if rule in UNRANKED else selection.tied_share
+
+
+def tie_sentence(selection: Selection, rule: str) -> str:
     """How many picks the score decided, and how many the tie rule."""
+    if rule in UNRANKED:
+        return "This rule ranks nothing: its picks are drawn at random (--seed)."
     if all(cut.cut_value is None for cut in selection.cuts):
         return "Within its strata this rule picks at random (--seed); it has no cut."
     return (

@@ -378,8 +378,9 @@ def usable_rollouts(
                     rollouts.source,
                     rollouts.source_names,
                 )
-    if bad_lines.total > max_bad:
-        raise BadCorpus(bad_lines, max_bad, None if keep.any() else _likely(corpus))
+    none = bool(bad_lines) and not emptied and not keep.any()
+    if none or bad_lines.total > max_bad:
+        raise BadCorpus(bad_lines, max_bad, _likely(corpus) if none else None)
     del missing
     row = np.flatnonzero(keep)
     if len(row) == 0:

@@ -125,6 +125,16 @@ def test_global_and_step_budgets(corpus, tmp_path, mprm):
     assert manifest_of(tmp_path / "o")
 
 
+@pytest.mark.parametrize("rule", ["random", "step-matched-random"])
+def test_a_rule_that_ranks_nothing_has_no_equal_scores(corpus, tmp_path, mprm, rule):
+    asked = (corpus, f"--rule {rule}")
+    select = mprm("select", *asked, "--json --output", tmp_path / "o").json
+    stats = mprm("stats", *asked, "--json").json
+    parts = [select, stats["overall"], *stats["per_source"].values()]
+    assert [part["tied_share"] for part in parts] == [None] * len(parts)
+    assert "equal" not in mprm("stats", *asked).out
+
+
 def test_stats_describes_the_corpus_and_what_a_rule_keeps(corpus, mprm):
     result = mprm("stats", corpus, "--rule bis --json").json
     whole, kept = result["corpus"]["overall"], result["overall"]

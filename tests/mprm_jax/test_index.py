@@ -331,3 +331,22 @@ def test_lines_just_below_and_above_the_limit(tmp_path, monkeypatch):
     assert found.line.tolist() == [1, 3, 6]
     assert found.lines == 6
     assert [p.line for p in found.bad_lines.kept] == [2, 4, 5]
+
+
+@pytest.mark.parametrize("max_bad", [0, 99])
+def test_a_corpus_without_one_good_line_names_the_first_and_its_format(
+    tmp_path, max_bad
+):
+    """More bad lines cannot be allowed: then nothing would be left."""
+    folder = write_corpus(tmp_path, {"a.jsonl": [record(), record()]})
+    with pytest.raises(BadCorpus) as caught:
+        usable_rollouts(read_corpus(folder, "trl"), max_bad=max_bad)
+    said = str(caught.value)
+    assert "a.jsonl:1: " in said
+    assert said.endswith("format raw")
+    assert "max-bad" not in said
+    never = write_corpus(tmp_path / "never", {"b.jsonl": [record([(0, 0)])]})
+    with pytest.raises(BadCorpus) as caught:
+        usable_rollouts(read_corpus(never), max_bad=max_bad)
+    assert "b.jsonl:1: step never sampled" in str(caught.value)
+    assert "max-bad" not in str(caught.value)
