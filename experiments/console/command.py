@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
+import io
+import itertools
 import json
 import math
+import shutil
 import signal
 import sys
-from collections.abc import Callable
+import textwrap
+from collections.abc import Callable, Iterator
 from concurrent.futures import BrokenExecutor
 from types import ModuleType
 from typing import Any
@@ -42,12 +47,14 @@ def run_command(name: str, module: ModuleType, arguments: list[str]) -> int:
     # A terminated run cleans up its partial files as an interrupted one does.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
-        options = tyro.cli(
-            module.OPTIONS,
-            prog=f"mprm {name}",
-            args=_corpus_by_position(module.OPTIONS, arguments),
-            config=(tyro.conf.FlagCreatePairsOff, tyro.conf.OmitArgPrefixes),
-        )
+        with _folded_help(arguments):
+            options = tyro.cli(
+                module.OPTIONS,
+                prog=f"mprm {name}",
+                description=_described(module.OPTIONS),
+                args=_corpus_by_position(module.OPTIONS, arguments),
+                config=(tyro.conf.FlagCreatePairsOff, tyro.conf.OmitArgPrefixes),
+            )
         module.run(options)
     except UsageError as error:
         return _failed(name, str(error), as_json, status=2)
@@ -72,6 +79,36 @@ def run_command(name: str, module: ModuleType, arguments: list[str]) -> int:
         name_of_file = f"{error.filename}: " if error.filename else ""
         return _failed(name, f"{name_of_file}{error.strerror or error}", as_json)
     return 0
+
+
+def _described(options: Any) -> str:
+    """What a class of options says of the command: each paragraph on one line."""
+    paragraphs = (inspect.getdoc(options) or "").split("\n\n")
+    whole = itertools.takewhile(lambda p: not p.startswith("Attributes:"), paragraphs)
+    return "\n\n".join(" ".join(paragraph.split()) for paragraph in whole)
+
+
+@contextlib.contextmanager
+def _folded_help(arguments: list[str]) -> Iterator[None]:
+    """A context in which help has no line that a terminal would break within a word:
+    tyro folds what stands in boxes alone.
+    """
+    if not {"-h", "--help"} & {*arguments}:
+        yield
+        return
+    stream = sys.stdout
+    shown = io.TextIOWrapper(io.BytesIO(), encoding=stream.encoding, errors="replace")
+    # Colours as on the stream it is printed to.
+    shown.isatty = stream.isatty
+    try:
+        with contextlib.redirect_stdout(shown):
+            yield
+    finally:
+        width = min(80, shutil.get_terminal_size().columns)
+        shown.seek(0)
+        for line in shown.read().splitlines():
+            boxed = line.startswith(("╭", "│", "╰", "\x1b"))
+            print(line if boxed else textwrap.fill(line, width))
 
 
 def _corpus_by_position(options: Any, arguments: list[str]) -> list[str]:

@@ -153,7 +153,8 @@ class TrainingOptions:
         model: tiny, or a folder: released weights of a backbone, or a model that mprm
             train wrote.
         batch_size: Rollouts per update (512 in the paper; 16 for tiny).
-        learning_rate: Peak of the schedule (1e-5 in the paper; 1e-3 for tiny).
+        learning_rate: Peak of the schedule (1e-5 in the paper; 3.125e-5 for
+            tiny).
         head_multiplier: Learning rate of the reward head over that of all else (1 in
             the paper; 10 for tiny).
         matched_updates: As many updates as the whole corpus would get; the subset is

@@ -212,3 +212,11 @@ def test_the_corpus_may_be_named(named, tmp_path, mprm):
     by_place = mprm("stats --rule random --json", folder)
     assert by_name.status == by_place.status == 0
     assert by_name.json == by_place.json
+
+
+@pytest.mark.parametrize("command", ["train", "demo", "simulate scenes", "run phase"])
+def test_help_fits_a_terminal(capsys, command):
+    shown = run(capsys, *command.split(), "--help")
+    assert shown.status == 0
+    assert "--output" in shown.out
+    assert max(map(len, shown.out.splitlines())) <= 80
