@@ -12,9 +12,9 @@ from typing import Any
 
 from experiments.console.text import duration
 
-# Seconds until a job shows how far it is: first on a terminal, then in a log.
+# Seconds until a job shows how far it is, and then, in a log, does so again.
 _FIRST = 2.0
-_NEXT = (8.0, 10.0, 20.0, 40.0)
+_NEXT = (8.0, *[10.0] * 11)
 _THEN = 60.0
 
 
@@ -96,6 +96,7 @@ class _Job:
         # Imported here: most jobs are done before it is needed.
         from rich import progress as rich
         from rich.console import Console
+        from rich.errors import LiveError
 
         bar = rich.Progress(
             rich.TextColumn("{task.description}"),
@@ -107,7 +108,11 @@ class _Job:
             console=Console(stderr=True),
             transient=True,
         )
-        bar.start()
+        try:
+            bar.start()
+        except LiveError:
+            # Within another job, whose bar goes on.
+            return
         what = self.what
         if self.before and not self.done:
             what += f": {self.before.partition(' (')[0]}"

@@ -15,7 +15,7 @@ from experiments.console.tables import format_table, percent_cell
 from experiments.store.experiment import ExperimentOptions, complete
 from mprm_jax.data.corpus import SelectableCorpus, read_corpus, usable_rollouts
 from theory.paper import FULL_DATA
-from theory.selection import RuleName, Selection, select
+from theory.selection import UNRANKED, RuleName, Selection, select
 from theory.summary import summarise
 
 EXPERIMENT = "kept"
@@ -143,13 +143,14 @@ def _text(keep_ratio: float, metrics: dict[str, Any]) -> str:
         (name, form(corpus[key]), form(getattr(FULL_DATA, key)))
         for name, key, form in _COMPARED
     ]
-    shares = ("mixed_share", "error_step_ratio", "false_positive_share", "tied_share")
+    shares = ("mixed_share", "error_step_ratio", "false_positive_share")
     kept = [
         (
             rule,
             f"{row['rollouts']:,}",
             f"{row['steps']:,}",
             *(percent_cell(row[share], 1) for share in shares),
+            "-" if rule in UNRANKED else percent_cell(row["tied_share"], 1),
         )
         for rule, row in rules.items()
     ]

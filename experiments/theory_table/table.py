@@ -14,6 +14,7 @@ import numpy as np
 
 from experiments.console.command import print_json
 from experiments.console.errors import AlreadyReported
+from experiments.console.progress import progress
 from experiments.console.text import count_of
 from experiments.store.experiment import ExperimentOptions, complete
 from experiments.store.provenance import versions
@@ -91,11 +92,12 @@ def compute(options: Options) -> list[Result]:
     """All rows in the order of the table; one of other code than this is computed
     again.
     """
-    statements = [
-        (heading, statement)
-        for heading, path in _SECTIONS.items()
-        for statement in importlib.import_module(path).STATEMENTS
-    ]
+    with progress("loading the statements", None):
+        statements = [
+            (heading, statement)
+            for heading, path in _SECTIONS.items()
+            for statement in importlib.import_module(path).STATEMENTS
+        ]
     configs = [
         {"section": heading, "statement": statement.name, "draws": options.draws}
         for heading, statement in statements
