@@ -27,7 +27,7 @@ from mprm_jax.data.framing import corpus_files
 from mprm_jax.data.outputs import OUTPUT_SCHEMA
 from mprm_jax.data.scored import CandidateSet, read_candidates
 from mprm_jax.evaluate import Solution, image_root, read_benchmark
-from mprm_jax.models.registry import DESCRIPTION
+from mprm_jax.models.folder import model_folder
 from mprm_jax.records.problems import DataError, faults_of
 from mprm_jax.summary import decide
 from theory.agreement import step_scores
@@ -204,11 +204,7 @@ def fingerprint(model: str, backbone: str = "full") -> str:
 
         digest.update(pretrained_bytes(backbone))
         return digest.hexdigest()
-    folder = Path(model)
-    if not folder.is_dir():
-        raise DataError(f"{model}: no such model; give tiny, or a folder with weights")
-    if not any((folder / name).is_file() for name in (DESCRIPTION, "config.json")):
-        raise DataError(f"{folder}: no model: neither config.json nor {DESCRIPTION}")
+    folder = model_folder(model)
     patterns = ("*.json", "*.safetensors", "checkpoints/*/*.json")
     for path in sorted(path for of in patterns for path in folder.glob(of)):
         with faults_of(path), open(path, "rb") as file:

@@ -15,7 +15,8 @@ import msgspec
 
 from mprm_jax.records.problems import DataError, faults_of, what_instead
 
-CONFIG = "config.json"
+# Of released weights, and of a model that this package trained.
+CONFIG, DESCRIPTION = "config.json", "model.json"
 # Weights that are not safetensors: those that can run code when read, and others.
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.pkl", "*.ckpt")
 _FOREIGN = {
@@ -62,6 +63,20 @@ _ORIGINAL = (
 )
 
 
+def model_folder(name: str) -> Path:
+    """The folder of a model to train.
+
+    Raises:
+        DataError: there is no folder of that name, or no whole model in it.
+    """
+    folder = Path(name)
+    if not folder.is_dir():
+        raise no_folder(name, "tiny, or a folder with weights")
+    if not (folder / DESCRIPTION).is_file():
+        check_released(folder)
+    return folder
+
+
 def check_released(folder: Path) -> None:
     """Refuse a folder that cannot be released weights, before anything of it is used.
 
@@ -95,7 +110,7 @@ def no_model(folder: Path) -> DataError:
         return error
     # A checkpoint within a run, or a folder in it.
     for parent in list(folder.absolute().parents)[:3]:
-        if (parent / "model.json").is_file():
+        if (parent / DESCRIPTION).is_file():
             return DataError(f"{folder}: a part of a run; give the run: {parent}")
     inside = list(_models_below(folder))
     if inside:
@@ -110,8 +125,8 @@ def no_model(folder: Path) -> DataError:
         if any(folder.glob(pattern)):
             return DataError(f"{folder}: weights are {what}; {_ORIGINAL}")
     return DataError(
-        f"{folder}: neither model.json, which mprm train writes, nor {CONFIG}, which "
-        "released weights have"
+        f"{folder}: neither {DESCRIPTION}, as in a model trained here, nor {CONFIG}, "
+        "as in released weights"
     )
 
 
@@ -141,7 +156,7 @@ def _models_below(folder: Path) -> Iterator[Path]:
     except OSError:
         return
     for path in sorted(found, key=number):
-        named = (CONFIG, "model.json", "adapter_config.json")
+        named = (CONFIG, DESCRIPTION, "adapter_config.json")
         if any((path / name).is_file() for name in named):
             yield path
 
@@ -159,7 +174,7 @@ def _check_adapter(folder: Path) -> None:
         base = msgspec.json.decode(described.read_bytes(), type=dict[str, Any]).get(
             "base_model_name_or_path"
         )
-    of = f" to {base[:80]!r}" if isinstance(base, str) and base else ""
+    of = f" for {base[:80]!r}" if isinstance(base, str) and base else ""
     raise DataError(
         f"{folder}: an adapter (PEFT){of}, not a whole model; merge it first: peft's "
         "merge_and_unload().save_pretrained(DIR), the tokenizer beside it, and give DIR"

@@ -9,11 +9,10 @@ import msgspec
 
 from mprm_jax.models import backbone, lora, tiny
 from mprm_jax.models.families import FAMILIES
-from mprm_jax.models.folder import check_fetched, no_model
+from mprm_jax.models.folder import DESCRIPTION, check_fetched, no_model
 from mprm_jax.models.model import Model
 from mprm_jax.records.problems import DataError, faults_of
 
-DESCRIPTION = "model.json"
 SCHEMA = "mprm-model/1"
 
 

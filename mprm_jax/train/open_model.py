@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from mprm_jax.models import tiny
-from mprm_jax.models.folder import no_folder
+from mprm_jax.models.folder import DESCRIPTION, model_folder
 from mprm_jax.models.model import Model, Params
-from mprm_jax.models.registry import DESCRIPTION
 from mprm_jax.models.weights.load import load_backbone
 from mprm_jax.train.checkpoint import load_model
 
@@ -24,9 +21,7 @@ def open_model(name: str) -> tuple[Model, Params]:
     """
     if name == tiny.NAME:
         return tiny.pretrained()
-    folder = Path(name)
-    if not folder.is_dir():
-        raise no_folder(name, f"{tiny.NAME}, or a folder with weights")
+    folder = model_folder(name)
     if (folder / DESCRIPTION).is_file():
         return load_model(folder)
     return load_backbone(folder)
