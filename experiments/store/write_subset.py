@@ -194,7 +194,7 @@ def write_selection(
             written |= file.facts()
             if format_name in META_FORMATS:
                 meta = meta_bytes(usable, output, len(selection.rows), images)
-                outputs.add(meta_path(output)).write(meta)
+                outputs.add(meta_path(output), describes=True).write(meta)
         manifest = corpus_manifest(usable) | {
             "selection": asdict(options),
             "labels": asdict(labels),
