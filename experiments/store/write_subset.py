@@ -185,6 +185,11 @@ def write_selection(
         "format": format_name,
         "rollouts": len(selection.rows),
     }
+    if format_name == "rows" and output.exists():
+        raise DataError(
+            f"{output}: would lie beside the manifest of other rows; remove it, or "
+            "choose another output"
+        )
     with OutputSet() as outputs:
         if format_name != "rows":
             form = by_name(format_name)
