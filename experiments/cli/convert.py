@@ -91,7 +91,7 @@ def run(options: Options) -> None:
             written.append(output.facts() | made)
             if form.name in META_FORMATS:
                 meta = meta_bytes(usable, path, len(picks), options.images)
-                outputs.add(meta_path(path)).write(meta)
+                outputs.add(meta_path(path), describes=True).write(meta)
         manifest = corpus_manifest(usable)
         manifest |= {"labels": asdict(options.labels), "outputs": written}
         outputs.add_manifest(options.output / "manifest.json", manifest)

@@ -17,7 +17,7 @@ from experiments.console.errors import AlreadyReported
 from experiments.console.options import JsonOption, OptionalPath
 from experiments.store.manifests import InputFile, typed
 from experiments.store.provenance import file_sha256
-from experiments.store.read_subset import ReadPolicy
+from experiments.store.read_subset import ReadPolicy, Written
 from experiments.store.write_subset import OwnScores, SelectionOptions, choose, evidence
 from mprm_jax.data.corpus import read_corpus
 from mprm_jax.data.formats import by_name
@@ -51,19 +51,13 @@ class Options(JsonOption):
 OPTIONS = Options
 
 
-class _Written(msgspec.Struct):
-    format: str
-    rollouts: int
-    sha256: str | None = None
-
-
 class _Manifest(msgspec.Struct):
     corpus: str
     input: ReadPolicy
     selection: dict[str, Any]
     labels: WriteOptions
     inputs: list[InputFile]
-    output: _Written
+    output: Written
     rows: list[Annotated[int, msgspec.Meta(ge=0)]]
 
 
@@ -107,6 +101,8 @@ def _checks(
     if written.sha256 is not None:
         whole = file_sha256(output) == written.sha256
         yield f"{output.name} has the SHA-256 of the manifest", whole
+    elif output.exists():
+        yield f"no {output.name} lies beside a manifest of rows alone", False
     path = moved or Path(manifest.corpus)
     names = [file.path.name for file in corpus_files(path)]
     known = names == [file.file for file in manifest.inputs]

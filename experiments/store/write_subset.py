@@ -190,6 +190,11 @@ def write_selection(
         "format": format_name,
         "rollouts": len(selection.rows),
     }
+    if format_name == "rows" and output.exists():
+        raise DataError(
+            f"{output}: would lie beside the manifest of other rows; remove it, or "
+            "choose another output"
+        )
     with OutputSet() as outputs:
         if format_name != "rows":
             form = by_name(format_name)
@@ -199,7 +204,7 @@ def write_selection(
             written |= file.facts()
             if format_name in META_FORMATS:
                 meta = meta_bytes(usable, output, len(selection.rows), images)
-                outputs.add(meta_path(output)).write(meta)
+                outputs.add(meta_path(output), describes=True).write(meta)
         manifest = corpus_manifest(usable) | {
             "selection": asdict(options),
             "labels": asdict(labels),
