@@ -153,7 +153,8 @@ def _choose(
         if file.resolve() == options.scores.resolve():
             raise DataError(f"{file}: holds the scores; choose another --output")
     table = ScoreTable(options.scores, options.column)
-    scores, joined_by = read_scores(table, usable)
+    with progress("reading scores", len(usable.row), "rows") as tick:
+        scores, joined_by = read_scores(table, usable, tick)
     own = own_scores(scores, chosen, table, joined_by)
     return own, own.choose(usable, scores)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import Any, Literal, NamedTuple
@@ -21,6 +21,7 @@ from mprm_jax.records.problems import BadRecord, DataError, faults_of
 JoinedBy = Literal["id", "file and line", "order"]
 
 _ID = re.compile(r"[0-9a-f]{16}", re.IGNORECASE)
+_ROWS_PER_TICK = 4096
 _OBJECT = msgspec.json.Decoder(dict[str, Any])
 
 
@@ -63,7 +64,11 @@ def places(usable: SelectableCorpus) -> dict[str, Any]:
     }
 
 
-def read_scores(table: ScoreTable, usable: SelectableCorpus) -> Joined:
+def read_scores(
+    table: ScoreTable,
+    usable: SelectableCorpus,
+    progress: Callable[[int], None] = lambda count: None,
+) -> Joined:
     """The scores of a table's column, joined by ``id``, else by ``file`` and ``line``,
     as :func:`places` has them, else by order, if there are as many rows as rollouts.
 
@@ -77,7 +82,7 @@ def read_scores(table: ScoreTable, usable: SelectableCorpus) -> Joined:
     corpus = usable.corpus
     if not len(usable.row):
         raise DataError(f"{corpus.path}: has no rollout to select")
-    rows = _read_rows(table)
+    rows = _read_rows(table, progress)
     values = np.array([row.score for row in rows.rows], np.float64)
     if rows.by != "order":
         return Joined(values[_row_of_each(rows, usable)], rows.by)
@@ -119,7 +124,7 @@ class _Rows(NamedTuple):
         return f"{self.path}{self.unit}{self.rows[row].number}"
 
 
-def _read_rows(table: ScoreTable) -> _Rows:
+def _read_rows(table: ScoreTable, progress: Callable[[int], None]) -> _Rows:
     readers = {".csv": (":", _csv_rows), ".parquet": (": row ", _parquet_rows)}
     unit, reader = readers.get(table.path.suffix, (":", _json_rows))
     rows = _Rows(table.path, unit, [])
@@ -133,6 +138,8 @@ def _read_rows(table: ScoreTable) -> _Rows:
         except BadRecord as error:
             raise DataError(f"{table.path}{unit}{number}: {error}") from None
         rows.rows.append(row)
+        if len(rows.rows) % _ROWS_PER_TICK == 0:
+            progress(len(rows.rows))
     return rows
 
 
