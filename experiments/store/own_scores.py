@@ -30,7 +30,7 @@ class ScoreTable:
     """A column of a table that has one row for each rollout.
 
     Attributes:
-        path: ``.csv``, ``.parquet``, or else JSON lines or one JSON list.
+        path: ``.csv``, a Parquet or Arrow table, or else JSON lines or one JSON list.
         column: its scores, finite, the largest kept first.
     """
 
@@ -113,7 +113,6 @@ class _Rows(NamedTuple):
     """A table's rows, in its order."""
 
     path: Path
-    unit: str
     rows: list[_Row]
 
     @property
@@ -121,13 +120,12 @@ class _Rows(NamedTuple):
         return self.rows[0].by if self.rows else "order"
 
     def where(self, row: int) -> str:
-        return f"{self.path}{self.unit}{self.rows[row].number}"
+        return f"{self.path}:{self.rows[row].number}"
 
 
 def _read_rows(table: ScoreTable, progress: Callable[[int], None]) -> _Rows:
-    readers = {".csv": (":", _csv_rows), ".parquet": (": row ", _parquet_rows)}
-    unit, reader = readers.get(table.path.suffix, (":", _json_rows))
-    rows = _Rows(table.path, unit, [])
+    reader = _csv_rows if table.path.suffix == ".csv" else _json_rows
+    rows = _Rows(table.path, [])
     for number, cells in reader(table):
         try:
             row = _row(number, cells, table.column)
@@ -136,7 +134,7 @@ def _read_rows(table: ScoreTable, progress: Callable[[int], None]) -> _Rows:
                     f"can be joined by {row.by} alone", f"the first row by {rows.by}"
                 )
         except BadRecord as error:
-            raise DataError(f"{table.path}{unit}{number}: {error}") from None
+            raise DataError(f"{table.path}:{number}: {error}") from None
         rows.rows.append(row)
         if len(rows.rows) % _ROWS_PER_TICK == 0:
             progress(len(rows.rows))
@@ -170,28 +168,6 @@ def _csv_rows(table: ScoreTable) -> Iterator[tuple[int, dict[str, Any]]]:
             raise DataError(f"{path}:{reader.line_num}: no CSV ({error})") from None
 
 
-def _parquet_rows(table: ScoreTable) -> Iterator[tuple[int, dict[str, Any]]]:
-    try:
-        import pyarrow as pa
-        from pyarrow import parquet
-    except ImportError:
-        raise DataError(
-            f"{table.path}: needs the parquet extra: pip install 'mprm-jax[parquet]'"
-        ) from None
-    with faults_of(table.path):
-        try:
-            names = parquet.read_schema(table.path).names
-            _check_columns(str(table.path), table, names)
-            wanted = [n for n in (table.column, "id", "file", "line") if n in names]
-            read = parquet.read_table(table.path, columns=wanted)
-            columns = [read.column(name).to_pylist() for name in wanted]
-        except pa.ArrowException as error:
-            reason = str(error).partition("\n")[0]
-            raise DataError(f"{table.path}: no Parquet ({reason})") from None
-    for number, cells in enumerate(zip(*columns, strict=True), 1):
-        yield number, dict(zip(wanted, cells, strict=True))
-
-
 def _check_columns(where: str, table: ScoreTable, names: list[str]) -> None:
     if names.count(table.column) != 1:
         times = "twice" if table.column in names else "not"
@@ -208,7 +184,7 @@ def _score(row: dict[str, Any], column: str) -> float:
         raise BadRecord("score missing", f"no {column!r} among {known}; give every "
                         "rollout a score")  # fmt: skip
     try:
-        # Only a CSV has its numbers as text, and no other cell of it is a number.
+        # A CSV has its numbers as text.
         value = float(value) if isinstance(value, str) else value
         score = float(value) if type(value) in (int, float) else None
     except (ValueError, OverflowError):
@@ -287,6 +263,11 @@ def _row_of_each(rows: _Rows, usable: SelectableCorpus) -> np.ndarray:
             raise DataError(
                 f"{rows.where(of[1])}: a second row for {corpus.where(rollouts[0])}, "
                 f"beside that of {rows.where(of[0])}; leave one for each rollout"
+            )
+        if rows.by == "file and line" and len(rollouts) > 1:
+            raise DataError(
+                f"{rows.where(of[0])}: {corpus.where(rollouts[0])} holds "
+                f"{len(rollouts)} rollouts; give each row its id"
             )
         found[rollouts] = of
     lacking = usable.row[found[usable.row] < 0]

@@ -190,6 +190,7 @@ def test_a_faulty_table_is_refused_with_its_place(
         ("lines.csv", "bis,line\n1,1\n"),
         ("latin.csv", "bis\n\udce9\n"),
         ("none.parquet", "PAR1"),
+        ("none.arrow", "ARROW1"),
         ("few.jsonl", '{"bis": 1}\n' * 149),
         ("many.jsonl", '{"bis": 1}\n' * 151),
     ],
