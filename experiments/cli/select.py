@@ -21,7 +21,10 @@ from experiments.store.write_subset import check_output, choose, write_selection
 from mprm_jax.data.compat import OfficialReport
 from theory.selection import RuleName
 
-OutputFormat = Literal["prm", "visualprm", "raw", "trl", "math-shepherd", "rows"]
+OutputFormat = Literal[
+    "prm", "visualprm", "raw", "trl", "math-shepherd", "rlhflow", "openrlhf", "openr",
+    "rows",
+]  # fmt: skip
 
 # All that the released script has an option for, or that changes nothing.
 _OFFICIAL = {
