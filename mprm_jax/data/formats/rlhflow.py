@@ -25,6 +25,7 @@ from mprm_jax.data.formats.base import (
 from mprm_jax.data.formats.json_record import check_readable, json_line
 from mprm_jax.data.formats.math_shepherd import check_text_only, numbered, question_of
 from mprm_jax.data.formats.turns import Conversation, exchanges, first_exchange
+from mprm_jax.data.formats.visualprm import is_framed
 from mprm_jax.records.record import Record
 
 
@@ -51,7 +52,7 @@ def _write(record: Record, options: WriteOptions) -> bytes:
 def _recognise(keys: dict) -> bool:
     said, answer = first_exchange(keys)
     judged = isinstance(answer, str) and answer.strip() in ("+", "-")
-    return judged and "### Solution Process:" not in said
+    return judged and not is_framed(said)
 
 
 RLHFLOW = Format(

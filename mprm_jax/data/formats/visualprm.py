@@ -39,6 +39,12 @@ _QUESTION = "### Question:\n"
 _PROCESS = "\n\n### Solution Process:\n"
 
 
+def is_framed(turn: str) -> bool:
+    """Whether a first user turn has this format's frame."""
+    turn = split_placeholders(turn)[1]
+    return turn.startswith(_QUESTION) and _PROCESS in turn
+
+
 def _split_first(turn: str) -> tuple[int, str, str]:
     """(image placeholders in front, question, first step) of the first user turn."""
     n_images, turn = split_placeholders(turn)
@@ -77,7 +83,7 @@ def _write(record: Record, options: WriteOptions) -> bytes:
 
 def _recognise(keys: dict) -> bool:
     said, answer = first_exchange(keys)
-    return isinstance(answer, str) and _PROCESS.strip() in said
+    return isinstance(answer, str) and is_framed(said)
 
 
 VISUALPRM = Format(
