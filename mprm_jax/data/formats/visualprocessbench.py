@@ -67,4 +67,6 @@ VISUALPROCESSBENCH = Format(
     human=True,
     benchmark=True,
     recognise=_recognise,
+    human=True,
+    benchmark=True,
 )
