@@ -33,7 +33,9 @@ from mprm_jax.data.write import encoded_lines, write_lines
 from mprm_jax.records.problems import DataError
 from theory.summary import by_source
 
-OutputFormat = Literal["prm", "visualprm", "raw", "trl", "math-shepherd"]
+OutputFormat = Literal[
+    "prm", "visualprm", "raw", "trl", "math-shepherd", "rlhflow", "openrlhf", "openr"
+]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -32,7 +32,10 @@ from mprm_jax.data.outputs import manifest_path
 from mprm_jax.records.problems import DataError
 from theory.selection import RuleName, Selection, SelectionOptions
 
-OutputFormat = Literal["prm", "visualprm", "raw", "trl", "math-shepherd", "rows"]
+OutputFormat = Literal[
+    "prm", "visualprm", "raw", "trl", "math-shepherd", "rlhflow", "openrlhf", "openr",
+    "rows",
+]  # fmt: skip
 
 # All that the released script has an option for, or that changes nothing.
 _OFFICIAL = {
