@@ -15,8 +15,9 @@ Candidate sets are several solutions of one problem, of which a model picks the 
 "answer" or "correct", "prm_scores"?}]}``
 
 A candidate is correct if ``correct`` says so, else if its answer is the problem's: the
-same text, upper and lower case alike, or the same decimal number. ``prm_scores`` are
-the scores of a model, one per step; with them the texts may be left out.
+same text, upper and lower case alike, or the same decimal number; one without an answer
+(none was found in its text: ``null``, empty, or no such key) is wrong. ``prm_scores``
+are the scores of a model, one per step; with them the texts may be left out.
 
 Other keys may be there. Instead of one record per line the file may be one JSON list.
 """
@@ -32,6 +33,7 @@ from typing import Any, TypeVar
 import msgspec
 import numpy as np
 import xxhash
+from msgspec import UNSET, UnsetType
 
 from mprm_jax.data.formats.json_record import parse
 from mprm_jax.data.framing import CorpusFile, RecordFile
@@ -78,12 +80,14 @@ class Candidate(msgspec.Struct, frozen=True):
         correct: whether its answer is right.
         scores: one per step, where given.
         truncated: steps at the end without a score, because they did not fit the model.
+        answered: whether it has an answer; wrong if not.
     """
 
     steps: tuple[str, ...]
     correct: bool
     scores: tuple[float, ...] | None = None
     truncated: int = 0
+    answered: bool = True
 
 
 class CandidateSet(msgspec.Struct, frozen=True):
@@ -112,7 +116,7 @@ class CandidateSet(msgspec.Struct, frozen=True):
 
 class _Candidate(msgspec.Struct):
     steps: list[str] = []
-    answer: str | int | float | None = None
+    answer: str | int | float | UnsetType | None = UNSET
     correct: bool | int | None = None
     prm_scores: list[float] | None = None
     truncated: int = 0
@@ -372,26 +376,36 @@ def _candidate(value: _Candidate, answer: Any, where: str, scored: bool) -> Cand
                 "steps and scores differ in number",
                 f"{where} has {len(steps)} steps, {len(scores)} prm_scores",
             )
-        correct = _correct(value, answer, where)
-        return Candidate(steps, correct, finite_scores(scores), value.truncated)
+        correct, answered = _correct(value, answer, where)
+        scores = finite_scores(scores)
+        return Candidate(steps, correct, scores, value.truncated, answered)
     if not steps or not all(steps):
         raise BadRecord("empty step" if steps else "no steps", where)
     for number, step in enumerate(steps, 1):
         check_text(step, f"{where}, step {number}")
-    return Candidate(steps, _correct(value, answer, where))
+    correct, answered = _correct(value, answer, where)
+    return Candidate(steps, correct, answered=answered)
 
 
-def _correct(value: _Candidate, answer: Any, where: str) -> bool:
+def _correct(value: _Candidate, answer: Any, where: str) -> tuple[bool, bool]:
+    """Whether the candidate is right, and whether it has an answer."""
+    given = value.answer
     if value.correct is not None:
         if value.correct not in (0, 1):
             raise BadRecord("correct is not true or false", f"{where}: {value.correct}")
-        return bool(value.correct)
-    if value.answer is None or answer is None:
-        missing = "the problem" if value.answer is not None else where
+        return bool(value.correct), bool(value.correct) or not _is_blank(given)
+    if answer is UNSET or _is_blank(answer):
         raise BadRecord(
-            "answer missing", f'{missing} has neither "answer" nor "correct"'
+            "answer missing",
+            f'the problem has no "answer", and {where} is not told "correct"',
         )
-    return same_answer(str(value.answer), str(answer))
+    if given is UNSET or _is_blank(given):
+        return False, False
+    return same_answer(str(given), str(answer)), True
+
+
+def _is_blank(answer: Any) -> bool:
+    return answer is None or (isinstance(answer, str) and not answer.strip())
 
 
 def same_answer(one: str, other: str) -> bool:

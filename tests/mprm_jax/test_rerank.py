@@ -165,7 +165,7 @@ TEXT = {"steps": ["x"], "correct": True}
         (scored(), True, "no candidates"),
         (scored((True, [])), True, "no scores: candidate 1"),
         (scored((True, [0.5]), (True, [math.nan])), True, "score is not finite"),
-        ({"candidates": [{"prm_scores": [1]}]}, True, "candidate 1 has neither"),
+        ({"candidates": [{"prm_scores": [1]}]}, True, "the problem has"),
         ({"candidates": [{"prm_scores": [1], "answer": 1}]}, True, "the problem has"),
         ({"candidates": [{"prm_scores": [1], "correct": 2}]}, True, "true or false"),
         ({"candidates": [{**TEXT, "prm_scores": [1, 2]}]}, True, "1 steps, 2 prm_sc"),
