@@ -111,7 +111,7 @@ def test_an_empty_file_is_refused(content, tmp_path):
 def test_no_file_and_a_folder_are_refused(tmp_path):
     with pytest.raises(DataError, match="no such file"):
         read_predictions(tmp_path / "p")
-    with pytest.raises(DataError, match="is a folder"):
+    with pytest.raises(DataError, match="holds no"):
         read_predictions(tmp_path)
 
 
