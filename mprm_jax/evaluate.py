@@ -91,6 +91,22 @@ def read_benchmark(path: Path) -> list[Solution]:
     return [one for several in read_records(path, read) for one in several]
 
 
+def without_repeats(solutions: Sequence[Solution]) -> list[Solution]:
+    """The solutions without those that stand behind another one in their record and
+    stood in an earlier record, judged alike: PRMBench repeats an original process for
+    every class of error.
+    """
+    seen: set[tuple[str, tuple[int, ...]]] = set()
+    kept, number = [], 0
+    for one in solutions:
+        key = one.id, one.labels
+        if one.number != number or key not in seen:
+            kept.append(one)
+        number = one.number
+        seen.add(key)
+    return kept
+
+
 def image_root(path: Path, images: Sequence[str]) -> Path:
     """Where the images of a file lie if nobody says: ``images/`` beside it, or beside
     it if the first of them is there and not below ``images/``.

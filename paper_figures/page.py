@@ -188,15 +188,16 @@ def lines(
     if ideal:
         axis.plot([0, 1], [0, 1], color=GREY, linewidth=0.9, label="ideal")
     for one in curves:
-        look = one.settings | ({} if len(one.x) <= 40 else {"marker": ""})
-        half = None if np.isnan(one.half).all() else np.nan_to_num(one.half)
-        axis.errorbar(
-            one.x, one.y, yerr=half, label=one.name, elinewidth=0.9, markersize=4,
-            **look,
-        )  # fmt: skip
+        look: dict[str, Any] = one.settings
+        look |= {} if len(one.x) <= 40 else {"marker": ""}
+        look |= {"label": one.name, "markersize": 4}
+        if np.isnan(one.half).all():
+            axis.plot(one.x, one.y, **look)
+        else:
+            half = np.nan_to_num(one.half)
+            axis.errorbar(one.x, one.y, yerr=half, elinewidth=0.9, **look)
     for mark in marks:
-        look = style.curve(mark.look)
-        axis.axvline(mark.x, label=mark.name, linewidth=0.9, **look)
+        axis.axvline(mark.x, label=mark.name, linewidth=0.9, **style.curve(mark.look))
     axis.set_ylim(0, 1.02)
     axis.set_xlabel(x_label)
     axis.set_ylabel(y_label)

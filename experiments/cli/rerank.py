@@ -68,7 +68,8 @@ def _score(options: Options, checkpoint: Path, file: Path) -> list[CandidateSet]
     from mprm_jax.evaluate import image_root, score_candidates
 
     sets = read_candidates(file, scored=False)
-    root = options.images or image_root(file, sets[0].images)
+    images = next((of.images for of in sets if of.images), ())
+    root = options.images or image_root(file, images)
     model, params = load_checkpoint(checkpoint)
     candidates = sum(len(of.candidates) for of in sets)
     with progress("scoring", candidates, "candidates") as tick:

@@ -343,6 +343,7 @@ def columns(rows: Sequence[Prediction]) -> StepScores:
         [row.labels for row in rows],
         [row.scores for row in rows],
         [row.id for row in rows],
+        [row.truncated > 0 for row in rows],
     )
 
 
