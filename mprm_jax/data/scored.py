@@ -83,49 +83,60 @@ class Prediction(msgspec.Struct, frozen=True):
     truncated: int = 0
 
 
-_Scores = list[float | list[float]] | None
+_Scores = list[float | list[float]]
 
 
 class Scored(msgspec.Struct, kw_only=True):
-    """The names under which people keep the scores of a response's steps."""
+    """The names under which people keep the scores of a response's steps.
 
-    prm_scores: _Scores = None
-    scores: _Scores | dict[str, Any] = None
-    step_scores: _Scores = None
-    steps_scores: _Scores = None
-    prm_step_scores: _Scores = None
-    process_scores: _Scores = None
-    prm_score: _Scores = None
-    step_score: _Scores = None
-    prm_rewards: _Scores = None
-    step_rewards: _Scores = None
-    process_rewards: _Scores = None
-    prm_reward: _Scores = None
-    step_reward: _Scores = None
-    rewards: _Scores = None
-    step_probs: _Scores = None
-    # PRMBench's evaluation code writes it, inside "scores".
-    step_level_validity_scores: _Scores = None
+    The first one goes before all others. What is no list (a single score, say) is none.
+    """
+
+    prm_scores: _Scores | None = None
+    scores: Any = None
+    step_scores: Any = None
+    steps_scores: Any = None
+    prm_step_scores: Any = None
+    process_scores: Any = None
+    prm_score: Any = None
+    step_score: Any = None
+    prm_rewards: Any = None
+    step_rewards: Any = None
+    process_rewards: Any = None
+    prm_reward: Any = None
+    step_reward: Any = None
+    rewards: Any = None
+    step_probs: Any = None
 
     def given(self) -> list[list[float]]:
         """The scores, one list per response.
 
         Raises:
-            BadRecord: there are none, or two names hold different ones.
+            BadRecord: there are none, two names hold different ones, or one is no
+                number.
         """
-        names = Scored.__struct_fields__
-        found = {name: of for name in names if (of := getattr(self, name)) is not None}
-        if isinstance(inside := found.get("scores"), dict):
-            del found["scores"]
-            found |= {name: inside[name] for name in names if inside.get(name)}
-            found = msgspec.convert(found, dict[str, list[float | list[float]]])
-        values = list(found.values())
-        different = [of for i, of in enumerate(values) if of not in values[:i]]
-        if len(different) > 1:
-            raise BadRecord("two keys hold scores", " and ".join(found))
-        if not different:
-            raise BadRecord("no scores", f"under none of {', '.join(names)}")
-        return _lists(different[0])
+        if self.prm_scores is not None:
+            return _lists(self.prm_scores)
+        given: dict[str, _Scores] = {}
+        for name in Scored.__struct_fields__[1:]:
+            match getattr(self, name):
+                # As PRMBench's evaluation code writes them.
+                case {"step_level_validity_scores": [*value]} | [*value]:
+                    given[name] = _numbers(value, name)
+        if not given:
+            names = ", ".join(Scored.__struct_fields__)
+            raise BadRecord("no scores", f"no list under any of {names}")
+        first, *others = given.values()
+        if any(of != first for of in others):
+            raise BadRecord("two keys hold scores", " and ".join(given))
+        return _lists(first)
+
+
+def _numbers(value: list[Any], name: str) -> _Scores:
+    try:
+        return msgspec.convert(value, _Scores)
+    except msgspec.ValidationError as error:
+        raise BadRecord("no scores", str(error).replace("`$", f"`$.{name}")) from None
 
 
 class _Prediction(Scored):

@@ -159,6 +159,16 @@ def test_answers_decide_where_correct_does_not(tmp_path):
 TEXT = {"steps": ["x"], "correct": True}
 
 
+@pytest.mark.parametrize("key", ["image", "images", "image_path", "image_paths"])
+def test_pictures_of_candidates_are_read_under_every_key(key, tmp_path):
+    problem = {"question": "<image>\n?", "candidates": [TEXT | {"rewards": [0.5]}]}
+    path = write(tmp_path / "c", problem | {key: ["0.png"]})
+    for scored_too in (False, True):
+        (found,) = read_candidates(path, scored=scored_too)
+        assert (found.question, found.images) == ("?", ("0.png",))
+    assert found.candidates[0].scores == (0.5,)
+
+
 @pytest.mark.parametrize(
     ("problem", "has_scores", "words"),
     [
@@ -175,6 +185,8 @@ TEXT = {"steps": ["x"], "correct": True}
         ({"question": "?", "candidates": [TEXT | {"steps": ["<prm>"]}]}, False, "mark"),
         ({"question": "?", "image": "../x", "candidates": [TEXT]}, False, "unsafe"),
         ({"question": "?", "candidates": 7}, False, "not a candidates record"),
+        ({"question": "?", "img": "0.png", "candidates": [TEXT]}, False, "'img' is"),
+        ({"candidates": [TEXT | {"scores": [[1], [2]]}]}, True, "not one list"),
     ],
 )
 def test_bad_candidates_are_refused_by_record(problem, has_scores, words, tmp_path):
