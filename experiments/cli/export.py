@@ -10,6 +10,7 @@ import tyro
 
 from experiments.console.command import answer
 from experiments.console.options import JsonOption
+from experiments.console.progress import progress
 from experiments.console.text import size
 from experiments.store.provenance import package_version, versions
 from mprm_jax.data.outputs import OUTPUT_SCHEMA, manifest_bytes
@@ -69,7 +70,8 @@ def run(options: Options) -> None:
     }
     dtype = ml_dtypes.bfloat16 if options.dtype == "bfloat16" else np.float32
     beside = {MANIFEST: manifest_bytes(manifest, OUTPUT_SCHEMA)}
-    export(options.output, model, params, dtype, beside)
+    with progress("writing", None):
+        export(options.output, model, params, dtype, beside)
     told = {
         "output": str(options.output),
         "model": model.name,
