@@ -146,6 +146,8 @@ def run(options: Options) -> None:
     if options.format in META_FORMATS:
         say_pictures(usable, selection.rows, options.root)
     name = options.output if options.format != "rows" else "the manifest alone"
+    # A column may have the name of a rule.
+    kept_by = f"column {options.column}" if options.column else options.rule
     answer(
         options.json,
         {
@@ -156,7 +158,7 @@ def run(options: Options) -> None:
             **line_rows(usable),
         },
         lambda: (
-            comparison(usable, selection, options.column or options.rule, options.alpha)
+            comparison(usable, selection, kept_by, options.alpha)
             + _joined(options, chosen)
             + _masked(manifest["subset"])
             + f"\n\nwrote {count_of(len(selection.rows), 'rollout')} "
