@@ -224,8 +224,8 @@ def _notes(value: dict[str, Any], steps: StepScores) -> list[str]:
         )
     if value["steps_truncated"]:
         notes.append(
-            f"{count_of(value['steps_truncated'], 'step')} without a score (too long for "
-            "the model, or none is given), not counted."
+            f"{count_of(value['steps_truncated'], 'step')} without a score, not "
+            "counted (too long for the model, or none is given)."
         )
     if cut := value["processbench"]["rollouts_cut"]:
         notes.append(
