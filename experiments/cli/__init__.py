@@ -31,6 +31,8 @@ COMMANDS = {
 # Where the second word makes it another command, with options of its own.
 TWO_WORDS = {("simulate", "scenes"): "simulate_scenes"}
 
+_SIMULATED = ("corpus", "scenes")
+
 # These multiply no matrices.
 COUNTING = {"stats", "score", "select", "verify", "convert"}
 
@@ -115,6 +117,13 @@ def _dispatch(arguments: list[str]) -> int:
         from experiments.cli.run import main as run_experiment
 
         return run_experiment(arguments[1:])
+    if name == "simulate" and not {*_SIMULATED, "-h", "--help"} & {*arguments}:
+        print(
+            f"mprm simulate: {' or '.join(_SIMULATED)}? mprm simulate --help explains "
+            "both",
+            file=sys.stderr,
+        )
+        return 2
     from experiments.console.command import run_command
 
     if tuple(arguments[:2]) in TWO_WORDS:

@@ -98,9 +98,10 @@ class Options(PictureOptions, RuleOptions):
             manifest. How the corpus is read is taken from there, and whether labels are
             masked.
         output: Folder for the model, its checkpoints and metrics.
-        check_images: Read and encode every chosen rollout before the first update, so
-            that no damaged picture or control token in a text ends the run midway;
-            those that cannot be encoded count as bad lines (--max-bad).
+        check_images: Begin at once. Without it every chosen rollout is read and encoded
+            before the first update, so that no damaged picture or control token in a
+            text ends the run midway; those that cannot be encoded count as bad lines
+            (--max-bad).
         resume: Go on with the run in --output, bit for bit on the same devices; begin
             it if there is none. --mesh, --accumulate, --no-remat and the numbers of
             threads and checkpoints may change, what is learned from may not.

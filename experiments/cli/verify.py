@@ -15,6 +15,7 @@ import tyro
 from experiments.console.command import answer
 from experiments.console.errors import AlreadyReported, UsageError
 from experiments.console.options import JsonOption, OptionalPath
+from experiments.console.progress import progress
 from experiments.console.text import count_of
 from experiments.store.manifests import InputFile, typed
 from experiments.store.own_scores import ScoreTable, read_scores
@@ -83,7 +84,8 @@ def run(options: Options) -> None:
     else:
         manifest = typed(output, value, _Manifest)
         try:
-            checks = list(_checks(output, options, manifest, value))
+            with progress("verifying", None):
+                checks = list(_checks(output, options, manifest, value))
         except ValueError as error:
             raise DataError(f"{manifest_path(output)}: {error}") from error
     failed = sum(not holds for _, holds in checks)

@@ -220,3 +220,9 @@ def test_help_fits_a_terminal(capsys, command):
     assert shown.status == 0
     assert "--output" in shown.out
     assert max(map(len, shown.out.splitlines())) <= 80
+
+
+@pytest.mark.parametrize("words", ["simulate", "simulate scene", "simulate --seed 1"])
+def test_simulate_asks_which(capsys, words):
+    asked = run(capsys, *words.split())
+    assert (asked.status, asked.out, asked.err.count("\n")) == (2, "", 1)
