@@ -16,7 +16,6 @@ import tyro
 
 from experiments.console.command import answer
 from experiments.console.tables import format_table
-from experiments.console.text import count_of
 from experiments.store.experiment import ExperimentOptions
 from experiments.store.provenance import file_sha256
 from experiments.store.results import Result, append_results
@@ -242,8 +241,7 @@ def _matched(path: Path, file: Corpus, usable: SelectableCorpus) -> KnownTruth:
         copies.append(int(place))
     if not found:
         raise DataError(
-            f"{path}: none of {count_of(len(judgements), 'judged rollout')} is in "
-            f"{corpus.path} "
+            f"{path}: none of {len(judgements)} judged rollouts is in {corpus.path} "
             "(question and steps must be the same)"
         )
     rows = np.array(list(found.values()))
