@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import signal
 import sys
 import threading
 import time
@@ -38,7 +39,10 @@ def progress(
     watcher = threading.Thread(target=job.watch, daemon=True)
     # Where stderr is no stream of the system's own, nobody waits before it.
     if _is_file(sys.stderr):
+        # Threads inherit the mask: signals go to those that may hold them off.
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM))
         watcher.start()
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
     try:
         yield job.tick
     finally:
