@@ -113,19 +113,22 @@ def parent_of(value, path):
 
 
 def decode(name, data, **options):
-    """The record, checked; None if it was refused as it should be."""
+    """The records, checked; None if they were refused as they should be."""
     try:
-        (record,) = by_name(name).decode(data, ReadOptions(**options))
+        records = by_name(name).decode(data, ReadOptions(**options))
     except BadRecord as error:
         message = str(error)
         assert message.isprintable(), message
         assert len(message) < 300, message
         return None
-    assert isinstance(record, Record)
-    assert check_record(record) is record
-    assert all(0 <= step.successes <= step.trials for step in record.steps)
-    assert all(type(step.successes) is int for step in record.steps)
-    return record
+    assert isinstance(records, tuple)
+    assert records
+    for record in records:
+        assert isinstance(record, Record)
+        assert check_record(record) is record
+        assert all(0 <= step.successes <= step.trials for step in record.steps)
+        assert all(type(step.successes) is int for step in record.steps)
+    return records
 
 
 def dump(value) -> bytes:

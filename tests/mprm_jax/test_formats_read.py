@@ -260,42 +260,51 @@ def prm800k(*turns):
     }
 
 
-def test_prm800k_follows_choices_then_the_labeler():
-    record = read(
-        "prm800k",
-        prm800k(
-            turn(said("a", 1), chosen=0),
-            turn(said("bad", -1), said("neutral", 0), chosen=1),
-            turn(said("bad", -1), said("worse", -1), human="mine"),
-            turn(said("kept though wrong", -1), chosen=0),
-            turn(said("not rated", None), chosen=0),
-            turn(said("z", 0), said("e\n\n# Answer\n\n29", 1), chosen=1),
-        ),
+def sessions(*turns):
+    """(text, counts) of each step, of every rollout of a session."""
+    data = json.dumps(prm800k(*turns)).encode()
+    read = by_name("prm800k").decode(data, ReadOptions())
+    assert {(one.question, one.answer, one.source) for one in read} == {
+        ("q", "29", None)
+    }
+    return [list(zip(texts(one), counts(one), strict=True)) for one in read]
+
+
+GOOD, BAD, NONE = (1, 1), (0, 1), (0, 0)
+
+
+def test_prm800k_follows_choices_then_the_labeler_and_keeps_every_other_rating():
+    followed, *others = sessions(
+        turn(said("a", 1), chosen=0),
+        turn(said("bad", -1), said("neutral", 0), chosen=1),
+        turn(said("worse", -1), said("unsure", None), human="mine"),
+        turn(said("not rated", None), chosen=0),
+        turn(said("z", 0), said("e\n\n# Answer\n\n29", 1), chosen=1),
     )
-    assert (record.question, record.answer, record.source) == ("q", "29", None)
-    assert list(zip(texts(record), counts(record), strict=True)) == [
-        ("a", (1, 1)),
-        ("neutral", (1, 1)),
-        ("mine", (0, 0)),
-        ("kept though wrong", (0, 1)),
-        ("not rated", (0, 0)),
-        ("e\n\n# Answer\n\n29", (1, 1)),
+    path = [("a", GOOD), ("neutral", GOOD), ("mine", NONE), ("not rated", NONE)]
+    assert followed == [*path, ("e\n\n# Answer\n\n29", GOOD)]
+    assert others == [
+        [path[0], ("bad", BAD)],
+        [*path[:2], ("worse", BAD)],
+        [*path, ("z", GOOD)],
     ]
 
 
 @pytest.mark.parametrize(
     ("last", "expected"),
     [
-        (turn(said("ok", 1), said("w1", -1), said("w2", -1)), ["a", "w1"]),
-        (turn(said("ok", 1), said("unsure", None)), ["a"]),
-        (turn(), ["a"]),
+        (turn(said("w1", -1), said("ok", 1)), [[("w1", BAD)], [("ok", GOOD)]]),
+        (turn(said("ok", 1), said("unsure", None)), [[("ok", GOOD)]]),
+        (turn(said("unsure", None)), [[]]),
+        (turn(), [[]]),
     ],
 )
 def test_prm800k_ends_where_nothing_was_chosen(last, expected):
-    after = turn(said("never reached", 1), chosen=0)
-    record = read("prm800k", prm800k(turn(said("a", 1), chosen=0), last, after))
-    assert texts(record) == expected
-    assert counts(record)[1:] == [(0, 1)] * (len(expected) - 1)
+    first = turn(said("a", 1), chosen=0)
+    assert sessions(first, last) == [[("a", GOOD), *more] for more in expected]
+    behind = turn(said("never reached", 1), chosen=0)
+    with pytest.raises(BadRecord, match="ratings behind the end"):
+        sessions(first, last, behind)
 
 
 @pytest.mark.parametrize(
