@@ -72,8 +72,16 @@ def _path(value: Any) -> str:
 # A key that looks like pictures, with something in it: text, list or object.
 _PICTURE_KEY = re.compile(
     rb'"((?:\w*_)?(?:images?|imgs?|pictures?|photos?)'
-    rb'(?:_?(?:paths?|urls?|files?|filenames?|names?|uris?|list|\d+))?)"'
+    rb"(?:_?(?:paths?|urls?|files?|filenames?|names?|uris?|list|\d+"
+    rb'|base64|b64|bytes|data))?)"'
     rb'\s*:\s*(?=["\[{])(?!""|\[\s*\]|\{\s*\})',
+    re.IGNORECASE,
+)
+
+# The end of a picture's path, and a key that holds such a path or a list of them.
+_SUFFIX = re.compile(rb'\.(?:png|jpe?g|webp|gif|bmp|tiff?)"', re.IGNORECASE)
+_PATH_KEY = re.compile(
+    rb'"([^"\\]{1,40})"\s*:\s*(?:\[[^\]{}]*?)?"[^"\s]+' + _SUFFIX.pattern,
     re.IGNORECASE,
 )
 
@@ -87,11 +95,14 @@ def check_pictures(data: bytes | memoryview) -> None:
     Raises:
         BadRecord: it names the key.
     """
-    if found := _PICTURE_KEY.search(data):
+    found = _PICTURE_KEY.search(data)
+    if found is None and _SUFFIX.search(data):
+        found = _PATH_KEY.search(data)
+    if found:
         raise BadRecord(
             "pictures under another key",
-            f"{found[1].decode()!r} is not read; call it image, a path or a list of "
-            "paths",
+            f"{found[1].decode(errors='replace')!r} is not read; call it image, a path "
+            "or a list of paths",
         )
 
 
