@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 
 from mprm_jax.data.corpus import read_corpus
-from mprm_jax.data.formats import FORMATS
+from mprm_jax.data.formats import FORMATS, by_name
 from mprm_jax.data.formats.base import ReadOptions
 from mprm_jax.data.write import decode_line, read_lines
+from mprm_jax.records.problems import BadRecord
 from mprm_jax.records.record import Record
 
 PICTURE = re.compile(r"p\d+n\d\.png")
@@ -129,6 +130,16 @@ BUILD: dict[str, Callable[[list[str], list[int]], dict]] = {
             "process_correctness": [2 * mark - 1 for mark in marks],
         },
     },
+    "prmbench": lambda texts, marks: {
+        "question": "q",
+        "modified_process": texts,
+        "error_steps": [n for n, mark in enumerate(marks, 1) if not mark],
+    },
+    "vlrmbench": lambda texts, marks: {
+        "question": "q",
+        "reasoning_error": texts,
+        "task_gt": [1 - mark for mark in marks],
+    },
     "medprm": lambda texts, marks: {
         "question": "q",
         "options": "A. x",
@@ -168,7 +179,9 @@ def spoil(value, draw: random.Random) -> None:
             case 2 if isinstance(value[key], str):
                 value[key] = value[key].replace(draw.choice(["q", "Step", "<prm>"]), "")
             case _:
-                value[key] = draw.choice([None, "", " ", "s99", 7, 0.5, [], {}, "<image>"])
+                value[key] = draw.choice(
+                    [None, "", " ", "s99", 7, 0.5, [], {}, "<image>"]
+                )
         return
 
 
@@ -207,3 +220,17 @@ def test_what_a_file_holds_is_read_or_said_to_be_refused(form, tmp_path):
             steps = [step for record in records for step in record.steps if step.trials]
             found = {(step.text, step.successes > 0) for step in steps}
             assert found == kept[line], values[line]
+
+
+@pytest.mark.parametrize("name", sorted(BUILD.keys() - {"prm800k"}))
+def test_empty_steps_are_refused_or_left_out_with_their_labels(name):
+    form = by_name(name)
+    holed = json.dumps(BUILD[name](["", "a", " \n", "b"], [1, 0, 1, 1])).encode()
+    whole = json.dumps(BUILD[name](["a", "b"], [0, 1])).encode()
+    with pytest.raises(BadRecord, match="empty step"):
+        form.decode(holed, ReadOptions())
+    left = form.decode(holed, ReadOptions(empty_steps="drop"))
+    assert left == form.decode(whole, ReadOptions())
+    none = json.dumps(BUILD[name]([" "], [1])).encode()
+    with pytest.raises(BadRecord, match="no steps"):
+        form.decode(none, ReadOptions(empty_steps="drop"))
