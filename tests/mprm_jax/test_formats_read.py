@@ -260,51 +260,51 @@ def prm800k(*turns):
     }
 
 
-def sessions(*turns):
-    """(text, counts) of each step, of every rollout of a session."""
+def paths(*turns):
+    """Of each rollout of a session its texts and, after ":", their ratings."""
     data = json.dumps(prm800k(*turns)).encode()
-    read = by_name("prm800k").decode(data, ReadOptions())
-    assert {(one.question, one.answer, one.source) for one in read} == {
-        ("q", "29", None)
-    }
-    return [list(zip(texts(one), counts(one), strict=True)) for one in read]
+    marks = {(1, 1): "+", (0, 1): "-", (0, 0): "?"}
+    return [
+        " ".join(texts(one)) + ":" + "".join(map(marks.get, counts(one)))
+        for one in by_name("prm800k").decode(data, ReadOptions())
+    ]
 
 
-GOOD, BAD, NONE = (1, 1), (0, 1), (0, 0)
-
-
-def test_prm800k_follows_choices_then_the_labeler_and_keeps_every_other_rating():
-    followed, *others = sessions(
+def test_prm800k_every_rating_stands_in_a_rollout():
+    session = (
         turn(said("a", 1), chosen=0),
-        turn(said("bad", -1), said("neutral", 0), chosen=1),
-        turn(said("worse", -1), said("unsure", None), human="mine"),
-        turn(said("not rated", None), chosen=0),
+        turn(said("bad", -1), said("neutral", 0), said("unrated", None), chosen=1),
+        turn(said("wrong", -1), said("worse", -1), human="mine"),
         turn(said("z", 0), said("e\n\n# Answer\n\n29", 1), chosen=1),
     )
-    path = [("a", GOOD), ("neutral", GOOD), ("mine", NONE), ("not rated", NONE)]
-    assert followed == [*path, ("e\n\n# Answer\n\n29", GOOD)]
-    assert others == [
-        [path[0], ("bad", BAD)],
-        [*path[:2], ("worse", BAD)],
-        [*path, ("z", GOOD)],
+    found = paths(*session)
+    assert found == [
+        "a neutral mine e\n\n# Answer\n\n29:++?+",
+        "a bad:+-",
+        "a neutral wrong:++-",
+        "a neutral worse:++-",
+        "a neutral mine z:++?+",
     ]
+    record = by_name("prm800k").decode(
+        json.dumps(prm800k(*session)).encode(), ReadOptions()
+    )[0]
+    assert (record.question, record.answer, record.source) == ("q", "29", None)
 
 
 @pytest.mark.parametrize(
     ("last", "expected"),
     [
-        (turn(said("w1", -1), said("ok", 1)), [[("w1", BAD)], [("ok", GOOD)]]),
-        (turn(said("ok", 1), said("unsure", None)), [[("ok", GOOD)]]),
-        (turn(said("unsure", None)), [[]]),
-        (turn(), [[]]),
+        (turn(said("o", 1), said("w", -1), said("u", None)), ["a o:++", "a w:+-"]),
+        (turn(said("unsure", None)), ["a:+"]),
+        (turn(), ["a:+"]),
     ],
 )
 def test_prm800k_ends_where_nothing_was_chosen(last, expected):
     first = turn(said("a", 1), chosen=0)
-    assert sessions(first, last) == [[("a", GOOD), *more] for more in expected]
-    behind = turn(said("never reached", 1), chosen=0)
-    with pytest.raises(BadRecord, match="ratings behind the end"):
-        sessions(first, last, behind)
+    assert paths(first, last) == expected
+    assert paths(first, last, turn()) == expected
+    with pytest.raises(BadRecord, match="behind the end"):
+        paths(first, last, turn(said("never reached", 1), chosen=0))
 
 
 @pytest.mark.parametrize(
