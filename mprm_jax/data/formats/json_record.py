@@ -69,19 +69,18 @@ def _path(value: Any) -> str:
     raise BadRecord("image is no path", f"it is {kind_of(value)}")
 
 
-# A key that looks like pictures, with something in it: text, list or object.
+# A key that looks like pictures, with something in it: text, list or object. (A pattern
+# that ignores case from its first character on is searched for ten times as slowly.)
 _PICTURE_KEY = re.compile(
-    rb'"((?:\w*_)?(?:images?|imgs?|pictures?|photos?)'
+    rb'"((?i:(?:\w*_)?(?:images?|imgs?|pictures?|photos?)'
     rb"(?:_?(?:paths?|urls?|files?|filenames?|names?|uris?|list|\d+"
-    rb'|base64|b64|bytes|data))?)"'
-    rb'\s*:\s*(?=["\[{])(?!""|\[\s*\]|\{\s*\})',
-    re.IGNORECASE,
+    rb'|base64|b64|bytes|data))?))"'
+    rb'\s*:\s*(?=["\[{])(?!""|\[\s*\]|\{\s*\})'
 )
 
-# The path of a picture, wherever it stands; its end alone is looked for eight times as
-# fast.
-_PATH_END = re.compile(rb'\.(?:png|jpe?g|webp|gif|bmp|tiff?)"\s*[],}]', re.IGNORECASE)
-_PATH = re.compile(rb'(?<!\\)"([^"\s]+)' + _PATH_END.pattern, re.IGNORECASE)
+# The path of a picture, wherever it stands; its end alone is found faster.
+_PATH_END = re.compile(rb'\.(?i:png|jpe?g|webp|gif|bmp|tiff?)"\s*[],}]')
+_PATH = re.compile(rb'(?<!\\)"([^"\s]+)' + _PATH_END.pattern)
 
 
 def check_pictures(data: bytes | memoryview) -> None:
@@ -127,14 +126,15 @@ def placed(record: Record, before: int) -> Record:
         BadRecord: some lead it, but not as many.
     """
     leading = before + split_placeholders(record.question)[0]
+    if leading in (0, len(record.images)):
+        return record
     texts = [record.question, *(step.text for step in record.steps)]
-    every = before + sum(text.count(PLACEHOLDER) for text in texts)
-    if leading and len(record.images) not in (leading, every):
-        raise BadRecord(
-            "placeholders and images differ",
-            f"{leading} leading {PLACEHOLDER}, {len(record.images)} images",
-        )
-    return record
+    if before + sum(text.count(PLACEHOLDER) for text in texts) == len(record.images):
+        return record
+    raise BadRecord(
+        "placeholders and images differ",
+        f"{leading} leading {PLACEHOLDER}, {len(record.images)} images",
+    )
 
 
 # Why a record is refused that exhausts the stack of its reader.
