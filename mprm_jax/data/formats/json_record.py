@@ -69,8 +69,7 @@ def _path(value: Any) -> str:
     raise BadRecord("image is no path", f"it is {kind_of(value)}")
 
 
-# A key that looks like pictures, with something in it: text, list or object. (A pattern
-# that ignores case from its first character on is searched for ten times as slowly.)
+# A key that looks like pictures, with something in it: text, list or object.
 _PICTURE_KEY = re.compile(
     rb'"((?i:(?:\w*_)?(?:images?|imgs?|pictures?|photos?)'
     rb"(?:_?(?:paths?|urls?|files?|filenames?|names?|uris?|list|\d+"
