@@ -5,15 +5,17 @@ import random
 import re
 from collections.abc import Callable, Iterable
 
+import msgspec
 import numpy as np
 import pytest
 
 from mprm_jax.data.corpus import read_corpus
 from mprm_jax.data.formats import FORMATS, by_name
-from mprm_jax.data.formats.base import ReadOptions
+from mprm_jax.data.formats.base import ReadOptions, WriteOptions
 from mprm_jax.data.write import decode_line, read_lines
 from mprm_jax.records.problems import BadRecord
-from mprm_jax.records.record import Record
+from mprm_jax.records.record import Record, Step
+from tests.cli import run
 
 PICTURE = re.compile(r"p\d+n\d\.png")
 # Keys under which somebody keeps pictures: those that are read, and others.
@@ -234,3 +236,42 @@ def test_empty_steps_are_refused_or_left_out_with_their_labels(name):
     none = json.dumps(BUILD[name]([" "], [1])).encode()
     with pytest.raises(BadRecord, match="no steps"):
         form.decode(none, ReadOptions(empty_steps="drop"))
+
+
+def test_a_corpus_converted_through_every_format_is_the_same(tmp_path, capsys):
+    rows = [([f"s{n}", f"t{n}", ""], [n % 2, 1, 0]) for n in range(4)]
+    file = tmp_path / "d.json"
+    file.write_text(json.dumps([BUILD["openr"](*row) for row in rows], indent=1))
+    way = "rlhflow", "openrlhf", "visualprm", "math-shepherd", "trl", "prm", "openr"
+    options = ["--empty-steps", "drop"]
+    for form in way:
+        command = ["convert", file, "--no-cache", "--format", form, *options]
+        options = []
+        if form in ("rlhflow", "visualprm"):
+            command += ["--system-turn", "Judge."]
+        done = run(capsys, *command, "--output", tmp_path / form)
+        assert done.status == 0, done.err
+        file = tmp_path / form / "d.jsonl"
+        assert file.read_text().count("Judge.") == (
+            4 if "--system-turn" in command else 0
+        )
+    again = [json.loads(line) for line in file.read_text().splitlines()]
+    for value, (texts, marks) in zip(again, rows, strict=True):
+        expected = BUILD["openrlhf"](texts[:2], marks[:2])
+        process = expected["input"].removeprefix("q ")
+        label = expected["value"]
+        assert value == {"question": "q", "process": process, "label": label}
+    failed = run(capsys, "convert", file, "--format", "trl", "--system-turn", "x")
+    assert failed.status == 2
+
+
+@pytest.mark.parametrize("key", READ_KEYS)
+@pytest.mark.parametrize("name", sorted(BUILD.keys() - {"raw"}))
+def test_several_pictures_are_read_under_every_key_and_written(name, key):
+    value = BUILD[name](["a", "b"], [1, 0]) | {key: ["1.png", "2.png"]}
+    (record, *_) = by_name(name).decode(json.dumps(value).encode(), ReadOptions())
+    assert record.images == ("1.png", "2.png")
+    record = msgspec.structs.replace(record, steps=(Step("a", 1, 1),))
+    for form in map(by_name, ("raw", "prm", "visualprm", "trl")):
+        (again,) = form.decode(form.encode(record, WriteOptions()), ReadOptions())
+        assert again.images == record.images
