@@ -39,7 +39,7 @@ from theory.selection import BudgetUnit, RuleName, SelectionOptions, TieRule
 
 InputFormat = Literal[
     "auto", "raw", "prm", "visualprm", "trl", "math-shepherd", "prm800k",
-    "processbench", "visualprocessbench", "medprm",
+    "processbench", "visualprocessbench", "prmbench", "vlrmbench", "medprm",
 ]  # fmt: skip
 
 # Below this, which one process scans in about three seconds, a second one costs more
