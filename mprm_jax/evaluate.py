@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from itertools import groupby
@@ -105,16 +104,6 @@ def without_repeats(solutions: Sequence[Solution]) -> list[Solution]:
         number = one.number
         seen.add(key)
     return kept
-
-
-def image_root(path: Path, images: Sequence[str]) -> Path:
-    """Where the images of a file lie if nobody says: ``images/`` beside it, or beside
-    it if the first of them is there and not below ``images/``.
-    """
-    folder = path if path.is_dir() else path.parent
-    roots = (folder / "images", folder)
-    found = (root for root in roots if images and os.path.isfile(root / images[0]))
-    return next(found, roots[0] if roots[0].is_dir() else roots[1])
 
 
 class Prompt(NamedTuple):

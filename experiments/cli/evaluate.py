@@ -155,11 +155,11 @@ def _predict(
 ) -> tuple[list[Prediction], int]:
     """The scores, and how many solutions were left out because they are repeats."""
     from mprm_jax.evaluate import (
-        image_root,
         predict,
         read_benchmark,
         without_repeats,
     )
+    from mprm_jax.records.record import image_root
 
     read = read_benchmark(benchmark)
     solutions = without_repeats(read)

@@ -65,7 +65,8 @@ def run(options: Options) -> None:
 
 
 def _score(options: Options, checkpoint: Path, file: Path) -> list[CandidateSet]:
-    from mprm_jax.evaluate import image_root, score_candidates
+    from mprm_jax.evaluate import score_candidates
+    from mprm_jax.records.record import image_root
 
     sets = read_candidates(file, scored=False)
     images = next((of.images for of in sets if of.images), ())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,6 +15,7 @@ from experiments.store.provenance import file_sha256
 from mprm_jax.data.corpus import Corpus, SelectableCorpus, usable_rollouts
 from mprm_jax.data.formats.base import EmptySteps, ReadOptions, WriteOptions
 from mprm_jax.data.outputs import MANIFEST_SUFFIX, manifest_path, read_manifest
+from mprm_jax.data.write import picture_root
 from mprm_jax.records.problems import BadRecord, DataError
 from mprm_jax.records.record import ImageRoot, UnmeasuredPolicy
 
@@ -206,13 +207,6 @@ def examples(
         images: root of the image paths.
     """
     from mprm_jax.data.loader import CorpusExamples
-    from mprm_jax.evaluate import image_root
 
-    source = CorpusExamples(subset.usable, subset.usable_rows, encode, images)
-    if images is not None:
-        return source
-    folder = subset.usable.corpus.files[0].path.parent
-    if folder.name == "annotations":
-        folder = folder.parent
-    root = image_root(folder / "annotations", source.record(0).images)
-    return replace(source, images=root)
+    root = picture_root(subset.usable, subset.usable_rows, images)
+    return CorpusExamples(subset.usable, subset.usable_rows, encode, root)

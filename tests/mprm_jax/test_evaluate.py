@@ -9,13 +9,13 @@ from mprm_jax.data.batches import Example, collate
 from mprm_jax.data.scored import columns
 from mprm_jax.evaluate import (
     _plan,
-    image_root,
     predict,
     read_benchmark,
     score_prompts,
     without_repeats,
 )
 from mprm_jax.records.problems import DataError
+from mprm_jax.records.record import image_root
 from tests.mprm_jax.stub_model import PATCH_DIM, StubModel
 from tests.raw_files import benchmark, solution, write_lines
 

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from mprm_jax.data.scored import read_candidates, same_answer
-from mprm_jax.evaluate import image_root, score_candidates
+from mprm_jax.evaluate import score_candidates
 from mprm_jax.records.problems import DataError
+from mprm_jax.records.record import image_root
 from mprm_jax.rerank import (
     AGGREGATES,
     aggregate,
