@@ -295,7 +295,7 @@ def _source_table(value: dict[str, Any]) -> str:
     header = ("source", "rollouts", "steps", "wrong", "mac-F1", "95 %", "AUROC")
     rows = [
         (
-            printable(name, 16),
+            printable(name, 14),
             f"{of['rollouts']:,}",
             f"{of['steps']:,}",
             percent_cell(of["steps_wrong"] / of["steps"], 1),

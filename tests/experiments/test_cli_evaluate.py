@@ -56,6 +56,9 @@ def test_the_json_has_the_promised_keys_and_values(scores, mprm):
 
 @pytest.mark.parametrize("options", ["", "--threshold-on test", "--threshold 0.5"])
 def test_the_table_fits_80_columns(options, scores, mprm):
+    record = next(random_predictions()) | {"data_source": "attribute_hallucination"}
+    with scores.open("a") as file:
+        file.write(json.dumps(record) + "\n")
     done = mprm("evaluate", options, "--predictions", scores)
     assert done.status == 0
     assert max(map(len, done.out.splitlines())) <= 80
