@@ -218,7 +218,7 @@ def test_processbench_f1_is_the_harmonic_mean_of_two_accuracies(tmp_path, mprm):
     assert chosen["processbench"]["threshold"]["source"] == "gsm8k"
     assert chosen["rollouts"] == 8
     failed = mprm(SCORE, path, "--threshold-source=nowhere")
-    assert (failed.status, "gsm8k, math" in failed.json["error"]) == (1, True)
+    assert (failed.status, "'gsm8k', 'math'" in failed.json["error"]) == (1, True)
 
 
 @pytest.mark.parametrize(
