@@ -157,14 +157,13 @@ def _predict(
     from mprm_jax.evaluate import (
         predict,
         read_benchmark,
+        solutions_root,
         without_repeats,
     )
-    from mprm_jax.records.record import image_root
 
     read = read_benchmark(benchmark)
     solutions = without_repeats(read)
-    images = next((of.record.images for of in solutions if of.record.images), ())
-    root = options.images or image_root(benchmark, images)
+    root = options.images or solutions_root(benchmark, solutions)
     model, params = load_checkpoint(checkpoint)
     with progress("scoring", len(solutions), "solutions") as tick:
         rows = predict(model, params, solutions, root, options.batch_size, tick)
