@@ -133,8 +133,9 @@ def run(options: Options) -> None:
         from experiments.page.evaluation import Judged, write_evaluation
 
         inputs = {str(of.path): file_sha256(of.path) for of in corpus_files(file)}
-        if page.resolve() in {Path(name).resolve() for name in inputs}:
-            raise DataError(f"{page}: is an input; choose another file for the page")
+        taken = [*inputs, value.get("predictions", file)]
+        if page.resolve() in {Path(name).resolve() for name in taken}:
+            raise DataError(f"{page}: holds scores; choose another file for the page")
         write_evaluation(page, Judged(value, steps, file, _command(options), inputs))
         value["page"] = str(page)
     answer(options.json, value, lambda: _text(value))

@@ -260,6 +260,9 @@ def test_the_page_holds_what_the_command_prints_and_nothing_from_elsewhere(
     logits = write_lines(tmp_path / "logits", ONE)
     mprm(SCORE, logits, "--threshold=0 --page", page)
     assert "no calibration" in page.read_text()
+    huge = write_lines(tmp_path / "huge", ONE | {"prm_scores": [1e308, -1e308]})
+    mprm(SCORE, huge, "--threshold=0 --page", page)
+    assert "too large to be drawn" in page.read_text()
 
 
 def test_a_failed_evaluation_leaves_no_output(stub, tmp_path, mprm):
