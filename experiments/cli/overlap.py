@@ -1,0 +1,119 @@
+"""`mprm overlap`: what training data and a benchmark share."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import tyro
+
+from experiments.console.command import answer
+from experiments.console.corpus import CorpusOptions, load_usable
+from experiments.console.errors import UsageError, bad_line_rows, print_bad_lines
+from experiments.console.options import Checked, Hidden
+from experiments.console.tables import format_table, percent_cell, printable
+from experiments.store.overlap import PictureCheck, check_overlap, check_pictures
+from experiments.store.write_subset import check_output
+from mprm_jax.data.outputs import OutputSet
+from mprm_jax.data.overlap import Match, Overlap, OverlapSettings, Pair
+from mprm_jax.records.problems import DataError
+from mprm_jax.records.record import UnmeasuredPolicy
+
+# Pairs that are shown; --output has all.
+_SHOWN = 5
+
+
+@dataclasses.dataclass(frozen=True)
+class NearOptions(Checked, OverlapSettings):
+    """What counts as near.
+
+    Attributes:
+        ngram: Words in a row that count, 13 as in GPT-3's study; in a question of L
+            words (1 - share) L where that is less, and at least 3.
+        share: Of a question's words, that lie in such runs of one training question.
+        distance: Bits of 64 in which perceptual hashes may differ.
+    """
+
+
+@dataclasses.dataclass(frozen=True)
+class Options(CorpusOptions):
+    """Does a benchmark hold questions or pictures of the training data?
+
+    A question is the same as a training question with the same words, whatever their
+    case, spacing and punctuation, and near one that holds 80 % of its words in runs of
+    several. A picture is the same as one with the same bytes, and near one that looks
+    like it (perceptual hash; extra: overlap). A problem is shared where one training
+    rollout has both, or the question of a problem without pictures: a question such as
+    "Find x." alone says little.
+
+    Counts solutions of the benchmark. The exit status is 0 whatever is found.
+
+    Example: mprm overlap CORPUS test.jsonl --output shared.jsonl
+
+    Attributes:
+        benchmark: File of judged solutions, as mprm evaluate reads it.
+        images: Root of the corpus's image paths; by default images/ in its folder, or
+            that folder.
+        benchmark_images: Root of the benchmark's; by default images/ beside it, or its
+            folder.
+        pictures: near: decode them all and compare what they show; same: compare their
+            bytes alone, which is quicker; none.
+        near: What counts as near.
+        output: JSONL file for every pair of training rollout and problem, with file and
+            line of both.
+    """
+
+    unmeasured: Hidden[UnmeasuredPolicy] = "keep"
+    benchmark: tyro.conf.Positional[Path] = dataclasses.field(kw_only=True)
+    images: Path | None = None
+    benchmark_images: Path | None = None
+    pictures: PictureCheck = "near"
+    near: NearOptions = dataclasses.field(default_factory=NearOptions)
+    output: Path | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.output is not None and self.output.suffix != ".jsonl":
+            raise UsageError(f"--output must end in .jsonl, not {self.output.name!r}")
+
+
+OPTIONS = Options
+
+
+def run(options: Options) -> None:
+    """Compare, and say what is shared."""
+    from mprm_jax.evaluate import image_root, read_benchmark
+
+    if options.output is not None:
+        check_output(options.output, options.corpus)
+        if options.output.resolve() == options.benchmark.resolve():
+            raise DataError(f"{options.output}: is the benchmark")
+    for root in (options.images, options.benchmark_images):
+        if root is not None and not root.is_dir():
+            raise DataError(f"{root}: no such folder of images")
+    solutions = read_benchmark(options.benchmark)
+    usable = load_usable(options, sha256=False)
+    corpus = usable.corpus
+    rows = np.arange(corpus.rollouts.n_rollouts)
+    overlap = check_overlap(corpus, rows, solutions, options.near)
+    roots = (
+        options.images or _beside(overlap, image_root),
+        options.benchmark_images
+        or image_root(options.benchmark, list(overlap.benchmark.pictures)[:1]),
+    )
+    check_pictures(overlap, options.pictures, roots, options.workers)
+    print_bad_lines(overlap.unreadable)
+    value = overlap.as_json()
+    value["worst"] = [_row(overlap, pair) for pair in overlap.worst(_SHOWN)]
+    value["unreadable"] = bad_line_rows(overlap.unreadable)
+    value["bad_lines"] = bad_line_rows(usable.bad_lines)
+    if options.output is not None:
+        value["output"] = str(options.output)
+        with OutputSet() as outputs:
+            file = outputs.add(options.output)
+            for pair in overlap.pairs():
+                file.write(msgspec.json.encode(_row(overlap, pair)) + b"\n")
+    answer(options.json, value, lambda: _text(value, options))
