@@ -71,7 +71,7 @@ def read_benchmark(path: Path) -> list[Solution]:
     """
 
     def read(where: str, _: int, data: bytes) -> Solution:
-        record = VISUALPROCESSBENCH.decode(data, ReadOptions())
+        (record,) = VISUALPROCESSBENCH.decode(data, ReadOptions())
         labels = tuple(2 * step.successes - step.trials for step in record.steps)
         return Solution(where, record, labels)
 

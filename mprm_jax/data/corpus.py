@@ -39,12 +39,15 @@ class Corpus:
         lines: lines over all files, blank ones included.
         blank: blank lines.
         bad_lines: refused lines.
+        notes: of lines that were read, what should be said of them.
         rollouts: the counts.
         file: index into ``files``, int32 ``[n_rollouts]``.
         offset: byte offset in the (decompressed) file, int64 ``[n_rollouts]``.
         size: bytes of the record, int32 ``[n_rollouts]``.
         line: line number from 1, int32 ``[n_rollouts]``.
-        content: hash of the record's bytes, uint64 ``[n_rollouts]``.
+        content: hash of the record's bytes and the part, uint64 ``[n_rollouts]``.
+        part: which of the rollouts that its record holds, uint16 ``[n_rollouts]``.
+        stated: whether an MC score of it is stated without N, bool ``[n_rollouts]``.
         reused: files whose columns came from the cache.
     """
 
@@ -56,12 +59,15 @@ class Corpus:
     lines: int
     blank: int
     bad_lines: BadLines
+    notes: BadLines
     rollouts: Rollouts
     file: np.ndarray
     offset: np.ndarray
     size: np.ndarray
     line: np.ndarray
     content: np.ndarray
+    part: np.ndarray
+    stated: np.ndarray
     reused: int
 
     def where(self, row: int) -> str:
@@ -152,9 +158,10 @@ def _merged(
 ) -> Corpus:
     """The columns of all files one after another; those of the files are given up."""
     names: dict[str, int] = {}
-    bad_lines = BadLines()
+    bad_lines, notes = BadLines(), BadLines()
     for file, piece in zip(files, pieces, strict=True):
         bad_lines.extend(piece.bad_lines, str(file.path))
+        notes.extend(piece.notes, str(file.path))
         ids = [names.setdefault(name, len(names)) for name in piece.source_names]
         if len(piece.source):
             piece.source = np.array(ids, np.int32)[piece.source]
@@ -180,6 +187,7 @@ def _merged(
         lines=sum(piece.lines for piece in pieces),
         blank=sum(piece.blank for piece in pieces),
         bad_lines=bad_lines,
+        notes=notes,
         rollouts=Rollouts(
             column("successes"),
             column("trials"),
@@ -192,6 +200,8 @@ def _merged(
         size=column("size", np.int32),
         line=column("line", np.int32),
         content=column("content", np.uint64),
+        part=column("part", np.uint16),
+        stated=column("stated", np.bool_),
         reused=reused,
     )
 
@@ -226,6 +236,20 @@ class SelectableCorpus:
         content = self.corpus.content
         return content if len(self.row) == len(content) else content[self.row]
 
+    def need_counts(self, what: str) -> None:
+        """Refuse what needs K and N where some scores are stated without N.
+
+        Raises:
+            DataError: it names the first such rollout.
+        """
+        stated = self.row[self.corpus.stated[self.row]]
+        if len(stated):
+            raise DataError(
+                f"{self.corpus.where(int(stated[0]))}: {what} needs K and N of every "
+                "step, and here is a score without N; pass --trials N if it is one for "
+                "all (16 in VisualPRM400K-v1.1)"
+            )
+
     def masked_steps(self, usable_rows: np.ndarray) -> list[list[int]]:
         """Of each rollout the steps, from 0, that masked labels leave out though they
         were sampled (:mod:`theory.labelling`).
@@ -255,6 +279,7 @@ def usable_rollouts(
         DataError: no rollout is left.
     """
     rollouts = corpus.rollouts
+    human = by_name(corpus.format).human
     missing = rollouts.trials == 0
     unmeasured_steps = int(np.count_nonzero(missing))
     bad_lines = BadLines()
@@ -262,12 +287,17 @@ def usable_rollouts(
     keep = np.ones(rollouts.n_rollouts, bool)
     truncated = emptied = 0
     if unmeasured_steps:
+        if unmeasured == "negative" and human:
+            raise DataError(
+                f"{corpus.path}: people judged the steps of format {corpus.format}; "
+                "one that they did not judge is no negative: drop or keep it"
+            )
         affected = rollouts.total(missing) > 0
         first = _first_missing(rollouts, missing)
         match unmeasured:
             case "error":
                 for row in np.flatnonzero(affected):
-                    error = unmeasured_step(int(first[row]) + 1)
+                    error = unmeasured_step(int(first[row]) + 1, human)
                     bad_lines.add(
                         BadLine(
                             str(corpus.files[corpus.file[row]].path),

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import msgspec
 import numpy as np
-import xxhash
 
 from mprm_jax.data.corpus import Corpus, SelectableCorpus
 from mprm_jax.data.formats import by_name
 from mprm_jax.data.formats.base import Format, WriteOptions, check_options
-from mprm_jax.data.formats.raw import RAW, truncate, unlabel
+from mprm_jax.data.formats.raw import RAW, cut
 from mprm_jax.data.framing import RecordFile
+from mprm_jax.data.index import content_hash
 from mprm_jax.records.problems import BadRecord, DataError
 from mprm_jax.records.record import (
     Record,
@@ -43,9 +43,15 @@ def read_lines(corpus: Corpus, corpus_rows: np.ndarray) -> Iterator[tuple[int, b
                 lines = records.read_each(
                     corpus.offset[rows].tolist(), corpus.size[rows].tolist()
                 )
-                content = corpus.content[rows].tolist()
-                for row, line, known in zip(rows.tolist(), lines, content, strict=True):
-                    if xxhash.xxh3_64_intdigest(line) != known:
+                content = zip(
+                    rows.tolist(),
+                    lines,
+                    corpus.part[rows].tolist(),
+                    corpus.content[rows].tolist(),
+                    strict=True,
+                )
+                for row, line, part, known in content:
+                    if content_hash(line, part) != known:
                         raise DataError(
                             f"{corpus.where(row)}: the file changed since it was "
                             "indexed; run again"
@@ -55,7 +61,7 @@ def read_lines(corpus: Corpus, corpus_rows: np.ndarray) -> Iterator[tuple[int, b
 
 def decode_line(corpus: Corpus, row: int, data: bytes) -> Record:
     """The record of an indexed row, with its source's name."""
-    record = by_name(corpus.format).decode(data, corpus.options)
+    record = by_name(corpus.format).decode(data, corpus.options)[corpus.part[row]]
     if record.source is None:
         name = corpus.rollouts.source_names[corpus.rollouts.source[row]]
         record = msgspec.structs.replace(record, source=name)
@@ -124,7 +130,8 @@ def encoded_lines(
         )
     corpus_rows = selectable.row[usable_rows]
     kept = selectable.rollouts.lengths[usable_rows]
-    cut = kept < corpus.rollouts.lengths[corpus_rows]
+    shorter = kept < corpus.rollouts.lengths[corpus_rows]
+    whole = corpus.options.empty_steps == "error"
     masked = [[]] * len(usable_rows)
     if options.labels == "masked":
         masked = selectable.masked_steps(usable_rows)
@@ -137,9 +144,9 @@ def encoded_lines(
             for image in record.images:
                 resolve_image(images, image)
         if record is None or copies:
-            if cut[place]:
-                data = truncate(data, int(kept[place]))
-            return unlabel(data, masked[place]) if masked[place] else data
+            if not (shorter[place] or masked[place]) and whole:
+                return data
+            return cut(data, int(kept[place]), masked[place])
         measured = resolve_unmeasured(record, selectable.unmeasured)
         if measured is None:
             raise BadRecord("nothing to write")

@@ -105,7 +105,7 @@ def parent_of(value, path):
 def decode(name, data, **options):
     """The record, checked; None if it was refused as it should be."""
     try:
-        record = by_name(name).decode(data, ReadOptions(**options))
+        (record,) = by_name(name).decode(data, ReadOptions(**options))
     except BadRecord as error:
         message = str(error)
         assert message.isprintable(), message

@@ -13,7 +13,8 @@ from mprm_jax.records.record import Record, Step
 
 def read(name, value, **options):
     data = json.dumps(value).encode()
-    return by_name(name).decode(data, ReadOptions(**options))
+    (record,) = by_name(name).decode(data, ReadOptions(**options))
+    return record
 
 
 def counts(record):

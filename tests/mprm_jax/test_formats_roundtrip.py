@@ -130,7 +130,7 @@ def test_a_record_is_read_back_or_refused(record, threshold):
         value = json.loads(line)
         assert b"\n" not in line, name
         assert line == json.dumps(value, ensure_ascii=False).encode(), name
-        assert form.decode(line, ReadOptions()) == held(record, name, options), name
+        assert form.decode(line, ReadOptions()) == (held(record, name, options),), name
         assert detect(value) is form, name
         if name in MARKS:
             assert line.count(MARKS[name]) == len(record.steps), name
@@ -138,7 +138,7 @@ def test_a_record_is_read_back_or_refused(record, threshold):
             assert line.count(b"<image>") == len(record.images)
         if form.soft:
             soft = encode(name, record, WriteOptions(labels="soft"))
-            read = form.decode(soft, ReadOptions(trials=record.steps[0].trials))
+            (read,) = form.decode(soft, ReadOptions(trials=record.steps[0].trials))
             assert read.steps == record.steps, name
 
 
@@ -157,7 +157,7 @@ def test_a_raw_record_is_read_back_whole_or_refused(record, unmeasured):
     line = encode("raw", record)
     assert b"\n" not in line
     assert detect(json.loads(line)) is by_name("raw")
-    assert by_name("raw").decode(line, ReadOptions()) == record
+    assert by_name("raw").decode(line, ReadOptions()) == (record,)
 
 
 @pytest.mark.parametrize("name", WRITTEN)
@@ -168,7 +168,7 @@ def test_ordinary_records_are_written(name):
         for text in ["Step 1: so", "Step 2: a", "+", "- 3", "a\n\nb\nProcess: c"]:
             record = Record(question, (Step(text, 1, 1), Step(text, 0, 1)))
             line = encode(name, record)
-            assert by_name(name).decode(line, ReadOptions()) == record
+            assert by_name(name).decode(line, ReadOptions()) == (record,)
 
 
 @pytest.mark.parametrize("name", WRITTEN)
@@ -240,7 +240,7 @@ def test_several_images_stay_a_list(name):
     line = encode(name, record)
     assert json.loads(line)["image"] == ["1.png", "2.png"]
     assert line.count(b"<image>\\n") == (2 if name == "visualprm" else 0)
-    assert by_name(name).decode(line, ReadOptions()) == record
+    assert by_name(name).decode(line, ReadOptions()) == (record,)
 
 
 @pytest.mark.parametrize(

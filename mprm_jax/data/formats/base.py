@@ -8,11 +8,21 @@ from typing import Any, Literal
 
 import msgspec
 
-from mprm_jax.data.formats.json_record import parse, source_of
+from mprm_jax.data.formats.json_record import check_pictures, parse, source_of
 from mprm_jax.records.problems import BadRecord, DataError
-from mprm_jax.records.record import MAX_TRIALS, Record, Step, check_record
+from mprm_jax.records.record import (
+    MAX_TRIALS,
+    PLACEHOLDER,
+    Record,
+    Step,
+    check_record,
+    has_placeholder,
+    without_empty_steps,
+    without_placeholders,
+)
 
 LabelKind = Literal["hard", "soft", "masked"]
+EmptySteps = Literal["error", "drop"]
 
 
 @dataclass(frozen=True)
@@ -22,6 +32,8 @@ class ReadOptions:
     Attributes:
         trials: N of soft labels in formats that do not state it.
         source_from: field of the record that names its source, or None for the file.
+        empty_steps: a step that says nothing: "error" refuses its record, "drop" leaves
+            it out with its label.
 
     Raises:
         ValueError: ``trials`` is outside [1, 65535].
@@ -29,6 +41,7 @@ class ReadOptions:
 
     trials: int | None = None
     source_from: str | None = None
+    empty_steps: EmptySteps = "error"
 
     def __post_init__(self) -> None:
         if self.trials is not None and not 1 <= self.trials <= MAX_TRIALS:
@@ -69,7 +82,8 @@ class Format:
         name: by which users choose it.
         meaning: one line for help and error messages.
         decoder: of one record's bytes to what the format's fields hold.
-        read: what the decoder gives -> :class:`Record`, unchecked.
+        read: what the decoder gives -> :class:`Record`, unchecked; or several, where
+            one JSON object holds several rollouts.
         write: record that is fit for training -> bytes of one JSON line without
             newline; None: read only.
         recognise: whether the keys of a decoded JSON object are this format's.
@@ -77,20 +91,24 @@ class Format:
         unlabelled: whether it can hold steps without a label, as masked labels have.
         lenient: fields that are not read may hold what only the standard library reads
             (NaN, lone surrogates), as long as the line is text.
+        human: people judged the steps; what they did not judge is no negative.
+        benchmark: made to judge models, so `mprm evaluate` reads it.
     """
 
     name: str
     meaning: str
     decoder: msgspec.json.Decoder
-    read: Callable[[Any, ReadOptions], Record]
+    read: Callable[[Any, ReadOptions], Record | tuple[Record, ...]]
     write: Callable[[Record, WriteOptions], bytes] | None
     recognise: Callable[[dict], bool]
     soft: bool = False
     unlabelled: bool = False
     lenient: bool = False
+    human: bool = False
+    benchmark: bool = False
 
-    def decode(self, data: bytes, options: ReadOptions) -> Record:
-        """One record.
+    def decode(self, data: bytes, options: ReadOptions) -> tuple[Record, ...]:
+        """The rollouts of one JSON object, nearly always one.
 
         Raises:
             BadRecord: it has another form, or training cannot use it.
@@ -101,12 +119,16 @@ class Format:
                 data.decode()
             except UnicodeDecodeError as error:
                 raise BadRecord("invalid UTF-8", f"at byte {error.start + 1}") from None
-        value = parse(data, self.decoder, self.name, self.lenient)
-        record = self.read(value, options)
+        read = self.read(parse(data, self.decoder, self.name, self.lenient), options)
+        records = read if isinstance(read, tuple) else (read,)
+        if not any(record.images for record in records):
+            check_pictures(data)
         if options.source_from is not None:
             source = source_of(data, options.source_from)
-            record = msgspec.structs.replace(record, source=source)
-        return check_record(record)
+            records = tuple(
+                msgspec.structs.replace(record, source=source) for record in records
+            )
+        return tuple(_usable(record, options) for record in records)
 
     def encode(self, record: Record, options: WriteOptions) -> bytes:
         """One JSON line without newline; a read-only format has none.
@@ -117,7 +139,19 @@ class Format:
         check_record(record)
         if self.write is None:
             raise BadRecord("nothing to write", f"format {self.name} can be read only")
+        if has_placeholder(record):
+            raise BadRecord(
+                "image placeholder in text",
+                f"a text contains the literal {PLACEHOLDER}, which trainers take for "
+                "a picture",
+            )
         return self.write(record, options)
+
+
+def _usable(record: Record, options: ReadOptions) -> Record:
+    if options.empty_steps == "drop":
+        record = without_empty_steps(record)
+    return check_record(without_placeholders(record))
 
 
 def hard_labels(steps: Sequence[Step], options: WriteOptions) -> list[bool]:

@@ -3,18 +3,97 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from typing import Any, TypeVar
 
 import msgspec
+from msgspec import UNSET
 
 from mprm_jax.records.problems import BadRecord
 from mprm_jax.records.record import Record
 
 T = TypeVar("T")
 
-# As published records have it: one path, several, or none.
-ImageField = str | tuple[str, ...] | None
+
+class Pictured(msgspec.Struct, kw_only=True, frozen=True, gc=False):
+    """Where the records of every format name their pictures: a path, several, or none.
+
+    Other keys that look like pictures (``image_url``, ``img``) are not read;
+    :func:`check_pictures` refuses a record that has one of these alone.
+    """
+
+    image: Any = UNSET
+    images: Any = UNSET
+    image_path: Any = UNSET
+    image_paths: Any = UNSET
+
+    def paths(self) -> str | tuple[str, ...] | None:
+        """What a record's ``image`` becomes.
+
+        Raises:
+            BadRecord: it is no path or list of paths, or two keys name different ones.
+        """
+        given = {
+            tuple(paths): value
+            for value in (self.image, self.images, self.image_path, self.image_paths)
+            if (paths := _paths(value))
+        }
+        if len(given) > 1:
+            raise BadRecord("two keys name pictures", " and ".join(map(repr, given)))
+        if not given:
+            # An empty list is told from none: it has no meaning anywhere.
+            return () if self.image == [] else None
+        ((paths, value),) = given.items()
+        return paths if isinstance(value, list) else paths[0]
+
+
+def _paths(value: Any) -> list[str]:
+    if value is UNSET or value is None or value == "":
+        return []
+    return [_path(one) for one in (value if isinstance(value, list) else [value])]
+
+
+def _path(value: Any) -> str:
+    match value:
+        case str():
+            return value
+        # As Hugging Face's datasets write a picture that stays in its file.
+        case {"path": str(path), "bytes": None}:
+            return path
+        case {"bytes": _}:
+            raise BadRecord(
+                "picture inside the record",
+                "save the pictures as files, and name these in image",
+            )
+    raise BadRecord("image is no path", f"it is {kind_of(value)}")
+
+
+# A key that looks like pictures, with something in it: text, list or object.
+_PICTURE_KEY = re.compile(
+    rb'"((?:\w*_)?(?:images?|imgs?|pictures?|photos?)'
+    rb'(?:_?(?:paths?|urls?|files?|filenames?|names?|uris?|list|\d+))?)"'
+    rb'\s*:\s*(?=["\[{])(?!""|\[\s*\]|\{\s*\})',
+    re.IGNORECASE,
+)
+
+
+def check_pictures(data: bytes | memoryview) -> None:
+    """Refuse a record without pictures that has some under a key that is not read.
+
+    Args:
+        data: JSON of the record.
+
+    Raises:
+        BadRecord: it names the key.
+    """
+    if found := _PICTURE_KEY.search(data):
+        raise BadRecord(
+            "pictures under another key",
+            f"{found[1].decode()!r} is not read; call it image, a path or a list of "
+            "paths",
+        )
+
 
 # Why a record is refused that exhausts the stack of its reader.
 NESTED = "nested too deeply"

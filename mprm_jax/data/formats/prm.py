@@ -19,7 +19,7 @@ import msgspec
 
 from mprm_jax.data.formats.base import Format, ReadOptions, WriteOptions, labels
 from mprm_jax.data.formats.json_record import (
-    ImageField,
+    Pictured,
     check_paired,
     check_readable,
     json_line,
@@ -29,7 +29,7 @@ from mprm_jax.records.record import (
     STEP_MARKER,
     Record,
     Step,
-    counts_from_score,
+    scored_step,
 )
 
 _QUESTION = "Question: "
@@ -47,9 +47,8 @@ class _Labels(msgspec.Struct, frozen=True):
     value: tuple[float, ...]
 
 
-class _Conversation(msgspec.Struct, frozen=True):
+class _Conversation(Pictured, frozen=True):
     conversations: tuple[_Prompt, _Labels]
-    image: ImageField = None
 
 
 def render_prompt(question: str, texts: list[str]) -> str:
@@ -81,10 +80,10 @@ def _read(value: _Conversation, options: ReadOptions) -> Record:
     question, texts = split_prompt(prompt.value)
     check_paired(len(texts), len(labels.value))
     steps = tuple(
-        Step(text, *counts_from_score(score, options.trials, number))
+        scored_step(text, score, options.trials, number)
         for number, (text, score) in enumerate(zip(texts, labels.value, strict=True), 1)
     )
-    return Record(question, steps, value.image)
+    return Record(question, steps, value.paths())
 
 
 def _write(record: Record, options: WriteOptions) -> bytes:
@@ -112,7 +111,7 @@ def _labelled(steps: Sequence[Step]) -> list[Step]:
         unlabelled.append(step.text)
         if step.trials:
             text = _BETWEEN.join(unlabelled)
-            found.append(Step(text, step.successes, step.trials))
+            found.append(msgspec.structs.replace(step, text=text))
             unlabelled = []
     if not found:
         raise BadRecord("nothing to write", "no step has a label")

@@ -16,7 +16,7 @@ import msgspec
 
 from mprm_jax.data.formats.base import Format, ReadOptions, WriteOptions, hard_labels
 from mprm_jax.data.formats.json_record import (
-    ImageField,
+    Pictured,
     check_paired,
     check_readable,
     image_entry,
@@ -25,11 +25,10 @@ from mprm_jax.data.formats.json_record import (
 from mprm_jax.records.record import Record, Step
 
 
-class _Row(msgspec.Struct, frozen=True):
+class _Row(Pictured, frozen=True):
     prompt: str
     completions: tuple[str, ...]
     labels: tuple[bool | Literal[0, 1], ...]
-    image: ImageField = None
 
 
 def _read(row: _Row, options: ReadOptions) -> Record:
@@ -38,7 +37,7 @@ def _read(row: _Row, options: ReadOptions) -> Record:
         Step(text.strip(), int(positive), 1)
         for text, positive in zip(row.completions, row.labels, strict=True)
     )
-    return Record(row.prompt.strip(), steps, row.image)
+    return Record(row.prompt.strip(), steps, row.paths())
 
 
 def _write(record: Record, options: WriteOptions) -> bytes:

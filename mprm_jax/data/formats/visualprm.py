@@ -19,7 +19,7 @@ import msgspec
 
 from mprm_jax.data.formats.base import Format, ReadOptions, WriteOptions, hard_labels
 from mprm_jax.data.formats.json_record import (
-    ImageField,
+    Pictured,
     check_readable,
     image_entry,
     json_line,
@@ -39,9 +39,8 @@ class _Turn(msgspec.Struct, frozen=True):
     value: str
 
 
-class _Conversation(msgspec.Struct, frozen=True):
+class _Conversation(Pictured, frozen=True):
     conversations: tuple[_Turn, ...]
-    image: ImageField = None
 
 
 def _split_first(turn: str) -> tuple[int, str, str]:
@@ -77,7 +76,7 @@ def _read(value: _Conversation, options: ReadOptions) -> Record:
                 "not a visualprm record", f"step {len(steps) + 1} is not judged + or -"
             )
         steps.append(Step(text, success, 1))
-    record = Record(question, tuple(steps), value.image)
+    record = Record(question, tuple(steps), value.paths())
     if n_images != len(record.images):
         raise BadRecord(
             "placeholders and images differ",
