@@ -16,6 +16,7 @@ from experiments.console.errors import UsageError, bad_line_rows, print_bad_line
 from experiments.console.options import Checked, Hidden
 from experiments.console.tables import format_table, percent_cell, printable
 from experiments.store.overlap import PictureCheck, check_overlap, check_pictures
+from experiments.store.read_subset import images_beside
 from experiments.store.write_subset import check_output
 from mprm_jax.data.outputs import OutputSet
 from mprm_jax.data.overlap import Match, Overlap, OverlapSettings, Pair
@@ -24,6 +25,8 @@ from mprm_jax.records.record import UnmeasuredPolicy
 
 # Pairs that are shown; --output has all.
 _SHOWN = 5
+
+_SIDES = ("corpus", "benchmark")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,7 +103,7 @@ def run(options: Options) -> None:
     rows = np.arange(corpus.rollouts.n_rollouts)
     overlap = check_overlap(corpus, rows, solutions, options.near)
     roots = (
-        options.images or _beside(overlap, image_root),
+        options.images or images_beside(corpus, list(overlap.images)[:1]),
         options.benchmark_images
         or image_root(options.benchmark, list(overlap.benchmark.pictures)[:1]),
     )
@@ -117,3 +120,96 @@ def run(options: Options) -> None:
             for pair in overlap.pairs():
                 file.write(msgspec.json.encode(_row(overlap, pair)) + b"\n")
     answer(options.json, value, lambda: _text(value, options))
+
+
+def _row(overlap: Overlap, pair: Pair) -> dict[str, Any]:
+    corpus, problem = overlap.corpus, overlap.benchmark.problems[pair.problem]
+    rollouts = corpus.rollouts
+    return {
+        "benchmark": f"{problem.file}:{problem.line}",
+        "data_source": problem.source,
+        "solutions": overlap.benchmark.solutions[pair.problem],
+        "corpus": corpus.where(pair.row),
+        "source": rollouts.source_names[rollouts.source[pair.row]],
+        "question": _how(pair.question),
+        "share": pair.question.amount if pair.question.found else None,
+        "picture": _how(pair.picture),
+        "distance": -pair.picture.amount if pair.picture.found else None,
+    }
+
+
+def _how(match: Match) -> str | None:
+    return ("same" if match.same else "near") if match.found else None
+
+
+def _text(value: dict[str, Any], options: Options) -> str:
+    corpus, benchmark, settings = value["corpus"], value["benchmark"], value["settings"]
+    keys = [key for key in value["overall"] if key != "solutions"]
+    sources = {printable(name, 22): row for name, row in value["per_source"].items()}
+    rows = [
+        (name, f"{row['solutions']:,}", *(_count(row[key]) for key in keys))
+        for name, row in [*sources.items(), ("all", value["overall"])]
+    ]
+    header = ("source", "solutions", "q. same", "near", "p. same", "near", "problem")
+    lines = [
+        f"benchmark: {benchmark['problems']:,} problems, {benchmark['questions']:,} "
+        f"questions, {benchmark['pictures']:,} pictures",
+        f"corpus: {corpus['rollouts']:,} rollouts, {corpus['questions']:,} questions, "
+        f"{corpus['pictures']:,} pictures",
+        "",
+        format_table(header, rows),
+        "",
+        "Solutions of the benchmark whose question (q.) or picture (p.) the corpus has.",
+        f"A question is near if {percent_cell(settings['share'], 0)} of its words stand, "
+        "several in a row,",
+        "in one training question. Problem: one training rollout has both.",
+        *_picture_lines(value, options),
+    ]
+    if value["worst"]:
+        lines += ["", "The worst:"]
+    for pair in value["worst"]:
+        lines += [
+            f"  {_told(pair)}",
+            f"    {pair['benchmark']}",
+            f"    {pair['corpus']}",
+        ]
+    if options.output is not None:
+        lines += ["", f"wrote every pair: {options.output}"]
+    return "\n".join(lines)
+
+
+def _count(value: int | None) -> str:
+    return "-" if value is None else f"{value:,}"
+
+
+def _told(pair: dict[str, Any]) -> str:
+    told = []
+    if pair["question"]:
+        told.append(f"{pair['question']} question ({percent_cell(pair['share'], 0)})")
+    if pair["picture"]:
+        told.append(f"{pair['picture']} picture ({pair['distance']:.0f} bits apart)")
+    return ", ".join(told)
+
+
+def _picture_lines(value: dict[str, Any], options: Options) -> list[str]:
+    """What was not compared, and why."""
+    compared, lines = value["pictures"], []
+    if compared is None:
+        bare = [name for name in ("corpus", "benchmark") if not value[name]["pictures"]]
+        why = (
+            "--pictures none" if not bare else f"the {' and the '.join(bare)} has none"
+        )
+        return [f"Pictures were not compared: {why}."]
+    if compared != options.pictures:
+        lines += [
+            "Only pictures with the same bytes were looked for; near ones need",
+            "pip install 'mprm-jax[overlap]'.",
+        ]
+    missed = [
+        f"{value[of]['pictures'] - value[of]['pictures_read']:,} of the {of}"
+        for of in _SIDES
+        if value[of]["pictures_read"] < value[of]["pictures"]
+    ]
+    if missed:
+        lines += [f"Pictures that cannot be read, not compared: {', '.join(missed)}."]
+    return lines

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -138,13 +138,25 @@ def examples(subset: Subset, encode: Any, images: Path | None = None) -> CorpusE
         images: root of the image paths.
     """
     from mprm_jax.data.loader import CorpusExamples
-    from mprm_jax.evaluate import image_root
 
     source = CorpusExamples(subset.usable, subset.usable_rows, encode, images)
     if images is not None:
         return source
-    folder = subset.usable.corpus.files[0].path.parent
+    return replace(
+        source, images=images_beside(subset.usable.corpus, source.record(0).images)
+    )
+
+
+def images_beside(corpus: Corpus, images: Sequence[str]) -> Path:
+    """Where a corpus's images lie if nobody says.
+
+    Args:
+        corpus: of the paths.
+        images: some of them, such as those of its first record.
+    """
+    from mprm_jax.evaluate import image_root
+
+    folder = corpus.files[0].path.parent
     if folder.name == "annotations":
         folder = folder.parent
-    root = image_root(folder / "annotations", source.record(0).images)
-    return replace(source, images=root)
+    return image_root(folder / "annotations", images)

@@ -41,7 +41,7 @@ from mprm_jax.data.corpus import Corpus
 from mprm_jax.data.images import decode_image
 from mprm_jax.data.write import decode_line, read_lines
 from mprm_jax.records.problems import BadLine, BadLines, BadRecord
-from mprm_jax.records.record import Record, resolve_image
+from mprm_jax.records.record import PLACEHOLDER, Record, resolve_image
 
 # GPT-3's least n; below, chance alone makes questions alike.
 SHORTEST = 8
@@ -98,7 +98,7 @@ def words_of(text: str) -> tuple[str, ...]:
     >>> words_of("What is\\n AB + 2? ") == words_of("what is ab+2")
     True
     """
-    text = unicodedata.normalize("NFKC", text.replace("<image>", " ")).casefold()
+    text = unicodedata.normalize("NFKC", text.replace(PLACEHOLDER, " ")).casefold()
     return tuple(_WORD.findall(text))
 
 
