@@ -19,7 +19,7 @@ from experiments.store.overlap import PictureCheck, check_overlap, check_picture
 from experiments.store.read_subset import images_beside
 from experiments.store.write_subset import check_output
 from mprm_jax.data.outputs import OutputSet
-from mprm_jax.data.overlap import Match, Overlap, OverlapSettings, Pair
+from mprm_jax.data.overlap import NOT_FOUND, SAME, Overlap, OverlapSettings, Pair
 from mprm_jax.records.problems import DataError
 from mprm_jax.records.record import UnmeasuredPolicy
 
@@ -124,26 +124,27 @@ def run(options: Options) -> None:
 
 def _row(overlap: Overlap, pair: Pair) -> dict[str, Any]:
     corpus, problem = overlap.corpus, overlap.benchmark.problems[pair.problem]
-    rollouts = corpus.rollouts
+    rollouts, question, picture = corpus.rollouts, pair.question, pair.picture
     return {
         "benchmark": f"{problem.file}:{problem.line}",
         "data_source": problem.source,
         "solutions": overlap.benchmark.solutions[pair.problem],
         "corpus": corpus.where(pair.row),
         "source": rollouts.source_names[rollouts.source[pair.row]],
-        "question": _how(pair.question),
-        "share": pair.question.amount if pair.question.found else None,
-        "picture": _how(pair.picture),
-        "distance": -pair.picture.amount if pair.picture.found else None,
+        "question": _how(question),
+        "share": min(question, 1.0) if question > NOT_FOUND else None,
+        "picture": _how(picture),
+        "distance": -min(picture, 0.0) if picture > NOT_FOUND else None,
     }
 
 
-def _how(match: Match) -> str | None:
-    return ("same" if match.same else "near") if match.found else None
+def _how(near: float) -> str | None:
+    return {SAME: "same", NOT_FOUND: None}.get(near, "near")
 
 
 def _text(value: dict[str, Any], options: Options) -> str:
-    corpus, benchmark, settings = value["corpus"], value["benchmark"], value["settings"]
+    corpus, benchmark = value["corpus"], value["benchmark"]
+    share = percent_cell(value["settings"]["share"], 0)
     keys = [key for key in value["overall"] if key != "solutions"]
     sources = {printable(name, 22): row for name, row in value["per_source"].items()}
     rows = [
@@ -159,10 +160,9 @@ def _text(value: dict[str, Any], options: Options) -> str:
         "",
         format_table(header, rows),
         "",
-        "Solutions of the benchmark whose question (q.) or picture (p.) the corpus has.",
-        f"A question is near if {percent_cell(settings['share'], 0)} of its words stand, "
-        "several in a row,",
-        "in one training question. Problem: one training rollout has both.",
+        "Counted: solutions of the benchmark whose question (q.) or picture (p.) the",
+        f"corpus has. Near: {share} of a question's words, several in a row, in one",
+        "training question. Problem: one training rollout has question and picture.",
         *_picture_lines(value, options),
     ]
     if value["worst"]:

@@ -12,6 +12,9 @@ count as words, and so does each Chinese, Japanese or Korean character. It is
   longest with which one changed word leaves the share. Under 8 words, GPT-3's least n,
   only the same counts.
 
+Instructions that many questions carry ("Answer step by step ...") are left out on both
+sides: words in 13-grams that 2 % of the questions of one side have, and at least ten.
+
 A picture is the *same* as one with the same bytes, and *near* one whose perceptual hash
 (64 bits of the discrete cosine transform, Krawetz 2011, "Looks Like It") differs in at
 most ``distance`` bits. The same drawing with other numbers in it is near, too.
@@ -26,7 +29,7 @@ import itertools
 import math
 import re
 import unicodedata
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor
 from dataclasses import asdict, dataclass
@@ -46,6 +49,12 @@ from mprm_jax.records.record import PLACEHOLDER, Record, resolve_image
 # GPT-3's least n; below, chance alone makes questions alike.
 SHORTEST = 8
 _LEAST_NGRAM = 3
+
+# Words in a row, and the share and number of questions that have them, of what is an
+# instruction; how many rollouts are looked at for it.
+_INSTRUCTION = 13
+_SHARED, _LEAST_SHARED = 0.02, 10
+_SAMPLE = 2000
 
 # Characters of scripts without spaces and signs of arithmetic stand alone. A hyphen is
 # none of them: it joins words more often than it subtracts.
@@ -102,25 +111,31 @@ def words_of(text: str) -> tuple[str, ...]:
     return tuple(_WORD.findall(text))
 
 
-class Match(NamedTuple):
-    """How one thing is another; larger is nearer.
-
-    Attributes:
-        same: rather than near.
-        amount: of a question the share of its words; of a picture minus the bits in
-            which its perceptual hash differs.
-    """
-
-    same: bool
-    amount: float
-
-    @property
-    def found(self) -> bool:
-        """Whether it is the other, or near it."""
-        return self > NO_MATCH
+def instructions(questions: Iterable[tuple[str, ...]]) -> set[tuple[str, ...]]:
+    """The n-grams that so many of some questions have that they ask nothing."""
+    different = set(questions)
+    counts = Counter(
+        gram for words in different for gram in set(_ngrams(words, _INSTRUCTION))
+    )
+    least = max(_LEAST_SHARED, _SHARED * len(different))
+    return {gram for gram, count in counts.items() if count >= least}
 
 
-NO_MATCH = Match(False, -math.inf)
+def without(words: tuple[str, ...], grams: set[tuple[str, ...]]) -> tuple[str, ...]:
+    """The words outside of such n-grams; all of them if there is no other."""
+    out = {
+        place + i
+        for place, gram in enumerate(_ngrams(words, _INSTRUCTION))
+        if gram in grams
+        for i in range(_INSTRUCTION)
+    }
+    return tuple(word for i, word in enumerate(words) if i not in out) or words
+
+
+# How near a question or picture is that is the same. Of others it is the share of the
+# words, or minus the bits in which hashes differ.
+SAME = 2.0
+NOT_FOUND = -math.inf
 
 
 class QuestionIndex:
@@ -134,35 +149,47 @@ class QuestionIndex:
     def __init__(
         self, questions: Sequence[tuple[str, ...]], settings: OverlapSettings
     ) -> None:
-        self._lengths = [len(words) for words in questions]
         self._share = settings.share
         self._same = {words: i for i, words in enumerate(questions) if words}
-        # n -> n-gram -> (question, bits of the words it covers there).
-        self._places: dict[int, dict[tuple[str, ...], list[tuple[int, int]]]] = (
-            defaultdict(lambda: defaultdict(list))
+        self._long = np.array(
+            [i for i, words in enumerate(questions) if len(words) >= SHORTEST], np.int32
         )
-        for i, words in enumerate(questions):
-            if len(words) >= SHORTEST:
-                n = settings.ngram_of(len(words))
-                for place, gram in enumerate(_ngrams(words, n)):
-                    covered = ((1 << n) - 1) << place
-                    self._places[n][gram].append((i, covered))
+        self._lengths = np.array([len(questions[i]) for i in self._long], np.int64)
+        # The words of all of these one after another, and where each n-gram starts.
+        self._offsets = np.cumsum(self._lengths) - self._lengths
+        starts: dict[int, dict[tuple[str, ...], list[int]]] = defaultdict(
+            lambda: defaultdict(list)
+        )
+        for i, offset in zip(self._long.tolist(), self._offsets.tolist(), strict=True):
+            n = settings.ngram_of(len(questions[i]))
+            for place, gram in enumerate(_ngrams(questions[i], n), offset):
+                starts[n][gram].append(place)
+        self._starts = {
+            n: {gram: np.array(places) for gram, places in of.items()}
+            for n, of in starts.items()
+        }
 
-    def find(self, words: tuple[str, ...]) -> dict[int, Match]:
-        """By question, the share of its words; those that are the same or near."""
-        covered: dict[int, int] = defaultdict(int)
-        for n, places in self._places.items():
-            for gram in places.keys() & set(_ngrams(words, n)):
-                for question, bits in places[gram]:
-                    covered[question] |= bits
-        found = {}
-        for question, bits in covered.items():
-            share = bits.bit_count() / self._lengths[question]
-            if share >= self._share:
-                found[question] = Match(False, share)
-        if words in self._same:
-            found[self._same[words]] = Match(True, 1.0)
-        return found
+    def find(self, words: tuple[str, ...]) -> tuple[np.ndarray, np.ndarray]:
+        """(questions, int32 ``[m]``; share of the words of each, or SAME, float64)."""
+        covered = np.zeros(self._lengths.sum(), bool)
+        for n, starts in self._starts.items():
+            if found := starts.keys() & set(_ngrams(words, n)):
+                places = np.concatenate([starts[gram] for gram in found])
+                for i in range(n):
+                    covered[places + i] = True
+        same = self._same.get(words)
+        near = np.zeros(0, np.int32)
+        shares = np.zeros(0)
+        if covered.any():
+            counts = np.add.reduceat(covered, self._offsets, dtype=np.int64)
+            shares = counts / self._lengths
+            near = self._long[shares >= self._share]
+            shares = shares[shares >= self._share]
+        if same is not None:
+            others = near != same
+            near = np.append(near[others], np.int32(same))
+            shares = np.append(shares[others], SAME)
+        return near, shares
 
 
 def _ngrams(words: tuple[str, ...], n: int) -> Iterator[tuple[str, ...]]:
@@ -261,8 +288,6 @@ class Benchmark:
     Attributes:
         problems: in order.
         solutions: how many each has.
-        questions: words of each question, once.
-        asked_by: the problems that ask each of them.
         pictures: the problems that show each picture, by its path.
     """
 
@@ -270,7 +295,6 @@ class Benchmark:
         found: dict[tuple[Any, ...], int] = {}
         self.problems: list[Problem] = []
         self.solutions: list[int] = []
-        questions: dict[tuple[str, ...], list[int]] = defaultdict(list)
         self.pictures: dict[str, list[int]] = defaultdict(list)
         for solution in solutions:
             record, (where, *_) = solution.record, solution.where.split(": record ")
@@ -283,10 +307,8 @@ class Benchmark:
                 continue
             self.problems.append(problem)
             self.solutions.append(1)
-            questions[words].append(number)
             for path in dict.fromkeys(record.images):
                 self.pictures[path].append(number)
-        self.questions, self.asked_by = list(questions), list(questions.values())
 
 
 @dataclass(frozen=True)
@@ -311,19 +333,21 @@ class Pair(NamedTuple):
     Attributes:
         problem: index into the benchmark's.
         row: of the corpus.
-        question: how its question is the problem's.
-        picture: how one of its pictures is one of the problem's.
+        question: how its question is the problem's: share of the latter's words, SAME
+            or NOT_FOUND.
+        picture: how one of its pictures is one of the problem's: minus the bits in
+            which their hashes differ, SAME or NOT_FOUND.
     """
 
     problem: int
     row: int
-    question: Match
-    picture: Match
+    question: float
+    picture: float
 
     @property
-    def badness(self) -> tuple[Any, ...]:
+    def badness(self) -> tuple[bool, float, float]:
         """Larger is worse: both, then the question, then the picture."""
-        return self.question.found and self.picture.found, self.question, self.picture
+        return min(self[2:]) > NOT_FOUND, self.question, self.picture
 
 
 class Overlap:
@@ -365,27 +389,43 @@ class Overlap:
         self.roots: Roots | None = None
         self.compared = 0, 0
         self.unreadable = BadLines()
-        index = QuestionIndex(benchmark.questions, settings)
-        # A text is the number of its matches; 0 is that of all that have none.
-        self._texts: list[dict[int, Match]] = [{}]
-        self._pictures: dict[str, dict[str, Match]] = {}
+        common = instructions(problem.words for problem in benchmark.problems)
+        sample = rows[:: max(1, len(rows) // _SAMPLE)]
+        common |= instructions(
+            words_of(decode_line(corpus, row, line).question)
+            for row, line in read_lines(corpus, sample)
+        )
+        asked: dict[tuple[str, ...], list[int]] = defaultdict(list)
+        for number, problem in enumerate(benchmark.problems):
+            asked[without(problem.words, common)].append(number)
+        self._asked_by = list(asked.values())
+        self._pictures: dict[str, dict[str, float]] = {}
+        self._read(QuestionIndex(list(asked), settings), common, tick)
+
+    def _read(
+        self,
+        index: QuestionIndex,
+        common: set[tuple[str, ...]],
+        tick: Callable[[int], None],
+    ) -> None:
+        # Of a text what find() gave and the first row; 0 is all that are near nothing.
+        self._texts = [(*index.find(()), 0)]
         known: dict[int, int] = {}
         combinations: dict[tuple[int, tuple[str, ...]], int] = {}
-        self._combination = np.zeros(len(rows), np.int32)
-        for i, (row, line) in enumerate(read_lines(corpus, rows)):
-            record = decode_line(corpus, row, line)
+        self._combination = np.zeros(len(self.rows), np.int32)
+        for i, (row, line) in enumerate(read_lines(self.corpus, self.rows)):
+            record = decode_line(self.corpus, row, line)
             key = xxhash.xxh3_64_intdigest(record.question.encode())
             if key not in known:
-                found = index.find(words_of(record.question))
-                known[key] = len(self._texts) if found else 0
-                if found:
-                    self._texts.append(found)
-            combination = known[key], record.images
+                found = index.find(without(words_of(record.question), common))
+                known[key] = len(self._texts) if len(found[0]) else 0
+                if len(found[0]):
+                    self._texts.append((*found, row))
             for path in record.images:
                 self.images.setdefault(path, row)
-            self._combination[i] = combinations.setdefault(
-                combination, len(combinations)
-            )
+            combination = known[key], record.images
+            number = combinations.setdefault(combination, len(combinations))
+            self._combination[i] = number
             if i % 4096 == 0:
                 tick(i)
         self.n_questions = len(known)
@@ -429,22 +469,56 @@ class Overlap:
 
     def pairs(self) -> Iterator[Pair]:
         """Every rollout with every problem that it shares something with, in order."""
-        for row, combination in zip(
+        for row, number in zip(
             self.rows.tolist(), self._combination.tolist(), strict=True
         ):
-            for problem, (question, picture) in self._shared[combination].items():
-                yield Pair(problem, row, question, picture)
+            yield from self._pairs(row, *self._combinations[number])
+
+    def _pairs(self, row: int, text: int, images: tuple[str, ...]) -> Iterator[Pair]:
+        questions, shares, _ = self._texts[text]
+        asked = {
+            problem: share
+            for question, share in zip(questions.tolist(), shares.tolist(), strict=True)
+            for problem in self._asked_by[question]
+        }
+        shown: dict[int, float] = defaultdict(lambda: NOT_FOUND)
+        for path in images:
+            for name, near in self._pictures.get(path, {}).items():
+                for problem in self.benchmark.pictures[name]:
+                    shown[problem] = max(shown[problem], near)
+        for problem in sorted(asked.keys() | shown):
+            share = asked.get(problem, NOT_FOUND)
+            yield Pair(problem, row, share, shown.get(problem, NOT_FOUND))
 
     def worst(self, count: int) -> list[Pair]:
         """The worst pair of each of the ``count`` problems with the worst ones."""
-        worst: dict[int, Pair] = {}
+        worst = [max(of, key=lambda pair: pair.badness) for of in self._best if of]
+        return heapq.nlargest(count, worst, key=lambda pair: pair.badness)
+
+    @functools.cached_property
+    def _best(self) -> list[list[Pair]]:
+        """Of each problem the pairs with the nearest question, the nearest picture and,
+        in one rollout, both.
+        """
+        best: list[list[Pair]] = [[] for _ in self.benchmark.problems]
+        near = np.full(len(self._asked_by), NOT_FOUND)
+        rows = np.zeros(len(near), np.int64)
+        for questions, shares, row in self._texts:
+            better = shares > near[questions]
+            near[questions[better]], rows[questions[better]] = shares[better], row
+        for question in np.flatnonzero(near > NOT_FOUND).tolist():
+            for problem in self._asked_by[question]:
+                row, share = int(rows[question]), float(near[question])
+                best[problem].append(Pair(problem, row, share, NOT_FOUND))
         _, first = np.unique(self._combination, return_index=True)
-        for row, shared in zip(self.rows[first].tolist(), self._shared, strict=True):
-            for problem, (question, picture) in shared.items():
-                pair = Pair(problem, row, question, picture)
-                if problem not in worst or pair.badness > worst[problem].badness:
-                    worst[problem] = pair
-        return heapq.nlargest(count, worst.values(), key=lambda pair: pair.badness)
+        for (text, images), row in zip(
+            self._combinations, self.rows[first].tolist(), strict=True
+        ):
+            if self._pictures.keys() & images:
+                for pair in self._pairs(row, text, images):
+                    if pair.picture > NOT_FOUND:
+                        best[pair.problem].append(pair)
+        return best
 
     def as_json(self) -> dict[str, Any]:
         """What was compared, how, and how much is shared, as JSON values."""
@@ -461,7 +535,7 @@ class Overlap:
             },
             "benchmark": {
                 "problems": len(benchmark.problems),
-                "questions": len(benchmark.questions),
+                "questions": len({of.words for of in benchmark.problems}),
                 "pictures": len(benchmark.pictures),
                 "pictures_read": self.compared[1],
             },
@@ -477,23 +551,19 @@ class Overlap:
         compared. ``problem``: one training rollout has question and picture, or the
         question of a problem without pictures; null where that is not known.
         """
-        best: dict[int, list[Any]] = defaultdict(lambda: [NO_MATCH, NO_MATCH, False])
-        for shared in self._shared:
-            for problem, (question, picture) in shared.items():
-                has = best[problem]
-                alone = not self.benchmark.problems[problem].images
-                both = question.found and (picture.found or alone)
-                has[:] = max(has[0], question), max(has[1], picture), has[2] or both
         tallies: dict[str, dict[str, Any]] = {}
         for number, problem in enumerate(self.benchmark.problems):
-            question, picture, both = best[number]
+            pairs = self._best[number]
+            question = max((pair.question for pair in pairs), default=NOT_FOUND)
+            picture = max((pair.picture for pair in pairs), default=NOT_FOUND)
+            both = any(pair.badness[0] for pair in pairs)
             values = {
                 "solutions": True,
-                "question_same": question.same,
-                "question_near": question.found and not question.same,
-                "picture_same": picture.same,
-                "picture_near": picture.found and not picture.same,
-                "problem": both,
+                "question_same": question == SAME,
+                "question_near": NOT_FOUND < question < SAME,
+                "picture_same": picture == SAME,
+                "picture_near": NOT_FOUND < picture < SAME,
+                "problem": both if problem.images else question > NOT_FOUND,
             }
             if self.roots is None:
                 unknown = ("problem",) if problem.images else ()
@@ -506,22 +576,6 @@ class Overlap:
                     else:
                         tally[key] += value * self.benchmark.solutions[number]
         return tallies
-
-    @functools.cached_property
-    def _shared(self) -> list[dict[int, list[Match]]]:
-        """[question, picture] by problem, of every combination."""
-        return [self._shares(*combination) for combination in self._combinations]
-
-    def _shares(self, text: int, images: tuple[str, ...]) -> dict[int, list[Match]]:
-        shared: dict[int, list[Match]] = defaultdict(lambda: [NO_MATCH, NO_MATCH])
-        for question, match in self._texts[text].items():
-            for problem in self.benchmark.asked_by[question]:
-                shared[problem][0] = match
-        for path in images:
-            for name, match in self._pictures.get(path, {}).items():
-                for problem in self.benchmark.pictures[name]:
-                    shared[problem][1] = max(shared[problem][1], match)
-        return shared
 
 
 class _Nearest:
@@ -536,15 +590,14 @@ class _Nearest:
         self._paths = list(seen)
         self._bits = np.array(list(seen.values()), np.uint64)
 
-    def find(self, picture: Picture) -> dict[str, Match]:
-        """By path, in how many bits the hashes differ."""
-        found = {}
+    def find(self, picture: Picture) -> dict[str, float]:
+        """By path minus the bits in which the hashes differ, or SAME."""
+        found: dict[str, float] = {}
         if picture.seen is not None:
             apart = np.bitwise_count(self._bits ^ np.uint64(picture.seen))
             for place in np.flatnonzero(apart <= self._distance).tolist():
-                found[self._paths[place]] = Match(False, -int(apart[place]))
-        same = self._same.get(picture.content, ())
-        return found | {path: Match(True, 0) for path in same}
+                found[self._paths[place]] = -float(apart[place])
+        return found | dict.fromkeys(self._same.get(picture.content, ()), SAME)
 
 
 def _hashed(
