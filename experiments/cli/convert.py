@@ -14,9 +14,9 @@ from experiments.console.corpus import (
     CorpusOptions,
     LabelOptions,
     check_labels,
+    line_rows,
     load_usable,
 )
-from experiments.console.errors import bad_line_rows
 from experiments.console.options import OptionalPath
 from experiments.console.progress import progress
 from experiments.store.write_subset import (
@@ -101,7 +101,7 @@ def run(options: Options) -> None:
             "output": str(options.output),
             "files": written,
             "counts": manifest["counts"],
-            "bad_lines": bad_line_rows(usable.bad_lines),
+            **line_rows(usable),
         },
         f"wrote {len(usable.row):,} rollouts of {len(written)} sources "
         f"({form.name}): {options.output}",

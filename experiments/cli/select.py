@@ -11,9 +11,10 @@ from experiments.console.corpus import (
     LabelOptions,
     RuleOptions,
     check_labels,
+    line_rows,
     load_usable,
 )
-from experiments.console.errors import UsageError, bad_line_rows
+from experiments.console.errors import UsageError
 from experiments.console.options import OptionalPath, given
 from experiments.console.progress import progress
 from experiments.console.tables import comparison, format_table, percent_cell, printable
@@ -107,7 +108,7 @@ def run(options: Options) -> None:
             **{k: v for k, v in manifest.items() if k not in ("rows", "inputs")},
             "output": str(options.output),
             "written": manifest["output"],
-            "bad_lines": bad_line_rows(usable.bad_lines),
+            **line_rows(usable),
         },
         lambda: (
             comparison(usable, selection, options.rule, options.alpha)

@@ -13,7 +13,7 @@ import xxhash
 
 from experiments.console.command import answer
 from experiments.console.corpus import RuleOptions, load_usable
-from experiments.console.errors import UsageError
+from experiments.console.errors import UsageError, print_bad_lines
 from experiments.console.options import given, option, wrong_usage
 from experiments.console.progress import progress
 from experiments.console.tables import format_table
@@ -35,6 +35,7 @@ from experiments.store.read_subset import (
 from experiments.store.write_subset import choose, corpus_manifest, corpus_reading
 from mprm_jax.data.corpus import Corpus, read_corpus
 from mprm_jax.data.outputs import OutputSet
+from mprm_jax.records.record import ImageRoot
 from mprm_jax.train.update_plan import UpdatePlan
 
 if TYPE_CHECKING:
@@ -98,6 +99,10 @@ class Options(RuleOptions):
             manifest. How the corpus is read is taken from there, and whether labels are
             masked.
         output: Folder for the model, its checkpoints and metrics.
+        check_images: Read and encode every chosen rollout before the first update, so
+            that no damaged picture or control token in a text ends the run midway;
+            those that cannot be encoded count as bad lines (--max-bad).
+        follow_links: Follow symbolic links that lead out of --images.
         resume: Go on with the run in --output, bit for bit on the same devices; begin
             it if there is none. --mesh, --accumulate, --no-remat and the numbers of
             threads and checkpoints may change, what is learned from may not.
@@ -107,6 +112,8 @@ class Options(RuleOptions):
     """
 
     images: Path | None = None
+    follow_links: bool = False
+    check_images: bool = True
     subset: Path | None = None
     output: Path = Path("runs/model")
     resume: bool = False
@@ -121,6 +128,11 @@ class Options(RuleOptions):
         self.need_rule()
 
     @property
+    def root(self) -> ImageRoot | None:
+        """Where pictures lie, if that was said."""
+        return self.images and ImageRoot(self.images, self.follow_links)
+
+    @property
     def training(self) -> TrainingOptions:
         """How to train, in the order of --seed."""
         return dataclasses.replace(self.settings, seed=self.seed)
@@ -133,12 +145,14 @@ def run(options: Options) -> None:
     """Choose, train, and say what came of it."""
     options.several.join()
     training, subset = _training(options), _subset(options)
+    if training.objective.labels == "beta-binomial":
+        subset.usable.need_counts("the beta-binomial likelihood")
     budget = training.budget(len(subset.usable_rows), len(subset.usable.row))
     longest = int(subset.usable.rollouts.lengths[subset.usable_rows].max())
     if options.cost.dry_run:
 
         def source_for(encode: Any) -> CorpusExamples:
-            return examples(subset, encode, options.images)
+            return examples(subset, encode, options.root)
 
         found = price_run(training, options.cost, source_for, longest, budget)
         _answer_price(options, found)
@@ -150,6 +164,8 @@ def run(options: Options) -> None:
 
     with advised():
         model, params, mesh = open_model(training, budget)
+    subset = _checked(options, subset, model.encode)
+    budget = training.budget(len(subset.usable_rows), len(subset.usable.row))
     last: dict[str, Any] = {}
     with progress("training", budget.updates, "updates") as tick, wrong_usage():
 
@@ -157,7 +173,7 @@ def run(options: Options) -> None:
             last.update(update.metrics)
             tick(update.number)
 
-        source = examples(subset, model.encode, options.images)
+        source = examples(subset, model.encode, options.root)
         train(
             TrainingJob(model, source, budget, open_ladder(longest), training.config()),
             params,
@@ -198,9 +214,9 @@ def _subset(options: Options) -> Subset:
         return Subset(usable, choose(usable, chosen).rows, dataclasses.asdict(chosen))
 
     def read(reading: ReadPolicy) -> Corpus:
-        for field in ("trials", "source_from"):
+        for field in ("trials", "source_from", "empty_steps"):
             asked, before = getattr(options, field), getattr(reading, field)
-            if asked not in (None, before):
+            if asked not in (None, "error", before):
                 raise UsageError(
                     f"{option(field)} {asked}: the subset was selected with {before}"
                 )
@@ -212,6 +228,32 @@ def _subset(options: Options) -> Subset:
         )
 
     return fit_subset(read_subset(options.subset), read, options.subset)
+
+
+def _checked(options: Options, subset: Subset, encode: Any) -> Subset:
+    """The subset without what cannot be encoded; a rule chooses again without it.
+
+    Raises:
+        DataError: more rollouts than --max-bad allows cannot be encoded.
+    """
+    allowed = options.max_bad
+    if options.subset is not None:
+        allowed += subset.usable.bad_lines.total
+    while options.check_images:
+        source = examples(subset, encode, options.root)
+        with progress("checking", len(source), "rollouts") as tick:
+            refused = source.check(options.settings.loop.threads, tick)
+        if not refused:
+            return subset
+        usable = subset.usable.without(refused, allowed)
+        print_bad_lines(usable.bad_lines)
+        if options.rule is not None:
+            rows = choose(usable, options.selection(options.rule)).rows
+        else:
+            kept = np.setdiff1d(subset.usable_rows, list(refused))
+            rows = np.searchsorted(usable.row, subset.usable.row[kept])
+        subset = dataclasses.replace(subset, usable=usable, usable_rows=rows)
+    return subset
 
 
 def _identity(subset: Subset, params: Params) -> dict[str, Any]:

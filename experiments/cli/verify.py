@@ -19,7 +19,7 @@ from experiments.store.manifests import InputFile, typed
 from experiments.store.provenance import file_sha256
 from experiments.store.read_subset import ReadPolicy
 from experiments.store.write_subset import OwnScores, SelectionOptions, choose, evidence
-from mprm_jax.data.corpus import read_corpus, usable_rollouts
+from mprm_jax.data.corpus import read_corpus
 from mprm_jax.data.formats import by_name
 from mprm_jax.data.formats.base import WriteOptions
 from mprm_jax.data.framing import corpus_files
@@ -118,7 +118,7 @@ def _checks(
     corpus = read_corpus(path, reading.format, reading.options, use_cache=False)
     for name, now, before in zip(names, corpus.sha256, manifest.inputs, strict=True):
         yield f"{name} is unchanged", now == before.sha256
-    usable = usable_rollouts(corpus, reading.unmeasured, max(reading.max_bad, 0))
+    usable = reading.usable(corpus)
     if manifest.selection.get("rule") == OwnScores.rule:
         rows = np.flatnonzero(np.isin(usable.row, manifest.rows))
         same = len(rows) == len(manifest.rows)

@@ -12,10 +12,10 @@ import numpy as np
 
 from experiments.store.manifests import InputFile, typed
 from mprm_jax.data.corpus import Corpus, SelectableCorpus, usable_rollouts
-from mprm_jax.data.formats.base import ReadOptions, WriteOptions
+from mprm_jax.data.formats.base import EmptySteps, ReadOptions, WriteOptions
 from mprm_jax.data.outputs import MANIFEST_SUFFIX, manifest_path, read_manifest
-from mprm_jax.records.problems import DataError
-from mprm_jax.records.record import UnmeasuredPolicy
+from mprm_jax.records.problems import BadRecord, DataError
+from mprm_jax.records.record import ImageRoot, UnmeasuredPolicy
 
 if TYPE_CHECKING:
     from mprm_jax.data.loader import CorpusExamples
@@ -29,6 +29,8 @@ class ReadPolicy(msgspec.Struct, frozen=True):
     source_from: str | None
     unmeasured: UnmeasuredPolicy
     max_bad: int
+    empty_steps: EmptySteps = "error"
+    refused: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         _ = self.options
@@ -36,7 +38,18 @@ class ReadPolicy(msgspec.Struct, frozen=True):
     @property
     def options(self) -> ReadOptions:
         """The part that formats see."""
-        return ReadOptions(self.trials, self.source_from)
+        return ReadOptions(self.trials, self.source_from, self.empty_steps)
+
+    def usable(self, corpus: Corpus) -> SelectableCorpus:
+        """The corpus after its policies, as it was selected from.
+
+        Raises:
+            DataError: more lines are bad than were, or nothing is left.
+        """
+        usable = usable_rollouts(corpus, self.unmeasured, self.max_bad)
+        gone = np.flatnonzero(np.isin(usable.row, self.refused))
+        why = BadRecord("could not be written", "when the subset was selected")
+        return usable.without(dict.fromkeys(gone.tolist(), why), self.max_bad)
 
 
 class SubsetManifest(msgspec.Struct, frozen=True):
@@ -117,7 +130,7 @@ def fit_subset(
                 f"{name}: selected from another corpus than {corpus.path}: {file} is "
                 f"{words}"
             )
-    usable = usable_rollouts(corpus, policy.unmeasured, policy.max_bad)
+    usable = policy.usable(corpus)
     corpus_rows = np.array(manifest.rows, np.int64)
     usable_rows = np.searchsorted(usable.row, corpus_rows)
     known = usable_rows < len(usable.row)
@@ -128,7 +141,9 @@ def fit_subset(
     return Subset(usable, usable_rows, manifest.selection)
 
 
-def examples(subset: Subset, encode: Any, images: Path | None = None) -> CorpusExamples:
+def examples(
+    subset: Subset, encode: Any, images: Path | ImageRoot | None = None
+) -> CorpusExamples:
     """The subset's rollouts as a model reads them; by default the images lie beside
     the corpus.
 

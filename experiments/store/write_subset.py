@@ -25,6 +25,7 @@ from mprm_jax.data.write import encoded_lines, internvl_meta, write_lines
 from mprm_jax.records.problems import DataError
 from theory.scores import DEFAULT_ALPHA
 from theory.selection import (
+    NEEDS_TRIALS,
     BudgetUnit,
     Selection,
     SelectionOptions,
@@ -65,6 +66,8 @@ def choose(usable: SelectableCorpus, options: SelectionOptions) -> Selection:
     Raises:
         DataError: the rule's score is undefined on this corpus.
     """
+    if options.rule in NEEDS_TRIALS:
+        usable.need_counts(f"rule {options.rule}")
     try:
         return select(
             usable.rollouts,
@@ -89,8 +92,10 @@ def corpus_reading(usable: SelectableCorpus) -> dict[str, Any]:
         "format": usable.corpus.format,
         "trials": usable.corpus.options.trials,
         "source_from": usable.corpus.options.source_from,
+        "empty_steps": usable.corpus.options.empty_steps,
         "unmeasured": usable.unmeasured,
         "max_bad": usable.bad_lines.total,
+        "refused": usable.refused,
     }
 
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import Executor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -12,7 +12,7 @@ import numpy as np
 
 from mprm_jax.data.formats import by_name
 from mprm_jax.data.formats.base import ReadOptions
-from mprm_jax.data.framing import CorpusFile, corpus_files
+from mprm_jax.data.framing import CorpusFile, corpus_files, unread_files
 from mprm_jax.data.index import (
     FileIndex,
     detect_format,
@@ -20,7 +20,13 @@ from mprm_jax.data.index import (
     scan_and_store,
     scan_file,
 )
-from mprm_jax.records.problems import BadCorpus, BadLine, BadLines, DataError
+from mprm_jax.records.problems import (
+    BadCorpus,
+    BadLine,
+    BadLines,
+    BadRecord,
+    DataError,
+)
 from mprm_jax.records.record import UnmeasuredPolicy, unmeasured_step
 from theory.labelling import step_targets
 from theory.rollouts import Rollouts
@@ -73,6 +79,11 @@ class Corpus:
     def where(self, row: int) -> str:
         """``file:line`` of a rollout."""
         return f"{self.files[self.file[row]].path}:{self.line[row]}"
+
+    def bad_line(self, row: int, error: BadRecord) -> BadLine:
+        """What is wrong with a rollout, at its place."""
+        file = str(self.files[self.file[row]].path)
+        return BadLine(file, int(self.line[row]), error.reason, error.detail)
 
     @property
     def duplicates(self) -> int:
@@ -159,6 +170,8 @@ def _merged(
     """The columns of all files one after another; those of the files are given up."""
     names: dict[str, int] = {}
     bad_lines, notes = BadLines(), BadLines()
+    for file in unread_files(path):
+        notes.add(BadLine(str(file), 0, "file of another kind, not read"))
     for file, piece in zip(files, pieces, strict=True):
         bad_lines.extend(piece.bad_lines, str(file.path))
         notes.extend(piece.notes, str(file.path))
@@ -219,6 +232,7 @@ class SelectableCorpus:
         truncated: rollouts cut before their first such step.
         emptied: rollouts of which nothing was left, or which have no label.
         bad_lines: refused lines, those with unmeasured steps among them under "error".
+        refused: rows of the corpus that :meth:`without` took away, ascending.
     """
 
     corpus: Corpus
@@ -229,12 +243,45 @@ class SelectableCorpus:
     truncated: int
     emptied: int
     bad_lines: BadLines
+    refused: tuple[int, ...] = ()
 
     @property
     def content(self) -> np.ndarray:
         """Content hash of each, uint64 ``[n_usable]``."""
         content = self.corpus.content
         return content if len(self.row) == len(content) else content[self.row]
+
+    def without(
+        self, refused: Mapping[int, BadRecord], max_bad: int
+    ) -> SelectableCorpus:
+        """The corpus without rollouts that turned out to be bad once they were looked
+        at whole; they are counted with its bad lines.
+
+        Args:
+            refused: why, by row of ``rollouts``.
+            max_bad: bad lines to go on without, those of the corpus included.
+
+        Raises:
+            BadCorpus: more are bad; it carries them all.
+        """
+        if not refused:
+            return self
+        bad_lines = BadLines()
+        bad_lines.extend(self.bad_lines)
+        for row, error in refused.items():
+            bad_lines.add(self.corpus.bad_line(int(self.row[row]), error))
+        if bad_lines.total > max_bad:
+            raise BadCorpus(bad_lines, max_bad)
+        kept = np.delete(np.arange(len(self.row)), list(refused))
+        if not len(kept):
+            raise DataError(f"{self.corpus.path}: no rollout is left")
+        return replace(
+            self,
+            rollouts=self.rollouts.take(kept),
+            row=self.row[kept],
+            bad_lines=bad_lines,
+            refused=tuple(sorted({*self.refused, *self.row[list(refused)].tolist()})),
+        )
 
     def need_counts(self, what: str) -> None:
         """Refuse what needs K and N where some scores are stated without N.
@@ -296,16 +343,14 @@ def usable_rollouts(
         first = _first_missing(rollouts, missing)
         match unmeasured:
             case "error":
-                for row in np.flatnonzero(affected):
+                # Several rollouts of one line are one bad line.
+                lines = {
+                    (int(corpus.file[row]), int(corpus.line[row])): row
+                    for row in np.flatnonzero(affected)[::-1].tolist()
+                }
+                for row in sorted(lines.values()):
                     error = unmeasured_step(int(first[row]) + 1, human)
-                    bad_lines.add(
-                        BadLine(
-                            str(corpus.files[corpus.file[row]].path),
-                            int(corpus.line[row]),
-                            error.reason,
-                            error.detail,
-                        )
-                    )
+                    bad_lines.add(corpus.bad_line(row, error))
                 keep = ~affected
             case "drop":
                 keep = first > 0

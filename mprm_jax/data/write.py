@@ -16,6 +16,7 @@ from mprm_jax.data.framing import RecordFile
 from mprm_jax.data.index import content_hash
 from mprm_jax.records.problems import BadRecord, DataError
 from mprm_jax.records.record import (
+    ImageRoot,
     Record,
     resolve_image,
     resolve_unmeasured,
@@ -102,7 +103,8 @@ def encoded_lines(
     usable_rows: np.ndarray,
     form: Format,
     options: WriteOptions,
-    images: Path | None = None,
+    images: Path | ImageRoot | None = None,
+    refused: dict[int, BadRecord] | None = None,
 ) -> Iterator[bytes]:
     """The line, with its newline, of each chosen rollout in a format.
 
@@ -115,6 +117,8 @@ def encoded_lines(
         form: to write.
         options: labels.
         images: root below which every image must exist; None: they are not looked for.
+        refused: takes in, by usable row, why rollouts cannot be written, and these have
+            no line; None: the first ends it.
 
     Raises:
         DataError: the format cannot hold a record, or an image is missing or lies
@@ -155,9 +159,13 @@ def encoded_lines(
     lines = read_lines(corpus, corpus_rows)
     for place, (row, data) in enumerate(lines):
         try:
-            yield encoded(place, row, data) + b"\n"
+            line = encoded(place, row, data) + b"\n"
         except BadRecord as error:
-            raise DataError(f"{corpus.where(row)}: {error}") from None
+            if refused is None:
+                raise DataError(f"{corpus.where(row)}: {error}") from None
+            refused[int(usable_rows[place])] = error
+        else:
+            yield line
 
 
 def write_lines(

@@ -9,8 +9,8 @@ from mprm_jax.records.record import (
     Step,
     check_image_path,
     check_record,
-    scored_step,
     resolve_unmeasured,
+    scored_step,
 )
 from theory import rollouts
 

@@ -66,4 +66,6 @@ VISUALPROCESSBENCH = Format(
     read=_read,
     write=None,
     recognise=_recognise,
+    human=True,
+    benchmark=True,
 )
