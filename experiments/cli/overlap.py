@@ -21,7 +21,7 @@ from experiments.store.write_subset import check_output
 from mprm_jax.data.outputs import OutputSet
 from mprm_jax.data.overlap import NOT_FOUND, SAME, Overlap, OverlapSettings, Pair
 from mprm_jax.records.problems import DataError
-from mprm_jax.records.record import UnmeasuredPolicy
+from mprm_jax.records.record import ImageRoot, UnmeasuredPolicy
 
 # Pairs that are shown; --output has all.
 _SHOWN = 5
@@ -62,6 +62,7 @@ class Options(CorpusOptions):
             that folder.
         benchmark_images: Root of the benchmark's; by default images/ beside it, or its
             folder.
+        follow_links: Follow symbolic links that lead out of these two.
         pictures: near: decode them all and compare what they show; same: compare their
             bytes alone, which is quicker; none.
         near: What counts as near.
@@ -73,6 +74,7 @@ class Options(CorpusOptions):
     benchmark: tyro.conf.Positional[Path] = dataclasses.field(kw_only=True)
     images: Path | None = None
     benchmark_images: Path | None = None
+    follow_links: bool = False
     pictures: PictureCheck = "near"
     near: NearOptions = dataclasses.field(default_factory=NearOptions)
     output: Path | None = None
@@ -102,12 +104,16 @@ def run(options: Options) -> None:
     corpus = usable.corpus
     rows = np.arange(corpus.rollouts.n_rollouts)
     overlap = check_overlap(corpus, rows, solutions, options.near)
-    roots = (
-        options.images or images_beside(corpus, list(overlap.images)[:1]),
-        options.benchmark_images
-        or image_root(options.benchmark, list(overlap.benchmark.pictures)[:1]),
+    first, judged = list(overlap.images)[:1], list(overlap.benchmark.pictures)[:1]
+    root = options.images or images_beside(corpus, first)
+    benchmark_root = options.benchmark_images or image_root(options.benchmark, judged)
+    check_pictures(
+        overlap,
+        options.pictures,
+        ImageRoot(root, options.follow_links),
+        ImageRoot(benchmark_root, options.follow_links),
+        options.workers,
     )
-    check_pictures(overlap, options.pictures, roots, options.workers)
     print_bad_lines(overlap.unreadable)
     value = overlap.as_json()
     value["worst"] = [_row(overlap, pair) for pair in overlap.worst(_SHOWN)]

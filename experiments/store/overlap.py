@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
 from experiments.console.progress import progress
+from experiments.console.text import percent
 from mprm_jax.data.corpus import Corpus
 from mprm_jax.data.overlap import (
     Benchmark,
@@ -19,8 +20,15 @@ from mprm_jax.data.overlap import (
     Roots,
     perceptual_hash,
 )
+from mprm_jax.records.record import ImageRoot
 
 PictureCheck = Literal["near", "same", "none"]
+
+# What a page says of the demo, whose worlds are drawn so.
+HELD_OUT = (
+    "Training data and benchmark of a simulated world share no source: those of the "
+    "benchmark are held out by construction."
+)
 
 
 def check_overlap(
@@ -39,21 +47,51 @@ def check_overlap(
 
 
 def check_pictures(
-    overlap: Overlap, check: PictureCheck, roots: tuple[Path, Path], workers: int
+    overlap: Overlap,
+    check: PictureCheck,
+    root: Path | ImageRoot | None,
+    benchmark_root: Path | ImageRoot,
+    workers: int,
 ) -> None:
     """Compare pictures, too, where both sides have any.
 
     Args:
         overlap: questions, compared.
         check: "near" takes the same ones where the library for near ones is missing.
-        roots: of the corpus's image paths and of the benchmark's.
+        root: of the corpus's image paths; None: there is none.
+        benchmark_root: of the benchmark's.
         workers: threads that decode.
     """
-    if check == "none" or not (overlap.images and overlap.benchmark.pictures):
+    both = overlap.images and overlap.benchmark.pictures
+    if check == "none" or root is None or not both:
         return
     look = perceptual_hash() if check == "near" else None
     with (
         ThreadPoolExecutor(workers) as pool,
         progress("comparing pictures", len(overlap.images), "pictures") as tick,
     ):
-        overlap.compare_pictures(Roots(*roots, look), pool, tick)
+        overlap.compare_pictures(Roots(root, benchmark_root, look), pool, tick)
+
+
+def overlap_sentences(value: dict[str, Any]) -> str:
+    """What was found, of :meth:`mprm_jax.data.overlap.Overlap.as_json`, for a page."""
+    found, near = value["overall"], percent(value["settings"]["share"])
+    told = [
+        f"Of the benchmark’s {found['solutions']:,} solutions "
+        f"{found['question_same']:,} answer a question that the corpus asks in the "
+        f"same words, and {found['question_near']:,} one near it (it has {near} of "
+        "the words, several in a row)."
+    ]
+    if value["pictures"]:
+        told.append(
+            f"The picture of {found['picture_same']:,} is in the corpus, and one that "
+            f"looks like that of {found['picture_near']:,}; {found['problem']:,} share "
+            "question and picture with one training rollout."
+        )
+    elif value["benchmark"]["pictures"]:
+        told.append("Pictures were not compared.")
+    sides = value["corpus"], value["benchmark"]
+    unread = sum(of["pictures"] - of["pictures_read"] for of in sides)
+    if value["pictures"] and unread:
+        told.append(f"{unread:,} pictures could not be read.")
+    return " ".join(told)

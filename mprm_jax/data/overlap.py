@@ -44,7 +44,7 @@ from mprm_jax.data.corpus import Corpus
 from mprm_jax.data.images import decode_image
 from mprm_jax.data.write import decode_line, read_lines
 from mprm_jax.records.problems import BadLine, BadLines, BadRecord
-from mprm_jax.records.record import PLACEHOLDER, Record, resolve_image
+from mprm_jax.records.record import PLACEHOLDER, ImageRoot, Record, resolve_image
 
 # GPT-3's least n; below, chance alone makes questions alike.
 SHORTEST = 8
@@ -218,7 +218,7 @@ def perceptual_hash() -> Callable[[Image], Any] | None:
 
 
 def hash_picture(
-    root: Path, path: str, look: Callable[[Image], Any] | None = None
+    root: Path | ImageRoot, path: str, look: Callable[[Image], Any] | None = None
 ) -> Picture:
     """A picture below a root.
 
@@ -322,8 +322,8 @@ class Roots:
             is decoded.
     """
 
-    corpus: Path
-    benchmark: Path
+    corpus: Path | ImageRoot
+    benchmark: Path | ImageRoot
     look: Callable[[Image], Any] | None
 
 
@@ -602,7 +602,7 @@ class _Nearest:
 
 def _hashed(
     paths: Iterable[str],
-    root: Path,
+    root: Path | ImageRoot,
     look: Callable[[Image], Any] | None,
     pool: Executor,
 ) -> Iterator[tuple[str, Picture | BadRecord]]:
