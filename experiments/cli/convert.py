@@ -33,7 +33,9 @@ from mprm_jax.data.write import encoded_lines, write_lines
 from mprm_jax.records.problems import DataError
 from theory.summary import by_source
 
-OutputFormat = Literal["prm", "visualprm", "raw", "trl", "math-shepherd"]
+OutputFormat = Literal[
+    "prm", "visualprm", "raw", "trl", "math-shepherd", "rlhflow", "openrlhf", "openr"
+]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,7 +93,7 @@ def run(options: Options) -> None:
             written.append(output.facts() | made)
             if form.name in META_FORMATS:
                 meta = meta_bytes(usable, path, len(picks), options.images)
-                outputs.add(meta_path(path)).write(meta)
+                outputs.add(meta_path(path), describes=True).write(meta)
         manifest = corpus_manifest(usable)
         manifest |= {"labels": asdict(options.labels), "outputs": written}
         outputs.add_manifest(options.output / "manifest.json", manifest)

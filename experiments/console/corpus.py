@@ -44,8 +44,8 @@ from theory.scores import DEFAULT_ALPHA
 from theory.selection import BudgetUnit, RuleName, SelectionOptions, TieRule
 
 InputFormat = Literal[
-    "auto", "raw", "prm", "visualprm", "trl", "math-shepherd", "prm800k",
-    "processbench", "visualprocessbench", "medprm",
+    "auto", "raw", "prm", "visualprm", "trl", "math-shepherd", "rlhflow",
+    "openrlhf", "openr", "prm800k", "processbench", "visualprocessbench", "medprm",
 ]  # fmt: skip
 
 # Below this, which one process scans in about three seconds, a second one costs more

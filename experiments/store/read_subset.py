@@ -11,6 +11,7 @@ import msgspec
 import numpy as np
 
 from experiments.store.manifests import InputFile, typed
+from experiments.store.provenance import file_sha256
 from mprm_jax.data.corpus import Corpus, SelectableCorpus, usable_rollouts
 from mprm_jax.data.formats.base import EmptySteps, ReadOptions, WriteOptions
 from mprm_jax.data.outputs import MANIFEST_SUFFIX, manifest_path, read_manifest
@@ -52,6 +53,49 @@ class ReadPolicy(msgspec.Struct, frozen=True):
         return usable.without(dict.fromkeys(gone.tolist(), why), self.max_bad)
 
 
+class Written(msgspec.Struct, frozen=True):
+    """What a manifest says of the file that it lies beside.
+
+    Attributes:
+        format: "rows": there is no such file.
+        rollouts: in it.
+        sha256: its hash; None: there is no such file.
+    """
+
+    format: str
+    rollouts: int
+    sha256: str | None = None
+
+    def check(self, output: Path, needed: bool) -> None:
+        """Refuse a file that is not the one which was selected.
+
+        Args:
+            output: where it lies.
+            needed: it was named itself, and not only its manifest.
+
+        Raises:
+            DataError: it is missing, or another; says the way out.
+        """
+        manifest = manifest_path(output)
+        if not output.exists():
+            if needed and self.sha256 is not None:
+                raise DataError(
+                    f"{output}: no such file; for the rows it held name {manifest}"
+                )
+        elif self.sha256 is None:
+            if needed:
+                raise DataError(
+                    f"{output}: is no part of what was selected, rows alone; name "
+                    f"{manifest}"
+                )
+        elif file_sha256(output) != self.sha256:
+            raise DataError(
+                f"{output}: is not the file that {manifest.name} was written with; "
+                "select again, or remove it and name the manifest for the rows that "
+                "were selected"
+            )
+
+
 class SubsetManifest(msgspec.Struct, frozen=True):
     """The part of a manifest that training needs.
 
@@ -60,6 +104,7 @@ class SubsetManifest(msgspec.Struct, frozen=True):
         inputs: its files.
         selection: how the rows were chosen.
         rows: of the corpus, ascending.
+        output: the file that was written.
         labels: how they were written.
     """
 
@@ -67,6 +112,7 @@ class SubsetManifest(msgspec.Struct, frozen=True):
     inputs: list[InputFile]
     selection: dict[str, Any]
     rows: list[Annotated[int, msgspec.Meta(ge=0)]]
+    output: Written
     labels: WriteOptions = WriteOptions()
 
 
@@ -89,7 +135,8 @@ def read_subset(path: Path) -> SubsetManifest:
     """The manifest of a subset, named by itself or by the output it lies beside.
 
     Raises:
-        DataError: there is none, or it is not of a subset with rows.
+        DataError: there is none, it is not of a subset with rows, or the output is not
+            the file that it was written with.
     """
     output = path.with_name(path.name.removesuffix(MANIFEST_SUFFIX))
     value = read_manifest(output)
@@ -98,7 +145,9 @@ def read_subset(path: Path) -> SubsetManifest:
             f"{manifest_path(output)}: a subset of --compat official has no rows; "
             f"train on the file itself: mprm train {output}"
         )
-    return typed(output, value, SubsetManifest)
+    manifest = typed(output, value, SubsetManifest)
+    manifest.output.check(output, needed=output == path)
+    return manifest
 
 
 def fit_subset(
@@ -136,8 +185,12 @@ def fit_subset(
     known = usable_rows < len(usable.row)
     known[known] = usable.row[usable_rows[known]] == corpus_rows[known]
     ascending = bool(np.all(np.diff(corpus_rows) > 0))
-    if not len(corpus_rows) or not known.all() or not ascending:
-        raise DataError(f"{name}: its rows are not ascending rows of {corpus.path}")
+    counted = len(corpus_rows) == manifest.output.rollouts
+    if not len(corpus_rows) or not known.all() or not ascending or not counted:
+        raise DataError(
+            f"{name}: its rows are not {manifest.output.rollouts:,} ascending rows of "
+            f"{corpus.path}"
+        )
     return Subset(usable, usable_rows, manifest.selection)
 
 

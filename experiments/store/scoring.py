@@ -105,7 +105,8 @@ def write_scored(
         manifest["sha256"] = file.sha256.hexdigest()
         outputs.add_manifest(manifest_path(output), manifest)
         if metrics is not None:
-            told = outputs.add(output.with_suffix(".metrics.json"))
+            path = output.with_suffix(".metrics.json")
+            told = outputs.add(path, describes=True)
             told.write(msgspec.json.format(msgspec.json.encode(metrics)) + b"\n")
 
 

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import numpy as np
 
-from experiments.store.provenance import versions
+from experiments.store.own_scores import JoinedBy, ScoreTable
+from experiments.store.provenance import file_sha256, versions
 from mprm_jax.data.corpus import SelectableCorpus
 from mprm_jax.data.formats import by_name
 from mprm_jax.data.formats.base import WriteOptions
@@ -48,6 +50,10 @@ class OwnScores:
             :class:`theory.selection.SelectionOptions`.
         rule: tells such a manifest from a rule's.
         alpha: of the BIS that the manifest's statistics show.
+        file: table that the scores are of; None: they were given as an array.
+        file_sha256: its.
+        column: its scores.
+        joined_by: what told which of its rows is whose.
     """
 
     sha256: str
@@ -58,6 +64,64 @@ class OwnScores:
     seed: int
     rule: str = "scores"
     alpha: float = DEFAULT_ALPHA
+    file: str | None = None
+    file_sha256: str | None = None
+    column: str | None = None
+    joined_by: JoinedBy | None = None
+
+    def choose(self, usable: SelectableCorpus, scores: np.ndarray) -> Selection:
+        """The rows of ``usable`` with the largest scores.
+
+        Raises:
+            ValueError: there is not one finite score for each rollout.
+        """
+        return select(
+            usable.rollouts,
+            scores,
+            self.keep_ratio,
+            usable.content,
+            per_source=self.per_source,
+            unit=self.unit,
+            ties=self.ties,
+            seed=self.seed,
+        )
+
+
+def own_scores(
+    scores: np.ndarray,
+    options: SelectionOptions,
+    table: ScoreTable | None = None,
+    joined_by: JoinedBy | None = None,
+) -> OwnScores:
+    """The options with the scores in the rule's place.
+
+    Args:
+        scores: of each usable rollout.
+        options: of which the rule does not count.
+        table: that the scores are of.
+        joined_by: what told which of its rows is whose.
+
+    Raises:
+        DataError: the table cannot be read.
+    """
+    found = OwnScores(
+        hashlib.sha256(np.asarray(scores, "<f8").tobytes()).hexdigest(),
+        options.keep_ratio,
+        options.per_source,
+        options.unit,
+        options.ties,
+        options.seed,
+        alpha=options.alpha,
+    )
+    if table is None:
+        return found
+    return replace(
+        found,
+        file=str(table.path.resolve()),
+        file_sha256=file_sha256(table.path),
+        column=table.column,
+        joined_by=joined_by,
+    )
 
 
 def choose(usable: SelectableCorpus, options: SelectionOptions) -> Selection:
@@ -190,6 +254,11 @@ def write_selection(
         "format": format_name,
         "rollouts": len(selection.rows),
     }
+    if format_name == "rows" and output.exists():
+        raise DataError(
+            f"{output}: would lie beside the manifest of other rows; remove it, or "
+            "choose another output"
+        )
     with OutputSet() as outputs:
         if format_name != "rows":
             form = by_name(format_name)
@@ -199,7 +268,7 @@ def write_selection(
             written |= file.facts()
             if format_name in META_FORMATS:
                 meta = meta_bytes(usable, output, len(selection.rows), images)
-                outputs.add(meta_path(output)).write(meta)
+                outputs.add(meta_path(output), describes=True).write(meta)
         manifest = corpus_manifest(usable) | {
             "selection": asdict(options),
             "labels": asdict(labels),
