@@ -122,7 +122,10 @@ def _overlap(options: Options, inputs: Inputs) -> dict[str, Any]:
     check_pictures(overlap, options.compare_pictures, *roots, options.workers)
     print_bad_lines(overlap.unreadable)
     value = overlap.as_json()
-    return {"told": overlap_sentences(value)} | value
+    told, found = overlap_sentences(value), value["overall"]
+    if found["question_same"] or found["picture_same"]:
+        print(told, file=sys.stderr)
+    return {"told": told} | value
 
 
 def _report(

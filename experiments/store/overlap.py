@@ -83,10 +83,11 @@ def overlap_sentences(value: dict[str, Any]) -> str:
         "the words, several in a row)."
     ]
     if value["pictures"]:
+        alike = f", for {found['picture_near']:,} one that looks like it"
         told.append(
-            f"The picture of {found['picture_same']:,} is in the corpus, and one that "
-            f"looks like that of {found['picture_near']:,}; {found['problem']:,} share "
-            "question and picture with one training rollout."
+            f"For {found['picture_same']:,} the corpus has the same picture"
+            f"{alike if value['pictures'] == 'near' else ''}; for {found['problem']:,} "
+            "one training rollout has both question and picture."
         )
     elif value["benchmark"]["pictures"]:
         told.append("Pictures were not compared.")
