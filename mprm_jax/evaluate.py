@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from itertools import groupby
@@ -12,7 +11,6 @@ from typing import NamedTuple
 import jax
 import msgspec
 import numpy as np
-import xxhash
 from PIL.Image import Image
 from scipy.special import expit
 
@@ -24,14 +22,16 @@ from mprm_jax.data.batches import (
     collate,
     open_ladder,
 )
-from mprm_jax.data.formats.base import ReadOptions
-from mprm_jax.data.formats.visualprocessbench import VISUALPROCESSBENCH
 from mprm_jax.data.images import read_images
 from mprm_jax.data.loader import Source
-from mprm_jax.data.scored import Candidate, CandidateSet, Prediction, read_records
+from mprm_jax.data.scored import (
+    Candidate,
+    CandidateSet,
+    Prediction,
+    Solution,
+)
 from mprm_jax.models.model import Model, Params
 from mprm_jax.records.problems import BadRecord, DataError
-from mprm_jax.records.record import Record
 
 # Examples are encoded, sorted by length and scored this many batches at a time: images
 # of a whole benchmark need not fit the memory, and lengths in a batch are near alike.
@@ -40,51 +40,6 @@ _WINDOW = 16
 # Shapes as in training: pictures come in hundreds of sizes.
 _LADDER = open_ladder(1, tokens=1 << 20, patches=1 << 20)
 _SMALLEST_STEPS = 8
-
-
-class Solution(msgspec.Struct, frozen=True):
-    """One solution of a benchmark.
-
-    Attributes:
-        where: ``FILE:LINE: record NUMBER``, for messages.
-        record: question, steps, images, source.
-        labels: judgement of each step: 1 correct, -1 wrong, 0 neutral.
-    """
-
-    where: str
-    record: Record
-    labels: tuple[int, ...]
-
-    @property
-    def id(self) -> str:
-        """Hash of what is judged (question, steps, image paths), not of how."""
-        texts = [step.text for step in self.record.steps]
-        content = [self.record.question, texts, self.record.images]
-        return xxhash.xxh3_64_hexdigest(msgspec.json.encode(content))
-
-
-def read_benchmark(path: Path) -> list[Solution]:
-    """The solutions of a file in VisualProcessBench's format, JSON lines or a list.
-
-    Raises:
-        DataError: the file cannot be used; the message names the record.
-    """
-
-    def read(where: str, _: int, data: bytes) -> Solution:
-        (record,) = VISUALPROCESSBENCH.decode(data, ReadOptions())
-        labels = tuple(2 * step.successes - step.trials for step in record.steps)
-        return Solution(where, record, labels)
-
-    return list(read_records(path, read))
-
-
-def image_root(path: Path, images: Sequence[str]) -> Path:
-    """Where the images of a file lie if nobody says: ``images/`` beside it, or beside
-    it if the first of them is there and not below ``images/``.
-    """
-    roots = (path.parent / "images", path.parent)
-    found = (root for root in roots if images and os.path.isfile(root / images[0]))
-    return next(found, roots[0] if roots[0].is_dir() else roots[1])
 
 
 class Prompt(NamedTuple):
@@ -183,10 +138,10 @@ def predictions(
     """
     scores = score_prompts(model, params, examples, batch_size)
     rows = []
-    for number, (solution, found) in enumerate(zip(solutions, scores, strict=True), 1):
+    for solution, found in zip(solutions, scores, strict=True):
         of, n = _finite(found, solution.where), len(solution.labels)
         source, labels = solution.record.source or "", solution.labels[: len(of)]
-        row = Prediction(source, labels, of, solution.id, number, n - len(of))
+        row = Prediction(source, labels, of, solution.id, solution.number, n - len(of))
         rows.append(row)
     return rows
 

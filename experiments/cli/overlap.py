@@ -16,12 +16,13 @@ from experiments.console.errors import UsageError, bad_line_rows, print_bad_line
 from experiments.console.options import Checked, Hidden
 from experiments.console.tables import format_table, percent_cell, printable
 from experiments.store.overlap import PictureCheck, check_overlap, check_pictures
-from experiments.store.read_subset import images_beside
 from experiments.store.write_subset import check_output
 from mprm_jax.data.outputs import OutputSet
 from mprm_jax.data.overlap import NOT_FOUND, SAME, Overlap, OverlapSettings, Pair
+from mprm_jax.data.scored import read_benchmark
+from mprm_jax.data.write import picture_root
 from mprm_jax.records.problems import DataError
-from mprm_jax.records.record import ImageRoot, UnmeasuredPolicy
+from mprm_jax.records.record import ImageRoot, UnmeasuredPolicy, image_root
 
 # Pairs that are shown; --output has all.
 _SHOWN = 5
@@ -90,12 +91,9 @@ OPTIONS = Options
 
 def run(options: Options) -> None:
     """Compare, and say what is shared."""
-    from mprm_jax.evaluate import image_root, read_benchmark
-
     if options.output is not None:
         check_output(options.output, options.corpus)
-        if options.output.resolve() == options.benchmark.resolve():
-            raise DataError(f"{options.output}: is the benchmark")
+        check_output(options.output, options.benchmark)
     for root in (options.images, options.benchmark_images):
         if root is not None and not root.is_dir():
             raise DataError(f"{root}: no such folder of images")
@@ -104,14 +102,15 @@ def run(options: Options) -> None:
     corpus = usable.corpus
     rows = np.arange(corpus.rollouts.n_rollouts)
     overlap = check_overlap(corpus, rows, solutions, options.near)
-    first, judged = list(overlap.images)[:1], list(overlap.benchmark.pictures)[:1]
-    root = options.images or images_beside(corpus, first)
-    benchmark_root = options.benchmark_images or image_root(options.benchmark, judged)
+    asked = options.images and ImageRoot(options.images, options.follow_links)
+    judged = options.benchmark_images or image_root(
+        options.benchmark, list(overlap.benchmark.pictures)[:1]
+    )
     check_pictures(
         overlap,
         options.pictures,
-        ImageRoot(root, options.follow_links),
-        ImageRoot(benchmark_root, options.follow_links),
+        picture_root(usable, np.arange(len(usable.row)), asked),
+        ImageRoot(judged, options.follow_links),
         options.workers,
     )
     print_bad_lines(overlap.unreadable)

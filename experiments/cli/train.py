@@ -14,7 +14,7 @@ import xxhash
 from experiments.console.command import answer
 from experiments.console.corpus import RuleOptions, load_usable
 from experiments.console.errors import UsageError, print_bad_lines
-from experiments.console.options import given, option, wrong_usage
+from experiments.console.options import PictureOptions, given, option, wrong_usage
 from experiments.console.progress import progress
 from experiments.console.tables import format_table
 from experiments.console.training import (
@@ -35,7 +35,6 @@ from experiments.store.read_subset import (
 from experiments.store.write_subset import choose, corpus_manifest, corpus_reading
 from mprm_jax.data.corpus import Corpus, read_corpus
 from mprm_jax.data.outputs import OutputSet
-from mprm_jax.records.record import ImageRoot
 from mprm_jax.train.update_plan import UpdatePlan
 
 if TYPE_CHECKING:
@@ -79,7 +78,7 @@ class HostOptions:
 
 
 @dataclasses.dataclass(frozen=True)
-class Options(RuleOptions):
+class Options(PictureOptions, RuleOptions):
     """Train a process reward model on Monte-Carlo-labelled rollouts.
 
     On the whole corpus, on a subset that mprm select wrote (--subset), or on what a
@@ -93,8 +92,6 @@ class Options(RuleOptions):
     What will it cost? mprm train CORPUS --model DIR --mesh 1x8x1 --dry-run
 
     Attributes:
-        images: Root of the image paths; by default images/ in the corpus's folder, or
-            that folder.
         subset: A subset of this corpus as mprm select wrote it: the file, or its
             manifest. How the corpus is read is taken from there, and whether labels are
             masked.
@@ -102,7 +99,6 @@ class Options(RuleOptions):
         check_images: Read and encode every chosen rollout before the first update, so
             that no damaged picture or control token in a text ends the run midway;
             those that cannot be encoded count as bad lines (--max-bad).
-        follow_links: Follow symbolic links that lead out of --images.
         resume: Go on with the run in --output, bit for bit on the same devices; begin
             it if there is none. --mesh, --accumulate, --no-remat and the numbers of
             threads and checkpoints may change, what is learned from may not.
@@ -111,8 +107,6 @@ class Options(RuleOptions):
         several: A run on several hosts.
     """
 
-    images: Path | None = None
-    follow_links: bool = False
     check_images: bool = True
     subset: Path | None = None
     output: Path = Path("runs/model")
@@ -126,11 +120,6 @@ class Options(RuleOptions):
         if self.subset is not None and self.rule is not None:
             raise UsageError("--subset and --rule exclude each other")
         self.need_rule()
-
-    @property
-    def root(self) -> ImageRoot | None:
-        """Where pictures lie, if that was said."""
-        return self.images and ImageRoot(self.images, self.follow_links)
 
     @property
     def training(self) -> TrainingOptions:
@@ -245,8 +234,9 @@ def _checked(options: Options, subset: Subset, encode: Any) -> Subset:
             refused = source.check(options.settings.loop.threads, tick)
         if not refused:
             return subset
+        told = subset.usable.lines_of(refused)
         usable = subset.usable.without(refused, allowed)
-        print_bad_lines(usable.bad_lines)
+        print_bad_lines(told)
         if options.rule is not None:
             rows = choose(usable, options.selection(options.rule)).rows
         else:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,6 +15,7 @@ from experiments.store.provenance import file_sha256
 from mprm_jax.data.corpus import Corpus, SelectableCorpus, usable_rollouts
 from mprm_jax.data.formats.base import EmptySteps, ReadOptions, WriteOptions
 from mprm_jax.data.outputs import MANIFEST_SUFFIX, manifest_path, read_manifest
+from mprm_jax.data.write import picture_root
 from mprm_jax.records.problems import BadRecord, DataError
 from mprm_jax.records.record import ImageRoot, UnmeasuredPolicy
 
@@ -207,24 +208,5 @@ def examples(
     """
     from mprm_jax.data.loader import CorpusExamples
 
-    source = CorpusExamples(subset.usable, subset.usable_rows, encode, images)
-    if images is not None:
-        return source
-    return replace(
-        source, images=images_beside(subset.usable.corpus, source.record(0).images)
-    )
-
-
-def images_beside(corpus: Corpus, images: Sequence[str]) -> Path:
-    """Where a corpus's images lie if nobody says.
-
-    Args:
-        corpus: of the paths.
-        images: some of them, such as those of its first record.
-    """
-    from mprm_jax.evaluate import image_root
-
-    folder = corpus.files[0].path.parent
-    if folder.name == "annotations":
-        folder = folder.parent
-    return image_root(folder / "annotations", images)
+    root = picture_root(subset.usable, subset.usable_rows, images)
+    return CorpusExamples(subset.usable, subset.usable_rows, encode, root)

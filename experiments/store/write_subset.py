@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -23,8 +24,15 @@ from mprm_jax.data.outputs import (
     OutputSet,
     manifest_path,
 )
-from mprm_jax.data.write import encoded_lines, internvl_meta, write_lines
-from mprm_jax.records.problems import DataError
+from mprm_jax.data.write import (
+    encoded_lines,
+    first_pictures,
+    internvl_meta,
+    picture_root,
+    write_lines,
+)
+from mprm_jax.records.problems import BadRecord, DataError
+from mprm_jax.records.record import ImageRoot, resolve_image
 from theory.scores import DEFAULT_ALPHA
 from theory.selection import (
     NEEDS_TRIALS,
@@ -218,14 +226,47 @@ def _meta_name(output: Path) -> str:
 
 
 def meta_bytes(
-    usable: SelectableCorpus, output: Path, length: int, images: Path | None
+    usable: SelectableCorpus,
+    rows: np.ndarray,
+    output: Path,
+    length: int,
+    images: Path | ImageRoot | None,
 ) -> bytes:
-    """InternVL's meta file for an output; images are below the corpus by default."""
-    folder = usable.corpus.files[0].path.parent
-    if folder.name == "annotations":
-        folder = folder.parent
-    meta = internvl_meta(_meta_name(output), str(images or folder), str(output), length)
+    """InternVL's meta file for an output, all paths absolute; pictures are where
+    `mprm train` looks for them.
+    """
+    root = picture_root(usable, rows, images).path.resolve()
+    meta = internvl_meta(_meta_name(output), str(root), str(output.resolve()), length)
     return msgspec.json.format(msgspec.json.encode(meta), indent=2) + b"\n"
+
+
+def say_pictures(
+    usable: SelectableCorpus, rows: np.ndarray, images: Path | ImageRoot | None
+) -> None:
+    """Say to stderr if the first picture of what was written is not where a trainer
+    would look for it.
+    """
+    root = picture_root(usable, rows, images)
+    for image in first_pictures(usable, rows)[:1]:
+        try:
+            if resolve_image(root, image) != Path(os.path.realpath(root.path / image)):
+                lead = image.partition("/")[0]
+                print(f"pictures are found without {lead}/ in front", file=sys.stderr)
+        except BadRecord as error:
+            print(f"{error}; name their folder with --images", file=sys.stderr)
+
+
+class Unwritable(DataError):
+    """Chosen rollouts that the format cannot hold, or whose pictures are not there.
+
+    Attributes:
+        refused: why, by row of the usable rollouts.
+    """
+
+    def __init__(self, usable: SelectableCorpus, refused: dict[int, BadRecord]) -> None:
+        row, error = next(iter(refused.items()))
+        super().__init__(f"{usable.corpus.where(int(usable.row[row]))}: {error}")
+        self.refused = refused
 
 
 def write_selection(
@@ -235,7 +276,7 @@ def write_selection(
     output: Path,
     format_name: str,
     labels: WriteOptions,
-    images: Path | None = None,
+    images: Path | ImageRoot | None = None,
     progress: Callable[[int], None] = lambda count: None,
 ) -> dict[str, Any]:
     """Write the subset, its manifest, and a meta file for InternVL's trainers.
@@ -247,8 +288,10 @@ def write_selection(
         the manifest.
 
     Raises:
-        DataError: the format cannot hold a record, or a file cannot be written.
+        Unwritable: the format cannot hold some records; it carries them all.
+        DataError: a file cannot be written.
     """
+    refused: dict[int, BadRecord] = {}
     written: dict[str, Any] = {
         "file": output.name,
         "format": format_name,
@@ -262,12 +305,15 @@ def write_selection(
     with OutputSet() as outputs:
         if format_name != "rows":
             form = by_name(format_name)
-            lines = encoded_lines(usable, selection.rows, form, labels, images)
+            rows = selection.rows
+            lines = encoded_lines(usable, rows, form, labels, images, refused)
             file = outputs.add(output)
             write_lines(lines, file.write, progress)
+            if refused:
+                raise Unwritable(usable, refused)
             written |= file.facts()
             if format_name in META_FORMATS:
-                meta = meta_bytes(usable, output, len(selection.rows), images)
+                meta = meta_bytes(usable, rows, output, len(rows), images)
                 outputs.add(meta_path(output), describes=True).write(meta)
         manifest = corpus_manifest(usable) | {
             "selection": asdict(options),

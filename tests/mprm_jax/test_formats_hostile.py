@@ -81,6 +81,20 @@ SAMPLES = {
         "data_source": "t",
         "answer": "1",
     },
+    "prmbench": {
+        "idx": "1",
+        "question": "q",
+        "modified_process": ["a", "b"],
+        "error_steps": [2],
+        "classification": "c",
+    },
+    "vlrmbench": {
+        "image": ["x.png"],
+        "question": "q",
+        "reasoning_error": "STEP1: a\nSTEP2: b",
+        "task_gt": [0, 1],
+        "category": "c",
+    },
     "medprm": {
         "question": "q",
         "options": "A. x",
@@ -215,7 +229,10 @@ def test_faults_of_json_have_the_same_words_in_every_format(name):
     assert reason(b"[]") == reason(b"null") == reason(b"{}") == f"not a {name} record"
 
 
-READ_ONLY = {"prm800k", "processbench", "visualprocessbench", "medprm"}
+READ_ONLY = {
+    *("prm800k", "processbench", "visualprocessbench", "prmbench", "vlrmbench"),
+    "medprm",
+}
 
 
 def test_every_format_is_found_by_its_name():

@@ -312,7 +312,7 @@ def test_processbench_judges_up_to_the_first_wrong_step(label, expected):
     record = read("processbench", value | {"steps": ["a", "b ", "c"]})
     assert counts(record) == expected
     assert (record.question, texts(record)) == ("q", ["a", "b", "c"])
-    assert record.source is None
+    assert record.source == "gsm8k"
 
 
 @pytest.mark.parametrize("label", [-2, 3])

@@ -9,12 +9,14 @@ from mprm_jax.data.formats.openr import OPENR
 from mprm_jax.data.formats.openrlhf import OPENRLHF
 from mprm_jax.data.formats.prm import PRM
 from mprm_jax.data.formats.prm800k import PRM800K
+from mprm_jax.data.formats.prmbench import PRMBENCH
 from mprm_jax.data.formats.processbench import PROCESSBENCH
 from mprm_jax.data.formats.raw import RAW
 from mprm_jax.data.formats.rlhflow import RLHFLOW
 from mprm_jax.data.formats.trl import TRL
 from mprm_jax.data.formats.visualprm import VISUALPRM
 from mprm_jax.data.formats.visualprocessbench import VISUALPROCESSBENCH
+from mprm_jax.data.formats.vlrmbench import VLRMBENCH
 from mprm_jax.records.problems import DataError
 
 FORMATS: tuple[Format, ...] = (
@@ -29,6 +31,8 @@ FORMATS: tuple[Format, ...] = (
     PRM800K,
     PROCESSBENCH,
     VISUALPROCESSBENCH,
+    PRMBENCH,
+    VLRMBENCH,
     MEDPRM,
 )
 

@@ -238,15 +238,15 @@ def source_of(data: bytes, name: str) -> str:
     return source
 
 
-def check_paired(n_steps: int, n_labels: int) -> None:
-    """Refuse a record whose labels cannot be matched to its steps.
+def check_paired(n_steps: int, n_labels: int, what: str = "labels") -> None:
+    """Refuse a record whose labels, or ``what`` else, cannot be matched to its steps.
 
     Raises:
         BadRecord: the numbers differ.
     """
     if n_steps != n_labels:
         raise BadRecord(
-            "steps and labels differ in number", f"{n_steps} steps, {n_labels} labels"
+            f"steps and {what} differ in number", f"{n_steps} steps, {n_labels} {what}"
         )
 
 

@@ -67,6 +67,4 @@ VISUALPROCESSBENCH = Format(
     human=True,
     benchmark=True,
     recognise=_recognise,
-    human=True,
-    benchmark=True,
 )
