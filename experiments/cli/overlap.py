@@ -97,20 +97,20 @@ def run(options: Options) -> None:
     for root in (options.images, options.benchmark_images):
         if root is not None and not root.is_dir():
             raise DataError(f"{root}: no such folder of images")
-    solutions = read_benchmark(options.benchmark)
+    solutions, follow = read_benchmark(options.benchmark), options.follow_links
     usable = load_usable(options, sha256=False)
     corpus = usable.corpus
     rows = np.arange(corpus.rollouts.n_rollouts)
     overlap = check_overlap(corpus, rows, solutions, options.near)
-    asked = options.images and ImageRoot(options.images, options.follow_links)
+    every = np.arange(len(usable.row))
     judged = options.benchmark_images or image_root(
         options.benchmark, list(overlap.benchmark.pictures)[:1]
     )
     check_pictures(
         overlap,
         options.pictures,
-        picture_root(usable, np.arange(len(usable.row)), asked),
-        ImageRoot(judged, options.follow_links),
+        picture_root(usable, every, options.images)._replace(follow_links=follow),
+        ImageRoot(judged, follow),
         options.workers,
     )
     print_bad_lines(overlap.unreadable)
