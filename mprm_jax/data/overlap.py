@@ -173,7 +173,7 @@ class QuestionIndex:
         """(questions, int32 ``[m]``; share of the words of each, or SAME, float64)."""
         covered = np.zeros(self._lengths.sum(), bool)
         for n, starts in self._starts.items():
-            if found := starts.keys() & set(_ngrams(words, n)):
+            if found := {of for of in _ngrams(words, n) if of in starts}:
                 places = np.concatenate([starts[gram] for gram in found])
                 for i in range(n):
                     covered[places + i] = True
