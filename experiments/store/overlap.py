@@ -14,12 +14,12 @@ from experiments.console.text import percent
 from mprm_jax.data.corpus import Corpus
 from mprm_jax.data.overlap import (
     Benchmark,
-    Judged,
     Overlap,
     OverlapSettings,
     Roots,
     perceptual_hash,
 )
+from mprm_jax.data.scored import Solution
 from mprm_jax.records.record import ImageRoot
 
 PictureCheck = Literal["near", "same", "none"]
@@ -34,7 +34,7 @@ HELD_OUT = (
 def check_overlap(
     corpus: Corpus,
     rows: np.ndarray,
-    solutions: Sequence[Judged],
+    solutions: Sequence[Solution],
     settings: OverlapSettings,
 ) -> Overlap:
     """Compare questions; arguments as :class:`mprm_jax.data.overlap.Overlap`.

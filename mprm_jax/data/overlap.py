@@ -6,11 +6,11 @@ count as words, and so does each Chinese, Japanese or Korean character. It is
 
 - the *same* as a training question with the same words, and
 - *near* a training question that holds at least ``share`` of its words in runs of n
-  words. Both are rules of Llama 2's study (Touvron et al. 2023, A.6): a sample is dirty
-  where 80 % of its tokens lie in n-grams of the training data. GPT-3's n is 13, and
-  less for short texts: here n(L) = min(13, max(3, (1 - share) L)) for L words, the
-  longest with which one changed word leaves the share. Under 8 words, GPT-3's least n,
-  only the same counts.
+  words, as Llama 2's study calls a sample dirty where 80 % of its tokens lie in n-grams
+  of the training data (Touvron et al. 2023, A.6). GPT-3's n is 13, and less for short
+  texts: here n(L) = min(13, max(3, (1 - share) L)) for L words, the longest with which
+  one changed word leaves the share. Under 8 words, GPT-3's least n, only the same
+  counts.
 
 Instructions that many questions carry ("Answer step by step ...") are left out on both
 sides: words in 13-grams that 2 % of the questions of one side have, and at least ten.
@@ -33,8 +33,9 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor
 from dataclasses import asdict, dataclass
+from operator import attrgetter
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import numpy as np
 import xxhash
@@ -42,9 +43,10 @@ from PIL.Image import Image
 
 from mprm_jax.data.corpus import Corpus
 from mprm_jax.data.images import decode_image
+from mprm_jax.data.scored import Solution
 from mprm_jax.data.write import decode_line, read_lines
 from mprm_jax.records.problems import BadLine, BadLines, BadRecord
-from mprm_jax.records.record import PLACEHOLDER, ImageRoot, Record, resolve_image
+from mprm_jax.records.record import PLACEHOLDER, ImageRoot, resolve_image
 
 # GPT-3's least n; below, chance alone makes questions alike.
 SHORTEST = 8
@@ -61,8 +63,8 @@ _SAMPLE = 2000
 _ALONE = "\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af+*/=<>^%"
 _WORD = re.compile(rf"[{_ALONE}]|[^\W_{_ALONE}]+")
 
-# Pictures that are hashed, and compared with the benchmark's, at a time.
-_BATCH = 1024
+# Pictures that wait in a pool; an interrupted run waits for them.
+_BATCH = 128
 
 
 @dataclass(frozen=True)
@@ -247,20 +249,6 @@ def hash_picture(
     return Picture(content, int.from_bytes(bits.tobytes(), "big"))
 
 
-class Judged(Protocol):
-    """One solution of a benchmark."""
-
-    @property
-    def where(self) -> str:
-        """``FILE:LINE``, and what may follow after a colon and a space."""
-        ...
-
-    @property
-    def record(self) -> Record:
-        """Question, images and source."""
-        ...
-
-
 class Problem(NamedTuple):
     """What solutions of a benchmark answer.
 
@@ -291,7 +279,7 @@ class Benchmark:
         pictures: the problems that show each picture, by its path.
     """
 
-    def __init__(self, solutions: Iterable[Judged]) -> None:
+    def __init__(self, solutions: Iterable[Solution]) -> None:
         found: dict[tuple[Any, ...], int] = {}
         self.problems: list[Problem] = []
         self.solutions: list[int] = []
@@ -348,6 +336,9 @@ class Pair(NamedTuple):
     def badness(self) -> tuple[bool, float, float]:
         """Larger is worse: both, then the question, then the picture."""
         return min(self[2:]) > NOT_FOUND, self.question, self.picture
+
+
+_KEYS = attrgetter("question"), attrgetter("picture"), attrgetter("badness")
 
 
 class Overlap:
@@ -450,14 +441,16 @@ class Overlap:
                 problem = self.benchmark.problems[shown_by[path][0]]
                 self._bad(problem.file, problem.line, hashed)
         near = _Nearest(judged, self.settings.distance)
+        # Copies of a picture share what was found.
+        known: dict[Picture, dict[str, float]] = {}
         compared = 0
         pictures = _hashed(self.images, roots.corpus, roots.look, pool)
         for i, (path, hashed) in enumerate(pictures):
             tick(i)
             if isinstance(hashed, Picture):
                 compared += 1
-                if found := near.find(hashed):
-                    self._pictures[path] = found
+                if found := known.get(hashed) or near.find(hashed):
+                    self._pictures[path] = known[hashed] = found
             else:
                 row = self.images[path]
                 file = self.corpus.files[self.corpus.file[row]].path
@@ -509,15 +502,15 @@ class Overlap:
         for question in np.flatnonzero(near > NOT_FOUND).tolist():
             for problem in self._asked_by[question]:
                 row, share = int(rows[question]), float(near[question])
-                best[problem].append(Pair(problem, row, share, NOT_FOUND))
+                best[problem] = [Pair(problem, row, share, NOT_FOUND)]
         _, first = np.unique(self._combination, return_index=True)
         for (text, images), row in zip(
             self._combinations, self.rows[first].tolist(), strict=True
         ):
             if self._pictures.keys() & images:
                 for pair in self._pairs(row, text, images):
-                    if pair.picture > NOT_FOUND:
-                        best[pair.problem].append(pair)
+                    found = *best[pair.problem], pair
+                    best[pair.problem] = [max(found, key=key) for key in _KEYS]
         return best
 
     def as_json(self) -> dict[str, Any]:
@@ -539,19 +532,19 @@ class Overlap:
                 "pictures": len(benchmark.pictures),
                 "pictures_read": self.compared[1],
             },
-            "overall": tallies.pop(""),
+            "overall": tallies.pop(None),
             "per_source": tallies,
         }
 
-    def tally(self) -> dict[str, dict[str, int | None]]:
-        """Solutions of the benchmark by source, "" for all of them.
+    def tally(self) -> dict[str | None, dict[str, int | None]]:
+        """Solutions of the benchmark by source, under None all of them.
 
         ``question_same`` and ``question_near``, the latter of those that are not the
         same; likewise ``picture_same`` and ``picture_near``, null where none were
         compared. ``problem``: one training rollout has question and picture, or the
         question of a problem without pictures; null where that is not known.
         """
-        tallies: dict[str, dict[str, Any]] = {}
+        tallies: dict[str | None, dict[str, Any]] = {}
         for number, problem in enumerate(self.benchmark.problems):
             pairs = self._best[number]
             question = max((pair.question for pair in pairs), default=NOT_FOUND)
@@ -568,7 +561,7 @@ class Overlap:
             if self.roots is None:
                 unknown = ("problem",) if problem.images else ()
                 values |= dict.fromkeys(("picture_same", "picture_near", *unknown))
-            for name in ("", problem.source):
+            for name in (None, problem.source):
                 tally = tallies.setdefault(name, dict.fromkeys(values, 0))
                 for key, value in values.items():
                     if value is None or tally[key] is None:

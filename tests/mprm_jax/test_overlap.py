@@ -2,7 +2,6 @@
 
 import io
 from concurrent.futures import ThreadPoolExecutor
-from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -23,6 +22,7 @@ from mprm_jax.data.overlap import (
     perceptual_hash,
     words_of,
 )
+from mprm_jax.data.scored import Solution
 from mprm_jax.records.problems import BadRecord
 from mprm_jax.records.record import Record, Step
 from tests.raw_files import png, record, write_corpus
@@ -174,15 +174,10 @@ def test_what_is_no_picture_below_the_root_is_refused(path, tmp_path):
 # --- the whole
 
 
-class Judged(NamedTuple):
-    where: str
-    record: Record
-
-
 def asked(i, question, *images, source="a"):
     steps = (Step("a step", 1, 1),)
     made = Record(question, steps, images or None, source=source)
-    return Judged(f"some: file.jsonl:{i + 1}: record {i + 1}", made)
+    return Solution(f"some: file.jsonl:{i + 1}: record {i + 1}", made, (1,), i + 1)
 
 
 def compare(corpus, judged):
@@ -201,7 +196,7 @@ def test_pairs_and_counts_are_those_of_every_pair_compared_with_every_other(tmp_
     rollouts = [record(question=str(rng.choice(texts)), image=some("c") or None)
                 for _ in range(60)]  # fmt: skip
     judged = [
-        asked(i, str(rng.choice(texts)), *some("b"), source="ab"[i % 2])
+        asked(i, str(rng.choice(texts)), *some("b"), source=("", "b")[i % 2])
         for i in range(40)
     ]
     # Pictures b0 to b2 are c0 to c2.
@@ -215,7 +210,7 @@ def test_pairs_and_counts_are_those_of_every_pair_compared_with_every_other(tmp_
         overlap.compare_pictures(roots, pool, lambda done: None)
 
     wanted, seen = set(), {}
-    for i, (_, of) in enumerate(judged):
+    for i, of in enumerate(one.record for one in judged):
         words, images = words_of(of.question), of.images
         number = seen.setdefault((of.source, words, images), i)
         same = {f"c{image[1:]}" for image in images if int(image[1]) < 3}
@@ -231,8 +226,8 @@ def test_pairs_and_counts_are_those_of_every_pair_compared_with_every_other(tmp_
     assert [pair.row for pair in pairs] == sorted(pair.row for pair in pairs)
 
     tally = overlap.tally()
-    for source in ("", "a", "b"):
-        mine = [i for i, of in enumerate(judged) if source in ("", of.record.source)]
+    for source in (None, "", "b"):
+        mine = [i for i, of in enumerate(judged) if source in (None, of.record.source)]
         of = {
             i: [pair for pair in wanted if pair[0] == seen[key(judged[i])]]
             for i in mine
