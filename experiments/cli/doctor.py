@@ -27,7 +27,7 @@ _LIBRARIES = {
     "optax": "optimisation",
     "matplotlib": "figures",
     "pyarrow": "mprm score --output *.parquet (extra: parquet)",
-    "imagehash": "mprm overlap, pictures that look alike (extra: overlap)",
+    "imagehash": "mprm overlap, similar pictures (extra: overlap)",
     "distributed": "--dask (extra: dask)",
 }
 

@@ -25,6 +25,7 @@ _EXTRAS = {
     "distributed": "dask",
     "transformers": "hub",
     "huggingface_hub": "hub",
+    "imagehash": "overlap",
 }
 
 
