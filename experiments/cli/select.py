@@ -48,8 +48,8 @@ class Options(RuleOptions):
     with a manifest that says how they were chosen. Bad lines are refused (exit status
     1, no output) unless --max-bad allows them.
 
-    --scores ranks by your own numbers instead: a table with one row for each rollout,
-    which is joined by its columns id, or file and line, as mprm score writes them, or
+    With --scores your own numbers rank instead of a rule: a table with one row for each
+    rollout, joined by its columns id, or file and line, as mprm score writes them, or
     else by its order.
 
     Example: mprm select CORPUS --rule bis --keep-ratio 0.1 --alpha 0.2 --output

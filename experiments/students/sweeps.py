@@ -142,8 +142,8 @@ def as_text(
         parts.append(format_table(_ARM_COLUMNS, [_arm_row(row) for row in rows]))
     for world in dict.fromkeys(comparison.world for comparison in comparisons):
         rows = [_comparison_row(c) for c in comparisons if c.world == world]
-        paired = "paired by seed, 95 % intervals, Holm-corrected"
-        parts.append(f"\nmicro-F1, world {world}, {paired}:\n")
+        paired = "micro-F1, paired by seed, 95 % intervals, Holm-corrected"
+        parts.append(f"\n{world}: {paired}\n")
         parts.append(format_table(_COMPARISON_COLUMNS, rows))
     return "\n".join(parts)
 
@@ -157,7 +157,7 @@ _COMPARISON_COLUMNS = ("claim", "difference", "95 % interval", "Holm p", "")
 def _arm_row(result: Result) -> tuple[str, ...]:
     metrics, subset = result.metrics, result.metrics["subset"]
     return (
-        printable(Arm(**result.config["arm"]).name, 30),
+        printable(Arm(**result.config["arm"]).name, 21),
         *(f"{np.mean(metrics[k]):.4f}" for k in ("micro_f1", "auroc", "excess_risk")),
         f"{subset.get('updates', 0):.0f}",
         f"{100 * subset['mixed_share']:.1f}",
@@ -172,7 +172,7 @@ def _comparison_row(comparison: Comparison) -> tuple[str, ...]:
     if interval.low is not None and interval.high is not None:
         ends = f"[{interval.low:+.4f}, {interval.high:+.4f}]"
     return (
-        comparison.claim,
+        printable(comparison.claim, 32),
         f"{interval.mean:+.4f}",
         ends,
         f"{comparison.adjusted_p:.2g}",
@@ -202,12 +202,12 @@ class RulesOptions(SizedOptions):
     rule; and rules with labels that may be better (mprm run better_rule). 20 paired
     seeds per world.
 
-    --rule puts your own beside them, at the same keep ratios, compared with Random and
-    BIS. It is a Python function of the corpus's counts: rollouts.successes and .trials
-    (K and N of every step), .offsets (steps offsets[i]:offsets[i + 1] are rollout i's),
-    .lengths, .n_positive and .source; it returns a finite number for each rollout, the
-    largest kept first. Cells are kept under a hash of the module's file: after a change
-    of it they run again.
+    Your own, which --rule names, is put beside them at the same keep ratios, compared
+    with Random and BIS. It is a Python function of the corpus's counts, with attributes
+    successes and trials, K and N of every step; offsets, so that the steps of rollout i
+    are offsets[i]:offsets[i + 1]; lengths, n_positive and source, one for each rollout.
+    It returns a finite number for each rollout, the largest kept first. Cells are kept
+    under a hash of the module's file: after a change of it they run again.
 
     Example: mprm run rules --size small --rule mine:evenness
 
