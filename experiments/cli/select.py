@@ -11,18 +11,22 @@ from experiments.console.corpus import (
     LabelOptions,
     RuleOptions,
     check_labels,
+    line_rows,
     load_usable,
 )
-from experiments.console.errors import UsageError, bad_line_rows
-from experiments.console.options import OptionalPath, OptionalStr, given
+from experiments.console.errors import UsageError, print_bad_lines
+from experiments.console.options import OptionalPath, OptionalStr, PictureOptions, given
 from experiments.console.progress import progress
 from experiments.console.tables import comparison, format_table, percent_cell, printable
 from experiments.store.own_scores import ScoreTable, read_scores
 from experiments.store.write_subset import (
+    META_FORMATS,
     OwnScores,
+    Unwritable,
     check_output,
     choose,
     own_scores,
+    say_pictures,
     write_selection,
 )
 from mprm_jax.data.compat import OfficialReport
@@ -31,7 +35,10 @@ from mprm_jax.data.outputs import manifest_path
 from mprm_jax.records.problems import DataError
 from theory.selection import RuleName, Selection, SelectionOptions
 
-OutputFormat = Literal["prm", "visualprm", "raw", "trl", "math-shepherd", "rows"]
+OutputFormat = Literal[
+    "prm", "visualprm", "raw", "trl", "math-shepherd", "rlhflow", "openrlhf", "openr",
+    "rows",
+]  # fmt: skip
 
 # All that the released script has an option for, or that changes nothing.
 _OFFICIAL = {
@@ -41,7 +48,7 @@ _OFFICIAL = {
 
 
 @dataclasses.dataclass(frozen=True)
-class Options(RuleOptions):
+class Options(PictureOptions, RuleOptions):
     """Which rollouts should a process reward model be trained on?
 
     Ranks the rollouts of each source by a rule, keeps the best share, and writes them
@@ -59,8 +66,6 @@ class Options(RuleOptions):
         output: File to write; the manifest goes beside it.
         format: Format to write; rows writes the manifest alone.
         labels: How labels are written.
-        images: Root of the image paths; if given, every chosen image must exist
-            below it.
         scores: Table of your own scores, instead of --rule: JSON lines, .csv, or
             .parquet (with the parquet extra).
         column: Column of --scores to rank by, the largest first.
@@ -72,7 +77,6 @@ class Options(RuleOptions):
     rule: RuleName = "bis"
     format: OutputFormat = "prm"
     labels: LabelOptions = dataclasses.field(default_factory=LabelOptions)
-    images: OptionalPath = None
     scores: OptionalPath = None
     column: OptionalStr = None
     compat: Optional[Literal["official"]] = None  # noqa: UP045
@@ -112,18 +116,28 @@ def run(options: Options) -> None:
         answer(options.json, value, lambda: _official(options.output, report))
         return
     usable = load_usable(options)
-    chosen, selection = _choose(options, usable)
-    with progress("writing", len(selection.rows), "rollouts") as tick:
-        manifest = write_selection(
-            usable,
-            selection,
-            chosen,
-            options.output,
-            options.format,
-            options.labels,
-            options.images,
-            tick,
-        )
+    while True:
+        chosen, selection = _choose(options, usable)
+        try:
+            with progress("writing", len(selection.rows), "rollouts") as tick:
+                manifest = write_selection(
+                    usable,
+                    selection,
+                    chosen,
+                    options.output,
+                    options.format,
+                    options.labels,
+                    options.root,
+                    tick,
+                )
+            break
+        except Unwritable as error:
+            # Chosen again without these, so that the budget is met exactly.
+            told = usable.lines_of(error.refused)
+            usable = usable.without(error.refused, options.max_bad)
+            print_bad_lines(told)
+    if options.format in META_FORMATS:
+        say_pictures(usable, selection.rows, options.root)
     name = options.output if options.format != "rows" else "the manifest alone"
     answer(
         options.json,
@@ -131,7 +145,7 @@ def run(options: Options) -> None:
             **{k: v for k, v in manifest.items() if k not in ("rows", "inputs")},
             "output": str(options.output),
             "written": manifest["output"],
-            "bad_lines": bad_line_rows(usable.bad_lines),
+            **line_rows(usable),
         },
         lambda: (
             comparison(usable, selection, options.column or options.rule, options.alpha)

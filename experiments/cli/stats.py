@@ -9,8 +9,7 @@ from typing import Any
 import numpy as np
 
 from experiments.console.command import answer
-from experiments.console.corpus import RuleOptions, load_usable
-from experiments.console.errors import bad_line_rows
+from experiments.console.corpus import RuleOptions, line_rows, load_usable
 from experiments.console.progress import progress
 from experiments.console.tables import (
     count_sentences,
@@ -25,6 +24,9 @@ from mprm_jax.data.corpus import SelectableCorpus
 from mprm_jax.data.write import count_words
 from theory.selection import Selection
 from theory.summary import by_source, summarise
+
+# Rows of the table of sources; the paper's corpus has 38.
+_SHOWN = 40
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,8 +68,7 @@ def run(options: Options) -> None:
             "rule": asdict(chosen),
             "cuts": [asdict(cut) for cut in selection.cuts],
         }
-    bad_lines = bad_line_rows(usable.bad_lines)
-    result |= {"counts": corpus_counts(usable), "bad_lines": bad_lines}
+    result |= {"counts": corpus_counts(usable), **line_rows(usable)}
     answer(options.json, result, lambda: _text(result, usable, selection, options))
 
 
@@ -110,6 +111,17 @@ def _describe(
     }
 
 
+def _not_listed(rollouts: list[int], listed: int) -> list[str]:
+    """What the table of sources leaves out, of their rollouts in descending order."""
+    if not (left := rollouts[listed:]):
+        return []
+    return [
+        f"The {listed} largest of {len(rollouts):,} sources; the others have at most "
+        f"{left[0]:,} rollouts",
+        f"each, together {sum(left):,}. All of them: --json.",
+    ]
+
+
 def _text(
     result: dict[str, Any],
     usable: SelectableCorpus,
@@ -130,6 +142,10 @@ def _text(
         (cells[0][0], *(cell for _, cell in cells))
         for cells in zip(*values, strict=True)
     ]
+    every = result["per_source"]
+    largest = sorted(every, key=lambda name: every[name]["rollouts"], reverse=True)
+    # In the order of the corpus where all are listed.
+    listed = list(every) if len(every) <= _SHOWN else largest[:_SHOWN]
     sources = [
         (
             printable(name, 22),
@@ -140,13 +156,14 @@ def _text(
             percent_cell(row["mixed_share"]),
             percent_cell(row["all_negative_share"]),
         )
-        for name, row in result["per_source"].items()
+        for name, row in ((name, every[name]) for name in listed)
     ]
     header = ("source", "rollouts", "steps", "mean MC", "errors", "mixed", "all-neg")
     tables = [
         format_table(("", *(title for title, _, _ in columns)), rows),
         "",
         format_table(header, sources),
+        *_not_listed([every[name]["rollouts"] for name in largest], len(listed)),
         "",
     ]
     said = [] if selection is None else [tie_sentence(selection)]

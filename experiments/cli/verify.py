@@ -18,9 +18,9 @@ from experiments.console.options import JsonOption, OptionalPath
 from experiments.store.manifests import InputFile, typed
 from experiments.store.own_scores import ScoreTable, read_scores
 from experiments.store.provenance import file_sha256
-from experiments.store.read_subset import ReadPolicy
+from experiments.store.read_subset import ReadPolicy, Written
 from experiments.store.write_subset import OwnScores, SelectionOptions, choose, evidence
-from mprm_jax.data.corpus import read_corpus, usable_rollouts
+from mprm_jax.data.corpus import read_corpus
 from mprm_jax.data.formats import by_name
 from mprm_jax.data.formats.base import WriteOptions
 from mprm_jax.data.framing import corpus_files
@@ -55,19 +55,13 @@ class Options(JsonOption):
 OPTIONS = Options
 
 
-class _Written(msgspec.Struct):
-    format: str
-    rollouts: int
-    sha256: str | None = None
-
-
 class _Manifest(msgspec.Struct):
     corpus: str
     input: ReadPolicy
     selection: dict[str, Any]
     labels: WriteOptions
     inputs: list[InputFile]
-    output: _Written
+    output: Written
     rows: list[Annotated[int, msgspec.Meta(ge=0)]]
 
 
@@ -113,6 +107,8 @@ def _checks(
     if written.sha256 is not None:
         whole = file_sha256(output) == written.sha256
         yield f"{output.name} has the SHA-256 of the manifest", whole
+    elif output.exists():
+        yield f"no {output.name} lies beside a manifest of rows alone", False
     path = options.corpus or Path(manifest.corpus)
     names = [file.path.name for file in corpus_files(path)]
     known = names == [file.file for file in manifest.inputs]
@@ -124,7 +120,7 @@ def _checks(
     corpus = read_corpus(path, reading.format, reading.options, use_cache=False)
     for name, now, before in zip(names, corpus.sha256, manifest.inputs, strict=True):
         yield f"{name} is unchanged", now == before.sha256
-    usable = usable_rollouts(corpus, reading.unmeasured, max(reading.max_bad, 0))
+    usable = reading.usable(corpus)
     selection, alpha = None, DEFAULT_ALPHA
     if manifest.selection.get("rule") != OwnScores.rule:
         chosen = msgspec.convert(manifest.selection, SelectionOptions)

@@ -16,6 +16,7 @@ import tyro
 
 from experiments.console.corpus import CorpusOptions
 from experiments.console.errors import (
+    SAID,
     AlreadyReported,
     UsageError,
     bad_line_rows,
@@ -38,6 +39,7 @@ def run_command(name: str, module: ModuleType, arguments: list[str]) -> int:
         print(f"mprm {name}: an empty argument (a variable not set?)", file=sys.stderr)
         return 2
     as_json = "--json" in arguments
+    SAID.clear()
     # A terminated run cleans up its partial files as an interrupted one does.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
@@ -115,6 +117,6 @@ def _finite(value: Any) -> Any:
 def answer(as_json: bool, value: dict[str, Any], text: Callable[[], str] | str) -> None:
     """Print what a command found: as one object, or else as text."""
     if as_json:
-        print_json(value)
+        print_json(value | ({"damaged": SAID} if SAID else {}))
     else:
         print(text if isinstance(text, str) else text())

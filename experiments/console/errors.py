@@ -16,6 +16,17 @@ class AlreadyReported(Exception):
     """A failure whose evidence stdout already has; one line to stderr, status 1."""
 
 
+# What this command has said of damaged files; its object says it, too.
+SAID: list[str] = []
+
+
+def say_once(message: str) -> None:
+    """Say on stderr what a command goes on without, however often it is met."""
+    if message not in SAID:
+        SAID.append(message)
+        print(message, file=sys.stderr)
+
+
 def bad_line_rows(problems: BadLines | None) -> list[dict[str, Any]]:
     """One object per reason: count, and the first line that shows it."""
     if problems is None:

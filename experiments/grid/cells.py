@@ -6,7 +6,6 @@ far as memory is given), and one compiled update per kind of label and shape of 
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import shutil
 import statistics
@@ -36,12 +35,18 @@ from experiments.grid.plan import (
     Cell,
     Planned,
 )
-from experiments.store.results import Result, append_results, cell_key
+from experiments.store.results import (
+    Result,
+    append_lines,
+    append_results,
+    cell_key,
+    json_lines,
+)
 from experiments.store.write_subset import choose
 from mprm_jax.data.batches import Buckets, Example
 from mprm_jax.data.loader import CorpusExamples, Source
 from mprm_jax.models.model import Model, Params
-from mprm_jax.records.problems import DataError, faults_of
+from mprm_jax.records.problems import DataError
 from mprm_jax.train.config import TrainConfig
 from mprm_jax.train.loop import TrainingJob, Update, train
 from mprm_jax.train.run_files import METRICS, RunFolder
@@ -303,9 +308,9 @@ class _Record:
         self.losses: dict[int, float] = {}
         self.points: dict[int, dict[str, float | None]] = {}
         if folder is not None:
-            for line in _whole_lines(folder / METRICS):
+            for _, line in json_lines(folder / METRICS, dict):
                 self.losses[line["update"]] = line["loss"]
-            for line in _whole_lines(folder / _EVALUATIONS):
+            for _, line in json_lines(folder / _EVALUATIONS, dict):
                 self.points[line["update"]] = line
 
     def evaluated(self, update: int, value: dict[str, float | None]) -> None:
@@ -313,10 +318,8 @@ class _Record:
         self.points[update] = value
         if self._path is None:
             return
-        with faults_of(self._path), open(self._path, "ab") as file:
-            # A line that a killed run left unfinished is ended first.
-            line = msgspec.json.encode({"update": update} | value)
-            file.write(b"\n" + line + b"\n")
+        line = msgspec.json.encode({"update": update} | value) + b"\n"
+        append_lines(self._path, line)
 
     def curve(self, name: str) -> list[tuple[int, float | None]]:
         """(update, value) of a metric at every evaluation."""
@@ -328,20 +331,6 @@ class _Record:
         ends = np.unique(np.linspace(0, len(losses), _POINTS + 1).astype(int)).tolist()
         spans = itertools.pairwise(ends)
         return [(end, statistics.fmean(losses[start:end])) for start, end in spans]
-
-
-def _whole_lines(path: Path) -> list[dict[str, Any]]:
-    """The JSON lines of a file, less what a killed run left unfinished."""
-    with faults_of(path):
-        try:
-            lines = path.read_bytes().split(b"\n")
-        except FileNotFoundError:
-            return []
-    found = []
-    for line in lines:
-        with contextlib.suppress(msgspec.DecodeError):
-            found.append(msgspec.json.decode(line, type=dict))
-    return found
 
 
 @dataclass(frozen=True)

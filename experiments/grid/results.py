@@ -16,6 +16,7 @@ from typing import Annotated, Any
 
 import msgspec
 
+from experiments.console.errors import say_once
 from experiments.console.text import percent
 from experiments.grid.answer import (
     Seed,
@@ -358,6 +359,7 @@ class GridRun:
         manifest: how the run was made.
         outcomes: of every world, in the order first written.
         results: all cells.
+        damaged: sentences on lines of the store that cannot be read.
     """
 
     folder: Path
@@ -366,6 +368,7 @@ class GridRun:
     manifest: RunManifest
     outcomes: tuple[Outcome, ...]
     results: Sequence[Result]
+    damaged: Sequence[str]
 
 
 def read_grid(folder: Path) -> GridRun:
@@ -379,7 +382,10 @@ def read_grid(folder: Path) -> GridRun:
     if (path := store_path(folder / "results", SELECTION)).is_file():
         experiment, store = SELECTION, path
     manifest = read_run_manifest(folder)
-    results = read_results(folder / "results", experiment)
+    damaged: list[str] = []
+    results = read_results(folder / "results", experiment, damaged.append)
+    for sentence in damaged:
+        say_once(sentence)
     if not results:
         command = "mprm demo" if experiment == DEMO else f"mprm run {SELECTION}"
         raise DataError(f"{store}: no results; run: {command} --output {folder}")
@@ -387,7 +393,7 @@ def read_grid(folder: Path) -> GridRun:
         outcomes = gather(results)
     except DataError as error:
         raise DataError(f"{store}: {error}") from None
-    return GridRun(folder, experiment, store, manifest, outcomes, results)
+    return GridRun(folder, experiment, store, manifest, outcomes, results, damaged)
 
 
 def gather(results: Sequence[Result]) -> tuple[Outcome, ...]:

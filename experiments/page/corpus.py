@@ -13,6 +13,7 @@ import numpy as np
 from experiments.corpora.scenes import read_truth
 from experiments.grid.results import rule_order
 from experiments.store.manifests import InputFile, typed
+from experiments.store.read_subset import Written
 from experiments.store.write_subset import SelectionOptions
 from mprm_jax.data.corpus import Corpus, read_corpus, usable_rollouts
 from mprm_jax.data.outputs import MANIFEST_SUFFIX, manifest_path, read_manifest
@@ -30,6 +31,7 @@ class _SubsetManifest(msgspec.Struct, frozen=True):
     cuts: tuple[Cut, ...]
     tied_share: float
     rows: tuple[int, ...]
+    output: Written
 
 
 @dataclass(frozen=True, eq=False)
@@ -146,6 +148,7 @@ def _read_subsets(folder: Path, corpus: Corpus) -> dict[str, Subset]:
 def _read_subset(output: Path, corpus: Corpus) -> Subset:
     path = manifest_path(output)
     manifest = typed(output, read_manifest(output), _SubsetManifest)
+    manifest.output.check(output, needed=False)
     if sorted(i.sha256 for i in manifest.inputs) != sorted(corpus.sha256):
         raise DataError(f"{path}: selected from other files than {corpus.path}")
     rows = np.array(manifest.rows, np.int64)

@@ -590,6 +590,7 @@ def write_report(folder: Path, output: Path | None = None) -> Report:
         file.write(page)
         manifest = {"versions": versions(), "inputs": report.inputs}
         manifest |= {"output": file.facts(), "answers": report.answers}
+        manifest |= {"damaged": list(report.run.damaged)}
         outputs.add_manifest(manifest_path(output), manifest)
     return report
 

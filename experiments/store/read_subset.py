@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,11 +11,13 @@ import msgspec
 import numpy as np
 
 from experiments.store.manifests import InputFile, typed
+from experiments.store.provenance import file_sha256
 from mprm_jax.data.corpus import Corpus, SelectableCorpus, usable_rollouts
-from mprm_jax.data.formats.base import ReadOptions, WriteOptions
+from mprm_jax.data.formats.base import EmptySteps, ReadOptions, WriteOptions
 from mprm_jax.data.outputs import MANIFEST_SUFFIX, manifest_path, read_manifest
-from mprm_jax.records.problems import DataError
-from mprm_jax.records.record import UnmeasuredPolicy
+from mprm_jax.data.write import picture_root
+from mprm_jax.records.problems import BadRecord, DataError
+from mprm_jax.records.record import ImageRoot, UnmeasuredPolicy
 
 if TYPE_CHECKING:
     from mprm_jax.data.loader import CorpusExamples
@@ -29,6 +31,8 @@ class ReadPolicy(msgspec.Struct, frozen=True):
     source_from: str | None
     unmeasured: UnmeasuredPolicy
     max_bad: int
+    empty_steps: EmptySteps = "error"
+    refused: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         _ = self.options
@@ -36,7 +40,61 @@ class ReadPolicy(msgspec.Struct, frozen=True):
     @property
     def options(self) -> ReadOptions:
         """The part that formats see."""
-        return ReadOptions(self.trials, self.source_from)
+        return ReadOptions(self.trials, self.source_from, self.empty_steps)
+
+    def usable(self, corpus: Corpus) -> SelectableCorpus:
+        """The corpus after its policies, as it was selected from.
+
+        Raises:
+            DataError: more lines are bad than were, or nothing is left.
+        """
+        usable = usable_rollouts(corpus, self.unmeasured, self.max_bad)
+        gone = np.flatnonzero(np.isin(usable.row, self.refused))
+        why = BadRecord("could not be written", "when the subset was selected")
+        return usable.without(dict.fromkeys(gone.tolist(), why), self.max_bad)
+
+
+class Written(msgspec.Struct, frozen=True):
+    """What a manifest says of the file that it lies beside.
+
+    Attributes:
+        format: "rows": there is no such file.
+        rollouts: in it.
+        sha256: its hash; None: there is no such file.
+    """
+
+    format: str
+    rollouts: int
+    sha256: str | None = None
+
+    def check(self, output: Path, needed: bool) -> None:
+        """Refuse a file that is not the one which was selected.
+
+        Args:
+            output: where it lies.
+            needed: it was named itself, and not only its manifest.
+
+        Raises:
+            DataError: it is missing, or another; says the way out.
+        """
+        manifest = manifest_path(output)
+        if not output.exists():
+            if needed and self.sha256 is not None:
+                raise DataError(
+                    f"{output}: no such file; for the rows it held name {manifest}"
+                )
+        elif self.sha256 is None:
+            if needed:
+                raise DataError(
+                    f"{output}: is no part of what was selected, rows alone; name "
+                    f"{manifest}"
+                )
+        elif file_sha256(output) != self.sha256:
+            raise DataError(
+                f"{output}: is not the file that {manifest.name} was written with; "
+                "select again, or remove it and name the manifest for the rows that "
+                "were selected"
+            )
 
 
 class SubsetManifest(msgspec.Struct, frozen=True):
@@ -47,6 +105,7 @@ class SubsetManifest(msgspec.Struct, frozen=True):
         inputs: its files.
         selection: how the rows were chosen.
         rows: of the corpus, ascending.
+        output: the file that was written.
         labels: how they were written.
     """
 
@@ -54,6 +113,7 @@ class SubsetManifest(msgspec.Struct, frozen=True):
     inputs: list[InputFile]
     selection: dict[str, Any]
     rows: list[Annotated[int, msgspec.Meta(ge=0)]]
+    output: Written
     labels: WriteOptions = WriteOptions()
 
 
@@ -76,7 +136,8 @@ def read_subset(path: Path) -> SubsetManifest:
     """The manifest of a subset, named by itself or by the output it lies beside.
 
     Raises:
-        DataError: there is none, or it is not of a subset with rows.
+        DataError: there is none, it is not of a subset with rows, or the output is not
+            the file that it was written with.
     """
     output = path.with_name(path.name.removesuffix(MANIFEST_SUFFIX))
     value = read_manifest(output)
@@ -85,7 +146,9 @@ def read_subset(path: Path) -> SubsetManifest:
             f"{manifest_path(output)}: a subset of --compat official has no rows; "
             f"train on the file itself: mprm train {output}"
         )
-    return typed(output, value, SubsetManifest)
+    manifest = typed(output, value, SubsetManifest)
+    manifest.output.check(output, needed=output == path)
+    return manifest
 
 
 def fit_subset(
@@ -117,18 +180,24 @@ def fit_subset(
                 f"{name}: selected from another corpus than {corpus.path}: {file} is "
                 f"{words}"
             )
-    usable = usable_rollouts(corpus, policy.unmeasured, policy.max_bad)
+    usable = policy.usable(corpus)
     corpus_rows = np.array(manifest.rows, np.int64)
     usable_rows = np.searchsorted(usable.row, corpus_rows)
     known = usable_rows < len(usable.row)
     known[known] = usable.row[usable_rows[known]] == corpus_rows[known]
     ascending = bool(np.all(np.diff(corpus_rows) > 0))
-    if not len(corpus_rows) or not known.all() or not ascending:
-        raise DataError(f"{name}: its rows are not ascending rows of {corpus.path}")
+    counted = len(corpus_rows) == manifest.output.rollouts
+    if not len(corpus_rows) or not known.all() or not ascending or not counted:
+        raise DataError(
+            f"{name}: its rows are not {manifest.output.rollouts:,} ascending rows of "
+            f"{corpus.path}"
+        )
     return Subset(usable, usable_rows, manifest.selection)
 
 
-def examples(subset: Subset, encode: Any, images: Path | None = None) -> CorpusExamples:
+def examples(
+    subset: Subset, encode: Any, images: Path | ImageRoot | None = None
+) -> CorpusExamples:
     """The subset's rollouts as a model reads them; by default the images lie beside
     the corpus.
 
@@ -138,13 +207,6 @@ def examples(subset: Subset, encode: Any, images: Path | None = None) -> CorpusE
         images: root of the image paths.
     """
     from mprm_jax.data.loader import CorpusExamples
-    from mprm_jax.evaluate import image_root
 
-    source = CorpusExamples(subset.usable, subset.usable_rows, encode, images)
-    if images is not None:
-        return source
-    folder = subset.usable.corpus.files[0].path.parent
-    if folder.name == "annotations":
-        folder = folder.parent
-    root = image_root(folder / "annotations", source.record(0).images)
-    return replace(source, images=root)
+    root = picture_root(subset.usable, subset.usable_rows, images)
+    return CorpusExamples(subset.usable, subset.usable_rows, encode, root)

@@ -14,6 +14,7 @@ import msgspec
 from experiments.console.errors import UsageError
 from experiments.console.options import SeedOption, check_least, option
 from experiments.store.provenance import file_sha256, package_version, versions
+from mprm_jax.data.framing import corpus_files
 from mprm_jax.data.outputs import OutputSet, manifest_path
 from mprm_jax.records.problems import DataError
 from theory.intervals import REPLICATES
@@ -95,7 +96,10 @@ def write_scored(
     manifest = {
         "versions": versions() | {"jax": package_version("jax")},
         "checkpoint": str(options.checkpoint and options.checkpoint.resolve()),
-        "inputs": [{"file": str(scored), "sha256": file_sha256(scored)}],
+        "inputs": [
+            {"file": str(file.path), "sha256": file_sha256(file.path)}
+            for file in corpus_files(scored)
+        ],
         "batch_size": options.batch_size,
     }
     with OutputSet() as outputs:
@@ -105,7 +109,8 @@ def write_scored(
         manifest["sha256"] = file.sha256.hexdigest()
         outputs.add_manifest(manifest_path(output), manifest)
         if metrics is not None:
-            told = outputs.add(output.with_suffix(".metrics.json"))
+            path = output.with_suffix(".metrics.json")
+            told = outputs.add(path, describes=True)
             told.write(msgspec.json.format(msgspec.json.encode(metrics)) + b"\n")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -23,10 +24,18 @@ from mprm_jax.data.outputs import (
     OutputSet,
     manifest_path,
 )
-from mprm_jax.data.write import encoded_lines, internvl_meta, write_lines
-from mprm_jax.records.problems import DataError
+from mprm_jax.data.write import (
+    encoded_lines,
+    first_pictures,
+    internvl_meta,
+    picture_root,
+    write_lines,
+)
+from mprm_jax.records.problems import BadRecord, DataError
+from mprm_jax.records.record import ImageRoot, resolve_image
 from theory.scores import DEFAULT_ALPHA
 from theory.selection import (
+    NEEDS_TRIALS,
     BudgetUnit,
     Selection,
     SelectionOptions,
@@ -129,6 +138,8 @@ def choose(usable: SelectableCorpus, options: SelectionOptions) -> Selection:
     Raises:
         DataError: the rule's score is undefined on this corpus.
     """
+    if options.rule in NEEDS_TRIALS:
+        usable.need_counts(f"rule {options.rule}")
     try:
         return select(
             usable.rollouts,
@@ -153,8 +164,10 @@ def corpus_reading(usable: SelectableCorpus) -> dict[str, Any]:
         "format": usable.corpus.format,
         "trials": usable.corpus.options.trials,
         "source_from": usable.corpus.options.source_from,
+        "empty_steps": usable.corpus.options.empty_steps,
         "unmeasured": usable.unmeasured,
         "max_bad": usable.bad_lines.total,
+        "refused": usable.refused,
     }
 
 
@@ -213,14 +226,47 @@ def _meta_name(output: Path) -> str:
 
 
 def meta_bytes(
-    usable: SelectableCorpus, output: Path, length: int, images: Path | None
+    usable: SelectableCorpus,
+    rows: np.ndarray,
+    output: Path,
+    length: int,
+    images: Path | ImageRoot | None,
 ) -> bytes:
-    """InternVL's meta file for an output; images are below the corpus by default."""
-    folder = usable.corpus.files[0].path.parent
-    if folder.name == "annotations":
-        folder = folder.parent
-    meta = internvl_meta(_meta_name(output), str(images or folder), str(output), length)
+    """InternVL's meta file for an output, all paths absolute; pictures are where
+    `mprm train` looks for them.
+    """
+    root = picture_root(usable, rows, images).path.resolve()
+    meta = internvl_meta(_meta_name(output), str(root), str(output.resolve()), length)
     return msgspec.json.format(msgspec.json.encode(meta), indent=2) + b"\n"
+
+
+def say_pictures(
+    usable: SelectableCorpus, rows: np.ndarray, images: Path | ImageRoot | None
+) -> None:
+    """Say to stderr if the first picture of what was written is not where a trainer
+    would look for it.
+    """
+    root = picture_root(usable, rows, images)
+    for image in first_pictures(usable, rows)[:1]:
+        try:
+            if resolve_image(root, image) != Path(os.path.realpath(root.path / image)):
+                lead = image.partition("/")[0]
+                print(f"pictures are found without {lead}/ in front", file=sys.stderr)
+        except BadRecord as error:
+            print(f"{error}; name their folder with --images", file=sys.stderr)
+
+
+class Unwritable(DataError):
+    """Chosen rollouts that the format cannot hold, or whose pictures are not there.
+
+    Attributes:
+        refused: why, by row of the usable rollouts.
+    """
+
+    def __init__(self, usable: SelectableCorpus, refused: dict[int, BadRecord]) -> None:
+        row, error = next(iter(refused.items()))
+        super().__init__(f"{usable.corpus.where(int(usable.row[row]))}: {error}")
+        self.refused = refused
 
 
 def write_selection(
@@ -230,7 +276,7 @@ def write_selection(
     output: Path,
     format_name: str,
     labels: WriteOptions,
-    images: Path | None = None,
+    images: Path | ImageRoot | None = None,
     progress: Callable[[int], None] = lambda count: None,
 ) -> dict[str, Any]:
     """Write the subset, its manifest, and a meta file for InternVL's trainers.
@@ -242,23 +288,33 @@ def write_selection(
         the manifest.
 
     Raises:
-        DataError: the format cannot hold a record, or a file cannot be written.
+        Unwritable: the format cannot hold some records; it carries them all.
+        DataError: a file cannot be written.
     """
+    refused: dict[int, BadRecord] = {}
     written: dict[str, Any] = {
         "file": output.name,
         "format": format_name,
         "rollouts": len(selection.rows),
     }
+    if format_name == "rows" and output.exists():
+        raise DataError(
+            f"{output}: would lie beside the manifest of other rows; remove it, or "
+            "choose another output"
+        )
     with OutputSet() as outputs:
         if format_name != "rows":
             form = by_name(format_name)
-            lines = encoded_lines(usable, selection.rows, form, labels, images)
+            rows = selection.rows
+            lines = encoded_lines(usable, rows, form, labels, images, refused)
             file = outputs.add(output)
             write_lines(lines, file.write, progress)
+            if refused:
+                raise Unwritable(usable, refused)
             written |= file.facts()
             if format_name in META_FORMATS:
-                meta = meta_bytes(usable, output, len(selection.rows), images)
-                outputs.add(meta_path(output)).write(meta)
+                meta = meta_bytes(usable, rows, output, len(rows), images)
+                outputs.add(meta_path(output), describes=True).write(meta)
         manifest = corpus_manifest(usable) | {
             "selection": asdict(options),
             "labels": asdict(labels),

@@ -264,10 +264,11 @@ class SelectableCorpus:
         Raises:
             BadCorpus: more are bad; it carries them all.
         """
+        if not refused:
+            return self
         bad_lines = BadLines()
         bad_lines.extend(self.bad_lines)
-        for row, error in refused.items():
-            bad_lines.add(self.corpus.bad_line(int(self.row[row]), error))
+        bad_lines.extend(self.lines_of(refused))
         if bad_lines.total > max_bad:
             raise BadCorpus(bad_lines, max_bad)
         kept = np.delete(np.arange(len(self.row)), list(refused))
@@ -280,6 +281,13 @@ class SelectableCorpus:
             bad_lines=bad_lines,
             refused=tuple(sorted({*self.refused, *self.row[list(refused)].tolist()})),
         )
+
+    def lines_of(self, refused: Mapping[int, BadRecord]) -> BadLines:
+        """The lines of rollouts that turned out to be bad."""
+        bad_lines = BadLines()
+        for row, error in refused.items():
+            bad_lines.add(self.corpus.bad_line(int(self.row[row]), error))
+        return bad_lines
 
     def need_counts(self, what: str) -> None:
         """Refuse what needs K and N where some scores are stated without N.

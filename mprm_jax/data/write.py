@@ -18,6 +18,7 @@ from mprm_jax.records.problems import BadRecord, DataError
 from mprm_jax.records.record import (
     ImageRoot,
     Record,
+    image_root,
     resolve_image,
     resolve_unmeasured,
     without_labels,
@@ -67,6 +68,30 @@ def decode_line(corpus: Corpus, row: int, data: bytes) -> Record:
         name = corpus.rollouts.source_names[corpus.rollouts.source[row]]
         record = msgspec.structs.replace(record, source=name)
     return record
+
+
+def picture_root(
+    usable: SelectableCorpus, usable_rows: np.ndarray, asked: Path | ImageRoot | None
+) -> ImageRoot:
+    """Where the pictures of chosen rollouts lie: as asked, else where the first of them
+    shows, ``images/`` in the corpus's folder or that folder.
+    """
+    if asked is not None:
+        return asked if isinstance(asked, ImageRoot) else ImageRoot(asked)
+    folder = usable.corpus.files[0].path.parent
+    if folder.name == "annotations":
+        folder = folder.parent
+    return ImageRoot(image_root(folder, first_pictures(usable, usable_rows)))
+
+
+def first_pictures(
+    usable: SelectableCorpus, usable_rows: np.ndarray
+) -> tuple[str, ...]:
+    """The pictures of the first of some rollouts that has any; of the first 128."""
+    for row, line in read_lines(usable.corpus, usable.row[usable_rows[:_BATCH]]):
+        if images := decode_line(usable.corpus, row, line).images:
+            return images
+    return ()
 
 
 def count_words(

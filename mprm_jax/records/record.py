@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -211,6 +211,17 @@ def resolve_image(root: Path | ImageRoot, image: str) -> Path:
     if not os.path.isfile(found):
         raise BadRecord("image not found", f"{image[:80]!r} below {root.path}")
     return found
+
+
+def image_root(path: Path, images: Sequence[str]) -> Path:
+    """Where the images of a file, or of those in a folder, lie if nobody says:
+    ``images/`` beside it, or beside it if the first of them is there and not below
+    ``images/``.
+    """
+    folder = path if path.is_dir() else path.parent
+    roots = (folder / "images", folder)
+    found = (root for root in roots if images and os.path.isfile(root / images[0]))
+    return next(found, roots[0] if roots[0].is_dir() else roots[1])
 
 
 def shortened(image: str) -> str:

@@ -173,16 +173,19 @@ class RunLog:
 
 
 def _end_of(file: Any, after: int) -> int:
-    """Where the lines of the updates up to ``after`` end."""
+    """Where the lines of the updates up to ``after`` end; a damaged one between them
+    costs none of the others.
+    """
     file.seek(0)
-    end = 0
+    end = place = 0
     for line in file:
+        place += len(line)
         try:
             if not line.endswith(b"\n") or msgspec.json.decode(line)["update"] > after:
                 break
-        except (msgspec.DecodeError, KeyError, TypeError):
-            break
-        end += len(line)
+        except (msgspec.DecodeError, UnicodeDecodeError, KeyError, TypeError):
+            continue
+        end = place
     file.seek(0, os.SEEK_END)
     return end
 
@@ -196,7 +199,11 @@ def read_metrics(output: Path) -> list[dict[str, Any]]:
     path = output / METRICS
     with faults_of(path):
         lines = path.read_bytes().split(b"\n")[:-1]
-        return [msgspec.json.decode(line, type=dict) for line in lines]
+    found = []
+    for number, line in enumerate(lines, 1):
+        with faults_of(f"{path}:{number}"):
+            found.append(msgspec.json.decode(line, type=dict))
+    return found
 
 
 _STARTS = 0x9E3779B9, 0x7F4A7C15

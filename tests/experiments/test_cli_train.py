@@ -112,10 +112,13 @@ def test_a_subset_must_fit_the_corpus(train, mprm, world):
     manifest = subset.with_name("s.jsonl.manifest.json")
     value = json.loads(manifest.read_text())
     for rows in ([39, 1], [1, 1], [40], []):
-        manifest.write_text(json.dumps(value | {"rows": rows}))
+        output = value["output"] | {"rollouts": len(rows)}
+        manifest.write_text(json.dumps(value | {"rows": rows, "output": output}))
         refused = train("--subset", subset)
         assert refused.status == 1
-        assert "not ascending rows" in refused.err
+        assert "ascending rows" in refused.err
+    manifest.write_text(json.dumps(value | {"rows": value["rows"][1:]}))
+    assert train("--subset", subset).status == 1
     manifest.write_text(json.dumps(value))
     refused = train("--subset", subset, "--trials", 8)
     assert refused.status == 2
@@ -128,6 +131,40 @@ def test_a_subset_must_fit_the_corpus(train, mprm, world):
     b.write_bytes(a.read_bytes())
     assert "b.jsonl is changed" in train("--subset", subset).err
     assert not (world.parent / "model").exists()
+
+
+def test_a_subset_is_trained_on_only_as_it_was_selected(train, mprm, world):
+    one, other = world.parent / "one.jsonl", world.parent / "other.jsonl"
+    for output, rule in ((one, "bis"), (other, "random")):
+        chosen = f"--rule {rule} --keep-ratio 0.4 --output"
+        assert mprm("select", world, chosen, output).status == 0
+    manifest = one.with_name("one.jsonl.manifest.json")
+    whole = one.read_bytes()
+    edited = whole.replace(b"[1.0", b"[0.0", 1)
+    halved = b"".join(whole.splitlines(keepends=True)[::2])
+    assert len({whole, edited, halved}) == 3
+    for held in (b"", edited, halved, other.read_bytes(), whole + b"\n"):
+        one.write_bytes(held)
+        # However it is named: the rows would not be those of the file.
+        for named in (one, manifest):
+            refused = train("--subset", named)
+            assert (refused.status, refused.err.count("\n")) == (1, 1), held[:80]
+            assert f"{one}: " in refused.err
+    one.unlink()
+    missing = train("--subset", one)
+    assert (missing.status, f"{one}: no such file" in missing.err) == (1, True)
+    assert not (world.parent / "model").exists()
+    done = train("--subset", manifest, "--json")
+    assert done.json["rollouts"] == 16
+    # A manifest of rows alone is not led astray by a file either, nor put beside one.
+    rows = world.parent / "rows.jsonl"
+    only = ("select", world, "--format rows --keep-ratio 0.4 --output")
+    assert mprm(*only, rows).status == 0
+    assert train("--subset", rows, output="rows").status == 0
+    rows.write_bytes(whole)
+    assert train("--subset", rows, output="more").status == 1
+    assert mprm("verify", rows).status == 1
+    assert mprm(*only, rows).status == 1
 
 
 def test_an_official_subset_is_trained_on_as_a_corpus(train, mprm, world):
@@ -145,8 +182,8 @@ def test_an_official_subset_is_trained_on_as_a_corpus(train, mprm, world):
 def test_unreadable_data_names_its_line(train, world):
     (world / "images" / "3.png").write_bytes(b"GIF89a")
     failed = train()
-    assert (failed.status, failed.err.count("\n")) == (1, 1)
-    assert ".jsonl:4: unknown image format" in failed.err
+    assert failed.status == 1
+    assert ".jsonl:4: 'images/3.png'" in failed.err
     for i in range(25):
         (world / "images" / f"{i}.png").unlink()
     failed = train(output="other")

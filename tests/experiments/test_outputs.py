@@ -158,3 +158,31 @@ def test_closed_streams_are_no_traceback(redirection, tmp_path):
         )
         assert done.returncode == 0, done.stderr
         assert b"Traceback" not in done.stderr
+
+
+def test_sources_need_not_be_fewer_than_files_that_may_be_open(tmp_path, capsys):
+    """Of each of 150 sources one file is read and two are written."""
+    rows = {f"s{i:03}.jsonl": [record(number=i)] * (1 + i // 100) for i in range(150)}
+    corpus, output = write_corpus(tmp_path / "c", rows), tmp_path / "out"
+    code = """
+import resource, sys
+from experiments.cli import main
+resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
+sys.exit(main(sys.argv[1:]))
+"""
+    command = [sys.executable, "-c", code, "convert", corpus, "--output", output]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, check=False)
+    assert done.returncode == 0, done.stderr
+    # A line or two, not one for each source.
+    assert done.stdout.count(b"\n") < 3
+    assert len(list(output.iterdir())) == 301
+    lines = [path.read_bytes().count(b"\n") for path in output.glob("*.jsonl")]
+    assert sorted(lines) == [1] * 100 + [2] * 50
+    told = run(capsys, "stats", corpus, "--no-words")
+    assert "s100" in told.out
+    assert "s000" not in told.out
+    # Those that are not listed have all others of the 200 rollouts.
+    assert "together 120." in told.out
+    assert len(told.out.splitlines()) < 70
+    sources = run(capsys, "stats", corpus, "--no-words", "--json").json["per_source"]
+    assert len(sources) == 150

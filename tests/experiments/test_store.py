@@ -133,8 +133,10 @@ def test_a_torn_line_is_left_out_and_does_not_swallow_the_next(tmp_path):
         path.write_bytes(whole[:end])
         assert read_results(tmp_path, "e") == [cell(0)]
         append_results(tmp_path, [cell(2)])
-        assert read_results(tmp_path, "e") == [cell(0), cell(2)]
-        assert path.read_bytes().startswith(whole[:end] + b"\n")
+        # Repaired: nobody is told of it, now or later.
+        assert read_results(tmp_path, "e", pytest.fail) == [cell(0), cell(2)]
+        assert path.read_bytes().startswith(whole[:start] + b"{")
+        assert path.read_bytes().count(b"\n") == 2
     # Only the newline is missing: the line is whole.
     path.write_bytes(whole[:-1])
     append_results(tmp_path, [cell(2)])
@@ -165,11 +167,24 @@ def test_whole_lines_of_something_else_are_refused_by_number(line, tmp_path):
 @pytest.mark.parametrize(
     "line", [b"\xff\xfe", b'{"experiment": "\xc3("}', b'{"a":', "größe".encode()[:3]]
 )
-def test_bytes_that_are_no_json_count_as_torn(line, tmp_path):
+def test_damaged_lines_are_counted_and_told_by_place(line, tmp_path):
     append_results(tmp_path, [cell(0)])
     path = store_path(tmp_path, "e")
-    path.write_bytes(line + b"\n" + path.read_bytes())
-    assert read_results(tmp_path, "e") == [cell(0)]
+    whole = path.read_bytes()
+    told = []
+    for lines, first, count in (
+        ([line, whole[:-1]], 1, 1),
+        ([whole[:-1], line, b"", line, line], 2, 3),
+    ):
+        # The last line is a whole one, or at least an ended one.
+        path.write_bytes(b"\n".join(lines) + b"\n")
+        assert read_results(tmp_path, "e", told.append) == [cell(0)]
+        assert told[-1].startswith(f"{path}:{first}: ")
+        assert (f" {count - 1} more" in told[-1]) == (count > 1)
+    assert len(told) == 2
+    # Unfinished: a run was killed there.
+    path.write_bytes(whole + line)
+    assert read_results(tmp_path, "e", pytest.fail) == [cell(0)]
 
 
 def test_not_a_number_is_stored_as_null(tmp_path):

@@ -8,7 +8,12 @@ from typing import Any, Literal
 
 import msgspec
 
-from mprm_jax.data.formats.json_record import check_pictures, parse, source_of
+from mprm_jax.data.formats.json_record import (
+    check_paired,
+    check_pictures,
+    parse,
+    source_of,
+)
 from mprm_jax.records.problems import BadRecord, DataError
 from mprm_jax.records.record import (
     MAX_TRIALS,
@@ -17,9 +22,13 @@ from mprm_jax.records.record import (
     Step,
     check_record,
     has_placeholder,
+    scored_step,
     without_empty_steps,
     without_placeholders,
 )
+
+# How a record states the label of a step.
+Label = bool | int | float | str
 
 LabelKind = Literal["hard", "soft", "masked"]
 EmptySteps = Literal["error", "drop"]
@@ -50,13 +59,15 @@ class ReadOptions:
 
 @dataclass(frozen=True)
 class WriteOptions:
-    """How to write labels.
+    """How to write records.
 
     Attributes:
         labels: Hard labels 1[s > threshold], or the soft scores s; masked: hard ones at
             0, but positives with s < 1/4 of rollouts that have negatives have no label:
             they are likelier wrong.
         label_threshold: Threshold of hard labels, in [0, 1); 0 in the paper.
+        system_turn: What a system says before the first turn, in formats of turns
+            (visualprm, rlhflow); by default nothing.
 
     Raises:
         ValueError: the threshold is outside [0, 1), or not 0 of masked labels.
@@ -64,6 +75,7 @@ class WriteOptions:
 
     labels: LabelKind = "hard"
     label_threshold: float = 0.0
+    system_turn: str | None = None
 
     def __post_init__(self) -> None:
         if not 0 <= self.label_threshold < 1:
@@ -92,6 +104,7 @@ class Format:
         lenient: fields that are not read may hold what only the standard library reads
             (NaN, lone surrogates), as long as the line is text.
         human: people judged the steps; what they did not judge is no negative.
+        system: whether it can hold a system turn.
         benchmark: made to judge models, so `mprm evaluate` reads it.
     """
 
@@ -105,6 +118,7 @@ class Format:
     unlabelled: bool = False
     lenient: bool = False
     human: bool = False
+    system: bool = False
     benchmark: bool = False
 
     def decode(self, data: bytes, options: ReadOptions) -> tuple[Record, ...]:
@@ -154,6 +168,39 @@ def _usable(record: Record, options: ReadOptions) -> Record:
     return check_record(without_placeholders(record))
 
 
+_HARD = {"+": 1, "-": 0, 1: 1, 0: 0}
+
+
+def judged_steps(
+    texts: Sequence[str], labels: Sequence[Label], options: ReadOptions
+) -> tuple[Step, ...]:
+    """Steps with a label each: + or -, a boolean, 1 or 0 is one trial; a float is an MC
+    score, of which N is ``options.trials`` or unknown.
+
+    Raises:
+        BadRecord: they are not as many, or a label is none of these.
+    """
+    check_paired(len(texts), len(labels))
+    pairs = enumerate(zip(texts, labels, strict=True), 1)
+    return tuple(
+        _judged(text.strip(), label, options.trials, number)
+        for number, (text, label) in pairs
+    )
+
+
+def _judged(text: str, label: Label, trials: int | None, number: int) -> Step:
+    if isinstance(label, float):
+        return scored_step(text, label, trials, number)
+    successes = _HARD.get(label.strip() if isinstance(label, str) else label)
+    if successes is None:
+        raise BadRecord(
+            "label unknown",
+            f"step {number} is judged {str(label)[:20]!r}, which is neither + nor -, "
+            "true nor false, nor a score",
+        )
+    return Step(text, successes, 1)
+
+
 def hard_labels(steps: Sequence[Step], options: WriteOptions) -> list[bool]:
     """Hard label y = 1[s > label_threshold] of each step.
 
@@ -162,7 +209,7 @@ def hard_labels(steps: Sequence[Step], options: WriteOptions) -> list[bool]:
     """
     threshold = options.label_threshold
     try:
-        return [step.successes / step.trials > threshold for step in steps]
+        return [step.score > threshold for step in steps]
     except ZeroDivisionError:
         raise _no_label(steps) from None
 
@@ -207,3 +254,5 @@ def check_options(form: Format, options: WriteOptions) -> None:
             f"format {form.name} has a label for every step ({form.meaning}); use "
             "--format raw, prm or rows, or --labels hard"
         )
+    if options.system_turn is not None and not form.system:
+        raise DataError(f"format {form.name} has no system turn ({form.meaning})")

@@ -11,7 +11,7 @@ import msgspec
 from msgspec import UNSET
 
 from mprm_jax.records.problems import BadRecord
-from mprm_jax.records.record import Record
+from mprm_jax.records.record import PLACEHOLDER, Record
 
 T = TypeVar("T")
 
@@ -93,6 +93,39 @@ def check_pictures(data: bytes | memoryview) -> None:
             f"{found[1].decode()!r} is not read; call it image, a path or a list of "
             "paths",
         )
+
+
+_LEADING = re.compile(rf"\s*{PLACEHOLDER}\s*")
+
+
+def split_placeholders(text: str) -> tuple[int, str]:
+    """How many picture placeholders lead a text, and what follows them."""
+    count = end = 0
+    while found := _LEADING.match(text, end):
+        count, end = count + 1, found.end()
+    return count, text[end:]
+
+
+def placed(record: Record, before: int) -> Record:
+    """The record, if its picture placeholders fit its pictures: as many lead its texts
+    (or are anywhere in them), or none does, as in corpora that leave these to trainers.
+
+    Args:
+        record: as it was read.
+        before: placeholders that stood before its question, and were taken away.
+
+    Raises:
+        BadRecord: some lead it, but not as many.
+    """
+    leading = before + split_placeholders(record.question)[0]
+    texts = [record.question, *(step.text for step in record.steps)]
+    every = before + sum(text.count(PLACEHOLDER) for text in texts)
+    if leading and len(record.images) not in (leading, every):
+        raise BadRecord(
+            "placeholders and images differ",
+            f"{leading} leading {PLACEHOLDER}, {len(record.images)} images",
+        )
+    return record
 
 
 # Why a record is refused that exhausts the stack of its reader.
@@ -205,16 +238,29 @@ def source_of(data: bytes, name: str) -> str:
     return source
 
 
-def check_paired(n_steps: int, n_labels: int) -> None:
-    """Refuse a record whose labels cannot be matched to its steps.
+def check_paired(n_steps: int, n_labels: int, what: str = "labels") -> None:
+    """Refuse a record whose labels, or ``what`` else, cannot be matched to its steps.
 
     Raises:
         BadRecord: the numbers differ.
     """
     if n_steps != n_labels:
         raise BadRecord(
-            "steps and labels differ in number", f"{n_steps} steps, {n_labels} labels"
+            f"steps and {what} differ in number", f"{n_steps} steps, {n_labels} {what}"
         )
+
+
+def only_one(form: str, *given: T | None) -> T:
+    """The value of whichever of some keys a record has.
+
+    Raises:
+        BadRecord: it has none of them, or they hold different values.
+    """
+    values = [value for value in given if value is not None]
+    if not values or any(value != values[0] for value in values):
+        said = "two keys hold different labels" if values else "no list of labels"
+        raise BadRecord(f"not a {form} record", said)
+    return values[0]
 
 
 def check_readable(

@@ -13,7 +13,7 @@ from __future__ import annotations
 import msgspec
 
 from mprm_jax.data.formats.base import Format, ReadOptions
-from mprm_jax.data.formats.json_record import check_paired
+from mprm_jax.data.formats.json_record import Pictured, check_paired
 from mprm_jax.data.formats.math_shepherd import MARKER
 from mprm_jax.records.record import Record, scored_step
 
@@ -21,7 +21,7 @@ from mprm_jax.records.record import Record, scored_step
 TRIALS = 16
 
 
-class _Sample(msgspec.Struct, frozen=True):
+class _Sample(Pictured, frozen=True):
     question: str
     options: str
     data_source: str
@@ -42,6 +42,7 @@ def _read(value: _Sample, options: ReadOptions) -> Record:
     return Record(
         question=f"{value.question}\n{value.options}".strip(),
         steps=steps,
+        image=value.paths(),
         answer=value.correct_answer,
         source=value.data_source or None,
     )

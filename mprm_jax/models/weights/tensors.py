@@ -173,14 +173,15 @@ def save_pretrained(
             index |= dict.fromkeys(arrays, name)
             outputs.add(directory / name).write(save(arrays, {"format": "pt"}))
         written = config_json(config, dtype.name)
-        outputs.add(directory / "config.json").write(_json(written))
+        config_path = directory / "config.json"
+        outputs.add(config_path, describes=True).write(_json(written))
         for name, data in beside.items():
             outputs.add(directory / name).write(data)
         if not single:
             size = sum(int(np.prod(e.shape)) for e in listed) * dtype.itemsize
             value = {"metadata": {"total_size": size}, "weight_map": index}
             path = directory / "model.safetensors.index.json"
-            outputs.add(path).write(_json(value))
+            outputs.add(path, describes=True).write(_json(value))
 
 
 def _json(value: Any) -> bytes:
