@@ -142,7 +142,7 @@ def _read_rows(table: ScoreTable, progress: Callable[[int], None]) -> _Rows:
 
 
 def _json_rows(table: ScoreTable) -> Iterator[tuple[int, dict[str, Any]]]:
-    for _, line, data in json_records(table.path):
+    for _, _, line, data in json_records(table.path):
         try:
             yield line, parse(data, _OBJECT, "scores", lenient=True)
         except BadRecord as error:

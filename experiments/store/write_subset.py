@@ -251,7 +251,11 @@ def say_pictures(
         try:
             if resolve_image(root, image) != Path(os.path.realpath(root.path / image)):
                 lead = image.partition("/")[0]
-                print(f"pictures are found without {lead}/ in front", file=sys.stderr)
+                print(
+                    f"pictures are found without {lead}/ in front of their paths; "
+                    f"another trainer needs them below {root.path / lead}",
+                    file=sys.stderr,
+                )
         except BadRecord as error:
             print(f"{error}; name their folder with --images", file=sys.stderr)
 

@@ -260,42 +260,51 @@ def prm800k(*turns):
     }
 
 
-def test_prm800k_follows_choices_then_the_labeler():
-    record = read(
-        "prm800k",
-        prm800k(
-            turn(said("a", 1), chosen=0),
-            turn(said("bad", -1), said("neutral", 0), chosen=1),
-            turn(said("bad", -1), said("worse", -1), human="mine"),
-            turn(said("kept though wrong", -1), chosen=0),
-            turn(said("not rated", None), chosen=0),
-            turn(said("z", 0), said("e\n\n# Answer\n\n29", 1), chosen=1),
-        ),
-    )
-    assert (record.question, record.answer, record.source) == ("q", "29", None)
-    assert list(zip(texts(record), counts(record), strict=True)) == [
-        ("a", (1, 1)),
-        ("neutral", (1, 1)),
-        ("mine", (0, 0)),
-        ("kept though wrong", (0, 1)),
-        ("not rated", (0, 0)),
-        ("e\n\n# Answer\n\n29", (1, 1)),
+def paths(*turns):
+    """Of each rollout of a session its texts and, after ":", their ratings."""
+    data = json.dumps(prm800k(*turns)).encode()
+    marks = {(1, 1): "+", (0, 1): "-", (0, 0): "?"}
+    return [
+        " ".join(texts(one)) + ":" + "".join(map(marks.get, counts(one)))
+        for one in by_name("prm800k").decode(data, ReadOptions())
     ]
+
+
+def test_prm800k_every_rating_stands_in_a_rollout():
+    session = (
+        turn(said("a", 1), chosen=0),
+        turn(said("bad", -1), said("neutral", 0), said("unrated", None), chosen=1),
+        turn(said("wrong", -1), said("worse", -1), human="mine"),
+        turn(said("z", 0), said("e\n\n# Answer\n\n29", 1), chosen=1),
+    )
+    found = paths(*session)
+    assert found == [
+        "a neutral mine e\n\n# Answer\n\n29:++?+",
+        "a bad:+-",
+        "a neutral wrong:++-",
+        "a neutral worse:++-",
+        "a neutral mine z:++?+",
+    ]
+    record = by_name("prm800k").decode(
+        json.dumps(prm800k(*session)).encode(), ReadOptions()
+    )[0]
+    assert (record.question, record.answer, record.source) == ("q", "29", None)
 
 
 @pytest.mark.parametrize(
     ("last", "expected"),
     [
-        (turn(said("ok", 1), said("w1", -1), said("w2", -1)), ["a", "w1"]),
-        (turn(said("ok", 1), said("unsure", None)), ["a"]),
-        (turn(), ["a"]),
+        (turn(said("o", 1), said("w", -1), said("u", None)), ["a o:++", "a w:+-"]),
+        (turn(said("unsure", None)), ["a:+"]),
+        (turn(), ["a:+"]),
     ],
 )
 def test_prm800k_ends_where_nothing_was_chosen(last, expected):
-    after = turn(said("never reached", 1), chosen=0)
-    record = read("prm800k", prm800k(turn(said("a", 1), chosen=0), last, after))
-    assert texts(record) == expected
-    assert counts(record)[1:] == [(0, 1)] * (len(expected) - 1)
+    first = turn(said("a", 1), chosen=0)
+    assert paths(first, last) == expected
+    assert paths(first, last, turn()) == expected
+    with pytest.raises(BadRecord, match="behind the end"):
+        paths(first, last, turn(said("never reached", 1), chosen=0))
 
 
 @pytest.mark.parametrize(

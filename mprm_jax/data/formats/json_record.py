@@ -42,8 +42,8 @@ class Pictured(msgspec.Struct, kw_only=True, frozen=True, gc=False):
         if len(given) > 1:
             raise BadRecord("two keys name pictures", " and ".join(map(repr, given)))
         if not given:
-            # An empty list is told from none: it has no meaning anywhere.
-            return () if self.image == [] else None
+            # What is empty is told from none: it has no meaning anywhere.
+            return "" if self.image == "" else () if self.image == [] else None
         ((paths, value),) = given.items()
         return paths if isinstance(value, list) else paths[0]
 
