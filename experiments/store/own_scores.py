@@ -86,8 +86,10 @@ def read_scores(
     values = np.array([row.score for row in rows.rows], np.float64)
     if rows.by != "order":
         return Joined(values[_row_of_each(rows, usable)], rows.by)
-    if len(values) == len(usable.row):
-        return Joined(values, "order")
+    # Rollouts that turned out to be bad when they were written were usable at first.
+    at_first = np.union1d(usable.row, np.array(usable.refused, np.int64))
+    if len(values) == len(at_first):
+        return Joined(values[np.searchsorted(at_first, usable.row)], "order")
     if len(values) == corpus.rollouts.n_rollouts:
         return Joined(values[usable.row], "order")
     raise DataError(
