@@ -5,7 +5,9 @@ Each answers a question of the paper, and was written down before it was run.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -71,9 +73,16 @@ class Sweep:
             DataError: a world cannot be simulated, or somebody's own rule fails.
             UsageError: there is no such rule.
         """
-        self.extended(self, options)._run(options)
+        # Stdout is the report's: somebody's own rule may print.
+        with contextlib.redirect_stdout(sys.stderr):
+            sweep = self.extended(self, options)
+            names, ran = sweep._compute(options)
+        sweep._report(options, ran)
+        if sweep.finish is not None:
+            sweep.finish(options, names)
 
-    def _run(self, options: SizedOptions) -> None:
+    def _compute(self, options: SizedOptions) -> tuple[Sequence[str], int]:
+        """Names of the worlds, and how many cells were run."""
         # Imported here: JAX and scipy would slow down --help.
         from experiments.students.runs import run_cells
         from experiments.students.worlds import worlds
@@ -88,9 +97,7 @@ class Sweep:
                     ran += run_cells(options, self.name, world, arms, self.checkpoints)
                 except ValueError as error:
                     raise DataError(f"world {world.name}: {error}") from error
-        self._report(options, ran)
-        if self.finish is not None:
-            self.finish(options, names)
+        return names, ran
 
     def arms_of(self, world: World, size: str) -> list[Arm]:
         """The arms of a world at a size."""
