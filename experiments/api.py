@@ -38,6 +38,7 @@ from mprm_jax.records.problems import BadCorpus
 from mprm_jax.records.record import UnmeasuredPolicy
 from mprm_jax.summary import Evaluation, decide, evaluation
 from mprm_jax.train.config import LossKind
+from theory.domain import check_count
 from theory.intervals import REPLICATES
 from theory.scores import DEFAULT_ALPHA
 from theory.selection import (
@@ -325,6 +326,7 @@ def compare_rules(
     from experiments.students.contrasts import compare
     from experiments.students.own_rule import own_rule
 
+    check_count("seeds", seeds, 1)
     if isinstance(world, str):
         if world not in worlds.worlds():
             known = ", ".join(worlds.worlds())
