@@ -184,6 +184,7 @@ def test_a_faulty_table_is_refused_with_its_place(
         ("twice.csv", "bis,bis\n1,2\n"),
         ("other.csv", "score\n1\n"),
         ("wide.csv", "bis\n1,2\n"),
+        ("quote.csv", 'file,"bis\nx,1\n'),
         ("nul.csv", "bis\n1\0\n"),
         ("field.csv", "bis\n" + "1" * 200_000 + "\n"),
         ("line.csv", "bis,file,line\n1,AI2D-00000-of-00002.jsonl,first\n"),
