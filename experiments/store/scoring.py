@@ -26,7 +26,8 @@ class ScoringOptions(SeedOption):
 
     Attributes:
         checkpoint: Folder of a trained model, as `mprm train --output` makes it.
-        predictions: File of scores, of any model, instead of --checkpoint.
+        predictions: File of scores, of any model, instead of --checkpoint, or a folder
+            of such files.
         images: Root of the image paths; by default images/ beside the file that names
             them, or its folder.
         output: Where --checkpoint writes the scores, by default in runs/; a manifest
