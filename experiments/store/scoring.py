@@ -92,7 +92,7 @@ def write_scored(
     Raises:
         DataError: a file cannot be written, or is an input.
     """
-    if output.resolve() == scored.resolve():
+    if output.resolve() in {file.path.resolve() for file in corpus_files(scored)}:
         raise DataError(f"{output}: is the file to be scored; choose another --output")
     manifest = {
         "versions": versions() | {"jax": package_version("jax")},
