@@ -22,6 +22,7 @@ from mprm_jax.records.record import (
     Step,
     check_record,
     has_placeholder,
+    placeholders_pair,
     scored_step,
     without_empty_steps,
     without_placeholders,
@@ -153,7 +154,7 @@ class Format:
         check_record(record)
         if self.write is None:
             raise BadRecord("nothing to write", f"format {self.name} can be read only")
-        if has_placeholder(record):
+        if has_placeholder(record) and not placeholders_pair(record):
             raise BadRecord(
                 "image placeholder in text",
                 f"a text contains the literal {PLACEHOLDER}, which trainers take for "

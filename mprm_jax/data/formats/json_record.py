@@ -136,6 +136,13 @@ def placed(record: Record, before: int) -> Record:
     )
 
 
+def placeholders(record: Record) -> str:
+    """What to write before a question that has no placeholders: one a picture."""
+    if PLACEHOLDER in record.question:
+        return ""
+    return f"{PLACEHOLDER}\n" * len(record.images)
+
+
 # Why a record is refused that exhausts the stack of its reader.
 NESTED = "nested too deeply"
 
