@@ -137,7 +137,7 @@ class Format:
         read = self.read(parse(data, self.decoder, self.name, self.lenient), options)
         records = read if isinstance(read, tuple) else (read,)
         if not any(record.images for record in records):
-            check_pictures(data)
+            check_pictures(data, records)
         if options.source_from is not None:
             source = source_of(data, options.source_from)
             records = tuple(
