@@ -437,7 +437,8 @@ def predict(
 
     Args:
         trained: model and parameters.
-        benchmark: file in VisualProcessBench's format.
+        benchmark: file of judged solutions (VisualProcessBench, ProcessBench, PRMBench
+            or VLRMBench, told by its records), or a folder of such files.
         images: root of the image paths; by default beside the file.
         batch_size: prompts that are scored at a time.
 
@@ -447,14 +448,11 @@ def predict(
     Example: see :func:`train_model`.
     """
     from mprm_jax.evaluate import predict as scored
-    from mprm_jax.evaluate import read_benchmark
-    from mprm_jax.records.record import image_root
+    from mprm_jax.evaluate import read_benchmark, solutions_root, without_repeats
 
     path = Path(benchmark)
-    solutions = read_benchmark(path)
-    root = image_root(path, solutions[0].record.images)
-    if images is not None:
-        root = Path(images)
+    solutions = without_repeats(read_benchmark(path))
+    root = solutions_root(path, solutions) if images is None else Path(images)
     return scored(trained.model, trained.params, solutions, root, batch_size)
 
 

@@ -36,7 +36,7 @@ from mprm_jax.data.scored import (
 )
 from mprm_jax.models.model import Model, Params
 from mprm_jax.records.problems import BadRecord, DataError
-from mprm_jax.records.record import Record
+from mprm_jax.records.record import Record, image_root
 
 # Examples are encoded, sorted by length and scored this many batches at a time: images
 # of a whole benchmark need not fit the memory, and lengths in a batch are near alike.
@@ -104,6 +104,12 @@ def without_repeats(solutions: Sequence[Solution]) -> list[Solution]:
         number = one.number
         seen.add(key)
     return kept
+
+
+def solutions_root(path: Path, solutions: Sequence[Solution]) -> Path:
+    """Where a benchmark's pictures lie if nobody says, by the first that it names."""
+    named = (of.record.images for of in solutions if of.record.images)
+    return image_root(path, next(named, ()))
 
 
 class Prompt(NamedTuple):

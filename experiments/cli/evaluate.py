@@ -133,8 +133,9 @@ def run(options: Options) -> None:
         from experiments.page.evaluation import Judged, write_evaluation
 
         inputs = {str(of.path): file_sha256(of.path) for of in corpus_files(file)}
-        if page.resolve() in {Path(name).resolve() for name in inputs}:
-            raise DataError(f"{page}: is an input; choose another file for the page")
+        taken = [*inputs, value.get("predictions", file)]
+        if page.resolve() in {Path(name).resolve() for name in taken}:
+            raise DataError(f"{page}: holds scores; choose another file for the page")
         write_evaluation(page, Judged(value, steps, file, _command(options), inputs))
         value["page"] = str(page)
     answer(options.json, value, lambda: _text(value))
@@ -157,14 +158,13 @@ def _predict(
     from mprm_jax.evaluate import (
         predict,
         read_benchmark,
+        solutions_root,
         without_repeats,
     )
-    from mprm_jax.records.record import image_root
 
     read = read_benchmark(benchmark)
     solutions = without_repeats(read)
-    images = next((of.record.images for of in solutions if of.record.images), ())
-    root = options.images or image_root(benchmark, images)
+    root = options.images or solutions_root(benchmark, solutions)
     model, params = load_checkpoint(checkpoint)
     with progress("scoring", len(solutions), "solutions") as tick:
         rows = predict(model, params, solutions, root, options.batch_size, tick)
@@ -295,7 +295,7 @@ def _source_table(value: dict[str, Any]) -> str:
     header = ("source", "rollouts", "steps", "wrong", "mac-F1", "95 %", "AUROC")
     rows = [
         (
-            printable(name, 16),
+            printable(name, 14),
             f"{of['rollouts']:,}",
             f"{of['steps']:,}",
             percent_cell(of["steps_wrong"] / of["steps"], 1),
