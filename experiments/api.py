@@ -447,8 +447,8 @@ def predict(
 
     Example: see :func:`train_model`.
     """
+    from mprm_jax.data.scored import read_benchmark, solutions_root, without_repeats
     from mprm_jax.evaluate import predict as scored
-    from mprm_jax.evaluate import read_benchmark, solutions_root, without_repeats
 
     path = Path(benchmark)
     solutions = without_repeats(read_benchmark(path))

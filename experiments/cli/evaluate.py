@@ -155,12 +155,8 @@ def _predict(
     options: Options, checkpoint: Path, benchmark: Path
 ) -> tuple[list[Prediction], int]:
     """The scores, and how many solutions were left out because they are repeats."""
-    from mprm_jax.evaluate import (
-        predict,
-        read_benchmark,
-        solutions_root,
-        without_repeats,
-    )
+    from mprm_jax.data.scored import read_benchmark, solutions_root, without_repeats
+    from mprm_jax.evaluate import predict
 
     read = read_benchmark(benchmark)
     solutions = without_repeats(read)

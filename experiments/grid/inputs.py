@@ -24,9 +24,14 @@ from experiments.store.write_subset import corpus_reading
 from mprm_jax.data.corpus import SelectableCorpus
 from mprm_jax.data.framing import corpus_files
 from mprm_jax.data.outputs import OUTPUT_SCHEMA
-from mprm_jax.data.scored import CandidateSet, read_candidates
+from mprm_jax.data.scored import (
+    CandidateSet,
+    Solution,
+    read_benchmark,
+    read_candidates,
+    solutions_root,
+)
 from mprm_jax.data.write import picture_root
-from mprm_jax.evaluate import Solution, read_benchmark, solutions_root
 from mprm_jax.models.registry import DESCRIPTION
 from mprm_jax.records.problems import DataError, faults_of
 from mprm_jax.summary import decide

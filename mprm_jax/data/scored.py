@@ -55,6 +55,7 @@ from mprm_jax.records.record import (
     check_encodable,
     check_image_path,
     check_text,
+    image_root,
     without_placeholders,
 )
 from theory.agreement import StepScores, step_scores
@@ -310,6 +311,71 @@ def content_id(record: Record) -> str:
     texts = [step.text for step in record.steps]
     content = [record.question, texts, record.images]
     return xxhash.xxh3_64_hexdigest(msgspec.json.encode(content))
+
+
+class Solution(msgspec.Struct, frozen=True):
+    """One solution of a benchmark.
+
+    Attributes:
+        where: ``FILE:LINE: record NUMBER``, for messages.
+        record: question, steps, images, source.
+        labels: judgement of each step: 1 correct, -1 wrong, 0 neutral.
+        number: of the record it stands in, from 1; a record may hold several.
+    """
+
+    where: str
+    record: Record
+    labels: tuple[int, ...]
+    number: int
+
+    @property
+    def id(self) -> str:
+        """Hash of what is judged (question, steps, image paths), not of how."""
+        return content_id(self.record)
+
+
+def read_benchmark(path: Path) -> list[Solution]:
+    """The solutions of a benchmark's file in any format for that, JSON lines or a list,
+    or of a folder of them. Where a record names no source, the file does.
+
+    Raises:
+        DataError: the file cannot be used; the message names the record.
+    """
+
+    def read(place: Place, data: bytes) -> list[Solution]:
+        return [
+            Solution(
+                place.where,
+                msgspec.structs.replace(record, source=record.source or place.source),
+                judgements(record),
+                place.number,
+            )
+            for record in judged_records(data)
+        ]
+
+    return [one for several in read_records(path, read) for one in several]
+
+
+def solutions_root(path: Path, solutions: Sequence[Solution]) -> Path:
+    """Where a benchmark's pictures lie if nobody says, by the first that it names."""
+    named = (of.record.images for of in solutions if of.record.images)
+    return image_root(path, next(named, ()))
+
+
+def without_repeats(solutions: Sequence[Solution]) -> list[Solution]:
+    """The solutions without those that stand behind another one in their record and
+    stood in an earlier record, judged alike: PRMBench repeats an original process for
+    every class of error.
+    """
+    seen: set[tuple[str, tuple[int, ...]]] = set()
+    kept, number = [], 0
+    for one in solutions:
+        key = one.id, one.labels
+        if one.number != number or key not in seen:
+            kept.append(one)
+        number = one.number
+        seen.add(key)
+    return kept
 
 
 def read_predictions(path: Path) -> list[Prediction]:

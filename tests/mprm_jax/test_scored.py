@@ -10,10 +10,10 @@ from mprm_jax.data.scored import (
     Scored,
     columns,
     encode_prediction,
+    read_benchmark,
     read_predictions,
     read_prior,
 )
-from mprm_jax.evaluate import read_benchmark
 from mprm_jax.records.problems import DataError
 from tests.raw_files import without
 from tests.raw_files import write_lines as write
