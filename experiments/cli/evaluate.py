@@ -45,12 +45,12 @@ class Options(ScoringOptions):
 
     Scores the solutions of a benchmark (VisualProcessBench, ProcessBench, PRMBench,
     VLRMBench, told by their records) with a checkpoint, or reads scores: JSON lines, or
-    one JSON list, of {"data_source", "labels_per_step": [1, -1, 0], "prm_scores":
-    [...]}, or of a benchmark's records with "scores" beside, one per step. A step is
-    predicted correct iff its score is at least the decision threshold. Neutral steps
-    (0) are left out. "micro-F1" is the mean of the sources' macro-F1 weighted by steps,
-    as VisualProcessBench defines it. "ProcessBench F1" is the harmonic mean of how
-    often the first wrong step is found and of how often a solution without one passes,
+    one JSON list, of a benchmark's records with "scores" beside, one per step, or of
+    records {"data_source", "labels_per_step": [1, -1, 0], "prm_scores": [...]}. A step
+    is predicted correct iff its score is at least the decision threshold; neutral steps
+    are left out. "micro-F1" is the mean of the sources' macro-F1 weighted by steps, as
+    VisualProcessBench defines it. "ProcessBench F1" is the harmonic mean of how often
+    the first wrong step is found and of how often a solution without one passes,
     averaged over sources, at a threshold of its own.
 
     Thresholds are by default chosen on a fifth of the rollouts, drawn by the hash of
@@ -283,8 +283,8 @@ def _text(value: dict[str, Any]) -> str:
         "found; no step is called wrong where none is. Of several sources, their mean.",
         "AUROC at position: pairs of steps of the same position only.",
     ]
-    if "page" in value:
-        lines.append(f"wrote {value['page']}")
+    page = value.get("page")
+    lines.append(f"wrote {page}" if page else "With --page FILE all this is a page.")
     return "\n".join([*lines, *closing(value)])
 
 

@@ -293,12 +293,15 @@ def judged_records(data: bytes) -> tuple[Record, ...]:
     if (form := benchmark_format(data)) is not None:
         return form.decode(data, ReadOptions())
     keys = parse(data, _OBJECT, "JSON", lenient=True)
-    known = ", ".join(form.name for form in FORMATS if form.benchmark)
     try:
         other = f"format {detect(keys).name} is not one"
     except DataError as error:
         other = str(error).partition(";")[0]
-    raise BadRecord("no record of a benchmark", f"{other}; benchmarks: {known}")
+    raise BadRecord("no record of a benchmark", f"{other}; benchmarks: {_known()}")
+
+
+def _known() -> str:
+    return ", ".join(form.name for form in FORMATS if form.benchmark)
 
 
 def judgements(record: Record) -> tuple[int, ...]:
@@ -387,7 +390,12 @@ def read_predictions(path: Path) -> list[Prediction]:
     """
 
     def read(place: Place, data: bytes) -> list[Prediction]:
-        if b'"labels_per_step"' not in data and benchmark_format(data) is not None:
+        if b'"labels_per_step"' not in data:
+            if benchmark_format(data) is None:
+                raise BadRecord(
+                    "not a predictions record",
+                    f"it has no labels_per_step and is of no benchmark ({_known()})",
+                )
             return list(_scored_solutions(place, data))
         value = parse(data, _PREDICTION, "predictions", lenient=True)
         return list(_responses(value, place.number))
