@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -124,7 +125,7 @@ def _report(
 {told(outcomes, left)}
 
 {ran} cells run, {len(found)} in the store: {folder}
-next: mprm figures --only {NAME} --results {folder}"""
+next: mprm figures --only {NAME} --results {shlex.quote(str(folder))}"""
     answer(options.json, value, text)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -97,10 +98,15 @@ def write_run_manifest(folder: Path, run: RunManifest) -> None:
 
 
 def command_line(name: str, options: Mapping[str, Any]) -> str:
-    """A command with the options given, by name as typed."""
-    words = [name]
+    """A command with the options given, by name as typed, for a shell.
+
+    Example:
+        >>> command_line("mprm demo", {"--output": "my runs", "--json": True})
+        "mprm demo --output 'my runs' --json"
+    """
+    words = name.split()
     for option, value in options.items():
         words.append(option)
         if value is not True:
             words.append(",".join(value) if isinstance(value, tuple) else str(value))
-    return " ".join(words)
+    return shlex.join(words)

@@ -2,14 +2,17 @@
 
 import importlib.metadata
 import json
+import shlex
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import msgspec
 import pytest
 
 from experiments.store import provenance
+from experiments.store.manifests import command_line
 from experiments.store.results import (
     SCHEMA,
     Result,
@@ -185,6 +188,17 @@ def test_damaged_lines_are_counted_and_told_by_place(line, tmp_path):
     # Unfinished: a run was killed there.
     path.write_bytes(whole + line)
     assert read_results(tmp_path, "e", pytest.fail) == [cell(0)]
+
+
+def test_a_command_can_be_typed_as_it_is_shown():
+    words = {"--corpus": Path("my corpus/a'b"), "--rules": ("bis", "low-mc")}
+    command = command_line(
+        "mprm run selection", words | {"--name": "$x; y", "--z": True}
+    )
+    assert shlex.split(command) == [
+        *("mprm", "run", "selection", "--corpus", "my corpus/a'b"),
+        *("--rules", "bis,low-mc", "--name", "$x; y", "--z"),
+    ]
 
 
 def test_not_a_number_is_stored_as_null(tmp_path):
