@@ -70,15 +70,16 @@ def read_run_manifest(folder: Path) -> RunManifest:
 
 
 def write_run_manifest(folder: Path, run: RunManifest) -> None:
-    """``manifest.json`` of a run; the commands of earlier ones are kept, and versions
-    are those of now.
+    """``manifest.json`` of a run; the commands of earlier ones that left a result are
+    kept, and versions are those of now.
 
     Raises:
         DataError: the folder holds a run of another kind, or cannot be written.
     """
     path = folder / RUN_MANIFEST
     commands = list(run.commands)
-    if path.exists():
+    # A run that failed before its first result is in nobody's way.
+    if path.exists() and any((folder / "results").glob("*.jsonl")):
         try:
             earlier = read_run_manifest(folder)
         except DataError as error:

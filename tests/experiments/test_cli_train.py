@@ -2,15 +2,18 @@
 
 import json
 
+import grain
 import jax
 import numpy as np
 import pytest
 
 from experiments.benchmarks.kill_resume import digest
 from experiments.store.read_subset import read_subset
+from mprm_jax.data import loader
 from mprm_jax.records.problems import DataError
 from mprm_jax.train import open_model as models
-from mprm_jax.train.checkpoint import load_model
+from mprm_jax.train.checkpoint import load_model, updates_kept
+from mprm_jax.train.run_files import RunLog
 from tests.mprm_jax.stub_model import StubModel, read_stub
 from tests.raw_files import random_records, write_corpus, write_pictures
 
@@ -177,6 +180,57 @@ def test_an_official_subset_is_trained_on_as_a_corpus(train, mprm, world):
     done = mprm("train", subset, *given, "--output", world.parent / "official")
     assert done.status == 0, done.err
     assert done.json["rollouts"] == 16
+
+
+def test_a_run_that_failed_at_once_is_in_nobody_s_way(train, world):
+    path = world / "annotations" / "b.jsonl"
+    whole = path.read_bytes()
+    path.write_bytes(whole.replace(b'"image": "images/', b'"image": "elsewhere/'))
+    assert train().status == 1
+    path.write_bytes(whole)
+    # Neither as another run, nor for want of --resume.
+    done = train("--labels soft")
+    assert (done.status, "before its first checkpoint" in done.err) == (0, True)
+    assert train("--labels soft --resume").status == 0
+    assert train().status == 1
+    # Somebody's own file of that name is no leftover.
+    (world.parent / "mine").mkdir()
+    (world.parent / "mine" / "metrics.jsonl").write_text("mine")
+    assert train(output="mine").status == 1
+    assert (world.parent / "mine" / "metrics.jsonl").read_text() == "mine"
+
+
+def test_a_folder_belongs_to_one_living_run(train, world):
+    settings = "--labels soft --checkpoint-every 1"
+    assert train(settings).status == 0
+    with RunLog(world.parent / "model", 5, tensorboard=False):
+        before = (world.parent / "model" / "run.json").read_bytes()
+        refused = train(settings, "--resume")
+        assert (refused.status, refused.err.count("\n")) == (1, 1)
+        assert (world.parent / "model" / "run.json").read_bytes() == before
+
+
+def test_a_mended_picture_costs_no_update_that_was_made(train, world):
+    order = grain.MapDataset.range(40).seed(loader._seed(0)).shuffle()
+    # Rollouts i and 25 + i share a picture: that which is met last.
+    met: dict[int, int] = {}
+    for place in range(40):
+        met.setdefault(order[place] % 25, place)
+    number = max(met, key=lambda of: met[of])
+    picture = world / "images" / f"{number}.png"
+    whole = picture.read_bytes()
+    picture.write_bytes(whole[:40])
+    settings = "--checkpoint-every 1 --threads 0"
+    failed = train(settings)
+    assert failed.status == 1
+    assert f".jsonl:{number + 1}: " in failed.err
+    made = updates_kept(world.parent / "model")
+    assert made[0] >= 2
+    picture.write_bytes(whole)
+    done = train(settings, "--resume")
+    assert (done.status, f"after update {made[0]}" in done.err) == (0, True)
+    assert train(settings, output="at-once").status == 0
+    assert weights(world) == weights(world, "at-once")
 
 
 def test_unreadable_data_names_its_line(train, world):
