@@ -93,28 +93,32 @@ def run(options: Options) -> None:
     else:
         assert options.checkpoint is not None
         assert options.benchmark is not None
-        rows = _predict(options, options.checkpoint, options.benchmark)
+        rows, judged = _predict(options, options.checkpoint, options.benchmark)
         output = options.output or Path("runs/predictions.jsonl")
         lines = map(encode_prediction, rows)
         try:
             value = _judge(options, rows, options.benchmark)
         except DataError:
             # What the model said took long to make: it is kept all the same.
-            write_scored(output, options, options.benchmark, lines, None)
+            write_scored(output, options, options.benchmark, lines, None, judged)
             raise
-        value["predictions"] = str(output)
-        write_scored(output, options, options.benchmark, lines, value)
+        value |= {"predictions": str(output), "judged": judged}
+        write_scored(output, options, options.benchmark, lines, value, judged)
     answer(options.json, value, lambda: _text(value))
 
 
-def _predict(options: Options, checkpoint: Path, benchmark: Path) -> list[Prediction]:
+def _predict(
+    options: Options, checkpoint: Path, benchmark: Path
+) -> tuple[list[Prediction], dict[str, Any]]:
+    """The scores, and the facts of the checkpoint."""
     from mprm_jax.evaluate import image_root, predict, read_benchmark
 
     solutions = read_benchmark(benchmark)
     root = options.images or image_root(benchmark, solutions[0].record.images)
-    model, params = load_checkpoint(checkpoint)
+    model, params, facts = load_checkpoint(checkpoint)
     with progress("scoring", len(solutions), "solutions") as tick:
-        return predict(model, params, solutions, root, options.batch_size, tick)
+        rows = predict(model, params, solutions, root, options.batch_size, tick)
+    return rows, facts
 
 
 def _judge(options: Options, rows: list[Prediction], file: Path) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -339,7 +340,8 @@ def load_model(
     *,
     read: Callable[[Path], Model] = read_model,
     place: Callable[[Model, Any], Any] = lambda model, shapes: shapes,
-    report: Callable[[str], None] = lambda message: None,
+    report: Callable[[str], None] = lambda line: print(line, file=sys.stderr),
+    found: Callable[[Progress], None] = lambda progress: None,
 ) -> tuple[Model, Any]:
     """(model, parameters) of a run's newest whole checkpoint.
 
@@ -349,6 +351,7 @@ def load_model(
         place: gives the parameters' shapes the precision and sharding to read them in;
             by default float32 on one device.
         report: told of damaged checkpoints, and of a run that is not finished.
+        found: told which checkpoint it is.
 
     Raises:
         DataError: the folder holds no model, one that is not known, or no whole
@@ -360,6 +363,7 @@ def load_model(
     if restored is None:
         raise DataError(f"{folder / FOLDER}: holds no checkpoint")
     progress = restored.progress
+    found(progress)
     if progress.update < progress.updates:
         report(f"{folder}: unfinished: {progress.update} of {progress.updates} updates")
     return model, restored.params
