@@ -9,6 +9,8 @@ arrays with flipped bits, and a folder under another update's name, without a wo
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import os
 import shutil
 import sys
@@ -124,7 +126,7 @@ def save(
                 shutil.rmtree(path, ignore_errors=True)
             partial.mkdir(parents=True)
         barrier(f"checkpoint: begin {progress.update}")
-        with ocp.StandardCheckpointer() as checkpointer:
+        with _in_silence(), ocp.StandardCheckpointer() as checkpointer:
             for name, arrays in trees.items():
                 checkpointer.save(partial.absolute() / name, arrays)
         barrier(f"checkpoint: written {progress.update}")
@@ -142,6 +144,31 @@ def save(
         raise DataError(f"{final}: cannot be written: {_one_line(error)}") from error
 
 
+@contextlib.contextmanager
+def _in_silence() -> Iterator[None]:
+    """Without the tracebacks that orbax's threads print of a write that fails: what the
+    caller is raised says all.
+    """
+    log, before = logging.getLogger("absl"), sys.unraisablehook
+
+    def silent(_: Any) -> bool:
+        return False
+
+    def unraisable(error: Any) -> None:
+        # Other writes of the same checkpoint end when nobody waits for them any more.
+        if "loop is closed" not in str(error.exc_value):
+            before(error)
+
+    sys.unraisablehook = unraisable
+    log.addFilter(silent)
+    try:
+        yield
+        # After a failure it stays: they may end at any time.
+        sys.unraisablehook = before
+    finally:
+        log.removeFilter(silent)
+
+
 def _seal(folder: Path, facts: _Facts) -> None:
     """Write the manifest of all files in a folder, which are written and closed."""
     files = {
@@ -154,7 +181,8 @@ def _seal(folder: Path, facts: _Facts) -> None:
 
 
 def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:200]
+    said = error.strerror if isinstance(error, OSError) and error.strerror else error
+    return " ".join(str(said).split())[:200]
 
 
 def restore_latest(

@@ -1,6 +1,8 @@
 """`mprm train` on a small corpus with a stub of a model."""
 
 import json
+import resource
+from functools import partial
 
 import grain
 import jax
@@ -11,11 +13,18 @@ from experiments.benchmarks.kill_resume import digest
 from experiments.store.read_subset import read_subset
 from mprm_jax.data import loader
 from mprm_jax.records.problems import DataError
+from mprm_jax.train import checkpoint
 from mprm_jax.train import open_model as models
 from mprm_jax.train.checkpoint import load_model, updates_kept
-from mprm_jax.train.run_files import RunLog
+from mprm_jax.train.run_files import RunLog, fingerprint
 from tests.mprm_jax.stub_model import StubModel, read_stub
-from tests.raw_files import random_records, write_corpus, write_pictures
+from tests.raw_files import (
+    benchmark,
+    random_records,
+    solution,
+    write_corpus,
+    write_pictures,
+)
 
 
 @pytest.fixture
@@ -231,6 +240,60 @@ def test_a_mended_picture_costs_no_update_that_was_made(train, world):
     assert (done.status, f"after update {made[0]}" in done.err) == (0, True)
     assert train(settings, output="at-once").status == 0
     assert weights(world) == weights(world, "at-once")
+
+
+def test_a_full_disk_costs_no_earlier_checkpoint(train, world, monkeypatch):
+    save = checkpoint.save
+
+    def full(output, progress, *rest):
+        limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+        if progress.update == 3:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (900, limits[1]))
+        try:
+            save(output, progress, *rest)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+    settings, output = "--checkpoint-every 1 --threads 0", world.parent / "model"
+    with monkeypatch.context() as patch:
+        patch.setattr("mprm_jax.train.loop.save", full)
+        failed = train(settings)
+    # Nor is there a word of the threads that write.
+    assert (failed.status, failed.err.count("\n")) == (1, 1), failed.err
+    assert f"{output / 'checkpoints' / '3'}: " in failed.err
+    kept = {path.name for path in (output / "checkpoints").iterdir()}
+    assert kept == {"1", "2"}
+    done = train(settings, "--resume")
+    assert (done.status, "goes on after update 2" in done.err) == (0, True)
+
+
+def test_what_was_judged_is_said_wherever_it_is_judged(train, mprm, world, monkeypatch):
+    """A damaged newest checkpoint is not the one that is judged."""
+    assert train("--checkpoint-every 1").status == 0
+    load = partial(load_model, read=read_stub)
+    monkeypatch.setattr("mprm_jax.train.checkpoint.load_model", load)
+    model = world.parent / "model"
+    file = benchmark(world.parent / "b", [solution(i, 1 + i % 3) for i in range(30)])
+    output = world.parent / "scores.jsonl"
+    given = ("--json --threshold 0.5 --replicates 0 --checkpoint", model)
+    found = []
+    for update in (5, 4):
+        done = mprm("evaluate", *given, "--benchmark", file, "--output", output)
+        assert (done.status, "damaged" in done.err) == (0, update == 4)
+        manifest = output.with_name("scores.jsonl.manifest.json")
+        metrics = output.with_name("scores.metrics.json")
+        stored = [json.loads(path.read_text()) for path in (manifest, metrics)]
+        judged = done.json["judged"]
+        assert judged == stored[0]["judged"] == stored[1]["judged"]
+        assert (judged["update"], judged["updates"]) == (update, 5)
+        assert judged["folder"] == str(model)
+        found.append(judged["parameters"])
+        (model / "checkpoints" / "5" / "manifest.json").write_bytes(b"")
+    params = load_model(model, read=read_stub)[1]
+    assert found[1] == fingerprint(params) != found[0]
+    words = mprm("evaluate --threshold 0.5 --checkpoint", model, "--benchmark", file,
+                 "--output", output)  # fmt: skip
+    assert "update 4 of 5" in words.out
 
 
 def test_unreadable_data_names_its_line(train, world):
