@@ -58,6 +58,7 @@ def test_a_checkpoint_scores_candidates(stub, tmp_path, capsys):
     value = done.json
     assert value["random"] == pytest.approx(1 / 3)
     assert value.pop("predictions") == str(output)
+    assert value.pop("judged")["folder"] == str(tmp_path)
     assert run(capsys, "rerank", "--predictions", output, "--json").json == value
 
 
