@@ -12,7 +12,6 @@ JAX is imported by what trains and what a model scores with, and by nothing else
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,15 +22,21 @@ import numpy as np
 from experiments.corpora import simulated
 from experiments.store import read_subset
 from experiments.store import write_subset as store
-from experiments.store.write_subset import OwnScores, choose, write_selection
+from experiments.store.own_scores import places
+from experiments.store.write_subset import (
+    OwnScores,
+    choose,
+    own_scores,
+    write_selection,
+)
 from mprm_jax.data import corpus as corpora
 from mprm_jax.data.corpus import SelectableCorpus, usable_rollouts
 from mprm_jax.data.formats.base import LabelKind, ReadOptions, WriteOptions
 from mprm_jax.data.scored import Prediction, columns, read_predictions
+from mprm_jax.records.problems import BadCorpus
 from mprm_jax.records.record import UnmeasuredPolicy
 from mprm_jax.summary import Evaluation, decide, evaluation
 from mprm_jax.train.config import LossKind
-from theory import selection as rules
 from theory.intervals import REPLICATES
 from theory.scores import DEFAULT_ALPHA
 from theory.selection import (
@@ -109,13 +114,10 @@ def frame(corpus: SelectableCorpus, *scores: str) -> pd.DataFrame:
     """
     import pandas as pd
 
-    of, row, rollouts = corpus.corpus, corpus.row, corpus.rollouts
-    files = np.array([file.path.name for file in of.files])
+    rollouts = corpus.rollouts
     table = {
         "source": np.array(rollouts.source_names)[rollouts.source],
-        "file": files[of.file[row]],
-        "line": of.line[row],
-        "id": [f"{value:016x}" for value in corpus.content.tolist()],
+        **places(corpus),
         "steps": rollouts.lengths,
         "positives": rollouts.n_positive,
         "mean_mc": -rule_key("low-mc", rollouts),
@@ -197,19 +199,16 @@ def select(
         >>> bool((mine.usable_rows == subset.usable_rows).all())
         True
     """
+    named = rule if isinstance(rule, str) else "random"
+    options: SelectionOptions | OwnScores = SelectionOptions(
+        named, keep_ratio, alpha, per_source, unit, ties, seed
+    )
     if isinstance(rule, str):
-        options = SelectionOptions(
-            rule, keep_ratio, alpha, per_source, unit, ties, seed
-        )
         evidence = choose(corpus, options)
     else:
-        scores = np.asarray(rule, "<f8")
-        evidence = rules.select(
-            corpus.rollouts, scores, keep_ratio, corpus.content,
-            per_source=per_source, unit=unit, ties=ties, seed=seed,
-        )  # fmt: skip
-        sha256 = hashlib.sha256(scores.tobytes()).hexdigest()
-        options = OwnScores(sha256, keep_ratio, per_source, unit, ties, seed)
+        scores = np.asarray(rule, np.float64)
+        options = own_scores(scores, options)
+        evidence = options.choose(corpus, scores)
     chosen = {"rule": options.rule, "keep_ratio": keep_ratio, "seed": seed}
     return Subset(corpus, evidence.rows, chosen, evidence, options)
 
@@ -254,9 +253,14 @@ def write_subset(
     store.check_output(output, subset.usable.corpus.path)
     root = None if images is None else Path(images)
     written = WriteOptions(labels, label_threshold)
-    return write_selection(
-        subset.usable, subset.evidence, subset.options, output, format, written, root
-    )
+    usable, chosen = subset.usable, subset.evidence
+    try:
+        return write_selection(
+            usable, chosen, subset.options, output, format, written, root
+        )
+    except store.Unwritable as error:
+        # Every such line is named, not the first alone.
+        raise BadCorpus(usable.lines_of(error.refused)) from None
 
 
 def simulate_corpus(
@@ -442,8 +446,9 @@ def predict(
 
     Example: see :func:`train_model`.
     """
-    from mprm_jax.evaluate import image_root, read_benchmark
     from mprm_jax.evaluate import predict as scored
+    from mprm_jax.evaluate import read_benchmark
+    from mprm_jax.records.record import image_root
 
     path = Path(benchmark)
     solutions = read_benchmark(path)

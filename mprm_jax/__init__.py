@@ -7,6 +7,7 @@
     subset = mprm.select(corpus, "bis", keep_ratio=0.1)
     mine = mprm.select(corpus, my_scores, keep_ratio=0.1)
     mprm.write_subset(subset, "subset.jsonl")         # as a trainer reads it
+    print(mprm.compare_rules([my_rule, "bis"]))       # which one teaches a student best
     trained = mprm.train_model(subset, "runs/model")
     metrics = mprm.evaluate_scores(mprm.predict(trained, "test.jsonl"))
 
@@ -24,6 +25,7 @@ _NAMES = (
     "score",
     "select",
     "write_subset",
+    "compare_rules",
     "simulate_corpus",
     "simulate_scenes",
     "load_model",
@@ -31,8 +33,11 @@ _NAMES = (
     "predict",
     "evaluate_scores",
 )
-# Packages, and a name that lies elsewhere.
-_ELSEWHERE = {"DataError": "mprm_jax.records.problems"}
+# Packages, and names that lie elsewhere.
+_ELSEWHERE = {
+    "DataError": "mprm_jax.records.problems",
+    "World": "experiments.students.worlds",
+}
 _PACKAGES = ("theory", "sim")
 
 __all__ = [*_NAMES, *_ELSEWHERE, *_PACKAGES]  # pyright: ignore[reportUnsupportedDunderAll]

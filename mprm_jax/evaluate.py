@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from itertools import groupby
@@ -12,7 +11,6 @@ from typing import NamedTuple
 import jax
 import msgspec
 import numpy as np
-import xxhash
 from PIL.Image import Image
 from scipy.special import expit
 
@@ -24,11 +22,18 @@ from mprm_jax.data.batches import (
     collate,
     open_ladder,
 )
-from mprm_jax.data.formats.base import ReadOptions
-from mprm_jax.data.formats.visualprocessbench import VISUALPROCESSBENCH
 from mprm_jax.data.images import read_images
 from mprm_jax.data.loader import Source
-from mprm_jax.data.scored import Candidate, CandidateSet, Prediction, read_records
+from mprm_jax.data.scored import (
+    Candidate,
+    CandidateSet,
+    Place,
+    Prediction,
+    content_id,
+    judged_records,
+    judgements,
+    read_records,
+)
 from mprm_jax.models.model import Model, Params
 from mprm_jax.records.problems import BadRecord, DataError
 from mprm_jax.records.record import Record
@@ -49,42 +54,56 @@ class Solution(msgspec.Struct, frozen=True):
         where: ``FILE:LINE: record NUMBER``, for messages.
         record: question, steps, images, source.
         labels: judgement of each step: 1 correct, -1 wrong, 0 neutral.
+        number: of the record it stands in, from 1; a record may hold several.
     """
 
     where: str
     record: Record
     labels: tuple[int, ...]
+    number: int
 
     @property
     def id(self) -> str:
         """Hash of what is judged (question, steps, image paths), not of how."""
-        texts = [step.text for step in self.record.steps]
-        content = [self.record.question, texts, self.record.images]
-        return xxhash.xxh3_64_hexdigest(msgspec.json.encode(content))
+        return content_id(self.record)
 
 
 def read_benchmark(path: Path) -> list[Solution]:
-    """The solutions of a file in VisualProcessBench's format, JSON lines or a list.
+    """The solutions of a benchmark's file in any format for that, JSON lines or a list,
+    or of a folder of them. Where a record names no source, the file does.
 
     Raises:
         DataError: the file cannot be used; the message names the record.
     """
 
-    def read(where: str, _: int, data: bytes) -> Solution:
-        record = VISUALPROCESSBENCH.decode(data, ReadOptions())
-        labels = tuple(2 * step.successes - step.trials for step in record.steps)
-        return Solution(where, record, labels)
+    def read(place: Place, data: bytes) -> list[Solution]:
+        return [
+            Solution(
+                place.where,
+                msgspec.structs.replace(record, source=record.source or place.source),
+                judgements(record),
+                place.number,
+            )
+            for record in judged_records(data)
+        ]
 
-    return list(read_records(path, read))
+    return [one for several in read_records(path, read) for one in several]
 
 
-def image_root(path: Path, images: Sequence[str]) -> Path:
-    """Where the images of a file lie if nobody says: ``images/`` beside it, or beside
-    it if the first of them is there and not below ``images/``.
+def without_repeats(solutions: Sequence[Solution]) -> list[Solution]:
+    """The solutions without those that stand behind another one in their record and
+    stood in an earlier record, judged alike: PRMBench repeats an original process for
+    every class of error.
     """
-    roots = (path.parent / "images", path.parent)
-    found = (root for root in roots if images and os.path.isfile(root / images[0]))
-    return next(found, roots[0] if roots[0].is_dir() else roots[1])
+    seen: set[tuple[str, tuple[int, ...]]] = set()
+    kept, number = [], 0
+    for one in solutions:
+        key = one.id, one.labels
+        if one.number != number or key not in seen:
+            kept.append(one)
+        number = one.number
+        seen.add(key)
+    return kept
 
 
 class Prompt(NamedTuple):
@@ -183,10 +202,10 @@ def predictions(
     """
     scores = score_prompts(model, params, examples, batch_size)
     rows = []
-    for number, (solution, found) in enumerate(zip(solutions, scores, strict=True), 1):
+    for solution, found in zip(solutions, scores, strict=True):
         of, n = _finite(found, solution.where), len(solution.labels)
         source, labels = solution.record.source or "", solution.labels[: len(of)]
-        row = Prediction(source, labels, of, solution.id, number, n - len(of))
+        row = Prediction(source, labels, of, solution.id, solution.number, n - len(of))
         rows.append(row)
     return rows
 

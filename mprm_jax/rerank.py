@@ -100,6 +100,7 @@ class BestOfN:
         candidates: fewest and most per problem.
         tied: problems in which chance decides between right and wrong, by aggregate.
         steps_truncated: without a score.
+        unanswered: candidates without an answer, which count as wrong.
         gain: accuracy less random.
         per_source: (accuracy, problems) of each source.
         intervals: None without replicates.
@@ -110,6 +111,7 @@ class BestOfN:
     candidates: tuple[int, int]
     tied: dict[str, int]
     steps_truncated: int
+    unanswered: int
     gain: dict[str, float]
     per_source: dict[str, tuple[dict[str, float], int]]
     intervals: Intervals | None
@@ -122,6 +124,7 @@ class BestOfN:
             "candidates": list(self.candidates),
             "tied": self.tied,
             "steps_truncated": self.steps_truncated,
+            "unanswered": self.unanswered,
             "gain": self.gain,
             "per_source": {
                 name: accuracy | {"problems": problems}
@@ -174,6 +177,7 @@ def best_of_n(
         candidates=(min(sizes), max(sizes)),
         tied={how: sum(one.tied for one in of) for how, of in choices.items()},
         steps_truncated=sum(one.truncated for of in sets for one in of.candidates),
+        unanswered=sum(not one.answered for of in sets for one in of.candidates),
         gain=_means(gains),
         per_source={
             name: (
@@ -246,6 +250,7 @@ def encode_scored(of: CandidateSet) -> bytes:
     value: dict[str, Any] = {"id": of.id, "data_source": of.source}
     value["candidates"] = [
         {"correct": one.correct, "prm_scores": one.scores, "truncated": one.truncated}
+        | ({} if one.answered else {"answer": None})
         for one in of.candidates
     ]
     return msgspec.json.encode(value) + b"\n"

@@ -8,8 +8,8 @@ keep their sizes. The decision threshold stays what it is in every replicate.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -26,6 +26,7 @@ from theory.agreement import (
     combined_f1,
     confusion,
     count_pairs,
+    decision_thresholds,
     f1_at,
     macro_f1,
     pair_plan,
@@ -39,7 +40,7 @@ from theory.intervals import (
     weight_chunks,
 )
 
-ThresholdChoice = Literal["held-out", "cross-fitted", "fixed", "test"]
+ThresholdChoice = Literal["held-out", "cross-fitted", "source", "fixed", "test"]
 
 # A fifth: some 570 of the benchmark's solutions, about 5,000 steps for one number.
 HELD_OUT_SHARE = 0.2
@@ -77,11 +78,15 @@ class Decision:
             ``halves`` are given, their mean.
         chosen_on: "held-out": best micro-F1 on rollouts that are then left out;
             "cross-fitted": best micro-F1 on the half of the rollouts that a step is not
-            in; "fixed": given; "test": best micro-F1 on the evaluated steps themselves,
+            in; "source": best micro-F1 on one source, as ProcessBench chooses on GSM8K;
+            "fixed": given; "test": best micro-F1 on the evaluated steps themselves,
             which flatters.
         rollouts: on which it was chosen; 0 if fixed.
         steps: on which it was chosen; 0 if fixed.
         halves: thresholds of the rollouts of the first and of the second half.
+        source: on which it was chosen, if on one.
+        first_error: the threshold of ProcessBench's F1, chosen on the same rollouts for
+            that F1; None if fixed, or if no rollouts there have an error, or all have.
     """
 
     threshold: float
@@ -89,6 +94,8 @@ class Decision:
     rollouts: int = 0
     steps: int = 0
     halves: tuple[float, float] | None = None
+    source: str | None = None
+    first_error: Decision | None = None
 
     def at(self, steps: StepScores) -> np.ndarray | float:
         """The threshold of each step, ``[n_steps]``, or the one of all."""
@@ -98,52 +105,82 @@ class Decision:
 
 
 def decide(
-    steps: StepScores, chosen_on: ThresholdChoice, fixed: float = 0.5
+    steps: StepScores,
+    chosen_on: ThresholdChoice,
+    fixed: float = 0.5,
+    source: str | None = None,
 ) -> tuple[Decision, np.ndarray]:
     """The decision threshold, and the rows of the rollouts that are left to evaluate.
 
+    What a fifth held out leaves to chance, its small number and the four fifths left,
+    is less when cross-fitted: every rollout is judged, none by a threshold that it
+    helped to choose.
+
+    Args:
+        steps: all there are.
+        chosen_on: see :class:`Decision`.
+        fixed: the threshold, if fixed.
+        source: name of the source to choose on, if on one; it is evaluated, too.
+
     Raises:
-        DataError: there is no counted step, or none on one side of the split.
+        DataError: there is no counted step, or none where the threshold is chosen or
+            evaluated.
     """
-    every = np.arange(steps.n_rollouts)
+    left = np.arange(steps.n_rollouts)
     if not steps.n_steps:
         raise DataError(
             "no counted steps: every label is 0 (neutral), or there is none"
         )
-    if chosen_on == "fixed":
-        return Decision(fixed, "fixed"), every
-    if chosen_on == "test":
-        counts = steps.n_rollouts, steps.n_steps
-        return Decision(best_threshold(steps), "test", *counts), every
-    if chosen_on == "cross-fitted":
-        return _cross_fitted(steps), every
-    out = held_out(steps)
-    split = steps.take(np.flatnonzero(out))
-    if split.n_steps in (0, steps.n_steps):
-        raise DataError(
-            f"{steps.n_rollouts} rollouts are too few to hold some out for the "
-            "decision threshold; give one (--threshold 0.5)"
-        )
-    counts = split.n_rollouts, split.n_steps
-    return Decision(best_threshold(split), "held-out", *counts), np.flatnonzero(~out)
-
-
-def _cross_fitted(steps: StepScores) -> Decision:
-    """Every rollout is judged, none by a threshold that it helped to choose.
-
-    What a fifth held out leaves to chance, its small number and the four fifths left,
-    is less: the threshold comes from half of the rollouts, the metric from all.
-    """
-    second = second_half(steps)
-    parts = [steps.take(np.flatnonzero(of)) for of in (second, ~second)]
+    lacking, of_source = "choose a decision threshold", None
+    match chosen_on:
+        case "fixed":
+            return Decision(fixed, "fixed"), left
+        case "test":
+            parts = [steps]
+        case "cross-fitted":
+            second = second_half(steps)
+            parts = [steps.take(np.flatnonzero(of)) for of in (second, ~second)]
+            lacking = "choose the decision threshold of each half on the other"
+        case "source":
+            names, of_source = steps.source_names, source
+            if source not in names:
+                raise DataError(f"no source {source!r}; there are: {', '.join(names)}")
+            parts = [steps.take(np.flatnonzero(steps.source == names.index(source)))]
+            lacking = f"choose the decision threshold on {source!r}"
+        case "held-out":
+            out = held_out(steps)
+            parts, left = [steps.take(np.flatnonzero(out))], np.flatnonzero(~out)
+            lacking = "hold some out for the decision threshold"
+            if parts[0].n_steps == steps.n_steps:
+                parts = [steps.take(left)]
     if not all(part.n_steps for part in parts):
         raise DataError(
-            f"{steps.n_rollouts} rollouts are too few to choose the decision threshold "
-            "of each half on the other; give one (--threshold 0.5)"
+            f"{steps.n_rollouts} rollouts are too few to {lacking}; give one "
+            "(--threshold 0.5)"
         )
-    first, last = map(best_threshold, parts)
-    counts = steps.n_rollouts, steps.n_steps
-    return Decision((first + last) / 2, "cross-fitted", *counts, (first, last))
+    decision = _chosen(parts, best_threshold, chosen_on, of_source)
+    assert decision is not None
+    first_error = _chosen(parts, best_first_error_threshold, chosen_on, of_source)
+    return replace(decision, first_error=first_error), left
+
+
+def _chosen(
+    parts: Sequence[StepScores],
+    best: Callable[[StepScores], float | None],
+    chosen_on: ThresholdChoice,
+    source: str | None,
+) -> Decision | None:
+    """What is best on the one part, or on each of two halves for the other."""
+    found = [threshold for part in parts if (threshold := best(part)) is not None]
+    if len(found) < len(parts):
+        return None
+    rollouts, steps = (sum(getattr(of, n) for of in parts) for n in _COUNTS)
+    halves = (found[0], found[1]) if len(found) == 2 else None
+    mean = sum(found) / len(found)
+    return Decision(mean, chosen_on, rollouts, steps, halves, source)
+
+
+_COUNTS = ("n_rollouts", "n_steps")
 
 
 @dataclass(frozen=True)
@@ -163,31 +200,184 @@ class FirstError:
     right_passed: float | None
 
 
+@dataclass(frozen=True)
+class ProcessBench(FirstError):
+    """The same of all sources: each attribute is the mean over those that have it, as
+    ProcessBench averages over its subsets; of one source they are its own.
+
+    Attributes:
+        threshold: of the decision, chosen for this F1; None: it could not be chosen.
+        sources: of each source, at that threshold.
+        rollouts_cut: rollouts left out because their first wrong step may be among
+            those without a score.
+    """
+
+    threshold: Decision | None
+    sources: dict[str, FirstError]
+    rollouts_cut: int
+
+
+class _Verdicts(NamedTuple):
+    """At which decision thresholds each judged rollout's first wrong step is found, or
+    all its steps pass if none is wrong: low < threshold <= high.
+    """
+
+    rollout: np.ndarray
+    wrong: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
+
+
+def _verdicts(steps: StepScores) -> _Verdicts:
+    # Steps before the first wrong one must pass, and that one must not.
+    n, none = steps.n_rollouts, np.iinfo(np.int64).max
+    first = np.full(n, none)
+    of = ~steps.correct
+    np.minimum.at(first, steps.rollout[of], steps.position[of])
+    before = steps.position < first[steps.rollout]
+    high, low = np.full(n, np.inf), np.full(n, -np.inf)
+    np.minimum.at(high, steps.rollout[before], steps.scores[before])
+    at = steps.position == first[steps.rollout]
+    low[steps.rollout[at]] = steps.scores[at]
+    judged = np.bincount(steps.rollout, minlength=n) > 0
+    rows = np.flatnonzero(judged & ~_unknown(steps, first < none))
+    return _Verdicts(rows, first[rows] < none, low[rows], high[rows])
+
+
+def _unknown(steps: StepScores, wrong: np.ndarray) -> np.ndarray:
+    """Rollouts whose first wrong step may lie behind the last one with a score."""
+    return np.zeros(len(wrong), bool) if steps.cut is None else steps.cut & ~wrong
+
+
 def first_error_f1(steps: StepScores, threshold: float | np.ndarray) -> FirstError:
-    """F1 of finding the first wrong step, over rollouts with counted steps.
+    """F1 of finding the first wrong step, over rollouts with counted steps as one set.
 
     A neutral step is neither the first wrong one nor a false alarm. ProcessBench
     (Zheng et al. 2024): harmonic mean of the two accuracies.
     """
-    judged = np.bincount(steps.rollout, minlength=steps.n_rollouts) > 0
-    truth = _first(steps, ~steps.correct)[judged]
-    found = _first(steps, steps.scores < threshold)[judged]
-    wrong, hit = truth >= 0, truth == found
+    _, wrong, hit = _hits(steps, threshold)
+    return _first_error(wrong, hit)
+
+
+def _hits(
+    steps: StepScores, threshold: float | np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Of judged rollouts: (row, whether a step is wrong, whether judged so)."""
+    of = _verdicts(steps)
+    threshold_N = np.zeros(steps.n_rollouts)
+    threshold_N[steps.rollout] = threshold
+    at = threshold_N[of.rollout]
+    return of.rollout, of.wrong, (of.low < at) & (at <= of.high)
+
+
+def _first_error(wrong: np.ndarray, hit: np.ndarray) -> FirstError:
     shares = [float(hit[of].mean()) if of.any() else None for of in (wrong, ~wrong)]
     wrong_found, right_passed = shares
     if wrong_found is None or right_passed is None:
         return FirstError(None, wrong_found, right_passed)
-    both = wrong_found + right_passed
-    mean = 2 * wrong_found * right_passed / both if both else 0.0
-    return FirstError(mean, wrong_found, right_passed)
+    f1 = _harmonic(np.array(wrong_found), np.array(right_passed))
+    return FirstError(float(f1), wrong_found, right_passed)
 
 
-def _first(steps: StepScores, of: np.ndarray) -> np.ndarray:
-    """Position of each rollout's first step in ``of``, -1 where there is none."""
-    none = np.iinfo(np.int64).max
-    first = np.full(steps.n_rollouts, none)
-    np.minimum.at(first, steps.rollout[of], steps.position[of])
-    return np.where(first == none, -1, first)
+def _harmonic(one: np.ndarray, other: np.ndarray) -> np.ndarray:
+    both = one + other
+    return 2 * one * other / np.where(both == 0, 1, both)
+
+
+def _first_error_decision(decision: Decision) -> Decision | None:
+    return decision if decision.chosen_on == "fixed" else decision.first_error
+
+
+def processbench(steps: StepScores, decision: Decision) -> ProcessBench:
+    """ProcessBench's F1 of every source, and its mean over the sources.
+
+    Args:
+        steps: to evaluate.
+        decision: whose ``first_error`` threshold is used, or itself if it is fixed.
+    """
+    chosen = _first_error_decision(decision)
+    cut = 0
+    if steps.cut is not None:
+        wrong = np.bincount(steps.rollout, ~steps.correct, steps.n_rollouts) > 0
+        cut = int(np.count_nonzero(_unknown(steps, wrong)))
+    if chosen is None:
+        return ProcessBench(None, None, None, None, {}, cut)
+    rollout, wrong, hit = _hits(steps, chosen.at(steps))
+    source = steps.source[rollout]
+    sources = {
+        steps.source_names[i]: _first_error(wrong[source == i], hit[source == i])
+        for i in np.unique(source)
+    }
+
+    def mean(name: str) -> float | None:
+        values = [getattr(of, name) for of in sources.values()]
+        known = [value for value in values if value is not None]
+        return sum(known) / len(known) if known else None
+
+    means = mean("f1"), mean("wrong_found"), mean("right_passed")
+    return ProcessBench(*means, chosen, sources, cut)
+
+
+def processbench_replicates(
+    steps: StepScores, decision: Decision, replicates: int, rng: np.random.Generator
+) -> np.ndarray:
+    """ProcessBench's F1 of resampled data sets, ``[R]``, NaN where a source that has
+    one lacks it; the threshold stays.
+    """
+    chosen = _first_error_decision(decision)
+    if chosen is None:
+        return np.full(replicates, np.nan)
+    rollout, wrong, hit = _hits(steps, chosen.at(steps))
+    source = steps.source[rollout]
+    # Of each source that has both, its rollouts with an error and those without.
+    pairs = [
+        [kind for kind in (wrong & (source == i), ~wrong & (source == i)) if kind.any()]
+        for i in np.unique(source)
+    ]
+    pairs = [pair for pair in pairs if len(pair) == 2]
+    if not pairs:
+        return np.full(replicates, np.nan)
+    drawn = []
+    for weights_WxN in weight_chunks(steps.source, replicates, rng, steps.n_steps):
+        weights = weights_WxN[:, rollout]
+        with np.errstate(invalid="ignore"):
+            shares = [
+                [weights[:, kind] @ hit[kind] / weights[:, kind].sum(1) for kind in of]
+                for of in pairs
+            ]
+        drawn.append(np.mean([_harmonic(*of) for of in shares], axis=0))
+    return np.concatenate(drawn)
+
+
+def first_error_sweep(steps: StepScores, thresholds: np.ndarray) -> np.ndarray | None:
+    """ProcessBench's F1, mean over sources, at ascending decision thresholds.
+
+    Returns:
+        float64, as many; None where no source has rollouts with and without an error.
+    """
+    of = _verdicts(steps)
+    source, possible = steps.source[of.rollout], of.low < of.high
+    found = []
+    for i in np.unique(source):
+        kinds = [(source == i) & kind for kind in (of.wrong, ~of.wrong)]
+        if not all(kind.any() for kind in kinds):
+            continue
+        shares = []
+        for kind in kinds:
+            low, high = (np.sort(end[kind & possible]) for end in (of.low, of.high))
+            hits = np.searchsorted(low, thresholds) - np.searchsorted(high, thresholds)
+            shares.append(hits / np.count_nonzero(kind))
+        found.append(_harmonic(*shares))
+    return np.mean(found, axis=0) if found else None
+
+
+def best_first_error_threshold(steps: StepScores) -> float | None:
+    """The decision threshold of the largest ProcessBench F1, the lowest of equal ones;
+    None where that F1 is not defined.
+    """
+    thresholds = decision_thresholds(steps)
+    swept = first_error_sweep(steps, thresholds)
+    return None if swept is None else float(thresholds[np.argmax(swept)])
 
 
 def within_position_auroc(steps: StepScores) -> float | None:
@@ -453,7 +643,7 @@ class Evaluation:
         position_auroc: of the position alone.
         average_precision: of the correct steps.
         average_precision_wrong: of the wrong steps.
-        first_error: how well the first wrong step is found.
+        processbench: how well the first wrong step is found.
         ece: expected calibration error.
         brier: Brier score.
         reliability: the calibration curve.
@@ -462,7 +652,8 @@ class Evaluation:
         threshold: of the decision.
         sources: every source that has counted steps.
         prior: what the given prior would score; None: none was given.
-        intervals: of the four F1, auroc and within_position_auroc; None: not asked for.
+        intervals: of the four F1, auroc, within_position_auroc and processbench_f1;
+            None: not asked for.
         replicates: of the bootstrap behind the intervals.
     """
 
@@ -477,7 +668,7 @@ class Evaluation:
     position_auroc: float | None
     average_precision: float | None
     average_precision_wrong: float | None
-    first_error: FirstError
+    processbench: ProcessBench
     ece: float | None
     brier: float | None
     reliability: tuple[ReliabilityBin, ...]
@@ -493,6 +684,9 @@ class Evaluation:
         """The same as JSON values; what was not asked for is left out."""
         value = asdict(self)
         replicates = value.pop("replicates")
+        value["threshold"].pop("first_error")
+        (value["processbench"]["threshold"] or {}).pop("first_error", None)
+        value["processbench_f1"] = self.processbench.f1
         if self.prior is None:
             del value["prior"]
         if self.intervals is None:
@@ -520,12 +714,15 @@ def evaluation(
         seed: of the bootstrap.
         prior: float64 ``[n_steps]``, known beforehand (see ``prior_auroc``).
     """
-    drawn = None
+    drawn, intervals = None, None
     threshold = decision.at(steps)
+    f1 = {name: float(of) for name, of in f1_at(steps, threshold)._asdict().items()}
     if replicates:
         rng = np.random.default_rng(seed)
         drawn = replicate(steps, threshold, replicates, rng)
-    f1 = {name: float(of) for name, of in f1_at(steps, threshold)._asdict().items()}
+        intervals = _intervals(f1["micro_f1"], drawn)
+        found = processbench_replicates(steps, decision, replicates, rng)
+        intervals["processbench_f1"] = percentile_interval(found)
     calibrated = calibration(steps.scores, steps.correct)
     return Evaluation(
         **f1,
@@ -536,7 +733,7 @@ def evaluation(
         position_auroc=position_auroc(steps),
         average_precision=average_precision(steps.scores, steps.correct),
         average_precision_wrong=average_precision(-steps.scores, ~steps.correct),
-        first_error=first_error_f1(steps, threshold),
+        processbench=processbench(steps, decision),
         ece=calibrated and calibrated.ece,
         brier=calibrated and calibrated.brier,
         reliability=calibrated.curve if calibrated else (),
@@ -545,7 +742,7 @@ def evaluation(
         threshold=decision,
         sources=_sources(steps, drawn),
         prior=None if prior is None else prior_auroc(steps, prior),
-        intervals=drawn and _intervals(f1["micro_f1"], drawn),
+        intervals=intervals,
         replicates=replicates,
     )
 

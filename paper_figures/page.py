@@ -160,6 +160,52 @@ def learning(curves: Sequence[Curve], y_label: str) -> Figure:
     return figure
 
 
+class Mark(NamedTuple):
+    """A named place on the x axis of :func:`lines`, in the look of a curve."""
+
+    name: str
+    x: float
+    look: int
+
+
+def lines(
+    curves: Sequence[Curve],
+    x_label: str,
+    y_label: str,
+    marks: Sequence[Mark] = (),
+    ideal: bool = False,
+) -> Figure:
+    """Curves over a common axis with their intervals, y in [0, 1].
+
+    Args:
+        curves: NaN in ``half`` for no interval there; markers where they are few.
+        x_label: name of x.
+        y_label: name of y.
+        marks: vertical lines.
+        ideal: whether to draw y = x, which is then named so.
+    """
+    figure, axis = _figure(2.8)
+    if ideal:
+        axis.plot([0, 1], [0, 1], color=GREY, linewidth=0.9, label="ideal")
+    for one in curves:
+        look: dict[str, Any] = one.settings
+        look |= {} if len(one.x) <= 40 else {"marker": ""}
+        look |= {"label": one.name, "markersize": 4}
+        if np.isnan(one.half).all():
+            axis.plot(one.x, one.y, **look)
+        else:
+            half = np.nan_to_num(one.half)
+            axis.errorbar(one.x, one.y, yerr=half, elinewidth=0.9, **look)
+    for mark in marks:
+        axis.axvline(mark.x, label=mark.name, linewidth=0.9, **style.curve(mark.look))
+    axis.set_ylim(0, 1.02)
+    axis.set_xlabel(x_label)
+    axis.set_ylabel(y_label)
+    axis.grid(axis="y")
+    _legend(figure, axis)
+    return figure
+
+
 def differences(rows: Sequence[Difference], x_label: str) -> Figure:
     """Differences with their intervals about a line at zero; a filled mark where the
     interval excludes zero. Labels stand in full, in as many lines as they need.

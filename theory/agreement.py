@@ -43,6 +43,7 @@ class StepScores:
         source_names: sorted.
         keys: uint64 ``[n_rollouts]``, hash of what identifies the rollout; every split
             is made by it, so it does not depend on the order of the rollouts.
+        cut: bool ``[n_rollouts]``, whether steps without a score follow; none if None.
     """
 
     scores: np.ndarray
@@ -52,6 +53,7 @@ class StepScores:
     source: np.ndarray
     source_names: tuple[str, ...]
     keys: np.ndarray
+    cut: np.ndarray | None = None
 
     @property
     def n_steps(self) -> int:
@@ -81,6 +83,7 @@ class StepScores:
             self.source[rows],
             self.source_names,
             self.keys[rows],
+            None if self.cut is None else self.cut[rows],
         )
 
 
@@ -89,6 +92,7 @@ def step_scores(
     labels: Sequence[Sequence[int]],
     scores: Sequence[Sequence[float]],
     ids: Sequence[str],
+    cut: Sequence[bool] | None = None,
 ) -> StepScores:
     """Columns of rollouts given one by one.
 
@@ -97,6 +101,7 @@ def step_scores(
         labels: 1 correct, -1 wrong, 0 neutral, per step of each rollout.
         scores: as many per rollout as labels.
         ids: what identifies each rollout, whichever model scored it.
+        cut: whether steps without a score follow; none if None.
 
     Raises:
         ValueError: a rollout has more labels than scores or fewer.
@@ -117,6 +122,7 @@ def step_scores(
         np.array([index[name] for name in sources], np.int64),
         names,
         np.array([xxhash.xxh3_64_intdigest(one.encode()) for one in ids], np.uint64),
+        None if cut is None else np.array(cut, bool),
     )
 
 
@@ -231,12 +237,20 @@ def f1_at(steps: Judged, threshold: float | np.ndarray) -> F1:
     return combined_f1(Confusion(*row) for row in rows)
 
 
+def decision_thresholds(steps: Judged) -> np.ndarray:
+    """Every decision threshold that makes a difference, float64 ``[n_distinct + 1]``,
+    ascending: each distinct score, and last the next number above the largest, at which
+    no step is positive.
+    """
+    distinct = np.unique(steps.scores)
+    return np.append(distinct, np.nextafter(distinct[-1:], np.inf))
+
+
 class Sweep(NamedTuple):
     """F1 at every decision threshold that makes a difference.
 
     Attributes:
-        thresholds: float64 ``[n_distinct + 1]``, ascending: every distinct score, and
-            last the next number above the largest, at which no step is positive.
+        thresholds: those of :func:`decision_thresholds`.
         f1: at each of them.
     """
 
@@ -253,11 +267,9 @@ def sweep(steps: Judged) -> Sweep:
     if not len(steps.scores):
         raise ValueError("no counted steps")
     order = np.argsort(steps.scores)
-    ordered = steps.scores[order]
-    first = np.flatnonzero(np.append(True, ordered[1:] != ordered[:-1]))
-    thresholds = np.append(ordered[first], np.nextafter(ordered[-1], np.inf))
+    thresholds = decision_thresholds(steps)
     # Before these places of the order lies what each threshold calls wrong.
-    cut = np.append(first, len(ordered))
+    cut = np.searchsorted(steps.scores[order], thresholds)
     correct, source = steps.correct[order], steps.step_source[order]
 
     def below(of: np.ndarray) -> np.ndarray:

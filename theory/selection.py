@@ -40,6 +40,9 @@ RuleName = Literal[
 ]
 RULE_NAMES: tuple[RuleName, ...] = get_args(RuleName)
 
+# Their scores depend on N, not on K/N alone.
+NEEDS_TRIALS = frozenset({"shrunken-bis", "posterior-fisher", "contrast"})
+
 TieRule = Literal["content", "file"]
 BudgetUnit = Literal["rollouts", "steps"]
 

@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import os
 import re
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
+
+import numpy as np
 
 from experiments.console.command import answer
 from experiments.console.corpus import (
     CorpusOptions,
     LabelOptions,
     check_labels,
+    line_rows,
     load_usable,
 )
-from experiments.console.errors import bad_line_rows
-from experiments.console.options import OptionalPath
+from experiments.console.errors import print_bad_lines
+from experiments.console.options import PictureOptions
 from experiments.console.progress import progress
 from experiments.store.write_subset import (
     META_FORMATS,
@@ -25,19 +29,22 @@ from experiments.store.write_subset import (
     folders_of,
     meta_bytes,
     meta_path,
+    say_pictures,
 )
 from mprm_jax.data.formats import by_name
 from mprm_jax.data.framing import corpus_files
 from mprm_jax.data.outputs import OutputSet
 from mprm_jax.data.write import encoded_lines, write_lines
-from mprm_jax.records.problems import DataError
+from mprm_jax.records.problems import BadRecord, DataError
 from theory.summary import by_source
 
-OutputFormat = Literal["prm", "visualprm", "raw", "trl", "math-shepherd"]
+OutputFormat = Literal[
+    "prm", "visualprm", "raw", "trl", "math-shepherd", "rlhflow", "openrlhf", "openr"
+]
 
 
 @dataclasses.dataclass(frozen=True)
-class Options(CorpusOptions):
+class Options(PictureOptions, CorpusOptions):
     """Write every rollout in another format, one file per source.
 
     What a format cannot hold is refused with its file and line, never changed or
@@ -49,13 +56,11 @@ class Options(CorpusOptions):
         output: Folder to write into.
         format: Format to write.
         labels: How labels are written.
-        images: Root of the image paths; if given, every image must exist below it.
     """
 
     output: Path = Path("runs/converted")
     format: OutputFormat = "prm"
     labels: LabelOptions = dataclasses.field(default_factory=LabelOptions)
-    images: OptionalPath = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -75,33 +80,46 @@ def run(options: Options) -> None:
     groups = by_source(usable.rollouts)
     files = _file_names(list(groups))
     _check_folder(options.output, set(files.values()))
-    written: list[dict[str, Any]] = []
+    refused: dict[int, BadRecord] = {}
     with (
         OutputSet() as outputs,
         progress("converting", len(usable.row), "rollouts") as tick,
     ):
-        done = 0
+        written, done = [], 0
         for name, picks in groups.items():
             path = options.output / files[name]
+            before = len(refused)
+            lines = encoded_lines(
+                usable, picks, form, options.labels, options.root, refused
+            )
+            first = next(lines, None)
+            if first is None:
+                continue
             output = outputs.add(path)
-            lines = encoded_lines(usable, picks, form, options.labels, options.images)
+            lines = itertools.chain([first], lines)
             write_lines(lines, output.write, lambda n, done=done: tick(done + n))
             done += len(picks)
-            made = {"source": name, "format": form.name, "rollouts": len(picks)}
+            count = len(picks) - (len(refused) - before)
+            made = {"source": name, "format": form.name, "rollouts": count}
             written.append(output.facts() | made)
             if form.name in META_FORMATS:
-                meta = meta_bytes(usable, path, len(picks), options.images)
+                meta = meta_bytes(usable, picks, path, count, options.root)
                 outputs.add(meta_path(path), describes=True).write(meta)
+        told = usable.lines_of(refused)
+        usable = usable.without(refused, options.max_bad)
         manifest = corpus_manifest(usable)
         manifest |= {"labels": asdict(options.labels), "outputs": written}
         outputs.add_manifest(options.output / "manifest.json", manifest)
+    print_bad_lines(told)
+    if form.name in META_FORMATS:
+        say_pictures(usable, np.arange(len(usable.row)), options.root)
     answer(
         options.json,
         {
             "output": str(options.output),
             "files": written,
             "counts": manifest["counts"],
-            "bad_lines": bad_line_rows(usable.bad_lines),
+            **line_rows(usable),
         },
         f"wrote {len(usable.row):,} rollouts of {len(written)} sources "
         f"({form.name}): {options.output}",

@@ -11,8 +11,11 @@ import numpy as np
 
 from experiments.console.command import answer
 from experiments.console.errors import UsageError
+from experiments.console.options import option
 from experiments.console.progress import progress
 from experiments.console.tables import format_table, percent_cell, printable
+from experiments.store.manifests import command_line
+from experiments.store.provenance import file_sha256
 from experiments.store.scoring import (
     ScoringOptions,
     between,
@@ -21,6 +24,7 @@ from experiments.store.scoring import (
     number,
     write_scored,
 )
+from mprm_jax.data.framing import corpus_files
 from mprm_jax.data.scored import (
     Prediction,
     columns,
@@ -37,23 +41,32 @@ from theory.agreement import StepScores
 class Options(ScoringOptions):
     """How well does a model, or anyone's scores, find wrong steps?
 
-    Scores the solutions of a benchmark (VisualProcessBench's format) with a checkpoint,
-    or reads scores: JSON lines, or one JSON list, of {"data_source", "labels_per_step":
-    [1, -1, 0], "prm_scores": [...]}. A step is predicted correct iff its score is at
-    least the decision threshold. Neutral steps (0) are left out. "micro-F1" is the mean
-    of the sources' macro-F1 weighted by steps, as VisualProcessBench defines it.
+    Scores the solutions of a benchmark (VisualProcessBench, ProcessBench, PRMBench,
+    VLRMBench, told by their records) with a checkpoint, or reads scores: JSON lines, or
+    one JSON list, of {"data_source", "labels_per_step": [1, -1, 0], "prm_scores":
+    [...]}, or of a benchmark's records with "scores" beside, one per step. A step is
+    predicted correct iff its score is at least the decision threshold. Neutral steps
+    (0) are left out. "micro-F1" is the mean of the sources' macro-F1 weighted by steps,
+    as VisualProcessBench defines it. "ProcessBench F1" is the harmonic mean of how
+    often the first wrong step is found and of how often a solution without one passes,
+    averaged over sources, at a threshold of its own.
 
-    The threshold is by default chosen on a fifth of the rollouts, drawn by the hash of
+    Thresholds are by default chosen on a fifth of the rollouts, drawn by the hash of
     their id (or of their number in the file), which are then left out of every metric.
 
     Example: mprm evaluate --predictions scores.jsonl --threshold 0.5 --json
 
     Attributes:
-        benchmark: File of judged solutions that --checkpoint scores.
-        threshold: A fixed decision threshold.
+        benchmark: File of judged solutions that --checkpoint scores, or a folder of
+            such files.
+        threshold: A fixed decision threshold, for both kinds of F1.
         threshold_on: Where the decision threshold is chosen, by default held-out;
             cross-fitted: of each half of the rollouts on the other, and all are judged;
             on the test set itself it flatters, and the output says so.
+        threshold_source: Source on which thresholds are chosen for all, such as gsm8k
+            as in ProcessBench; it is judged, too.
+        page: Where a page of the result goes (one HTML file): threshold curve,
+            calibration, sources; by default beside the scores of --checkpoint.
         prior: Field that holds something known beforehand, such as slip_rate, a number
             or one per step; its own AUROC is reported.
         prior_file: File of that field, a record for each record of the scores; by
@@ -63,6 +76,8 @@ class Options(ScoringOptions):
     benchmark: Path | None = None
     threshold: float | None = None
     threshold_on: ThresholdChoice | None = None
+    threshold_source: str | None = None
+    page: Path | None = None
     prior: str | None = None
     prior_file: Path | None = None
 
@@ -78,6 +93,14 @@ class Options(ScoringOptions):
                     f"--threshold and --threshold-on {self.threshold_on} exclude each "
                     "other"
                 )
+        if (self.threshold_on == "source") > (self.threshold_source is not None):
+            raise UsageError("--threshold-on source needs --threshold-source NAME")
+        if self.threshold_source is not None and not (
+            self.threshold is None and self.threshold_on in (None, "source")
+        ):
+            raise UsageError(
+                "--threshold-source excludes --threshold and another --threshold-on"
+            )
         if self.prior_file is not None and self.prior is None:
             raise UsageError("--prior-file needs --prior FIELD")
 
@@ -86,48 +109,83 @@ OPTIONS = Options
 
 
 def run(options: Options) -> None:
-    """Score if need be, and judge."""
-    if options.predictions is not None:
-        rows = read_predictions(options.predictions)
-        value = _judge(options, rows, options.predictions)
+    """Score if need be, judge, and write the page."""
+    page, file = options.page, options.predictions
+    if file is not None:
+        value, steps = _judge(options, read_predictions(file), file)
     else:
         assert options.checkpoint is not None
         assert options.benchmark is not None
-        rows, judged = _predict(options, options.checkpoint, options.benchmark)
+        file = options.benchmark
+        rows, repeats, judged = _predict(options, options.checkpoint, file)
         output = options.output or Path("runs/predictions.jsonl")
+        page = page or output.with_suffix(".html")
         lines = map(encode_prediction, rows)
         try:
-            value = _judge(options, rows, options.benchmark)
+            value, steps = _judge(options, rows, file, repeats)
         except DataError:
             # What the model said took long to make: it is kept all the same.
-            write_scored(output, options, options.benchmark, lines, None, judged)
+            write_scored(output, options, file, lines, None, judged)
             raise
         value |= {"predictions": str(output), "judged": judged}
-        write_scored(output, options, options.benchmark, lines, value, judged)
+        write_scored(output, options, file, lines, value, judged)
+    if page is not None:
+        from experiments.page.evaluation import Judged, write_evaluation
+
+        inputs = {str(of.path): file_sha256(of.path) for of in corpus_files(file)}
+        if page.resolve() in {Path(name).resolve() for name in inputs}:
+            raise DataError(f"{page}: is an input; choose another file for the page")
+        write_evaluation(page, Judged(value, steps, file, _command(options), inputs))
+        value["page"] = str(page)
     answer(options.json, value, lambda: _text(value))
+
+
+def _command(options: Options) -> str:
+    given = {
+        option(field.name): value
+        for field in dataclasses.fields(options)
+        if (value := getattr(options, field.name)) != field.default
+        and field.name != "json"
+    }
+    return command_line("mprm evaluate", given)
 
 
 def _predict(
     options: Options, checkpoint: Path, benchmark: Path
-) -> tuple[list[Prediction], dict[str, Any]]:
-    """The scores, and the facts of the checkpoint."""
-    from mprm_jax.evaluate import image_root, predict, read_benchmark
+) -> tuple[list[Prediction], int, dict[str, Any]]:
+    """The scores, how many solutions were left out because they are repeats, and the
+    facts of the checkpoint.
+    """
+    from mprm_jax.evaluate import (
+        predict,
+        read_benchmark,
+        without_repeats,
+    )
+    from mprm_jax.records.record import image_root
 
-    solutions = read_benchmark(benchmark)
-    root = options.images or image_root(benchmark, solutions[0].record.images)
+    read = read_benchmark(benchmark)
+    solutions = without_repeats(read)
+    images = next((of.record.images for of in solutions if of.record.images), ())
+    root = options.images or image_root(benchmark, images)
     model, params, facts = load_checkpoint(checkpoint)
     with progress("scoring", len(solutions), "solutions") as tick:
         rows = predict(model, params, solutions, root, options.batch_size, tick)
-    return rows, facts
+    return rows, len(read) - len(solutions), facts
 
 
-def _judge(options: Options, rows: list[Prediction], file: Path) -> dict[str, Any]:
+def _judge(
+    options: Options, rows: list[Prediction], file: Path, repeats: int = 0
+) -> tuple[dict[str, Any], StepScores]:
     steps = columns(rows)
     fixed = options.threshold is not None
-    chosen_on = "fixed" if fixed else options.threshold_on or "held-out"
+    named = options.threshold_source is not None and "source"
+    chosen_on = "fixed" if fixed else options.threshold_on or named or "held-out"
     try:
         decision, left = decide(
-            steps, chosen_on, 0.5 if options.threshold is None else options.threshold
+            steps,
+            chosen_on,
+            0.5 if options.threshold is None else options.threshold,
+            options.threshold_source,
         )
     except DataError as error:
         raise DataError(f"{file}: {error}") from None
@@ -146,10 +204,12 @@ def _judge(options: Options, rows: list[Prediction], file: Path) -> dict[str, An
     kept = [rows[i] for i in left]
     value["steps_neutral"] = sum(row.labels.count(0) for row in kept)
     value["steps_truncated"] = sum(row.truncated for row in kept)
+    if repeats:
+        value["repeats"] = repeats
     if options.prior is not None:
         value["prior"] |= {"field": options.prior}
     value["notes"] = _notes(value, evaluated)
-    return value
+    return value, evaluated
 
 
 def _notes(value: dict[str, Any], steps: StepScores) -> list[str]:
@@ -157,10 +217,29 @@ def _notes(value: dict[str, Any], steps: StepScores) -> list[str]:
     notes = []
     if value["threshold"]["chosen_on"] == "test":
         notes.append("The decision threshold was chosen on the test set: F1 flatters.")
+    if (source := value["threshold"]["source"]) is not None:
+        notes.append(
+            f"Thresholds were chosen on the source {printable(source, 24)}: its own F1 "
+            "flatters."
+        )
     if value["steps_truncated"]:
         notes.append(
-            f"{value['steps_truncated']:,} steps did not fit the model, have no score "
-            "and are not counted."
+            f"{value['steps_truncated']:,} steps have no score (they did not fit the "
+            "model, or none is given) and are not counted."
+        )
+    if cut := value["processbench"]["rollouts_cut"]:
+        notes.append(
+            f"ProcessBench's F1 leaves out {cut:,} rollouts whose first wrong step may "
+            "be one without a score."
+        )
+    if repeats := value.get("repeats"):
+        notes.append(
+            f"{repeats:,} solutions stand in several records and were judged once."
+        )
+    if value["processbench"]["threshold"] is None:
+        notes.append(
+            "No threshold could be chosen for ProcessBench's F1: that takes rollouts "
+            "with and without a wrong step."
         )
     if not value["steps_wrong"] or value["steps_wrong"] == steps.n_steps:
         only, other = ("correct", -1) if not value["steps_wrong"] else ("wrong", 1)
@@ -177,11 +256,12 @@ def _notes(value: dict[str, Any], steps: StepScores) -> list[str]:
 
 
 def _text(value: dict[str, Any]) -> str:
-    threshold = value["threshold"]
+    threshold, first = value["threshold"], value["processbench"]["threshold"]
     origin = {
         "fixed": "given",
         "test": "best micro-F1 ON THE TEST SET",
         "cross-fitted": "for each half best micro-F1 on the other; their mean",
+        "source": f"best micro-F1 on {printable(str(threshold['source']), 24)}",
     }.get(
         threshold["chosen_on"],
         f"best micro-F1 on {threshold['rollouts']:,} held-out rollouts "
@@ -189,17 +269,27 @@ def _text(value: dict[str, Any]) -> str:
     )
     lines = [
         f"decision threshold {threshold['threshold']:.4g}: {origin}",
+        *(
+            [f"  of ProcessBench F1 {first['threshold']:.4g}, chosen for it likewise"]
+            if first is not None and threshold["chosen_on"] != "fixed"
+            else []
+        ),
         f"{value['steps']:,} steps of {value['rollouts']:,} rollouts, "
         f"{percent_cell(value['steps_wrong'] / value['steps'], 1)} wrong; "
-        f"{value['steps_neutral']:,} neutral steps not counted.",
+        f"{value['steps_neutral']:,} neutral or unjudged not counted.",
         "",
         _source_table(value),
         "",
+        *_processbench_table(value),
         _metric_table(value),
         "",
         "micro-F1 is the mean of the sources' macro-F1, weighted by their steps.",
+        "ProcessBench F1 is the harmonic mean of the next two: the first wrong step is",
+        "found; no step is called wrong where none is. Of several sources, their mean.",
         "AUROC at position: pairs of steps of the same position only.",
     ]
+    if "page" in value:
+        lines.append(f"wrote {value['page']}")
     return "\n".join([*lines, *closing(value)])
 
 
@@ -221,7 +311,21 @@ def _source_table(value: dict[str, Any]) -> str:
     return format_table((*header, "at pos."), rows)
 
 
-# Of the evaluation, or of its first_error.
+def _processbench_table(value: dict[str, Any]) -> list[str]:
+    """ProcessBench's F1 by source, where there are several."""
+    sources = value["processbench"]["sources"]
+    if len(sources) < 2 or value["processbench_f1"] is None:
+        return []
+    names = ("f1", "wrong_found", "right_passed")
+    rows = [
+        (printable(name, 24), *(number(of[key]) for key in names))
+        for name, of in sources.items()
+    ]
+    header = ("source", "ProcessBench F1", "found", "passed")
+    return [format_table(header, rows), ""]
+
+
+# Of the evaluation, or of its processbench.
 _METRICS = {
     "micro_f1": "micro-F1",
     "macro_f1_pooled": "macro-F1, pooled",
@@ -232,16 +336,16 @@ _METRICS = {
     "position_auroc": "AUROC of position alone",
     "average_precision": "average precision, correct",
     "average_precision_wrong": "average precision, wrong",
-    "f1": "first error, F1",
-    "wrong_found": "  found where one is",
-    "right_passed": "  none found where none is",
+    "processbench_f1": "ProcessBench F1",
+    "wrong_found": "  first error found",
+    "right_passed": "  no error passed",
     "ece": "calibration error (ECE)",
     "brier": "Brier score",
 }
 
 
 def _metric_table(value: dict[str, Any]) -> str:
-    ends, metrics = value.get("intervals", {}), value["first_error"] | value
+    ends, metrics = value.get("intervals", {}), value["processbench"] | value
     rows = [
         (name, number(metrics[key]), between(ends[key]) if key in ends else "")
         for key, name in _METRICS.items()

@@ -29,7 +29,8 @@ class Options(ScoringOptions):
     the candidate of the best mean (the paper's), minimum, product or last score. FILE
     holds JSON lines, or one JSON list, of {"question", "image", "answer",
     "candidates": [{"steps": [...], "answer" or "correct": true}]}; for --predictions
-    every candidate has "prm_scores", and the texts may be left out.
+    every candidate has "prm_scores", and the texts may be left out. A candidate without
+    an answer counts as wrong.
 
     Ties are broken by expectation. Random choice and pass@N are exact.
 
@@ -67,10 +68,12 @@ def _score(
     options: Options, checkpoint: Path, file: Path
 ) -> tuple[list[CandidateSet], dict[str, Any]]:
     """The scored candidates, and the facts of the checkpoint."""
-    from mprm_jax.evaluate import image_root, score_candidates
+    from mprm_jax.evaluate import score_candidates
+    from mprm_jax.records.record import image_root
 
     sets = read_candidates(file, scored=False)
-    root = options.images or image_root(file, sets[0].images)
+    images = next((of.images for of in sets if of.images), ())
+    root = options.images or image_root(file, images)
     model, params, facts = load_checkpoint(checkpoint)
     candidates = sum(len(of.candidates) for of in sets)
     with progress("scoring", candidates, "candidates") as tick:
@@ -90,6 +93,12 @@ def _notes(value: dict[str, Any]) -> list[str]:
     notes = []
     if value["product"] is None:
         notes.append("Scores outside [0, 1] are no probabilities: no product.")
+    if value["unanswered"]:
+        one = value["unanswered"] == 1
+        notes.append(
+            f"{value['unanswered']:,} candidate{'' if one else 's'} without an answer "
+            "counted as wrong."
+        )
     if value["steps_truncated"]:
         notes.append(
             f"{value['steps_truncated']:,} steps did not fit the model; their "
@@ -131,7 +140,8 @@ def _text(value: dict[str, Any]) -> str:
             )
         )
     header = ("choice", "accuracy", "95 %", "less random", "95 %", "tied")
-    lines = [f"{value['problems']:,} problems, {per} candidates each", ""]
+    problems = f"{value['problems']:,} problem{'' if value['problems'] == 1 else 's'}"
+    lines = [f"{problems}, {per} candidates each", ""]
     lines += [format_table(header, rows), ""]
     if len(value["per_source"]) > 1:
         header = ("source", "problems", "random", "best mean", "pass@N")

@@ -13,6 +13,7 @@ from experiments.console.command import answer
 from experiments.console.corpus import CorpusOptions, load_usable
 from experiments.console.errors import UsageError, bad_line_rows
 from experiments.console.options import wrong_usage
+from experiments.store.own_scores import places
 from experiments.store.write_subset import check_output, corpus_manifest
 from mprm_jax.data.corpus import SelectableCorpus
 from mprm_jax.data.outputs import Output, OutputSet, manifest_path
@@ -30,9 +31,12 @@ _ROWS_PER_WRITE = 4096
 class Options(CorpusOptions):
     """Write every rollout's scores, one row each, in corpus order.
 
-    Columns: file, line, source, row, n_steps, n_measured, n_positive, mean_mc, and one
-    per scoring rule. A score that this corpus does not define (no Beta prior fits) is
-    null and said. That of contrast, which depends on the budget, is the one without.
+    Columns: file, line, id, source, row, n_steps, n_measured, n_positive, mean_mc, and
+    one per scoring rule. A score that this corpus does not define (no Beta prior fits)
+    is null and said. That of contrast, which depends on the budget, is the one without.
+
+    id is a hash of the record's bytes, the same wherever it lies: by it join columns of
+    your own, which mprm select --scores then ranks by.
 
     Example: mprm score CORPUS --output scores.parquet
 
@@ -84,11 +88,9 @@ def score_columns(
     usable: SelectableCorpus, alpha: float
 ) -> tuple[dict[str, np.ndarray | list[Any]], dict[str, str]]:
     """(column by name, reason by name of each score that is undefined here)."""
-    corpus, rollouts = usable.corpus, usable.rollouts
-    names = [str(file.path.name) for file in corpus.files]
+    rollouts = usable.rollouts
     columns: dict[str, np.ndarray | list[Any]] = {
-        "file": [names[i] for i in corpus.file[usable.row]],
-        "line": corpus.line[usable.row],
+        **places(usable),
         "source": [rollouts.source_names[i] for i in rollouts.source],
         "row": usable.row,
         "n_steps": rollouts.lengths,

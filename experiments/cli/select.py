@@ -11,17 +11,34 @@ from experiments.console.corpus import (
     LabelOptions,
     RuleOptions,
     check_labels,
+    line_rows,
     load_usable,
 )
-from experiments.console.errors import UsageError, bad_line_rows
-from experiments.console.options import OptionalPath, given
+from experiments.console.errors import UsageError, print_bad_lines
+from experiments.console.options import OptionalPath, OptionalStr, PictureOptions, given
 from experiments.console.progress import progress
 from experiments.console.tables import comparison, format_table, percent_cell, printable
-from experiments.store.write_subset import check_output, choose, write_selection
+from experiments.store.own_scores import ScoreTable, read_scores
+from experiments.store.write_subset import (
+    META_FORMATS,
+    OwnScores,
+    Unwritable,
+    check_output,
+    choose,
+    own_scores,
+    say_pictures,
+    write_selection,
+)
 from mprm_jax.data.compat import OfficialReport
-from theory.selection import RuleName
+from mprm_jax.data.corpus import SelectableCorpus
+from mprm_jax.data.outputs import manifest_path
+from mprm_jax.records.problems import DataError
+from theory.selection import RuleName, Selection, SelectionOptions
 
-OutputFormat = Literal["prm", "visualprm", "raw", "trl", "math-shepherd", "rows"]
+OutputFormat = Literal[
+    "prm", "visualprm", "raw", "trl", "math-shepherd", "rlhflow", "openrlhf", "openr",
+    "rows",
+]  # fmt: skip
 
 # All that the released script has an option for, or that changes nothing.
 _OFFICIAL = {
@@ -31,12 +48,16 @@ _OFFICIAL = {
 
 
 @dataclasses.dataclass(frozen=True)
-class Options(RuleOptions):
+class Options(PictureOptions, RuleOptions):
     """Which rollouts should a process reward model be trained on?
 
     Ranks the rollouts of each source by a rule, keeps the best share, and writes them
     with a manifest that says how they were chosen. Bad lines are refused (exit status
     1, no output) unless --max-bad allows them.
+
+    --scores ranks by your own numbers instead: a table with one row for each rollout,
+    which is joined by its columns id, or file and line, as mprm score writes them, or
+    else by its order.
 
     Example: mprm select CORPUS --rule bis --keep-ratio 0.1 --alpha 0.2 --output
     bis10.jsonl
@@ -45,8 +66,9 @@ class Options(RuleOptions):
         output: File to write; the manifest goes beside it.
         format: Format to write; rows writes the manifest alone.
         labels: How labels are written.
-        images: Root of the image paths; if given, every chosen image must exist
-            below it.
+        scores: Table of your own scores, instead of --rule: JSON lines, .csv, or
+            .parquet (with the parquet extra).
+        column: Column of --scores to rank by, the largest first.
         compat: official: reproduce the paper's released script byte for byte (its
             ties, rounding and dropped rows included).
     """
@@ -55,11 +77,18 @@ class Options(RuleOptions):
     rule: RuleName = "bis"
     format: OutputFormat = "prm"
     labels: LabelOptions = dataclasses.field(default_factory=LabelOptions)
-    images: OptionalPath = None
+    scores: OptionalPath = None
+    column: OptionalStr = None
     compat: Optional[Literal["official"]] = None  # noqa: UP045
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if (self.scores is None) != (self.column is None):
+            raise UsageError("--scores FILE and --column NAME need each other")
+        if self.scores is not None and "--rule" in given(self):
+            raise UsageError("--scores takes the place of --rule")
+        if self.column in ("id", "file", "line"):
+            raise UsageError(f"--column {self.column} says whose a row is")
         if not self.compat:
             if self.format != "rows":
                 check_labels(self.format, self.labels)
@@ -86,20 +115,29 @@ def run(options: Options) -> None:
         value = {"output": str(options.output), **result}
         answer(options.json, value, lambda: _official(options.output, report))
         return
-    chosen = options.selection(options.rule)
     usable = load_usable(options)
-    selection = choose(usable, chosen)
-    with progress("writing", len(selection.rows), "rollouts") as tick:
-        manifest = write_selection(
-            usable,
-            selection,
-            chosen,
-            options.output,
-            options.format,
-            options.labels,
-            options.images,
-            tick,
-        )
+    while True:
+        chosen, selection = _choose(options, usable)
+        try:
+            with progress("writing", len(selection.rows), "rollouts") as tick:
+                manifest = write_selection(
+                    usable,
+                    selection,
+                    chosen,
+                    options.output,
+                    options.format,
+                    options.labels,
+                    options.root,
+                    tick,
+                )
+            break
+        except Unwritable as error:
+            # Chosen again without these, so that the budget is met exactly.
+            told = usable.lines_of(error.refused)
+            usable = usable.without(error.refused, options.max_bad)
+            print_bad_lines(told)
+    if options.format in META_FORMATS:
+        say_pictures(usable, selection.rows, options.root)
     name = options.output if options.format != "rows" else "the manifest alone"
     answer(
         options.json,
@@ -107,13 +145,39 @@ def run(options: Options) -> None:
             **{k: v for k, v in manifest.items() if k not in ("rows", "inputs")},
             "output": str(options.output),
             "written": manifest["output"],
-            "bad_lines": bad_line_rows(usable.bad_lines),
+            **line_rows(usable),
         },
         lambda: (
-            comparison(usable, selection, options.rule, options.alpha)
+            comparison(usable, selection, options.column or options.rule, options.alpha)
+            + _joined(options, chosen)
             + _masked(manifest["subset"])
             + f"\n\nwrote {len(selection.rows):,} rollouts ({options.format}): {name}"
         ),
+    )
+
+
+def _choose(
+    options: Options, usable: SelectableCorpus
+) -> tuple[SelectionOptions | OwnScores, Selection]:
+    """What the selection is made by, and the selection."""
+    chosen = options.selection(options.rule)
+    if options.scores is None or options.column is None:
+        return chosen, choose(usable, chosen)
+    for file in (options.output, manifest_path(options.output)):
+        if file.resolve() == options.scores.resolve():
+            raise DataError(f"{file}: holds the scores; choose another --output")
+    table = ScoreTable(options.scores, options.column)
+    with progress("reading scores", len(usable.row), "rows") as tick:
+        scores, joined_by = read_scores(table, usable, tick)
+    own = own_scores(scores, chosen, table, joined_by)
+    return own, own.choose(usable, scores)
+
+
+def _joined(options: Options, chosen: SelectionOptions | OwnScores) -> str:
+    if not isinstance(chosen, OwnScores):
+        return ""
+    return f"\n\nranked by {chosen.column} of {options.scores}, joined by " + str(
+        chosen.joined_by
     )
 
 

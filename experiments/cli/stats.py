@@ -9,8 +9,7 @@ from typing import Any
 import numpy as np
 
 from experiments.console.command import answer
-from experiments.console.corpus import RuleOptions, load_usable
-from experiments.console.errors import bad_line_rows
+from experiments.console.corpus import RuleOptions, line_rows, load_usable
 from experiments.console.progress import progress
 from experiments.console.tables import (
     count_sentences,
@@ -69,8 +68,7 @@ def run(options: Options) -> None:
             "rule": asdict(chosen),
             "cuts": [asdict(cut) for cut in selection.cuts],
         }
-    bad_lines = bad_line_rows(usable.bad_lines)
-    result |= {"counts": corpus_counts(usable), "bad_lines": bad_lines}
+    result |= {"counts": corpus_counts(usable), **line_rows(usable)}
     answer(options.json, result, lambda: _text(result, usable, selection, options))
 
 

@@ -14,8 +14,8 @@ import xxhash
 
 from experiments.console.command import answer
 from experiments.console.corpus import RuleOptions, load_usable
-from experiments.console.errors import UsageError
-from experiments.console.options import given, option, wrong_usage
+from experiments.console.errors import UsageError, print_bad_lines
+from experiments.console.options import PictureOptions, given, option, wrong_usage
 from experiments.console.progress import progress
 from experiments.console.tables import format_table
 from experiments.console.training import (
@@ -79,7 +79,7 @@ class HostOptions:
 
 
 @dataclasses.dataclass(frozen=True)
-class Options(RuleOptions):
+class Options(PictureOptions, RuleOptions):
     """Train a process reward model on Monte-Carlo-labelled rollouts.
 
     On the whole corpus, on a subset that mprm select wrote (--subset), or on what a
@@ -93,12 +93,13 @@ class Options(RuleOptions):
     What will it cost? mprm train CORPUS --model DIR --mesh 1x8x1 --dry-run
 
     Attributes:
-        images: Root of the image paths; by default images/ in the corpus's folder, or
-            that folder.
         subset: A subset of this corpus as mprm select wrote it: the file, or its
             manifest. How the corpus is read is taken from there, and whether labels are
             masked.
         output: Folder for the model, its checkpoints and metrics.
+        check_images: Read and encode every chosen rollout before the first update, so
+            that no damaged picture or control token in a text ends the run midway;
+            those that cannot be encoded count as bad lines (--max-bad).
         resume: Go on with the run in --output, bit for bit on the same devices; begin
             it if there is none. --mesh, --accumulate, --no-remat and the numbers of
             threads and checkpoints may change, what is learned from may not.
@@ -107,7 +108,7 @@ class Options(RuleOptions):
         several: A run on several hosts.
     """
 
-    images: Path | None = None
+    check_images: bool = True
     subset: Path | None = None
     output: Path = Path("runs/model")
     resume: bool = False
@@ -134,12 +135,14 @@ def run(options: Options) -> None:
     """Choose, train, and say what came of it."""
     options.several.join()
     training, subset = _training(options), _subset(options)
+    if training.objective.labels == "beta-binomial":
+        subset.usable.need_counts("the beta-binomial likelihood")
     budget = training.budget(len(subset.usable_rows), len(subset.usable.row))
     longest = int(subset.usable.rollouts.lengths[subset.usable_rows].max())
     if options.cost.dry_run:
 
         def source_for(encode: Any) -> CorpusExamples:
-            return examples(subset, encode, options.images)
+            return examples(subset, encode, options.root)
 
         found = price_run(training, options.cost, source_for, longest, budget)
         _answer_price(options, found)
@@ -151,6 +154,8 @@ def run(options: Options) -> None:
 
     with advised():
         model, params, mesh = open_model(training, budget)
+    subset = _checked(options, subset, model.encode)
+    budget = training.budget(len(subset.usable_rows), len(subset.usable.row))
     last: dict[str, Any] = {}
     with progress("training", budget.updates, "updates") as tick, wrong_usage():
 
@@ -158,7 +163,7 @@ def run(options: Options) -> None:
             last.update(update.metrics)
             tick(update.number)
 
-        source = examples(subset, model.encode, options.images)
+        source = examples(subset, model.encode, options.root)
         train(
             TrainingJob(model, source, budget, open_ladder(longest), training.config()),
             params,
@@ -199,9 +204,9 @@ def _subset(options: Options) -> Subset:
         return Subset(usable, choose(usable, chosen).rows, dataclasses.asdict(chosen))
 
     def read(reading: ReadPolicy) -> Corpus:
-        for field in ("trials", "source_from"):
+        for field in ("trials", "source_from", "empty_steps"):
             asked, before = getattr(options, field), getattr(reading, field)
-            if asked not in (None, before):
+            if asked not in (None, "error", before):
                 raise UsageError(
                     f"{option(field)} {asked}: the subset was selected with {before}"
                 )
@@ -213,6 +218,33 @@ def _subset(options: Options) -> Subset:
         )
 
     return fit_subset(read_subset(options.subset), read, options.subset)
+
+
+def _checked(options: Options, subset: Subset, encode: Any) -> Subset:
+    """The subset without what cannot be encoded; a rule chooses again without it.
+
+    Raises:
+        DataError: more rollouts than --max-bad allows cannot be encoded.
+    """
+    allowed = options.max_bad
+    if options.subset is not None:
+        allowed += subset.usable.bad_lines.total
+    while options.check_images:
+        source = examples(subset, encode, options.root)
+        with progress("checking", len(source), "rollouts") as tick:
+            refused = source.check(options.settings.loop.threads, tick)
+        if not refused:
+            return subset
+        told = subset.usable.lines_of(refused)
+        usable = subset.usable.without(refused, allowed)
+        print_bad_lines(told)
+        if options.rule is not None:
+            rows = choose(usable, options.selection(options.rule)).rows
+        else:
+            kept = np.setdiff1d(subset.usable_rows, list(refused))
+            rows = np.searchsorted(usable.row, subset.usable.row[kept])
+        subset = dataclasses.replace(subset, usable=usable, usable_rows=rows)
+    return subset
 
 
 def _identity(subset: Subset, params: Params) -> dict[str, Any]:

@@ -9,14 +9,15 @@ import dataclasses
 import itertools
 import os
 import signal
+import sys
 from collections.abc import Iterator
 from concurrent.futures import Executor
 from pathlib import Path
-from typing import Annotated, Literal, Optional
+from typing import Annotated, Any, Literal, Optional
 
 import tyro
 
-from experiments.console.errors import UsageError, print_bad_lines
+from experiments.console.errors import UsageError, bad_line_rows, print_bad_lines
 from experiments.console.options import (
     Checked,
     JsonOption,
@@ -30,7 +31,12 @@ from experiments.console.options import (
 from experiments.console.progress import progress
 from mprm_jax.data.corpus import SelectableCorpus, read_corpus, usable_rollouts
 from mprm_jax.data.formats import by_name
-from mprm_jax.data.formats.base import ReadOptions, WriteOptions, check_options
+from mprm_jax.data.formats.base import (
+    EmptySteps,
+    ReadOptions,
+    WriteOptions,
+    check_options,
+)
 from mprm_jax.data.framing import corpus_files
 from mprm_jax.records.problems import DataError
 from mprm_jax.records.record import UnmeasuredPolicy
@@ -38,8 +44,8 @@ from theory.scores import DEFAULT_ALPHA
 from theory.selection import BudgetUnit, RuleName, SelectionOptions, TieRule
 
 InputFormat = Literal[
-    "auto", "raw", "prm", "visualprm", "trl", "math-shepherd", "prm800k",
-    "processbench", "visualprocessbench", "medprm",
+    "auto", "raw", "prm", "visualprm", "trl", "math-shepherd", "rlhflow",
+    "openrlhf", "openr", "prm800k", "processbench", "visualprocessbench", "medprm",
 ]  # fmt: skip
 
 # Below this, which one process scans in about three seconds, a second one costs more
@@ -52,8 +58,8 @@ class CorpusOptions(JsonOption):
     """How a corpus is read.
 
     Attributes:
-        corpus: A folder of JSONL files (*.jsonl, *.jsonl.gz), a folder that holds
-            annotations/, or one file.
+        corpus: A folder of JSONL files (*.jsonl, *.jsonl.gz) or tables (*.parquet,
+            *.arrow), a folder that holds one as annotations/ or data/, or one file.
         input_format: Format of the files; auto tells it from the first record.
         trials: Continuations N behind a soft label, for formats that do not state
             it (16 in VisualPRM400K-v1.1).
@@ -62,6 +68,8 @@ class CorpusOptions(JsonOption):
         unmeasured: Steps the annotator never sampled (num_mc_total 0): refuse the
             line, drop the rollout's steps from there on, count them as negatives, or
             keep them without a label.
+        empty_steps: Steps that say nothing: refuse the line, or drop the step and its
+            label.
         max_bad: Bad lines to go on without; they are listed all the same.
         workers: Processes that scan files.
         dask: Address of a Dask scheduler that scans files instead (extra: dask).
@@ -74,6 +82,7 @@ class CorpusOptions(JsonOption):
     trials: OptionalInt = None
     source_from: OptionalStr = None
     unmeasured: UnmeasuredPolicy = "error"
+    empty_steps: EmptySteps = "error"
     max_bad: int = 0
     workers: int = 2
     dask: OptionalStr = None
@@ -88,7 +97,7 @@ class CorpusOptions(JsonOption):
     @property
     def reading(self) -> ReadOptions:
         """The part that formats see."""
-        return ReadOptions(trials=self.trials, source_from=self.source_from)
+        return ReadOptions(self.trials, self.source_from, self.empty_steps)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -196,7 +205,18 @@ def load_usable(options: CorpusOptions, sha256: bool = True) -> SelectableCorpus
         )
     usable = usable_rollouts(corpus, options.unmeasured, options.max_bad)
     print_bad_lines(usable.bad_lines)
+    if corpus.notes:
+        print("read all the same, but to be known:", file=sys.stderr)
+        print_bad_lines(corpus.notes)
     return usable
+
+
+def line_rows(usable: SelectableCorpus) -> dict[str, Any]:
+    """What ``--json`` says of lines: those that were refused, and notes on others."""
+    return {
+        "bad_lines": bad_line_rows(usable.bad_lines),
+        "notes": bad_line_rows(usable.corpus.notes),
+    }
 
 
 @contextlib.contextmanager

@@ -16,6 +16,7 @@ from typing import Annotated, Any, Optional, TypeVar
 import tyro
 
 from experiments.console.errors import UsageError
+from mprm_jax.records.record import ImageRoot
 
 T = TypeVar("T")
 
@@ -125,3 +126,23 @@ def check_least(options: Any, **bounds: float) -> None:
         value = getattr(options, field)
         if value is not None and not least <= value < math.inf:
             raise UsageError(f"{option(field)} must be at least {least}, not {value}")
+
+
+@dataclasses.dataclass(frozen=True)
+class PictureOptions:
+    """Where pictures lie.
+
+    Attributes:
+        images: Root of the image paths. Commands that write subsets then demand that
+            every chosen picture is there; others look in images/ beside the corpus, or
+            beside the file that names them, if this is not given.
+        follow_links: Follow symbolic links that lead out of --images.
+    """
+
+    images: OptionalPath = None
+    follow_links: bool = False
+
+    @property
+    def root(self) -> ImageRoot | None:
+        """Where pictures lie, if that was said."""
+        return self.images and ImageRoot(self.images, self.follow_links)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from experiments.console.text import percent
 from mprm_jax.data.corpus import SelectableCorpus
+from mprm_jax.data.formats import by_name
 from theory.selection import Selection
 from theory.summary import Summary, summarise
 
@@ -84,12 +85,13 @@ def tie_sentence(selection: Selection) -> str:
 def count_sentences(usable: SelectableCorpus) -> list[str]:
     """What was passed over, cut or met twice; nothing where there is nothing to say."""
     corpus = usable.corpus
+    without = "not judged" if by_name(corpus.format).human else "never sampled"
     said = [
         (corpus.blank, "blank lines passed over"),
         (usable.bad_lines.total, "bad lines left out (--max-bad)"),
         (
             usable.unmeasured_steps,
-            f"steps never sampled (--unmeasured {usable.unmeasured})",
+            f"steps {without} (--unmeasured {usable.unmeasured})",
         ),
         (usable.truncated, "rollouts cut before their first such step"),
         (usable.emptied, "rollouts of which nothing was left"),

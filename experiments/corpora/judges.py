@@ -27,7 +27,7 @@ from mprm_jax.data.corpus import (
 )
 from mprm_jax.data.write import decode_line, read_lines
 from mprm_jax.records.problems import BadRecord, DataError, faults_of
-from mprm_jax.records.record import Record, Step, counts_from_score
+from mprm_jax.records.record import Record, Step, scored_step
 from theory.agreement import count_pairs, pair_plan
 from theory.intervals import Interval, draw_weights, percentile_interval
 from theory.placement import noise_by_position, part_of_rollout, relative_position
@@ -133,7 +133,7 @@ def read_judged(path: Path) -> Judged:
             continue
         try:
             for step, score in enumerate(scores, 1):
-                counts.append(counts_from_score(score, TRIALS, step)[0])
+                counts.append(scored_step("", score, TRIALS, step).successes)
         except BadRecord as error:
             raise DataError(f"{where}: {error}") from None
         lengths.append(len(scores))

@@ -25,9 +25,11 @@ from mprm_jax.data.corpus import SelectableCorpus
 from mprm_jax.data.framing import corpus_files
 from mprm_jax.data.outputs import OUTPUT_SCHEMA
 from mprm_jax.data.scored import CandidateSet, read_candidates
-from mprm_jax.evaluate import Solution, image_root, read_benchmark
+from mprm_jax.data.write import picture_root
+from mprm_jax.evaluate import Solution, read_benchmark
 from mprm_jax.models.registry import DESCRIPTION
 from mprm_jax.records.problems import DataError, faults_of
+from mprm_jax.records.record import image_root
 from mprm_jax.summary import decide
 from theory.agreement import step_scores
 
@@ -146,10 +148,7 @@ def read_inputs(
         "training": training,
         "threshold": "cross-fitted",
     }
-    images = paths.images
-    if images is None:
-        # Only the first record says whether paths begin with images/ or lie below it.
-        images = image_root(folder / "annotations", _first_images(usable))
+    images = picture_root(usable, np.arange(len(usable.row)), paths.images).path
     root = paths.benchmark_images
     root = root or image_root(benchmark, solutions[0].record.images)
     return Inputs(usable, images, solutions, root, sets, settings)
@@ -178,14 +177,6 @@ def _check_split(solutions: Sequence[Solution], benchmark: Path) -> None:
 def _corpus_folder(usable: SelectableCorpus) -> Path:
     folder = corpus_files(usable.corpus.path)[0].path.resolve().parent
     return folder.parent if folder.name == "annotations" else folder
-
-
-def _first_images(usable: SelectableCorpus) -> Sequence[str]:
-    from mprm_jax.data.loader import CorpusExamples
-
-    # Nothing is encoded to read one record.
-    encode: Any = None
-    return CorpusExamples(usable, np.arange(1), encode, None).record(0).images
 
 
 def fingerprint(model: str, backbone: str = "full") -> str:

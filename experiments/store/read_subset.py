@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,10 +14,11 @@ import numpy as np
 from experiments.store.manifests import InputFile, typed
 from experiments.store.provenance import file_sha256
 from mprm_jax.data.corpus import Corpus, SelectableCorpus, usable_rollouts
-from mprm_jax.data.formats.base import ReadOptions, WriteOptions
+from mprm_jax.data.formats.base import EmptySteps, ReadOptions, WriteOptions
 from mprm_jax.data.outputs import MANIFEST_SUFFIX, manifest_path, read_manifest
-from mprm_jax.records.problems import DataError
-from mprm_jax.records.record import UnmeasuredPolicy
+from mprm_jax.data.write import picture_root
+from mprm_jax.records.problems import BadRecord, DataError
+from mprm_jax.records.record import ImageRoot, UnmeasuredPolicy
 
 if TYPE_CHECKING:
     from mprm_jax.data.loader import CorpusExamples
@@ -31,6 +32,8 @@ class ReadPolicy(msgspec.Struct, frozen=True):
     source_from: str | None
     unmeasured: UnmeasuredPolicy
     max_bad: int
+    empty_steps: EmptySteps = "error"
+    refused: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         _ = self.options
@@ -38,7 +41,18 @@ class ReadPolicy(msgspec.Struct, frozen=True):
     @property
     def options(self) -> ReadOptions:
         """The part that formats see."""
-        return ReadOptions(self.trials, self.source_from)
+        return ReadOptions(self.trials, self.source_from, self.empty_steps)
+
+    def usable(self, corpus: Corpus) -> SelectableCorpus:
+        """The corpus after its policies, as it was selected from.
+
+        Raises:
+            DataError: more lines are bad than were, or nothing is left.
+        """
+        usable = usable_rollouts(corpus, self.unmeasured, self.max_bad)
+        gone = np.flatnonzero(np.isin(usable.row, self.refused))
+        why = BadRecord("could not be written", "when the subset was selected")
+        return usable.without(dict.fromkeys(gone.tolist(), why), self.max_bad)
 
 
 class Written(msgspec.Struct, frozen=True):
@@ -167,7 +181,7 @@ def fit_subset(
                 f"{name}: selected from another corpus than {corpus.path}: {file} is "
                 f"{words}"
             )
-    usable = usable_rollouts(corpus, policy.unmeasured, policy.max_bad)
+    usable = policy.usable(corpus)
     corpus_rows = np.array(manifest.rows, np.int64)
     usable_rows = np.searchsorted(usable.row, corpus_rows)
     known = usable_rows < len(usable.row)
@@ -182,7 +196,9 @@ def fit_subset(
     return Subset(usable, usable_rows, manifest.selection)
 
 
-def examples(subset: Subset, encode: Any, images: Path | None = None) -> CorpusExamples:
+def examples(
+    subset: Subset, encode: Any, images: Path | ImageRoot | None = None
+) -> CorpusExamples:
     """The subset's rollouts as a model reads them; by default the images lie beside
     the corpus.
 
@@ -192,13 +208,6 @@ def examples(subset: Subset, encode: Any, images: Path | None = None) -> CorpusE
         images: root of the image paths.
     """
     from mprm_jax.data.loader import CorpusExamples
-    from mprm_jax.evaluate import image_root
 
-    source = CorpusExamples(subset.usable, subset.usable_rows, encode, images)
-    if images is not None:
-        return source
-    folder = subset.usable.corpus.files[0].path.parent
-    if folder.name == "annotations":
-        folder = folder.parent
-    root = image_root(folder / "annotations", source.record(0).images)
-    return replace(source, images=root)
+    root = picture_root(subset.usable, subset.usable_rows, images)
+    return CorpusExamples(subset.usable, subset.usable_rows, encode, root)

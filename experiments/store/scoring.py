@@ -13,6 +13,7 @@ import msgspec
 from experiments.console.errors import UsageError
 from experiments.console.options import SeedOption, check_least, option
 from experiments.store.provenance import file_sha256, package_version, versions
+from mprm_jax.data.framing import corpus_files
 from mprm_jax.data.outputs import OutputSet, manifest_path
 from mprm_jax.records.problems import DataError
 from theory.intervals import REPLICATES
@@ -121,7 +122,10 @@ def write_scored(
         "versions": versions() | {"jax": package_version("jax")},
         "checkpoint": str(options.checkpoint and options.checkpoint.resolve()),
         "judged": judged,
-        "inputs": [{"file": str(scored), "sha256": file_sha256(scored)}],
+        "inputs": [
+            {"file": str(file.path), "sha256": file_sha256(file.path)}
+            for file in corpus_files(scored)
+        ],
         "batch_size": options.batch_size,
     }
     with OutputSet() as outputs:

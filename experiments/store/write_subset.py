@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
+import sys
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import numpy as np
 
-from experiments.store.provenance import versions
+from experiments.store.own_scores import JoinedBy, ScoreTable
+from experiments.store.provenance import file_sha256, versions
 from mprm_jax.data.corpus import SelectableCorpus
 from mprm_jax.data.formats import by_name
 from mprm_jax.data.formats.base import WriteOptions
@@ -21,10 +24,18 @@ from mprm_jax.data.outputs import (
     OutputSet,
     manifest_path,
 )
-from mprm_jax.data.write import encoded_lines, internvl_meta, write_lines
-from mprm_jax.records.problems import DataError
+from mprm_jax.data.write import (
+    encoded_lines,
+    first_pictures,
+    internvl_meta,
+    picture_root,
+    write_lines,
+)
+from mprm_jax.records.problems import BadRecord, DataError
+from mprm_jax.records.record import ImageRoot, resolve_image
 from theory.scores import DEFAULT_ALPHA
 from theory.selection import (
+    NEEDS_TRIALS,
     BudgetUnit,
     Selection,
     SelectionOptions,
@@ -47,6 +58,10 @@ class OwnScores:
             :class:`theory.selection.SelectionOptions`.
         rule: tells such a manifest from a rule's.
         alpha: of the BIS that the manifest's statistics show.
+        file: table that the scores are of; None: they were given as an array.
+        file_sha256: its.
+        column: its scores.
+        joined_by: what told which of its rows is whose.
     """
 
     sha256: str
@@ -57,6 +72,64 @@ class OwnScores:
     seed: int
     rule: str = "scores"
     alpha: float = DEFAULT_ALPHA
+    file: str | None = None
+    file_sha256: str | None = None
+    column: str | None = None
+    joined_by: JoinedBy | None = None
+
+    def choose(self, usable: SelectableCorpus, scores: np.ndarray) -> Selection:
+        """The rows of ``usable`` with the largest scores.
+
+        Raises:
+            ValueError: there is not one finite score for each rollout.
+        """
+        return select(
+            usable.rollouts,
+            scores,
+            self.keep_ratio,
+            usable.content,
+            per_source=self.per_source,
+            unit=self.unit,
+            ties=self.ties,
+            seed=self.seed,
+        )
+
+
+def own_scores(
+    scores: np.ndarray,
+    options: SelectionOptions,
+    table: ScoreTable | None = None,
+    joined_by: JoinedBy | None = None,
+) -> OwnScores:
+    """The options with the scores in the rule's place.
+
+    Args:
+        scores: of each usable rollout.
+        options: of which the rule does not count.
+        table: that the scores are of.
+        joined_by: what told which of its rows is whose.
+
+    Raises:
+        DataError: the table cannot be read.
+    """
+    found = OwnScores(
+        hashlib.sha256(np.asarray(scores, "<f8").tobytes()).hexdigest(),
+        options.keep_ratio,
+        options.per_source,
+        options.unit,
+        options.ties,
+        options.seed,
+        alpha=options.alpha,
+    )
+    if table is None:
+        return found
+    return replace(
+        found,
+        file=str(table.path.resolve()),
+        file_sha256=file_sha256(table.path),
+        column=table.column,
+        joined_by=joined_by,
+    )
 
 
 def choose(usable: SelectableCorpus, options: SelectionOptions) -> Selection:
@@ -65,6 +138,8 @@ def choose(usable: SelectableCorpus, options: SelectionOptions) -> Selection:
     Raises:
         DataError: the rule's score is undefined on this corpus.
     """
+    if options.rule in NEEDS_TRIALS:
+        usable.need_counts(f"rule {options.rule}")
     try:
         return select(
             usable.rollouts,
@@ -89,8 +164,10 @@ def corpus_reading(usable: SelectableCorpus) -> dict[str, Any]:
         "format": usable.corpus.format,
         "trials": usable.corpus.options.trials,
         "source_from": usable.corpus.options.source_from,
+        "empty_steps": usable.corpus.options.empty_steps,
         "unmeasured": usable.unmeasured,
         "max_bad": usable.bad_lines.total,
+        "refused": usable.refused,
     }
 
 
@@ -149,14 +226,51 @@ def _meta_name(output: Path) -> str:
 
 
 def meta_bytes(
-    usable: SelectableCorpus, output: Path, length: int, images: Path | None
+    usable: SelectableCorpus,
+    rows: np.ndarray,
+    output: Path,
+    length: int,
+    images: Path | ImageRoot | None,
 ) -> bytes:
-    """InternVL's meta file for an output; images are below the corpus by default."""
-    folder = usable.corpus.files[0].path.parent
-    if folder.name == "annotations":
-        folder = folder.parent
-    meta = internvl_meta(_meta_name(output), str(images or folder), str(output), length)
+    """InternVL's meta file for an output, all paths absolute; pictures are where
+    `mprm train` looks for them.
+    """
+    root = picture_root(usable, rows, images).path.resolve()
+    meta = internvl_meta(_meta_name(output), str(root), str(output.resolve()), length)
     return msgspec.json.format(msgspec.json.encode(meta), indent=2) + b"\n"
+
+
+def say_pictures(
+    usable: SelectableCorpus, rows: np.ndarray, images: Path | ImageRoot | None
+) -> None:
+    """Say to stderr if the first picture of what was written is not where a trainer
+    would look for it.
+    """
+    root = picture_root(usable, rows, images)
+    for image in first_pictures(usable, rows)[:1]:
+        try:
+            if resolve_image(root, image) != Path(os.path.realpath(root.path / image)):
+                lead = image.partition("/")[0]
+                print(
+                    f"pictures are found without {lead}/ in front of their paths; "
+                    f"another trainer needs them below {root.path / lead}",
+                    file=sys.stderr,
+                )
+        except BadRecord as error:
+            print(f"{error}; name their folder with --images", file=sys.stderr)
+
+
+class Unwritable(DataError):
+    """Chosen rollouts that the format cannot hold, or whose pictures are not there.
+
+    Attributes:
+        refused: why, by row of the usable rollouts.
+    """
+
+    def __init__(self, usable: SelectableCorpus, refused: dict[int, BadRecord]) -> None:
+        row, error = next(iter(refused.items()))
+        super().__init__(f"{usable.corpus.where(int(usable.row[row]))}: {error}")
+        self.refused = refused
 
 
 def write_selection(
@@ -166,7 +280,7 @@ def write_selection(
     output: Path,
     format_name: str,
     labels: WriteOptions,
-    images: Path | None = None,
+    images: Path | ImageRoot | None = None,
     progress: Callable[[int], None] = lambda count: None,
 ) -> dict[str, Any]:
     """Write the subset, its manifest, and a meta file for InternVL's trainers.
@@ -178,8 +292,10 @@ def write_selection(
         the manifest.
 
     Raises:
-        DataError: the format cannot hold a record, or a file cannot be written.
+        Unwritable: the format cannot hold some records; it carries them all.
+        DataError: a file cannot be written.
     """
+    refused: dict[int, BadRecord] = {}
     written: dict[str, Any] = {
         "file": output.name,
         "format": format_name,
@@ -193,12 +309,15 @@ def write_selection(
     with OutputSet() as outputs:
         if format_name != "rows":
             form = by_name(format_name)
-            lines = encoded_lines(usable, selection.rows, form, labels, images)
+            rows = selection.rows
+            lines = encoded_lines(usable, rows, form, labels, images, refused)
             file = outputs.add(output)
             write_lines(lines, file.write, progress)
+            if refused:
+                raise Unwritable(usable, refused)
             written |= file.facts()
             if format_name in META_FORMATS:
-                meta = meta_bytes(usable, output, len(selection.rows), images)
+                meta = meta_bytes(usable, rows, output, len(rows), images)
                 outputs.add(meta_path(output), describes=True).write(meta)
         manifest = corpus_manifest(usable) | {
             "selection": asdict(options),

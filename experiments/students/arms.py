@@ -58,8 +58,9 @@ class Arm:
 
     Attributes:
         rule: of :mod:`theory.selection`, or one of :data:`experiments.students.runs.
-            VARIANTS`; "full" keeps everything; "bayes" is no student, but the best
-            rule there is; "start" is the student before it is trained.
+            VARIANTS`, or an :class:`experiments.students.own_rule.OwnRule`; "full"
+            keeps everything; "bayes" is no student, but the best rule there is;
+            "start" is the student before it is trained.
         keep_ratio: rho.
         alpha: BIS's alpha.
         labels: "hard-i": 1[K > i]; "soft": K/N; "counts": K and N, by the

@@ -16,6 +16,7 @@ import numpy as np
 
 from experiments.store.experiment import ExperimentOptions, complete
 from experiments.students.arms import MOVED, Arm, LabelKind
+from experiments.students.own_rule import OwnRule
 from experiments.students.worlds import World, describe
 from sim.students.evaluation import (
     Split,
@@ -157,6 +158,7 @@ def choose_rows(problem: Task, arm: Arm) -> tuple[np.ndarray, float]:
 
     Raises:
         ValueError: the rule is unknown or undefined on this corpus.
+        DataError: somebody's own rule fails.
     """
     rollouts = problem.rollouts
     if arm.rule == "full":
@@ -165,9 +167,10 @@ def choose_rows(problem: Task, arm: Arm) -> tuple[np.ndarray, float]:
         rows = _variant_rows(problem, VARIANTS[arm.rule], arm)
         mixed = ~_all_negative(rollouts) & ~_perfect(rollouts)
         return rows, float(np.mean(~mixed[rows]))
+    rule: Any = arm.rule
     selection = select(
         rollouts,
-        arm.rule,  # pyright: ignore[reportArgumentType]
+        rule.scores(rollouts) if isinstance(rule, OwnRule) else rule,
         arm.keep_ratio,
         problem.content,
         alpha=arm.alpha,
@@ -227,16 +230,26 @@ def run_cells(
     Returns:
         how many cells were run.
     """
-    base = {"world": describe(world), "seeds": seeds}
+    base: dict[str, Any] = {"world": describe(world), "seeds": seeds}
     if checkpoints is not None:
         base["checkpoints"] = list(checkpoints)
-    configs = [base | {"arm": asdict(arm)} for arm in arms]
-    numbers = range(1000 * options.seed, 1000 * options.seed + seeds)
+    configs = [base | {"arm": arm_as_json(arm)} for arm in arms]
+    numbers = seed_numbers(options.seed, seeds)
 
     def run(chosen: list[int]) -> list[dict[str, Any]]:
         return run_arms(world, [arms[i] for i in chosen], numbers, checkpoints)
 
     return complete(options, experiment, configs, run, together=_CHUNK)[1]
+
+
+def arm_as_json(arm: Arm) -> dict[str, Any]:
+    """What a result says of its arm."""
+    return asdict(arm) | {"rule": str(arm.rule)}
+
+
+def seed_numbers(seed: int, seeds: int) -> range:
+    """The paired seeds of an option ``seed``."""
+    return range(1000 * seed, 1000 * seed + seeds)
 
 
 def run_arms(

@@ -10,9 +10,11 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import tyro
 
 from experiments.console.command import print_json
-from experiments.console.tables import format_table
+from experiments.console.options import wrong_usage
+from experiments.console.tables import format_table, printable
 from experiments.store.experiment import SizedOptions, complete
 from experiments.store.results import Result, read_results
 from experiments.students.arms import CANDIDATES, Arm, LabelKind
@@ -44,6 +46,8 @@ class Sweep:
         variants: worlds that take a named world's place.
         checkpoints: updates after which students are evaluated too.
         finish: called with the options and the names of the worlds after the report.
+        own: comparisons of somebody's own rules, corrected apart.
+        extended: the experiment that the options make of this one.
     """
 
     name: str
@@ -57,13 +61,19 @@ class Sweep:
     variants: Callable[[World], Sequence[World]] = lambda world: [world]
     checkpoints: Sequence[int] | None = None
     finish: Callable[[SizedOptions, Sequence[str]], None] | None = None
+    own: Sequence[Contrast] = ()
+    extended: Callable[[Sweep, Any], Sweep] = lambda sweep, options: sweep
 
     def run(self, options: SizedOptions) -> None:
         """Run the cells that the store lacks, and print the report.
 
         Raises:
-            DataError: a world cannot be simulated.
+            DataError: a world cannot be simulated, or somebody's own rule fails.
+            UsageError: there is no such rule.
         """
+        self.extended(self, options)._run(options)
+
+    def _run(self, options: SizedOptions) -> None:
         # Imported here: JAX and scipy would slow down --help.
         from experiments.students.runs import run_cells
         from experiments.students.worlds import worlds
@@ -96,7 +106,11 @@ class Sweep:
             for result in read_results(options.output, self.name)
             if "arm" in result.config and result.seed == options.seed
         ]
-        comparisons = compare(results, self.contrasts) + compare(results, self.added)
+        comparisons = [
+            comparison
+            for contrasts in (self.contrasts, self.added, self.own)
+            for comparison in compare(results, contrasts)
+        ]
         if options.json:
             report = {
                 "experiment": self.name,
@@ -107,14 +121,7 @@ class Sweep:
             }
             print_json(report)
             return
-        for world in dict.fromkeys(r.config["world"]["name"] for r in results):
-            print(f"\n{self.name}, world {world}: mean over the seeds\n")
-            rows = [r for r in results if r.config["world"]["name"] == world]
-            print(format_table(_ARM_COLUMNS, [_arm_row(row) for row in rows]))
-        if comparisons:
-            print("\nmicro-F1, paired by seed, 95 % intervals, Holm-corrected:\n")
-            rows = [_comparison_row(comparison) for comparison in comparisons]
-            print(format_table(_COMPARISON_COLUMNS, rows))
+        print(as_text(self.name, results, comparisons))
         print(
             f"\n{ran} cells run, {len(results)} of seed {options.seed} in the store: "
             f"{options.output}"
@@ -123,16 +130,34 @@ class Sweep:
 
 # --- the report -----------------------------------------------------------------------
 
+
+def as_text(
+    name: str, results: Sequence[Result], comparisons: Sequence[Comparison]
+) -> str:
+    """A table of every world's arms, and one of the comparisons."""
+    parts = []
+    for world in dict.fromkeys(r.config["world"]["name"] for r in results):
+        rows = [r for r in results if r.config["world"]["name"] == world]
+        parts.append(f"\n{name}, world {world}: mean over the seeds\n")
+        parts.append(format_table(_ARM_COLUMNS, [_arm_row(row) for row in rows]))
+    for world in dict.fromkeys(comparison.world for comparison in comparisons):
+        rows = [_comparison_row(c) for c in comparisons if c.world == world]
+        paired = "paired by seed, 95 % intervals, Holm-corrected"
+        parts.append(f"\nmicro-F1, world {world}, {paired}:\n")
+        parts.append(format_table(_COMPARISON_COLUMNS, rows))
+    return "\n".join(parts)
+
+
 _ARM_COLUMNS = (
     "arm", "micro-F1", "AUROC", "excess", "updates", "mixed%", "false+%", "tied%",
 )  # fmt: skip
-_COMPARISON_COLUMNS = ("claim", "world", "difference", "95 % interval", "Holm p", "")
+_COMPARISON_COLUMNS = ("claim", "difference", "95 % interval", "Holm p", "")
 
 
 def _arm_row(result: Result) -> tuple[str, ...]:
     metrics, subset = result.metrics, result.metrics["subset"]
     return (
-        Arm(**result.config["arm"]).name,
+        printable(Arm(**result.config["arm"]).name, 30),
         *(f"{np.mean(metrics[k]):.4f}" for k in ("micro_f1", "auroc", "excess_risk")),
         f"{subset.get('updates', 0):.0f}",
         f"{100 * subset['mixed_share']:.1f}",
@@ -148,7 +173,6 @@ def _comparison_row(comparison: Comparison) -> tuple[str, ...]:
         ends = f"[{interval.low:+.4f}, {interval.high:+.4f}]"
     return (
         comparison.claim,
-        comparison.world,
         f"{interval.mean:+.4f}",
         ends,
         f"{comparison.adjusted_p:.2g}",
@@ -169,6 +193,7 @@ def _comparison_json(comparison: Comparison) -> dict[str, Any]:
 # --- rules ----------------------------------------------------------------------------
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class RulesOptions(SizedOptions):
     """Which rule's subset teaches a student best?
 
@@ -177,8 +202,22 @@ class RulesOptions(SizedOptions):
     rule; and rules with labels that may be better (mprm run better_rule). 20 paired
     seeds per world.
 
-    Example: mprm run rules --size small
+    --rule puts your own beside them, at the same keep ratios, compared with Random and
+    BIS. It is a Python function of the corpus's counts: rollouts.successes and .trials
+    (K and N of every step), .offsets (steps offsets[i]:offsets[i + 1] are rollout i's),
+    .lengths, .n_positive and .source; it returns a finite number for each rollout, the
+    largest kept first. Cells are kept under a hash of the module's file: after a change
+    of it they run again.
+
+    Example: mprm run rules --size small --rule mine:evenness
+
+    Attributes:
+        rule: Your own rule as module:function, of a module that is installed or lies in
+            the current folder; may be given several times, or several separated by
+            commas.
     """
+
+    rule: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
 
 
 def _percent(share: float) -> str:
@@ -194,11 +233,34 @@ def _subset(rule: str, keep_ratio: float) -> dict[str, Any]:
 _FULL = {"rule": "full", "labels": "hard-0"}
 
 
-def _rule_contrast(better: str, worse: str, names: str, keep: float) -> Contrast:
+def rule_contrast(better: str, worse: str, names: str, keep: float) -> Contrast:
+    """Of two rules' subsets with hard labels at one keep ratio."""
     claim = f"{names} at {_percent(keep)}"
     return Contrast(claim, _subset(better, keep), _subset(worse, keep))
 
 
+def _with_own_rules(sweep: Sweep, options: RulesOptions) -> Sweep:
+    """The experiment with the rules of the options, their arms first: what is wrong
+    with one shows before anything else is run.
+    """
+    if not options.rule:
+        return sweep
+    from experiments.students.own_rule import load_rules
+
+    with wrong_usage("--rule"):
+        rules = load_rules(options.rule)
+    arms = [Arm(rule, keep) for rule in rules for keep in KEEP_RATIOS]
+    own = [
+        rule_contrast(rule, other, f"{rule.partition('@')[0]} > {name}", keep)
+        for rule in rules
+        for keep in _CONTRAST_RATIOS
+        for other, name in (("random", "Random"), ("bis", "BIS"))
+    ]
+    assert not callable(sweep.arms)
+    return dataclasses.replace(sweep, arms=[*arms, *sweep.arms], own=own)
+
+
+_CONTRAST_RATIOS = (0.05, 0.1, 0.25, 0.5)
 _CANDIDATE_RATIOS = (0.05, 0.1, 0.25, 0.5)
 
 # Tables 2 and 4 of the paper.
@@ -226,18 +288,18 @@ RULES = Sweep(
     ],
     contrasts=[
         contrast
-        for keep in (0.05, 0.1, 0.25, 0.5)
+        for keep in _CONTRAST_RATIOS
         for contrast in (
-            _rule_contrast("bis", "random", "BIS > Random", keep),
-            _rule_contrast("bis", "mixed", "BIS > Mixed", keep),
+            rule_contrast("bis", "random", "BIS > Random", keep),
+            rule_contrast("bis", "mixed", "BIS > Mixed", keep),
             Contrast(f"BIS {_percent(keep)} > full data", _subset("bis", keep), _FULL),
         )
     ]
     + [
-        _rule_contrast("mixed", "random", "Mixed > Random", 0.25),
-        _rule_contrast("low-mc", "random", "Low-MC > Random", 0.25),
-        _rule_contrast("mixed", "low-mc", "Mixed > Low-MC", 0.25),
-        _rule_contrast("random", "reliable", "Random > Reliable", 0.25),
+        rule_contrast("mixed", "random", "Mixed > Random", 0.25),
+        rule_contrast("low-mc", "random", "Low-MC > Random", 0.25),
+        rule_contrast("mixed", "low-mc", "Mixed > Low-MC", 0.25),
+        rule_contrast("random", "reliable", "Random > Reliable", 0.25),
     ],
     # Each would be refuted by a difference that is told apart below 0.
     added=[
@@ -251,6 +313,7 @@ RULES = Sweep(
         for keep in (0.1, 0.25)
     ],
     small=("scarce", "plentiful-lenient"),
+    extended=_with_own_rules,
 )
 
 # --- labels ---------------------------------------------------------------------------

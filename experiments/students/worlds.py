@@ -31,14 +31,24 @@ BATCH = 8
 
 @dataclass(frozen=True)
 class World:
-    """Corpus, features and student of one experiment.
+    """Corpus, features and student of one experiment: what a rule is tried in.
+
+    A corpus of counts is drawn by ``law``; ``features`` says when a step is right, how
+    its labels err and what a student sees of it; the student is trained on what a rule
+    keeps and judged on sources it never saw.
 
     Attributes:
         name: in results and figures.
         why: what it stands for.
-        law: of the corpus.
-        features: what features encode, and the truth.
-        student: what is trained.
+        law: of the corpus, a :class:`sim.students.problem.CorpusLaw`: how the success
+            probability r varies within and between rollouts (``model``), the sources
+            with their mean MC and their shares of rollouts and steps, how many rollouts
+            to draw, N, and how far r falls along a rollout (``order``).
+        features: a :class:`sim.students.features.FeatureWorld`: from which r on a step
+            is right, which labels err beyond that, how well features tell right from
+            wrong, and what else they show (ease, position, source).
+        student: a :class:`sim.students.train.Student`: linear or with a hidden layer,
+            its loss, optimiser and learning rate.
         batch: rollouts per update.
         passes: over the subset.
         knowledge: c; a logistic student starts from c times the truth, see
@@ -48,6 +58,13 @@ class World:
     Raises:
         ValueError: a value is negative, or a student that is not logistic has
             knowledge.
+
+    Example:
+        >>> from sim import PAPER_MODELS, CorpusLaw, FeatureWorld, Source
+        >>> sources = (Source("charts", 0.9, 5000, 1000), Source("plans", 0.6, 800, 99))
+        >>> law = CorpusLaw(PAPER_MODELS["hierarchical"], sources, rollouts=2000)
+        >>> World("mine", "lenient", law, FeatureWorld(reliable_at=0.2)).batch
+        8
     """
 
     name: str

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import Executor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -12,7 +12,7 @@ import numpy as np
 
 from mprm_jax.data.formats import by_name
 from mprm_jax.data.formats.base import ReadOptions
-from mprm_jax.data.framing import CorpusFile, corpus_files
+from mprm_jax.data.framing import CorpusFile, corpus_files, unread_files
 from mprm_jax.data.index import (
     FileIndex,
     detect_format,
@@ -20,7 +20,13 @@ from mprm_jax.data.index import (
     scan_and_store,
     scan_file,
 )
-from mprm_jax.records.problems import BadCorpus, BadLine, BadLines, DataError
+from mprm_jax.records.problems import (
+    BadCorpus,
+    BadLine,
+    BadLines,
+    BadRecord,
+    DataError,
+)
 from mprm_jax.records.record import UnmeasuredPolicy, unmeasured_step
 from theory.labelling import step_targets
 from theory.rollouts import Rollouts
@@ -39,12 +45,15 @@ class Corpus:
         lines: lines over all files, blank ones included.
         blank: blank lines.
         bad_lines: refused lines.
+        notes: of lines that were read, what should be said of them.
         rollouts: the counts.
         file: index into ``files``, int32 ``[n_rollouts]``.
         offset: byte offset in the (decompressed) file, int64 ``[n_rollouts]``.
         size: bytes of the record, int32 ``[n_rollouts]``.
         line: line number from 1, int32 ``[n_rollouts]``.
-        content: hash of the record's bytes, uint64 ``[n_rollouts]``.
+        content: hash of the record's bytes and the part, uint64 ``[n_rollouts]``.
+        part: which of the rollouts that its record holds, uint16 ``[n_rollouts]``.
+        stated: whether an MC score of it is stated without N, bool ``[n_rollouts]``.
         reused: files whose columns came from the cache.
     """
 
@@ -56,17 +65,25 @@ class Corpus:
     lines: int
     blank: int
     bad_lines: BadLines
+    notes: BadLines
     rollouts: Rollouts
     file: np.ndarray
     offset: np.ndarray
     size: np.ndarray
     line: np.ndarray
     content: np.ndarray
+    part: np.ndarray
+    stated: np.ndarray
     reused: int
 
     def where(self, row: int) -> str:
         """``file:line`` of a rollout."""
         return f"{self.files[self.file[row]].path}:{self.line[row]}"
+
+    def bad_line(self, row: int, error: BadRecord) -> BadLine:
+        """What is wrong with a rollout, at its place."""
+        file = str(self.files[self.file[row]].path)
+        return BadLine(file, int(self.line[row]), error.reason, error.detail)
 
     @property
     def duplicates(self) -> int:
@@ -152,9 +169,12 @@ def _merged(
 ) -> Corpus:
     """The columns of all files one after another; those of the files are given up."""
     names: dict[str, int] = {}
-    bad_lines = BadLines()
+    bad_lines, notes = BadLines(), BadLines()
+    for file in unread_files(path):
+        notes.add(BadLine(str(file), 0, "file of another kind, not read"))
     for file, piece in zip(files, pieces, strict=True):
         bad_lines.extend(piece.bad_lines, str(file.path))
+        notes.extend(piece.notes, str(file.path))
         ids = [names.setdefault(name, len(names)) for name in piece.source_names]
         if len(piece.source):
             piece.source = np.array(ids, np.int32)[piece.source]
@@ -180,6 +200,7 @@ def _merged(
         lines=sum(piece.lines for piece in pieces),
         blank=sum(piece.blank for piece in pieces),
         bad_lines=bad_lines,
+        notes=notes,
         rollouts=Rollouts(
             column("successes"),
             column("trials"),
@@ -192,6 +213,8 @@ def _merged(
         size=column("size", np.int32),
         line=column("line", np.int32),
         content=column("content", np.uint64),
+        part=column("part", np.uint16),
+        stated=column("stated", np.bool_),
         reused=reused,
     )
 
@@ -209,6 +232,7 @@ class SelectableCorpus:
         truncated: rollouts cut before their first such step.
         emptied: rollouts of which nothing was left, or which have no label.
         bad_lines: refused lines, those with unmeasured steps among them under "error".
+        refused: rows of the corpus that :meth:`without` took away, ascending.
     """
 
     corpus: Corpus
@@ -219,12 +243,65 @@ class SelectableCorpus:
     truncated: int
     emptied: int
     bad_lines: BadLines
+    refused: tuple[int, ...] = ()
 
     @property
     def content(self) -> np.ndarray:
         """Content hash of each, uint64 ``[n_usable]``."""
         content = self.corpus.content
         return content if len(self.row) == len(content) else content[self.row]
+
+    def without(
+        self, refused: Mapping[int, BadRecord], max_bad: int
+    ) -> SelectableCorpus:
+        """The corpus without rollouts that turned out to be bad once they were looked
+        at whole; they are counted with its bad lines.
+
+        Args:
+            refused: why, by row of ``rollouts``.
+            max_bad: bad lines to go on without, those of the corpus included.
+
+        Raises:
+            BadCorpus: more are bad; it carries them all.
+        """
+        if not refused:
+            return self
+        bad_lines = BadLines()
+        bad_lines.extend(self.bad_lines)
+        bad_lines.extend(self.lines_of(refused))
+        if bad_lines.total > max_bad:
+            raise BadCorpus(bad_lines, max_bad)
+        kept = np.delete(np.arange(len(self.row)), list(refused))
+        if not len(kept):
+            raise DataError(f"{self.corpus.path}: no rollout is left")
+        return replace(
+            self,
+            rollouts=self.rollouts.take(kept),
+            row=self.row[kept],
+            bad_lines=bad_lines,
+            refused=tuple(sorted({*self.refused, *self.row[list(refused)].tolist()})),
+        )
+
+    def lines_of(self, refused: Mapping[int, BadRecord]) -> BadLines:
+        """The lines of rollouts that turned out to be bad."""
+        bad_lines = BadLines()
+        for row, error in refused.items():
+            bad_lines.add(self.corpus.bad_line(int(self.row[row]), error))
+        return bad_lines
+
+    def need_counts(self, what: str) -> None:
+        """Refuse what needs K and N where some scores are stated without N.
+
+        Raises:
+            DataError: it names the first such rollout.
+        """
+        stated = self.row[self.corpus.stated[self.row]]
+        if len(stated):
+            raise DataError(
+                f"{self.corpus.where(int(stated[0]))}: {what} needs K and N of every "
+                "step, and here is a score without N; pass --trials N if it is one for "
+                "all (16 in VisualPRM400K-v1.1)"
+            )
 
     def masked_steps(self, usable_rows: np.ndarray) -> list[list[int]]:
         """Of each rollout the steps, from 0, that masked labels leave out though they
@@ -255,6 +332,7 @@ def usable_rollouts(
         DataError: no rollout is left.
     """
     rollouts = corpus.rollouts
+    human = by_name(corpus.format).human
     missing = rollouts.trials == 0
     unmeasured_steps = int(np.count_nonzero(missing))
     bad_lines = BadLines()
@@ -262,20 +340,23 @@ def usable_rollouts(
     keep = np.ones(rollouts.n_rollouts, bool)
     truncated = emptied = 0
     if unmeasured_steps:
+        if unmeasured == "negative" and human:
+            raise DataError(
+                f"{corpus.path}: people judged the steps of format {corpus.format}; "
+                "one that they did not judge is no negative: drop or keep it"
+            )
         affected = rollouts.total(missing) > 0
         first = _first_missing(rollouts, missing)
         match unmeasured:
             case "error":
-                for row in np.flatnonzero(affected):
-                    error = unmeasured_step(int(first[row]) + 1)
-                    bad_lines.add(
-                        BadLine(
-                            str(corpus.files[corpus.file[row]].path),
-                            int(corpus.line[row]),
-                            error.reason,
-                            error.detail,
-                        )
-                    )
+                # Several rollouts of one line are one bad line.
+                lines = {
+                    (int(corpus.file[row]), int(corpus.line[row])): row
+                    for row in np.flatnonzero(affected)[::-1].tolist()
+                }
+                for row in sorted(lines.values()):
+                    error = unmeasured_step(int(first[row]) + 1, human)
+                    bad_lines.add(corpus.bad_line(row, error))
                 keep = ~affected
             case "drop":
                 keep = first > 0

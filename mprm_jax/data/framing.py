@@ -16,7 +16,8 @@ from typing import Any, Protocol
 
 import msgspec
 
-from mprm_jax.records.problems import DataError, faults_of
+from mprm_jax.data.tables import TABLES, table_lines
+from mprm_jax.records.problems import DataError, faults_of, what_instead
 
 # Read this much at a time: large enough that per-chunk costs vanish, small enough that
 # the decoded objects of one chunk stay near 5 MB.
@@ -30,6 +31,16 @@ MAX_LINE_BYTES = 16 << 20
 MAX_ARRAY_BYTES = 64 << 20
 
 _SHARD = re.compile(r"-\d{5}-of-\d{5}$")
+
+# Of a folder the first kind that it holds is read.
+_KINDS = ((".jsonl", ".jsonl.gz"), TABLES, (".json",))
+# What may hold records, too, so that its being left out is said.
+_OTHERS = (".ndjson", ".json.gz", ".csv", ".tsv", ".zip", ".7z", ".tar", ".tgz", ".zst")
+# What stands beside data and is none.
+_ABOUT = re.compile(
+    r"\..*|.*manifest\.json|.*\.meta\.json|dataset_(infos?|dict)\.json|state\.json"
+    r"|(tokenizer|generation|special_tokens|preprocessor).*\.json|config\.json"
+)
 
 
 @dataclass(frozen=True)
@@ -48,6 +59,16 @@ class CorpusFile:
     def is_gzip(self) -> bool:
         """Whether the name says that the content is compressed."""
         return self.path.suffix == ".gz"
+
+    @property
+    def is_table(self) -> bool:
+        """Whether the name says that it is a table, whose rows are read as lines."""
+        return self.path.suffix in TABLES
+
+    @property
+    def is_sequential(self) -> bool:
+        """Whether a record cannot be reached without reading what stands before it."""
+        return self.is_gzip or self.is_table
 
 
 @dataclass(frozen=True)
@@ -99,11 +120,13 @@ def line_ends(data: bytes) -> list[int]:
 def corpus_files(corpus: Path) -> tuple[CorpusFile, ...]:
     """The files of a corpus in the order of their names.
 
-    A corpus is one file, a folder of ``*.jsonl`` or ``*.jsonl.gz`` (or, where there is
-    none of these, ``*.json``), or a folder that holds such a folder ``annotations/``.
+    A corpus is one file, a folder of ``*.jsonl`` or ``*.jsonl.gz`` (where there is none
+    of these, of ``*.parquet`` or ``*.arrow``, or else ``*.json``), or a folder whose
+    only data lie in one sub-folder, as in ``annotations/`` or ``data/``.
 
     Raises:
-        DataError: there is no such file or folder, or nothing in it.
+        DataError: there is no such file or folder, nothing in it, or data in several
+            sub-folders.
     """
     check_path(corpus)
     if corpus.is_file():
@@ -114,17 +137,64 @@ def corpus_files(corpus: Path) -> tuple[CorpusFile, ...]:
         )
         raise DataError(f"{corpus}: {what}")
     folder = annotations_folder(corpus)
+    paths = _data_files(folder)
+    if not paths:
+        folders = _data_folders(folder)
+        if len(folders) > 1:
+            shown = ", ".join(str(one.relative_to(folder)) for one in folders[:4])
+            raise DataError(
+                f"{folder}: its data lie in sub-folders ({shown}"
+                f"{', ...' * (len(folders) > 4)}); name one of them"
+            )
+        if not folders:
+            packed = [path.name for path in unread_files(corpus)]
+            raise DataError(
+                f"{folder}: holds no *.jsonl, *.jsonl.gz, *.parquet, *.arrow or *.json "
+                f"file{f', but {packed[0]}: unpack it first' if packed else ''}"
+            )
+        paths = _data_files(folders[0])
+    for path in paths:
+        check_path(path)
+        if not path.is_file():
+            raise DataError(f"{path}: is no file (a folder, pipe or broken link)")
+    return tuple(CorpusFile(path, _source_name(path)) for path in paths)
+
+
+def unread_files(corpus: Path) -> list[Path]:
+    """What a folder holds beside its files that may be data, too, and is not read."""
+    if not corpus.is_dir():
+        return []
+    folder = annotations_folder(corpus)
+    read, ends = set(_data_files(folder)), (*sum(_KINDS, ()), *_OTHERS)
+    return [
+        path
+        for path in _entries(folder)
+        if path not in read
+        and path.name.endswith(ends)
+        and not _ABOUT.fullmatch(path.name)
+    ]
+
+
+def _entries(folder: Path) -> list[Path]:
     with _named(folder):
-        entries = sorted(folder.iterdir(), key=lambda entry: entry.name)
-    for suffixes in ((".jsonl", ".jsonl.gz"), (".json",)):
-        files = [entry for entry in entries if entry.name.endswith(suffixes)]
-        for file in files:
-            check_path(file)
-            if not file.is_file():
-                raise DataError(f"{file}: is no file (a folder, pipe or broken link)")
-        if files:
-            return tuple(CorpusFile(path, _source_name(path)) for path in files)
-    raise DataError(f"{folder}: holds no *.jsonl, *.jsonl.gz or *.json file")
+        return sorted(folder.iterdir(), key=lambda entry: entry.name)
+
+
+def _data_files(folder: Path) -> list[Path]:
+    """The files of the first kind that there is."""
+    entries = [path for path in _entries(folder) if not _ABOUT.fullmatch(path.name)]
+    kinds = ([p for p in entries if p.name.endswith(kind)] for kind in _KINDS)
+    return next(filter(None, kinds), [])
+
+
+def _data_folders(folder: Path) -> list[Path]:
+    """The sub-folders, at any depth, that hold data."""
+    found = []
+    for path, names, _ in os.walk(folder):
+        names[:] = sorted(name for name in names if not name.startswith("."))
+        if _data_files(Path(path)):
+            found.append(Path(path))
+    return found
 
 
 def check_path(path: Path) -> None:
@@ -150,7 +220,9 @@ def annotations_folder(corpus: Path) -> Path:
 
 def _source_name(path: Path) -> str:
     name = path.name.removesuffix(".gz")
-    return _SHARD.sub("", name.removesuffix(".jsonl").removesuffix(".json"))
+    for suffix in sum(_KINDS, ()):
+        name = name.removesuffix(suffix)
+    return _SHARD.sub("", name)
 
 
 @contextlib.contextmanager
@@ -206,12 +278,30 @@ class RecordFile:
     def __enter__(self) -> RecordFile:
         with _named(self.file.path):
             self._raw = open(self.file.path, "rb", buffering=0)
+        try:
+            self._open()
+        except DataError:
+            self._raw.close()
+            raise
+        return self
+
+    def _open(self) -> None:
+        with _named(self.file.path):
+            head = os.pread(self._raw.fileno(), 64, 0)
+        instead = what_instead(head)
+        if instead is None and head[:2] == b"\x1f\x8b" and not self.file.is_gzip:
+            instead = "compressed with gzip: give it a name that ends in .gz"
+        if instead is not None:
+            raise DataError(f"{self.file.path}: {instead}")
         self._hashing = _HashingReader(self._raw, self._hashes)
         buffered = io.BufferedReader(self._hashing, CHUNK_BYTES)
-        self._stream = (
-            gzip.GzipFile(fileobj=buffered) if self.file.is_gzip else buffered
-        )
-        return self
+        self._last: tuple[int, bytes] = (-1, b"")
+        if self.file.is_table:
+            self._stream = io.BufferedReader(table_lines(self.file.path), CHUNK_BYTES)
+        else:
+            self._stream = (
+                gzip.GzipFile(fileobj=buffered) if self.file.is_gzip else buffered
+            )
 
     def __exit__(self, *_: object) -> None:
         self._raw.close()
@@ -224,18 +314,19 @@ class RecordFile:
     def read_each(self, offsets: Sequence[int], sizes: Sequence[int]) -> list[bytes]:
         """So many bytes at each offset of the (decompressed) file.
 
-        The hashes take in none of a plain file; in a compressed one, offsets must
-        ascend.
+        The hashes take in none of a plain file; in another, offsets must not descend.
         """
         pairs = zip(offsets, sizes, strict=True)
         with _named(self.file.path):
-            if not self.file.is_gzip:
+            if not self.file.is_sequential:
                 descriptor, pread = self._raw.fileno(), os.pread
                 return [pread(descriptor, size, offset) for offset, size in pairs]
             lines = []
             for offset, size in pairs:
-                self._stream.seek(offset)
-                lines.append(self._stream.read(size))
+                if offset != self._last[0]:
+                    self._stream.seek(offset)
+                    self._last = offset, self._stream.read(size)
+                lines.append(self._last[1])
             return lines
 
     def read_rest(self) -> None:

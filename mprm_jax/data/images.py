@@ -20,8 +20,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from mprm_jax.records.problems import BadRecord
-from mprm_jax.records.record import resolve_image
+from mprm_jax.records.problems import BadRecord, what_instead
+from mprm_jax.records.record import ImageRoot, resolve_image
 from theory.paper import TRAINING
 
 # Decoders of rare formats are where image libraries break.
@@ -61,7 +61,9 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 MAX_ASPECT = 200
 
 
-def read_images(root: Path, paths: tuple[str, ...]) -> tuple[Image.Image, ...]:
+def read_images(
+    root: Path | ImageRoot, paths: tuple[str, ...]
+) -> tuple[Image.Image, ...]:
     """The images of one record, decoded, RGB.
 
     Raises:
@@ -104,9 +106,11 @@ def decode_image(file: Path, name: str | None = None) -> Image.Image:
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise BadRecord("image too large", f"{shown}: over {_cap()}") from None
     except Image.UnidentifiedImageError:
+        with open(file, "rb") as stream:
+            instead = what_instead(stream.read(64))
+        kinds = f"not one of {', '.join(FORMATS)}, or without pixels"
         raise BadRecord(
-            "unknown image format",
-            f"{shown}: not one of {', '.join(FORMATS)}, or without pixels",
+            "unknown image format", f"{shown}: {instead or kinds}"
         ) from None
     except _DAMAGE as error:
         reason = next(iter(str(error).splitlines()), type(error).__name__)

@@ -10,6 +10,7 @@ which costs a sixth.
 
 from __future__ import annotations
 
+import dataclasses
 import gc
 import hashlib
 import os
@@ -35,12 +36,17 @@ from mprm_jax.data.framing import (
     RecordFile,
 )
 from mprm_jax.records.problems import BadLine, BadLines, BadRecord, DataError
-from mprm_jax.records.record import MAX_TRIALS, Record
+from mprm_jax.records.record import (
+    MAX_TRIALS,
+    PLACEHOLDER,
+    Record,
+    has_placeholder,
+)
 
 CACHE_FOLDER = ".mprm-index"
 
 # Raise when a scan would give other columns or refuse other lines than before.
-_VERSION = 3
+_VERSION = 4
 
 # A write this shortly before the scan could hide behind equal time stamps.
 _RACY_NS = 2_000_000_000
@@ -58,6 +64,7 @@ class FileIndex(msgspec.Struct, eq=False):
         lines: lines of the file, blank ones included (elements of a JSON array).
         blank: blank lines.
         bad_lines: refused lines; whoever knows what the file is called says so.
+        notes: of records that were read, what should be said of them, likewise.
         source_names: sources met in this file, in order of appearance.
         successes: K per step, unsigned ``[n_steps]``.
         trials: N per step, unsigned ``[n_steps]``, 0 = never sampled.
@@ -65,9 +72,11 @@ class FileIndex(msgspec.Struct, eq=False):
         offset: of the record in the (decompressed) file, int64 ``[n_records]``.
         size: bytes of the record, int32 ``[n_records]``.
         line: line number from 1, int32 ``[n_records]``.
-        content: xxh3-64 of the record's bytes without surrounding white space, uint64
-            ``[n_records]``.
+        content: xxh3-64, seeded with the part, of the record's bytes without
+            surrounding white space, uint64 ``[n_records]``.
         source: index into ``source_names``, int32 ``[n_records]``.
+        part: which of the rollouts that its bytes hold, uint16 ``[n_records]``.
+        stated: whether an MC score of it is stated without N, uint8 ``[n_records]``.
     """
 
     sha256: str
@@ -75,6 +84,7 @@ class FileIndex(msgspec.Struct, eq=False):
     lines: int
     blank: int
     bad_lines: BadLines
+    notes: BadLines
     source_names: tuple[str, ...]
     successes: np.ndarray
     trials: np.ndarray
@@ -84,6 +94,8 @@ class FileIndex(msgspec.Struct, eq=False):
     line: np.ndarray
     content: np.ndarray
     source: np.ndarray
+    part: np.ndarray
+    stated: np.ndarray
 
 
 COLUMNS = tuple(
@@ -124,6 +136,13 @@ def _raw_records(records: RecordFile) -> Iterator[tuple[int, int, bytes]]:
         yield from chunk.located()
 
 
+def content_hash(data: bytes | memoryview, part: int = 0) -> int:
+    """What tells one rollout from another: xxh3-64 of its record, seeded with which of
+    the record's rollouts it is.
+    """
+    return xxhash.xxh3_64_intdigest(data, part)
+
+
 def scan_file(
     file: CorpusFile, form: Format, options: ReadOptions, sha256: bool = True
 ) -> FileIndex:
@@ -159,7 +178,7 @@ class _Scan:
     def __init__(self, file: CorpusFile, form: Format, options: ReadOptions) -> None:
         self.file, self.form, self.options = file, form, options
         self.lines = self.blank = 0
-        self.bad_lines = BadLines()
+        self.bad_lines, self.notes = BadLines(), BadLines()
         self.blocks: dict[str, list[np.ndarray]] = {name: [] for name in COLUMNS}
         self.sources: dict[str, int] = {}
 
@@ -184,8 +203,10 @@ class _Scan:
             return False
         self.lines += len(lines)
         numbers = np.arange(chunk.line, chunk.line + len(lines), dtype=np.int32)
-        contents = list(map(xxhash.xxh3_64_intdigest, lines))
+        contents = list(map(content_hash, lines))
         source = np.full(len(lines), self.source_id(None), np.int32)
+        counts["part"] = np.zeros(len(lines), np.uint16)
+        counts["stated"] = np.zeros(len(lines), np.uint8)
         self.append(counts, chunk.offset + starts, sizes, numbers, contents, source)
         return True
 
@@ -193,7 +214,7 @@ class _Scan:
         self, items: Iterable[tuple[int, int, bytes]], are_lines: bool = False
     ) -> None:
         """(line, offset, bytes) of lines or array elements, one by one."""
-        rows: list[tuple[Record, int, int, int, int]] = []
+        rows: list[tuple[Record, int, int, int, int, int]] = []
         for number, offset, data in items:
             self.lines += 1
             record = data.strip()
@@ -213,11 +234,13 @@ class _Scan:
                 self.refuse(number, error)
                 continue
             start = offset + len(data) - len(data.lstrip())
-            content = xxhash.xxh3_64_intdigest(record)
-            rows.append((decoded, start, len(record), number, content))
+            for part, rollout in enumerate(decoded):
+                content = content_hash(record, part)
+                rows.append((rollout, start, len(record), number, content, part))
+            self.note(number, decoded, record)
         if not rows:
             return
-        records, offsets, sizes, numbers, contents = zip(*rows, strict=True)
+        records, offsets, sizes, numbers, contents, parts = zip(*rows, strict=True)
         steps = [step for record in records for step in record.steps]
         trials = np.array([step.trials for step in steps], np.int64)
         narrow = np.min_scalar_type(int(trials.max()))
@@ -226,8 +249,23 @@ class _Scan:
             "trials": trials.astype(narrow),
             "lengths": np.array([len(record.steps) for record in records], np.int32),
         }
+        counts["part"] = np.array(parts, np.uint16)
+        counts["stated"] = np.array(
+            [any(s.stated is not None for s in r.steps) for r in records], np.uint8
+        )
         sources = [self.source_id(record.source) for record in records]
         self.append(counts, offsets, sizes, numbers, contents, sources)
+
+    def note(self, line: int, records: tuple[Record, ...], data: bytes) -> None:
+        """What should be said of a line that was read."""
+        if any(map(has_placeholder, records)):
+            self.notes.add(BadLine("", line, f"literal {PLACEHOLDER} in a text"))
+        if self.options.empty_steps == "drop":
+            as_they_are = dataclasses.replace(self.options, empty_steps="error")
+            try:
+                self.form.decode(data, as_they_are)
+            except BadRecord as error:
+                self.notes.add(BadLine("", line, f"{error.reason} left out"))
 
     def append(
         self,
@@ -266,6 +304,7 @@ class _Scan:
             lines=self.lines,
             blank=self.blank,
             bad_lines=self.bad_lines,
+            notes=self.notes,
             source_names=tuple(self.sources),
             **columns,
         )
@@ -278,8 +317,7 @@ def _too_long() -> BadRecord:
 class _Key(msgspec.Struct, frozen=True):
     version: int
     format: str
-    trials: int | None
-    source_from: str | None
+    options: ReadOptions
 
 
 class _Stamp(msgspec.Struct, frozen=True):
@@ -343,7 +381,7 @@ def scan_and_store(
 
 
 def _key(form: str, options: ReadOptions) -> _Key:
-    return _Key(_VERSION, form, options.trials, options.source_from)
+    return _Key(_VERSION, form, options)
 
 
 def _stamp(path: Path) -> _Stamp:
@@ -361,7 +399,7 @@ def _hashes(file: CorpusFile) -> tuple[str, str]:
 
 def _cache_paths(path: Path, key: _Key) -> list[Path]:
     """Beside the corpus, and in the user's cache folder where that is read-only."""
-    choice = f"{key.format}:{key.trials}:{key.source_from}"
+    choice = f"{key.format}:{key.options}"
     name = f"{path.name}.{xxhash.xxh3_64_hexdigest(choice)}.index"
     place = hashlib.sha256(str(path.resolve().parent).encode()).hexdigest()[:16]
     # "~" stays as it is where there is no home; writing there then fails, harmlessly.
@@ -427,14 +465,17 @@ def _possible(index: FileIndex) -> bool:
     if any(column.dtype.kind not in "iu" for column in columns):
         return False
     n_records, n_steps = len(index.lengths), len(index.trials)
-    records = (index.offset, index.size, index.line, index.content, index.source)
+    records = (
+        index.offset, index.size, index.line, index.content, index.source,
+        index.part, index.stated,
+    )  # fmt: skip
     bad = index.bad_lines
     return (
         all(len(column) == n_records for column in records)
         and len(index.successes) == n_steps == index.lengths.sum(dtype=np.int64)
         and bad.counts.keys() == bad.first.keys()
         and all(count > 0 for count in bad.counts.values())
-        and n_records <= index.lines - index.blank
+        and int(np.count_nonzero(index.part == 0)) <= index.lines - index.blank
         and (
             n_records == 0
             or bool(

@@ -10,6 +10,7 @@ import os
 import tempfile
 import weakref
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, Protocol
@@ -23,13 +24,17 @@ from mprm_jax.data.corpus import SelectableCorpus
 from mprm_jax.data.images import read_images
 from mprm_jax.data.write import decode_line, read_lines
 from mprm_jax.records.problems import BadRecord, DataError
-from mprm_jax.records.record import Record, resolve_unmeasured
+from mprm_jax.records.record import ImageRoot, Record, resolve_unmeasured
 
 # (question, step texts, images) -> (tokens_L, images_PxD, marker_S, truncated)
 Encode = Callable[
     [str, tuple[str, ...], tuple[Image.Image, ...]],
     tuple[np.ndarray, np.ndarray, np.ndarray, int],
 ]
+
+
+# Rollouts that are checked before progress is told.
+_CHECKED = 64
 
 
 class Source(Protocol):
@@ -62,8 +67,8 @@ class Loaded(NamedTuple):
 class CorpusExamples:
     """The chosen rollouts of a corpus, read and encoded one by one when asked for.
 
-    Chosen lines of compressed files are unpacked once, to a temporary file: seeking in
-    the compressed one would decompress it from the start each time.
+    Chosen lines of compressed files and tables are unpacked once, to a temporary file:
+    seeking in such a file would read it from the start each time.
 
     Args:
         usable: the corpus after its policies.
@@ -79,11 +84,11 @@ class CorpusExamples:
     usable: SelectableCorpus
     usable_rows: np.ndarray
     encode: Encode
-    images: Path | None
+    images: Path | ImageRoot | None
 
     def __post_init__(self) -> None:
         corpus = self.usable.corpus
-        packed = np.array([file.is_gzip for file in corpus.files])
+        packed = np.array([file.is_sequential for file in corpus.files])
         rows = self.usable.row[self.usable_rows]
         # (offset, size) in the temporary file, by row of the corpus.
         self._unpacked: dict[int, tuple[int, int]] = {}
@@ -129,18 +134,59 @@ class CorpusExamples:
                 other rollout ever takes its place.
         """
         try:
-            record = self.record(place)
-            if record.images and self.images is None:
-                raise BadRecord(
-                    "image without root", f"{record.images[0][:80]!r}: no --images"
-                )
-            images = read_images(self.images, record.images) if self.images else ()
-            texts = tuple(step.text for step in record.steps)
-            tokens_L, images_PxD, marker_S, truncated = self.encode(
-                record.question, texts, images
-            )
+            return self.encoded(place)
         except BadRecord as error:
             raise DataError(f"{self.where(place)}: {error}") from None
+
+    def check(
+        self, threads: int, progress: Callable[[int], None] = lambda count: None
+    ) -> dict[int, BadRecord]:
+        """Why rollouts cannot be encoded, by row of ``usable.rollouts``: pictures that
+        are missing or damaged, texts that hold control tokens. All are encoded once,
+        which costs what a pass over them costs a run.
+
+        Args:
+            threads: that read.
+            progress: called with the number of rollouts read.
+
+        Raises:
+            DataError: a file changed since it was indexed.
+        """
+
+        def fault(place: int) -> BadRecord | None:
+            try:
+                self.encoded(place)
+            except BadRecord as error:
+                return error
+            return None
+
+        refused = {}
+        with ThreadPoolExecutor(max(threads, 1)) as pool:
+            for start in range(0, len(self), _CHECKED):
+                places = range(start, min(start + _CHECKED, len(self)))
+                for place, error in zip(places, pool.map(fault, places), strict=True):
+                    if error is not None:
+                        refused[int(self.usable_rows[place])] = error
+                progress(places.stop)
+        return refused
+
+    def encoded(self, place: int) -> Example:
+        """The rollout at a place, encoded.
+
+        Raises:
+            BadRecord: it, or an image of it, cannot be read.
+            DataError: a file changed since it was indexed.
+        """
+        record = self.record(place)
+        if record.images and self.images is None:
+            raise BadRecord(
+                "image without root", f"{record.images[0][:80]!r}: no --images"
+            )
+        images = read_images(self.images, record.images) if self.images else ()
+        texts = tuple(step.text for step in record.steps)
+        tokens_L, images_PxD, marker_S, truncated = self.encode(
+            record.question, texts, images
+        )
         kept = record.steps[: len(marker_S)]
         return Example(
             tokens_L,

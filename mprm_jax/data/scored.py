@@ -9,16 +9,22 @@ labels and a list of scores for each: ``[[1, -1], [1]]``, ``[[0.9, 0.2], [0.7]]`
 Scores are any finite numbers, larger for more likely correct. ``id``, if there, names
 what was scored, the same for every model; splits are made by its hash.
 
+A record of a benchmark (:attr:`Format.benchmark`) with scores beside is a prediction,
+too. One list of scores is for its first solution, several are for all it holds.
+
 Candidate sets are several solutions of one problem, of which a model picks the best:
 
 ``{"question", "image"?, "answer"?, "data_source"?, "candidates": [{"steps": [s1, s2],
 "answer" or "correct", "prm_scores"?}]}``
 
 A candidate is correct if ``correct`` says so, else if its answer is the problem's: the
-same text, upper and lower case alike, or the same decimal number. ``prm_scores`` are
-the scores of a model, one per step; with them the texts may be left out.
+same text, upper and lower case alike, or the same decimal number; one without an answer
+(none was found in its text: ``null``, empty, or no such key) is wrong. ``prm_scores``
+are the scores of a model, one per step; with them the texts may be left out.
 
-Other keys may be there. Instead of one record per line the file may be one JSON list.
+Scores may stand under any name in :class:`Scored`. Other keys may be there. Instead of
+one record per line the file may be one JSON list; a folder of such files is read as
+one, in the order of their names.
 """
 
 from __future__ import annotations
@@ -27,16 +33,30 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import msgspec
 import numpy as np
 import xxhash
+from msgspec import UNSET, UnsetType
 
-from mprm_jax.data.formats.json_record import parse
-from mprm_jax.data.framing import CorpusFile, RecordFile
+from mprm_jax.data.formats import FORMATS, detect
+from mprm_jax.data.formats.base import Format, ReadOptions
+from mprm_jax.data.formats.json_record import (
+    Pictured,
+    check_paired,
+    check_pictures,
+    parse,
+)
+from mprm_jax.data.framing import CorpusFile, RecordFile, corpus_files
 from mprm_jax.records.problems import BadRecord, DataError
-from mprm_jax.records.record import check_encodable, check_image_path, check_text
+from mprm_jax.records.record import (
+    Record,
+    check_encodable,
+    check_image_path,
+    check_text,
+    without_placeholders,
+)
 from theory.agreement import StepScores, step_scores
 
 T = TypeVar("T")
@@ -51,7 +71,8 @@ class Prediction(msgspec.Struct, frozen=True):
         scores: as many.
         id: what was scored, whichever model did.
         record: number of the record, from 1.
-        truncated: further steps that did not fit the model and have no score.
+        truncated: further steps that have no score: they did not fit the model, or none
+            is given.
     """
 
     data_source: str
@@ -62,10 +83,65 @@ class Prediction(msgspec.Struct, frozen=True):
     truncated: int = 0
 
 
-class _Prediction(msgspec.Struct):
+_Scores = list[float | list[float]]
+
+
+class Scored(msgspec.Struct, kw_only=True):
+    """The names under which people keep the scores of a response's steps.
+
+    The first one goes before all others. What is no list (a single score, say) is none.
+    """
+
+    prm_scores: _Scores | None = None
+    scores: Any = None
+    step_scores: Any = None
+    steps_scores: Any = None
+    prm_step_scores: Any = None
+    process_scores: Any = None
+    prm_score: Any = None
+    step_score: Any = None
+    prm_rewards: Any = None
+    step_rewards: Any = None
+    process_rewards: Any = None
+    prm_reward: Any = None
+    step_reward: Any = None
+    rewards: Any = None
+    step_probs: Any = None
+
+    def given(self) -> list[list[float]]:
+        """The scores, one list per response.
+
+        Raises:
+            BadRecord: there are none, two names hold different ones, or one is no
+                number.
+        """
+        if self.prm_scores is not None:
+            return _lists(self.prm_scores)
+        given: dict[str, _Scores] = {}
+        for name in Scored.__struct_fields__[1:]:
+            match getattr(self, name):
+                # As PRMBench's evaluation code writes them.
+                case {"step_level_validity_scores": [*value]} | [*value]:
+                    given[name] = _numbers(value, name)
+        if not given:
+            names = ", ".join(Scored.__struct_fields__)
+            raise BadRecord("no scores", f"no list under any of {names}")
+        first, *others = given.values()
+        if any(of != first for of in others):
+            raise BadRecord("two keys hold scores", " and ".join(given))
+        return _lists(first)
+
+
+def _numbers(value: list[Any], name: str) -> _Scores:
+    try:
+        return msgspec.convert(value, _Scores)
+    except msgspec.ValidationError as error:
+        raise BadRecord("no scores", str(error).replace("`$", f"`$.{name}")) from None
+
+
+class _Prediction(Scored):
     data_source: str
     labels_per_step: list[float | list[float]]
-    prm_scores: list[float | list[float]]
     id: str | int | None = None
     truncated: int = 0
 
@@ -78,12 +154,14 @@ class Candidate(msgspec.Struct, frozen=True):
         correct: whether its answer is right.
         scores: one per step, where given.
         truncated: steps at the end without a score, because they did not fit the model.
+        answered: whether it has an answer; wrong if not.
     """
 
     steps: tuple[str, ...]
     correct: bool
     scores: tuple[float, ...] | None = None
     truncated: int = 0
+    answered: bool = True
 
 
 class CandidateSet(msgspec.Struct, frozen=True):
@@ -110,42 +188,41 @@ class CandidateSet(msgspec.Struct, frozen=True):
         return xxhash.xxh3_64_hexdigest(content)
 
 
-class _Candidate(msgspec.Struct):
+class _Candidate(Scored):
     steps: list[str] = []
-    answer: str | int | float | None = None
+    answer: str | int | float | UnsetType | None = UNSET
     correct: bool | int | None = None
-    prm_scores: list[float] | None = None
     truncated: int = 0
 
 
-class _Problem(msgspec.Struct):
+class _Problem(Pictured, frozen=True):
     candidates: list[_Candidate]
     question: str = ""
-    image: str | tuple[str, ...] | None = None
     answer: str | int | float | None = None
     data_source: str | None = None
 
 
+_OBJECT = msgspec.json.Decoder(dict[str, Any])
+_SCORED = msgspec.json.Decoder(Scored)
 _PREDICTION = msgspec.json.Decoder(_Prediction)
 _PROBLEM = msgspec.json.Decoder(_Problem)
 
 
-def json_records(path: Path) -> Iterator[tuple[int, int, bytes]]:
-    """(number from 1, line, bytes) of every record of JSON lines or of one JSON list.
+def json_records(path: Path) -> Iterator[tuple[int, CorpusFile, int, bytes]]:
+    """(number from 1, file, line, bytes) of every record of JSON lines, of one JSON
+    list, or of a folder of such files.
 
     Blank lines are passed over.
 
     Raises:
-        DataError: the file cannot be read, or holds no record.
+        DataError: a file cannot be read, or there is no record.
     """
-    if not path.is_file():
-        raise DataError(f"{path}: {'is a folder' if path.is_dir() else 'no such file'}")
-    file = CorpusFile(path, path.name)
     number = 0
-    for line, data in _framed(file):
-        if data.strip():
-            number += 1
-            yield number, line, data
+    for file in corpus_files(path):
+        for line, data in _framed(file):
+            if data.strip():
+                number += 1
+                yield number, file, line, data
     if not number:
         raise DataError(f"{path}: holds no record")
 
@@ -166,37 +243,108 @@ def _framed(file: CorpusFile) -> Iterator[tuple[int, bytes]]:
                 yield line, data
 
 
-def read_records(path: Path, read: Callable[[str, int, bytes], T]) -> Iterator[T]:
-    """What ``read`` makes of (where, number, bytes) of every record.
+class Place(NamedTuple):
+    """Where a record stands.
 
-    ``where`` is ``FILE:LINE: record NUMBER``.
+    Attributes:
+        where: ``FILE:LINE: record NUMBER``, for messages.
+        number: of the record, from 1.
+        source: name of the file's source.
+    """
+
+    where: str
+    number: int
+    source: str
+
+
+def read_records(path: Path, read: Callable[[Place, bytes], T]) -> Iterator[T]:
+    """What ``read`` makes of the place and the bytes of every record.
 
     Raises:
         DataError: the file cannot be read, or ``read`` raised a BadRecord; the message
             says which record it is.
     """
-    for number, line, data in json_records(path):
-        where = f"{path}:{line}: record {number}"
+    for number, file, line, data in json_records(path):
+        where = f"{file.path}:{line}: record {number}"
         try:
-            value = read(where, number, data)
+            value = read(Place(where, number, file.source), data)
         except BadRecord as error:
             raise DataError(f"{where}: {error}") from None
         yield value
 
 
+def benchmark_format(data: bytes) -> Format | None:
+    """The format of a benchmark's record; None if it is of none.
+
+    Raises:
+        BadRecord: it is no JSON object.
+    """
+    keys = parse(data, _OBJECT, "JSON", lenient=True)
+    return next((of for of in FORMATS if of.benchmark and of.recognise(keys)), None)
+
+
+def judged_records(data: bytes) -> tuple[Record, ...]:
+    """The judged solutions of a benchmark's record.
+
+    Raises:
+        BadRecord: it is of no benchmark, or cannot be used.
+    """
+    if (form := benchmark_format(data)) is not None:
+        return form.decode(data, ReadOptions())
+    keys = parse(data, _OBJECT, "JSON", lenient=True)
+    known = ", ".join(form.name for form in FORMATS if form.benchmark)
+    try:
+        other = f"format {detect(keys).name} is not one"
+    except DataError as error:
+        other = str(error).partition(";")[0]
+    raise BadRecord("no record of a benchmark", f"{other}; benchmarks: {known}")
+
+
+def judgements(record: Record) -> tuple[int, ...]:
+    """Of each step: 1 correct, -1 wrong, 0 neutral or not judged."""
+    return tuple(2 * step.successes - step.trials for step in record.steps)
+
+
+def content_id(record: Record) -> str:
+    """Hash of what is judged (question, steps, image paths), not of how."""
+    texts = [step.text for step in record.steps]
+    content = [record.question, texts, record.images]
+    return xxhash.xxh3_64_hexdigest(msgspec.json.encode(content))
+
+
 def read_predictions(path: Path) -> list[Prediction]:
-    """The scored responses of a predictions file.
+    """The scored responses of a file of predictions, or of benchmark records with
+    scores beside them.
 
     Raises:
         DataError: the file cannot be used; the message names the record.
     """
 
-    def read(_: str, number: int, data: bytes) -> list[Prediction]:
-        return list(
-            _responses(parse(data, _PREDICTION, "predictions", lenient=True), number)
-        )
+    def read(place: Place, data: bytes) -> list[Prediction]:
+        if b'"labels_per_step"' not in data and benchmark_format(data) is not None:
+            return list(_scored_solutions(place, data))
+        value = parse(data, _PREDICTION, "predictions", lenient=True)
+        return list(_responses(value, place.number))
 
     return [row for rows in read_records(path, read) for row in rows]
+
+
+def _scored_solutions(place: Place, data: bytes) -> Iterator[Prediction]:
+    records = judged_records(data)
+    scores = parse(data, _SCORED, "scores", lenient=True).given()
+    if len(scores) == 1:
+        scores += [[]] * (len(records) - 1)
+    if len(scores) != len(records):
+        raise BadRecord(
+            "solutions and scores differ in number",
+            f"{len(records)} solutions, scores of {len(scores)}",
+        )
+    for record, of in zip(records, scores, strict=True):
+        if of:
+            check_paired(len(record.steps), len(of), "scores")
+        labels, cut = judgements(record)[: len(of)], len(record.steps) - len(of)
+        source, name = record.source or place.source, content_id(record)
+        yield Prediction(source, labels, finite_scores(of), name, place.number, cut)
 
 
 def columns(rows: Sequence[Prediction]) -> StepScores:
@@ -206,6 +354,7 @@ def columns(rows: Sequence[Prediction]) -> StepScores:
         [row.labels for row in rows],
         [row.scores for row in rows],
         [row.id for row in rows],
+        [row.truncated > 0 for row in rows],
     )
 
 
@@ -235,12 +384,12 @@ def read_prior(path: Path, field: str, rows: Sequence[Prediction]) -> np.ndarray
         DataError: there are more or fewer records, or a field does not fit.
     """
     values: list[Any] = []
-    for number, line, data in json_records(path):
+    for number, file, line, data in json_records(path):
         try:
             values.append(msgspec.json.decode(data, type=dict)[field])
         except (KeyError, msgspec.DecodeError, RecursionError, UnicodeDecodeError):
             raise DataError(
-                f"{path}:{line}: record {number}: no usable field {field!r}"
+                f"{file.path}:{line}: record {number}: no usable field {field!r}"
             ) from None
     records = max((row.record for row in rows), default=0)
     if len(values) != records:
@@ -264,7 +413,7 @@ def read_prior(path: Path, field: str, rows: Sequence[Prediction]) -> np.ndarray
 
 
 def _responses(record: _Prediction, number: int) -> Iterator[Prediction]:
-    labels, scores = _lists(record.labels_per_step), _lists(record.prm_scores)
+    labels, scores = _lists(record.labels_per_step), record.given()
     if len(labels) != len(scores):
         raise BadRecord(
             "labels and scores differ in number",
@@ -331,10 +480,11 @@ def read_candidates(path: Path, scored: bool) -> list[CandidateSet]:
         DataError: the file cannot be used; the message names the record.
     """
 
-    def read(where: str, _: int, data: bytes) -> CandidateSet:
-        return _candidate_set(
-            where, parse(data, _PROBLEM, "candidates", lenient=True), scored
-        )
+    def read(place: Place, data: bytes) -> CandidateSet:
+        value = parse(data, _PROBLEM, "candidates", lenient=True)
+        if not value.paths():
+            check_pictures(data)
+        return _candidate_set(place.where, value, scored)
 
     return list(read_records(path, read))
 
@@ -342,17 +492,17 @@ def read_candidates(path: Path, scored: bool) -> list[CandidateSet]:
 def _candidate_set(where: str, value: _Problem, scored: bool) -> CandidateSet:
     if not value.candidates:
         raise BadRecord("no candidates")
-    images = (value.image,) if isinstance(value.image, str) else value.image or ()
-    for image in images:
+    asked = without_placeholders(Record(value.question.strip(), (), value.paths()))
+    for image in asked.images:
         check_image_path(image)
-    if not scored and not value.question.strip():
+    if not scored and not asked.question:
         raise BadRecord("question missing")
-    check_text(value.question, "the question")
+    check_text(asked.question, "the question")
     check_encodable(value.data_source or "", "data_source")
     return CandidateSet(
         where,
-        value.question.strip(),
-        images,
+        asked.question,
+        asked.images,
         value.data_source or "",
         tuple(
             _candidate(one, value.answer, f"candidate {number}", scored)
@@ -364,34 +514,47 @@ def _candidate_set(where: str, value: _Problem, scored: bool) -> CandidateSet:
 def _candidate(value: _Candidate, answer: Any, where: str, scored: bool) -> Candidate:
     steps = tuple(step.strip() for step in value.steps)
     if scored:
-        scores = value.prm_scores
-        if not scores:
-            raise BadRecord("no scores", f"{where} has no prm_scores")
-        if steps and len(steps) != len(scores) + value.truncated:
+        try:
+            scores = value.given()
+        except BadRecord as error:
+            raise BadRecord(error.reason, f"{where}: {error.detail}") from None
+        if len(scores) != 1 or not scores[0]:
+            raise BadRecord("no scores", f"{where} has not one list of them")
+        if steps and len(steps) != len(scores[0]) + value.truncated:
             raise BadRecord(
                 "steps and scores differ in number",
-                f"{where} has {len(steps)} steps, {len(scores)} prm_scores",
+                f"{where} has {len(steps)} steps, {len(scores[0])} scores",
             )
-        correct = _correct(value, answer, where)
-        return Candidate(steps, correct, finite_scores(scores), value.truncated)
+        correct, answered = _correct(value, answer, where)
+        values = finite_scores(scores[0])
+        return Candidate(steps, correct, values, value.truncated, answered)
     if not steps or not all(steps):
         raise BadRecord("empty step" if steps else "no steps", where)
     for number, step in enumerate(steps, 1):
         check_text(step, f"{where}, step {number}")
-    return Candidate(steps, _correct(value, answer, where))
+    correct, answered = _correct(value, answer, where)
+    return Candidate(steps, correct, answered=answered)
 
 
-def _correct(value: _Candidate, answer: Any, where: str) -> bool:
+def _correct(value: _Candidate, answer: Any, where: str) -> tuple[bool, bool]:
+    """Whether the candidate is right, and whether it has an answer."""
+    given = value.answer
     if value.correct is not None:
         if value.correct not in (0, 1):
             raise BadRecord("correct is not true or false", f"{where}: {value.correct}")
-        return bool(value.correct)
-    if value.answer is None or answer is None:
-        missing = "the problem" if value.answer is not None else where
+        return bool(value.correct), bool(value.correct) or not _is_blank(given)
+    if answer is UNSET or _is_blank(answer):
         raise BadRecord(
-            "answer missing", f'{missing} has neither "answer" nor "correct"'
+            "answer missing",
+            f'the problem has no "answer", and {where} is not told "correct"',
         )
-    return same_answer(str(value.answer), str(answer))
+    if given is UNSET or _is_blank(given):
+        return False, False
+    return same_answer(str(given), str(answer)), True
+
+
+def _is_blank(answer: Any) -> bool:
+    return answer is None or (isinstance(answer, str) and not answer.strip())
 
 
 def same_answer(one: str, other: str) -> bool:

@@ -7,16 +7,18 @@ from pathlib import Path
 
 import msgspec
 import numpy as np
-import xxhash
 
 from mprm_jax.data.corpus import Corpus, SelectableCorpus
 from mprm_jax.data.formats import by_name
 from mprm_jax.data.formats.base import Format, WriteOptions, check_options
-from mprm_jax.data.formats.raw import RAW, truncate, unlabel
+from mprm_jax.data.formats.raw import RAW, cut
 from mprm_jax.data.framing import RecordFile
+from mprm_jax.data.index import content_hash
 from mprm_jax.records.problems import BadRecord, DataError
 from mprm_jax.records.record import (
+    ImageRoot,
     Record,
+    image_root,
     resolve_image,
     resolve_unmeasured,
     without_labels,
@@ -43,9 +45,15 @@ def read_lines(corpus: Corpus, corpus_rows: np.ndarray) -> Iterator[tuple[int, b
                 lines = records.read_each(
                     corpus.offset[rows].tolist(), corpus.size[rows].tolist()
                 )
-                content = corpus.content[rows].tolist()
-                for row, line, known in zip(rows.tolist(), lines, content, strict=True):
-                    if xxhash.xxh3_64_intdigest(line) != known:
+                content = zip(
+                    rows.tolist(),
+                    lines,
+                    corpus.part[rows].tolist(),
+                    corpus.content[rows].tolist(),
+                    strict=True,
+                )
+                for row, line, part, known in content:
+                    if content_hash(line, part) != known:
                         raise DataError(
                             f"{corpus.where(row)}: the file changed since it was "
                             "indexed; run again"
@@ -55,11 +63,35 @@ def read_lines(corpus: Corpus, corpus_rows: np.ndarray) -> Iterator[tuple[int, b
 
 def decode_line(corpus: Corpus, row: int, data: bytes) -> Record:
     """The record of an indexed row, with its source's name."""
-    record = by_name(corpus.format).decode(data, corpus.options)
+    record = by_name(corpus.format).decode(data, corpus.options)[corpus.part[row]]
     if record.source is None:
         name = corpus.rollouts.source_names[corpus.rollouts.source[row]]
         record = msgspec.structs.replace(record, source=name)
     return record
+
+
+def picture_root(
+    usable: SelectableCorpus, usable_rows: np.ndarray, asked: Path | ImageRoot | None
+) -> ImageRoot:
+    """Where the pictures of chosen rollouts lie: as asked, else where the first of them
+    shows, ``images/`` in the corpus's folder or that folder.
+    """
+    if asked is not None:
+        return asked if isinstance(asked, ImageRoot) else ImageRoot(asked)
+    folder = usable.corpus.files[0].path.parent
+    if folder.name == "annotations":
+        folder = folder.parent
+    return ImageRoot(image_root(folder, first_pictures(usable, usable_rows)))
+
+
+def first_pictures(
+    usable: SelectableCorpus, usable_rows: np.ndarray
+) -> tuple[str, ...]:
+    """The pictures of the first of some rollouts that has any; of the first 128."""
+    for row, line in read_lines(usable.corpus, usable.row[usable_rows[:_BATCH]]):
+        if images := decode_line(usable.corpus, row, line).images:
+            return images
+    return ()
 
 
 def count_words(
@@ -96,7 +128,8 @@ def encoded_lines(
     usable_rows: np.ndarray,
     form: Format,
     options: WriteOptions,
-    images: Path | None = None,
+    images: Path | ImageRoot | None = None,
+    refused: dict[int, BadRecord] | None = None,
 ) -> Iterator[bytes]:
     """The line, with its newline, of each chosen rollout in a format.
 
@@ -109,6 +142,8 @@ def encoded_lines(
         form: to write.
         options: labels.
         images: root below which every image must exist; None: they are not looked for.
+        refused: takes in, by usable row, why rollouts cannot be written, and these have
+            no line; None: the first ends it.
 
     Raises:
         DataError: the format cannot hold a record, or an image is missing or lies
@@ -124,7 +159,8 @@ def encoded_lines(
         )
     corpus_rows = selectable.row[usable_rows]
     kept = selectable.rollouts.lengths[usable_rows]
-    cut = kept < corpus.rollouts.lengths[corpus_rows]
+    shorter = kept < corpus.rollouts.lengths[corpus_rows]
+    whole = corpus.options.empty_steps == "error"
     masked = [[]] * len(usable_rows)
     if options.labels == "masked":
         masked = selectable.masked_steps(usable_rows)
@@ -137,9 +173,9 @@ def encoded_lines(
             for image in record.images:
                 resolve_image(images, image)
         if record is None or copies:
-            if cut[place]:
-                data = truncate(data, int(kept[place]))
-            return unlabel(data, masked[place]) if masked[place] else data
+            if not (shorter[place] or masked[place]) and whole:
+                return data
+            return cut(data, int(kept[place]), masked[place])
         measured = resolve_unmeasured(record, selectable.unmeasured)
         if measured is None:
             raise BadRecord("nothing to write")
@@ -148,9 +184,13 @@ def encoded_lines(
     lines = read_lines(corpus, corpus_rows)
     for place, (row, data) in enumerate(lines):
         try:
-            yield encoded(place, row, data) + b"\n"
+            line = encoded(place, row, data) + b"\n"
         except BadRecord as error:
-            raise DataError(f"{corpus.where(row)}: {error}") from None
+            if refused is None:
+                raise DataError(f"{corpus.where(row)}: {error}") from None
+            refused[int(usable_rows[place])] = error
+        else:
+            yield line
 
 
 def write_lines(

@@ -33,6 +33,40 @@ def faults_of(path: Path | str, unfit: str = "no JSON") -> Iterator[None]:
         raise DataError(f"{path}: {unfit} ({error})") from error
 
 
+_LFS_POINTER = b"version https://git-lfs.github.com/spec/"
+
+# First bytes of files that hold others: they are unpacked first.
+_PACKED = {
+    b"PK\x03\x04": "a zip archive",
+    b"7z\xbc\xaf\x27\x1c": "a 7z archive",
+    b"Rar!": "a rar archive",
+    b"\x28\xb5\x2f\xfd": "compressed with zstd",
+    b"\xfd7zXZ\x00": "compressed with xz",
+    b"BZh": "compressed with bzip2",
+}
+
+
+def what_instead(head: bytes) -> str | None:
+    """What a file is that was expected to hold something else, with the way out.
+
+    Args:
+        head: its first bytes, 64 are enough.
+
+    Returns:
+        words for a message; None: nothing that is known.
+
+    Example:
+        >>> what_instead(b"PK\\x03\\x04...")
+        'a zip archive: unpack it first'
+    """
+    if head.startswith(_LFS_POINTER):
+        return "a Git LFS pointer: fetch the file itself (git lfs pull)"
+    for start, kind in _PACKED.items():
+        if head.startswith(start):
+            return f"{kind}: unpack it first"
+    return None
+
+
 class BadRecord(DataError):
     """A record that a format refuses.
 

@@ -1,6 +1,7 @@
 """`mprm evaluate` as a user meets it."""
 
 import json
+import re
 import subprocess
 import sys
 
@@ -8,7 +9,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import f1_score, roc_auc_score
 
-from tests.raw_files import benchmark, solution, write_lines
+from tests.raw_files import benchmark, solution, write_lines, write_pictures
 
 SCORE = "evaluate --json --predictions"
 
@@ -136,16 +137,127 @@ def test_a_checkpoint_is_scored_and_its_scores_are_judged_again(stub, tmp_path, 
     given = (f"--checkpoint={tmp_path} --benchmark={file}", f"--output={output}")
     done = mprm("evaluate --json", *given)
     assert done.status == 0
-    names = ["scores.jsonl", "scores.jsonl.manifest.json", "scores.metrics.json"]
+    names = ["scores.html", "scores.jsonl", "scores.jsonl.manifest.json"]
+    names.append("scores.metrics.json")
     assert sorted(path.name for path in output.parent.iterdir()) == names
     first = done.json
     assert first.pop("predictions") == str(output)
     assert first.pop("judged")["folder"] == str(tmp_path)
+    assert first.pop("page") == str(output.with_suffix(".html"))
     assert mprm(SCORE, output).json == first
     kept = json.loads((output.parent / "scores.metrics.json").read_text())
     assert kept["micro_f1"] == first["micro_f1"]
-    manifest = json.loads((output.parent / names[1]).read_text())
+    manifest = json.loads((output.parent / names[2]).read_text())
     assert manifest["inputs"][0]["file"] == str(file)
+
+
+PAIR = {
+    "question": "q",
+    "original_process": ["a", "b"],
+    "modified_process": ["a", "c"],
+    "error_steps": [2],
+}
+
+
+def test_a_checkpoint_is_judged_on_every_benchmark(stub, tmp_path, mprm):
+    write_pictures(tmp_path / "b" / "images", 1)
+    first = {"id": "math-1", "problem": "q", "steps": ["a", "b"], "label": 1}
+    task = {"question": "q", "image": ["0.png"], "category": "location_error"}
+    task |= {"reasoning_error": "STEP1: a\nSTEP2: b", "task_gt": [0, 1]}
+    folder = tmp_path / "b"
+    write_lines(folder / "1.jsonl", first, first | {"label": -1, "images": ["0.png"]})
+    write_lines(
+        folder / "2.jsonl",
+        *(PAIR | {"classification": of} for of in ("circular", "redundency")),
+    )
+    write_lines(folder / "3.jsonl", task, solution(0, 2))
+    output = tmp_path / "out" / "scores.jsonl"
+    given = f"--checkpoint={tmp_path} --benchmark={folder} --threshold=0.5"
+    done = mprm("evaluate --json", given, f"--output={output}")
+    assert done.status == 0, done.err
+    value = done.json
+    rollouts = {name: of["rollouts"] for name, of in value["sources"].items()}
+    assert rollouts == {
+        **dict.fromkeys(("a", "circular", "redundency", "location_error"), 1),
+        **{"math": 2, "correct": 1},
+    }
+    # Both pairs have the same original process.
+    assert value["repeats"] == 1
+    assert value["steps"] == 2 * 7
+    manifest = json.loads((output.parent / "scores.jsonl.manifest.json").read_text())
+    assert len(manifest["inputs"]) == 3
+
+
+def processbench(labels, scores):
+    """One record of each, in ProcessBench's shape with scores beside."""
+    for i, (label, of) in enumerate(zip(labels, scores, strict=True)):
+        texts = [f"step {j}" for j in range(len(of))]
+        judged = {"problem": f"q{i}", "steps": texts, "label": label, "scores": of}
+        yield {"id": f"{'gsm8k' if i % 2 else 'math'}-{i}", **judged}
+
+
+def test_processbench_f1_is_the_harmonic_mean_of_two_accuracies(tmp_path, mprm):
+    labels = [1, 0, 1, 0, -1, -1, -1, -1]
+    found, late, early = [0.9, 0.1, 0.9], [0.9, 0.1], [0.1, 0.1]
+    scores = [found, [0.1, 0.9], early, late, [0.9], [0.9, 0.9], [0.1], [0.9, 0.1]]
+    path = write_lines(tmp_path / "p.jsonl", *processbench(labels, scores))
+    value = mprm(SCORE, path, "--threshold=0.5").json
+    # math: 1 of 2 found, 1 of 2 passed; gsm8k: 1 of 2, 1 of 2.
+    assert value["processbench_f1"] == 0.5
+    first = value["processbench"]["sources"]
+    assert first["math"] == {"f1": 0.5, "wrong_found": 0.5, "right_passed": 0.5}
+    assert value["steps_neutral"] == 3
+    # What lies behind the first wrong step was never judged, whatever its score.
+    scores[0], scores[1] = [0.9, 0.1, 0.2], [0.1, 0.3]
+    again = write_lines(tmp_path / "again.jsonl", *processbench(labels, scores))
+    told = mprm(SCORE, again, "--threshold=0.5").json
+    assert told["processbench"] == value["processbench"]
+    chosen = mprm(SCORE, path, "--threshold-source=gsm8k").json
+    assert chosen["processbench"]["threshold"]["source"] == "gsm8k"
+    assert chosen["rollouts"] == 8
+    failed = mprm(SCORE, path, "--threshold-source=nowhere")
+    assert (failed.status, "gsm8k, math" in failed.json["error"]) == (1, True)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        "--threshold-on=source",
+        "--threshold-source=a --threshold=0.5",
+        "--threshold-source=a --threshold-on=test",
+    ],
+)
+def test_thresholds_come_from_one_place(options, scores, mprm):
+    assert mprm("evaluate --predictions", scores, options).status == 2
+
+
+def test_the_page_holds_what_the_command_prints_and_nothing_from_elsewhere(
+    scores, tmp_path, mprm
+):
+    page = tmp_path / "out" / "page.html"
+    record = next(random_predictions()) | {"data_source": "<script>x</script>"}
+    with scores.open("a") as file:
+        file.write(json.dumps(record) + "\n")
+    given = ("--predictions", scores, "--page", page)
+    value = mprm("evaluate --json", *given).json
+    assert value["page"] == str(page)
+    html = page.read_text()
+    for name in ("micro_f1", "processbench_f1", "auroc", "ece"):
+        assert f"{value[name]:.3f}" in html
+    for word in ("Micro-F1", "ProcessBench F1", "AUROC", "calibrated", "harmonic mean"):
+        assert word in html
+    assert html.count("<svg") == 2
+    assert "<script" not in html
+    assert not re.search(r'(src|href)="(?!#|data:)', html)
+    assert html.count("<img") == 0
+    # The same evaluation gives the same page, but is never written over its input.
+    mprm("evaluate --json", *given)
+    assert page.read_text() == html
+    failed = mprm("evaluate --predictions", scores, "--page", scores)
+    assert (failed.status, f"{scores}: " in failed.err) == (1, True)
+    logits = write_lines(tmp_path / "logits", ONE)
+    mprm(SCORE, logits, "--threshold=0 --page", page)
+    assert "no calibration" in page.read_text()
 
 
 def test_a_failed_evaluation_leaves_no_output(stub, tmp_path, mprm):
@@ -179,8 +291,10 @@ def test_a_missing_checkpoint_is_said(tmp_path, mprm):
 def test_judging_scores_starts_without_jax(scores):
     code = (
         "import sys; from experiments.cli import main;"
-        f"status = main(['evaluate', '--predictions', {str(scores)!r}, '--json']);"
-        "assert status == 0;"
-        "assert not {'jax', 'flax', 'scipy', 'PIL'} & set(sys.modules)"
+        f"given = ['evaluate', '--predictions', {str(scores)!r}, '--json'];"
+        "assert main(given) == 0;"
+        "assert not {'jax', 'flax', 'scipy', 'PIL'} & set(sys.modules);"
+        f"assert main([*given, '--page', {str(scores) + '.html'!r}]) == 0;"
+        "assert not {'jax', 'flax', 'scipy'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)

@@ -44,7 +44,7 @@ def test_a_checkpoint_scores_candidates(stub, tmp_path, capsys):
             "image": "0.png",
             "answer": "7",
             "candidates": [
-                {"steps": [f"so {k}", f"it is {j}" * k], "answer": str(6 + k)}
+                {"steps": [f"so {k}", f"it is {j}" * k], "answer": ["7", "8", None][j]}
                 for j, k in enumerate((1, 2, 3))
             ],
         }
@@ -57,9 +57,28 @@ def test_a_checkpoint_scores_candidates(stub, tmp_path, capsys):
     assert done.status == 0, done.err
     value = done.json
     assert value["random"] == pytest.approx(1 / 3)
+    assert value["unanswered"] == 6
     assert value.pop("predictions") == str(output)
     assert value.pop("judged")["folder"] == str(tmp_path)
     assert run(capsys, "rerank", "--predictions", output, "--json").json == value
+
+
+@pytest.mark.parametrize("blank", [{"answer": None}, {"answer": " "}, {}])
+def test_a_candidate_without_an_answer_is_wrong_and_counted(blank, tmp_path, capsys):
+    right = {"steps": ["a"], "answer": "4", "prm_scores": [0.9]}
+    none = {"steps": ["c"], "prm_scores": [0.3]} | blank
+    problem = {"question": "q", "answer": "4", "candidates": [right, none]}
+    path = write_lines(tmp_path / "d.jsonl", problem)
+    done = run(capsys, "rerank", "--predictions", path, "--json")
+    assert done.status == 0, done.err
+    assert (done.json["mean"], done.json["random"]) == (1, 0.5)
+    assert done.json["unanswered"] == 1
+    assert "without an answer" in run(capsys, "rerank", "--predictions", path).out
+    # Nobody can be told right or wrong by a problem that has no answer.
+    for nothing in ({"answer": None}, {"answer": ""}):
+        write_lines(path, problem | nothing)
+        failed = run(capsys, "rerank", "--predictions", path)
+        assert (failed.status, f"{path}:1: " in failed.err) == (1, True)
 
 
 @pytest.mark.parametrize(

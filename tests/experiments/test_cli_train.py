@@ -299,8 +299,8 @@ def test_what_was_judged_is_said_wherever_it_is_judged(train, mprm, world, monke
 def test_unreadable_data_names_its_line(train, world):
     (world / "images" / "3.png").write_bytes(b"GIF89a")
     failed = train()
-    assert (failed.status, failed.err.count("\n")) == (1, 1)
-    assert ".jsonl:4: unknown image format" in failed.err
+    assert failed.status == 1
+    assert ".jsonl:4: 'images/3.png'" in failed.err
     for i in range(25):
         (world / "images" / f"{i}.png").unlink()
     failed = train(output="other")

@@ -201,7 +201,7 @@ def test_convert_keeps_every_rollout(name, corpus, tmp_path, mprm):
     converted = (folder / "ChartQA.jsonl").read_bytes().splitlines()
     for before, after in zip(texts, converted, strict=True):
         value = json.loads(before)
-        again = form.decode(after, ReadOptions())
+        (again,) = form.decode(after, ReadOptions())
         assert (again.question, again.image) == (value["question"], value["image"])
         assert [(step.text, step.successes > 0) for step in again.steps] == [
             (step["step"], step["num_mc_correct"] > 0)

@@ -7,10 +7,17 @@ from scipy.special import expit
 
 from mprm_jax.data.batches import Example, collate
 from mprm_jax.data.scored import columns
-from mprm_jax.evaluate import _plan, image_root, predict, read_benchmark, score_prompts
+from mprm_jax.evaluate import (
+    _plan,
+    predict,
+    read_benchmark,
+    score_prompts,
+    without_repeats,
+)
 from mprm_jax.records.problems import DataError
+from mprm_jax.records.record import image_root
 from tests.mprm_jax.stub_model import PATCH_DIM, StubModel
-from tests.raw_files import benchmark, solution
+from tests.raw_files import benchmark, solution, write_lines
 
 PARAMS = StubModel().init(jax.random.key(0))
 
@@ -113,6 +120,93 @@ def test_a_benchmark_keeps_its_neutral_steps(tmp_path):
     # What is asked, not how it was judged.
     assert [one.id for one in read_benchmark(other)] == [one.id for one in solutions]
     assert len({one.id for one in solutions}) == 2
+
+
+PAIR = {
+    "idx": "x_0",
+    "question": "q",
+    "modified_question": "q, but",
+    "original_process": ["a", "b"],
+    "modified_process": ["a", "c", "d"],
+    "modified_steps": [2, 3],
+    "error_steps": [2],
+    "reason": "r",
+    "classification": "circular",
+}
+TASK = {
+    "id": "x",
+    "image": ["0.png"],
+    "question": "<image>\nq",
+    "step_list": ["STEP1: a\n\n", "STEP2: b\n\n"],
+    "reasoning_error": "STEP1: a. STEP3: no mark\nSTEP4: nor this\n\nSTEP2:  c",
+    "task_gt": [0, 1],
+    "category": "location_error",
+}
+FIRST = {"id": "gsm8k-7", "problem": "q", "steps": ["a", "b", "c"], "label": 1}
+
+
+def test_benchmarks_are_told_from_their_records(tmp_path):
+    same = PAIR | {"idx": "y_0", "classification": "redundency", "error_steps": []}
+    records = [
+        FIRST,
+        FIRST | {"id": 7, "images": ["0.png", "1.png"], "label": -1},
+        PAIR,
+        same,
+        TASK,
+        TASK | {"reasoning_error": None, "image": "0.png"},
+        solution(0, 2),
+    ]
+    path = write_lines(tmp_path / "mixed.jsonl", *records)
+    solutions = read_benchmark(path)
+    assert [(one.number, one.record.source, one.labels) for one in solutions] == [
+        (1, "gsm8k", (1, -1, 0)),
+        (2, "mixed", (1, 1, 1)),
+        (3, "circular", (1, -1, 1)),
+        (3, "correct", (1, 1)),
+        (4, "redundency", (1, 1, 1)),
+        (4, "correct", (1, 1)),
+        (5, "location_error", (1, -1)),
+        (6, "location_error", (1, -1)),
+        (7, "a", (1, -1)),
+    ]
+    by_number = {one.number: one.record for one in solutions}
+    assert by_number[2].images == ("0.png", "1.png")
+    assert (solutions[2].record.question, solutions[3].record.question) == (
+        "q, but",
+        "q",
+    )
+    assert [step.text for step in by_number[5].steps] == [
+        "STEP1: a. STEP3: no mark\nSTEP4: nor this",
+        "STEP2:  c",
+    ]
+    assert (by_number[5].question, by_number[5].images) == ("q", ("0.png",))
+    # The original process of the second pair was judged already.
+    assert without_repeats(solutions) == [*solutions[:5], *solutions[6:]]
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        FIRST | {"label": 3},
+        FIRST | {"image_url": "0.png"},
+        FIRST | {"images": [{"bytes": "iVBO"}]},
+        PAIR | {"error_steps": [0]},
+        PAIR | {"error_steps": [4]},
+        PAIR | {"modified_question": "", "question": " "},
+        TASK | {"task_gt": [0, 1, 0]},
+        TASK | {"task_gt": True, "category": "foresight"},
+        TASK | {"task_gt": "the error is", "category": "error_reason_analysis"},
+        TASK | {"task_gt": None, "category": "multi_solution"},
+        TASK | {"reasoning_error": "So STEP1: a\nSTEP2: b"},
+        {"prompt": "q", "completions": ["a"], "labels": [True]},
+        {"question": "q"},
+    ],
+)
+def test_what_judges_no_steps_is_refused_by_its_place(record, tmp_path):
+    path = write_lines(tmp_path / "b.jsonl", FIRST, record)
+    with pytest.raises(DataError) as error:
+        read_benchmark(path)
+    assert str(error.value).startswith(f"{path}:2: record 2: ")
 
 
 def test_a_benchmark_is_scored_in_its_own_order(tmp_path):

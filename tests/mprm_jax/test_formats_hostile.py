@@ -46,6 +46,16 @@ SAMPLES = {
         "label": "q Step 1: a +\nStep 2: b -",
         "task": "t",
     },
+    "rlhflow": {
+        "conversations": [
+            {"content": "q Step 1: a", "role": "user"},
+            {"content": "+", "role": "assistant"},
+            {"content": "Step 2: b", "role": "user"},
+            {"content": "-", "role": "assistant"},
+        ]
+    },
+    "openrlhf": {"input": "q Step 1: a ки\nStep 2: b ки", "value": ["+", 0.5]},
+    "openr": {"question": "q", "process": "Step 1: a ки\nb ки", "label": ["+", 0]},
     "prm800k": {
         "question": {"problem": "q", "ground_truth_answer": "1"},
         "label": {
@@ -70,6 +80,20 @@ SAMPLES = {
         "response": {"steps": ["a", "b"], "process_correctness": [1, -1]},
         "data_source": "t",
         "answer": "1",
+    },
+    "prmbench": {
+        "idx": "1",
+        "question": "q",
+        "modified_process": ["a", "b"],
+        "error_steps": [2],
+        "classification": "c",
+    },
+    "vlrmbench": {
+        "image": ["x.png"],
+        "question": "q",
+        "reasoning_error": "STEP1: a\nSTEP2: b",
+        "task_gt": [0, 1],
+        "category": "c",
     },
     "medprm": {
         "question": "q",
@@ -103,19 +127,20 @@ def parent_of(value, path):
 
 
 def decode(name, data, **options):
-    """The record, checked; None if it was refused as it should be."""
+    """The first record, all checked; None if it was refused as it should be."""
     try:
-        record = by_name(name).decode(data, ReadOptions(**options))
+        records = by_name(name).decode(data, ReadOptions(**options))
     except BadRecord as error:
         message = str(error)
         assert message.isprintable(), message
         assert len(message) < 300, message
         return None
-    assert isinstance(record, Record)
-    assert check_record(record) is record
-    assert all(0 <= step.successes <= step.trials for step in record.steps)
-    assert all(type(step.successes) is int for step in record.steps)
-    return record
+    for record in records:
+        assert isinstance(record, Record)
+        assert check_record(record) is record
+        assert all(0 <= step.successes <= step.trials for step in record.steps)
+        assert all(type(step.successes) is int for step in record.steps)
+    return records[0]
 
 
 def dump(value) -> bytes:
@@ -205,12 +230,15 @@ def test_faults_of_json_have_the_same_words_in_every_format(name):
     assert reason(b"[]") == reason(b"null") == reason(b"{}") == f"not a {name} record"
 
 
-READ_ONLY = {"prm800k", "processbench", "visualprocessbench", "medprm"}
+READ_ONLY = {
+    *("prm800k", "processbench", "visualprocessbench", "prmbench", "vlrmbench"),
+    "medprm",
+}
 
 
 def test_every_format_is_found_by_its_name():
     names = [form.name for form in FORMATS]
-    assert len(set(names)) == len(names) == 9
+    assert len(set(names)) == len(names) == len(SAMPLES)
     assert all(by_name(form.name) is form for form in FORMATS)
     with pytest.raises(ValueError, match="no format 'jsonl'; known: raw, prm, "):
         by_name("jsonl")
@@ -225,11 +253,17 @@ def test_only_writable_formats_take_write_options(form):
     else:
         check_options(form, WriteOptions())
         soft = WriteOptions(labels="soft")
-        if form.name in {"raw", "prm"}:
+        if form.name in {"raw", "prm", "openrlhf"}:
             check_options(form, soft)
         else:
             with pytest.raises(DataError, match="holds no soft labels"):
                 check_options(form, soft)
+        told = WriteOptions(system_turn="Judge.")
+        if form.name in {"visualprm", "rlhflow"}:
+            check_options(form, told)
+        else:
+            with pytest.raises(DataError, match="has no system turn"):
+                check_options(form, told)
 
 
 def test_detection_tells_what_it_saw_and_what_it_knows():

@@ -10,11 +10,16 @@ from hypothesis import strategies as st
 
 from mprm_jax.data.formats import by_name, detect
 from mprm_jax.data.formats.base import ReadOptions, WriteOptions
+from mprm_jax.data.formats.visualprm import is_framed
 from mprm_jax.records.problems import BadRecord
 from mprm_jax.records.record import Record, Step
 
 HARD = WriteOptions()
-WRITTEN = ["prm", "visualprm", "trl", "math-shepherd"]
+SOFT = WriteOptions(labels="soft")
+MARKED = ["math-shepherd", "openrlhf", "openr"]
+TEXT_ONLY = [*MARKED, "rlhflow"]
+PICTURED = ["prm", "visualprm", "trl"]
+WRITTEN = [*PICTURED, *TEXT_ONLY]
 PROCESS = {"prm": "\nProcess: ", "visualprm": "\n\n### Solution Process:\n"}
 
 # Everything a format splits at, halves of it, and what JSON or UTF-8 treats specially.
@@ -86,13 +91,12 @@ def writable(record, name):
     every = [question, *solution]
     if not all(text and text == text.strip() and encodable(text) for text in every):
         return False
-    if any("<prm>" in text for text in every):
+    if any("<prm>" in text or "<image>" in text for text in every):
         return False
-    if name == "math-shepherd":
+    if name in TEXT_ONLY:
         foreign = any("ки" in text for text in [*every, record.source or ""])
-        return not (record.image or foreign or "Step 1:" in question)
-    if name == "visualprm" and any("<image>" in text for text in every):
-        return False
+        asked = "Step 1:" in question and name != "openr"
+        return not (record.image or (foreign and name in MARKED) or asked)
     separator = PROCESS.get(name)
     # A question that ends in the separator's beginning moves the split as well.
     return not separator or (question + separator).index(separator) == len(question)
@@ -112,7 +116,8 @@ def held(record, name, options):
     )
 
 
-MARKS = {"prm": b"<prm>", "math-shepherd": "ки".encode(), "visualprm": b'"from": "gpt"'}
+MARKS = {"prm": b"<prm>", "visualprm": b'"from": "gpt"', "rlhflow": b'"assistant"'}
+MARKS |= dict.fromkeys(MARKED, "ки".encode())
 
 
 @settings(max_examples=2400)
@@ -130,15 +135,16 @@ def test_a_record_is_read_back_or_refused(record, threshold):
         value = json.loads(line)
         assert b"\n" not in line, name
         assert line == json.dumps(value, ensure_ascii=False).encode(), name
-        assert form.decode(line, ReadOptions()) == held(record, name, options), name
-        assert detect(value) is form, name
+        assert form.decode(line, ReadOptions()) == (held(record, name, options),), name
+        framed = name == "rlhflow" and is_framed(value["conversations"][0]["content"])
+        assert detect(value) is form or framed, name
         if name in MARKS:
             assert line.count(MARKS[name]) == len(record.steps), name
-        if name == "visualprm":
-            assert line.count(b"<image>") == len(record.images)
+        placed = len(record.images) if name in ("prm", "visualprm") else 0
+        assert line.count(b"<image>") == placed, name
         if form.soft:
             soft = encode(name, record, WriteOptions(labels="soft"))
-            read = form.decode(soft, ReadOptions(trials=record.steps[0].trials))
+            (read,) = form.decode(soft, ReadOptions(trials=record.steps[0].trials))
             assert read.steps == record.steps, name
 
 
@@ -157,7 +163,7 @@ def test_a_raw_record_is_read_back_whole_or_refused(record, unmeasured):
     line = encode("raw", record)
     assert b"\n" not in line
     assert detect(json.loads(line)) is by_name("raw")
-    assert by_name("raw").decode(line, ReadOptions()) == record
+    assert by_name("raw").decode(line, ReadOptions()) == (record,)
 
 
 @pytest.mark.parametrize("name", WRITTEN)
@@ -168,7 +174,7 @@ def test_ordinary_records_are_written(name):
         for text in ["Step 1: so", "Step 2: a", "+", "- 3", "a\n\nb\nProcess: c"]:
             record = Record(question, (Step(text, 1, 1), Step(text, 0, 1)))
             line = encode(name, record)
-            assert by_name(name).decode(line, ReadOptions()) == record
+            assert by_name(name).decode(line, ReadOptions()) == (record,)
 
 
 @pytest.mark.parametrize("name", WRITTEN)
@@ -189,8 +195,8 @@ TEXTS = ("s1\nt", 3), ("s2", 0), ("s3", 1)
 STEPS = tuple(Step(text, successes, 4) for text, successes in TEXTS)
 RECORD = Record('Was ist "x"? ∠', STEPS, "i/1.png")
 PROMPT = (
-    '{"image": "i/1.png", "conversations": [{"from": "human", "value": "Question: '
-    'Was ist \\"x\\"? ∠\\nProcess: s1\\nt<prm>\\n\\ns2<prm>\\n\\ns3<prm>"}, '
+    '{"image": "i/1.png", "conversations": [{"from": "human", "value": "<image>\\n'
+    'Question: Was ist \\"x\\"? ∠\\nProcess: s1\\nt<prm>\\n\\ns2<prm>\\n\\ns3<prm>"}, '
     '{"from": "gpt", "value": [%s]}]}'
 )
 TURNS = (
@@ -209,6 +215,19 @@ JUDGED = (
     '"label": "Q? Step 1: s1\\nt +\\nStep 2: s2 -\\nStep 3: s3 +", "task": "GSM8K"}'
 )
 
+MARKED_STEPS = "Step 1: s1\\nt ки\\nStep 2: s2 ки\\nStep 3: s3 ки"
+VALUED = '{"input": "Q? ' + MARKED_STEPS + '", "value": [%s]}'
+PROCESSED = (
+    '{"question": "Q?", "process": "' + MARKED_STEPS + '", "label": ["+", "-", "+"]}'
+)
+FLOW = (
+    '{"conversations": [{"content": "Q? Step 1: s1\\nt", "role": "user"}, '
+    '{"content": "+", "role": "assistant"}, {"content": "Step 2: s2", "role": "user"}, '
+    '{"content": "-", "role": "assistant"}]}'
+)
+SYSTEM = '{"from": "system", "value": "Judge."}'
+TOLD = WriteOptions(system_turn="Judge.")
+
 
 @pytest.mark.parametrize(
     ("name", "record", "options", "line"),
@@ -219,7 +238,17 @@ JUDGED = (
         ("prm", RECORD, WriteOptions(label_threshold=0.25), PROMPT % "1.0, 0.0, 0.0"),
         ("visualprm", RECORD, HARD, TURNS),
         ("trl", RECORD, HARD, ROW),
+        ("visualprm", RECORD, TOLD, TURNS.replace('s": [', f's": [{SYSTEM}, ')),
         ("math-shepherd", Record("Q?", STEPS, source="GSM8K"), HARD, JUDGED),
+        ("openrlhf", Record("Q?", STEPS), HARD, VALUED % '"+", "-", "+"'),
+        (
+            "openrlhf",
+            Record("Q?", STEPS),
+            WriteOptions("soft"),
+            VALUED % "0.75, 0.0, 0.25",
+        ),
+        ("openr", Record("Q?", STEPS), HARD, PROCESSED),
+        ("rlhflow", Record("Q?", STEPS[:2]), HARD, FLOW),
     ],
 )
 def test_the_bytes_are_those_that_trainers_read(name, record, options, line):
@@ -234,13 +263,13 @@ def test_a_text_only_rollout_has_no_image_key(name):
     assert "<image>" not in json.dumps(value)
 
 
-@pytest.mark.parametrize("name", ["prm", "visualprm", "trl"])
+@pytest.mark.parametrize("name", PICTURED)
 def test_several_images_stay_a_list(name):
     record = Record("q", (Step("a", 1, 1),), ("1.png", "2.png"))
     line = encode(name, record)
     assert json.loads(line)["image"] == ["1.png", "2.png"]
-    assert line.count(b"<image>\\n") == (2 if name == "visualprm" else 0)
-    assert by_name(name).decode(line, ReadOptions()) == record
+    assert line.count(b"<image>\\n") == (0 if name == "trl" else 2)
+    assert by_name(name).decode(line, ReadOptions()) == (record,)
 
 
 @pytest.mark.parametrize(
@@ -248,7 +277,6 @@ def test_several_images_stay_a_list(name):
     [
         ("prm", Record("a\nProcess: b", STEPS), "text would be read"),
         ("prm", Record("q", STEPS, "../x.png"), "unsafe image path"),
-        ("visualprm", Record("a", (Step("<image>\nb", 1, 1),)), "image placeholder"),
         (
             "visualprm",
             Record("a\n\n### Solution Process:", STEPS),
@@ -258,7 +286,13 @@ def test_several_images_stay_a_list(name):
         ("math-shepherd", Record("q", (Step("ошибки", 1, 1),)), "step marker in text"),
         ("math-shepherd", Record("q", STEPS, source="ки"), "step marker in text"),
         ("math-shepherd", Record("q", STEPS, source="\ud800"), "lone surrogate"),
-        ("math-shepherd", RECORD, "format holds no image"),
+        *[(name, RECORD, "format holds no image") for name in TEXT_ONLY],
+        *[
+            (name, Record("q", (Step("<image>", 1, 1),)), "image pl")
+            for name in WRITTEN
+        ],
+        ("openr", Record("q", (Step("ошибки", 1, 1),)), "step marker in text"),
+        ("rlhflow", Record("Do Step 1: x", STEPS), "text would be read"),
         ("trl", Record(" q", STEPS), "text would be read"),
         ("trl", Record("q", STEPS, ()), "image empty"),
     ],

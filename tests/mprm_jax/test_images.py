@@ -9,7 +9,7 @@ from PIL import Image
 from mprm_jax.data import images
 from mprm_jax.data.images import decode_image, read_images
 from mprm_jax.records.problems import BadRecord
-from mprm_jax.records.record import resolve_image
+from mprm_jax.records.record import ImageRoot, resolve_image
 
 
 @pytest.fixture
@@ -207,3 +207,52 @@ def test_images_are_found_below_the_root_only(tmp_path):
     for path in ("../b.png", "link.png", "/etc/passwd", "none.png"):
         with pytest.raises(BadRecord):
             read_images(root, ("a.png", path))
+
+
+def test_an_absolute_path_is_taken_below_the_root_alone(root):
+    file = root / "a" / "图 1.png"
+    assert resolve_image(root, str(file)) == file
+    alias = root.parent / "alias"
+    alias.symlink_to(root)
+    assert resolve_image(alias, str(alias / "a" / "图 1.png")) == file
+    with pytest.raises(BadRecord, match=r"^unsafe image path"):
+        resolve_image(root, str(root.parent / "secret.png"))
+    with pytest.raises(BadRecord, match=r"^image not found"):
+        resolve_image(root, str(root / "none.png"))
+
+
+def test_the_name_of_the_archive_may_lead_a_path(root):
+    file = root / "a" / "图 1.png"
+    assert resolve_image(root, "Archive-v1.1/a/图 1.png") == file
+    # What is there under its whole path is never taken for another.
+    (root / "Archive-v1.1" / "a").mkdir(parents=True)
+    own = root / "Archive-v1.1" / "a" / "图 1.png"
+    own.write_bytes(b"own")
+    assert resolve_image(root, "Archive-v1.1/a/图 1.png") == own
+    with pytest.raises(BadRecord, match=r"^image not found"):
+        resolve_image(root, "one/two/a/图 1.png")
+
+
+def test_links_of_a_snapshot_lead_into_its_own_store(tmp_path):
+    store = tmp_path / "datasets--a--b"
+    (store / "blobs").mkdir(parents=True)
+    (store / "blobs" / "0123").write_bytes(b"image")
+    (tmp_path / "secret").write_bytes(b"secret")
+    snapshot = store / "snapshots" / "main" / "images"
+    snapshot.mkdir(parents=True)
+    (snapshot / "x.png").symlink_to("../../../blobs/0123")
+    (snapshot / "out.png").symlink_to("../../../../secret")
+    assert resolve_image(snapshot, "x.png") == store / "blobs" / "0123"
+    with pytest.raises(BadRecord, match=r"^unsafe image path"):
+        resolve_image(snapshot, "out.png")
+    asked = ImageRoot(snapshot, follow_links=True)
+    assert resolve_image(asked, "out.png").read_bytes() == b"secret"
+    with pytest.raises(BadRecord, match=r"^unsafe image path"):
+        resolve_image(asked, "../../../../secret")
+
+
+def test_a_pointer_instead_of_a_picture_is_named(tmp_path):
+    path = tmp_path / "a.png"
+    path.write_bytes(b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n")
+    with pytest.raises(BadRecord, match="Git LFS"):
+        decode_image(path)

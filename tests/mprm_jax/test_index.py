@@ -37,6 +37,7 @@ def assert_same(a, b):
         x, y = getattr(a, name), getattr(b, name)
         assert np.array_equal(x, y), name
     assert a.bad_lines == b.bad_lines
+    assert a.notes == b.notes
 
 
 def corpus_bytes(rng, n=40):
@@ -47,7 +48,19 @@ MUTATIONS = [
     *(b'"', b"{", b"}", b"\n", b"\r", b"\x00", b"\xff", b"\\", b"\\ud800", b"  ", b","),
     *(b"<prm>", b"\\u003cprm>", b"null", b"true", b"NaN", b"-1", b"1e5", b"0.5", b"17"),
     *(b"..", b"/", b"http:", "é".encode(), b"[]", b"[" * 3000, b'"score": 0.25, '),
-    *(b'"image": [], ', b'"question": "", ', b'"step": "", '),
+    *(
+        b'"image": [], ',
+        b'"question": "", ',
+        b'"step": "", ',
+        b"<image>",
+        b"<image>\\n",
+    ),
+    *(b'"images": ["b.png"], ', b'"image_url": "b", ', b'"image": null, ', b"0.94"),
+    *(
+        b'"image": ["a.png", "b.png"], ',
+        b'"img": {}, ',
+        b'"image_path": "images/0.png", ',
+    ),
 ]
 
 

@@ -44,7 +44,7 @@ def test_the_prompt_is_the_release_s_character_by_character():
 
 @given(texts, st.lists(texts, min_size=1, max_size=5))
 def test_a_prompt_gives_its_parts_back(question, steps):
-    assert split_prompt(render(question, steps)) == (question, steps)
+    assert split_prompt(render(question, steps)) == (question, steps, "")
 
 
 @pytest.mark.parametrize(

@@ -9,8 +9,8 @@ from mprm_jax.records.record import (
     Step,
     check_image_path,
     check_record,
-    counts_from_score,
     resolve_unmeasured,
+    scored_step,
 )
 from theory import rollouts
 
@@ -47,7 +47,7 @@ def test_usable_records_come_back_as_they_are(record):
         (Record("q", STEPS, ""), "image empty"),
         (Record("q", STEPS, ()), "image empty"),
         (Record("q", STEPS, ("a", " ")), "image empty"),
-        (Record("q", STEPS, ("a", "/b")), "unsafe image path: '/b'"),
+        (Record("q", STEPS, ("a", "//b")), "unsafe image path: '//b'"),
         (Record("q", STEPS, "a<prm>"), "step marker in text: the image path"),
         (Record("q", STEPS, "\ud800"), "lone surrogate: the image path"),
     ],
@@ -61,7 +61,7 @@ def test_unusable_records_are_refused(record, reason):
     "image",
     [
         *("a.png", "a/b/c.png", "a b.png", "..a/b..c", "a/...", ".hidden", "./a"),
-        *("图/1.jpg", "a~b", "a/~b", "100%.png", "a\\b", "a /b:c"),
+        *("图/1.jpg", "a~b", "a/~b", "100%.png", "a\\b", "a /b:c", "/a"),
     ],
 )
 def test_paths_below_the_root_are_safe(image):
@@ -71,7 +71,7 @@ def test_paths_below_the_root_are_safe(image):
 @pytest.mark.parametrize(
     "image",
     [
-        *("/a", "\\a", "\\\\host\\share", "C:\\a", "c:a", "~", "~user/a"),
+        *("//a", "\\a", "\\\\host\\share", "C:\\a", "c:a", "~", "~user/a"),
         *("..", "../a", "a/..", "a/../b", "a\\..\\b", "a\\..", "a/b/../../../c"),
         *("http://a/b", "data:image/png;base64,xx", "file:///a", "S3+x.y-z:a"),
         *("a\0", "a\nb", "a\n../b", "a\x1f", "a\r", "\n/etc/passwd"),
@@ -106,21 +106,33 @@ def test_policies_of_unmeasured_steps():
 )
 def test_counts_come_back_from_scores(pair):
     successes, trials = pair
-    assert counts_from_score(successes / trials, trials, 1) == (successes, trials)
-    rounded = round(successes / trials, 12)
-    assert counts_from_score(rounded, trials, 1) == (successes, trials)
+    score = successes / trials
+    whole = Step("a", successes, trials)
+    assert scored_step("a", score, trials, 1) == whole
+    assert scored_step("a", round(score, 12), trials, 1) == whole
+    # Without N the score is kept, and stands for the same fraction.
+    guessed = scored_step("a", score, None, 1)
+    assert guessed.score == score == guessed.successes / guessed.trials
+    assert (guessed.stated is None) == (score in (0, 1))
 
 
 def test_binary_scores_have_one_trial_where_none_is_given():
-    assert counts_from_score(1.0, None, 1) == (1, 1)
-    assert counts_from_score(0.0, None, 1) == (0, 1)
-    assert counts_from_score(1.0, 16, 1) == (16, 16)
+    assert scored_step("a", 1.0, None, 1) == Step("a", 1, 1)
+    assert scored_step("a", 0.0, None, 1) == Step("a", 0, 1)
+    assert scored_step("a", 1.0, 16, 1) == Step("a", 16, 16)
+
+
+@given(st.floats(0, 1, exclude_min=True, exclude_max=True))
+def test_a_soft_score_without_trials_keeps_its_value_and_its_side(score):
+    step = scored_step("a", score, None, 1)
+    assert step.score == score
+    assert 0 < step.successes < step.trials <= 65_535
+    assert abs(step.successes / step.trials - score) <= 1 / 65_535
 
 
 @pytest.mark.parametrize(
     ("score", "trials", "reason"),
     [
-        (0.5, None, "soft label without trials: step 3"),
         (0.5, 15, "score is no multiple of 1/N: step 3 has score 0.5 with 15"),
         (0.0625001, 16, "score is no multiple"),
         (-0.1, 16, r"score outside \[0, 1\]"),
@@ -131,4 +143,4 @@ def test_binary_scores_have_one_trial_where_none_is_given():
 )
 def test_scores_that_are_no_ratio_are_refused(score, trials, reason):
     with pytest.raises(BadRecord, match=f"^{reason}"):
-        counts_from_score(score, trials, 3)
+        scored_step("a", score, trials, 3)

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from mprm_jax.data.scored import read_candidates, same_answer
-from mprm_jax.evaluate import image_root, score_candidates
+from mprm_jax.evaluate import score_candidates
 from mprm_jax.records.problems import DataError
+from mprm_jax.records.record import image_root
 from mprm_jax.rerank import (
     AGGREGATES,
     aggregate,
@@ -159,22 +160,34 @@ def test_answers_decide_where_correct_does_not(tmp_path):
 TEXT = {"steps": ["x"], "correct": True}
 
 
+@pytest.mark.parametrize("key", ["image", "images", "image_path", "image_paths"])
+def test_pictures_of_candidates_are_read_under_every_key(key, tmp_path):
+    problem = {"question": "<image>\n?", "candidates": [TEXT | {"rewards": [0.5]}]}
+    path = write(tmp_path / "c", problem | {key: ["0.png"]})
+    for scored_too in (False, True):
+        (found,) = read_candidates(path, scored=scored_too)
+        assert (found.question, found.images) == ("?", ("0.png",))
+    assert found.candidates[0].scores == (0.5,)
+
+
 @pytest.mark.parametrize(
     ("problem", "has_scores", "words"),
     [
         (scored(), True, "no candidates"),
         (scored((True, [])), True, "no scores: candidate 1"),
         (scored((True, [0.5]), (True, [math.nan])), True, "score is not finite"),
-        ({"candidates": [{"prm_scores": [1]}]}, True, "candidate 1 has neither"),
+        ({"candidates": [{"prm_scores": [1]}]}, True, "the problem has"),
         ({"candidates": [{"prm_scores": [1], "answer": 1}]}, True, "the problem has"),
         ({"candidates": [{"prm_scores": [1], "correct": 2}]}, True, "true or false"),
-        ({"candidates": [{**TEXT, "prm_scores": [1, 2]}]}, True, "1 steps, 2 prm_sc"),
+        ({"candidates": [{**TEXT, "prm_scores": [1, 2]}]}, True, "1 steps, 2 scores"),
         ({"candidates": [TEXT]}, False, "question missing"),
         ({"question": "?", "candidates": [{"correct": True}]}, False, "no steps: cand"),
         ({"question": "?", "candidates": [TEXT | {"steps": [" "]}]}, False, "empty st"),
         ({"question": "?", "candidates": [TEXT | {"steps": ["<prm>"]}]}, False, "mark"),
-        ({"question": "?", "image": "/etc/x", "candidates": [TEXT]}, False, "unsafe"),
+        ({"question": "?", "image": "../x", "candidates": [TEXT]}, False, "unsafe"),
         ({"question": "?", "candidates": 7}, False, "not a candidates record"),
+        ({"question": "?", "img": "0.png", "candidates": [TEXT]}, False, "'img' is"),
+        ({"candidates": [TEXT | {"scores": [[1], [2]]}]}, True, "not one list"),
     ],
 )
 def test_bad_candidates_are_refused_by_record(problem, has_scores, words, tmp_path):

@@ -7,12 +7,15 @@ import numpy as np
 import pytest
 
 from mprm_jax.data.scored import (
+    Scored,
     columns,
     encode_prediction,
     read_predictions,
     read_prior,
 )
+from mprm_jax.evaluate import read_benchmark
 from mprm_jax.records.problems import DataError
+from tests.raw_files import without
 from tests.raw_files import write_lines as write
 
 GOOD = {"data_source": "a", "labels_per_step": [1, -1, 0], "prm_scores": [0.9, 0.2, 0]}
@@ -52,7 +55,70 @@ def test_what_is_written_is_read_back(tmp_path):
     assert read_predictions(tmp_path / "q") == rows
 
 
+FIRST = {"id": "gsm8k-7", "problem": "q", "steps": ["a", "b", "c"], "label": 1}
+PAIR = {
+    "modified_process": ["a", "c"],
+    "original_process": ["a", "b", "d"],
+    "error_steps": [2],
+    "question": "q",
+    "classification": "circular",
+}
+
+
+@pytest.mark.parametrize("name", Scored.__struct_fields__)
+def test_scores_beside_a_benchmark_are_read_under_every_name(name, tmp_path):
+    (row,) = read_predictions(write(tmp_path / "p", FIRST | {name: [0.5, 0.25, 2]}))
+    assert (row.data_source, row.labels) == ("gsm8k", (1, -1, 0))
+    assert (row.scores, row.truncated) == ((0.5, 0.25, 2), 0)
+    renamed = {name: GOOD["prm_scores"]} | without(GOOD, "prm_scores")
+    first, again = read_predictions(write(tmp_path / "q", GOOD, renamed))
+    assert first.scores == again.scores
+    # A single score is none of its steps; the first name goes before all others.
+    write(tmp_path / "r", GOOD | {"prm_score": 0.5, "rewards": [1], "scores": None})
+    assert read_predictions(tmp_path / "r")[0].scores == first.scores
+
+
+def test_scores_are_those_of_the_first_solution_or_of_all(tmp_path):
+    inside = {"scores": {"step_level_validity_scores": [1, 2], "other": 3}}
+    lists = {"scores": [[1, 2], [3, 4, 5]]}
+    path = write(tmp_path / "p.jsonl", PAIR | inside, PAIR | lists)
+    rows = read_predictions(path)
+    assert [(row.data_source, row.scores, row.truncated) for row in rows] == [
+        ("circular", (1, 2), 0),
+        ("correct", (), 3),
+        ("circular", (1, 2), 0),
+        ("correct", (3, 4, 5), 0),
+    ]
+    # The id is that of what was judged, as a checkpoint's scores have it.
+    assert [row.id for row in rows] == [one.id for one in read_benchmark(path)]
+
+
+def test_a_folder_is_one_file(tmp_path):
+    write(tmp_path / "b.jsonl", without(FIRST, "id") | {"scores": [1, 2, 3]})
+    write(tmp_path / "a.jsonl", GOOD, GOOD)
+    rows = read_predictions(tmp_path)
+    assert [(row.record, row.data_source) for row in rows] == [
+        (1, "a"),
+        (2, "a"),
+        (3, "b"),
+    ]
+
+
 BAD = {
+    "too few beside": (FIRST | {"scores": [1, 2]}, "3 steps, 2 scores"),
+    "none beside": (FIRST, "no scores: no list under any of prm_scores, scores, "),
+    "two names": (
+        FIRST | {"scores": [1, 2, 3], "rewards": [1, 2, 4]},
+        "two keys hold scores: scores and rewards",
+    ),
+    "three for two": (PAIR | {"scores": [[1, 2], [1], [1]]}, "2 solutions, scores of"),
+    "text beside": (FIRST | {"scores": ["1", 2, 3]}, "got `str` - at `$.scores[0]`"),
+    "null beside": (FIRST | {"rewards": [1, None, 3]}, "`$.rewards[1]`"),
+    "object beside": (
+        FIRST | {"scores": {"step_level_validity_scores": ["x", 1, 1]}},
+        "`$.scores[0]`",
+    ),
+    "one picture key": (FIRST | {"scores": [1, 2, 3], "image_url": "a"}, "image_url"),
     "fewer scores": (
         nested([1, -1, 0], [0.9, 0.2]),
         "labels and scores differ in number: 3 labels_per_step, 2 prm_scores",
@@ -111,7 +177,7 @@ def test_an_empty_file_is_refused(content, tmp_path):
 def test_no_file_and_a_folder_are_refused(tmp_path):
     with pytest.raises(DataError, match="no such file"):
         read_predictions(tmp_path / "p")
-    with pytest.raises(DataError, match="is a folder"):
+    with pytest.raises(DataError, match="holds no"):
         read_predictions(tmp_path)
 
 

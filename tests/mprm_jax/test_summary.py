@@ -14,6 +14,7 @@ from mprm_jax.summary import (
     decide,
     evaluation,
     first_error_f1,
+    first_error_sweep,
     fitted_auroc,
     held_out,
     macro_f1_per_source,
@@ -29,6 +30,7 @@ from theory.agreement import (
     auroc,
     best_threshold,
     confusion,
+    decision_thresholds,
     f1_at,
     macro_f1,
     step_scores,
@@ -79,6 +81,45 @@ def test_first_errors_by_hand():
     assert found == FirstError(2 / 3, 0.5, 1.0)
     none = first_error_f1(step_scores(["a"], [[1]], [[0.9]], ["x"]), 0.5)
     assert none == FirstError(None, None, 1.0)
+
+
+def test_processbench_averages_over_sources_at_a_threshold_of_its_own():
+    rows = random_steps(np.random.default_rng(3), 300)
+    steps = step_scores(*rows)
+    thresholds = decision_thresholds(steps)
+    parts = [steps.take(np.flatnonzero(steps.source == i)) for i in range(3)]
+    every = [[first_error_f1(part, t).f1 or 0 for part in parts] for t in thresholds]
+    assert first_error_sweep(steps, thresholds) == pytest.approx(np.mean(every, axis=1))
+    decision, left = decide(steps, "source", source="a")
+    assert len(left) == 300
+    assert decision.threshold == best_threshold(parts[0])
+    chosen = decision.first_error
+    assert chosen is not None
+    of_a = [t for t in thresholds if t in parts[0].scores]
+    assert chosen.threshold == max(
+        of_a, key=lambda t: first_error_f1(parts[0], t).f1 or 0
+    )
+    assert (chosen.source, chosen.rollouts) == ("a", parts[0].n_rollouts)
+    found = evaluation(steps, decision, replicates=200)
+    of = [first_error_f1(part, chosen.threshold) for part in parts]
+    assert list(found.processbench.sources.values()) == of
+    assert found.processbench.f1 == pytest.approx(np.mean([one.f1 or 0 for one in of]))
+    value = found.as_json()
+    assert value["processbench_f1"] == found.processbench.f1
+    low, high = value["intervals"]["processbench_f1"]
+    assert low < value["processbench_f1"] < high
+    with pytest.raises(DataError, match="there are: a, b, c"):
+        decide(steps, "source", source="d")
+
+
+def test_a_rollout_cut_before_its_error_is_left_out_of_processbench():
+    labels, scores = [[1, -1], [1, 1], [1]], [[0.9, 0.1], [0.9, 0.9], [0.9]]
+    cut = [False, True, True]
+    steps = step_scores(["a"] * 3, labels, scores, list("xyz"), cut)
+    found = evaluation(steps, Decision(0.5, "fixed"), replicates=0).processbench
+    assert (found.f1, found.wrong_found, found.right_passed) == (None, 1.0, None)
+    assert found.rollouts_cut == 2
+    assert first_error_f1(steps.take(np.array([0])), 0.5).wrong_found == 1
 
 
 def test_a_replicate_is_the_data_set_with_rollouts_repeated():

@@ -5,13 +5,18 @@ from __future__ import annotations
 from mprm_jax.data.formats.base import Format
 from mprm_jax.data.formats.math_shepherd import MATH_SHEPHERD
 from mprm_jax.data.formats.medprm import MEDPRM
+from mprm_jax.data.formats.openr import OPENR
+from mprm_jax.data.formats.openrlhf import OPENRLHF
 from mprm_jax.data.formats.prm import PRM
 from mprm_jax.data.formats.prm800k import PRM800K
+from mprm_jax.data.formats.prmbench import PRMBENCH
 from mprm_jax.data.formats.processbench import PROCESSBENCH
 from mprm_jax.data.formats.raw import RAW
+from mprm_jax.data.formats.rlhflow import RLHFLOW
 from mprm_jax.data.formats.trl import TRL
 from mprm_jax.data.formats.visualprm import VISUALPRM
 from mprm_jax.data.formats.visualprocessbench import VISUALPROCESSBENCH
+from mprm_jax.data.formats.vlrmbench import VLRMBENCH
 from mprm_jax.records.problems import DataError
 
 FORMATS: tuple[Format, ...] = (
@@ -20,9 +25,14 @@ FORMATS: tuple[Format, ...] = (
     VISUALPRM,
     TRL,
     MATH_SHEPHERD,
+    RLHFLOW,
+    OPENRLHF,
+    OPENR,
     PRM800K,
     PROCESSBENCH,
     VISUALPROCESSBENCH,
+    PRMBENCH,
+    VLRMBENCH,
     MEDPRM,
 )
 

@@ -3,18 +3,130 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from typing import Any, TypeVar
 
 import msgspec
+from msgspec import UNSET
 
 from mprm_jax.records.problems import BadRecord
-from mprm_jax.records.record import Record
+from mprm_jax.records.record import PLACEHOLDER, Record
 
 T = TypeVar("T")
 
-# As published records have it: one path, several, or none.
-ImageField = str | tuple[str, ...] | None
+
+class Pictured(msgspec.Struct, kw_only=True, frozen=True, gc=False):
+    """Where the records of every format name their pictures: a path, several, or none.
+
+    Other keys that look like pictures (``image_url``, ``img``) are not read;
+    :func:`check_pictures` refuses a record that has one of these alone.
+    """
+
+    image: Any = UNSET
+    images: Any = UNSET
+    image_path: Any = UNSET
+    image_paths: Any = UNSET
+
+    def paths(self) -> str | tuple[str, ...] | None:
+        """What a record's ``image`` becomes.
+
+        Raises:
+            BadRecord: it is no path or list of paths, or two keys name different ones.
+        """
+        given = {
+            tuple(paths): value
+            for value in (self.image, self.images, self.image_path, self.image_paths)
+            if (paths := _paths(value))
+        }
+        if len(given) > 1:
+            raise BadRecord("two keys name pictures", " and ".join(map(repr, given)))
+        if not given:
+            # What is empty is told from none: it has no meaning anywhere.
+            return "" if self.image == "" else () if self.image == [] else None
+        ((paths, value),) = given.items()
+        return paths if isinstance(value, list) else paths[0]
+
+
+def _paths(value: Any) -> list[str]:
+    if value is UNSET or value is None or value == "":
+        return []
+    return [_path(one) for one in (value if isinstance(value, list) else [value])]
+
+
+def _path(value: Any) -> str:
+    match value:
+        case str():
+            return value
+        # As Hugging Face's datasets write a picture that stays in its file.
+        case {"path": str(path), "bytes": None}:
+            return path
+        case {"bytes": _}:
+            raise BadRecord(
+                "picture inside the record",
+                "save the pictures as files, and name these in image",
+            )
+    raise BadRecord("image is no path", f"it is {kind_of(value)}")
+
+
+# A key that looks like pictures, with something in it: text, list or object.
+_PICTURE_KEY = re.compile(
+    rb'"((?:\w*_)?(?:images?|imgs?|pictures?|photos?)'
+    rb'(?:_?(?:paths?|urls?|files?|filenames?|names?|uris?|list|\d+))?)"'
+    rb'\s*:\s*(?=["\[{])(?!""|\[\s*\]|\{\s*\})',
+    re.IGNORECASE,
+)
+
+
+def check_pictures(data: bytes | memoryview) -> None:
+    """Refuse a record without pictures that has some under a key that is not read.
+
+    Args:
+        data: JSON of the record.
+
+    Raises:
+        BadRecord: it names the key.
+    """
+    if found := _PICTURE_KEY.search(data):
+        raise BadRecord(
+            "pictures under another key",
+            f"{found[1].decode()!r} is not read; call it image, a path or a list of "
+            "paths",
+        )
+
+
+_LEADING = re.compile(rf"\s*{PLACEHOLDER}\s*")
+
+
+def split_placeholders(text: str) -> tuple[int, str]:
+    """How many picture placeholders lead a text, and what follows them."""
+    count = end = 0
+    while found := _LEADING.match(text, end):
+        count, end = count + 1, found.end()
+    return count, text[end:]
+
+
+def placed(record: Record, before: int) -> Record:
+    """The record, if its picture placeholders fit its pictures: as many lead its texts
+    (or are anywhere in them), or none does, as in corpora that leave these to trainers.
+
+    Args:
+        record: as it was read.
+        before: placeholders that stood before its question, and were taken away.
+
+    Raises:
+        BadRecord: some lead it, but not as many.
+    """
+    leading = before + split_placeholders(record.question)[0]
+    texts = [record.question, *(step.text for step in record.steps)]
+    every = before + sum(text.count(PLACEHOLDER) for text in texts)
+    if leading and len(record.images) not in (leading, every):
+        raise BadRecord(
+            "placeholders and images differ",
+            f"{leading} leading {PLACEHOLDER}, {len(record.images)} images",
+        )
+    return record
+
 
 # Why a record is refused that exhausts the stack of its reader.
 NESTED = "nested too deeply"
@@ -126,16 +238,29 @@ def source_of(data: bytes, name: str) -> str:
     return source
 
 
-def check_paired(n_steps: int, n_labels: int) -> None:
-    """Refuse a record whose labels cannot be matched to its steps.
+def check_paired(n_steps: int, n_labels: int, what: str = "labels") -> None:
+    """Refuse a record whose labels, or ``what`` else, cannot be matched to its steps.
 
     Raises:
         BadRecord: the numbers differ.
     """
     if n_steps != n_labels:
         raise BadRecord(
-            "steps and labels differ in number", f"{n_steps} steps, {n_labels} labels"
+            f"steps and {what} differ in number", f"{n_steps} steps, {n_labels} {what}"
         )
+
+
+def only_one(form: str, *given: T | None) -> T:
+    """The value of whichever of some keys a record has.
+
+    Raises:
+        BadRecord: it has none of them, or they hold different values.
+    """
+    values = [value for value in given if value is not None]
+    if not values or any(value != values[0] for value in values):
+        said = "two keys hold different labels" if values else "no list of labels"
+        raise BadRecord(f"not a {form} record", said)
+    return values[0]
 
 
 def check_readable(

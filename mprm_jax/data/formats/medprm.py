@@ -13,15 +13,15 @@ from __future__ import annotations
 import msgspec
 
 from mprm_jax.data.formats.base import Format, ReadOptions
-from mprm_jax.data.formats.json_record import check_paired
+from mprm_jax.data.formats.json_record import Pictured, check_paired
 from mprm_jax.data.formats.math_shepherd import MARKER
-from mprm_jax.records.record import Record, Step, counts_from_score
+from mprm_jax.records.record import Record, scored_step
 
 # Every published score is a multiple of 1/16.
 TRIALS = 16
 
 
-class _Sample(msgspec.Struct, frozen=True):
+class _Sample(Pictured, frozen=True):
     question: str
     options: str
     data_source: str
@@ -34,10 +34,7 @@ def _read(value: _Sample, options: ReadOptions) -> Record:
     check_paired(len(value.steps), len(value.prm_soft_label))
     trials = TRIALS if options.trials is None else options.trials
     steps = tuple(
-        Step(
-            text.rstrip().removesuffix(MARKER).strip(),
-            *counts_from_score(score, trials, number),
-        )
+        scored_step(text.rstrip().removesuffix(MARKER).strip(), score, trials, number)
         for number, (text, score) in enumerate(
             zip(value.steps, value.prm_soft_label, strict=True), 1
         )
@@ -45,6 +42,7 @@ def _read(value: _Sample, options: ReadOptions) -> Record:
     return Record(
         question=f"{value.question}\n{value.options}".strip(),
         steps=steps,
+        image=value.paths(),
         answer=value.correct_answer,
         source=value.data_source or None,
     )

@@ -1,11 +1,17 @@
 """The conversation that trainers of process reward models read (the release's).
 
 ``{"image": path or [paths], "conversations": [{"from": "human", "value":
-"Question: q\\nProcess: s1<prm>\\n\\ns2<prm>"}, {"from": "gpt", "value": [1.0, 0.0]}]}``
+"<image>\\nQuestion: q\\nProcess: s1<prm>\\n\\ns2<prm>"}, {"from": "gpt", "value": [1.0,
+0.0]}]}``
 
-- Labels are hard (0 and 1: one trial) or MC scores (``ReadOptions.trials`` gives N).
+- Labels are hard (0 and 1: one trial) or MC scores, of which N is
+  ``ReadOptions.trials`` or unknown.
+- One ``"<image>\\n"`` per image is written in front, because InternVL's loader pairs
+  them with the images. The release writes none, so none is read as well.
 - A step without a label has no marker: its text runs on into that of the next one, as
-  in the prompt; what stands after the last label is left out.
+  in the prompt. Behind the last label it is a step that was never sampled; written,
+  it is left out.
+- A system turn in front is not read.
 - The question ends at the first ``"\\nProcess: "``: it cannot contain it, a step can.
 - A text-only rollout has no ``image`` key. Answer, response and source are not held.
 """
@@ -19,17 +25,20 @@ import msgspec
 
 from mprm_jax.data.formats.base import Format, ReadOptions, WriteOptions, labels
 from mprm_jax.data.formats.json_record import (
-    ImageField,
+    Pictured,
     check_paired,
     check_readable,
     json_line,
+    placed,
+    split_placeholders,
 )
 from mprm_jax.records.problems import BadRecord
 from mprm_jax.records.record import (
+    PLACEHOLDER,
     STEP_MARKER,
     Record,
     Step,
-    counts_from_score,
+    scored_step,
 )
 
 _QUESTION = "Question: "
@@ -37,19 +46,13 @@ _PROCESS = "\nProcess: "
 _BETWEEN = "\n\n"
 
 
-class _Prompt(msgspec.Struct, frozen=True):
-    speaker: Literal["human"] = msgspec.field(name="from")
-    value: str
+class _Turn(msgspec.Struct, frozen=True):
+    speaker: Literal["system", "human", "gpt"] = msgspec.field(name="from")
+    value: str | tuple[float, ...]
 
 
-class _Labels(msgspec.Struct, frozen=True):
-    speaker: Literal["gpt"] = msgspec.field(name="from")
-    value: tuple[float, ...]
-
-
-class _Conversation(msgspec.Struct, frozen=True):
-    conversations: tuple[_Prompt, _Labels]
-    image: ImageField = None
+class _Conversation(Pictured, frozen=True):
+    conversations: tuple[_Turn, ...]
 
 
 def render_prompt(question: str, texts: list[str]) -> str:
@@ -58,11 +61,12 @@ def render_prompt(question: str, texts: list[str]) -> str:
     return f"{_QUESTION}{question}{_PROCESS}{process}"
 
 
-def split_prompt(prompt: str) -> tuple[str, list[str]]:
-    """(question, step texts) of a human turn, the inverse of :func:`render_prompt`.
+def split_prompt(prompt: str) -> tuple[str, list[str], str]:
+    """(question, step texts, text behind the last marker) of a human turn, the inverse
+    of :func:`render_prompt`.
 
     Raises:
-        BadRecord: it has another frame, or text after the last marker.
+        BadRecord: it has another frame.
     """
     question, frame, process = prompt.partition(_PROCESS)
     if not frame or not question.startswith(_QUESTION):
@@ -71,20 +75,32 @@ def split_prompt(prompt: str) -> tuple[str, list[str]]:
             f"the human turn is not {_QUESTION + '…' + _PROCESS + '…'!r}",
         )
     *texts, rest = process.split(STEP_MARKER)
-    if rest.strip():
-        raise BadRecord("text after the last step marker", f"it ends in {rest[-40:]!r}")
-    return question[len(_QUESTION) :].strip(), [text.strip() for text in texts]
+    question = question[len(_QUESTION) :].strip()
+    return question, [text.strip() for text in texts], rest.strip()
+
+
+def _parts(turns: Sequence[_Turn]) -> tuple[str, tuple[float, ...]]:
+    """The human turn and the labels."""
+    if turns and turns[0].speaker == "system":
+        turns = turns[1:]
+    match turns:
+        case (_Turn("human", str(prompt)), _Turn("gpt", tuple(labels))):
+            return prompt, labels
+    raise BadRecord("not a prm record", "no human turn with a gpt turn of labels")
 
 
 def _read(value: _Conversation, options: ReadOptions) -> Record:
-    prompt, labels = value.conversations
-    question, texts = split_prompt(prompt.value)
-    check_paired(len(texts), len(labels.value))
-    steps = tuple(
-        Step(text, *counts_from_score(score, options.trials, number))
-        for number, (text, score) in enumerate(zip(texts, labels.value, strict=True), 1)
-    )
-    return Record(question, steps, value.image)
+    prompt, labels = _parts(value.conversations)
+    n_images, prompt = split_placeholders(prompt)
+    question, texts, rest = split_prompt(prompt)
+    check_paired(len(texts), len(labels))
+    steps = [
+        scored_step(text, score, options.trials, number)
+        for number, (text, score) in enumerate(zip(texts, labels, strict=True), 1)
+    ]
+    if rest:
+        steps.append(Step(rest, 0, 0))
+    return placed(Record(question, tuple(steps), value.paths()), n_images)
 
 
 def _write(record: Record, options: WriteOptions) -> bytes:
@@ -96,7 +112,8 @@ def _write(record: Record, options: WriteOptions) -> bytes:
     stripped = question == question.strip() and texts == list(map(str.strip, texts))
     # One look shows of nearly every record that the reader finds its parts again.
     if not stripped or _PROCESS in question:
-        check_readable(record, *split_prompt(prompt), "prm")
+        check_readable(record, *split_prompt(prompt)[:2], "prm")
+    prompt = f"{PLACEHOLDER}\n" * len(record.images) + prompt
     image = None if record.image is None else json_line(record.image)
     return conversation_line(image, prompt, labels(steps, options))
 
@@ -112,7 +129,7 @@ def _labelled(steps: Sequence[Step]) -> list[Step]:
         unlabelled.append(step.text)
         if step.trials:
             text = _BETWEEN.join(unlabelled)
-            found.append(Step(text, step.successes, step.trials))
+            found.append(msgspec.structs.replace(step, text=text))
             unlabelled = []
     if not found:
         raise BadRecord("nothing to write", "no step has a label")
@@ -143,7 +160,7 @@ def conversation_line(
 
 def _recognise(keys: dict) -> bool:
     match keys:
-        case {"conversations": [_, {"value": list()}]}:
+        case {"conversations": [*_, {"value": list()}]}:
             return True
     return False
 

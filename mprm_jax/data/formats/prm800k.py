@@ -1,24 +1,24 @@
-"""PRM800K: human ratings of proposed next steps, as a trajectory (read only).
+"""PRM800K: human ratings of proposed next steps (read only).
 
 ``{"question": {"problem", "ground_truth_answer"}, "label": {"steps": [{"completions":
 [{"text", "rating"}], "human_completion", "chosen_completion"}]}}``
 
-Choices, made because a line is a session of a labeler and not one solution:
+A line is a session of a labeler, who rated several proposals for every step, so it
+holds several rollouts, and every rating stands in one of them:
 
-- The trajectory follows the chosen completion of each step.
-- Where none was chosen and the labeler wrote a step, it follows the labeler's. It has
-  no rating, so it counts as never sampled (trials 0).
-- Where none was chosen or written, the first completion rated -1 ends the trajectory;
-  if there is none, the trajectory ends before this step. Whatever follows is left out.
-- Ratings 1 and 0 (neutral) count as positive, as in the main results of Lightman et al.
-  2023; -1 is negative; null counts as never sampled. One trial each.
-- The final ``"\\n\\n# Answer\\n\\n…"`` stays in the last step's text.
-- Screening and quality-control sessions are read like any other.
+- the path that was followed: of each step the chosen completion, or where none was
+  chosen the labeler's own, which has no rating. It ends where there is neither.
+- for each rated completion that was not followed, the path up to it and this one.
+
+Ratings 1 and 0 (neutral) count as positive, as in the main results of Lightman et al.
+2023; -1 is negative; null is no label. One trial each. The final ``"\\n\\n# Answer…"``
+stays in the last step's text. Screening and quality-control sessions are read like any
+other. Ratings behind the end of the path are refused.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Literal
 
 import msgspec
@@ -56,33 +56,49 @@ class _Session(msgspec.Struct, frozen=True):
     label: _Label
 
 
-def _trajectory(turns: Sequence[_Turn]) -> Iterator[_Completion]:
+def _followed(turn: _Turn, number: int) -> _Completion | None:
+    """The completion that the labeler went on from; None: the session ends here."""
+    chosen, completions = turn.chosen_completion, turn.completions or ()
+    if chosen is None:
+        return turn.human_completion
+    if not 0 <= chosen < len(completions):
+        raise BadRecord(
+            "not a prm800k record",
+            f"step {number} chooses completion {str(chosen)[:20]} of "
+            f"{len(completions)}",
+        )
+    return completions[chosen]
+
+
+def _paths(turns: Sequence[_Turn]) -> list[list[_Completion]]:
+    """The path that was followed, and those to each other rated completion."""
+    path: list[_Completion] = []
+    others = []
     for number, turn in enumerate(turns, 1):
-        completions = turn.completions or ()
-        if turn.chosen_completion is not None:
-            if not 0 <= turn.chosen_completion < len(completions):
+        followed = _followed(turn, number)
+        rated = [one for one in turn.completions or () if one.rating is not None]
+        others += [[*path, one] for one in rated if one is not followed]
+        if followed is None:
+            if any(later.completions for later in turns[number:]):
                 raise BadRecord(
-                    "not a prm800k record",
-                    f"step {number} chooses completion "
-                    f"{str(turn.chosen_completion)[:20]} of {len(completions)}",
+                    "ratings behind the end", f"nothing leads on from step {number}"
                 )
-            yield completions[turn.chosen_completion]
-        elif turn.human_completion is not None:
-            yield turn.human_completion
-        else:
-            yield from [said for said in completions if said.rating == -1][:1]
-            return
+            # Where the others go on from here, they hold all that it holds.
+            return others if rated else [path, *others]
+        path.append(followed)
+    return [path, *others]
 
 
-def _read(value: _Session, options: ReadOptions) -> Record:
-    steps = tuple(
-        Step(said.text.strip(), *_COUNTS[said.rating])
-        for said in _trajectory(value.label.steps)
-    )
-    return Record(
-        question=value.question.problem.strip(),
-        steps=steps,
-        answer=value.question.ground_truth_answer,
+def _read(value: _Session, options: ReadOptions) -> tuple[Record, ...]:
+    return tuple(
+        Record(
+            question=value.question.problem.strip(),
+            steps=tuple(
+                Step(said.text.strip(), *_COUNTS[said.rating]) for said in path
+            ),
+            answer=value.question.ground_truth_answer,
+        )
+        for path in _paths(value.label.steps)
     )
 
 
@@ -100,4 +116,5 @@ PRM800K = Format(
     read=_read,
     write=None,
     recognise=_recognise,
+    human=True,
 )

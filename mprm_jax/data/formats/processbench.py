@@ -1,25 +1,33 @@
 """ProcessBench: solutions with the first wrong step that humans found (read only).
 
-``{"id", "generator", "problem", "steps": [s1, s2], "final_answer_correct", "label"}``
+``{"id", "generator", "problem", "steps": [s1, s2], "final_answer_correct", "label",
+"image"?}``
 
 ``label`` is the index of the first wrong step from 0, or -1 where all are right. Steps
 before it are positive, it is negative (one trial each); later ones were never judged
-(trials 0). The source is left to the file, because each split is one.
+(trials 0). The source is the subset that an ``id`` such as ``gsm8k-0`` names, else the
+file's. Published solutions have no pictures; files in this shape may.
 """
 
 from __future__ import annotations
 
+import re
+
 import msgspec
 
 from mprm_jax.data.formats.base import Format, ReadOptions
+from mprm_jax.data.formats.json_record import Pictured
 from mprm_jax.records.problems import BadRecord
 from mprm_jax.records.record import Record, Step
 
+_ID = re.compile(r"(.*[^\W\d].*)-\d+")
 
-class _Solution(msgspec.Struct, frozen=True):
+
+class _Solution(Pictured, frozen=True):
     problem: str
     steps: tuple[str, ...]
     label: int
+    id: str | int | None = None
 
 
 def _read(value: _Solution, options: ReadOptions) -> Record:
@@ -34,7 +42,9 @@ def _read(value: _Solution, options: ReadOptions) -> Record:
         Step(text.strip(), int(j < wrong), int(j <= wrong))
         for j, text in enumerate(value.steps)
     )
-    return Record(value.problem.strip(), steps)
+    subset = _ID.fullmatch(str(value.id))
+    source = subset[1] if subset else None
+    return Record(value.problem.strip(), steps, value.paths(), source=source)
 
 
 PROCESSBENCH = Format(
@@ -44,4 +54,6 @@ PROCESSBENCH = Format(
     read=_read,
     write=None,
     recognise=lambda keys: keys.keys() >= {"problem", "steps", "label"},
+    human=True,
+    benchmark=True,
 )

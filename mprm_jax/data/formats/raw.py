@@ -1,9 +1,12 @@
 """The raw VisualPRM annotation: Monte-Carlo counts for every step of a rollout.
 
 ``{image, question, question_orig?, answer, response, steps_with_score: [{step, score,
-num_mc_correct, num_mc_total}], num_mc_sequences?}``, one record per line. ``image`` is
-a path, a list of paths, or null for a text-only rollout; the key must be there. Where a
-record holds a key twice, the last one counts, as for every JSON reader of Python.
+num_mc_correct, num_mc_total}], num_mc_sequences?}``, one record per line. ``image`` (or
+``images``) is a path, a list of paths, or null for a text-only rollout; one of these
+keys must be there. Where a record holds a key twice, the last one counts, as for every
+JSON reader of Python. N may differ from step to step. The counts decide; a score that
+stands beside them may be rounded to two or more decimals. Where there are no counts,
+the score is read with ``ReadOptions.trials``, or as it is (:func:`scored_step`).
 Answer and response are not read: a raw corpus is copied to raw line by line, and no
 other format that is written has a place for them.
 """
@@ -11,6 +14,7 @@ other format that is written has a place for them.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from decimal import Decimal
 from itertools import chain
 from operator import attrgetter
 from typing import Any
@@ -20,15 +24,20 @@ import numpy as np
 from msgspec import UNSET, UnsetType
 
 from mprm_jax.data.formats.base import Format, ReadOptions, WriteOptions
-from mprm_jax.data.formats.json_record import check_readable
+from mprm_jax.data.formats.json_record import (
+    Pictured,
+    check_pictures,
+    check_readable,
+)
 from mprm_jax.records.problems import BadRecord
 from mprm_jax.records.record import (
     MAX_TRIALS,
+    PLACEHOLDER,
     STEP_MARKER,
     Record,
     Step,
     check_image_path,
-    counts_from_score,
+    scored_step,
 )
 from theory.rollouts import SCORE_TOLERANCE
 
@@ -40,9 +49,8 @@ class _Step(msgspec.Struct, gc=False):
     num_mc_total: int | UnsetType = UNSET
 
 
-class _Rollout(msgspec.Struct, gc=False):
-    steps_with_score: list[_Step] = []
-    image: str | list[str] | UnsetType | None = UNSET
+class _Rollout(Pictured, frozen=True, gc=False):
+    steps_with_score: list[_Step] = msgspec.field(default_factory=list)
     question: str | None = None
     question_orig: str | None = None
 
@@ -53,13 +61,13 @@ _HIGH_BITS = np.uint64(0x8080808080808080)
 
 
 def _read(value: _Rollout, options: ReadOptions) -> Record:
-    if value.image is UNSET:
+    if value.image is UNSET and not value.paths():
         raise BadRecord("image missing", 'a text-only rollout says "image": null')
     steps = enumerate(value.steps_with_score, 1)
     return Record(
         question=(value.question_orig or value.question or "").strip(),
         steps=tuple([_step(step, number, options) for number, step in steps]),
-        image=tuple(value.image) if isinstance(value.image, list) else value.image,
+        image=value.paths(),
     )
 
 
@@ -67,7 +75,7 @@ def _step(step: _Step, number: int, options: ReadOptions) -> Step:
     correct, total, score = step.num_mc_correct, step.num_mc_total, step.score
     text = step.step.strip()
     if correct is UNSET and total is UNSET:
-        return Step(text, *counts_from_score(score, options.trials, number))
+        return scored_step(text, score, options.trials, number)
     correct = _count(correct, "num_mc_correct", number)
     total = _count(total, "num_mc_total", number)
     if correct > total:
@@ -77,12 +85,25 @@ def _step(step: _Step, number: int, options: ReadOptions) -> Step:
         )
     if not 0 <= score <= 1:
         raise BadRecord("score outside [0, 1]", f"step {number} has score {score}")
-    if abs(score - (correct / total if total else 0.0)) > SCORE_TOLERANCE:
+    if not is_ratio(score, correct / total if total else 0.0):
         raise BadRecord(
             "score is not correct/total",
             f"step {number} has score {score} with {correct}/{total}",
         )
     return Step(text, correct, total)
+
+
+def is_ratio(score: float, ratio: float) -> bool:
+    """Whether a score is K/N, perhaps rounded to as many decimals as it shows, two at
+    the least.
+
+    Example:
+        >>> is_ratio(0.94, 15 / 16), is_ratio(0.9, 15 / 16)
+        (True, False)
+    """
+    shown = Decimal(repr(score)).as_tuple().exponent
+    decimals = max(2, -shown if isinstance(shown, int) else 0)
+    return abs(score - ratio) <= 0.5 * 10.0**-decimals + SCORE_TOLERANCE
 
 
 def _count(count: int | UnsetType, name: str, number: int) -> int:
@@ -107,10 +128,13 @@ def columns(data: bytes, lines: Sequence[memoryview]) -> dict[str, np.ndarray] |
     if b"\r" in data or not is_utf8(data):
         return None
     rollouts = _typed(lines)
-    if rollouts is None:
+    if rollouts is None or (
+        PLACEHOLDER.encode() in data and any(map(_says_placeholder, rollouts))
+    ):
         return None
     steps = list(chain.from_iterable(map(attrgetter("steps_with_score"), rollouts)))
-    return _counts(rollouts, steps) if _usable(rollouts, steps) else None
+    fit = _pictured(rollouts, lines) and _usable(rollouts, steps)
+    return _counts(rollouts, steps) if fit else None
 
 
 def _typed(lines: Sequence[memoryview]) -> list[_Rollout] | None:
@@ -123,22 +147,43 @@ def _typed(lines: Sequence[memoryview]) -> list[_Rollout] | None:
 
 
 def _usable(rollouts: list[_Rollout], steps: list[_Step]) -> bool:
-    """Whether all texts and paths may stand in a record."""
+    """Whether all texts may stand in a record."""
     texts = [rollout.question_orig or rollout.question or "" for rollout in rollouts]
     texts += [step.step for step in steps]
     # A single character is found several times as fast as the whole marker.
     suspects = [text for text in texts if STEP_MARKER[0] in text]
-    if not all(map(str.strip, texts)) or any(STEP_MARKER in text for text in suspects):
+    if not all(map(str.strip, texts)):
         return False
+    return not any(STEP_MARKER in text for text in suspects)
+
+
+def _pictured(rollouts: list[_Rollout], lines: Sequence[memoryview]) -> bool:
+    """Whether each names its pictures in ``image``, as ``Format.decode`` would have it,
+    or has none.
+    """
     try:
-        for image in map(attrgetter("image"), rollouts):
-            if image is UNSET or image == []:
+        for rollout, line in zip(rollouts, lines, strict=True):
+            if type(rollout.image) is str:
+                check_image_path(rollout.image)
+            elif rollout.image is None:
+                check_pictures(line)
+            else:
                 return False
-            for path in (image,) if isinstance(image, str) else image or ():
-                check_image_path(path)
+            others = rollout.images, rollout.image_path, rollout.image_paths
+            if any(other is not UNSET for other in others):
+                return False
     except BadRecord:
         return False
     return True
+
+
+def _says_placeholder(rollout: _Rollout) -> bool:
+    """Whether a text holds a placeholder that does not lead the question, as that of a
+    rollout with one picture may."""
+    question = rollout.question_orig or rollout.question or ""
+    texts = [step.step for step in rollout.steps_with_score]
+    texts.append(question.lstrip().removeprefix(PLACEHOLDER))
+    return any(PLACEHOLDER in text for text in texts)
 
 
 def _counts(
@@ -162,8 +207,12 @@ def _counts(
         and np.all(correct <= total)
         and np.all(total <= MAX_TRIALS)
         and np.all((score >= 0) & (score <= 1))
-        and np.all(np.abs(score - correct / np.maximum(total, 1)) <= SCORE_TOLERANCE)
     )
+    if fits:
+        ratio = correct / np.maximum(total, 1)
+        off = np.abs(score - ratio) > SCORE_TOLERANCE
+        pairs = zip(score[off].tolist(), ratio[off].tolist(), strict=True)
+        fits = all(is_ratio(*pair) for pair in pairs)
     if not fits:
         return None
     narrow = np.min_scalar_type(int(total.max()))
@@ -201,44 +250,42 @@ def _write(record: Record, options: WriteOptions) -> bytes:
     if record.answer is not None:
         value["answer"] = record.answer
     value["steps_with_score"] = [
-        {
-            "step": step.text,
-            "score": step.score if step.trials else 0.0,
-            "num_mc_correct": step.successes,
-            "num_mc_total": step.trials,
-        }
+        {"step": step.text, "score": step.score if step.trials else 0.0}
+        | ({} if step.stated is not None else _counts_of(step))
         for step in record.steps
     ]
     return msgspec.json.encode(value)
 
 
+def _counts_of(step: Step) -> dict[str, int]:
+    return {"num_mc_correct": step.successes, "num_mc_total": step.trials}
+
+
 _FIELDS = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _STEPS = msgspec.json.Decoder(list[msgspec.Raw])
+_STEP = msgspec.json.Decoder(_Step)
 
 
-def truncate(line: bytes, n_steps: int) -> bytes:
-    """The raw line with only its first ``n_steps`` steps; the rest keeps its bytes.
+def cut(line: bytes, kept: int | None = None, unlabelled: Sequence[int] = ()) -> bytes:
+    """The raw line without its empty steps; the rest keeps its bytes.
+
+    Args:
+        line: of a corpus that was read without empty steps.
+        kept: how many of the other steps stay; None: all.
+        unlabelled: of these the ones, from 0, that become never sampled.
 
     Raises:
         BadRecord: the line cannot be taken apart (it nests too deeply, or holds NaN).
     """
-    value, steps = _parts(line)
-    value["steps_with_score"] = msgspec.Raw(msgspec.json.encode(steps[:n_steps]))
-    return msgspec.json.encode(value)
-
-
-def unlabel(line: bytes, steps: Sequence[int]) -> bytes:
-    """The raw line with those steps never sampled; the rest keeps its bytes.
-
-    Raises:
-        BadRecord: the line cannot be taken apart.
-    """
-    value, listed = _parts(line)
-    for j in steps:
-        step = _FIELDS.decode(listed[j])
+    value, all_steps = _parts(line)
+    steps = [step for step in all_steps if _STEP.decode(step).step.strip()][:kept]
+    if len(steps) == len(all_steps) and not unlabelled:
+        return line
+    for j in unlabelled:
+        step = _FIELDS.decode(steps[j])
         none = dict.fromkeys(("score", "num_mc_correct", "num_mc_total"), 0)
-        listed[j] = msgspec.Raw(msgspec.json.encode(step | none))
-    value["steps_with_score"] = msgspec.Raw(msgspec.json.encode(listed))
+        steps[j] = msgspec.Raw(msgspec.json.encode(step | none))
+    value["steps_with_score"] = msgspec.Raw(msgspec.json.encode(steps))
     return msgspec.json.encode(value)
 
 

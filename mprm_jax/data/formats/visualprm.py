@@ -5,51 +5,49 @@ Question:\\nq\\n\\n### Solution Process:\\ns1"}, {"from": "gpt", "value": "+"},
 {"from": "human", "value": "s2"}, {"from": "gpt", "value": "-"}]}``
 
 - Labels are hard: "+" is one success in one trial, "-" none.
-- One ``"<image>\\n"`` per image leads the first turn. No text is written that contains
-  ``<image>``, because trainers pair placeholders with images.
+- One ``"<image>\\n"`` per image is written in front of the first turn. It is read there
+  or, as in the released corpus, in front of the question, or nowhere.
+- The released corpus has a system turn in front; it is not read, and written where
+  ``WriteOptions.system_turn`` gives one.
 - The question ends at the first ``"\\n\\n### Solution Process:\\n"``.
 - A text-only rollout has no ``image`` key. Answer, response and source are not held.
 """
 
 from __future__ import annotations
 
-from typing import Literal
-
 import msgspec
 
-from mprm_jax.data.formats.base import Format, ReadOptions, WriteOptions, hard_labels
+from mprm_jax.data.formats.base import (
+    Format,
+    ReadOptions,
+    WriteOptions,
+    hard_labels,
+    judged_steps,
+)
 from mprm_jax.data.formats.json_record import (
-    ImageField,
     check_readable,
     image_entry,
     json_line,
+    placed,
+    split_placeholders,
 )
+from mprm_jax.data.formats.turns import Conversation, exchanges, first_exchange
 from mprm_jax.records.problems import BadRecord
-from mprm_jax.records.record import Record, Step
+from mprm_jax.records.record import PLACEHOLDER, Record
 
-_PLACEHOLDER = "<image>"
-_IMAGE_LINE = _PLACEHOLDER + "\n"
 _QUESTION = "### Question:\n"
 _PROCESS = "\n\n### Solution Process:\n"
-_SUCCESSES = {"+": 1, "-": 0}
 
 
-class _Turn(msgspec.Struct, frozen=True):
-    speaker: Literal["human", "gpt"] = msgspec.field(name="from")
-    value: str
-
-
-class _Conversation(msgspec.Struct, frozen=True):
-    conversations: tuple[_Turn, ...]
-    image: ImageField = None
+def is_framed(turn: str) -> bool:
+    """Whether a first user turn has this format's frame."""
+    turn = split_placeholders(turn)[1]
+    return turn.startswith(_QUESTION) and _PROCESS in turn
 
 
 def _split_first(turn: str) -> tuple[int, str, str]:
-    """(image placeholders, question, first step) of the first human turn."""
-    n_images = 0
-    while turn.startswith(_IMAGE_LINE):
-        turn = turn[len(_IMAGE_LINE) :]
-        n_images += 1
+    """(image placeholders in front, question, first step) of the first user turn."""
+    n_images, turn = split_placeholders(turn)
     question, frame, step = turn.partition(_PROCESS)
     if not frame or not question.startswith(_QUESTION):
         raise BadRecord(
@@ -59,48 +57,23 @@ def _split_first(turn: str) -> tuple[int, str, str]:
     return n_images, question[len(_QUESTION) :].strip(), step.strip()
 
 
-def _read(value: _Conversation, options: ReadOptions) -> Record:
-    turns = value.conversations
-    if not turns or [turn.speaker for turn in turns] != ["human", "gpt"] * (
-        len(turns) // 2
-    ):
-        raise BadRecord(
-            "not a visualprm record", "human and gpt turns do not alternate"
-        )
-    n_images, question, first = _split_first(turns[0].value)
-    texts = [first, *(turn.value.strip() for turn in turns[2::2])]
-    successes = [_SUCCESSES.get(turn.value.strip()) for turn in turns[1::2]]
-    steps = []
-    for text, success in zip(texts, successes, strict=True):
-        if success is None:
-            raise BadRecord(
-                "not a visualprm record", f"step {len(steps) + 1} is not judged + or -"
-            )
-        steps.append(Step(text, success, 1))
-    record = Record(question, tuple(steps), value.image)
-    if n_images != len(record.images):
-        raise BadRecord(
-            "placeholders and images differ",
-            f"{n_images} leading {_PLACEHOLDER}, {len(record.images)} images",
-        )
-    return record
+def _read(value: Conversation, options: ReadOptions) -> Record:
+    said, answers = exchanges(value, "visualprm")
+    n_images, question, first = _split_first(said[0])
+    steps = judged_steps([first, *said[1:]], answers, options)
+    return placed(Record(question, steps, value.paths()), n_images)
 
 
 def _write(record: Record, options: WriteOptions) -> bytes:
     texts = [step.text for step in record.steps]
-    for text in (record.question, *texts):
-        if _PLACEHOLDER in text:
-            raise BadRecord(
-                "image placeholder in text", f"it contains the literal {_PLACEHOLDER}"
-            )
-    first = (
-        _IMAGE_LINE * len(record.images)
-        + f"{_QUESTION}{record.question}{_PROCESS}{texts[0]}"
-    )
+    frame = f"{_QUESTION}{record.question}{_PROCESS}{texts[0]}"
+    first = f"{PLACEHOLDER}\n" * len(record.images) + frame
     _, question, first_step = _split_first(first)
     later = [text.strip() for text in texts[1:]]
     check_readable(record, question, [first_step, *later], "visualprm")
     turns = []
+    if options.system_turn is not None:
+        turns.append({"from": "system", "value": options.system_turn})
     hard = hard_labels(record.steps, options)
     for text, positive in zip([first, *texts[1:]], hard, strict=True):
         turns.append({"from": "human", "value": text})
@@ -109,17 +82,16 @@ def _write(record: Record, options: WriteOptions) -> bytes:
 
 
 def _recognise(keys: dict) -> bool:
-    match keys:
-        case {"conversations": [_, {"value": str()}, *_]}:
-            return True
-    return False
+    said, answer = first_exchange(keys)
+    return isinstance(answer, str) and is_framed(said)
 
 
 VISUALPRM = Format(
     name="visualprm",
     meaning="VisualPRM conversation: one turn per step, judged + or -; hard labels",
-    decoder=msgspec.json.Decoder(_Conversation),
+    decoder=msgspec.json.Decoder(Conversation),
     read=_read,
     write=_write,
+    system=True,
     recognise=_recognise,
 )

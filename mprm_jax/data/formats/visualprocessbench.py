@@ -14,7 +14,7 @@ from typing import Literal
 import msgspec
 
 from mprm_jax.data.formats.base import Format, ReadOptions
-from mprm_jax.data.formats.json_record import check_paired
+from mprm_jax.data.formats.json_record import Pictured, check_paired
 from mprm_jax.records.record import Record, Step
 
 # (successes, trials) of a judgement.
@@ -26,8 +26,7 @@ class _Response(msgspec.Struct, frozen=True):
     process_correctness: tuple[Literal[-1, 0, 1], ...]
 
 
-class _Solution(msgspec.Struct, frozen=True):
-    image: str | tuple[str, ...]
+class _Solution(Pictured, frozen=True):
     question: str
     response: _Response
     data_source: str
@@ -46,7 +45,7 @@ def _read(value: _Solution, options: ReadOptions) -> Record:
     return Record(
         question=value.question.strip(),
         steps=steps,
-        image=value.image,
+        image=value.paths(),
         answer=None if value.answer is None else str(value.answer),
         source=value.data_source or None,
     )
@@ -65,5 +64,7 @@ VISUALPROCESSBENCH = Format(
     decoder=msgspec.json.Decoder(_Solution),
     read=_read,
     write=None,
+    human=True,
+    benchmark=True,
     recognise=_recognise,
 )
