@@ -79,23 +79,32 @@ def write_run_manifest(folder: Path, run: RunManifest) -> None:
     path = folder / RUN_MANIFEST
     commands = list(run.commands)
     # A run that failed before its first result is in nobody's way.
-    if path.exists() and any((folder / "results").glob("*.jsonl")):
+    found = any((folder / "results").glob("*.jsonl"))
+    if path.exists():
         try:
             earlier = read_run_manifest(folder)
         except DataError as error:
-            raise DataError(f"{error}; choose another --output") from None
-        if earlier.experiment != run.experiment:
+            if found:
+                raise DataError(f"{error}; choose another --output") from None
+            earlier = msgspec.structs.replace(run, commands=())
+        if found and earlier.experiment != run.experiment:
             raise DataError(
                 f"{path}: is of {earlier.experiment or 'another kind of run'}, not of "
                 f"{run.experiment}; choose another --output"
             )
-        commands = [*dict.fromkeys([*earlier.commands, *commands])]
+        # Shards that begin together have no result yet either.
+        if found or _asked(earlier) == _asked(run):
+            commands = [*dict.fromkeys([*earlier.commands, *commands])]
     made = versions() | {"jax": package_version("jax")}
     run = msgspec.structs.replace(run, commands=tuple(commands), versions=made)
     with OutputSet() as outputs:
         outputs.add(path).write(
             json.dumps(msgspec.to_builtins(run), indent=1).encode() + b"\n"
         )
+
+
+def _asked(run: RunManifest) -> tuple[str, bytes]:
+    return run.experiment, msgspec.json.encode(run.arguments, order="sorted")
 
 
 def command_line(name: str, options: Mapping[str, Any]) -> str:

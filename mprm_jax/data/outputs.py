@@ -210,7 +210,7 @@ class OutputSet:
                 with open(output.partial, "rb") as file:
                     os.fsync(file.fileno())
             # Between two renames no signal may end the run.
-            with _alone(self._first.parent), _signals_held():
+            with alone(self._first.parent), _signals_held():
                 if len(self._outputs) == 1:
                     os.replace(self._outputs[0].partial, self._outputs[0].path)
                 else:
@@ -303,7 +303,7 @@ def _finish(first: Path, slot: str, held: int) -> bool:
         place = os.path.realpath(folder / name.parent)
         if not (name.name.isprintable() and Path(place).is_relative_to(folder)):
             return False
-    with _alone(first.parent):
+    with alone(first.parent):
         _put_into_place(first, slot, plan)
     return True
 
@@ -346,7 +346,7 @@ def finish_interrupted(first: Path) -> None:
 
 
 @contextlib.contextmanager
-def _alone(folder: Path) -> Iterator[None]:
+def alone(folder: Path) -> Iterator[None]:
     """No other set is put into place in the folder meanwhile."""
     held = os.open(folder, os.O_RDONLY)
     try:

@@ -12,7 +12,12 @@ import msgspec
 import pytest
 
 from experiments.store import provenance
-from experiments.store.manifests import command_line
+from experiments.store.manifests import (
+    RunManifest,
+    command_line,
+    read_run_manifest,
+    write_run_manifest,
+)
 from experiments.store.results import (
     SCHEMA,
     Result,
@@ -188,6 +193,26 @@ def test_damaged_lines_are_counted_and_told_by_place(line, tmp_path):
     # Unfinished: a run was killed there.
     path.write_bytes(whole + line)
     assert read_results(tmp_path, "e", pytest.fail) == [cell(0)]
+
+
+def test_commands_of_runs_that_left_nothing_are_forgotten(tmp_path):
+    def begun(command, experiment="selection", **arguments):
+        write_run_manifest(
+            tmp_path, RunManifest((command,), "b", experiment, arguments=arguments)
+        )
+        return read_run_manifest(tmp_path).commands
+
+    assert begun("one", rules=("bis",)) == ("one",)
+    # A shard that began at the same time; then the first one failed.
+    assert begun("two", rules=("bis",)) == ("one", "two")
+    assert begun("three", rules=("mixed",)) == ("three",)
+    assert begun("four", "demo") == ("four",)
+    (tmp_path / "manifest.json").write_text("{")
+    assert begun("five", rules=("bis",)) == ("five",)
+    append_results(tmp_path / "results", [cell(0)])
+    assert begun("six", rules=("mixed",)) == ("five", "six")
+    with pytest.raises(DataError, match="selection"):
+        begun("seven", "demo")
 
 
 def test_a_command_can_be_typed_as_it_is_shown():
