@@ -1,5 +1,7 @@
 """Runs that are killed while they write, and what the next one finds."""
 
+import contextlib
+import itertools
 import json
 import subprocess
 import sys
@@ -12,6 +14,7 @@ from mprm_jax.data.outputs import (
     _partial,
     finish_interrupted,
 )
+from mprm_jax.records.problems import DataError
 from tests.cli import run
 from tests.raw_files import random_records, write_corpus
 
@@ -135,10 +138,12 @@ def test_a_plan_from_elsewhere_reaches_nothing_outside_its_folder(tmp_path):
     output.write_text("old")
     other.write_text("mine")
     _partial(output, "0", other).write_text("theirs")
-    for name in ("../x", str(other), "..", "", ".", "\0", "s.jsonl/x"):
-        plan = {"files": ["s.jsonl"], "describing": [name]}
+    names = ("../x", str(other), "..", "", ".", "\0")
+    for name, part in itertools.product(names, ("files", "describing", "dropped")):
+        plan = {"files": [], "describing": [], "dropped": [], part: [name]}
         _partial(output, "0").write_text(json.dumps(plan))
-        finish_interrupted(output)
+        with contextlib.suppress(DataError):
+            finish_interrupted(output)
         assert (output.read_text(), other.read_text()) == ("old", "mine")
     with OutputSet() as outputs:
         outputs.add(output).write(b"new")
