@@ -138,7 +138,7 @@ def _raw_records(records: RecordFile) -> Iterator[tuple[int, int, bytes]]:
 
 def content_hash(data: bytes | memoryview, part: int = 0) -> int:
     """What tells one rollout from another: xxh3-64 of its record, seeded with which of
-    the record's rollouts it is.
+    the record's rollouts it is; of the first the seed is that of no seed.
     """
     return xxhash.xxh3_64_intdigest(data, part)
 
@@ -203,7 +203,7 @@ class _Scan:
             return False
         self.lines += len(lines)
         numbers = np.arange(chunk.line, chunk.line + len(lines), dtype=np.int32)
-        contents = list(map(content_hash, lines))
+        contents = list(map(xxhash.xxh3_64_intdigest, lines))
         source = np.full(len(lines), self.source_id(None), np.int32)
         counts["part"] = np.zeros(len(lines), np.uint16)
         counts["stated"] = np.zeros(len(lines), np.uint8)

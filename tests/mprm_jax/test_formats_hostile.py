@@ -152,6 +152,9 @@ def test_each_format_knows_its_own_records_only(name):
     assert decode(name, dump(SAMPLES[name])) is not None
     assert detect(SAMPLES[name]).name == name
     assert [form.name for form in FORMATS if form.recognise(SAMPLES[name])] == [name]
+    other = {"id": 1, "source": "s", "task": "t", "images": ["x.png"], "answer": 3}
+    more = other | SAMPLES[name]
+    assert [form.name for form in FORMATS if form.recognise(more)] == [name]
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -277,5 +280,15 @@ def test_detection_tells_what_it_saw_and_what_it_knows():
     assert all(form.name in message for form in FORMATS)
     with pytest.raises(DataError, match=r"\(none\)"):
         detect({})
+    for keys, nearest in [
+        (
+            {"prompt": "q", "completion": "a", "label": True},
+            "trl without 'completions'",
+        ),
+        ({"conversations": [], "id": 0}, "prm in another shape"),
+        ({"steps_with_scores": [], "question": "q"}, "raw in another shape"),
+    ]:
+        with pytest.raises(DataError, match=f"nearest is {nearest}"):
+            detect(keys)
     with pytest.raises(DataError, match="search tree of OpenR or OmegaPRM"):
         detect({"question": "q", "final_answer": "3", "reasoning_steps": []})

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from difflib import get_close_matches
+
+import msgspec
+
 from mprm_jax.data.formats.base import Format
+from mprm_jax.data.formats.json_record import Pictured
 from mprm_jax.data.formats.math_shepherd import MATH_SHEPHERD
 from mprm_jax.data.formats.medprm import MEDPRM
 from mprm_jax.data.formats.openr import OPENR
@@ -39,6 +44,8 @@ FORMATS: tuple[Format, ...] = (
 # An error names at most this many keys of the record, and this much of each.
 _KEYS_SHOWN = 12
 _KEY_LENGTH = 40
+# Keys that say nothing of the format.
+_EVERYWHERE = {*Pictured.__struct_fields__, "question", "answer", "source", "id"}
 
 
 def by_name(name: str) -> Format:
@@ -71,8 +78,27 @@ def detect(keys: dict) -> Format:
     more = ", …" if len(keys) > _KEYS_SHOWN else ""
     raise DataError(
         f"unknown format: the record has the keys {shown or '(none)'}{more}; "
-        f"known formats: {_names()}"
+        f"{_nearest(keys)}known formats: {_names()}"
     )
+
+
+def _nearest(keys: dict) -> str:
+    """What a record lacks of the format whose keys are most like its own."""
+
+    def alike(form: Format) -> list[str]:
+        own = (field.encode_name for field in msgspec.structs.fields(form.decoder.type))
+        names = [name for name in own if name not in _EVERYWHERE]
+        return [name for name in names if get_close_matches(name, known, 1, 0.8)]
+
+    known = [key for key in keys if key not in _EVERYWHERE]
+    best = max(FORMATS, key=lambda form: len(alike(form)))
+    if not alike(best):
+        return ""
+    fields = msgspec.structs.fields(best.decoder.type)
+    required = [field.encode_name for field in fields if field.required]
+    missing = [repr(name) for name in required if name not in keys]
+    lacks = f"without {' and '.join(missing)}" if missing else "in another shape"
+    return f"nearest is {best.name} {lacks} ({best.meaning}); "
 
 
 def _names() -> str:

@@ -181,24 +181,20 @@ def judged_steps(
         BadRecord: they are not as many, or a label is none of these.
     """
     check_paired(len(texts), len(labels))
-    pairs = enumerate(zip(texts, labels, strict=True), 1)
-    return tuple(
-        _judged(text.strip(), label, options.trials, number)
-        for number, (text, label) in pairs
-    )
-
-
-def _judged(text: str, label: Label, trials: int | None, number: int) -> Step:
-    if isinstance(label, float):
-        return scored_step(text, label, trials, number)
-    successes = _HARD.get(label.strip() if isinstance(label, str) else label)
-    if successes is None:
-        raise BadRecord(
-            "label unknown",
-            f"step {number} is judged {str(label)[:20]!r}, which is neither + nor -, "
-            "true nor false, nor a score",
-        )
-    return Step(text, successes, 1)
+    steps = []
+    for number, (text, label) in enumerate(zip(texts, labels, strict=True), 1):
+        if isinstance(label, float):
+            steps.append(scored_step(text.strip(), label, options.trials, number))
+            continue
+        successes = _HARD.get(label.strip() if isinstance(label, str) else label)
+        if successes is None:
+            raise BadRecord(
+                "label unknown",
+                f"step {number} is judged {str(label)[:20]!r}, which is neither + nor "
+                "-, true nor false, nor a score",
+            )
+        steps.append(Step(text.strip(), successes, 1))
+    return tuple(steps)
 
 
 def hard_labels(steps: Sequence[Step], options: WriteOptions) -> list[bool]:

@@ -71,11 +71,15 @@ def _path(value: Any) -> str:
 
 # A key that looks like pictures, with something in it: text, list or object.
 _PICTURE_KEY = re.compile(
-    rb'"((?:\w*_)?(?:images?|imgs?|pictures?|photos?)'
-    rb'(?:_?(?:paths?|urls?|files?|filenames?|names?|uris?|list|\d+))?)"'
-    rb'\s*:\s*(?=["\[{])(?!""|\[\s*\]|\{\s*\})',
-    re.IGNORECASE,
+    rb'"((?i:(?:\w*_)?(?:images?|imgs?|pictures?|photos?)'
+    rb"(?:_?(?:paths?|urls?|files?|filenames?|names?|uris?|list|\d+"
+    rb'|base64|b64|bytes|data))?))"'
+    rb'\s*:\s*(?=["\[{])(?!""|\[\s*\]|\{\s*\})'
 )
+
+# The path of a picture, wherever it stands; its end alone is found faster.
+_PATH_END = re.compile(rb'\.(?i:png|jpe?g|webp|gif|bmp|tiff?)"\s*[],}]')
+_PATH = re.compile(rb'(?<!\\)"([^"\s]+)' + _PATH_END.pattern)
 
 
 def check_pictures(data: bytes | memoryview) -> None:
@@ -85,13 +89,16 @@ def check_pictures(data: bytes | memoryview) -> None:
         data: JSON of the record.
 
     Raises:
-        BadRecord: it names the key.
+        BadRecord: it names the key, or the path.
     """
-    if found := _PICTURE_KEY.search(data):
+    found = _PICTURE_KEY.search(data)
+    if found is None and _PATH_END.search(data):
+        found = _PATH.search(data)
+    if found:
         raise BadRecord(
             "pictures under another key",
-            f"{found[1].decode()!r} is not read; call it image, a path or a list of "
-            "paths",
+            f"{found[1].decode(errors='replace')[:80]!r} is not read; call the key "
+            "image, and give it a path or a list of paths",
         )
 
 
@@ -118,14 +125,15 @@ def placed(record: Record, before: int) -> Record:
         BadRecord: some lead it, but not as many.
     """
     leading = before + split_placeholders(record.question)[0]
+    if leading in (0, len(record.images)):
+        return record
     texts = [record.question, *(step.text for step in record.steps)]
-    every = before + sum(text.count(PLACEHOLDER) for text in texts)
-    if leading and len(record.images) not in (leading, every):
-        raise BadRecord(
-            "placeholders and images differ",
-            f"{leading} leading {PLACEHOLDER}, {len(record.images)} images",
-        )
-    return record
+    if before + sum(text.count(PLACEHOLDER) for text in texts) == len(record.images):
+        return record
+    raise BadRecord(
+        "placeholders and images differ",
+        f"{leading} leading {PLACEHOLDER}, {len(record.images)} images",
+    )
 
 
 # Why a record is refused that exhausts the stack of its reader.

@@ -24,6 +24,7 @@ from typing import Literal
 import msgspec
 
 from mprm_jax.data.formats.base import Format, ReadOptions
+from mprm_jax.data.formats.json_record import Pictured
 from mprm_jax.records.problems import BadRecord
 from mprm_jax.records.record import Record, Step
 
@@ -51,7 +52,7 @@ class _Label(msgspec.Struct, frozen=True):
     steps: tuple[_Turn, ...]
 
 
-class _Session(msgspec.Struct, frozen=True):
+class _Session(Pictured, frozen=True):
     question: _Question
     label: _Label
 
@@ -96,6 +97,7 @@ def _read(value: _Session, options: ReadOptions) -> tuple[Record, ...]:
             steps=tuple(
                 Step(said.text.strip(), *_COUNTS[said.rating]) for said in path
             ),
+            image=value.paths(),
             answer=value.question.ground_truth_answer,
         )
         for path in _paths(value.label.steps)

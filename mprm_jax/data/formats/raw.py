@@ -57,6 +57,10 @@ class _Rollout(Pictured, frozen=True, gc=False):
 
 _DECODER = msgspec.json.Decoder(_Rollout)
 
+_IMAGE = attrgetter("image")
+# UNSET is false; a key that is there but empty says nothing that another does not.
+_OTHERS = attrgetter("images", "image_path", "image_paths")
+
 _HIGH_BITS = np.uint64(0x8080808080808080)
 
 
@@ -128,9 +132,7 @@ def columns(data: bytes, lines: Sequence[memoryview]) -> dict[str, np.ndarray] |
     if b"\r" in data or not is_utf8(data):
         return None
     rollouts = _typed(lines)
-    if rollouts is None or (
-        PLACEHOLDER.encode() in data and any(map(_says_placeholder, rollouts))
-    ):
+    if rollouts is None:
         return None
     steps = list(chain.from_iterable(map(attrgetter("steps_with_score"), rollouts)))
     fit = _pictured(rollouts, lines) and _usable(rollouts, steps)
@@ -150,9 +152,12 @@ def _usable(rollouts: list[_Rollout], steps: list[_Step]) -> bool:
     """Whether all texts may stand in a record."""
     texts = [rollout.question_orig or rollout.question or "" for rollout in rollouts]
     texts += [step.step for step in steps]
-    # A single character is found several times as fast as the whole marker.
+    # A single character is found several times as fast as a whole marker.
     suspects = [text for text in texts if STEP_MARKER[0] in text]
     if not all(map(str.strip, texts)):
+        return False
+    placed = any(PLACEHOLDER in text for text in suspects)
+    if placed and any(map(_says_placeholder, rollouts)):
         return False
     return not any(STEP_MARKER in text for text in suspects)
 
@@ -161,16 +166,15 @@ def _pictured(rollouts: list[_Rollout], lines: Sequence[memoryview]) -> bool:
     """Whether each names its pictures in ``image``, as ``Format.decode`` would have it,
     or has none.
     """
+    if any(map(any, map(_OTHERS, rollouts))):
+        return False
     try:
-        for rollout, line in zip(rollouts, lines, strict=True):
-            if type(rollout.image) is str:
-                check_image_path(rollout.image)
-            elif rollout.image is None:
+        for image, line in zip(map(_IMAGE, rollouts), lines, strict=True):
+            if type(image) is str:
+                check_image_path(image)
+            elif image is None:
                 check_pictures(line)
             else:
-                return False
-            others = rollout.images, rollout.image_path, rollout.image_paths
-            if any(other is not UNSET for other in others):
                 return False
     except BadRecord:
         return False
@@ -179,10 +183,12 @@ def _pictured(rollouts: list[_Rollout], lines: Sequence[memoryview]) -> bool:
 
 def _says_placeholder(rollout: _Rollout) -> bool:
     """Whether a text holds a placeholder that does not lead the question, as that of a
-    rollout with one picture may."""
+    rollout with one picture may.
+    """
     question = rollout.question_orig or rollout.question or ""
     texts = [step.step for step in rollout.steps_with_score]
-    texts.append(question.lstrip().removeprefix(PLACEHOLDER))
+    leading = PLACEHOLDER if rollout.image else ""
+    texts.append(question.lstrip().removeprefix(leading))
     return any(PLACEHOLDER in text for text in texts)
 
 

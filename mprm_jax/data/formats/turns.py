@@ -19,7 +19,7 @@ from mprm_jax.records.record import PLACEHOLDER
 _SPEAKERS = {"human": "user", "gpt": "assistant"}
 
 
-class Turn(msgspec.Struct, frozen=True):
+class Turn(msgspec.Struct, frozen=True, gc=False):
     """One turn, in either naming."""
 
     speaker: str | None = msgspec.field(name="from", default=None)
@@ -41,8 +41,9 @@ class Turn(msgspec.Struct, frozen=True):
             BadRecord: it says anything but text, and pictures that are named elsewhere.
         """
         said = self.value if self.content is None else self.content
-        parts = said if isinstance(said, list) else [said]
-        return "".join(map(_part, parts))
+        if isinstance(said, str):
+            return said
+        return "".join(map(_part, said if isinstance(said, list) else [said]))
 
 
 def _part(part: Any) -> str:
