@@ -14,6 +14,7 @@ import logging
 import os
 import shutil
 import sys
+import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -140,7 +141,12 @@ def save(
                 shutil.rmtree(root / str(old), ignore_errors=True)
         barrier(f"checkpoint: renamed {progress.update}")
     except (OSError, ValueError, RuntimeError) as error:
-        shutil.rmtree(partial, ignore_errors=True)
+        # Other threads may still be writing into it.
+        for _ in range(20):
+            shutil.rmtree(partial, ignore_errors=True)
+            if not partial.exists():
+                break
+            time.sleep(0.1)
         raise DataError(f"{final}: cannot be written: {_one_line(error)}") from error
 
 
