@@ -12,7 +12,7 @@ JAX is imported by what trains and what a model scores with, and by nothing else
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -23,6 +23,7 @@ from experiments.corpora import simulated
 from experiments.store import read_subset
 from experiments.store import write_subset as store
 from experiments.store.own_scores import places
+from experiments.store.results import Result
 from experiments.store.write_subset import (
     OwnScores,
     choose,
@@ -37,6 +38,7 @@ from mprm_jax.records.problems import BadCorpus
 from mprm_jax.records.record import UnmeasuredPolicy
 from mprm_jax.summary import Evaluation, decide, evaluation
 from mprm_jax.train.config import LossKind
+from theory.domain import check_count
 from theory.intervals import REPLICATES
 from theory.scores import DEFAULT_ALPHA
 from theory.selection import (
@@ -53,7 +55,10 @@ from theory.summary import Summary, summarise
 if TYPE_CHECKING:
     import pandas as pd
 
+    from experiments.students.contrasts import Comparison
+    from experiments.students.worlds import World
     from mprm_jax.models.model import Model, Params
+    from theory.rollouts import Rollouts
 
 RULES = RULE_NAMES
 
@@ -263,6 +268,96 @@ def write_subset(
         raise BadCorpus(usable.lines_of(error.refused)) from None
 
 
+@dataclass(frozen=True)
+class Comparisons:
+    """What students learned from the subsets of several rules; printed as tables.
+
+    Attributes:
+        results: one per rule, ``.metrics`` with a value per seed of each metric.
+        differences: from the rule compared with, paired by seed, with intervals and
+            p-values that Holm corrected together.
+    """
+
+    results: list[Result]
+    differences: list[Comparison]
+
+    def __str__(self) -> str:
+        from experiments.students.sweeps import as_text
+
+        return as_text("rules", self.results, self.differences)
+
+
+def compare_rules(
+    rules: Sequence[str | Callable[[Rollouts], Any]],
+    world: str | World = "scarce",
+    keep_ratio: float = 0.1,
+    *,
+    against: str = "random",
+    seeds: int = 20,
+    seed: int = 0,
+) -> Comparisons:
+    """The ablation of one's own rules in a simulated world: students of known truth are
+    trained on what each keeps, with paired seeds.
+
+    Args:
+        rules: of :data:`RULES`, or functions: given the counts of a corpus
+            (:class:`theory.rollouts.Rollouts`), a function returns a finite number for
+            each rollout, the largest kept first.
+        world: one of :func:`experiments.students.worlds.worlds`, or one's own.
+        keep_ratio: share of the rollouts of each source to keep, in (0, 1].
+        against: the rule that the others are compared with.
+        seeds: how many; about a second each 4 with the default world.
+        seed: seeds are 1000 seed, 1000 seed + 1, ...
+
+    Raises:
+        ValueError: an argument is out of its range, or the world cannot be simulated.
+        DataError: a function fails, or gives other than a finite number per rollout.
+
+    Example:
+        >>> import mprm_jax as mprm
+        >>> def least_sure(rollouts):
+        ...     return rollouts.total(rollouts.successes == 1)
+        >>> found = mprm.compare_rules([least_sure, "bis"], seeds=2)
+        >>> [difference.claim for difference in found.differences]
+        ['least_sure > random at 10 %', 'bis > random at 10 %']
+    """
+    from experiments.students import runs, sweeps, worlds
+    from experiments.students.arms import Arm
+    from experiments.students.contrasts import compare
+    from experiments.students.own_rule import own_rule
+
+    check_count("seeds", seeds, 1)
+    if isinstance(world, str):
+        if world not in worlds.worlds():
+            known = ", ".join(worlds.worlds())
+            raise ValueError(f"unknown world {world!r}; known: {known}")
+        world = worlds.worlds()[world]
+    named = [of if isinstance(of, str) else own_rule(of) for of in (*rules, against)]
+    for of in named:
+        if type(of) is str and of not in RULES:
+            raise ValueError(f"unknown rule {of!r}; known: {', '.join(RULES)}")
+    if len(set(named[:-1])) < len(named) - 1:
+        raise ValueError(f"two rules of one name: {', '.join(named[:-1])}")
+    arms = [Arm(of, keep_ratio) for of in dict.fromkeys(named)]
+    found = runs.run_arms(world, arms, runs.seed_numbers(seed, seeds))
+    results = [
+        Result(
+            "rules",
+            {"world": worlds.describe(world), "arm": runs.arm_as_json(arm)},
+            seed,
+            metrics,
+            {},
+        )
+        for arm, metrics in zip(arms, found, strict=True)
+    ]
+    contrasts = [
+        sweeps.rule_contrast(of, against, f"{of} > {against}", keep_ratio)
+        for of in named[:-1]
+        if of != against
+    ]
+    return Comparisons(results, compare(results, contrasts))
+
+
 def simulate_corpus(
     output: str | Path, *, scale: float = 0.01, seed: int = 0
 ) -> list[Path]:
@@ -437,7 +532,8 @@ def predict(
 
     Args:
         trained: model and parameters.
-        benchmark: file in VisualProcessBench's format.
+        benchmark: file of judged solutions (VisualProcessBench, ProcessBench, PRMBench
+            or VLRMBench, told by its records), or a folder of such files.
         images: root of the image paths; by default beside the file.
         batch_size: prompts that are scored at a time.
 
@@ -446,15 +542,12 @@ def predict(
 
     Example: see :func:`train_model`.
     """
+    from mprm_jax.data.scored import read_benchmark, solutions_root, without_repeats
     from mprm_jax.evaluate import predict as scored
-    from mprm_jax.evaluate import read_benchmark
-    from mprm_jax.records.record import image_root
 
     path = Path(benchmark)
-    solutions = read_benchmark(path)
-    root = image_root(path, solutions[0].record.images)
-    if images is not None:
-        root = Path(images)
+    solutions = without_repeats(read_benchmark(path))
+    root = solutions_root(path, solutions) if images is None else Path(images)
     return scored(trained.model, trained.params, solutions, root, batch_size)
 
 

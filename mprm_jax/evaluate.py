@@ -27,16 +27,11 @@ from mprm_jax.data.loader import Source
 from mprm_jax.data.scored import (
     Candidate,
     CandidateSet,
-    Place,
     Prediction,
-    content_id,
-    judged_records,
-    judgements,
-    read_records,
+    Solution,
 )
 from mprm_jax.models.model import Model, Params
 from mprm_jax.records.problems import BadRecord, DataError
-from mprm_jax.records.record import Record
 
 # Examples are encoded, sorted by length and scored this many batches at a time: images
 # of a whole benchmark need not fit the memory, and lengths in a batch are near alike.
@@ -45,65 +40,6 @@ _WINDOW = 16
 # Shapes as in training: pictures come in hundreds of sizes.
 _LADDER = open_ladder(1, tokens=1 << 20, patches=1 << 20)
 _SMALLEST_STEPS = 8
-
-
-class Solution(msgspec.Struct, frozen=True):
-    """One solution of a benchmark.
-
-    Attributes:
-        where: ``FILE:LINE: record NUMBER``, for messages.
-        record: question, steps, images, source.
-        labels: judgement of each step: 1 correct, -1 wrong, 0 neutral.
-        number: of the record it stands in, from 1; a record may hold several.
-    """
-
-    where: str
-    record: Record
-    labels: tuple[int, ...]
-    number: int
-
-    @property
-    def id(self) -> str:
-        """Hash of what is judged (question, steps, image paths), not of how."""
-        return content_id(self.record)
-
-
-def read_benchmark(path: Path) -> list[Solution]:
-    """The solutions of a benchmark's file in any format for that, JSON lines or a list,
-    or of a folder of them. Where a record names no source, the file does.
-
-    Raises:
-        DataError: the file cannot be used; the message names the record.
-    """
-
-    def read(place: Place, data: bytes) -> list[Solution]:
-        return [
-            Solution(
-                place.where,
-                msgspec.structs.replace(record, source=record.source or place.source),
-                judgements(record),
-                place.number,
-            )
-            for record in judged_records(data)
-        ]
-
-    return [one for several in read_records(path, read) for one in several]
-
-
-def without_repeats(solutions: Sequence[Solution]) -> list[Solution]:
-    """The solutions without those that stand behind another one in their record and
-    stood in an earlier record, judged alike: PRMBench repeats an original process for
-    every class of error.
-    """
-    seen: set[tuple[str, tuple[int, ...]]] = set()
-    kept, number = [], 0
-    for one in solutions:
-        key = one.id, one.labels
-        if one.number != number or key not in seen:
-            kept.append(one)
-        number = one.number
-        seen.add(key)
-    return kept
 
 
 class Prompt(NamedTuple):

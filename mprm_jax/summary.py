@@ -144,7 +144,8 @@ def decide(
         case "source":
             names, of_source = steps.source_names, source
             if source not in names:
-                raise DataError(f"no source {source!r}; there are: {', '.join(names)}")
+                known = ", ".join(f"{name[:40]!r}" for name in names[:12])
+                raise DataError(f"no source {source!r}; there are: {known}")
             parts = [steps.take(np.flatnonzero(steps.source == names.index(source)))]
             lacking = f"choose the decision threshold on {source!r}"
         case "held-out":

@@ -13,6 +13,7 @@ import pytest
 
 import mprm_jax as mprm
 from experiments import api
+from experiments.students import worlds
 from mprm_jax.data.outputs import manifest_path
 from tests.cli import run
 
@@ -32,19 +33,32 @@ assert not {"jax", "flax", "optax", "pandas"} & set(sys.modules)
 
 def test_examples_run(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert doctest.testmod(api).failed == 0
+    for module in (api, worlds):
+        assert doctest.testmod(module).failed == 0
 
 
-def test_the_readme_s_python_runs(tmp_path, monkeypatch):
+def test_the_readme_s_python_runs(tmp_path, monkeypatch, capsys):
     world = mprm.simulate_scenes(tmp_path / "CORPUS", rollouts=50, judged=40)
     shutil.copytree(world / "benchmark", tmp_path, dirs_exist_ok=True)
     monkeypatch.chdir(tmp_path)
     readme = (Path(__file__).parents[1] / "README.md").read_text()
-    (code,) = re.findall(r"```python\n(.*?)```", readme, re.DOTALL)
+    session, own_rule, own_scores = re.findall(
+        r"```python\n(.*?)```", readme, re.DOTALL
+    )
     names = {}
-    exec(code, names)
+    exec(session, names)
     assert 0 <= names["metrics"].micro_f1 <= 1
     assert (tmp_path / "runs" / "model").is_dir()
+    assert len(own_rule.split("\n")) <= 10
+    exec(own_rule, names)
+    assert len(names["compared"].differences) == 2
+    score, select = re.findall(
+        r"^uv run mprm (s\w+ .*--(?:\w+) .*\.parquet.*)", readme, re.M
+    )
+    assert run(capsys, *score.partition("#")[0].split()).status == 0
+    exec(own_scores, names)
+    assert run(capsys, *select.split()).status == 0
+    assert run(capsys, "verify", "subset.jsonl").status == 0
 
 
 def test_every_name_is_there_and_teaches():

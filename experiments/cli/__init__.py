@@ -15,6 +15,7 @@ COMMANDS = {
     "select": "which rollouts should I train on? Writes them, with the evidence",
     "verify": "is this subset what its manifest says it is?",
     "convert": "the same rollouts in another format",
+    "overlap": "does a benchmark hold questions or pictures of this corpus?",
     "simulate": "a corpus whose truth is known, in the real on-disk format",
     "train": "a process reward model, on a corpus or on a subset of it",
     "evaluate": "how well does a model, or anyone's scores, find wrong steps?",

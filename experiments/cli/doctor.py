@@ -25,6 +25,7 @@ _LIBRARIES = {
     "optax": "optimisation",
     "matplotlib": "figures",
     "pyarrow": "mprm score --output *.parquet (extra: parquet)",
+    "imagehash": "mprm overlap, pictures that look alike (extra: overlap)",
     "distributed": "--dask (extra: dask)",
 }
 

@@ -43,12 +43,12 @@ class Options(ScoringOptions):
 
     Scores the solutions of a benchmark (VisualProcessBench, ProcessBench, PRMBench,
     VLRMBench, told by their records) with a checkpoint, or reads scores: JSON lines, or
-    one JSON list, of {"data_source", "labels_per_step": [1, -1, 0], "prm_scores":
-    [...]}, or of a benchmark's records with "scores" beside, one per step. A step is
-    predicted correct iff its score is at least the decision threshold. Neutral steps
-    (0) are left out. "micro-F1" is the mean of the sources' macro-F1 weighted by steps,
-    as VisualProcessBench defines it. "ProcessBench F1" is the harmonic mean of how
-    often the first wrong step is found and of how often a solution without one passes,
+    one JSON list, of a benchmark's records with "scores" beside, one per step, or of
+    records {"data_source", "labels_per_step": [1, -1, 0], "prm_scores": [...]}. A step
+    is predicted correct iff its score is at least the decision threshold; neutral steps
+    are left out. "micro-F1" is the mean of the sources' macro-F1 weighted by steps, as
+    VisualProcessBench defines it. "ProcessBench F1" is the harmonic mean of how often
+    the first wrong step is found and of how often a solution without one passes,
     averaged over sources, at a threshold of its own.
 
     Thresholds are by default chosen on a fifth of the rollouts, drawn by the hash of
@@ -133,8 +133,9 @@ def run(options: Options) -> None:
         from experiments.page.evaluation import Judged, write_evaluation
 
         inputs = {str(of.path): file_sha256(of.path) for of in corpus_files(file)}
-        if page.resolve() in {Path(name).resolve() for name in inputs}:
-            raise DataError(f"{page}: is an input; choose another file for the page")
+        taken = [*inputs, value.get("predictions", file)]
+        if page.resolve() in {Path(name).resolve() for name in taken}:
+            raise DataError(f"{page}: holds scores; choose another file for the page")
         write_evaluation(page, Judged(value, steps, file, _command(options), inputs))
         value["page"] = str(page)
     answer(options.json, value, lambda: _text(value))
@@ -156,17 +157,12 @@ def _predict(
     """The scores, how many solutions were left out because they are repeats, and the
     facts of the checkpoint.
     """
-    from mprm_jax.evaluate import (
-        predict,
-        read_benchmark,
-        without_repeats,
-    )
-    from mprm_jax.records.record import image_root
+    from mprm_jax.data.scored import read_benchmark, solutions_root, without_repeats
+    from mprm_jax.evaluate import predict
 
     read = read_benchmark(benchmark)
     solutions = without_repeats(read)
-    images = next((of.record.images for of in solutions if of.record.images), ())
-    root = options.images or image_root(benchmark, images)
+    root = options.images or solutions_root(benchmark, solutions)
     model, params, facts = load_checkpoint(checkpoint)
     with progress("scoring", len(solutions), "solutions") as tick:
         rows = predict(model, params, solutions, root, options.batch_size, tick)
@@ -288,8 +284,8 @@ def _text(value: dict[str, Any]) -> str:
         "found; no step is called wrong where none is. Of several sources, their mean.",
         "AUROC at position: pairs of steps of the same position only.",
     ]
-    if "page" in value:
-        lines.append(f"wrote {value['page']}")
+    page = value.get("page")
+    lines.append(f"wrote {page}" if page else "With --page FILE all this is a page.")
     return "\n".join([*lines, *closing(value)])
 
 
@@ -297,7 +293,7 @@ def _source_table(value: dict[str, Any]) -> str:
     header = ("source", "rollouts", "steps", "wrong", "mac-F1", "95 %", "AUROC")
     rows = [
         (
-            printable(name, 16),
+            printable(name, 14),
             f"{of['rollouts']:,}",
             f"{of['steps']:,}",
             percent_cell(of["steps_wrong"] / of["steps"], 1),

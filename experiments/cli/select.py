@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import Any, Literal, Optional
+from typing import Any, Literal, NamedTuple, Optional
+
+import numpy as np
 
 from experiments.console.command import answer
 from experiments.console.corpus import (
@@ -18,7 +20,7 @@ from experiments.console.errors import UsageError, print_bad_lines
 from experiments.console.options import OptionalPath, OptionalStr, PictureOptions, given
 from experiments.console.progress import progress
 from experiments.console.tables import comparison, format_table, percent_cell, printable
-from experiments.store.own_scores import ScoreTable, read_scores
+from experiments.store.own_scores import JoinedBy, ScoreTable, read_scores
 from experiments.store.write_subset import (
     META_FORMATS,
     OwnScores,
@@ -55,8 +57,8 @@ class Options(PictureOptions, RuleOptions):
     with a manifest that says how they were chosen. Bad lines are refused (exit status
     1, no output) unless --max-bad allows them.
 
-    --scores ranks by your own numbers instead: a table with one row for each rollout,
-    which is joined by its columns id, or file and line, as mprm score writes them, or
+    With --scores your own numbers rank instead of a rule: a table with one row for each
+    rollout, joined by its columns id, or file and line, as mprm score writes them, or
     else by its order.
 
     Example: mprm select CORPUS --rule bis --keep-ratio 0.1 --alpha 0.2 --output
@@ -116,8 +118,9 @@ def run(options: Options) -> None:
         answer(options.json, value, lambda: _official(options.output, report))
         return
     usable = load_usable(options)
+    scored = _read_scores(options, usable)
     while True:
-        chosen, selection = _choose(options, usable)
+        chosen, selection = _choose(options, usable, scored)
         try:
             with progress("writing", len(selection.rows), "rollouts") as tick:
                 manifest = write_selection(
@@ -156,20 +159,39 @@ def run(options: Options) -> None:
     )
 
 
-def _choose(
-    options: Options, usable: SelectableCorpus
-) -> tuple[SelectionOptions | OwnScores, Selection]:
-    """What the selection is made by, and the selection."""
-    chosen = options.selection(options.rule)
+class _Scored(NamedTuple):
+    """Somebody's own scores: their table, what it was joined by, and the score of each
+    row of the corpus, NaN of those not usable.
+    """
+
+    table: ScoreTable
+    joined_by: JoinedBy
+    scores: np.ndarray
+
+
+def _read_scores(options: Options, usable: SelectableCorpus) -> _Scored | None:
     if options.scores is None or options.column is None:
-        return chosen, choose(usable, chosen)
+        return None
     for file in (options.output, manifest_path(options.output)):
         if file.resolve() == options.scores.resolve():
             raise DataError(f"{file}: holds the scores; choose another --output")
     table = ScoreTable(options.scores, options.column)
     with progress("reading scores", len(usable.row), "rows") as tick:
-        scores, joined_by = read_scores(table, usable, tick)
-    own = own_scores(scores, chosen, table, joined_by)
+        joined = read_scores(table, usable, tick)
+    scores = np.full(usable.corpus.rollouts.n_rollouts, np.nan)
+    scores[usable.row] = joined.scores
+    return _Scored(table, joined.by, scores)
+
+
+def _choose(
+    options: Options, usable: SelectableCorpus, scored: _Scored | None
+) -> tuple[SelectionOptions | OwnScores, Selection]:
+    """What the selection is made by, and the selection."""
+    chosen = options.selection(options.rule)
+    if scored is None:
+        return chosen, choose(usable, chosen)
+    scores = scored.scores[usable.row]
+    own = own_scores(scores, chosen, scored.table, scored.joined_by)
     return own, own.choose(usable, scores)
 
 

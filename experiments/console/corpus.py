@@ -45,7 +45,8 @@ from theory.selection import BudgetUnit, RuleName, SelectionOptions, TieRule
 
 InputFormat = Literal[
     "auto", "raw", "prm", "visualprm", "trl", "math-shepherd", "rlhflow",
-    "openrlhf", "openr", "prm800k", "processbench", "visualprocessbench", "medprm",
+    "openrlhf", "openr", "prm800k", "processbench", "visualprocessbench",
+    "prmbench", "vlrmbench", "medprm",
 ]  # fmt: skip
 
 # Below this, which one process scans in about three seconds, a second one costs more

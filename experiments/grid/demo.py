@@ -47,6 +47,7 @@ from experiments.grid.plan import (
     plan_cells,
 )
 from experiments.store.manifests import RunManifest, write_run_manifest
+from experiments.store.overlap import HELD_OUT
 from experiments.store.provenance import package_version
 from experiments.store.results import Result, read_results, store_path
 from experiments.store.write_subset import choose, write_selection
@@ -212,7 +213,14 @@ def _run_corpus(
     facts = pretraining_facts(demo.backbone)
     write_run_manifest(
         demo.output,
-        RunManifest((demo.command,), BACKBONE, DEMO, facts, {}, arguments),
+        RunManifest(
+            (demo.command,),
+            BACKBONE,
+            DEMO,
+            facts,
+            arguments=arguments,
+            overlap={"told": HELD_OUT},
+        ),
     )
     files = Files(
         results,

@@ -24,12 +24,16 @@ from experiments.store.write_subset import corpus_reading
 from mprm_jax.data.corpus import SelectableCorpus
 from mprm_jax.data.framing import corpus_files
 from mprm_jax.data.outputs import OUTPUT_SCHEMA
-from mprm_jax.data.scored import CandidateSet, read_candidates
+from mprm_jax.data.scored import (
+    CandidateSet,
+    Solution,
+    read_benchmark,
+    read_candidates,
+    solutions_root,
+)
 from mprm_jax.data.write import picture_root
-from mprm_jax.evaluate import Solution, read_benchmark
 from mprm_jax.models.registry import DESCRIPTION
 from mprm_jax.records.problems import DataError, faults_of
-from mprm_jax.records.record import image_root
 from mprm_jax.summary import decide
 from theory.agreement import step_scores
 
@@ -150,7 +154,7 @@ def read_inputs(
     }
     images = picture_root(usable, np.arange(len(usable.row)), paths.images).path
     root = paths.benchmark_images
-    root = root or image_root(benchmark, solutions[0].record.images)
+    root = root or solutions_root(benchmark, solutions)
     return Inputs(usable, images, solutions, root, sets, settings)
 
 

@@ -21,6 +21,7 @@ from experiments.console.training import (
     TrainingOptions,
 )
 from experiments.grid.plan import BASE, CONTROLS, FULL, Cell, Grid
+from experiments.store.overlap import PictureCheck
 from mprm_jax.train.config import LossKind, Objective
 from theory.scores import DEFAULT_ALPHA, check_alpha
 from theory.selection import RULE_NAMES, budget
@@ -78,6 +79,8 @@ class Options(CorpusOptions):
             that folder.
         benchmark_images: Root of the image paths of benchmark and candidates; by
             default images/ beside the benchmark, or its folder.
+        compare_pictures: Pictures of corpus and benchmark are compared before training,
+            as mprm overlap --pictures does; questions always are.
         candidates: File of candidate solutions for best-of-N, as mprm rerank reads.
         name: Of the corpus in tables and figures; by default its folder's.
         rules: Of mprm select, separated by commas.
@@ -108,6 +111,7 @@ class Options(CorpusOptions):
     benchmark: Path
     images: Path | None = None
     benchmark_images: Path | None = None
+    compare_pictures: PictureCheck = "none"
     candidates: Path | None = None
     name: str | None = None
     rules: Annotated[tuple[str, ...], _List] = ("random", "bis")

@@ -11,14 +11,17 @@ import numpy as np
 
 from experiments.console.command import answer
 from experiments.console.corpus import load_usable
+from experiments.console.errors import print_bad_lines
 from experiments.console.options import given, wrong_usage
 from experiments.console.progress import progress
 from experiments.console.training import TINY, open_model
 from experiments.grid.options import Options, parse_grid, parse_shard
 from experiments.grid.plan import SELECTION, Cell, Planned, plan_cells, shard
 from experiments.store.manifests import RunManifest, command_line, write_run_manifest
+from experiments.store.overlap import check_overlap, check_pictures, overlap_sentences
 from experiments.store.results import Result, read_results, store_path
 from mprm_jax.data.corpus import SelectableCorpus
+from mprm_jax.data.overlap import OverlapSettings
 
 if TYPE_CHECKING:
     from experiments.grid.cells import GridContext, Settings
@@ -90,11 +93,14 @@ def _run_cells(
     from experiments.grid.cells import Files, run_cells
 
     arguments = inputs.settings["training"] | {"model": options.settings.model}
-    command = command_line(f"mprm run {NAME}", given(options))
-    write_run_manifest(
-        options.output,
-        RunManifest((command,), options.settings.model, NAME, arguments=arguments),
+    run = RunManifest(
+        (command_line(f"mprm run {NAME}", given(options)),),
+        options.settings.model,
+        NAME,
+        arguments=arguments,
+        overlap=_overlap(options, inputs),
     )
+    write_run_manifest(options.output, run)
     context = _context(options, inputs, budget)
     models = bool(options.settings.loop.checkpoint_every or options.keep_models)
     files = Files(
@@ -107,6 +113,20 @@ def _run_cells(
     with progress("training", total, "updates") as tick, wrong_usage():
         for line in run_cells(context, todo, files, tick):
             print(line, file=sys.stderr, flush=True)
+
+
+def _overlap(options: Options, inputs: Inputs) -> dict[str, Any]:
+    """What training data and benchmark share, for the manifest."""
+    usable, asked = inputs.usable, inputs.solutions
+    overlap = check_overlap(usable.corpus, usable.row, asked, OverlapSettings())
+    roots = inputs.images, inputs.benchmark_images
+    check_pictures(overlap, options.compare_pictures, *roots, options.workers)
+    print_bad_lines(overlap.unreadable)
+    value = overlap.as_json()
+    told, found = overlap_sentences(value), value["overall"]
+    if found["question_same"] or found["picture_same"]:
+        print(told, file=sys.stderr)
+    return {"told": told} | value
 
 
 def _report(

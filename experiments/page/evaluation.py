@@ -28,6 +28,9 @@ from theory.agreement import StepScores, decision_thresholds, sweep
 # Points of a threshold curve: more than its pixels.
 _POINTS = 400
 
+# Scores beyond overflow where an axis is laid out.
+_LARGEST = 1e100
+
 
 @dataclass(frozen=True)
 class Judged:
@@ -143,10 +146,12 @@ def _sources(value: dict[str, Any]) -> Table:
     return tabulate("By source.", items, columns, "macro-F1")
 
 
-def _threshold_curve(judged: Judged) -> Chart:
+def _threshold_curve(judged: Judged) -> Chart | None:
     from paper_figures import page
 
     thresholds = decision_thresholds(judged.steps)
+    if np.abs(thresholds).max() > _LARGEST:
+        return None
     picked = np.unique(np.linspace(0, len(thresholds) - 1, _POINTS).astype(int))
     found = {"micro-F1": sweep(judged.steps).f1.micro_f1[picked]}
     first = first_error_sweep(judged.steps, thresholds[picked])

@@ -48,6 +48,7 @@ class RunManifest(msgspec.Struct, frozen=True):
         pretraining: how the backbone was made, and with what result.
         versions: of the packages that made the run.
         arguments: of the run.
+        overlap: of training data and benchmark: ``told``, and the counts behind it.
     """
 
     commands: tuple[str, ...]
@@ -56,6 +57,7 @@ class RunManifest(msgspec.Struct, frozen=True):
     pretraining: dict[str, Any] = {}
     versions: dict[str, str] = {}
     arguments: dict[str, Any] = {}
+    overlap: dict[str, Any] = {}
 
 
 def read_run_manifest(folder: Path) -> RunManifest:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import math
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import Any, Literal, NamedTuple
@@ -86,8 +86,10 @@ def read_scores(
     values = np.array([row.score for row in rows.rows], np.float64)
     if rows.by != "order":
         return Joined(values[_row_of_each(rows, usable)], rows.by)
-    if len(values) == len(usable.row):
-        return Joined(values, "order")
+    # Rollouts that turned out to be bad when they were written were usable at first.
+    at_first = np.union1d(usable.row, np.array(usable.refused, np.int64))
+    if len(values) == len(at_first):
+        return Joined(values[np.searchsorted(at_first, usable.row)], "order")
     if len(values) == corpus.rollouts.n_rollouts:
         return Joined(values[usable.row], "order")
     raise DataError(
@@ -172,17 +174,23 @@ def _check_columns(where: str, table: ScoreTable, names: list[str]) -> None:
     if names.count(table.column) != 1:
         times = "twice" if table.column in names else "not"
         raise DataError(
-            f"{where}: column {table.column!r} is {times} there; columns: "
-            f"{', '.join(names)}"
+            f"{where}: column {table.column!r} is {times} there, among {_shown(names)}"
         )
+
+
+def _shown(names: Iterable[Any]) -> str:
+    """Names from a file, in one line of reasonable length."""
+    text = ", ".join(repr(name)[1:-1] for name in names)
+    return text if len(text) <= 200 else f"{text[:200]}..."
 
 
 def _score(row: dict[str, Any], column: str) -> float:
     value = row.get(column)
     if value is None:
-        known = ", ".join(row)
-        raise BadRecord("score missing", f"no {column!r} among {known}; give every "
-                        "rollout a score")  # fmt: skip
+        raise BadRecord(
+            "score missing",
+            f"no {column!r} among {_shown(row)}; give every rollout a score",
+        )
     try:
         # A CSV has its numbers as text.
         value = float(value) if isinstance(value, str) else value
@@ -246,7 +254,11 @@ def _row_of_each(rows: _Rows, usable: SelectableCorpus) -> np.ndarray:
     offered: dict[Any, list[int]] = {}
     for i, row in enumerate(rows.rows):
         if row.key not in wanted:
-            name = f"{row.key:016x}" if rows.by == "id" else ":".join(map(str, row.key))
+            name = (
+                f"{row.key:016x}"
+                if rows.by == "id"
+                else f"{row.key[0]!r} line {row.key[1]}"
+            )
             raise DataError(
                 f"{rows.where(i)}: {name} is no rollout of {corpus.path}; take such "
                 "rows out, or score this corpus"

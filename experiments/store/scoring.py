@@ -25,7 +25,8 @@ class ScoringOptions(SeedOption):
 
     Attributes:
         checkpoint: Folder of a trained model, as `mprm train --output` makes it.
-        predictions: File of scores, of any model, instead of --checkpoint.
+        predictions: File of scores, of any model, instead of --checkpoint, or a folder
+            of such files.
         images: Root of the image paths; by default images/ beside the file that names
             them, or its folder.
         output: Where --checkpoint writes the scores, by default in runs/; a manifest
@@ -116,7 +117,7 @@ def write_scored(
     Raises:
         DataError: a file cannot be written, or is an input.
     """
-    if output.resolve() == scored.resolve():
+    if output.resolve() in {file.path.resolve() for file in corpus_files(scored)}:
         raise DataError(f"{output}: is the file to be scored; choose another --output")
     manifest = {
         "versions": versions() | {"jax": package_version("jax")},

@@ -168,7 +168,7 @@ def corpus_reading(usable: SelectableCorpus) -> dict[str, Any]:
         "empty_steps": usable.corpus.options.empty_steps,
         "unmeasured": usable.unmeasured,
         "max_bad": usable.bad_lines.total,
-        "refused": usable.refused,
+        "refused": list(usable.refused),
     }
 
 

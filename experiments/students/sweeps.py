@@ -5,7 +5,9 @@ Each answers a question of the paper, and was written down before it was run.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -71,9 +73,16 @@ class Sweep:
             DataError: a world cannot be simulated, or somebody's own rule fails.
             UsageError: there is no such rule.
         """
-        self.extended(self, options)._run(options)
+        # Stdout is the report's: somebody's own rule may print.
+        with contextlib.redirect_stdout(sys.stderr):
+            sweep = self.extended(self, options)
+            names, ran = sweep._compute(options)
+        sweep._report(options, ran)
+        if sweep.finish is not None:
+            sweep.finish(options, names)
 
-    def _run(self, options: SizedOptions) -> None:
+    def _compute(self, options: SizedOptions) -> tuple[Sequence[str], int]:
+        """Names of the worlds, and how many cells were run."""
         # Imported here: JAX and scipy would slow down --help.
         from experiments.students.runs import run_cells
         from experiments.students.worlds import worlds
@@ -88,9 +97,7 @@ class Sweep:
                     ran += run_cells(options, self.name, world, arms, self.checkpoints)
                 except ValueError as error:
                     raise DataError(f"world {world.name}: {error}") from error
-        self._report(options, ran)
-        if self.finish is not None:
-            self.finish(options, names)
+        return names, ran
 
     def arms_of(self, world: World, size: str) -> list[Arm]:
         """The arms of a world at a size."""
@@ -142,8 +149,8 @@ def as_text(
         parts.append(format_table(_ARM_COLUMNS, [_arm_row(row) for row in rows]))
     for world in dict.fromkeys(comparison.world for comparison in comparisons):
         rows = [_comparison_row(c) for c in comparisons if c.world == world]
-        paired = "paired by seed, 95 % intervals, Holm-corrected"
-        parts.append(f"\nmicro-F1, world {world}, {paired}:\n")
+        paired = "micro-F1, paired by seed, 95 % intervals, Holm-corrected"
+        parts.append(f"\n{world}: {paired}\n")
         parts.append(format_table(_COMPARISON_COLUMNS, rows))
     return "\n".join(parts)
 
@@ -157,7 +164,7 @@ _COMPARISON_COLUMNS = ("claim", "difference", "95 % interval", "Holm p", "")
 def _arm_row(result: Result) -> tuple[str, ...]:
     metrics, subset = result.metrics, result.metrics["subset"]
     return (
-        printable(Arm(**result.config["arm"]).name, 30),
+        printable(Arm(**result.config["arm"]).name, 21),
         *(f"{np.mean(metrics[k]):.4f}" for k in ("micro_f1", "auroc", "excess_risk")),
         f"{subset.get('updates', 0):.0f}",
         f"{100 * subset['mixed_share']:.1f}",
@@ -172,7 +179,7 @@ def _comparison_row(comparison: Comparison) -> tuple[str, ...]:
     if interval.low is not None and interval.high is not None:
         ends = f"[{interval.low:+.4f}, {interval.high:+.4f}]"
     return (
-        comparison.claim,
+        printable(comparison.claim, 32),
         f"{interval.mean:+.4f}",
         ends,
         f"{comparison.adjusted_p:.2g}",
@@ -202,12 +209,12 @@ class RulesOptions(SizedOptions):
     rule; and rules with labels that may be better (mprm run better_rule). 20 paired
     seeds per world.
 
-    --rule puts your own beside them, at the same keep ratios, compared with Random and
-    BIS. It is a Python function of the corpus's counts: rollouts.successes and .trials
-    (K and N of every step), .offsets (steps offsets[i]:offsets[i + 1] are rollout i's),
-    .lengths, .n_positive and .source; it returns a finite number for each rollout, the
-    largest kept first. Cells are kept under a hash of the module's file: after a change
-    of it they run again.
+    Your own, which --rule names, is put beside them at the same keep ratios, compared
+    with Random and BIS. It is a Python function of the corpus's counts, with attributes
+    successes and trials, K and N of every step; offsets, so that the steps of rollout i
+    are offsets[i]:offsets[i + 1]; lengths, n_positive and source, one for each rollout.
+    It returns a finite number for each rollout, the largest kept first. Cells are kept
+    under a hash of the module's file: after a change of it they run again.
 
     Example: mprm run rules --size small --rule mine:evenness
 

@@ -55,6 +55,7 @@ from mprm_jax.records.record import (
     check_encodable,
     check_image_path,
     check_text,
+    image_root,
     without_placeholders,
 )
 from theory.agreement import StepScores, step_scores
@@ -292,12 +293,15 @@ def judged_records(data: bytes) -> tuple[Record, ...]:
     if (form := benchmark_format(data)) is not None:
         return form.decode(data, ReadOptions())
     keys = parse(data, _OBJECT, "JSON", lenient=True)
-    known = ", ".join(form.name for form in FORMATS if form.benchmark)
     try:
         other = f"format {detect(keys).name} is not one"
     except DataError as error:
         other = str(error).partition(";")[0]
-    raise BadRecord("no record of a benchmark", f"{other}; benchmarks: {known}")
+    raise BadRecord("no record of a benchmark", f"{other}; benchmarks: {_known()}")
+
+
+def _known() -> str:
+    return ", ".join(form.name for form in FORMATS if form.benchmark)
 
 
 def judgements(record: Record) -> tuple[int, ...]:
@@ -312,6 +316,71 @@ def content_id(record: Record) -> str:
     return xxhash.xxh3_64_hexdigest(msgspec.json.encode(content))
 
 
+class Solution(msgspec.Struct, frozen=True):
+    """One solution of a benchmark.
+
+    Attributes:
+        where: ``FILE:LINE: record NUMBER``, for messages.
+        record: question, steps, images, source.
+        labels: judgement of each step: 1 correct, -1 wrong, 0 neutral.
+        number: of the record it stands in, from 1; a record may hold several.
+    """
+
+    where: str
+    record: Record
+    labels: tuple[int, ...]
+    number: int
+
+    @property
+    def id(self) -> str:
+        """Hash of what is judged (question, steps, image paths), not of how."""
+        return content_id(self.record)
+
+
+def read_benchmark(path: Path) -> list[Solution]:
+    """The solutions of a benchmark's file in any format for that, JSON lines or a list,
+    or of a folder of them. Where a record names no source, the file does.
+
+    Raises:
+        DataError: the file cannot be used; the message names the record.
+    """
+
+    def read(place: Place, data: bytes) -> list[Solution]:
+        return [
+            Solution(
+                place.where,
+                msgspec.structs.replace(record, source=record.source or place.source),
+                judgements(record),
+                place.number,
+            )
+            for record in judged_records(data)
+        ]
+
+    return [one for several in read_records(path, read) for one in several]
+
+
+def solutions_root(path: Path, solutions: Sequence[Solution]) -> Path:
+    """Where a benchmark's pictures lie if nobody says, by the first that it names."""
+    named = (of.record.images for of in solutions if of.record.images)
+    return image_root(path, next(named, ()))
+
+
+def without_repeats(solutions: Sequence[Solution]) -> list[Solution]:
+    """The solutions without those that stand behind another one in their record and
+    stood in an earlier record, judged alike: PRMBench repeats an original process for
+    every class of error.
+    """
+    seen: set[tuple[str, tuple[int, ...]]] = set()
+    kept, number = [], 0
+    for one in solutions:
+        key = one.id, one.labels
+        if one.number != number or key not in seen:
+            kept.append(one)
+        number = one.number
+        seen.add(key)
+    return kept
+
+
 def read_predictions(path: Path) -> list[Prediction]:
     """The scored responses of a file of predictions, or of benchmark records with
     scores beside them.
@@ -321,7 +390,12 @@ def read_predictions(path: Path) -> list[Prediction]:
     """
 
     def read(place: Place, data: bytes) -> list[Prediction]:
-        if b'"labels_per_step"' not in data and benchmark_format(data) is not None:
+        if b'"labels_per_step"' not in data:
+            if benchmark_format(data) is None:
+                raise BadRecord(
+                    "not a predictions record",
+                    f"it has no labels_per_step and is of no benchmark ({_known()})",
+                )
             return list(_scored_solutions(place, data))
         value = parse(data, _PREDICTION, "predictions", lenient=True)
         return list(_responses(value, place.number))

@@ -39,7 +39,10 @@ def table_lines(path: Path) -> io.RawIOBase:
     try:
         batches = _parquet(path) if path.suffix == ".parquet" else _arrow(path)
         return _Lines(path, _lines(batches))
-    except pa.ArrowException as error:
+    except (pa.ArrowException, OSError, ValueError) as error:
+        # Damage is an OSError without a number, too, or text that is no UTF-8.
+        if getattr(error, "errno", None) is not None:
+            raise
         raise _unfit(path, error) from None
 
 
@@ -114,7 +117,7 @@ class _Lines(io.RawIOBase):
 
         try:
             self._rest = self._rest or next(self._source, b"")
-        except (pa.ArrowException, OSError) as error:
+        except (pa.ArrowException, OSError, ValueError) as error:
             raise _unfit(self._path, error) from None
         count = min(len(buffer), len(self._rest))
         buffer[:count] = self._rest[:count]

@@ -160,19 +160,27 @@ _ATTENTION = ("query", "key", "value", "out")
 
 
 def attend(
-    q_BxLxHxE: jax.Array, k_BxLxHxE: jax.Array, v_BxLxHxE: jax.Array, causal: bool
+    q_BxLxHxE: jax.Array,
+    k_BxLxHxE: jax.Array,
+    v_BxLxHxE: jax.Array,
+    causal: bool,
+    there_BxL: jax.Array | None = None,
 ) -> jax.Array:
     """Attention softmax(q k / sqrt(E)) v of each head, [B, L, H, E].
 
     Heads go before positions: XLA's products on a CPU then run in under two thirds of
-    the time that jax.nn.dot_product_attention takes, gradients included.
+    the time that jax.nn.dot_product_attention takes, gradients included. What is not
+    there is attended to by nothing; None: all is there.
     """
     q, k, v = (x.swapaxes(1, 2) for x in (q_BxLxHxE, k_BxLxHxE, v_BxLxHxE))
     scores_BxHxQxK = q @ k.swapaxes(2, 3) * q.shape[-1] ** -0.5
     if causal:
         length = q.shape[2]
         seen_QxK = jnp.tril(jnp.ones((length, length), bool))
-        scores_BxHxQxK = jnp.where(seen_QxK[None, None], scores_BxHxQxK, -1e30)
+        seen = seen_QxK[None, None]
+        if there_BxL is not None:
+            seen = seen & there_BxL[:, None, None]
+        scores_BxHxQxK = jnp.where(seen, scores_BxHxQxK, -1e30)
     return (jax.nn.softmax(scores_BxHxQxK) @ v).swapaxes(1, 2)
 
 
@@ -182,7 +190,11 @@ def _gelu(x: jax.Array) -> jax.Array:
 
 
 def block(
-    config: TinyConfig, params: Params, x_BxLxD: jax.Array, causal: bool
+    config: TinyConfig,
+    params: Params,
+    x_BxLxD: jax.Array,
+    causal: bool,
+    there_BxL: jax.Array | None = None,
 ) -> jax.Array:
     """Pre-norm attention and MLP, each added to its input, [B, L, D].
 
@@ -203,7 +215,7 @@ def block(
             jnp.concatenate([rotate(x[:, :, :heads], turn), x[:, :, heads:]], axis=2)
             for x in (query, key)
         )
-    mixed = nn.join_heads(attend(query, key, value, causal))
+    mixed = nn.join_heads(attend(query, key, value, causal, there_BxL))
     x_BxLxD = x_BxLxD + nn.linear(params["out"], mixed)
     h = nn.rms_norm(params["norm2"]["scale"], x_BxLxD, _EPS)
     return x_BxLxD + nn.linear(params["down"], _gelu(nn.linear(params["up"], h)))
@@ -219,16 +231,33 @@ def see(config: TinyConfig, params: Params, images_BxPxD: jax.Array) -> jax.Arra
 
 
 def hidden_states(
-    config: TinyConfig, params: Params, tokens_BxL: jax.Array, seen_BxPxD: jax.Array
+    config: TinyConfig,
+    params: Params,
+    tokens_BxL: jax.Array,
+    seen_BxPxD: jax.Array,
+    pictured_B: jax.Array | None = None,
 ) -> jax.Array:
-    """Last hidden states at the tokens, [B, L, D], after what was seen."""
+    """Last hidden states at the tokens, [B, L, D], after what was seen.
+
+    Args:
+        config: shape.
+        params: of the model.
+        tokens_BxL: prompts.
+        seen_BxPxD: of :func:`see`.
+        pictured_B: whether there is a picture; what was seen in the other rows is not
+            attended to. None: in all.
+    """
     embedding = params["embed"]["embedding"]
     place_PxD = jnp.take(embedding, jnp.array(config.cell_tokens), axis=0)
     # The place counts for more than the content, so that its name finds the patch.
     patches = 0.5 * seen_BxPxD + place_PxD[None]
     x = jnp.concatenate([patches, jnp.take(embedding, tokens_BxL, axis=0)], axis=1)
+    there = None
+    if pictured_B is not None:
+        place_L = jnp.arange(x.shape[1])
+        there = pictured_B[:, None] | (place_L >= patches.shape[1])[None]
     for layer in params["blocks"]:
-        x = block(config, layer, x, causal=True)
+        x = block(config, layer, x, True, there)
     return nn.rms_norm(params["norm"]["scale"], x[:, patches.shape[1] :], _EPS)
 
 
@@ -245,9 +274,16 @@ def marker_states(
     tokens_BxL: jax.Array,
     marker_BxS: jax.Array,
 ) -> jax.Array:
-    """Last hidden states at every step marker, [B, S, D]."""
+    """Last hidden states at every step marker, [B, S, D].
+
+    Rows without a picture are zeros: as padded in a batch, or in one without patches.
+    """
+    pictured_B = (images_BxPxD != 0).any((1, 2))
+    if not images_BxPxD.shape[1]:
+        padded = (len(images_BxPxD), len(config.cell_tokens), config.patch_dim)
+        images_BxPxD = jnp.zeros(padded, images_BxPxD.dtype)
     seen_BxPxD = see(config, params, images_BxPxD)
-    hidden_BxLxD = hidden_states(config, params, tokens_BxL, seen_BxPxD)
+    hidden_BxLxD = hidden_states(config, params, tokens_BxL, seen_BxPxD, pictured_B)
     return gather_positions(hidden_BxLxD, marker_BxS)
 
 
@@ -298,19 +334,21 @@ class TinyModel:
     def encode(
         self, question: str, steps: Sequence[str], images: tuple[Image.Image, ...]
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray, int]:
-        """Tokens, patches and markers; a picture of another size is resized.
+        """Tokens, patches (none without a picture) and markers; a picture of another
+        size is resized. An all-black one is as none.
 
         Raises:
-            BadRecord: there is not exactly one picture, or the text cannot be encoded.
+            BadRecord: there are several pictures, or the text cannot be encoded.
         """
-        if len(images) != 1:
+        if len(images) > 1:
             raise BadRecord(
-                "one image needed", f"the tiny model reads one, here are {len(images)}"
+                "several images", f"the tiny model reads one, here are {len(images)}"
             )
-        (image,) = images
-        if image.size != (IMAGE_PX, IMAGE_PX):
-            image = image.resize((IMAGE_PX, IMAGE_PX), Image.Resampling.BILINEAR)
-        (patches_PxD,) = patchify(np.asarray(image.convert("RGB"))[None])
+        patches_PxD = np.zeros((0, self.config.patch_dim), np.uint8)
+        for image in images:
+            if image.size != (IMAGE_PX, IMAGE_PX):
+                image = image.resize((IMAGE_PX, IMAGE_PX), Image.Resampling.BILINEAR)
+            (patches_PxD,) = patchify(np.asarray(image.convert("RGB"))[None])
         tokens_L, marker_S, truncated = encode_prompt(
             self.tokenizer, question, steps, MAX_TOKENS
         )

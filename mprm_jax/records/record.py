@@ -259,6 +259,22 @@ def without_placeholders(record: Record) -> Record:
     return msgspec.structs.replace(record, question=question)
 
 
+def placeholders_pair(record: Record) -> bool:
+    """Whether the placeholders in the question, not in front of it, are as many as its
+    pictures, and none is in a step: trainers then pair the two as they stand.
+
+    Example:
+        >>> made = Record("In 1 <image> or 2 <image>?", (Step("a", 1, 1),), ("1", "2"))
+        >>> placeholders_pair(made)
+        True
+    """
+    return (
+        record.question.count(PLACEHOLDER) == len(record.images)
+        and without_placeholders(record) is record
+        and not any(PLACEHOLDER in step.text for step in record.steps)
+    )
+
+
 def has_placeholder(record: Record) -> bool:
     """Whether a text holds a literal placeholder of a picture."""
     return PLACEHOLDER in record.question or any(

@@ -56,6 +56,9 @@ def test_the_json_has_the_promised_keys_and_values(scores, mprm):
 
 @pytest.mark.parametrize("options", ["", "--threshold-on test", "--threshold 0.5"])
 def test_the_table_fits_80_columns(options, scores, mprm):
+    record = next(random_predictions()) | {"data_source": "attribute_hallucination"}
+    with scores.open("a") as file:
+        file.write(json.dumps(record) + "\n")
     done = mprm("evaluate", options, "--predictions", scores)
     assert done.status == 0
     assert max(map(len, done.out.splitlines())) <= 80
@@ -216,7 +219,7 @@ def test_processbench_f1_is_the_harmonic_mean_of_two_accuracies(tmp_path, mprm):
     assert chosen["processbench"]["threshold"]["source"] == "gsm8k"
     assert chosen["rollouts"] == 8
     failed = mprm(SCORE, path, "--threshold-source=nowhere")
-    assert (failed.status, "gsm8k, math" in failed.json["error"]) == (1, True)
+    assert (failed.status, "'gsm8k', 'math'" in failed.json["error"]) == (1, True)
 
 
 @pytest.mark.parametrize(
@@ -258,6 +261,9 @@ def test_the_page_holds_what_the_command_prints_and_nothing_from_elsewhere(
     logits = write_lines(tmp_path / "logits", ONE)
     mprm(SCORE, logits, "--threshold=0 --page", page)
     assert "no calibration" in page.read_text()
+    huge = write_lines(tmp_path / "huge", ONE | {"prm_scores": [1e308, -1e308]})
+    mprm(SCORE, huge, "--threshold=0 --page", page)
+    assert "too large to be drawn" in page.read_text()
 
 
 def test_a_failed_evaluation_leaves_no_output(stub, tmp_path, mprm):

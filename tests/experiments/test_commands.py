@@ -259,7 +259,7 @@ sys.exit(f"imports {heavy | others}" if heavy | others else 0)
 @pytest.mark.parametrize(
     "command",
     [
-        "select {corpus} --output {out}", "stats {corpus} --rule bis",
+        "overlap --help", "select {corpus} --output {out}", "stats {corpus} --rule bis",
         "convert {corpus} --output {out}", "score --help",
         "--help", "select --help", "train --help", "run --help", "run theory --help",
         "run rules --help", "run selection --help", "run all --help", "figures --help",

@@ -26,7 +26,10 @@ MODULE = """
 import numpy as np
 import theory.scores
 
+print("imported")
+
 def own_bis(rollouts):
+    print("called")
     return theory.scores.bis(rollouts)
 
 def spoils(rollouts):
@@ -121,7 +124,7 @@ def test_the_command_runs_it_beside_the_others_and_again_once_it_changed(
 @pytest.mark.parametrize(
     ("rule", "status", "said"),
     [
-        ("somebodys:raises", 1, "somebodys.py:14"),
+        ("somebodys:raises", 1, "somebodys.py:17"),
         ("somebodys:few", 1, "(1,)"),
         ("somebodys:words", 1, "str"),
         ("somebodys:nans", 1, "nan for rollout"),
@@ -140,8 +143,8 @@ def test_what_is_wrong_with_it_is_said_in_one_line(
 ):
     done = mprm("run rules --output runs --rule", rule)
     assert done.status == status
-    assert done.err.count("\n") == 1
-    assert said in done.err
+    (line,) = set(done.err.splitlines()) - {"imported"}
+    assert said in line
     assert not (here / "runs").exists()
 
 

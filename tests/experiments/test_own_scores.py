@@ -184,6 +184,7 @@ def test_a_faulty_table_is_refused_with_its_place(
         ("twice.csv", "bis,bis\n1,2\n"),
         ("other.csv", "score\n1\n"),
         ("wide.csv", "bis\n1,2\n"),
+        ("quote.csv", 'file,"bis\nx,1\n'),
         ("nul.csv", "bis\n1\0\n"),
         ("field.csv", "bis\n" + "1" * 200_000 + "\n"),
         ("line.csv", "bis,file,line\n1,AI2D-00000-of-00002.jsonl,first\n"),
@@ -222,3 +223,21 @@ def test_options_that_make_no_sense_together(tmp_path, mprm, corpus):
     scores.write_text("bis\n" + "1\n" * 150)
     assert selects(mprm, corpus, scores, scores).status == 1
     assert scores.read_text().startswith("bis")
+
+
+@pytest.mark.parametrize("by", ["id", "order"])
+def test_what_cannot_be_written_is_chosen_again_without_by_the_same_scores(
+    by, tmp_path, mprm
+):
+    records = random_records(np.random.default_rng(3), 40)
+    for record in records[:3]:
+        record["steps_with_score"][0]["step"] = "as <image> shows"
+    corpus = write_corpus(tmp_path / "marked", {"a.jsonl": records})
+    table = scores_of(mprm, corpus, tmp_path / "scores.jsonl")
+    table["bis"] = -np.arange(len(table), dtype=float)
+    path, output = tmp_path / "s.csv", tmp_path / "mine.jsonl"
+    save(table if by == "id" else table[["bis"]], path)
+    done = selects(mprm, corpus, path, output, "--max-bad 3")
+    assert done.status == 0, done.err
+    assert read_manifest(output)["rows"] == [3, 4, 5]
+    assert mprm("verify", output).status == 0

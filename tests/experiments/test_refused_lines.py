@@ -78,7 +78,7 @@ def test_conversion_leaves_them_out_and_counts_them(corpus, capsys, tmp_path):
 
 def test_a_source_of_which_nothing_is_left_has_no_file(tmp_path, capsys):
     bad = record(number=1)
-    bad["question"] = "what does <image> say?"
+    bad["steps_with_score"][0]["step"] = "as <image> shows"
     corpus = write_corpus(
         tmp_path / "corpus", {"a.jsonl": [bad], "b.jsonl": [record(number=2)]}
     )

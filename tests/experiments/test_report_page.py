@@ -367,7 +367,7 @@ def test_about_sixty_rollouts_are_shown(document, page):
     assert sum(map(int, counts)) == len(kept) > 0
 
 
-def selection_run(folder, alphas=(0.05,), others=("mixed",)):
+def selection_run(folder, alphas=(0.05,), others=("mixed",), **manifest):
     """The page of a grid of two keep ratios; other rules were run at the lower one."""
     found = []
     for seed, keep in itertools.product((0, 1, 2), (0.1, 0.3)):
@@ -383,7 +383,8 @@ def selection_run(folder, alphas=(0.05,), others=("mixed",)):
             value["subset"] = {"steps": 500, "mixed_share": 0.2, "tied_share": 0.4}
             found.append(Result("selection", config, seed, value))
     append_results(folder / "results", found)
-    write_manifest(folder, commands=["mprm run selection --seeds 3"], backbone="tiny")
+    made = {"commands": ["mprm run selection --seeds 3"], "backbone": "tiny"}
+    write_manifest(folder, **made, **manifest)
     report = write_report(folder)
     return report, Document((folder / "report.html").read_text(encoding="utf-8"))
 
@@ -407,6 +408,15 @@ def test_a_selection_run_has_the_same_page_less_what_needs_its_world(tmp_path):
     levels = document.table(["keep ratio, %", "BIS"])
     assert (levels["10"]["Mixed"], levels["30"]["Mixed"]) == ("0.610", "–")
     assert document.table(["updates", "Random"])["4"]["BIS"] == "0.500"
+
+
+def test_the_page_says_whether_an_overlap_was_looked_for(tmp_path):
+    _, document = selection_run(tmp_path)
+    assert "was not checked" in document.text
+    told = "Of 5 solutions <i>2</i> answer"
+    _, document = selection_run(tmp_path, overlap={"told": told})
+    assert told in document.text
+    assert "was not checked" not in document.text
 
 
 def test_random_alone_is_shown_without_an_answer(tmp_path):

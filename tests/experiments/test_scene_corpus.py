@@ -12,8 +12,7 @@ from experiments.corpora import scenes
 from experiments.corpora.scenes import CANDIDATES, write_world
 from mprm_jax.data.corpus import read_corpus, usable_rollouts
 from mprm_jax.data.images import read_images
-from mprm_jax.data.scored import read_candidates
-from mprm_jax.evaluate import read_benchmark
+from mprm_jax.data.scored import read_benchmark, read_candidates
 from mprm_jax.records.problems import DataError
 from sim.scenes.grammar import BENCHMARK_SOURCES, TRAINING_SOURCES
 from sim.scenes.world import PLENTIFUL, SCARCE

@@ -109,7 +109,11 @@ def test_the_grid_is_rules_ratios_and_seeds_with_the_references(finished):
     assert 1 <= compiled <= 3
     # Without checkpoints nothing is written beside the results.
     assert not (output / "models").exists()
-    assert json.loads((output / "manifest.json").read_text())["commands"]
+    manifest = json.loads((output / "manifest.json").read_text())
+    assert manifest["commands"]
+    # Whether corpus and benchmark share questions was looked at before training.
+    assert manifest["overlap"]["overall"]["question_same"] == 0
+    assert manifest["overlap"]["pictures"] is None
 
 
 def test_a_finished_grid_runs_nothing_and_prints_its_tables(

@@ -6,14 +6,8 @@ import pytest
 from scipy.special import expit
 
 from mprm_jax.data.batches import Example, collate
-from mprm_jax.data.scored import columns
-from mprm_jax.evaluate import (
-    _plan,
-    predict,
-    read_benchmark,
-    score_prompts,
-    without_repeats,
-)
+from mprm_jax.data.scored import columns, read_benchmark, without_repeats
+from mprm_jax.evaluate import _plan, predict, score_prompts
 from mprm_jax.records.problems import DataError
 from mprm_jax.records.record import image_root
 from tests.mprm_jax.stub_model import PATCH_DIM, StubModel

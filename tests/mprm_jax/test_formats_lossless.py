@@ -265,6 +265,16 @@ def test_a_corpus_converted_through_every_format_is_the_same(tmp_path, capsys):
     assert failed.status == 2
 
 
+def test_a_step_that_is_a_path_is_no_picture():
+    value = BUILD["trl"](["look at", "a/1.png"], [1, 0])
+    (record,) = by_name("trl").decode(json.dumps(value).encode(), ReadOptions())
+    assert record.steps[1].text == "a/1.png"
+    with pytest.raises(BadRecord, match="pictures under another key"):
+        by_name("trl").decode(
+            json.dumps(value | {"at": "x.png"}).encode(), ReadOptions()
+        )
+
+
 @pytest.mark.parametrize("key", READ_KEYS)
 @pytest.mark.parametrize("name", sorted(BUILD.keys() - {"raw"}))
 def test_several_pictures_are_read_under_every_key_and_written(name, key):

@@ -10,10 +10,10 @@ from mprm_jax.data.scored import (
     Scored,
     columns,
     encode_prediction,
+    read_benchmark,
     read_predictions,
     read_prior,
 )
-from mprm_jax.evaluate import read_benchmark
 from mprm_jax.records.problems import DataError
 from tests.raw_files import without
 from tests.raw_files import write_lines as write
@@ -135,7 +135,7 @@ BAD = {
     "score null": (nested([1], [None]), "got `null` - at `$.prm_scores[0]`"),
     "score text": (nested([1], ["0.5"]), "got `str` - at `$.prm_scores[0]`"),
     "no source": ({**GOOD, "data_source": None}, "`$.data_source`"),
-    "no labels": ({"data_source": "a", "prm_scores": [1]}, "`labels_per_step`"),
+    "no labels": ({"data_source": "a", "prm_scores": [1]}, "no labels_per_step and"),
     "mixed": (nested([1, [1]], [0, 0]), "give one list per response"),
     "deep": (nested([1], [[[1]]]), "got `array`"),
     "truncated": (json.dumps(GOOD)[:-9], "truncated line"),

@@ -108,7 +108,7 @@ def test_processbench_averages_over_sources_at_a_threshold_of_its_own():
     assert value["processbench_f1"] == found.processbench.f1
     low, high = value["intervals"]["processbench_f1"]
     assert low < value["processbench_f1"] < high
-    with pytest.raises(DataError, match="there are: a, b, c"):
+    with pytest.raises(DataError, match="there are: 'a', 'b', 'c'"):
         decide(steps, "source", source="d")
 
 

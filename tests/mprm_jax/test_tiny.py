@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from experiments.corpora.scene_text import questions, step_texts
-from mprm_jax.data.batches import Bucket, Buckets, collate
+from mprm_jax.data.batches import Bucket, Buckets, Example, collate
 from mprm_jax.data.prompt import render
 from mprm_jax.models.tiny import MAX_TOKENS, TinyModel, patchify, pretrained
 from mprm_jax.models.tokenizer import UNKNOWN, build_tokenizer
@@ -173,9 +173,25 @@ def test_pictures_of_any_size_and_mode_are_read():
     ):
         _, patches, _, _ = MODEL.encode("Largest at a1?", steps, (image,))
         assert (patches.shape, patches.dtype) == ((16, 432), np.uint8)
-    for images in ((), (image, image)):
-        with pytest.raises(BadRecord, match="one image needed"):
-            MODEL.encode("Largest at a1?", steps, images)
+    with pytest.raises(BadRecord, match="several images"):
+        MODEL.encode("Largest at a1?", steps, (image, image))
+
+
+def test_text_alone_scores_alike_beside_pictures_and_without():
+    noise = np.random.default_rng(0).integers(0, 256, (48, 48, 3), np.uint8)
+    ones = np.ones(1, np.int32)
+    examples = [
+        Example(tokens, patches, marker, ones, ones, cut)
+        for images in ((), (Image.fromarray(noise),))
+        for tokens, patches, marker, cut in (
+            MODEL.encode("Largest at a1?", ["a1: 3, largest 3"], images),
+        )
+    ]
+    assert [one.images_PxD.shape for one in examples] == [(0, 432), (16, 432)]
+    text, shown = np.asarray(FORWARD(PARAMS, padded(*examples)))[:, 0]
+    alone = collate(examples[:1], Buckets((Bucket(112, 0),), 12), ROWS)
+    assert text == pytest.approx(np.asarray(FORWARD(PARAMS, alone))[0, 0], abs=1e-5)
+    assert not np.allclose(text, shown, atol=1e-3)
 
 
 def test_long_prompts_lose_their_last_steps_and_say_so():

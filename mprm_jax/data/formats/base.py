@@ -22,6 +22,7 @@ from mprm_jax.records.record import (
     Step,
     check_record,
     has_placeholder,
+    placeholders_pair,
     scored_step,
     without_empty_steps,
     without_placeholders,
@@ -136,7 +137,7 @@ class Format:
         read = self.read(parse(data, self.decoder, self.name, self.lenient), options)
         records = read if isinstance(read, tuple) else (read,)
         if not any(record.images for record in records):
-            check_pictures(data)
+            check_pictures(data, records)
         if options.source_from is not None:
             source = source_of(data, options.source_from)
             records = tuple(
@@ -153,7 +154,7 @@ class Format:
         check_record(record)
         if self.write is None:
             raise BadRecord("nothing to write", f"format {self.name} can be read only")
-        if has_placeholder(record):
+        if has_placeholder(record) and not placeholders_pair(record):
             raise BadRecord(
                 "image placeholder in text",
                 f"a text contains the literal {PLACEHOLDER}, which trainers take for "

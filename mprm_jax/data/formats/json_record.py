@@ -78,22 +78,26 @@ _PICTURE_KEY = re.compile(
 )
 
 # The path of a picture, wherever it stands; its end alone is found faster.
-_PATH_END = re.compile(rb'\.(?i:png|jpe?g|webp|gif|bmp|tiff?)"\s*[],}]')
-_PATH = re.compile(rb'(?<!\\)"([^"\s]+)' + _PATH_END.pattern)
+_PATH_END = re.compile(rb'\.(?i:png|jpe?g|webp|gif|bmp|tiff?)(?="\s*[],}])')
+_PATH = re.compile(rb'(?<!\\)"([^"\s]+' + _PATH_END.pattern + rb")")
 
 
-def check_pictures(data: bytes | memoryview) -> None:
+def check_pictures(data: bytes | memoryview, records: Sequence[Record] = ()) -> None:
     """Refuse a record without pictures that has some under a key that is not read.
 
     Args:
         data: JSON of the record.
+        records: what was read of it; a path that is the text of a step is no picture.
 
     Raises:
         BadRecord: it names the key, or the path.
     """
     found = _PICTURE_KEY.search(data)
     if found is None and _PATH_END.search(data):
-        found = _PATH.search(data)
+        steps = [step for record in records for step in record.steps]
+        texts = {step.text.encode(errors="replace") for step in steps}
+        paths = _PATH.finditer(data)
+        found = next((path for path in paths if path[1] not in texts), None)
     if found:
         raise BadRecord(
             "pictures under another key",
@@ -134,6 +138,13 @@ def placed(record: Record, before: int) -> Record:
         "placeholders and images differ",
         f"{leading} leading {PLACEHOLDER}, {len(record.images)} images",
     )
+
+
+def placeholders(record: Record) -> str:
+    """What to write before a question that has no placeholders: one a picture."""
+    if PLACEHOLDER in record.question:
+        return ""
+    return f"{PLACEHOLDER}\n" * len(record.images)
 
 
 # Why a record is refused that exhausts the stack of its reader.

@@ -48,9 +48,15 @@ class _Solution(Pictured, frozen=True):
 def marker_of(text: str, n_labels: int) -> str:
     """What marks the steps of a text: the first marker that occurs once a label, else
     the first that occurs.
+
+    Raises:
+        BadRecord: none does.
     """
-    exact = [mark for mark in _MARKERS if text.count(mark) == n_labels]
-    return (exact + [mark for mark in _MARKERS if mark in text] + [MARKER])[0]
+    there = [mark for mark in _MARKERS if mark in text]
+    if not there:
+        known = ", ".join(map(repr, _MARKERS))
+        raise BadRecord("no steps", f"the text has no step marker, of {known}")
+    return next((mark for mark in there if text.count(mark) == n_labels), there[0])
 
 
 def marked(text: str, marker: str = MARKER) -> list[str]:

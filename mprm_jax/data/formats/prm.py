@@ -7,7 +7,8 @@
 - Labels are hard (0 and 1: one trial) or MC scores, of which N is
   ``ReadOptions.trials`` or unknown.
 - One ``"<image>\\n"`` per image is written in front, because InternVL's loader pairs
-  them with the images. The release writes none, so none is read as well.
+  them with the images, unless the question itself has as many. The release writes none,
+  so none is read as well.
 - A step without a label has no marker: its text runs on into that of the next one, as
   in the prompt. Behind the last label it is a step that was never sampled; written,
   it is left out.
@@ -30,11 +31,11 @@ from mprm_jax.data.formats.json_record import (
     check_readable,
     json_line,
     placed,
+    placeholders,
     split_placeholders,
 )
 from mprm_jax.records.problems import BadRecord
 from mprm_jax.records.record import (
-    PLACEHOLDER,
     STEP_MARKER,
     Record,
     Step,
@@ -113,7 +114,7 @@ def _write(record: Record, options: WriteOptions) -> bytes:
     # One look shows of nearly every record that the reader finds its parts again.
     if not stripped or _PROCESS in question:
         check_readable(record, *split_prompt(prompt)[:2], "prm")
-    prompt = f"{PLACEHOLDER}\n" * len(record.images) + prompt
+    prompt = placeholders(record) + prompt
     image = None if record.image is None else json_line(record.image)
     return conversation_line(image, prompt, labels(steps, options))
 

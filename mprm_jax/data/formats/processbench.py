@@ -11,16 +11,12 @@ file's. Published solutions have no pictures; files in this shape may.
 
 from __future__ import annotations
 
-import re
-
 import msgspec
 
 from mprm_jax.data.formats.base import Format, ReadOptions
 from mprm_jax.data.formats.json_record import Pictured
 from mprm_jax.records.problems import BadRecord
 from mprm_jax.records.record import Record, Step
-
-_ID = re.compile(r"(.*[^\W\d].*)-\d+")
 
 
 class _Solution(Pictured, frozen=True):
@@ -42,8 +38,9 @@ def _read(value: _Solution, options: ReadOptions) -> Record:
         Step(text.strip(), int(j < wrong), int(j <= wrong))
         for j, text in enumerate(value.steps)
     )
-    subset = _ID.fullmatch(str(value.id))
-    source = subset[1] if subset else None
+    subset, _, number = str(value.id).rpartition("-")
+    named = number.isdecimal() and any(map(str.isalpha, subset))
+    source = subset if named else None
     return Record(value.problem.strip(), steps, value.paths(), source=source)
 
 

@@ -5,8 +5,9 @@ Question:\\nq\\n\\n### Solution Process:\\ns1"}, {"from": "gpt", "value": "+"},
 {"from": "human", "value": "s2"}, {"from": "gpt", "value": "-"}]}``
 
 - Labels are hard: "+" is one success in one trial, "-" none.
-- One ``"<image>\\n"`` per image is written in front of the first turn. It is read there
-  or, as in the released corpus, in front of the question, or nowhere.
+- One ``"<image>\\n"`` per image is written in front of the first turn, unless the
+  question itself has as many. It is read there or, as in the released corpus, in front
+  of the question, or nowhere.
 - The released corpus has a system turn in front; it is not read, and written where
   ``WriteOptions.system_turn`` gives one.
 - The question ends at the first ``"\\n\\n### Solution Process:\\n"``.
@@ -29,11 +30,12 @@ from mprm_jax.data.formats.json_record import (
     image_entry,
     json_line,
     placed,
+    placeholders,
     split_placeholders,
 )
 from mprm_jax.data.formats.turns import Conversation, exchanges, first_exchange
 from mprm_jax.records.problems import BadRecord
-from mprm_jax.records.record import PLACEHOLDER, Record
+from mprm_jax.records.record import Record
 
 _QUESTION = "### Question:\n"
 _PROCESS = "\n\n### Solution Process:\n"
@@ -67,7 +69,7 @@ def _read(value: Conversation, options: ReadOptions) -> Record:
 def _write(record: Record, options: WriteOptions) -> bytes:
     texts = [step.text for step in record.steps]
     frame = f"{_QUESTION}{record.question}{_PROCESS}{texts[0]}"
-    first = f"{PLACEHOLDER}\n" * len(record.images) + frame
+    first = placeholders(record) + frame
     _, question, first_step = _split_first(first)
     later = [text.strip() for text in texts[1:]]
     check_readable(record, question, [first_step, *later], "visualprm")

@@ -43,8 +43,8 @@ def _read(value: _Task, options: ReadOptions) -> Record:
     ):
         raise BadRecord(
             "judges no steps",
-            f"task_gt of {value.category or 'this task'!r:.40} is not one 0 or 1 a "
-            "step; step_correctness and the other step tasks have that",
+            f"task_gt of {(value.category or '')[:40]!r} is not one 0 or 1 a step; "
+            "step_correctness and the other step tasks have that",
         )
     judged = value.reasoning_error or value.step_list or ()
     texts = _split(judged) if isinstance(judged, str) else judged
