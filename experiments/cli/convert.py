@@ -27,6 +27,7 @@ from experiments.console.text import count_of
 from experiments.store.write_subset import (
     META_FORMATS,
     corpus_manifest,
+    drop_meta,
     folders_of,
     meta_bytes,
     meta_path,
@@ -106,6 +107,8 @@ def run(options: Options) -> None:
             if form.name in META_FORMATS:
                 meta = meta_bytes(usable, picks, path, count, options.root)
                 outputs.add(meta_path(path), describes=True).write(meta)
+            else:
+                drop_meta(outputs, path)
         told = usable.lines_of(refused)
         usable = usable.without(refused, options.max_bad)
         manifest = corpus_manifest(usable)

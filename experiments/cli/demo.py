@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shlex
 import sys
 from pathlib import Path
 from typing import Literal
@@ -90,11 +91,13 @@ def run(options: Options) -> None:
         run_demo(demo, say)
     page = options.output / "report.html"
     report = write_report(options.output, page)
+    corpus = str(options.output / names[0] / "corpus")
+    following = shlex.join(["mprm", "stats", corpus, "--rule", "bis"])
     text = f"""
 {told(report.run.outcomes)}
 
 open {page}
-next: mprm stats {options.output / names[0] / "corpus"} --rule bis"""
+next: {following}"""
     value = {"output": str(options.output), "answers": report.answers}
     value["decompositions"] = report.decompositions
     answer(options.json, value, text)

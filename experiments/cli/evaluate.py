@@ -119,7 +119,7 @@ def run(options: Options) -> None:
         assert options.checkpoint is not None
         assert options.benchmark is not None
         file = options.benchmark
-        rows, repeats = _predict(options, options.checkpoint, file)
+        rows, repeats, judged = _predict(options, options.checkpoint, file)
         output = options.output or Path("runs/predictions.jsonl")
         page = page or output.with_suffix(".html")
         lines = map(encode_prediction, rows)
@@ -127,10 +127,10 @@ def run(options: Options) -> None:
             value, steps = _judge(options, rows, file, repeats)
         except DataError:
             # What the model said took long to make: it is kept all the same.
-            write_scored(output, options, file, lines, None)
+            write_scored(output, options, file, lines, None, judged)
             raise
-        value["predictions"] = str(output)
-        write_scored(output, options, file, lines, value)
+        value |= {"predictions": str(output), "judged": judged}
+        write_scored(output, options, file, lines, value, judged)
     if page is not None:
         from experiments.page.evaluation import Judged, write_evaluation
 
@@ -155,18 +155,20 @@ def _command(options: Options) -> str:
 
 def _predict(
     options: Options, checkpoint: Path, benchmark: Path
-) -> tuple[list[Prediction], int]:
-    """The scores, and how many solutions were left out because they are repeats."""
+) -> tuple[list[Prediction], int, dict[str, Any]]:
+    """The scores, how many solutions were left out because they are repeats, and the
+    facts of the checkpoint.
+    """
     from mprm_jax.data.scored import read_benchmark, solutions_root, without_repeats
     from mprm_jax.evaluate import predict
 
     read = read_benchmark(benchmark)
     solutions = without_repeats(read)
     root = options.images or solutions_root(benchmark, solutions)
-    model, params = load_checkpoint(checkpoint)
+    model, params, facts = load_checkpoint(checkpoint)
     with progress("scoring", len(solutions), "solutions", compiling()) as tick:
         rows = predict(model, params, solutions, root, options.batch_size, tick)
-    return rows, len(read) - len(solutions)
+    return rows, len(read) - len(solutions), facts
 
 
 def _judge(

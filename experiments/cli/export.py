@@ -55,7 +55,7 @@ def run(options: Options) -> None:
     from mprm_jax.models.lora import LoraModel, merged
     from mprm_jax.models.weights.export import export
 
-    model, params = load_checkpoint(options.checkpoint)
+    model, params, facts = load_checkpoint(options.checkpoint)
     if isinstance(model, LoraModel):
         model, params = model.base, merged(params, model.config)
     if not isinstance(model, Backbone):
@@ -66,6 +66,7 @@ def run(options: Options) -> None:
     manifest = {
         "versions": versions() | {"jax": package_version("jax")},
         "checkpoint": str(options.checkpoint.resolve()),
+        "exported": facts,
         "dtype": options.dtype,
     }
     dtype = ml_dtypes.bfloat16 if options.dtype == "bfloat16" else np.float32
@@ -75,6 +76,7 @@ def run(options: Options) -> None:
     told = {
         "output": str(options.output),
         "model": model.name,
+        "exported": facts,
         "dtype": options.dtype,
         "bytes": sum(path.stat().st_size for path in options.output.iterdir()),
         "step_marker": model.tokenizer.token_to_id("<prm>"),

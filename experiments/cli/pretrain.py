@@ -68,13 +68,14 @@ def run(options: Options) -> None:
     from mprm_jax.data.outputs import OutputSet
     from mprm_jax.models.tiny import weights_bytes
     from mprm_jax.records.problems import DataError
+    from mprm_jax.train.checkpoint import updates_kept
 
     config = PretrainingConfig(
         problems=options.problems, updates=options.updates, seed=options.seed
     )
     # Beside the output, until that is written.
     folder = options.output.with_name(f"{options.output.name}.checkpoints")
-    if folder.exists() and not options.resume:
+    if updates_kept(folder) and not options.resume:
         raise DataError(
             f"{folder}: holds a run that was stopped; go on with --resume, or remove it"
         )

@@ -57,26 +57,30 @@ def run(options: Options) -> None:
     else:
         assert options.checkpoint is not None
         assert options.candidates is not None
-        sets = _score(options, options.checkpoint, options.candidates)
-        value = _judge(options, sets)
+        sets, judged = _score(options, options.checkpoint, options.candidates)
+        value = _judge(options, sets) | {"judged": judged}
         output = options.output or Path("runs/candidates.jsonl")
         value["predictions"] = str(output)
         lines = map(encode_scored, sets)
-        write_scored(output, options, options.candidates, lines, value)
+        write_scored(output, options, options.candidates, lines, value, judged)
     answer(options.json, value, lambda: _text(value))
 
 
-def _score(options: Options, checkpoint: Path, file: Path) -> list[CandidateSet]:
+def _score(
+    options: Options, checkpoint: Path, file: Path
+) -> tuple[list[CandidateSet], dict[str, Any]]:
+    """The scored candidates, and the facts of the checkpoint."""
     from mprm_jax.evaluate import score_candidates
     from mprm_jax.records.record import image_root
 
     sets = read_candidates(file, scored=False)
     images = next((of.images for of in sets if of.images), ())
     root = options.images or image_root(file, images)
-    model, params = load_checkpoint(checkpoint)
+    model, params, facts = load_checkpoint(checkpoint)
     candidates = sum(len(of.candidates) for of in sets)
     with progress("scoring", candidates, "candidates", compiling()) as tick:
-        return score_candidates(model, params, sets, root, options.batch_size, tick)
+        found = score_candidates(model, params, sets, root, options.batch_size, tick)
+    return found, facts
 
 
 def _judge(options: Options, sets: list[CandidateSet]) -> dict[str, Any]:

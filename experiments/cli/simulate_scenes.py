@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shlex
 from pathlib import Path
 from typing import Literal
 
@@ -95,7 +96,7 @@ def run(options: Options) -> None:
         format_table(("", options.world, "real corpus"), rows),
         f"\nwrote {options.output / 'annotations'}, images/ and truth/ beside it,",
         f"{options.output / 'benchmark/test.jsonl'} and candidates.jsonl beside it",
-        f"next: mprm stats {options.output} --rule bis",
+        f"next: mprm stats {shlex.quote(str(options.output))} --rule bis",
     ]
     value = {"output": str(options.output), "overall": dataclasses.asdict(summary)}
     answer(options.json, value | {"paper": real._asdict()}, "\n".join(lines))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -304,7 +305,8 @@ def _finish(
     else:
         lines += ["nothing was left to do"]
     lines += ["", f"wrote the model: {options.output}"]
-    lines += [f"next: mprm evaluate --checkpoint {options.output} --benchmark FILE"]
+    folder = shlex.quote(str(options.output))
+    lines += [f"next: mprm evaluate --checkpoint {folder} --benchmark FILE"]
     value = {"output": str(options.output), **result}
     answer(options.json, value, "\n".join(lines))
 

@@ -9,10 +9,12 @@ of held-out sources (``test.jsonl``, ``truth.jsonl``), candidate sets
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import io
 import itertools
 import json
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
@@ -27,7 +29,7 @@ from experiments.corpora.scene_text import questions, step_texts
 from experiments.corpora.simulated import MADE_HERE
 from experiments.store.provenance import versions
 from mprm_jax.data.corpus import Corpus
-from mprm_jax.data.outputs import OUTPUT_SCHEMA, manifest_bytes
+from mprm_jax.data.outputs import OUTPUT_SCHEMA, alone, manifest_bytes
 from mprm_jax.records.problems import DataError, faults_of
 from sim.scenes.pictures import draw
 from sim.scenes.policy import Problems
@@ -303,26 +305,62 @@ def _new_folder(folder: Path) -> Iterator[Path]:
         )
     with faults_of(folder):
         folder.parent.mkdir(parents=True, exist_ok=True)
-        new = Path(
-            tempfile.mkdtemp(
-                prefix=f".{folder.name}.", suffix=".partial", dir=folder.parent
-            )
-        )
-    old = new.with_suffix(".old")
+        with alone(folder.parent):
+            _sweep(folder)
+            prefix = f".{folder.name}."
+            named = tempfile.mkdtemp(".partial", prefix, folder.parent)
+            held = _hold(Path(named))
+    new = Path(named)
     try:
         with faults_of(folder):
             yield new
             umask = os.umask(0)
             os.umask(umask)
             os.chmod(new, 0o777 & ~umask)
-            if folder.exists():
-                os.rename(folder, old)
-            os.rename(new, folder)
+            with alone(folder.parent):
+                _exchange(new, folder)
+    finally:
+        shutil.rmtree(new, ignore_errors=True)
+        if held is not None:
+            os.close(held)
+
+
+def _exchange(new: Path, folder: Path) -> None:
+    old = new.with_suffix(".old")
+    try:
+        if folder.exists():
+            os.rename(folder, old)
+        os.rename(new, folder)
     finally:
         if old.exists() and not folder.exists():
             os.rename(old, folder)
-        shutil.rmtree(new, ignore_errors=True)
         shutil.rmtree(old, ignore_errors=True)
+
+
+def _sweep(folder: Path) -> None:
+    """Remove what killed runs left of a folder; one that was taken away comes back."""
+    left = re.compile(rf"\.{re.escape(folder.name)}\.[a-z0-9_]{{8}}\.(old|partial)")
+    for path in sorted(folder.parent.iterdir()):
+        if not left.fullmatch(path.name) or (held := _hold(path)) is None:
+            continue
+        if path.suffix == ".old" and not folder.exists():
+            os.rename(path, folder)
+        shutil.rmtree(path, ignore_errors=True)
+        os.close(held)
+
+
+def _hold(folder: Path) -> int | None:
+    """Descriptor of a folder that is now locked; None: a living run has it."""
+    try:
+        held = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    except OSError:
+        return None
+    try:
+        fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(held)
+        return None
+    return held
 
 
 # All that a world's folder holds; anything else in it is somebody's work.

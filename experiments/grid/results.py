@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import re
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -388,7 +389,8 @@ def read_grid(folder: Path) -> GridRun:
         say_once(sentence)
     if not results:
         command = "mprm demo" if experiment == DEMO else f"mprm run {SELECTION}"
-        raise DataError(f"{store}: no results; run: {command} --output {folder}")
+        command += f" --output {shlex.quote(str(folder))}"
+        raise DataError(f"{store}: no results; run: {command}")
     try:
         outcomes = gather(results)
     except DataError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -146,7 +147,7 @@ def _report(
 {told(outcomes, left)}
 
 {count_of(ran, "cell")} run, {len(found)} in the store: {folder}
-next: mprm figures --only {NAME} --results {folder}"""
+next: mprm figures --only {NAME} --results {shlex.quote(str(folder))}"""
     answer(options.json, value, text)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import shlex
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -207,11 +208,11 @@ def find_backbones(folder: Path, stages: Sequence[int]) -> dict[int, str]:
             found[stage] = name
             break
     if missing := [stage for stage in stages if stage not in found]:
-        made = " ".join(map(str, missing))
+        made, quoted = " ".join(map(str, missing)), shlex.quote(str(folder))
         print(
             f"mprm run phase: left out: stages {made}, which are neither shipped nor "
             f"in {folder} (mprm pretrain scenes --stages {made} --output "
-            f"{folder}/tiny_base.safetensors; then --backbones {folder})",
+            f"{quoted}/tiny_base.safetensors; then --backbones {quoted})",
             file=sys.stderr,
         )
     return found

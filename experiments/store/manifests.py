@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -71,25 +72,31 @@ def read_run_manifest(folder: Path) -> RunManifest:
 
 
 def write_run_manifest(folder: Path, run: RunManifest) -> None:
-    """``manifest.json`` of a run; the commands of earlier ones are kept, and versions
-    are those of now.
+    """``manifest.json`` of a run; the commands of earlier ones that left a result are
+    kept, and versions are those of now.
 
     Raises:
         DataError: the folder holds a run of another kind, or cannot be written.
     """
     path = folder / RUN_MANIFEST
     commands = list(run.commands)
+    # A run that failed before its first result is in nobody's way.
+    found = any((folder / "results").glob("*.jsonl"))
     if path.exists():
         try:
             earlier = read_run_manifest(folder)
         except DataError as error:
-            raise DataError(f"{error}; choose another --output") from None
-        if earlier.experiment != run.experiment:
+            if found:
+                raise DataError(f"{error}; choose another --output") from None
+            earlier = msgspec.structs.replace(run, commands=())
+        if found and earlier.experiment != run.experiment:
             raise DataError(
                 f"{path}: is of {earlier.experiment or 'another kind of run'}, not of "
                 f"{run.experiment}; choose another --output"
             )
-        commands = [*dict.fromkeys([*earlier.commands, *commands])]
+        # Shards that begin together have no result yet either.
+        if found or _asked(earlier) == _asked(run):
+            commands = [*dict.fromkeys([*earlier.commands, *commands])]
     made = versions() | {"jax": package_version("jax")}
     run = msgspec.structs.replace(run, commands=tuple(commands), versions=made)
     with OutputSet() as outputs:
@@ -98,11 +105,20 @@ def write_run_manifest(folder: Path, run: RunManifest) -> None:
         )
 
 
+def _asked(run: RunManifest) -> tuple[str, bytes]:
+    return run.experiment, msgspec.json.encode(run.arguments, order="sorted")
+
+
 def command_line(name: str, options: Mapping[str, Any]) -> str:
-    """A command with the options given, by name as typed."""
-    words = [name]
+    """A command with the options given, by name as typed, for a shell.
+
+    Example:
+        >>> command_line("mprm demo", {"--output": "my runs", "--json": True})
+        "mprm demo --output 'my runs' --json"
+    """
+    words = name.split()
     for option, value in options.items():
         words.append(option)
         if value is not True:
             words.append(",".join(value) if isinstance(value, tuple) else str(value))
-    return " ".join(words)
+    return shlex.join(words)

@@ -10,6 +10,7 @@ import msgspec
 
 from experiments.store.manifests import InputFile, typed
 from experiments.store.provenance import file_sha256, versions
+from experiments.store.write_subset import drop_meta
 from mprm_jax.data.compat import OfficialReport, select_official
 from mprm_jax.data.framing import annotations_folder
 from mprm_jax.data.outputs import SUBSET_SCHEMA, OutputSet, manifest_path
@@ -48,6 +49,7 @@ def write_official(
         raise DataError(f"{folder}: --compat official reads a folder of *.jsonl files")
     with OutputSet() as outputs:
         file = outputs.add(output)
+        drop_meta(outputs, output)
         report = select_official(folder, keep_ratio, alpha, file.write)
         result = {
             "compat": "official",

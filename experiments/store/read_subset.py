@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -144,7 +145,7 @@ def read_subset(path: Path) -> SubsetManifest:
     if value.get("compat"):
         raise DataError(
             f"{manifest_path(output)}: a subset of --compat official has no rows; "
-            f"train on the file itself: mprm train {output}"
+            f"train on the file itself: mprm train {shlex.quote(str(output))}"
         )
     manifest = typed(output, value, SubsetManifest)
     manifest.output.check(output, needed=output == path)

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-import sys
 import textwrap
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import msgspec
 
@@ -64,8 +63,24 @@ class ScoringOptions(SeedOption):
         check_least(self, batch_size=1, replicates=0)
 
 
-def load_checkpoint(folder: Path) -> tuple[Any, Any]:
-    """(model, params) of a checkpoint folder, or of released weights as they are.
+class Checkpoint(NamedTuple):
+    """A model, and which it is.
+
+    Attributes:
+        model: pure functions.
+        params: its parameters.
+        facts: folder, update of the checkpoint that was read and T of its run (None of
+            released weights), and a hash of the parameters
+            (:func:`mprm_jax.train.run_files.fingerprint`).
+    """
+
+    model: Any
+    params: Any
+    facts: dict[str, Any]
+
+
+def load_checkpoint(folder: Path) -> Checkpoint:
+    """A trained model's newest whole checkpoint, or released weights as they are.
 
     Raises:
         DataError: there is no such folder, or no whole checkpoint in it.
@@ -74,15 +89,23 @@ def load_checkpoint(folder: Path) -> tuple[Any, Any]:
         from mprm_jax.models.folder import no_folder
 
         raise no_folder(str(folder))
+    from mprm_jax.train.checkpoint import Progress, load_model
+    from mprm_jax.train.run_files import fingerprint
+
+    facts = {"folder": str(folder.resolve()), "update": None, "updates": None}
+
+    def found(progress: Progress) -> None:
+        facts.update(update=progress.update, updates=progress.updates)
+
     if (folder / "config.json").is_file() and not (folder / "model.json").is_file():
         from mprm_jax.train.open_model import open_model
 
         with progress("loading the model", None):
-            return open_model(str(folder))
-    from mprm_jax.train.checkpoint import load_model
-
-    with progress("loading the model", None):
-        return load_model(folder, report=lambda line: print(line, file=sys.stderr))
+            model, params = open_model(str(folder))
+    else:
+        with progress("loading the model", None):
+            model, params = load_model(folder, found=found)
+    return Checkpoint(model, params, facts | {"parameters": fingerprint(params)})
 
 
 def write_scored(
@@ -91,8 +114,10 @@ def write_scored(
     scored: Path,
     lines: Iterable[bytes],
     metrics: dict[str, Any] | None,
+    judged: dict[str, Any],
 ) -> None:
-    """Write scores, their manifest, and the metrics if there are any, all or none.
+    """Write scores, their manifest (with the facts of the checkpoint that was judged),
+    and the metrics if there are any, all or none.
 
     Raises:
         DataError: a file cannot be written, or is an input.
@@ -102,6 +127,7 @@ def write_scored(
     manifest = {
         "versions": versions() | {"jax": package_version("jax")},
         "checkpoint": str(options.checkpoint and options.checkpoint.resolve()),
+        "judged": judged,
         "inputs": [
             {"file": str(file.path), "sha256": file_sha256(file.path)}
             for file in corpus_files(scored)
@@ -133,6 +159,8 @@ def between(ends: tuple[float, float] | None) -> str:
 def closing(value: dict[str, Any]) -> list[str]:
     """The notes on a result, and where its scores were written."""
     lines = [textwrap.fill(note, 80) for note in value["notes"]]
+    if (judged := value.get("judged")) and judged["update"] is not None:
+        lines.append(f"judged: update {judged['update']:,} of {judged['updates']:,}")
     if "predictions" in value:
         lines.append(f"wrote {value['predictions']}")
     return lines

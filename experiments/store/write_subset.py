@@ -22,6 +22,7 @@ from mprm_jax.data.framing import corpus_files
 from mprm_jax.data.outputs import (
     SUBSET_SCHEMA,
     OutputSet,
+    finish_interrupted,
     manifest_path,
 )
 from mprm_jax.data.write import (
@@ -240,6 +241,19 @@ def meta_bytes(
     return msgspec.json.format(msgspec.json.encode(meta), indent=2) + b"\n"
 
 
+def drop_meta(outputs: OutputSet, output: Path) -> None:
+    """The meta file of an output that is replaced by one without goes with it; anybody
+    else's of that name stays.
+    """
+    path = meta_path(output)
+    try:
+        meta = msgspec.json.decode(path.read_bytes(), type=dict[str, dict[str, Any]])
+    except (OSError, msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return
+    if meta.get(_meta_name(output), {}).get("annotation") == str(output.resolve()):
+        outputs.drop(path)
+
+
 def say_pictures(
     usable: SelectableCorpus, rows: np.ndarray, images: Path | ImageRoot | None
 ) -> None:
@@ -301,6 +315,7 @@ def write_selection(
         "format": format_name,
         "rollouts": len(selection.rows),
     }
+    finish_interrupted(output)
     if format_name == "rows" and output.exists():
         raise DataError(
             f"{output}: would lie beside the manifest of other rows; remove it, or "
@@ -319,6 +334,8 @@ def write_selection(
             if format_name in META_FORMATS:
                 meta = meta_bytes(usable, rows, output, len(rows), images)
                 outputs.add(meta_path(output), describes=True).write(meta)
+            else:
+                drop_meta(outputs, output)
         manifest = corpus_manifest(usable) | {
             "selection": asdict(options),
             "labels": asdict(labels),

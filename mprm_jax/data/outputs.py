@@ -122,6 +122,7 @@ class OutputSet:
         # is this set's, others were of killed runs.
         self._locks: dict[str, int] = {}
         self._first = Path()
+        self._dropped: list[Path] = []
 
     def __enter__(self) -> OutputSet:
         return self
@@ -167,6 +168,10 @@ class OutputSet:
         """Write a manifest, whole, that will appear as ``path``."""
         self.add(path, describes=True).write(manifest_bytes(manifest, schema))
 
+    def drop(self, path: Path) -> None:
+        """Remove, when the others appear, a file that described those before them."""
+        self._dropped.append(path)
+
     def _lock(self, first: Path) -> None:
         """Take a slot, and those of killed runs, whose work is finished or undone."""
         self._first = first
@@ -210,8 +215,8 @@ class OutputSet:
                 with open(output.partial, "rb") as file:
                     os.fsync(file.fileno())
             # Between two renames no signal may end the run.
-            with _alone(self._first.parent), _signals_held():
-                if len(self._outputs) == 1:
+            with alone(self._first.parent), _signals_held():
+                if len(self._outputs) == 1 and not self._dropped:
                     os.replace(self._outputs[0].partial, self._outputs[0].path)
                 else:
                     self._decide()
@@ -224,7 +229,8 @@ class OutputSet:
         names: dict[bool, list[str]] = {False: [], True: []}
         for output in self._outputs:
             names[output.describes].append(os.path.relpath(output.path, folder))
-        plan = _Plan(names[False], names[True])
+        dropped = [os.path.relpath(path, folder) for path in self._dropped]
+        plan = _Plan(names[False], names[True], dropped)
         before = [output for output in self._outputs if output.path.exists()]
         slot, held = next(iter(self._locks.items()))
         with open(held, "wb", closefd=False) as file:
@@ -247,10 +253,13 @@ class OutputSet:
 
 
 class _Plan(msgspec.Struct, frozen=True):
-    """Names in the folder of a set's first file, of what describes others apart."""
+    """Names in the folder of a set's first file: of its files, of those that describe
+    them, and of what described those before them.
+    """
 
     files: list[str]
     describing: list[str]
+    dropped: list[str]
 
 
 def _partial(first: Path, slot: str, path: Path | None = None) -> Path:
@@ -299,11 +308,11 @@ def _finish(first: Path, slot: str, held: int) -> bool:
         return False
     # A plan that came with a folder from elsewhere reaches nothing outside it.
     folder = Path(os.path.realpath(first.parent))
-    for name in map(Path, (*plan.files, *plan.describing)):
+    for name in map(Path, (*plan.files, *plan.describing, *plan.dropped)):
         place = os.path.realpath(folder / name.parent)
         if not (name.name.isprintable() and Path(place).is_relative_to(folder)):
             return False
-    with _alone(first.parent):
+    with alone(first.parent):
         _put_into_place(first, slot, plan)
     return True
 
@@ -317,7 +326,10 @@ def _put_into_place(first: Path, slot: str, plan: _Plan) -> None:
         return [move for move in moves if move[0].is_file()]
 
     files, describing = left(plan.files), left(plan.describing)
-    for _, path in describing:
+    for path in (
+        *(to for _, to in describing),
+        *map(first.parent.joinpath, plan.dropped),
+    ):
         path.unlink(missing_ok=True)
     for partial, path in (*files, *describing):
         os.replace(partial, path)
@@ -346,7 +358,7 @@ def finish_interrupted(first: Path) -> None:
 
 
 @contextlib.contextmanager
-def _alone(folder: Path) -> Iterator[None]:
+def alone(folder: Path) -> Iterator[None]:
     """No other set is put into place in the folder meanwhile."""
     held = os.open(folder, os.O_RDONLY)
     try:

@@ -9,8 +9,12 @@ arrays with flipped bits, and a folder under another update's name, without a wo
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import os
 import shutil
+import sys
+import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -123,7 +127,7 @@ def save(
                 shutil.rmtree(path, ignore_errors=True)
             partial.mkdir(parents=True)
         barrier(f"checkpoint: begin {progress.update}")
-        with ocp.StandardCheckpointer() as checkpointer:
+        with _in_silence(), ocp.StandardCheckpointer() as checkpointer:
             for name, arrays in trees.items():
                 checkpointer.save(partial.absolute() / name, arrays)
         barrier(f"checkpoint: written {progress.update}")
@@ -137,8 +141,38 @@ def save(
                 shutil.rmtree(root / str(old), ignore_errors=True)
         barrier(f"checkpoint: renamed {progress.update}")
     except (OSError, ValueError, RuntimeError) as error:
-        shutil.rmtree(partial, ignore_errors=True)
+        # Other threads may still be writing into it.
+        for _ in range(20):
+            shutil.rmtree(partial, ignore_errors=True)
+            if not partial.exists():
+                break
+            time.sleep(0.1)
         raise DataError(f"{final}: cannot be written: {_one_line(error)}") from error
+
+
+@contextlib.contextmanager
+def _in_silence() -> Iterator[None]:
+    """Without the tracebacks that orbax's threads print of a write that fails: what the
+    caller is raised says all.
+    """
+    log, before = logging.getLogger("absl"), sys.unraisablehook
+
+    def silent(_: Any) -> bool:
+        return False
+
+    def unraisable(error: Any) -> None:
+        # Other writes of the same checkpoint end when nobody waits for them any more.
+        if "loop is closed" not in str(error.exc_value):
+            before(error)
+
+    sys.unraisablehook = unraisable
+    log.addFilter(silent)
+    try:
+        yield
+        # After a failure it stays: they may end at any time.
+        sys.unraisablehook = before
+    finally:
+        log.removeFilter(silent)
 
 
 def _seal(folder: Path, facts: _Facts) -> None:
@@ -153,7 +187,8 @@ def _seal(folder: Path, facts: _Facts) -> None:
 
 
 def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:200]
+    said = error.strerror if isinstance(error, OSError) and error.strerror else error
+    return " ".join(str(said).split())[:200]
 
 
 def restore_latest(
@@ -339,7 +374,8 @@ def load_model(
     *,
     read: Callable[[Path], Model] = read_model,
     place: Callable[[Model, Any], Any] = lambda model, shapes: shapes,
-    report: Callable[[str], None] = lambda message: None,
+    report: Callable[[str], None] = lambda line: print(line, file=sys.stderr),
+    found: Callable[[Progress], None] = lambda progress: None,
 ) -> tuple[Model, Any]:
     """(model, parameters) of a run's newest whole checkpoint.
 
@@ -349,6 +385,7 @@ def load_model(
         place: gives the parameters' shapes the precision and sharding to read them in;
             by default float32 on one device.
         report: told of damaged checkpoints, and of a run that is not finished.
+        found: told which checkpoint it is.
 
     Raises:
         DataError: the folder holds no model, one that is not known, or no whole
@@ -360,6 +397,7 @@ def load_model(
     if restored is None:
         raise DataError(f"{folder / FOLDER}: holds no checkpoint")
     progress = restored.progress
+    found(progress)
     if progress.update < progress.updates:
         report(f"{folder}: unfinished: {progress.update} of {progress.updates} updates")
     return model, restored.params

@@ -166,7 +166,7 @@ def train(
     # The other hosts find the run that the first one began, and that it is theirs.
     settings = job.settings() | folder.identity
     for first in in_turn():
-        run.name = begin(folder.path, job.model, settings, folder.resume or not first)
+        run.name = begin(folder, job.model, settings, first)
     totals: dict[str, int] = {}
     if updates_kept(folder.path):
         with advised():

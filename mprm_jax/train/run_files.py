@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import fcntl
 import io
 import os
 from collections.abc import Callable
@@ -47,29 +49,41 @@ class RunFolder:
     report: Callable[[str], None] = lambda message: None
 
 
-def begin(path: Path, model: Model, settings: dict[str, Any], resume: bool) -> str:
+def begin(
+    folder: RunFolder, model: Model, settings: dict[str, Any], first: bool
+) -> str:
     """Write what determines a run, or find that it is the one that lies here.
 
+    One that made no checkpoint cannot be gone on with, and gives way to any other.
+
     Args:
-        path: the folder.
+        folder: of the run.
         model: written beside the run.
         settings: what determines the run, JSON values.
-        resume: the folder may hold this run already.
+        first: this is the first host; others find what it has written.
 
     Returns:
         the run's identity, a hash of the settings.
 
     Raises:
-        DataError: the folder holds a run and ``resume`` is not set, or it holds
-            another run; or a file cannot be written.
+        DataError: the folder holds a run and is not to be resumed, or it holds another
+            run, or one that goes on at this moment; or a file cannot be written.
     """
+    path = folder.path
     canonical = msgspec.json.encode(settings, order="deterministic")
-    if (path / RUN).exists():
-        if not resume:
-            raise DataError(f"{path}: holds a run already; resume it, or go elsewhere")
+    there, kept = (path / RUN).exists(), updates_kept(path)
+    if first:
+        with contextlib.suppress(FileNotFoundError), open(path / METRICS, "rb") as file:
+            _alone(file, path)
+    if not there and (kept or (path / METRICS).exists()):
+        what = "checkpoints" if kept else METRICS
+        raise DataError(f"{path}: holds {what}, but no {RUN}; go elsewhere")
+    if kept and first and not folder.resume:
+        raise DataError(f"{path}: holds a run already; resume it, or go elsewhere")
+    if there and (kept or not first):
         _check_same(path / RUN, msgspec.json.decode(canonical))
-    elif updates_kept(path):
-        raise DataError(f"{path}: holds checkpoints, but no {RUN}")
+    elif there:
+        folder.report(f"{path}: a run ended here before its first checkpoint; anew")
     files = model_files(model)
     # The model first: whoever finds a run finds a model beside it.
     files[RUN] = msgspec.json.format(canonical, indent=2) + b"\n"
@@ -77,6 +91,19 @@ def begin(path: Path, model: Model, settings: dict[str, Any], resume: bool) -> s
         for name, data in files.items():
             outputs.add(path / name).write(data)
     return xxhash.xxh3_128_hexdigest(canonical)
+
+
+def _alone(file: Any, folder: Path) -> None:
+    """Take a run's metrics for this run alone, as long as they are open."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise DataError(
+            f"{folder}: another run is writing there at this moment"
+        ) from None
+    except OSError:
+        # Some file systems lock nothing.
+        return
 
 
 def _check_same(path: Path, settings: dict[str, Any]) -> None:
@@ -140,6 +167,7 @@ class RunLog:
         with faults_of(self._path):
             output.mkdir(parents=True, exist_ok=True)
             self._file = open(self._path, "ab+", buffering=0)  # noqa: SIM115
+            _alone(self._file, output)
             self._file.truncate(_end_of(self._file, after))
         self._board = None
         if tensorboard:

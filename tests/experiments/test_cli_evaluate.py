@@ -145,6 +145,7 @@ def test_a_checkpoint_is_scored_and_its_scores_are_judged_again(stub, tmp_path, 
     assert sorted(path.name for path in output.parent.iterdir()) == names
     first = done.json
     assert first.pop("predictions") == str(output)
+    assert first.pop("judged")["folder"] == str(tmp_path)
     assert first.pop("page") == str(output.with_suffix(".html"))
     assert mprm(SCORE, output).json == first
     kept = json.loads((output.parent / "scores.metrics.json").read_text())

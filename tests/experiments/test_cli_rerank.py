@@ -59,6 +59,7 @@ def test_a_checkpoint_scores_candidates(stub, tmp_path, capsys):
     assert value["random"] == pytest.approx(1 / 3)
     assert value["unanswered"] == 6
     assert value.pop("predictions") == str(output)
+    assert value.pop("judged")["folder"] == str(tmp_path)
     assert run(capsys, "rerank", "--predictions", output, "--json").json == value
 
 

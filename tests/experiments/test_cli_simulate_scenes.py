@@ -12,7 +12,7 @@ SIZES = ["--rollouts", "40", "--judged", "10", "--problems", "5"]
 
 
 def test_the_table_shows_the_world_beside_the_real_corpus(tmp_path, capsys):
-    folder = tmp_path / "w"
+    folder = tmp_path / "my world"
     done = run(capsys, "simulate", "scenes", *SIZES, "--output", folder)
     assert done.status == 0, done.err
     table = {line[:24].strip(): line[24:].split("  ") for line in done.out.splitlines()}
@@ -28,7 +28,7 @@ def test_the_table_shows_the_world_beside_the_real_corpus(tmp_path, capsys):
         for record in lines(path)
     ]
     assert len(records) == 40
-    assert f"mprm stats {folder} --rule bis" in done.out
+    assert f"mprm stats '{folder}' --rule bis" in done.out
     assert len(lines(folder / "benchmark" / "test.jsonl")) == 10
     assert len(lines(folder / "benchmark" / "candidates.jsonl")) == 5
 

@@ -1,18 +1,30 @@
 """`mprm train` on a small corpus with a stub of a model."""
 
 import json
+import resource
+from functools import partial
 
+import grain
 import jax
 import numpy as np
 import pytest
 
 from experiments.benchmarks.kill_resume import digest
 from experiments.store.read_subset import read_subset
+from mprm_jax.data import loader
 from mprm_jax.records.problems import DataError
+from mprm_jax.train import checkpoint
 from mprm_jax.train import open_model as models
-from mprm_jax.train.checkpoint import load_model
+from mprm_jax.train.checkpoint import load_model, updates_kept
+from mprm_jax.train.run_files import RunLog, fingerprint
 from tests.mprm_jax.stub_model import StubModel, read_stub
-from tests.raw_files import random_records, write_corpus, write_pictures
+from tests.raw_files import (
+    benchmark,
+    random_records,
+    solution,
+    write_corpus,
+    write_pictures,
+)
 
 
 @pytest.fixture
@@ -177,6 +189,111 @@ def test_an_official_subset_is_trained_on_as_a_corpus(train, mprm, world):
     done = mprm("train", subset, *given, "--output", world.parent / "official")
     assert done.status == 0, done.err
     assert done.json["rollouts"] == 16
+
+
+def test_a_run_that_failed_at_once_is_in_nobody_s_way(train, world):
+    path = world / "annotations" / "b.jsonl"
+    whole = path.read_bytes()
+    path.write_bytes(whole.replace(b'"image": "images/', b'"image": "elsewhere/'))
+    assert train("--no-check-images").status == 1
+    path.write_bytes(whole)
+    # Neither as another run, nor for want of --resume.
+    done = train("--labels soft")
+    assert (done.status, "before its first checkpoint" in done.err) == (0, True)
+    assert train("--labels soft --resume").status == 0
+    assert train().status == 1
+    # Somebody's own file of that name is no leftover.
+    (world.parent / "mine").mkdir()
+    (world.parent / "mine" / "metrics.jsonl").write_text("mine")
+    assert train(output="mine").status == 1
+    assert (world.parent / "mine" / "metrics.jsonl").read_text() == "mine"
+
+
+def test_a_folder_belongs_to_one_living_run(train, world):
+    settings = "--labels soft --checkpoint-every 1"
+    assert train(settings).status == 0
+    with RunLog(world.parent / "model", 5, tensorboard=False):
+        before = (world.parent / "model" / "run.json").read_bytes()
+        refused = train(settings, "--resume")
+        assert (refused.status, refused.err.count("\n")) == (1, 1)
+        assert (world.parent / "model" / "run.json").read_bytes() == before
+
+
+def test_a_mended_picture_costs_no_update_that_was_made(train, world):
+    order = grain.MapDataset.range(40).seed(loader._seed(0)).shuffle()
+    # Rollouts i and 25 + i share a picture: that which is met last.
+    met: dict[int, int] = {}
+    for place in range(40):
+        met.setdefault(order[place] % 25, place)
+    number = max(met, key=lambda of: met[of])
+    picture = world / "images" / f"{number}.png"
+    whole = picture.read_bytes()
+    picture.write_bytes(whole[:40])
+    settings = "--checkpoint-every 1 --threads 0 --no-check-images"
+    failed = train(settings)
+    assert failed.status == 1
+    assert f".jsonl:{number + 1}: " in failed.err
+    made = updates_kept(world.parent / "model")
+    assert made[0] >= 2
+    picture.write_bytes(whole)
+    done = train(settings, "--resume")
+    assert (done.status, f"after update {made[0]}" in done.err) == (0, True)
+    assert train(settings, output="at-once").status == 0
+    assert weights(world) == weights(world, "at-once")
+
+
+def test_a_full_disk_costs_no_earlier_checkpoint(train, world, monkeypatch):
+    save = checkpoint.save
+
+    def full(output, progress, *rest):
+        limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+        if progress.update == 3:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (900, limits[1]))
+        try:
+            save(output, progress, *rest)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+    settings, output = "--checkpoint-every 1 --threads 0", world.parent / "model"
+    with monkeypatch.context() as patch:
+        patch.setattr("mprm_jax.train.loop.save", full)
+        failed = train(settings)
+    # Nor is there a word of the threads that write.
+    assert (failed.status, failed.err.count("\n")) == (1, 1), failed.err
+    assert f"{output / 'checkpoints' / '3'}: " in failed.err
+    kept = {path.name for path in (output / "checkpoints").iterdir()}
+    assert kept == {"1", "2"}
+    done = train(settings, "--resume")
+    assert (done.status, "goes on after update 2" in done.err) == (0, True)
+
+
+def test_what_was_judged_is_said_wherever_it_is_judged(train, mprm, world, monkeypatch):
+    """A damaged newest checkpoint is not the one that is judged."""
+    assert train("--checkpoint-every 1").status == 0
+    load = partial(load_model, read=read_stub)
+    monkeypatch.setattr("mprm_jax.train.checkpoint.load_model", load)
+    model = world.parent / "model"
+    file = benchmark(world.parent / "b", [solution(i, 1 + i % 3) for i in range(30)])
+    output = world.parent / "scores.jsonl"
+    given = ("--json --threshold 0.5 --replicates 0 --checkpoint", model)
+    found = []
+    for update in (5, 4):
+        done = mprm("evaluate", *given, "--benchmark", file, "--output", output)
+        assert (done.status, "damaged" in done.err) == (0, update == 4)
+        manifest = output.with_name("scores.jsonl.manifest.json")
+        metrics = output.with_name("scores.metrics.json")
+        stored = [json.loads(path.read_text()) for path in (manifest, metrics)]
+        judged = done.json["judged"]
+        assert judged == stored[0]["judged"] == stored[1]["judged"]
+        assert (judged["update"], judged["updates"]) == (update, 5)
+        assert judged["folder"] == str(model)
+        found.append(judged["parameters"])
+        (model / "checkpoints" / "5" / "manifest.json").write_bytes(b"")
+    params = load_model(model, read=read_stub)[1]
+    assert found[1] == fingerprint(params) != found[0]
+    words = mprm("evaluate --threshold 0.5 --checkpoint", model, "--benchmark", file,
+                 "--output", output)  # fmt: skip
+    assert "update 4 of 5" in words.out
 
 
 def test_unreadable_data_names_its_line(train, world):

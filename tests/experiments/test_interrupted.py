@@ -1,5 +1,7 @@
 """Runs that are killed while they write, and what the next one finds."""
 
+import contextlib
+import itertools
 import json
 import subprocess
 import sys
@@ -7,6 +9,12 @@ from pathlib import Path
 
 import numpy as np
 
+from mprm_jax.data.outputs import (
+    OutputSet,
+    _partial,
+    finish_interrupted,
+)
+from mprm_jax.records.problems import DataError
 from tests.cli import run
 from tests.raw_files import random_records, write_corpus
 
@@ -108,3 +116,54 @@ def test_no_kill_leaves_a_subset_beside_the_manifest_of_another(tmp_path, capsys
         assert (again, left) == (0, 0)
     assert min(olds, news, lone) > 2
     assert states[-1][0] == 0
+
+
+def test_a_living_run_keeps_its_partial_files(tmp_path):
+    output, manifest = tmp_path / "s.jsonl", tmp_path / "s.jsonl.manifest.json"
+    with OutputSet() as one:
+        one.add(output).write(b"one")
+        with OutputSet() as two:
+            two.add(output).write(b"two")
+            two.add_manifest(manifest, {"of": "two"})
+        assert output.read_bytes() == b"two"
+        one.add_manifest(manifest, {"of": "one"})
+    assert output.read_bytes() == b"one"
+    assert json.loads(manifest.read_bytes())["of"] == "one"
+    assert {path.name for path in tmp_path.iterdir()} == {output.name, manifest.name}
+
+
+def test_a_plan_from_elsewhere_reaches_nothing_outside_its_folder(tmp_path):
+    output, other = tmp_path / "in" / "s.jsonl", tmp_path / "x"
+    output.parent.mkdir()
+    output.write_text("old")
+    other.write_text("mine")
+    _partial(output, "0", other).write_text("theirs")
+    names = ("../x", str(other), "..", "", ".", "\0")
+    for name, part in itertools.product(names, ("files", "describing", "dropped")):
+        plan = {"files": [], "describing": [], "dropped": [], part: [name]}
+        _partial(output, "0").write_text(json.dumps(plan))
+        with contextlib.suppress(DataError):
+            finish_interrupted(output)
+        assert (output.read_text(), other.read_text()) == ("old", "mine")
+    with OutputSet() as outputs:
+        outputs.add(output).write(b"new")
+    assert [path.name for path in output.parent.iterdir()] == ["s.jsonl"]
+
+
+def test_a_world_is_not_lost_while_it_is_exchanged(tmp_path, capsys):
+    command = ["simulate", "scenes", "--rollouts", "5", "--judged", "5"]
+    command += ["--problems", "5", "--output", tmp_path / "w"]
+    assert run(capsys, *command).status == 0
+    code = """
+import os, sys
+from experiments.cli import main
+before = os.rename
+os.rename = lambda *names: (before(*names), os._exit(9))
+main(sys.argv[1:])
+"""
+    killed = [sys.executable, "-c", code, *map(str, command), "--seed", "1"]
+    assert subprocess.run(killed, cwd=ROOT, check=False).returncode == 9
+    # Taken away, with the new one not yet in its place.
+    assert not (tmp_path / "w").exists()
+    assert run(capsys, *command).status == 0
+    assert [path.name for path in tmp_path.iterdir()] == ["w"]

@@ -75,6 +75,25 @@ def test_the_meta_file_replaces_no_other(tmp_path, capsys):
         }
 
 
+def test_a_meta_file_goes_with_what_it_describes(corpus, tmp_path, capsys):
+    output, meta = tmp_path / "out" / "s.jsonl", tmp_path / "out" / "s.meta.json"
+    select = ["select", corpus, "--output", output]
+    for other in (["--format", "trl"], ["--compat", "official"]):
+        assert run(capsys, *select).status == 0
+        assert meta.exists()
+        assert run(capsys, *select, *other).status == 0
+        assert not meta.exists()
+    convert = ["convert", corpus, "--output", tmp_path / "all"]
+    assert run(capsys, *convert).status == 0
+    assert len(list((tmp_path / "all").glob("*.meta.json"))) == 3
+    assert run(capsys, *convert, "--format", "trl").status == 0
+    assert not list((tmp_path / "all").glob("*.meta.json"))
+    # Somebody's own file of that name stays.
+    meta.write_text('{"s": {"annotation": "elsewhere"}}')
+    assert run(capsys, *select, "--format", "trl").status == 0
+    assert meta.exists()
+
+
 def never_sampled(number):
     return record([(16, 16), (0, 0), (0, 0)], number)
 

@@ -102,6 +102,25 @@ def test_the_page_is_written_whole_with_its_manifest(copy, tmp_path):
     assert len(list(output.parent.iterdir())) == 2
 
 
+def test_damaged_lines_of_the_store_are_told_by_the_page(copy, capsys):
+    path = copy / RESULTS
+    lines = path.read_text().splitlines(keepends=True)
+    lines[1:3] = ["{broken\n", "\n"]
+    path.write_text("".join(lines))
+    done = run(capsys, "report", copy, "--json")
+    assert done.status == 0
+    (sentence,) = done.json["damaged"]
+    assert f"{RESULTS}:2: " in sentence
+    assert done.err.count(sentence) == 1
+    page = Document((copy / "report.html").read_text()).text
+    assert f"{RESULTS}:2: " in page
+    manifest = json.loads((copy / "report.html.manifest.json").read_text())
+    assert manifest["damaged"] == [sentence]
+    # Of the next command it is not said.
+    path.write_text("".join(lines[:1] + lines[2:]))
+    assert "damaged" not in run(capsys, "report", copy, "--json").json
+
+
 def test_without_replicates_the_interval_says_that_it_covers_seeds_only(copy):
     edit_results(copy, lambda lines: [of["metrics"].pop("bootstrap") for of in lines])
     text = Document(render(gather(copy))).text

@@ -2,14 +2,22 @@
 
 import importlib.metadata
 import json
+import shlex
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import msgspec
 import pytest
 
 from experiments.store import provenance
+from experiments.store.manifests import (
+    RunManifest,
+    command_line,
+    read_run_manifest,
+    write_run_manifest,
+)
 from experiments.store.results import (
     SCHEMA,
     Result,
@@ -185,6 +193,37 @@ def test_damaged_lines_are_counted_and_told_by_place(line, tmp_path):
     # Unfinished: a run was killed there.
     path.write_bytes(whole + line)
     assert read_results(tmp_path, "e", pytest.fail) == [cell(0)]
+
+
+def test_commands_of_runs_that_left_nothing_are_forgotten(tmp_path):
+    def begun(command, experiment="selection", **arguments):
+        write_run_manifest(
+            tmp_path, RunManifest((command,), "b", experiment, arguments=arguments)
+        )
+        return read_run_manifest(tmp_path).commands
+
+    assert begun("one", rules=("bis",)) == ("one",)
+    # A shard that began at the same time; then the first one failed.
+    assert begun("two", rules=("bis",)) == ("one", "two")
+    assert begun("three", rules=("mixed",)) == ("three",)
+    assert begun("four", "demo") == ("four",)
+    (tmp_path / "manifest.json").write_text("{")
+    assert begun("five", rules=("bis",)) == ("five",)
+    append_results(tmp_path / "results", [cell(0)])
+    assert begun("six", rules=("mixed",)) == ("five", "six")
+    with pytest.raises(DataError, match="selection"):
+        begun("seven", "demo")
+
+
+def test_a_command_can_be_typed_as_it_is_shown():
+    words = {"--corpus": Path("my corpus/a'b"), "--rules": ("bis", "low-mc")}
+    command = command_line(
+        "mprm run selection", words | {"--name": "$x; y", "--z": True}
+    )
+    assert shlex.split(command) == [
+        *("mprm", "run", "selection", "--corpus", "my corpus/a'b"),
+        *("--rules", "bis,low-mc", "--name", "$x; y", "--z"),
+    ]
 
 
 def test_not_a_number_is_stored_as_null(tmp_path):

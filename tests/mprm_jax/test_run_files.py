@@ -44,6 +44,17 @@ def test_updates_that_are_made_again_are_cut_off(tmp_path, rest):
     assert [line["update"] for line in read_metrics(tmp_path)] == [1]
 
 
+def test_a_damaged_line_costs_none_of_the_others(tmp_path):
+    write(tmp_path, range(1, 5))
+    path = tmp_path / METRICS
+    lines = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(b"".join([lines[0], b"\xff" + lines[1], *lines[2:]]))
+    write(tmp_path, [4], after=3)
+    assert path.read_bytes().count(b"\n") == 4
+    with pytest.raises(DataError, match=rf"{METRICS}:2: "):
+        read_metrics(tmp_path)
+
+
 def test_tensorboard_gets_the_same_numbers(tmp_path):
     write(tmp_path, [1, 2], tensorboard=True)
     (events,) = (tmp_path / TENSORBOARD).iterdir()
