@@ -162,7 +162,7 @@ def check_image_path(image: str) -> None:
     """
     if _PLAIN_PATH.fullmatch(image):
         return
-    if not image.strip():
+    if not image.strip() or image == PLACEHOLDER:
         raise BadRecord("image empty")
     if _UNSAFE_PATH.match(image):
         raise BadRecord(
