@@ -170,8 +170,11 @@ def _merged(
     """The columns of all files one after another; those of the files are given up."""
     names: dict[str, int] = {}
     bad_lines, notes = BadLines(), BadLines()
-    for file in unread_files(path):
-        notes.add(BadLine(str(file), 0, "file of another kind, not read"))
+    for other in unread_files(path, files):
+        kind = (
+            "folder with data of its own" if other.is_dir() else "another kind of file"
+        )
+        notes.add(BadLine(str(other), 0, f"{kind}, not read"))
     for file, piece in zip(files, pieces, strict=True):
         bad_lines.extend(piece.bad_lines, str(file.path))
         notes.extend(piece.notes, str(file.path))

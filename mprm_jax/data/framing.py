@@ -9,7 +9,7 @@ import os
 import re
 import unicodedata
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -35,11 +35,14 @@ _SHARD = re.compile(r"-\d{5}-of-\d{5}$")
 # Of a folder the first kind that it holds is read.
 _KINDS = ((".jsonl", ".jsonl.gz"), TABLES, (".json",))
 # What may hold records, too, so that its being left out is said.
-_OTHERS = (".ndjson", ".json.gz", ".csv", ".tsv", ".zip", ".7z", ".tar", ".tgz", ".zst")
+_OTHERS = (
+    ".ndjson", ".json.gz", ".csv", ".tsv", ".zip", ".7z", ".rar", ".tar", ".tar.gz",
+    ".tgz", ".zst", ".bz2", ".xz",
+)  # fmt: skip
 # What stands beside data and is none.
 _ABOUT = re.compile(
-    r"\..*|.*manifest\.json|.*\.meta\.json|dataset_(infos?|dict)\.json|state\.json"
-    r"|(tokenizer|generation|special_tokens|preprocessor).*\.json|config\.json"
+    r"\..*|(.*\.)?manifest\.json|.*\.meta\.json|dataset_(infos?|dict)\.json"
+    r"|(tokenizer|(.*_)?config|special_tokens_map|state)\.json"
 )
 
 
@@ -147,7 +150,7 @@ def corpus_files(corpus: Path) -> tuple[CorpusFile, ...]:
                 f"{', ...' * (len(folders) > 4)}); name one of them"
             )
         if not folders:
-            packed = [path.name for path in unread_files(corpus)]
+            packed = [path.name for path in _others(folder, ())]
             raise DataError(
                 f"{folder}: holds no *.jsonl, *.jsonl.gz, *.parquet, *.arrow or *.json "
                 f"file{f', but {packed[0]}: unpack it first' if packed else ''}"
@@ -160,19 +163,47 @@ def corpus_files(corpus: Path) -> tuple[CorpusFile, ...]:
     return tuple(CorpusFile(path, _source_name(path)) for path in paths)
 
 
-def unread_files(corpus: Path) -> list[Path]:
-    """What a folder holds beside its files that may be data, too, and is not read."""
+def unread_files(corpus: Path, files: Sequence[CorpusFile]) -> list[Path]:
+    """What lies beside the files of a corpus, or above them in its folder, that may be
+    data, too, and is not read: files of other kinds, and sub-folders that hold some.
+    """
     if not corpus.is_dir():
         return []
-    folder = annotations_folder(corpus)
-    read, ends = set(_data_files(folder)), (*sum(_KINDS, ()), *_OTHERS)
+    read = {file.path for file in files}
+    return sorted({
+        path
+        for folder in (corpus, *{file.path.parent for file in files})
+        for path in (*_others(folder, read), *_folders_beside(folder, read))
+    })  # fmt: skip
+
+
+def _others(folder: Path, read: Container[Path]) -> list[Path]:
     return [
         path
         for path in _entries(folder)
-        if path not in read
-        and path.name.endswith(ends)
-        and not _ABOUT.fullmatch(path.name)
+        if path not in read and _may_be_data(path.name)
     ]
+
+
+def _folders_beside(folder: Path, read: Iterable[Path]) -> list[Path]:
+    """The sub-folders that may hold data, and of which nothing is read."""
+    found = []
+    with _named(folder), os.scandir(folder) as entries:
+        for entry in entries:
+            path = folder / entry.name
+            hidden = entry.name.startswith(".") or not entry.is_dir()
+            if hidden or any(file.is_relative_to(path) for file in read):
+                continue
+            # There may be very many pictures in it: their names are all that is read.
+            with contextlib.suppress(PermissionError):
+                if any(map(_may_be_data, os.listdir(path))):
+                    found.append(path)
+    return found
+
+
+def _may_be_data(name: str) -> bool:
+    ends = (*sum(_KINDS, ()), *_OTHERS)
+    return name.endswith(ends) and not _ABOUT.fullmatch(name)
 
 
 def _entries(folder: Path) -> list[Path]:

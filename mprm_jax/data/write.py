@@ -184,7 +184,8 @@ def encoded_lines(
     lines = read_lines(corpus, corpus_rows)
     for place, (row, data) in enumerate(lines):
         try:
-            line = encoded(place, row, data) + b"\n"
+            # Elements of an array may stand on several lines.
+            line = encoded(place, row, data).translate(None, b"\r\n") + b"\n"
         except BadRecord as error:
             if refused is None:
                 raise DataError(f"{corpus.where(row)}: {error}") from None

@@ -226,7 +226,9 @@ def image_root(path: Path, images: Sequence[str]) -> Path:
 
 def shortened(image: str) -> str:
     """A relative path without its first part; the path itself if it has but one."""
-    return image if image.startswith("/") else image.partition("/")[2] or image
+    # Never an absolute one, which would lead out of the root.
+    rest = image.partition("/")[2].lstrip("/")
+    return image if image.startswith("/") else rest or image
 
 
 def _below(file: Path, folders: Iterable[Path]) -> bool:

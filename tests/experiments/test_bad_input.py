@@ -247,6 +247,40 @@ def test_missing_images_and_links_out_of_the_root_are_named(tmp_path, capsys):
     assert "a.jsonl:4: " in failed.err
 
 
+@pytest.mark.parametrize("command", ["select", "convert"])
+def test_a_record_on_several_lines_of_an_array_becomes_one_line(
+    command, tmp_path, capsys
+):
+    whole = json.dumps(GOOD, indent=1).encode()
+    folder = write_corpus(tmp_path / "corpus", {"a.json": whole})
+    output = tmp_path / "out" / "a.jsonl"
+    options = ["--keep-ratio", "1"] if command == "select" else []
+    named = output if command == "select" else output.parent
+    written = run(
+        capsys, command, folder, "--format", "raw", *options, "--output", named
+    )
+    assert written.status == 0
+    assert [json.loads(text) for text in output.read_text().splitlines()] == GOOD
+
+
+def test_data_beside_what_is_read_are_named(tmp_path, capsys):
+    one = line(GOOD[0]).encode()
+    folder = tmp_path / "corpus"
+    write_corpus(folder / "data", {"a.jsonl": one, "b.zip": b"PK", "c.csv": b"x"})
+    (folder / "generations.json.gz").write_text("x")
+    (folder / "data" / "config.json").write_text("{}")
+    (folder / "data" / "pictures").mkdir()
+    notes = run(capsys, "stats", folder, "--json").json["notes"]
+    assert [note["count"] for note in notes] == [3]
+    write_corpus(folder / "data" / "more", {"d.parquet": b"PAR1"})
+    notes = run(capsys, "stats", folder / "data", "--json").json["notes"]
+    counts = {note["count"]: note["first"] for note in notes}
+    assert counts == {2: f"{folder}/data/b.zip", 1: f"{folder}/data/more"}
+    files = {"generation_1.json": b"[%b]" % one, "generation_config.json": b"{}"}
+    folder = write_corpus(tmp_path / "other", files)
+    assert run(capsys, "stats", folder, "--json").json["counts"]["lines"] == 1
+
+
 DISK_FULL = """
 import resource, signal, sys
 from experiments.cli import main

@@ -53,7 +53,8 @@ REFUSED = {
         "x\0.png",
     ],
     "image not found": [
-        *("x.png", "a", ".", "a/图 1.png/x", "x" * 300, "y/" * 3000, "loop")
+        *("x.png", "a", ".", "a/图 1.png/x", "x" * 300, "y/" * 3000, "loop"),
+        "a//etc/passwd",
     ],
     "image empty": [" "],
 }
@@ -68,6 +69,8 @@ def test_what_is_no_file_below_the_root_is_refused(root, reason):
             resolve_image(root, image)
     with pytest.raises(BadRecord, match=r"^image not found"):
         resolve_image(root / "none", "x.png")
+    with pytest.raises(BadRecord, match=r"^image not found"):
+        resolve_image(ImageRoot(root, follow_links=True), "a//etc/passwd")
 
 
 def picture(mode="RGB", size=(6, 4), seed=0):
