@@ -109,6 +109,8 @@ def run(options: Options) -> None:
                 outputs.add(meta_path(path), describes=True).write(meta)
             else:
                 drop_meta(outputs, path)
+        # Nor may the file of a source of which nothing was left.
+        _check_folder(options.output, {output["file"] for output in written})
         told = usable.lines_of(refused)
         usable = usable.without(refused, options.max_bad)
         manifest = corpus_manifest(usable)

@@ -46,7 +46,7 @@ from mprm_jax.records.record import (
 CACHE_FOLDER = ".mprm-index"
 
 # Raise when a scan would give other columns or refuse other lines than before.
-_VERSION = 4
+_VERSION = 5
 
 # A write this shortly before the scan could hide behind equal time stamps.
 _RACY_NS = 2_000_000_000

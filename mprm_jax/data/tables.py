@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import io
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import msgspec
+import numpy as np
 
 from mprm_jax.records.problems import DataError
 
 TABLES = (".parquet", ".arrow")
+
+# Single precision, as a type prints.
+_SINGLE = re.compile(r"\bfloat\b")
 
 # Rows that are decoded together: pictures may lie in them.
 _ROWS = 256
@@ -21,8 +26,9 @@ _ROWS = 256
 def table_lines(path: Path) -> io.RawIOBase:
     """The rows of a table as JSON lines, in a stream that seeks forward.
 
-    Texts and numbers are as they were; of bytes, such as a picture's, only how many
-    there are is said. A null that is not a column's is left out.
+    Texts and numbers are as they were, single precision as it prints, and bytes that
+    are text are text; of others, such as a picture's, only how many there are is said.
+    A null that is not a column's is left out.
 
     Args:
         path: a Parquet file, or an Arrow file or stream.
@@ -39,7 +45,7 @@ def table_lines(path: Path) -> io.RawIOBase:
     try:
         batches = _parquet(path) if path.suffix == ".parquet" else _arrow(path)
         return _Lines(path, _lines(batches))
-    except (pa.ArrowException, OSError, ValueError) as error:
+    except (pa.ArrowException, OSError, OverflowError, ValueError) as error:
         # Damage is an OSError without a number, too, or text that is no UTF-8.
         if getattr(error, "errno", None) is not None:
             raise
@@ -49,7 +55,8 @@ def table_lines(path: Path) -> io.RawIOBase:
 def _parquet(path: Path) -> Iterator[Any]:
     import pyarrow.parquet as pq
 
-    return pq.ParquetFile(path).iter_batches(_ROWS)
+    table = pq.ParquetFile(path, page_checksum_verification=True)
+    return table.iter_batches(_ROWS)
 
 
 def _arrow(path: Path) -> Iterator[Any]:
@@ -65,22 +72,41 @@ def _arrow(path: Path) -> Iterator[Any]:
 
 def _lines(batches: Iterator[Any]) -> Iterator[bytes]:
     for batch in batches:
+        names = batch.schema.names
+        if len(set(names)) < len(names):
+            raise ValueError("two columns have one name")
+        kinds = {field.name: str(field.type) for field in batch.schema}
+        single = {
+            name
+            for name, kind in kinds.items()
+            if _SINGLE.search(kind) and "double" not in kind
+        }
         for start in range(0, batch.num_rows, _ROWS):
             for row in batch.slice(start, _ROWS).to_pylist():
-                plain = {name: _plain(value) for name, value in row.items()}
+                plain = {
+                    name: _plain(value, name in single) for name, value in row.items()
+                }
                 yield msgspec.json.encode(plain, enc_hook=str) + b"\n"
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: Any, single: bool) -> Any:
     match value:
         case bytes():
-            return f"{len(value)} bytes"
+            try:
+                return value.decode()
+            except UnicodeDecodeError:
+                return {"bytes": f"{len(value)} bytes"}
+        case float() if single:
+            # 0.35, not 0.3499999940395355, which is no multiple of 1/20.
+            return float(str(np.float32(value)))
         case dict():
-            kept = {name: _plain(of) for name, of in value.items() if of is not None}
+            kept = {
+                name: _plain(of, single) for name, of in value.items() if of is not None
+            }
             # A picture that lies elsewhere says so by having no bytes.
             return kept | {"bytes": None} if value.get("bytes", 0) is None else kept
         case list():
-            return [_plain(of) for of in value]
+            return [_plain(of, single) for of in value]
     return value
 
 
@@ -117,7 +143,7 @@ class _Lines(io.RawIOBase):
 
         try:
             self._rest = self._rest or next(self._source, b"")
-        except (pa.ArrowException, OSError, ValueError) as error:
+        except (pa.ArrowException, OSError, OverflowError, ValueError) as error:
             raise _unfit(self._path, error) from None
         count = min(len(buffer), len(self._rest))
         buffer[:count] = self._rest[:count]

@@ -263,6 +263,18 @@ def test_a_record_on_several_lines_of_an_array_becomes_one_line(
     assert [json.loads(text) for text in output.read_text().splitlines()] == GOOD
 
 
+def test_no_old_file_stays_in_place_of_one_that_is_not_written(tmp_path, capsys):
+    folder = write_corpus(tmp_path / "corpus", {"a.jsonl": GOOD, "b.jsonl": GOOD})
+    arguments = ["convert", folder, "--output", tmp_path / "out", "--format", "prm"]
+    assert run(capsys, *arguments).status == 0
+    old = (tmp_path / "out" / "a.jsonl").read_bytes()
+    inside = [record(steps_with_score=[step(text="so <image>")]) for _ in range(2)]
+    write_corpus(folder, {"a.jsonl": GOOD[:3], "b.jsonl": inside})
+    failed = run(capsys, *arguments, "--max-bad", "2")
+    assert (failed.status, "out/b.jsonl: " in failed.err) == (1, True)
+    assert (tmp_path / "out" / "a.jsonl").read_bytes() == old
+
+
 def test_data_beside_what_is_read_are_named(tmp_path, capsys):
     one = line(GOOD[0]).encode()
     folder = tmp_path / "corpus"

@@ -9,7 +9,7 @@ import pytest
 
 from mprm_jax.data.corpus import read_corpus, usable_rollouts
 from mprm_jax.data.formats import by_name
-from mprm_jax.data.formats.base import WriteOptions
+from mprm_jax.data.formats.base import ReadOptions, WriteOptions
 from mprm_jax.data.framing import CorpusFile, RecordFile, corpus_files
 from mprm_jax.data.loader import CorpusExamples
 from mprm_jax.data.write import encoded_lines
@@ -70,6 +70,41 @@ def test_pictures_inside_a_table_are_refused_and_paths_beside_it_read(tmp_path):
     corpus = read_corpus(tmp_path / "a.parquet")
     assert corpus.bad_lines.counts == {"picture inside the record": 1}
     assert corpus.line.tolist() == [2]
+
+
+def test_what_a_column_of_a_table_holds_is_changed_in_nothing(tmp_path):
+    columns = {
+        "prompt": pa.array(["What?", "Wh\u00f6?"]).cast(pa.binary()),
+        "completions": [["a", "b"], ["c", "d"]],
+        "labels": pa.array([[0.35, 0.7], [0.05, 1.0]], pa.list_(pa.float32())),
+    }
+    pq.write_table(pa.table(columns), tmp_path / "a.parquet")
+    corpus = read_corpus(tmp_path / "a.parquet", options=ReadOptions(trials=20))
+    assert corpus.rollouts.successes.tolist() == [7, 14, 1, 20]
+    lines = encoded_lines(
+        usable_rollouts(corpus), np.arange(2), by_name("prm"), WriteOptions()
+    )
+    assert ["What?" in next(lines).decode(), "Wh\u00f6?" in next(lines).decode()] == [
+        True,
+        True,
+    ]
+    pq.write_table(
+        pa.table(columns | {"image": [b"\x89PNG", b"\xff\xd8"]}), tmp_path / "b.parquet"
+    )
+    counts = read_corpus(tmp_path / "b.parquet").bad_lines.counts
+    assert counts == {"picture inside the record": 2}
+
+
+def test_a_table_that_cannot_be_read_whole_is_named(tmp_path):
+    named = ["prompt", "completions", "labels"]
+    values = [pa.array(["q"]), pa.array([["a"]]), pa.array([[True]])]
+    paths = pa.array(["1.png"])
+    twice = pa.table([*values, paths, paths], [*named, "image", "image"])
+    never = pa.table([*values, pa.array([2**62], pa.timestamp("us"))], [*named, "day"])
+    for table in (twice, never):
+        pq.write_table(table, tmp_path / "a.parquet")
+        with pytest.raises(DataError, match=r"a\.parquet: "):
+            read_corpus(tmp_path)
 
 
 def test_a_damaged_table_is_named(tmp_path, records):
