@@ -38,6 +38,7 @@ from experiments.store.read_subset import (
 from experiments.store.write_subset import choose, corpus_manifest, corpus_reading
 from mprm_jax.data.corpus import Corpus, read_corpus
 from mprm_jax.data.outputs import OutputSet
+from mprm_jax.records.problems import DataError
 from mprm_jax.train.update_plan import UpdatePlan
 
 if TYPE_CHECKING:
@@ -230,7 +231,7 @@ def _checked(options: Options, subset: Subset, encode: Any) -> Subset:
     """The subset without what cannot be encoded; a rule chooses again without it.
 
     Raises:
-        DataError: more rollouts than --max-bad allows cannot be encoded.
+        DataError: more rollouts than --max-bad allows cannot be encoded, or all.
     """
     allowed = options.max_bad
     if options.subset is not None:
@@ -248,6 +249,8 @@ def _checked(options: Options, subset: Subset, encode: Any) -> Subset:
             rows = choose(usable, options.selection(options.rule)).rows
         else:
             kept = np.setdiff1d(subset.usable_rows, list(refused))
+            if not len(kept):
+                raise DataError(f"{options.subset}: no rollout of it can be encoded")
             rows = np.searchsorted(usable.row, subset.usable.row[kept])
         subset = dataclasses.replace(subset, usable=usable, usable_rows=rows)
     return subset

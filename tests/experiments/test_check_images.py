@@ -47,6 +47,14 @@ def test_a_rule_chooses_again_without_what_cannot_be_encoded(world, capsys):
 def test_a_subset_loses_them_and_says_so(world, capsys):
     select = ("select", "corpus", "--format", "rows", "--keep-ratio", 1)
     assert run(capsys, *select, "--output", "all").status == 0
+    manifest = world / "all.manifest.json"
+    whole = manifest.read_text()
+    value = json.loads(whole)
+    value["output"]["rollouts"] = 2
+    manifest.write_text(json.dumps(value | {"rows": [3, 8]}))
+    none = run(capsys, *TRAIN, "--subset", "all", "--max-bad", 2)
+    assert (none.status, "no rollout" in none.err) == (1, True)
+    manifest.write_text(whole)
     subset = (*TRAIN, "--subset", "all")
     assert run(capsys, *subset, "--max-bad", 1).status == 1
     done = run(capsys, *subset, "--max-bad", 2, "--json")
