@@ -186,6 +186,11 @@ class OutputSet:
                 if not self._locks:
                     held = _hold(_partial(first, slot), os.O_CREAT | os.O_EXCL)
                     self._locks |= {} if held is None else {slot: held}
+            # Of files, too, that this run does not write.
+            for left in first.parent.glob(f".*{PARTIAL_SUFFIX}"):
+                path = first.with_name(left.name[1:].rsplit(".", 2)[0] or "_")
+                if any(_partial(first, slot, path) == left for slot in self._locks):
+                    left.unlink(missing_ok=True)
 
     def __exit__(
         self,

@@ -132,6 +132,20 @@ def test_a_living_run_keeps_its_partial_files(tmp_path):
     assert {path.name for path in tmp_path.iterdir()} == {output.name, manifest.name}
 
 
+def test_partial_files_go_though_the_next_run_writes_fewer(tmp_path):
+    kill = "import os, sys; from pathlib import Path; sys.path.insert(0, sys.argv[2])\n"
+    kill += "from mprm_jax.data.outputs import OutputSet\n"
+    kill += "with OutputSet() as outputs:\n    for name in 'a', 'b.c.meta.json':\n"
+    kill += "        outputs.add(Path(sys.argv[1]) / name).write(b'x')\n    os._exit(9)"
+    subprocess.run([sys.executable, "-c", kill, tmp_path, ROOT], check=False)
+    (tmp_path / ".mine.0123456789abcdef.partial").touch()
+    assert len(list(tmp_path.iterdir())) == 4
+    with OutputSet() as outputs:
+        outputs.add(tmp_path / "a").write(b"y")
+    left = {path.name for path in tmp_path.iterdir()}
+    assert left == {"a", ".mine.0123456789abcdef.partial"}
+
+
 def test_a_plan_from_elsewhere_reaches_nothing_outside_its_folder(tmp_path):
     output, other = tmp_path / "in" / "s.jsonl", tmp_path / "x"
     output.parent.mkdir()
