@@ -187,9 +187,9 @@ def _shown(names: Iterable[Any]) -> str:
 def _score(row: dict[str, Any], column: str) -> float:
     value = row.get(column)
     if value is None:
+        there = "is null" if column in row else f"is not among {_shown(row)}"
         raise BadRecord(
-            "score missing",
-            f"no {column!r} among {_shown(row)}; give every rollout a score",
+            "score missing", f"{column!r} {there}; give every rollout a score"
         )
     try:
         # A CSV has its numbers as text.
@@ -267,6 +267,11 @@ def _row_of_each(rows: _Rows, usable: SelectableCorpus) -> np.ndarray:
     found = np.full(corpus.rollouts.n_rollouts, -1)
     for key, of in offered.items():
         rollouts = wanted[key]
+        if rows.by == "file and line" and len(rollouts) > 1:
+            raise DataError(
+                f"{rows.where(of[0])}: {corpus.where(rollouts[0])} holds "
+                f"{len(rollouts)} rollouts; give each row its id"
+            )
         of.sort(key=lambda i: rows.rows[i].place)
         # Without places nothing says whose is which, unless all are the same.
         apart = len({rows.rows[i].place for i in of}) == len(of)
@@ -275,11 +280,6 @@ def _row_of_each(rows: _Rows, usable: SelectableCorpus) -> np.ndarray:
             raise DataError(
                 f"{rows.where(of[1])}: a second row for {corpus.where(rollouts[0])}, "
                 f"beside that of {rows.where(of[0])}; leave one for each rollout"
-            )
-        if rows.by == "file and line" and len(rollouts) > 1:
-            raise DataError(
-                f"{rows.where(of[0])}: {corpus.where(rollouts[0])} holds "
-                f"{len(rollouts)} rollouts; give each row its id"
             )
         found[rollouts] = of
     lacking = usable.row[found[usable.row] < 0]

@@ -177,6 +177,7 @@ def test_a_faulty_table_is_refused_with_its_place(
         ("nan.jsonl", '{"bis": NaN}\n'),
         ("huge.jsonl", '{"bis": 1%s}\n' % ("0" * 400)),
         ("list.jsonl", '{"bis": [1]}\n'),
+        ("null.jsonl", '{"bis": null}\n'),
         ("list.json", "[1, 2]"),
         ("empty.jsonl", ""),
         ("empty.csv", ""),
