@@ -40,11 +40,11 @@ def run_command(name: str, module: ModuleType, arguments: list[str]) -> int:
             groups of options in it, and ``run(options)``.
         arguments: after the name.
     """
+    as_json = "--json" in arguments
     if "" in arguments:
         # As a path it would be the current folder.
-        print(f"mprm {name}: an empty argument (a variable not set?)", file=sys.stderr)
-        return 2
-    as_json = "--json" in arguments
+        said = "an empty argument (a variable not set?)"
+        return _failed(name, said, as_json, status=2)
     SAID.clear()
     # A terminated run cleans up its partial files as an interrupted one does.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
@@ -58,6 +58,10 @@ def run_command(name: str, module: ModuleType, arguments: list[str]) -> int:
                 config=(tyro.conf.FlagCreatePairsOff, tyro.conf.OmitArgPrefixes),
             )
         module.run(options)
+    except SystemExit as stop:
+        if as_json and stop.code == 2:
+            return _failed(name, "wrong arguments, as stderr says", as_json, status=2)
+        raise
     except UsageError as error:
         return _failed(name, str(error), as_json, status=2)
     except AlreadyReported as error:

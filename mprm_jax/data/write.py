@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
@@ -74,14 +75,20 @@ def picture_root(
     usable: SelectableCorpus, usable_rows: np.ndarray, asked: Path | ImageRoot | None
 ) -> ImageRoot:
     """Where the pictures of chosen rollouts lie: as asked, else where the first of them
-    shows, ``images/`` in the corpus's folder or that folder.
+    shows, ``images/`` in the folder of the corpus's files or that folder, or the
+    same of the corpus's own folder.
     """
     if asked is not None:
         return asked if isinstance(asked, ImageRoot) else ImageRoot(asked)
-    folder = usable.corpus.files[0].path.parent
+    corpus = usable.corpus
+    folder = corpus.files[0].path.parent
     if folder.name == "annotations":
         folder = folder.parent
-    return ImageRoot(image_root(folder, first_pictures(usable, usable_rows)))
+    images = first_pictures(usable, usable_rows)
+    roots = [image_root(above, images) for above in (folder, corpus.path)]
+    # A folder whose data lie in a sub-folder has its pictures beside that, often.
+    found = (root for root in roots if images and os.path.isfile(root / images[0]))
+    return ImageRoot(next(found, roots[0]))
 
 
 def first_pictures(

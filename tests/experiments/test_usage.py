@@ -182,6 +182,14 @@ def test_verify_takes_the_subset_or_its_manifest_and_no_folder(tmp_path, mprm):
         assert (failed.status, failed.err.count("\n")) == (1, 1)
 
 
+@pytest.mark.parametrize("words", ["stats", "stats x --bogus", "stats x --seed a"])
+def test_wrong_arguments_are_one_object_too(words, mprm):
+    failed = mprm(words, "--json")
+    assert (failed.status, bool(failed.json["error"])) == (2, True)
+    empty = mprm(*words.split(), "", "--json")
+    assert (empty.status, bool(empty.json["error"])) == (2, True)
+
+
 def test_json_failures_are_one_object_too(tmp_path, mprm):
     folder = write_corpus(tmp_path, {"a.jsonl": b"null\n" + line(GOOD[0]).encode()})
     failed = mprm("stats", folder, "--json")

@@ -12,7 +12,7 @@ from mprm_jax.data.formats import by_name
 from mprm_jax.data.formats.base import ReadOptions, WriteOptions
 from mprm_jax.data.framing import CorpusFile, RecordFile, corpus_files
 from mprm_jax.data.loader import CorpusExamples
-from mprm_jax.data.write import encoded_lines
+from mprm_jax.data.write import encoded_lines, picture_root
 from mprm_jax.records.problems import DataError
 from tests.raw_files import line, random_records, record, write_corpus
 
@@ -126,6 +126,16 @@ def test_data_in_one_sub_folder_are_found(tmp_path, inner):
     assert [file.path for file in corpus_files(tmp_path)] == [
         tmp_path / inner / "a.jsonl"
     ]
+
+
+@pytest.mark.parametrize("pictures", ["images", ".", "data", "data/images"])
+def test_pictures_lie_beside_the_data_or_beside_their_sub_folder(tmp_path, pictures):
+    write_corpus(tmp_path / "data", {"a.jsonl": [record(image="p.png")]})
+    (tmp_path / pictures).mkdir(exist_ok=True)
+    (tmp_path / pictures / "p.png").touch()
+    usable = usable_rollouts(read_corpus(tmp_path))
+    root = picture_root(usable, np.array([0]), None)
+    assert root.path.resolve() == (tmp_path / pictures).resolve()
 
 
 def test_data_in_several_sub_folders_are_not_mixed(tmp_path):
