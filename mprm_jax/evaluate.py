@@ -32,6 +32,7 @@ from mprm_jax.data.scored import (
 )
 from mprm_jax.models.model import Model, Params
 from mprm_jax.records.problems import BadRecord, DataError
+from mprm_jax.records.record import ImageRoot
 
 # Examples are encoded, sorted by length and scored this many batches at a time: images
 # of a whole benchmark need not fit the memory, and lengths in a batch are near alike.
@@ -87,7 +88,7 @@ class Prompts:
         self,
         model: Model,
         prompts: Sequence[Prompt],
-        root: Path,
+        root: Path | ImageRoot,
         tick: Callable[[int], None] = lambda done: None,
     ) -> None:
         self._model, self._prompts, self._root = model, prompts, root
@@ -156,7 +157,7 @@ def predict(
     model: Model,
     params: Params,
     solutions: Sequence[Solution],
-    root: Path,
+    root: Path | ImageRoot,
     batch_size: int,
     tick: Callable[[int], None] = lambda done: None,
 ) -> list[Prediction]:
@@ -181,7 +182,7 @@ def score_candidates(
     model: Model,
     params: Params,
     sets: Sequence[CandidateSet],
-    root: Path,
+    root: Path | ImageRoot,
     batch_size: int,
     tick: Callable[[int], None] = lambda done: None,
 ) -> list[CandidateSet]:
