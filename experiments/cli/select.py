@@ -75,8 +75,8 @@ class Options(PictureOptions, RuleOptions):
         output: File to write; the manifest goes beside it.
         format: Format to write; rows writes the manifest alone.
         labels: How labels are written.
-        scores: Table of your own scores, instead of --rule: JSON lines, .csv, or
-            .parquet (with the parquet extra).
+        scores: Table of your own scores, instead of --rule: JSON lines, .csv,
+            or .parquet (with the parquet extra).
         column: Column of --scores to rank by, the largest first.
         compat: official: reproduce the paper's released script byte for byte (its
             ties, rounding and dropped rows included).

@@ -101,14 +101,14 @@ class Options(PictureOptions, RuleOptions):
         output: Folder for the model, its checkpoints and metrics.
         check_images: Begin at once. Without it every chosen rollout is read and encoded
             before the first update, so that no damaged picture or control token in a
-            text ends the run midway; those that cannot be encoded count as bad lines
-            (--max-bad).
+            text ends the run midway; those that cannot be encoded count as bad
+            lines (--max-bad).
         resume: Go on with the run in --output, bit for bit on the same devices; begin
             it if there is none. --mesh, --accumulate, --no-remat and the numbers of
             threads and checkpoints may change, what is learned from may not.
         settings: How to train.
         cost: What it would cost.
-        several: A run on several hosts.
+        multi_host: A run on several hosts.
     """
 
     check_images: bool = True
@@ -117,7 +117,7 @@ class Options(PictureOptions, RuleOptions):
     resume: bool = False
     settings: TrainingOptions = dataclasses.field(default_factory=TrainingOptions)
     cost: PriceOptions = dataclasses.field(default_factory=PriceOptions)
-    several: HostOptions = dataclasses.field(default_factory=HostOptions)
+    multi_host: HostOptions = dataclasses.field(default_factory=HostOptions)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -136,7 +136,7 @@ OPTIONS = Options
 
 def run(options: Options) -> None:
     """Choose, train, and say what came of it."""
-    options.several.join()
+    options.multi_host.join()
     training, subset = _training(options), _subset(options)
     if training.objective.labels == "beta-binomial":
         subset.usable.need_counts("the beta-binomial likelihood")
