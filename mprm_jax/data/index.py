@@ -51,6 +51,9 @@ _VERSION = 4
 # A write this shortly before the scan could hide behind equal time stamps.
 _RACY_NS = 2_000_000_000
 
+# Seconds after which a partial file belongs to nobody.
+_ABANDONED = 3600
+
 # Lines looked at to tell the format before the file is given up as unreadable.
 _DETECTION_LINES = 100
 
@@ -443,6 +446,7 @@ def _write(path: Path, entry: _Entry) -> bool:
     try:
         body = _ENCODER.encode(entry)
         path.parent.mkdir(parents=True, exist_ok=True)
+        _sweep(path.parent)
         handle, partial = tempfile.mkstemp(dir=path.parent, suffix=".partial")
     except (OSError, UnicodeEncodeError):  # a file name need not be UTF-8
         return False
@@ -457,6 +461,13 @@ def _write(path: Path, entry: _Entry) -> bool:
     finally:
         Path(partial).unlink(missing_ok=True)
     return True
+
+
+def _sweep(folder: Path) -> None:
+    """Remove what killed runs left; no living one writes an index for an hour."""
+    for partial in folder.glob("tmp*.partial"):
+        if time.time() - partial.stat().st_mtime > _ABANDONED:
+            partial.unlink(missing_ok=True)
 
 
 def _possible(index: FileIndex) -> bool:
