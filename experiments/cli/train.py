@@ -16,7 +16,7 @@ from experiments.console.command import answer
 from experiments.console.compilation import compiling
 from experiments.console.corpus import RuleOptions, load_usable
 from experiments.console.errors import UsageError, print_bad_lines
-from experiments.console.options import PictureOptions, given, option, wrong_usage
+from experiments.console.options import PictureOptions, given, wrong_usage
 from experiments.console.progress import progress
 from experiments.console.tables import format_table
 from experiments.console.text import count_of, duration, size
@@ -29,14 +29,12 @@ from experiments.console.training import (
     price_run,
 )
 from experiments.store.read_subset import (
-    ReadPolicy,
     Subset,
     examples,
-    fit_subset,
+    load_subset,
     read_subset,
 )
 from experiments.store.write_subset import choose, corpus_manifest, corpus_reading
-from mprm_jax.data.corpus import Corpus, read_corpus
 from mprm_jax.data.outputs import OutputSet
 from mprm_jax.train.update_plan import UpdatePlan
 
@@ -208,22 +206,7 @@ def _subset(options: Options) -> Subset:
             return Subset(usable, np.arange(len(usable.row)), None)
         chosen = options.selection(options.rule)
         return Subset(usable, choose(usable, chosen).rows, dataclasses.asdict(chosen))
-
-    def read(reading: ReadPolicy) -> Corpus:
-        for field in ("trials", "source_from", "empty_steps"):
-            asked, before = getattr(options, field), getattr(reading, field)
-            if asked not in (None, "error", before):
-                raise UsageError(
-                    f"{option(field)} {asked}: the subset was selected with {before}"
-                )
-        return read_corpus(
-            options.corpus,
-            reading.format,
-            reading.options,
-            use_cache=not options.no_cache,
-        )
-
-    return fit_subset(read_subset(options.subset), read, options.subset)
+    return load_subset(options, options.subset)
 
 
 def _checked(options: Options, subset: Subset, encode: Any) -> Subset:
