@@ -75,8 +75,8 @@ def run(options: Options) -> None:
     usable = subset.usable if subset else load_usable(options)
     columns, undefined = score_columns(usable, options.alpha)
     if subset:
-        kept = np.isin(np.arange(len(usable.row)), subset.usable_rows)
-        columns = {**dict(list(columns.items())[:4]), "kept": kept, **columns}
+        chosen = np.isin(np.arange(len(usable.row)), subset.usable_rows)
+        columns = {**dict(list(columns.items())[:4]), "kept": chosen, **columns}
     manifest = corpus_manifest(usable)
     manifest |= {"alpha": options.alpha}
     manifest |= {"columns": list(columns), "undefined": undefined}
@@ -88,7 +88,8 @@ def run(options: Options) -> None:
             _write_jsonl(file, columns)
         outputs.add_manifest(manifest_path(options.output), manifest)
     lines = [f"{name} is null throughout: {why}" for name, why in undefined.items()]
-    lines += [f"wrote {count_of(len(usable.row), 'row')}: {options.output}"]
+    kept = f", {len(subset.usable_rows):,} of them kept" if subset else ""
+    lines += [f"wrote {count_of(len(usable.row), 'row')}{kept}: {options.output}"]
     value = {"output": str(options.output), "rows": len(usable.row)}
     value |= {"columns": list(columns), "undefined": undefined}
     value |= {"bad_lines": bad_line_rows(usable.bad_lines)}
