@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from experiments.console.errors import missing_library
 from experiments.corpora import simulated
 from experiments.store import read_subset
 from experiments.store import write_subset as store
@@ -102,7 +103,8 @@ def read_corpus(
 
 
 def frame(corpus: SelectableCorpus, *scores: str) -> pd.DataFrame:
-    """A row per rollout: source, file, line, id, steps, positives, mean MC, and scores.
+    """A row per rollout, as ``mprm score`` writes it: source, file, line, id, n_steps,
+    n_positive, mean_mc, and the scores named.
 
     ``id`` is the hash of the record's bytes, the same wherever it lies.
 
@@ -117,14 +119,17 @@ def frame(corpus: SelectableCorpus, *scores: str) -> pd.DataFrame:
         >>> list(table.columns[:4]), len(table)
         (['source', 'file', 'line', 'id'], 285)
     """
-    import pandas as pd
+    try:
+        import pandas as pd
+    except ModuleNotFoundError as error:
+        raise ImportError(missing_library(error)) from None
 
     rollouts = corpus.rollouts
     table = {
         "source": np.array(rollouts.source_names)[rollouts.source],
         **places(corpus),
-        "steps": rollouts.lengths,
-        "positives": rollouts.n_positive,
+        "n_steps": rollouts.lengths,
+        "n_positive": rollouts.n_positive,
         "mean_mc": -rule_key("low-mc", rollouts),
     }
     return pd.DataFrame(table | {name: score(corpus, name) for name in scores})

@@ -3,7 +3,6 @@
 import doctest
 import json
 import re
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -38,8 +37,7 @@ def test_examples_run(tmp_path, monkeypatch):
 
 
 def test_the_readme_s_python_runs(tmp_path, monkeypatch, capsys):
-    world = mprm.simulate_scenes(tmp_path / "CORPUS", rollouts=50, judged=40)
-    shutil.copytree(world / "benchmark", tmp_path, dirs_exist_ok=True)
+    mprm.simulate_scenes(tmp_path / "CORPUS", rollouts=50, judged=40)
     monkeypatch.chdir(tmp_path)
     readme = (Path(__file__).parents[1] / "README.md").read_text()
     session, own_rule, own_scores = re.findall(
@@ -52,9 +50,7 @@ def test_the_readme_s_python_runs(tmp_path, monkeypatch, capsys):
     assert len(own_rule.split("\n")) <= 10
     exec(own_rule, names)
     assert len(names["compared"].differences) == 2
-    score, select = re.findall(
-        r"^uv run mprm (s\w+ .*--(?:\w+) .*\.parquet.*)", readme, re.M
-    )
+    score, select = re.findall(r"^mprm (s\w+ .*--(?:\w+) .*\.parquet.*)", readme, re.M)
     assert run(capsys, *score.partition("#")[0].split()).status == 0
     exec(own_scores, names)
     assert run(capsys, *select.split()).status == 0

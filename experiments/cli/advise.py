@@ -77,8 +77,8 @@ class Options(PictureOptions, CorpusOptions):
         judge: Whose labels, of Med-PRM samples; by default the first judge's.
         model: For a trial: tiny, or a folder, as for mprm train.
         trial_rollouts: Most rollouts that the model reads, beside the judged ones.
-        clean_auroc: What the model would reach with clean labels without end, in
-            (0.5, 1).
+        clean_auroc: What the model would reach with clean labels without end,
+            in (0.5, 1).
         ease: How strongly features show the ease of a rollout: their shift, per
             standard deviation of the mean MC score, in those of their noise.
         position: How strongly they show a step's place: the shift from first to last.

@@ -26,7 +26,8 @@ _LIBRARIES = {
     "flax": "models",
     "optax": "optimisation",
     "matplotlib": "figures",
-    "pyarrow": "mprm score --output *.parquet (extra: parquet)",
+    "pyarrow": "Parquet and Arrow files (extra: parquet)",
+    "pandas": "mprm.frame (extra: pandas)",
     "imagehash": "mprm overlap, similar pictures (extra: overlap)",
     "distributed": "--dask (extra: dask)",
 }

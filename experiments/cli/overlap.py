@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 import numpy as np
@@ -72,7 +72,9 @@ class Options(CorpusOptions):
     """
 
     unmeasured: Hidden[UnmeasuredPolicy] = "keep"
-    benchmark: tyro.conf.Positional[Path] = dataclasses.field(kw_only=True)
+    benchmark: Annotated[
+        tyro.conf.Positional[Path], tyro.conf.arg(metavar="BENCHMARK")
+    ] = dataclasses.field(kw_only=True)
     images: Path | None = None
     benchmark_images: Path | None = None
     follow_links: bool = False

@@ -12,9 +12,10 @@ import numpy as np
 from experiments.console.command import answer
 from experiments.console.corpus import CorpusOptions, load_usable
 from experiments.console.errors import UsageError, bad_line_rows
-from experiments.console.options import wrong_usage
+from experiments.console.options import OptionalPath, wrong_usage
 from experiments.console.text import count_of
 from experiments.store.own_scores import places
+from experiments.store.read_subset import load_subset
 from experiments.store.write_subset import check_output, corpus_manifest
 from mprm_jax.data.corpus import SelectableCorpus
 from mprm_jax.data.outputs import Output, OutputSet, manifest_path
@@ -36,6 +37,8 @@ class Options(CorpusOptions):
     one per scoring rule. A score that this corpus does not define (no Beta prior fits)
     is null and said. That of contrast, which depends on the budget, is the one without.
 
+    With --subset there is a column kept, too: which rollouts mprm select chose.
+
     id is a hash of the record's bytes, the same wherever it lies: by it join columns of
     your own, which mprm select --scores then ranks by.
 
@@ -44,10 +47,13 @@ class Options(CorpusOptions):
     Attributes:
         output: File to write: .jsonl, or .parquet with the parquet extra.
         alpha: BIS's alpha.
+        subset: A subset of this corpus as mprm select wrote it: the file, or its
+            manifest. How the corpus is read is taken from there.
     """
 
     output: Path = Path("runs/scores.jsonl")
     alpha: float = scores.DEFAULT_ALPHA
+    subset: OptionalPath = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -65,8 +71,12 @@ OPTIONS = Options
 def run(options: Options) -> None:
     """Score and write."""
     check_output(options.output, options.corpus)
-    usable = load_usable(options)
+    subset = options.subset and load_subset(options, options.subset)
+    usable = subset.usable if subset else load_usable(options)
     columns, undefined = score_columns(usable, options.alpha)
+    if subset:
+        chosen = np.isin(np.arange(len(usable.row)), subset.usable_rows)
+        columns = {**dict(list(columns.items())[:4]), "kept": chosen, **columns}
     manifest = corpus_manifest(usable)
     manifest |= {"alpha": options.alpha}
     manifest |= {"columns": list(columns), "undefined": undefined}
@@ -78,7 +88,8 @@ def run(options: Options) -> None:
             _write_jsonl(file, columns)
         outputs.add_manifest(manifest_path(options.output), manifest)
     lines = [f"{name} is null throughout: {why}" for name, why in undefined.items()]
-    lines += [f"wrote {count_of(len(usable.row), 'row')}: {options.output}"]
+    kept = f", {len(subset.usable_rows):,} of them kept" if subset else ""
+    lines += [f"wrote {count_of(len(usable.row), 'row')}{kept}: {options.output}"]
     value = {"output": str(options.output), "rows": len(usable.row)}
     value |= {"columns": list(columns), "undefined": undefined}
     value |= {"bad_lines": bad_line_rows(usable.bad_lines)}

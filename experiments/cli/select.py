@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shlex
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Optional
 
@@ -75,8 +76,8 @@ class Options(PictureOptions, RuleOptions):
         output: File to write; the manifest goes beside it.
         format: Format to write; rows writes the manifest alone.
         labels: How labels are written.
-        scores: Table of your own scores, instead of --rule: JSON lines, .csv, or
-            .parquet (with the parquet extra).
+        scores: Table of your own scores, instead of --rule: JSON lines, .csv,
+            or .parquet (with the parquet extra).
         column: Column of --scores to rank by, the largest first.
         compat: official: reproduce the paper's released script byte for byte (its
             ties, rounding and dropped rows included).
@@ -165,9 +166,17 @@ def run(options: Options) -> None:
             + _joined(options, chosen)
             + _masked(manifest["subset"])
             + f"\n\nwrote {count_of(len(selection.rows), 'rollout')} "
-            f"({options.format}): {name}"
+            f"({options.format}): {name}{_which(options)}"
         ),
     )
+
+
+def _which(options: Options) -> str:
+    """How to list the rollouts that were kept, where the manifest has their rows."""
+    if options.format == "rows" or options.compat:
+        return ""
+    corpus, subset = (shlex.quote(str(p)) for p in (options.corpus, options.output))
+    return f"\nwhich ones: mprm score {corpus} --subset {subset}"
 
 
 class _Scored(NamedTuple):

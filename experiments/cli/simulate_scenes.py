@@ -33,11 +33,11 @@ class Options(SeedOption):
 
     Attributes:
         output: Folder to write; a world that was written there before is replaced.
-        rollouts: Of the corpus.
-        judged: Solutions of the benchmark.
-        problems: With 16 candidate solutions each, for mprm rerank.
+        rollouts: How many the corpus has.
+        judged: How many judged solutions the benchmark has.
+        problems: How many have 16 candidate solutions each, for mprm rerank.
         world: scarce has label statistics near the real corpus's; plentiful many
-            rollouts with both labels; in forgiving, half of the wrong steps are
+            rollouts with both labels; in forgiving, most wrong steps are
             labelled positive; in difficult, few successes mostly mean a hard problem.
         seed: Same seed, same bytes.
     """

@@ -37,6 +37,11 @@ class Options(RuleOptions):
     Prints the columns of the paper's Tables 1 and 8, whole and per source. With --rule
     it describes the subset beside the corpus, and how many picks ties decided.
 
+    A step's MC score is K / N: of N continuations sampled from it, K were right. An
+    error step has K = 0, and every other counts as positive. A mixed rollout has both,
+    an all-negative one no positive step. R, the reliability, is the mean MC score of a
+    rollout's positive steps, p their share, and BIS = (p(1-p) + alpha) R.
+
     Example: mprm stats CORPUS --rule bis --keep-ratio 0.1
 
     Attributes:

@@ -16,7 +16,7 @@ from experiments.console.command import answer
 from experiments.console.compilation import compiling
 from experiments.console.corpus import RuleOptions, load_usable
 from experiments.console.errors import UsageError, print_bad_lines
-from experiments.console.options import PictureOptions, given, option, wrong_usage
+from experiments.console.options import PictureOptions, given, wrong_usage
 from experiments.console.progress import progress
 from experiments.console.tables import format_table
 from experiments.console.text import count_of, duration, size
@@ -29,14 +29,12 @@ from experiments.console.training import (
     price_run,
 )
 from experiments.store.read_subset import (
-    ReadPolicy,
     Subset,
     examples,
-    fit_subset,
+    load_subset,
     read_subset,
 )
 from experiments.store.write_subset import choose, corpus_manifest, corpus_reading
-from mprm_jax.data.corpus import Corpus, read_corpus
 from mprm_jax.data.outputs import OutputSet
 from mprm_jax.records.problems import DataError
 from mprm_jax.train.update_plan import UpdatePlan
@@ -102,14 +100,14 @@ class Options(PictureOptions, RuleOptions):
         output: Folder for the model, its checkpoints and metrics.
         check_images: Begin at once. Without it every chosen rollout is read and encoded
             before the first update, so that no damaged picture or control token in a
-            text ends the run midway; those that cannot be encoded count as bad lines
-            (--max-bad).
+            text ends the run midway; those that cannot be encoded count as bad
+            lines (--max-bad).
         resume: Go on with the run in --output, bit for bit on the same devices; begin
             it if there is none. --mesh, --accumulate, --no-remat and the numbers of
             threads and checkpoints may change, what is learned from may not.
         settings: How to train.
         cost: What it would cost.
-        several: A run on several hosts.
+        multi_host: A run on several hosts.
     """
 
     check_images: bool = True
@@ -118,7 +116,7 @@ class Options(PictureOptions, RuleOptions):
     resume: bool = False
     settings: TrainingOptions = dataclasses.field(default_factory=TrainingOptions)
     cost: PriceOptions = dataclasses.field(default_factory=PriceOptions)
-    several: HostOptions = dataclasses.field(default_factory=HostOptions)
+    multi_host: HostOptions = dataclasses.field(default_factory=HostOptions)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -137,7 +135,7 @@ OPTIONS = Options
 
 def run(options: Options) -> None:
     """Choose, train, and say what came of it."""
-    options.several.join()
+    options.multi_host.join()
     training, subset = _training(options), _subset(options)
     if training.objective.labels == "beta-binomial":
         subset.usable.need_counts("the beta-binomial likelihood")
@@ -209,22 +207,7 @@ def _subset(options: Options) -> Subset:
             return Subset(usable, np.arange(len(usable.row)), None)
         chosen = options.selection(options.rule)
         return Subset(usable, choose(usable, chosen).rows, dataclasses.asdict(chosen))
-
-    def read(reading: ReadPolicy) -> Corpus:
-        for field in ("trials", "source_from", "empty_steps"):
-            asked, before = getattr(options, field), getattr(reading, field)
-            if asked not in (None, "error", before):
-                raise UsageError(
-                    f"{option(field)} {asked}: the subset was selected with {before}"
-                )
-        return read_corpus(
-            options.corpus,
-            reading.format,
-            reading.options,
-            use_cache=not options.no_cache,
-        )
-
-    return fit_subset(read_subset(options.subset), read, options.subset)
+    return load_subset(options, options.subset)
 
 
 def _checked(options: Options, subset: Subset, encode: Any) -> Subset:

@@ -8,6 +8,7 @@ import io
 import itertools
 import json
 import math
+import re
 import shutil
 import signal
 import sys
@@ -94,10 +95,15 @@ def _described(options: Any) -> str:
     return "\n\n".join(" ".join(paragraph.split()) for paragraph in whole)
 
 
+# An option that need not be given, and a group by the path of its field.
+_OPTIONAL = re.compile(r"\{None\}\|(\w+)")
+_GROUP = re.compile(r"(?:\w+\.)+(\w+ options)")
+
+
 @contextlib.contextmanager
 def _folded_help(arguments: list[str]) -> Iterator[None]:
-    """A context in which help has no line that a terminal would break within a word:
-    tyro folds what stands in boxes alone.
+    """A context in which help has no line that a terminal would break within a word
+    (tyro folds what stands in boxes alone) and no name of our fields and types.
     """
     if not {"-h", "--help"} & {*arguments}:
         yield
@@ -113,8 +119,12 @@ def _folded_help(arguments: list[str]) -> Iterator[None]:
         width = min(80, shutil.get_terminal_size().columns)
         shown.seek(0)
         for line in shown.read().splitlines():
-            boxed = line.startswith(("╭", "│", "╰", "\x1b"))
-            print(line if boxed else textwrap.fill(line, width))
+            if line.startswith(("╭", "│", "╰", "\x1b")):
+                named = _GROUP.sub(r"\1", line)
+                named = named.replace("╮", "─" * (len(line) - len(named)) + "╮")
+                print(_OPTIONAL.sub(r"\1" + 7 * " ", named))
+            else:
+                print(textwrap.fill(_OPTIONAL.sub(r"\1", line), width))
 
 
 def _corpus_by_position(options: Any, arguments: list[str]) -> list[str]:

@@ -59,8 +59,8 @@ class CorpusOptions(JsonOption):
     """How a corpus is read.
 
     Attributes:
-        corpus: A folder of JSONL files (*.jsonl, *.jsonl.gz) or tables (*.parquet,
-            *.arrow), a folder that holds one as annotations/ or data/, or one file.
+        corpus: A folder of files (JSON lines, .gz or not, Parquet or Arrow), a folder
+            that holds one as annotations/ or data/, or one file.
         input_format: Format of the files; auto tells it from the first record.
         trials: Continuations N behind a soft label, for formats that do not state
             it (16 in VisualPRM400K-v1.1).
@@ -78,7 +78,7 @@ class CorpusOptions(JsonOption):
         seed: Of every random choice and of the order of ties.
     """
 
-    corpus: tyro.conf.Positional[Path]
+    corpus: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="CORPUS")]
     input_format: InputFormat = "auto"
     trials: OptionalInt = None
     source_from: OptionalStr = None

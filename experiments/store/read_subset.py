@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import msgspec
 import numpy as np
 
+from experiments.console.errors import UsageError
 from experiments.store.manifests import InputFile, typed
 from experiments.store.provenance import file_sha256
-from mprm_jax.data.corpus import Corpus, SelectableCorpus, usable_rollouts
+from mprm_jax.data.corpus import Corpus, SelectableCorpus, read_corpus, usable_rollouts
 from mprm_jax.data.formats.base import EmptySteps, ReadOptions, WriteOptions
 from mprm_jax.data.outputs import MANIFEST_SUFFIX, manifest_path, read_manifest
 from mprm_jax.data.write import picture_root
@@ -21,6 +22,7 @@ from mprm_jax.records.problems import BadRecord, DataError
 from mprm_jax.records.record import ImageRoot, UnmeasuredPolicy
 
 if TYPE_CHECKING:
+    from experiments.console.corpus import CorpusOptions
     from mprm_jax.data.loader import CorpusExamples
 
 
@@ -194,6 +196,33 @@ def fit_subset(
             f"{corpus.path}"
         )
     return Subset(usable, usable_rows, manifest.selection)
+
+
+def load_subset(options: CorpusOptions, path: Path) -> Subset:
+    """The subset that lies at a path, in the corpus read as it was to select it.
+
+    Raises:
+        UsageError: the corpus is to be read in another way.
+        DataError: as :func:`read_subset` and :func:`fit_subset`.
+    """
+    # What parses options is slow to import, and not needed in Python.
+    from experiments.console.options import option
+
+    def read(reading: ReadPolicy) -> Corpus:
+        for field in ("trials", "source_from", "empty_steps"):
+            asked, before = getattr(options, field), getattr(reading, field)
+            if asked not in (None, "error", before):
+                raise UsageError(
+                    f"{option(field)} {asked}: the subset was selected with {before}"
+                )
+        return read_corpus(
+            options.corpus,
+            reading.format,
+            reading.options,
+            use_cache=not options.no_cache,
+        )
+
+    return fit_subset(read_subset(path), read, path)
 
 
 def examples(

@@ -149,6 +149,7 @@ def as_text(
         rows = [r for r in results if r.config["world"]["name"] == world]
         parts.append(f"\n{name}, world {world}: mean over the seeds\n")
         parts.append(format_table(_ARM_COLUMNS, [_arm_row(row) for row in rows]))
+    parts.append(_LEGEND)
     for world in dict.fromkeys(comparison.world for comparison in comparisons):
         rows = [_comparison_row(c) for c in comparisons if c.world == world]
         paired = "micro-F1, paired by seed, 95 % intervals, Holm-corrected"
@@ -160,6 +161,10 @@ def as_text(
 _ARM_COLUMNS = (
     "arm", "micro-F1", "AUROC", "excess", "updates", "mixed%", "false+%", "tied%",
 )  # fmt: skip
+_LEGEND = """
+excess: log loss above the Bayes rule's, nats a step; mixed%: share of the
+rollouts kept that are mixed; false+%: share of their positive labels that are
+wrong; tied%: share that ties chose, not scores."""
 _COMPARISON_COLUMNS = ("claim", "difference", "95 % interval", "Holm p", "")
 
 

@@ -60,9 +60,10 @@ class OptimizerConfig:
             and one per column of each matrix instead of two numbers per parameter.
         betas: AdamW: of the two moments, each in [0, 1).
         epsilon: AdamW: added to the root of the second moment, > 0.
-        first_moment: AdamW: precision of the first moment. In bfloat16 it stops up to
-            6 % short of a constant gradient, because 1 - beta1 = 0.1 of what is missing
-            rounds away; the second, with 0.001, would not move: it stays float32.
+        first_moment: AdamW: precision of the first moment. In bfloat16 it stops
+            up to 6 % short of a constant gradient, because 1 - beta1 = 0.1 of what is
+            missing rounds away; the second, with 0.001, would not move: it stays
+            float32.
         weight_decay: Lambda of w <- w - lr (u + lambda w), >= 0; biases and gains of
             norms are spared.
         clip_norm: The global norm of the gradient is brought down to this, > 0.

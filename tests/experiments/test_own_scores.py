@@ -242,3 +242,17 @@ def test_what_cannot_be_written_is_chosen_again_without_by_the_same_scores(
     assert done.status == 0, done.err
     assert read_manifest(output)["rows"] == [3, 4, 5]
     assert mprm("verify", output).status == 0
+
+
+def test_score_says_which_rollouts_a_subset_kept(tmp_path, mprm, corpus):
+    subset, output = tmp_path / "subset.jsonl", tmp_path / "kept.jsonl"
+    assert mprm("select", corpus, "--keep-ratio 0.3 --output", subset).status == 0
+    done = mprm("score", corpus, "--subset", subset, "--output", output)
+    assert done.status == 0, done.err
+    rows = [json.loads(line) for line in output.read_text().splitlines()]
+    manifest = read_manifest(subset)
+    assert [row["row"] for row in rows if row["kept"]] == manifest["rows"]
+    changed = next(corpus.rglob("*.jsonl"))
+    changed.write_text(changed.read_text() + changed.read_text())
+    failed = mprm("score", corpus, "--subset", subset, "--output", output)
+    assert (failed.status, changed.name in failed.err) == (1, True)

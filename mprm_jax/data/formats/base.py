@@ -63,9 +63,9 @@ class WriteOptions:
     """How to write records.
 
     Attributes:
-        labels: Hard labels 1[s > threshold], or the soft scores s; masked: hard ones at
-            0, but positives with s < 1/4 of rollouts that have negatives have no label:
-            they are likelier wrong.
+        labels: Hard labels 1[s > threshold], or the soft scores s; masked: hard ones
+            at 0, but positives with s < 1/4 of rollouts that have negatives have no
+            label: they are likelier wrong.
         label_threshold: Threshold of hard labels, in [0, 1); 0 in the paper.
         system_turn: What a system says before the first turn, in formats of turns
             (visualprm, rlhflow); by default nothing.
