@@ -190,7 +190,9 @@ def test_a_stopped_pretraining_goes_on_bit_for_bit(text, tmp_path):
 
 def test_a_stopped_run_is_not_overwritten_unasked(tmp_path, capsys):
     output = tmp_path / "base.safetensors"
-    (tmp_path / "base.safetensors.checkpoints").mkdir()
+    (tmp_path / "base.safetensors.checkpoints" / "checkpoints" / "100").mkdir(
+        parents=True
+    )
     failed = run(capsys, "pretrain", "scenes", "--output", output)
     assert failed.status == 1
     assert "--resume" in failed.err
