@@ -722,6 +722,9 @@ def _intervals(micro_f1: float, drawn: Replicates) -> dict[str, Interval | None]
     return found | {"micro_f1": basic_interval(micro_f1, drawn.f1.micro_f1)}
 
 
+_OF_SOURCES: tuple[str, ...] = ("macro_f1", "auroc", "within_position_auroc")
+
+
 def _sources(steps: StepScores, drawn: Replicates | None) -> dict[str, SourceSummary]:
     described = {}
     for i, name in enumerate(steps.source_names):
@@ -730,9 +733,8 @@ def _sources(steps: StepScores, drawn: Replicates | None) -> dict[str, SourceSum
             continue
         intervals = None
         if drawn is not None:
-            names: tuple[str, ...] = ("macro_f1", "auroc", "within_position_auroc")
             found = (percentile_interval(of[i]) for of in drawn[3:])
-            intervals = dict(zip(names, found, strict=True))
+            intervals = dict(zip(_OF_SOURCES, found, strict=True))
         described[name] = SourceSummary(
             rollouts=len(np.unique(part.rollout)),
             steps=part.n_steps,
