@@ -146,9 +146,6 @@ def fit_constant(
         auroc: measured, in [0, 1], any shape.
         steps: this and the rest as for :func:`predicted_auroc`; they broadcast to the
             shape of ``auroc``.
-        information: as there.
-        dimension: as there.
-        minimiser_auroc: as there.
 
     Returns:
         k in [1e-6, 1e6], to about six digits.
@@ -216,13 +213,7 @@ def relative_error(w: ArrayLike, cov: ArrayLike, within: ArrayLike) -> float:
     """Squared error across w of a fit, relative to w, times its number of labels:
     ``nu^2 = (tr(C V) - w'C V C w / w'C w) / w'C w``.
 
-    Args:
-        w: this and the rest as for :func:`estimated_score_auroc`.
-        cov: as there.
-        within: as there.
-
-    Returns:
-        >= 0 for covariances.
+    Arguments as for :func:`estimated_score_auroc`; >= 0 for covariances.
 
     Raises:
         ValueError: an argument is not finite, or ``w'C w`` is not positive.

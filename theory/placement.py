@@ -155,9 +155,7 @@ def noise_placed_by_position(
     another one three quarters.
 
     Args:
-        label: 0 or 1, ``[S]``.
-        truth: whether the step is right, ``[S]``.
-        position: of the step in its rollout, in [0, 1], ``[S]``.
+        label: this, truth and position as for :func:`noise_by_position`.
         rng: of the places.
         share: of the wrong steps, drawn at random, whose labels are sorted, in [0, 1].
 

@@ -52,11 +52,12 @@ def no_folder(name: str, known: str = "a folder that holds one") -> DataError:
 
 def _foreign(name: object, has: Callable[[str], bool]) -> DataError | None:
     """Why weights that fit one of the patterns cannot be read; None: none of them."""
-    what = next((what for pattern, what in _FOREIGN.items() if has(pattern)), None)
-    return what and DataError(
-        f"{name}: weights are {what}; give a folder with the original safetensors, "
-        "config.json and tokenizer.json"
-    )
+    for what in (what for pattern, what in _FOREIGN.items() if has(pattern)):
+        return DataError(
+            f"{name}: weights are {what}; give a folder with the original safetensors, "
+            "config.json and tokenizer.json"
+        )
+    return None
 
 
 def model_folder(name: str) -> Path:
