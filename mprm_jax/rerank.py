@@ -201,12 +201,6 @@ def replicate_accuracy(
     Problems are drawn within their sources; the same ``rng`` draws the same problems
     for every model.
 
-    Args:
-        sets: problems, every candidate with scores.
-        how: the aggregate.
-        replicates: B.
-        rng: of the resamples.
-
     Raises:
         ValueError: the aggregate is not defined for these scores.
     """

@@ -412,10 +412,6 @@ _OUTCOMES: dict[str, tuple[int, dict[str, Any]]] = {
 def regime_map(cells: Cells, labels: Mapping[str, str]) -> Drawing:
     """Shares of the worlds in which BIS gains, is open or loses: against three arms by
     keep ratio, and against Random by the level of every other axis.
-
-    Args:
-        cells: of a map.
-        labels: of its axes, for readers.
     """
     by_keep: dict[float, list[Cell]] = {}
     for cell in cells:

@@ -156,7 +156,6 @@ def noise_placed_by_position(
 
     Args:
         label: this, truth and position as for :func:`noise_by_position`.
-        rng: of the places.
         share: of the wrong steps, drawn at random, whose labels are sorted, in [0, 1].
 
     Returns:

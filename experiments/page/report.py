@@ -350,9 +350,7 @@ def _differences(key: str, outcome: Outcome) -> tuple[list[Chart], Table]:
             # The sign stays with its number where the chart breaks lines.
             label = visible(item["rule"]).replace(" %", "\N{NO-BREAK SPACE}%")
             half = of and of.half_width
-            rows.append(
-                page.Difference(label, sign(of and of.mean), of and of.mean, half)
-            )
+            rows.append(page.Term(label, sign(of and of.mean), of and of.mean, half))
     contrasts = tabulate(
         f"Less Random at the same keep ratio and labels, {outcome.world}. Holm’s p is "
         "corrected over all that was asked.",

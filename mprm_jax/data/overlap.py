@@ -262,9 +262,6 @@ class Problem(NamedTuple):
 class Benchmark:
     """The problems of a benchmark, each once.
 
-    Args:
-        solutions: at least one.
-
     Attributes:
         problems: in order.
         solutions: how many each has.

@@ -77,10 +77,6 @@ class LoraModel:
 
     Its parameters are the backbone's, and ``adapters``. See
     :class:`mprm_jax.models.model.Model`.
-
-    Attributes:
-        base: the backbone.
-        config: of the adapters.
     """
 
     base: Model
