@@ -22,11 +22,7 @@ from numpy.typing import ArrayLike
 from scipy.special import ndtr
 
 from theory.beta_binomial import predictive_excess
-from theory.domain import (
-    check_count,
-    check_finite,
-    check_nonnegative,
-)
+from theory.domain import check_count, check_finite, check_nonnegative
 from theory.rollouts import Rollouts
 from theory.scores import label_mixture
 

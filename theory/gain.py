@@ -173,11 +173,7 @@ def fit_constant(
 
 
 def estimated_score_auroc(
-    n: ArrayLike,
-    w: ArrayLike,
-    cov: ArrayLike,
-    delta: ArrayLike,
-    within: ArrayLike,
+    n: ArrayLike, w: ArrayLike, cov: ArrayLike, delta: ArrayLike, within: ArrayLike
 ) -> np.ndarray:
     """Mean AUROC of a linear score fitted to n labels, ``Phi(z / sqrt(1 + nu^2/n))``.
 
@@ -269,11 +265,7 @@ def gaussian_constant(
     # One coordinate across stands for all: of mean 0 and variance 1.
     phi = np.array([(1, x, side) for side in (-1.0, 1.0) for x in along])
     found = noisy_minimizer_and_sandwich(
-        phi,
-        expit(logit(q) + separation * phi[:, 1]),
-        fpr,
-        fnr,
-        np.tile(weights, 2),
+        phi, expit(logit(q) + separation * phi[:, 1]), fpr, fnr, np.tile(weights, 2)
     )
     relative = found.cov[2, 2] * (separation / found.w[1]) ** 2
     return float(across / dimension * information * relative / 2)

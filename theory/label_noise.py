@@ -87,9 +87,7 @@ def information_retention(q: ArrayLike, fpr: ArrayLike, fnr: ArrayLike) -> np.nd
     slope = j * q * (1 - q) / np.where(certain, 1.0, variance)
     # A label is certain only if every truth of the likelier class gets the same one.
     limit = np.where(
-        q < 0.5,
-        np.where(fpr == 0, 1 - fnr, fnr),
-        np.where(fnr == 0, 1 - fpr, fpr),
+        q < 0.5, np.where(fpr == 0, 1 - fnr, fnr), np.where(fnr == 0, 1 - fpr, fpr)
     )
     return np.where(certain, limit, j * slope)
 

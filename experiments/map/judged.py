@@ -287,8 +287,8 @@ def judged_steps(
 
 
 def right_share(judged: Judged, weight_X: np.ndarray | None = None) -> np.ndarray:
-    """Share of right steps of each cell, shrunk, in (0, 1), ``[cells]``; a rollout counts
-    as often as its weight says.
+    """Share of right steps of each cell, shrunk, in (0, 1), ``[cells]``; a rollout
+    counts as often as its weight says.
     """
     weight = 1.0 if weight_X is None else weight_X[judged.row_S]
     weight = np.broadcast_to(weight, judged.cell_S.shape)
@@ -328,8 +328,8 @@ class Values(NamedTuple):
 
 
 def predictive_values(subset: np.ndarray, right: np.ndarray) -> Values:
-    """PPV and NPV of a subset's :func:`composition` where steps of a cell are right with
-    the shares of :func:`right_share`; NaN of a label that it lacks.
+    """PPV and NPV of a subset's :func:`composition` where the shares of right steps are
+    those of :func:`right_share`; NaN of a label that it lacks.
     """
     steps, positive = subset.sum(axis=1), _positive()
     ppv, npv = (

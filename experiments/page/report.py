@@ -54,10 +54,7 @@ from experiments.page.html import (
 from experiments.page.place import other_labels, place
 from experiments.page.rollouts import RolloutView, view_examples
 from experiments.store.provenance import file_sha256, versions
-from mprm_jax.data.outputs import (
-    OutputSet,
-    manifest_path,
-)
+from mprm_jax.data.outputs import OutputSet, manifest_path
 from theory import paper
 from theory.intervals import Estimate
 
