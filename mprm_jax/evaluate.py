@@ -20,6 +20,7 @@ from mprm_jax.data.loader import Source
 from mprm_jax.data.scored import Candidate, CandidateSet, Prediction, Solution
 from mprm_jax.models.model import Model, Params
 from mprm_jax.records.problems import BadRecord, DataError
+from mprm_jax.records.record import ImageRoot
 
 # Examples are encoded, sorted by length and scored this many batches at a time: images
 # of a whole benchmark need not fit the memory, and lengths in a batch are near alike.
@@ -73,7 +74,7 @@ class Prompts:
         self,
         model: Model,
         prompts: Sequence[Prompt],
-        root: Path,
+        root: Path | ImageRoot,
         tick: Callable[[int], None] = lambda done: None,
     ) -> None:
         self._model, self._prompts, self._root = model, prompts, root
@@ -135,7 +136,7 @@ def predict(
     model: Model,
     params: Params,
     solutions: Sequence[Solution],
-    root: Path,
+    root: Path | ImageRoot,
     batch_size: int,
     tick: Callable[[int], None] = lambda done: None,
 ) -> list[Prediction]:
@@ -153,7 +154,7 @@ def score_candidates(
     model: Model,
     params: Params,
     sets: Sequence[CandidateSet],
-    root: Path,
+    root: Path | ImageRoot,
     batch_size: int,
     tick: Callable[[int], None] = lambda done: None,
 ) -> list[CandidateSet]:

@@ -19,6 +19,7 @@ from experiments.console.errors import AlreadyReported, UsageError
 from experiments.console.options import (
     OptionalPath,
     OptionalStr,
+    PictureOptions,
     check_least,
     given,
 )
@@ -47,7 +48,7 @@ _LEVEL, _REPLICATES = 0.9, 100
 
 
 @dataclasses.dataclass(frozen=True)
-class Options(CorpusOptions):
+class Options(PictureOptions, CorpusOptions):
     """Would BIS help on this corpus? By comparison with simulated ones.
 
     Counts alone cannot say: they show neither how labels err nor what features encode.
@@ -75,8 +76,6 @@ class Options(CorpusOptions):
             samples, which bring their counts.
         judge: Whose labels, of Med-PRM samples; by default the first judge's.
         model: For a trial: tiny, or a folder, as for mprm train.
-        images: Root of the image paths; by default images/ in the corpus's folder, or
-            that folder.
         trial_rollouts: Most rollouts that the model reads, beside the judged ones.
         clean_auroc: What the model would reach with clean labels without end, in
             (0.5, 1).
@@ -95,7 +94,6 @@ class Options(CorpusOptions):
     judged: OptionalPath = None
     judge: OptionalStr = None
     model: OptionalStr = None
-    images: OptionalPath = None
     trial_rollouts: int = 8000
     clean_auroc: float = 0.83
     ease: float = 0.7
@@ -114,7 +112,8 @@ class Options(CorpusOptions):
             for name in ("--judge", "--model", *_STATED, "--dimension"):
                 if name in given(self):
                     raise UsageError(f"{name} needs --judged")
-        for name in given(self).keys() & {"--images", "--trial-rollouts"}:
+        of_model = {"--images", "--follow-links", "--trial-rollouts"}
+        for name in given(self).keys() & of_model:
             if self.model is None:
                 raise UsageError(f"{name} needs --model")
 
@@ -349,7 +348,7 @@ def _try(
     total = len(sample) + len(truth.usable_rows)
     with progress("reading", total, "rollouts") as tick:
         seen, judged = (
-            read_states(usable, rows, opened, options.images, lambda: tick(next(count)))
+            read_states(usable, rows, opened, options.root, lambda: tick(next(count)))
             for rows in (sample, truth.usable_rows)
         )
     of = truth.known_S[judged.kept_S]

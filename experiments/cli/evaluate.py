@@ -164,7 +164,7 @@ def _predict(
 
     read = read_benchmark(benchmark)
     solutions = without_repeats(read)
-    root = options.images or solutions_root(benchmark, solutions)
+    root = options.root or solutions_root(benchmark, solutions)
     model, params, facts = load_checkpoint(checkpoint)
     with progress("scoring", len(solutions), "solutions", compiling()) as tick:
         rows = predict(model, params, solutions, root, options.batch_size, tick)

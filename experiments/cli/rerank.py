@@ -75,7 +75,7 @@ def _score(
 
     sets = read_candidates(file, scored=False)
     images = next((of.images for of in sets if of.images), ())
-    root = options.images or image_root(file, images)
+    root = options.root or image_root(file, images)
     model, params, facts = load_checkpoint(checkpoint)
     candidates = sum(len(of.candidates) for of in sets)
     with progress("scoring", candidates, "candidates", compiling()) as tick:

@@ -35,6 +35,7 @@ from mprm_jax.data.scored import (
 from mprm_jax.data.write import picture_root
 from mprm_jax.models.folder import model_folder
 from mprm_jax.records.problems import DataError, faults_of
+from mprm_jax.records.record import ImageRoot
 from mprm_jax.summary import decide
 from theory.agreement import step_scores
 
@@ -56,6 +57,7 @@ class InputPaths:
         model: as the user named it.
         backbone: of the tiny model, see :func:`mprm_jax.models.tiny.pretrained`.
         name: of the corpus; None: its folder's, or the simulated world's.
+        follow_links: symbolic links may lead out of the roots.
     """
 
     benchmark: Path
@@ -65,6 +67,7 @@ class InputPaths:
     model: str = TINY
     backbone: str = "full"
     name: str | None = None
+    follow_links: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,9 +85,9 @@ class Inputs:
     """
 
     usable: SelectableCorpus
-    images: Path | None
+    images: ImageRoot | None
     solutions: Sequence[Solution]
-    benchmark_images: Path
+    benchmark_images: ImageRoot
     sets: Sequence[CandidateSet] | None
     settings: dict[str, Any]
     prior: Path | None = None
@@ -153,10 +156,11 @@ def read_inputs(
         "training": training,
         "threshold": "cross-fitted",
     }
-    images = picture_root(usable, np.arange(len(usable.row)), paths.images).path
-    root = paths.benchmark_images
-    root = root or solutions_root(benchmark, solutions)
-    return Inputs(usable, images, solutions, root, sets, settings)
+    every, follow = np.arange(len(usable.row)), paths.follow_links
+    images = picture_root(usable, every, paths.images)._replace(follow_links=follow)
+    root = paths.benchmark_images or solutions_root(benchmark, solutions)
+    judged = ImageRoot(root, follow)
+    return Inputs(usable, images, solutions, judged, sets, settings)
 
 
 def _check_split(solutions: Sequence[Solution], benchmark: Path) -> None:

@@ -74,11 +74,12 @@ class Options(CorpusOptions):
 
     Attributes:
         corpus: A folder of JSONL files, a folder that holds annotations/, or one file.
-        benchmark: File of judged solutions (VisualProcessBench's format).
+        benchmark: File of judged solutions, as mprm evaluate reads it.
         images: Root of the corpus's image paths; by default images/ in its folder, or
             that folder.
         benchmark_images: Root of the image paths of benchmark and candidates; by
             default images/ beside the benchmark, or its folder.
+        follow_links: Follow symbolic links that lead out of these two.
         compare_pictures: Pictures of corpus and benchmark are compared before training,
             as mprm overlap --pictures does; questions always are.
         candidates: File of candidate solutions for best-of-N, as mprm rerank reads.
@@ -111,6 +112,7 @@ class Options(CorpusOptions):
     benchmark: Path
     images: Path | None = None
     benchmark_images: Path | None = None
+    follow_links: bool = False
     compare_pictures: PictureCheck = "none"
     candidates: Path | None = None
     name: str | None = None

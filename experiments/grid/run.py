@@ -56,6 +56,7 @@ def run(options: Options) -> None:
         options.benchmark_images,
         options.settings.model,
         name=options.name,
+        follow_links=options.follow_links,
     )
     inputs = read_inputs(usable, paths, training)
     folder = options.output / "results"

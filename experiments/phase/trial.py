@@ -26,6 +26,7 @@ from experiments.students.arms import Arm
 from experiments.students.runs import GivenTask, Lesson, SeenSteps, arm_scores
 from experiments.students.worlds import BATCH
 from mprm_jax.evaluate import marker_states
+from mprm_jax.records.record import ImageRoot
 from sim.students.evaluation import Split
 from sim.students.train import LEARNING_RATE, Student
 from theory.agreement import PairPlan, count_pairs, pair_plan
@@ -99,7 +100,7 @@ def read_states(
     usable: SelectableCorpus,
     rows: np.ndarray,
     opened: tuple[Model, Params],
-    images: Path | None = None,
+    images: Path | ImageRoot | None = None,
     tick: Callable[[], None] = lambda: None,
 ) -> States:
     """What a model makes of rollouts of a corpus, read as for training.

@@ -11,7 +11,12 @@ from typing import Any, ClassVar, NamedTuple
 import msgspec
 
 from experiments.console.errors import UsageError
-from experiments.console.options import SeedOption, check_least, option
+from experiments.console.options import (
+    PictureOptions,
+    SeedOption,
+    check_least,
+    option,
+)
 from experiments.console.progress import progress
 from experiments.store.provenance import file_sha256, package_version, versions
 from mprm_jax.data.framing import corpus_files
@@ -21,15 +26,13 @@ from theory.intervals import REPLICATES
 
 
 @dataclasses.dataclass(frozen=True)
-class ScoringOptions(SeedOption):
+class ScoringOptions(PictureOptions, SeedOption):
     """What a model is judged by: its checkpoint, or scores somebody has already.
 
     Attributes:
         checkpoint: Folder of a trained model, as `mprm train --output` makes it.
         predictions: File of scores, of any model, instead of --checkpoint, or a folder
             of such files.
-        images: Root of the image paths; by default images/ beside the file that names
-            them, or its folder.
         output: Where --checkpoint writes the scores, by default in runs/; a manifest
             and the metrics (.metrics.json) go beside it.
         batch_size: Prompts that --checkpoint scores at a time.
@@ -38,7 +41,6 @@ class ScoringOptions(SeedOption):
 
     checkpoint: Path | None = None
     predictions: Path | None = None
-    images: Path | None = None
     output: Path | None = None
     batch_size: int = 32
     replicates: int = REPLICATES
@@ -56,8 +58,8 @@ class ScoringOptions(SeedOption):
         if self.checkpoint is not None and scored is None:
             raise UsageError(f"--checkpoint needs {option(self.SCORED)} FILE to score")
         if self.predictions is not None:
-            for name in (self.SCORED, "images", "output"):
-                if getattr(self, name) is not None:
+            for name in (self.SCORED, "images", "follow_links", "output"):
+                if getattr(self, name):
                     raise UsageError(f"{option(name)} is for --checkpoint only")
         super().__post_init__()
         check_least(self, batch_size=1, replicates=0)

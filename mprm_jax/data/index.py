@@ -51,6 +51,9 @@ _VERSION = 4
 # A write this shortly before the scan could hide behind equal time stamps.
 _RACY_NS = 2_000_000_000
 
+# Seconds after which a partial file belongs to nobody.
+_ABANDONED = 3600
+
 # Lines looked at to tell the format before the file is given up as unreadable.
 _DETECTION_LINES = 100
 
@@ -258,7 +261,9 @@ class _Scan:
 
     def note(self, line: int, records: tuple[Record, ...], data: bytes) -> None:
         """What should be said of a line that was read."""
-        if any(map(has_placeholder, records)):
+        # Nearly every line shows by its bytes that it has none.
+        maybe = b"image>" in data or b"\\u" in data
+        if maybe and any(map(has_placeholder, records)):
             self.notes.add(BadLine("", line, f"literal {PLACEHOLDER} in a text"))
         if self.options.empty_steps == "drop":
             as_they_are = dataclasses.replace(self.options, empty_steps="error")
@@ -443,6 +448,7 @@ def _write(path: Path, entry: _Entry) -> bool:
     try:
         body = _ENCODER.encode(entry)
         path.parent.mkdir(parents=True, exist_ok=True)
+        _sweep(path.parent)
         handle, partial = tempfile.mkstemp(dir=path.parent, suffix=".partial")
     except (OSError, UnicodeEncodeError):  # a file name need not be UTF-8
         return False
@@ -457,6 +463,13 @@ def _write(path: Path, entry: _Entry) -> bool:
     finally:
         Path(partial).unlink(missing_ok=True)
     return True
+
+
+def _sweep(folder: Path) -> None:
+    """Remove what killed runs left; no living one writes an index for an hour."""
+    for partial in folder.glob("tmp*.partial"):
+        if time.time() - partial.stat().st_mtime > _ABANDONED:
+            partial.unlink(missing_ok=True)
 
 
 def _possible(index: FileIndex) -> bool:

@@ -141,3 +141,15 @@ def test_a_line_that_changed_after_indexing_is_an_error(settled):
     path.write_bytes(path.read_bytes().replace(b"Because", b"Because!", 1))
     with pytest.raises(DataError, match=r"a\.jsonl:1: the file changed since"):
         list(read_lines(corpus, np.arange(3)))
+
+
+def test_what_a_killed_run_left_is_swept_and_what_another_writes_is_not(settled):
+    folder = settled / index.CACHE_FOLDER
+    folder.mkdir()
+    old, new = folder / "tmpold.partial", folder / "tmpnew.partial"
+    for partial in (old, new):
+        partial.write_bytes(b"x")
+    os.utime(old, (0, 0))
+    read_corpus(settled)
+    assert not old.exists()
+    assert new.exists()

@@ -34,6 +34,9 @@ class Pictured(msgspec.Struct, kw_only=True, frozen=True, gc=False):
         Raises:
             BadRecord: it is no path or list of paths, or two keys name different ones.
         """
+        others = self.images or self.image_path or self.image_paths
+        if type(self.image) is str and not others:
+            return self.image
         given = {
             tuple(paths): value
             for value in (self.image, self.images, self.image_path, self.image_paths)
@@ -111,6 +114,8 @@ _LEADING = re.compile(rf"\s*{PLACEHOLDER}\s*")
 
 def split_placeholders(text: str) -> tuple[int, str]:
     """How many picture placeholders lead a text, and what follows them."""
+    if PLACEHOLDER not in text:
+        return 0, text
     count = end = 0
     while found := _LEADING.match(text, end):
         count, end = count + 1, found.end()
