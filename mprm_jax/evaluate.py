@@ -14,22 +14,10 @@ import numpy as np
 from PIL.Image import Image
 from scipy.special import expit
 
-from mprm_jax.data.batches import (
-    Batch,
-    Bucket,
-    Buckets,
-    Example,
-    collate,
-    open_ladder,
-)
+from mprm_jax.data.batches import Batch, Bucket, Buckets, Example, collate, open_ladder
 from mprm_jax.data.images import read_images
 from mprm_jax.data.loader import Source
-from mprm_jax.data.scored import (
-    Candidate,
-    CandidateSet,
-    Prediction,
-    Solution,
-)
+from mprm_jax.data.scored import Candidate, CandidateSet, Prediction, Solution
 from mprm_jax.models.model import Model, Params
 from mprm_jax.records.problems import BadRecord, DataError
 from mprm_jax.records.record import ImageRoot
@@ -56,12 +44,10 @@ def of_solutions(solutions: Sequence[Solution]) -> list[Prompt]:
     """The prompts of a benchmark."""
     return [
         Prompt(
-            of.where,
-            of.record.question,
-            [step.text for step in of.record.steps],
-            of.record.images,
+            of.where, asked.question, [step.text for step in asked.steps], asked.images
         )
         for of in solutions
+        for asked in [of.record]
     ]
 
 
@@ -125,25 +111,18 @@ def predictions(
     examples: Source,
     batch_size: int,
 ) -> list[Prediction]:
-    """The model's scores of all solutions, in their order.
-
-    Args:
-        model: any model.
-        params: of the model.
-        solutions: to score.
-        examples: the same, encoded; taken one by one.
-        batch_size: B.
+    """The model's scores of all solutions, in their order; ``examples`` are the same,
+    encoded, and taken one by one.
 
     Raises:
         DataError: a score is not a number; the message names the solution.
     """
     scores = score_prompts(model, params, examples, batch_size)
     rows = []
-    for solution, found in zip(solutions, scores, strict=True):
-        of, n = _finite(found, solution.where), len(solution.labels)
-        source, labels = solution.record.source or "", solution.labels[: len(of)]
-        row = Prediction(source, labels, of, solution.id, solution.number, n - len(of))
-        rows.append(row)
+    for one, found in zip(solutions, scores, strict=True):
+        of, source = _finite(found, one.where), one.record.source or ""
+        labels, cut = one.labels[: len(of)], len(one.labels) - len(of)
+        rows.append(Prediction(source, labels, of, one.id, one.number, cut))
     return rows
 
 
@@ -161,15 +140,8 @@ def predict(
     batch_size: int,
     tick: Callable[[int], None] = lambda done: None,
 ) -> list[Prediction]:
-    """As :func:`predictions`, of solutions whose images lie below ``root``.
-
-    Args:
-        model: any model.
-        params: of the model.
-        solutions: to score.
-        root: of their images.
-        batch_size: B.
-        tick: told how many solutions have been encoded.
+    """As :func:`predictions`, of solutions whose images lie below ``root``; ``tick`` is
+    told how many have been encoded.
 
     Raises:
         DataError: a solution cannot be encoded or scored; the message names it.
@@ -186,18 +158,11 @@ def score_candidates(
     batch_size: int,
     tick: Callable[[int], None] = lambda done: None,
 ) -> list[CandidateSet]:
-    """The sets with the model's scores of all candidates.
+    """The sets with the model's scores of all candidates, whose images lie below
+    ``root``; ``tick`` is told how many have been encoded.
 
     A candidate that is too long is judged by the steps that fit; its scores are fewer
     than its steps.
-
-    Args:
-        model: any model.
-        params: of the model.
-        sets: to score.
-        root: of their images.
-        batch_size: B.
-        tick: told how many candidates have been encoded.
 
     Raises:
         DataError: a candidate cannot be encoded or scored; the message names it.

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, Literal, NamedTuple, get_args
 
 import msgspec
@@ -118,25 +118,16 @@ class BestOfN:
 
     def as_json(self) -> dict[str, Any]:
         """All of it as JSON values; an aggregate that is not defined is None."""
-        value: dict[str, Any] = dict.fromkeys(AGGREGATES) | self.accuracy
-        value |= {
-            "problems": self.problems,
-            "candidates": list(self.candidates),
-            "tied": self.tied,
-            "steps_truncated": self.steps_truncated,
-            "unanswered": self.unanswered,
-            "gain": self.gain,
-            "per_source": {
-                name: accuracy | {"problems": problems}
-                for name, (accuracy, problems) in self.per_source.items()
-            },
+        value = asdict(self)
+        value = dict.fromkeys(AGGREGATES) | value.pop("accuracy") | value
+        value["candidates"] = list(self.candidates)
+        value["per_source"] = {
+            name: accuracy | {"problems": problems}
+            for name, (accuracy, problems) in self.per_source.items()
         }
-        if self.intervals is not None:
-            value["intervals"] = self.intervals.accuracy | {
-                "gain": self.intervals.gain,
-                "level": LEVEL,
-                "replicates": self.intervals.replicates,
-            }
+        ends = value.pop("intervals")
+        if ends is not None:
+            value["intervals"] = ends.pop("accuracy") | ends | {"level": LEVEL}
         return value
 
 
@@ -200,12 +191,6 @@ def replicate_accuracy(
 
     Problems are drawn within their sources; the same ``rng`` draws the same problems
     for every model.
-
-    Args:
-        sets: problems, every candidate with scores.
-        how: the aggregate.
-        replicates: B.
-        rng: of the resamples.
 
     Raises:
         ValueError: the aggregate is not defined for these scores.

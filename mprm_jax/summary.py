@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -175,18 +176,20 @@ def _chosen(
     found = [threshold for part in parts if (threshold := best(part)) is not None]
     if len(found) < len(parts):
         return None
-    rollouts, steps = (sum(getattr(of, n) for of in parts) for n in _COUNTS)
+    rollouts, steps = (
+        sum(of.n_rollouts for of in parts),
+        sum(of.n_steps for of in parts),
+    )
     halves = (found[0], found[1]) if len(found) == 2 else None
     mean = sum(found) / len(found)
     return Decision(mean, chosen_on, rollouts, steps, halves, source)
 
 
-_COUNTS = ("n_rollouts", "n_steps")
-
-
 @dataclass(frozen=True)
 class FirstError:
-    """How well the first wrong step is found (ProcessBench).
+    """How well the first wrong step is found (ProcessBench, Zheng et al. 2024).
+
+    A neutral step is neither the first wrong one nor a false alarm.
 
     Attributes:
         f1: harmonic mean of the other two; None where one is missing.
@@ -250,16 +253,6 @@ def _unknown(steps: StepScores, wrong: np.ndarray) -> np.ndarray:
     return np.zeros(len(wrong), bool) if steps.cut is None else steps.cut & ~wrong
 
 
-def first_error_f1(steps: StepScores, threshold: float | np.ndarray) -> FirstError:
-    """F1 of finding the first wrong step, over rollouts with counted steps as one set.
-
-    A neutral step is neither the first wrong one nor a false alarm. ProcessBench
-    (Zheng et al. 2024): harmonic mean of the two accuracies.
-    """
-    _, wrong, hit = _hits(steps, threshold)
-    return _first_error(wrong, hit)
-
-
 def _hits(
     steps: StepScores, threshold: float | np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -272,12 +265,14 @@ def _hits(
 
 
 def _first_error(wrong: np.ndarray, hit: np.ndarray) -> FirstError:
-    shares = [float(hit[of].mean()) if of.any() else None for of in (wrong, ~wrong)]
-    wrong_found, right_passed = shares
-    if wrong_found is None or right_passed is None:
-        return FirstError(None, wrong_found, right_passed)
-    f1 = _harmonic(np.array(wrong_found), np.array(right_passed))
-    return FirstError(float(f1), wrong_found, right_passed)
+    found, passed = (
+        float(hit[of].mean()) if of.any() else None for of in (wrong, ~wrong)
+    )
+    if found is None or passed is None:
+        return FirstError(None, found, passed)
+    return FirstError(
+        float(_harmonic(np.array(found), np.array(passed))), found, passed
+    )
 
 
 def _harmonic(one: np.ndarray, other: np.ndarray) -> np.ndarray:
@@ -311,8 +306,7 @@ def processbench(steps: StepScores, decision: Decision) -> ProcessBench:
     }
 
     def mean(name: str) -> float | None:
-        values = [getattr(of, name) for of in sources.values()]
-        known = [value for value in values if value is not None]
+        known = [v for of in sources.values() if (v := getattr(of, name)) is not None]
         return sum(known) / len(known) if known else None
 
     means = mean("f1"), mean("wrong_found"), mean("right_passed")
@@ -452,15 +446,7 @@ def prior_auroc(steps: StepScores, prior: np.ndarray) -> PriorAuroc:
 
 @dataclass(frozen=True)
 class ReliabilityBin:
-    """Steps whose score lies in [low, high), the last bin with its end.
-
-    Attributes:
-        low: lower end.
-        high: upper end.
-        steps: how many.
-        mean_score: of them.
-        share_correct: of them.
-    """
+    """Steps whose score lies in [low, high), the last bin with its end."""
 
     low: float
     high: float
@@ -497,19 +483,11 @@ def calibration(scores: np.ndarray, correct: np.ndarray) -> Calibration | None:
     n = np.maximum(size, 1)
     mean = np.bincount(which, scores, BINS) / n
     share = np.bincount(which, correct, BINS) / n
+    columns = (of.tolist() for of in (edges[:-1], edges[1:], size, mean, share))
     return Calibration(
         float(np.sum(size * np.abs(share - mean)) / len(scores)),
         float(np.mean((scores - correct) ** 2)),
-        tuple(
-            ReliabilityBin(
-                float(edges[b]),
-                float(edges[b + 1]),
-                int(size[b]),
-                float(mean[b]),
-                float(share[b]),
-            )
-            for b in np.flatnonzero(size)
-        ),
+        tuple(ReliabilityBin(*of) for of in zip(*columns, strict=True) if of[2]),
     )
 
 
@@ -582,14 +560,9 @@ def replicate(
                 ),
             )
         )
-
-    def join(of: Sequence[np.ndarray]) -> np.ndarray:
-        return np.concatenate(of, axis=-1)
-
-    return Replicates(
-        F1(*map(join, zip(*(part.f1 for part in parts), strict=True))),
-        *map(join, zip(*(part[1:] for part in parts), strict=True)),
-    )
+    f1, *others = zip(*parts, strict=True)
+    join = partial(np.concatenate, axis=-1)
+    return Replicates(F1(*map(join, zip(*f1, strict=True))), *map(join, others))
 
 
 def _auroc(plan: PairPlan, weights_NxW: np.ndarray) -> np.ndarray:
@@ -633,24 +606,16 @@ class Evaluation:
     """All metrics of one model; None where one is undefined.
 
     Attributes:
-        micro_f1: see :class:`theory.agreement.F1`.
-        macro_f1_pooled: likewise.
-        f1_positive: likewise.
-        f1_negative: likewise.
+        micro_f1: this and the other F1 as in :class:`theory.agreement.F1`.
         steps: counted.
         per_source: macro-F1 of every source that has counted steps.
         auroc: of all steps.
         within_position_auroc: over pairs of the same position.
         position_auroc: of the position alone.
         average_precision: of the correct steps.
-        average_precision_wrong: of the wrong steps.
         processbench: how well the first wrong step is found.
-        ece: expected calibration error.
-        brier: Brier score.
-        reliability: the calibration curve.
+        ece: this, ``brier`` and the curve ``reliability`` as in :class:`Calibration`.
         rollouts: with counted steps.
-        steps_wrong: of the counted ones.
-        threshold: of the decision.
         sources: every source that has counted steps.
         prior: what the given prior would score; None: none was given.
         intervals: of the four F1, auroc, within_position_auroc and processbench_f1;
@@ -757,6 +722,9 @@ def _intervals(micro_f1: float, drawn: Replicates) -> dict[str, Interval | None]
     return found | {"micro_f1": basic_interval(micro_f1, drawn.f1.micro_f1)}
 
 
+_OF_SOURCES: tuple[str, ...] = ("macro_f1", "auroc", "within_position_auroc")
+
+
 def _sources(steps: StepScores, drawn: Replicates | None) -> dict[str, SourceSummary]:
     described = {}
     for i, name in enumerate(steps.source_names):
@@ -765,13 +733,8 @@ def _sources(steps: StepScores, drawn: Replicates | None) -> dict[str, SourceSum
             continue
         intervals = None
         if drawn is not None:
-            intervals = {
-                "macro_f1": percentile_interval(drawn.source_macro_f1[i]),
-                "auroc": percentile_interval(drawn.source_auroc[i]),
-                "within_position_auroc": percentile_interval(
-                    drawn.source_within_position[i]
-                ),
-            }
+            found = (percentile_interval(of[i]) for of in drawn[3:])
+            intervals = dict(zip(_OF_SOURCES, found, strict=True))
         described[name] = SourceSummary(
             rollouts=len(np.unique(part.rollout)),
             steps=part.n_steps,

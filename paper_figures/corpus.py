@@ -27,10 +27,7 @@ from theory.paper import FULL_DATA
 
 Cells = Sequence[Mapping[str, Any]]
 
-_KINDS = (
-    ("coverage_R", "reliability R"),
-    ("coverage_mixture", "mixture p(1-p)"),
-)
+_KINDS = (("coverage_R", "reliability R"), ("coverage_mixture", "mixture p(1-p)"))
 # Six models: one more than the style has.
 _MARKERS, _COLOURS = (*MARKERS, "X"), (*COLOURS, GREY)
 

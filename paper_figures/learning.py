@@ -412,10 +412,6 @@ _OUTCOMES: dict[str, tuple[int, dict[str, Any]]] = {
 def regime_map(cells: Cells, labels: Mapping[str, str]) -> Drawing:
     """Shares of the worlds in which BIS gains, is open or loses: against three arms by
     keep ratio, and against Random by the level of every other axis.
-
-    Args:
-        cells: of a map.
-        labels: of its axes, for readers.
     """
     by_keep: dict[float, list[Cell]] = {}
     for cell in cells:
@@ -589,10 +585,7 @@ def gain(laws: Cells, cells: Cells) -> Drawing:
         rows += curve_rows("levels, sandwich", name, x, y)
     levels.set_title("levels, odd worlds, sandwich")
     seeds = 100 * (auroc[:, 1] - auroc[:, 0])
-    shown = (
-        ("gains, one k", by_k),
-        ("gains, sandwich", by_sandwich),
-    )
+    shown = (("gains, one k", by_k), ("gains, sandwich", by_sandwich))
     for axis, (panel, found) in zip(differences, shown, strict=True):
         x = 100 * (found[:, 1] - found[:, 0])
         for i, (name, of) in enumerate((("even worlds", ~odd), ("odd worlds", odd))):

@@ -59,20 +59,23 @@ _VARIABLES = {
 }
 
 
-class Difference(NamedTuple):
-    """One row of :func:`differences`.
+class Term(NamedTuple):
+    """One row of :func:`differences` or :func:`terms`.
 
     Attributes:
-        label: what is compared.
-        told: the difference in words.
-        mean: of it; None where nothing can be compared.
+        label: what it is, or is compared.
+        told: it in words.
+        mean: of it; None where it is not known.
         half: half the width of its interval; None where nothing gives one.
+        look: of terms 0 for what is explained, 1 for its terms, 2 for parts of the last
+            term.
     """
 
     label: str
     told: str
     mean: float | None
     half: float | None
+    look: int = 0
 
 
 def _figure(height: float) -> tuple[Figure, Axes]:
@@ -206,7 +209,7 @@ def lines(
     return figure
 
 
-def differences(rows: Sequence[Difference], x_label: str) -> Figure:
+def differences(rows: Sequence[Term], x_label: str) -> Figure:
     """Differences with their intervals about a line at zero; a filled mark where the
     interval excludes zero. Labels stand in full, in as many lines as they need.
     """
@@ -235,24 +238,6 @@ def differences(rows: Sequence[Difference], x_label: str) -> Figure:
     axis.locator_params(axis="x", nbins=5)
     axis.set_xlabel(x_label)
     return figure
-
-
-class Term(NamedTuple):
-    """One row of :func:`terms`.
-
-    Attributes:
-        label: what it is.
-        told: it in words.
-        mean: of it; None where it is not known.
-        half: half the width of its interval; None where nothing gives one.
-        look: 0 for what is explained, 1 for its terms, 2 for parts of the last term.
-    """
-
-    label: str
-    told: str
-    mean: float | None
-    half: float | None
-    look: int
 
 
 def terms(rows: Sequence[Term], x_label: str) -> Figure:

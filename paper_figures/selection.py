@@ -84,9 +84,7 @@ def _labels(cell: Cell) -> str:
     return f"{arm['labels']} labels"
 
 
-def _by_series(
-    cells: Sequence[Cell],
-) -> dict[_Series, dict[float, dict[Any, Cell]]]:
+def _by_series(cells: Sequence[Cell]) -> dict[_Series, dict[float, dict[Any, Cell]]]:
     """Series -> keep ratio -> seed -> cell, the paper's rules first."""
     found: dict[_Series, dict[float, dict[Any, Cell]]] = {}
     for cell in cells:

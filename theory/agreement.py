@@ -379,10 +379,6 @@ def count_pairs(plan: PairPlan, weights_UxW: np.ndarray) -> Pairs:
 
     wins = sum over wrong steps i of w_i (C(all) - (C(below_i) + C(upto_i)) / 2), where
     C is the cumulative weight of the group's correct steps; exact for integer weights.
-
-    Args:
-        plan: of the steps.
-        weights_UxW: W weightings of the units.
     """
     width = weights_UxW.shape[1]
     # Weightings lie side by side in memory: sums and look-ups move whole rows.

@@ -292,18 +292,8 @@ def leading_excess_risk(
     same floor and variance part (Polyak and Juditsky 1992).
 
     Args:
-        n: independent labels, integer >= 1, any shape.
-        phi: this and the rest as for :func:`noisy_minimizer_and_sandwich`.
-        q: as there.
-        fpr: as there.
-        fnr: as there.
-        weights: as there.
-
-    Returns:
-        the shape of ``n``.
-
-    Raises:
-        ValueError: ``n`` is no integer >= 1, or an argument is refused there.
+        n: independent labels, integer >= 1, any shape, that of the result; the other
+            arguments and errors as for :func:`noisy_minimizer_and_sandwich`.
     """
     n = check_count("n", n, low=1)
     floor = noisy_minimizer_and_sandwich(phi, q, fpr, fnr, weights).excess_floor

@@ -2,8 +2,10 @@
 
 ``r ~ Beta(a, b)`` is a step's one-shot success probability, ``K | r ~ Binomial(N, r)``,
 its hard label ``Y~ = 1[K > 0]``, its truth ``Z = 1[r >= tau]``. ``P0 = Pr(K = 0)``,
-``p = 1 - P0``. Steps are independent unless said otherwise. Arguments broadcast;
-results are float64; an argument outside its range or NaN raises ValueError.
+``p = 1 - P0``. Steps are independent unless said otherwise. ``a`` and ``b`` are > 0,
+``trials`` is N, an integer >= 1, ``k`` one in [0, N], ``n`` the steps of a rollout, an
+integer >= 1, and ``tau`` in [0, 1]. Arguments broadcast; results are float64; an
+argument outside its range or NaN raises ValueError.
 """
 
 from __future__ import annotations
@@ -29,17 +31,7 @@ _FIXED_POINT = 2**40
 def success_posterior(
     k: ArrayLike, a: ArrayLike, b: ArrayLike, trials: ArrayLike
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Posterior of r given K = k: ``Beta(a + k, b + N - k)``, as its two parameters.
-
-    Args:
-        k: successes, integer in [0, trials].
-        a: of the prior, > 0.
-        b: of the prior, > 0.
-        trials: N, integer >= 1.
-
-    Raises:
-        ValueError: an argument is outside its range.
-    """
+    """Posterior of r given K = k: ``Beta(a + k, b + N - k)``, as its two parameters."""
     a, b, trials = _annotator(a, b, trials)
     k = check_count("k", k)
     if np.any(k > trials):
@@ -58,32 +50,16 @@ def unreliability_posterior(
     float64 it ties where that drop is below the last bit.
 
     Args:
-        k: successes, integer in [0, trials].
-        a: of the prior, > 0.
-        b: of the prior, > 0.
-        trials: N, integer >= 1.
         tau: reliability threshold in [0, 1]; 0 gives 0, 1 gives 1.
 
     Returns:
         In [0, 1].
-
-    Raises:
-        ValueError: an argument is outside its range.
     """
     return betainc(*success_posterior(k, a, b, trials), check_probability("tau", tau))
 
 
 def positive_label_prob(a: ArrayLike, b: ArrayLike, trials: ArrayLike) -> np.ndarray:
-    """Probability of a positive label, ``p = 1 - B(a, b + N) / B(a, b)``, in (0, 1].
-
-    Args:
-        a: of the prior, > 0.
-        b: of the prior, > 0.
-        trials: N, integer >= 1.
-
-    Raises:
-        ValueError: an argument is outside its range.
-    """
+    """Probability of a positive label, ``p = 1 - B(a, b + N) / B(a, b)``, in (0, 1]."""
     return -np.expm1(_log_zero_prob(*_annotator(a, b, trials)))
 
 
@@ -100,16 +76,8 @@ def _log_zero_prob(a: np.ndarray, b: np.ndarray, trials: np.ndarray) -> np.ndarr
 def count_pmf(a: ArrayLike, b: ArrayLike, trials: ArrayLike) -> np.ndarray:
     """Beta-binomial ``Pr(K = k) = C(N, k) B(a + k, b + N - k) / B(a, b)`` for all k.
 
-    Args:
-        a: of the prior, > 0, ``[...]``.
-        b: of the prior, > 0, ``[...]``.
-        trials: N, integer >= 1, ``[...]``.
-
     Returns:
         ``[..., max N + 1]``, 0 where k exceeds its N.
-
-    Raises:
-        ValueError: an argument is outside its range.
     """
     a, b, trials = _annotator(a, b, trials)
     log_zero = _log_zero_prob(a, b, trials)[..., None]
@@ -131,12 +99,6 @@ def class_conditional_counts(
 
     ``Pr(K = k) eta_eff(k) / Pr(r < tau)``, and with ``1 - eta_eff(k)`` for the other.
     At tau = 0 and 1 the empty class gets its limit, K = 0 and K = N.
-
-    Args:
-        a: of the prior, > 0, ``[...]``.
-        b: of the prior, > 0, ``[...]``.
-        trials: N, integer >= 1, ``[...]``.
-        tau: reliability threshold in [0, 1], ``[...]``.
 
     Returns:
         Two arrays ``[..., max N + 1]``, 0 where k exceeds its N.
@@ -175,9 +137,6 @@ def class_conditional_rates(
     ``fnr = Pr(K = 0 | r >= tau)``, each in [0, 1].
 
     Args:
-        a: of the prior, > 0.
-        b: of the prior, > 0.
-        trials: N, integer >= 1.
         tau: reliability threshold in [0, 1]; both rates have limits at 0 and 1.
 
     Raises:
@@ -194,17 +153,8 @@ def pseudo_positive_rate(
 
     The mean of eta_eff over the positive labels; 1 - PPV of the label.
 
-    Args:
-        a: of the prior, > 0.
-        b: of the prior, > 0.
-        trials: N, integer >= 1.
-        tau: reliability threshold in [0, 1].
-
     Returns:
         In [0, 1].
-
-    Raises:
-        ValueError: an argument is outside its range.
     """
     pmf = count_pmf(a, b, trials)[..., 1:]
     a, b, trials, tau = (np.asarray(x)[..., None] for x in (a, b, trials, tau))
@@ -219,15 +169,6 @@ def expected_reliability(
     """Expected reliability R of a rollout of n independent steps, in (0, 1].
 
     ``mu+ (1 - P0^n) + P0^n`` with ``mu+ = E[K / N | K > 0] = a / ((a + b) p)``.
-
-    Args:
-        a: of the prior, > 0.
-        b: of the prior, > 0.
-        trials: N, integer >= 1.
-        n: steps, integer >= 1.
-
-    Raises:
-        ValueError: an argument is outside its range.
     """
     mean, log_zero, n = _independent_steps(a, b, trials, n)
     return mean * -np.expm1(n * log_zero) + np.exp(n * log_zero)
@@ -240,16 +181,6 @@ def expected_bis(
 
     ``mu+ (p (1 - p) (1 - 1/n) + alpha) + alpha (1 - mu+) P0^n``: given the labels, the
     scores of the positives keep the mean mu+ (as in :func:`expected_reliability`).
-
-    Args:
-        a: of the prior, > 0.
-        b: of the prior, > 0.
-        trials: N, integer >= 1.
-        n: steps, integer >= 1.
-        alpha: >= 0.
-
-    Raises:
-        ValueError: an argument is outside its range.
     """
     mean, log_zero, n = _independent_steps(a, b, trials, n)
     alpha = check_nonnegative("alpha", alpha)
@@ -280,12 +211,6 @@ def posterior_fisher(
     The means are taken over integer multiples of 2^-40, exactly, so that rollouts with
     the same proportions of counts tie to the last bit, in any order of steps.
 
-    Args:
-        rollouts: the corpus.
-        a: of the prior, > 0.
-        b: of the prior, > 0.
-        tau: reliability threshold in [0, 1].
-
     Returns:
         float64 ``[n_rollouts]`` in [0, 1/4]; 0 for a pure rollout.
 
@@ -305,9 +230,6 @@ def predictive_excess(
     positive steps and NPV that of ``eta_eff(0)`` over the measured steps with K = 0.
 
     Args:
-        rollouts: the corpus.
-        a: of the prior, > 0.
-        b: of the prior, > 0.
         tau: reliability threshold in [0, 1]; None: z = r, whose posterior mean is
             ``(a + K) / (a + b + N)``.
 

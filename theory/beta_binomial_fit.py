@@ -244,10 +244,7 @@ def _information(
     a: float, b: float, t: np.ndarray, f: np.ndarray, m: np.ndarray
 ) -> np.ndarray:
     """Observed information: minus the Hessian of the log-likelihood in (a, b)."""
-    own = [
-        t @ (a + np.arange(len(t))) ** -2.0,
-        f @ (b + np.arange(len(f))) ** -2.0,
-    ]
+    own = [t @ (a + np.arange(len(t))) ** -2.0, f @ (b + np.arange(len(f))) ** -2.0]
     return np.diag(own) - m @ (a + b + np.arange(len(m))) ** -2.0
 
 

@@ -4,7 +4,8 @@ A step costs c0 (its rollout, its place in training) and each of its N continuat
 c1. The laws of K in the two classes come as a function ``counts(N)`` that gives
 ``Pr(K = k | Y = 0)`` and ``Pr(K = k | Y = 1)``: :func:`two_rates`,
 :func:`two_betas`, :func:`one_beta`, or another. Noise is blind: given Y, K does not
-depend on the features.
+depend on the features. ``q`` is ``Pr(Y = 1)`` in [0, 1], ``[...]``; ``cost_ratio`` is
+c0 / c1 >= 0, a step's cost in continuations, and broadcasts with q.
 """
 
 from __future__ import annotations
@@ -74,9 +75,7 @@ def trials_information(
     """Information I_N(q) about the logit of q that N continuations of a step give.
 
     Args:
-        q: ``Pr(Y = 1)`` in [0, 1], ``[...]``.
         trials: N, integer >= 1.
-        counts: laws of K in the two classes at N.
         target: "count": that of K itself, as
             :func:`theory.label_noise.count_information`; "hard": of ``1[K > 0]``, and
             "soft": of K/N, as :func:`theory.label_noise.target_information`.
@@ -118,9 +117,6 @@ def continuations_per_step(
     For soft labels :func:`soft_continuations` is the same without a search.
 
     Args:
-        q: ``Pr(Y = 1)`` in [0, 1], ``[...]``.
-        counts: laws of K in the two classes at each N.
-        cost_ratio: c0 / c1 >= 0, a step's cost in continuations; broadcasts with q.
         target: what is made of K, as in :func:`trials_information`.
         most: continuations searched, integer >= 1; N* = most says that more may be
             better still.
@@ -151,16 +147,12 @@ def soft_continuations(
     measurement (Cochran, 1977). The best whole N is one of its neighbours; without a
     cost of the step, one continuation.
 
-    Args:
-        q: ``Pr(Y = 1)`` in (0, 1), ``[...]``.
-        counts: laws of K in the two classes, whose mean rates differ.
-        cost_ratio: c0 / c1 >= 0; broadcasts with q.
-
     Returns:
         ``[...]``, >= 0.
 
     Raises:
-        ValueError: an argument is outside its range, or K/N tells nothing.
+        ValueError: an argument is outside its range, q is 0 or 1, or K/N tells nothing,
+            as the classes' mean rates are equal.
 
     Example:
         >>> soft_continuations(0.85, JUDGED, [0, 10, 100]).round(2).tolist()

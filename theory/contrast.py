@@ -22,11 +22,7 @@ from numpy.typing import ArrayLike
 from scipy.special import ndtr
 
 from theory.beta_binomial import predictive_excess
-from theory.domain import (
-    check_count,
-    check_finite,
-    check_nonnegative,
-)
+from theory.domain import check_count, check_finite, check_nonnegative
 from theory.rollouts import Rollouts
 from theory.scores import label_mixture
 
@@ -85,13 +81,6 @@ def expected_contrast(
     under the prior r ~ Beta(a, b): ``V_x`` times
     :func:`theory.beta_binomial.predictive_excess`.
 
-    Args:
-        rollouts: the corpus.
-        a: of the prior, > 0.
-        b: of the prior, > 0.
-        tau: the truth is z = 1[r >= tau]; None: z = r itself, for which E[z | K] is the
-            posterior mean ``(a + K) / (a + b + N)`` and no threshold is needed.
-
     Returns:
         float64 ``[n_rollouts]`` each, equal to the last bit for equal counts in any
         order.
@@ -132,14 +121,7 @@ def weighted_efficiency(contrast: ArrayLike, variation: ArrayLike) -> float:
     """Largest efficiency that any weights have, ``sum_x C_x^2 / V_x``.
 
     By Cauchy and Schwarz; ``w_x = C_x / V_x`` attains it, so that no selection beats
-    weighting.
-
-    Args:
-        contrast: C, ``[n]``.
-        variation: V >= 0, ``[n]``; C is 0 where V is.
-
-    Raises:
-        ValueError: as :func:`selection_efficiency`.
+    weighting. Arguments and errors as for :func:`selection_efficiency`.
     """
     contrast, variation = _pairs(contrast, variation)
     mixed = variation > 0
@@ -162,8 +144,7 @@ def best_subset(
     Severance 1976), as far as the chord between two leaves room for a better subset.
 
     Args:
-        contrast: C, ``[n]``.
-        variation: V >= 0, ``[n]``; C is 0 where V is.
+        contrast: this and variation as for :func:`selection_efficiency`.
         size: how many rollouts, integer in [1, n]; None: as many as are best.
 
     Returns:

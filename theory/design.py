@@ -122,9 +122,6 @@ def top_selection(
     Args:
         information: ``[n_rollouts, d, d]``; the rest as for :func:`design_gain`.
         size: rollouts to take, in [0, n_rollouts].
-        precision: ``[d, d]``.
-        criterion: which gain.
-        target: M for "V".
 
     Returns:
         int64 ``[size]``, equal gains in row order; sort it to use it as a subset.
@@ -151,18 +148,7 @@ def greedy_selection(
     ``1 - 1/e`` of the best set's (Nemhauser, Wolsey and Fisher 1978); "A" and "V" are
     not submodular and have no such guarantee.
 
-    Args:
-        information: ``[n_rollouts, d, d]``; the rest as for :func:`design_gain`.
-        size: rollouts to take, in [0, n_rollouts].
-        precision: ``[d, d]``, before the first rollout.
-        criterion: which gain.
-        target: M for "V".
-
-    Returns:
-        int64 ``[size]``, equal gains in row order; sort it to use it as a subset.
-
-    Raises:
-        ValueError: as :func:`design_gain`, or ``size`` is outside its range.
+    Arguments, order and errors as for :func:`top_selection`.
     """
     roots, moment = _whiten(*_check(information, precision, criterion, target))
     upper, chosen = np.eye(roots.shape[-2]), []

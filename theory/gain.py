@@ -146,9 +146,6 @@ def fit_constant(
         auroc: measured, in [0, 1], any shape.
         steps: this and the rest as for :func:`predicted_auroc`; they broadcast to the
             shape of ``auroc``.
-        information: as there.
-        dimension: as there.
-        minimiser_auroc: as there.
 
     Returns:
         k in [1e-6, 1e6], to about six digits.
@@ -176,11 +173,7 @@ def fit_constant(
 
 
 def estimated_score_auroc(
-    n: ArrayLike,
-    w: ArrayLike,
-    cov: ArrayLike,
-    delta: ArrayLike,
-    within: ArrayLike,
+    n: ArrayLike, w: ArrayLike, cov: ArrayLike, delta: ArrayLike, within: ArrayLike
 ) -> np.ndarray:
     """Mean AUROC of a linear score fitted to n labels, ``Phi(z / sqrt(1 + nu^2/n))``.
 
@@ -216,13 +209,7 @@ def relative_error(w: ArrayLike, cov: ArrayLike, within: ArrayLike) -> float:
     """Squared error across w of a fit, relative to w, times its number of labels:
     ``nu^2 = (tr(C V) - w'C V C w / w'C w) / w'C w``.
 
-    Args:
-        w: this and the rest as for :func:`estimated_score_auroc`.
-        cov: as there.
-        within: as there.
-
-    Returns:
-        >= 0 for covariances.
+    Arguments as for :func:`estimated_score_auroc`; >= 0 for covariances.
 
     Raises:
         ValueError: an argument is not finite, or ``w'C w`` is not positive.
@@ -278,11 +265,7 @@ def gaussian_constant(
     # One coordinate across stands for all: of mean 0 and variance 1.
     phi = np.array([(1, x, side) for side in (-1.0, 1.0) for x in along])
     found = noisy_minimizer_and_sandwich(
-        phi,
-        expit(logit(q) + separation * phi[:, 1]),
-        fpr,
-        fnr,
-        np.tile(weights, 2),
+        phi, expit(logit(q) + separation * phi[:, 1]), fpr, fnr, np.tile(weights, 2)
     )
     relative = found.cov[2, 2] * (separation / found.w[1]) ** 2
     return float(across / dimension * information * relative / 2)

@@ -3,9 +3,11 @@
 ``q = Pr(Y = 1)``, ``fpr = Pr(Y~ = 1 | Y = 0)``, ``fnr = Pr(Y~ = 0 | Y = 1)``, each in
 [0, 1] and their sum unrestricted (above 1 the label is worth more when inverted);
 ``J = 1 - fpr - fnr``; ``q~ = Pr(Y~ = 1)``. Information is Fisher's about the logit of
-q, per label; a feature vector phi turns a weight I into the matrix ``I phi phi^T``.
-Arguments broadcast; results are float64; an argument outside its range or NaN raises
-ValueError.
+q, per label; a feature vector phi turns a weight I into the matrix ``I phi phi^T``. A
+count K has the laws ``pmf_negative``, ``f0(k) = Pr(K = k | Y = 0)``, and
+``pmf_positive``, f1, ``[..., n_counts]``; then q is ``[...]`` and targets t(k), finite,
+``[..., n_counts]``. Arguments broadcast; results are float64; an argument outside its
+range or NaN raises ValueError.
 """
 
 from __future__ import annotations
@@ -26,9 +28,6 @@ def joint_label_probs(
 
     ``tp = q (1 - fnr)``, ``fn = q fnr``, ``fp = (1 - q) fpr``,
     ``tn = (1 - q) (1 - fpr)``: products only, so each keeps its relative precision.
-
-    Raises:
-        ValueError: ``q``, ``fpr`` or ``fnr`` is not in [0, 1].
     """
     q, fpr, fnr = _channel(q, fpr, fnr)
     return q * (1 - fnr), q * fnr, (1 - q) * fpr, (1 - q) * (1 - fpr)
@@ -38,9 +37,6 @@ def noisy_positive_prob(q: ArrayLike, fpr: ArrayLike, fnr: ArrayLike) -> np.ndar
     """Probability of a positive label, ``q~ = (1 - fnr) q + fpr (1 - q)``, in [0, 1].
 
     Eq. 10 at ``fpr = fnr = eta``: ``(1 - 2 eta) q + eta``.
-
-    Raises:
-        ValueError: ``q``, ``fpr`` or ``fnr`` is not in [0, 1].
     """
     tp, _, fp, _ = joint_label_probs(q, fpr, fnr)
     return tp + fp
@@ -80,9 +76,6 @@ def information_retention(q: ArrayLike, fpr: ArrayLike, fnr: ArrayLike) -> np.nd
     and label. At q in {0, 1} the limit from inside (0, 1): at ``q = 0`` it is
     ``1 - fnr`` where fpr = 0, ``fnr`` where fpr = 1, and 0 between; at ``q = 1``
     likewise with the rates exchanged.
-
-    Raises:
-        ValueError: ``q``, ``fpr`` or ``fnr`` is not in [0, 1].
     """
     q, fpr, fnr = _channel(q, fpr, fnr)
     tp, fn, fp, tn = joint_label_probs(q, fpr, fnr)
@@ -94,9 +87,7 @@ def information_retention(q: ArrayLike, fpr: ArrayLike, fnr: ArrayLike) -> np.nd
     slope = j * q * (1 - q) / np.where(certain, 1.0, variance)
     # A label is certain only if every truth of the likelier class gets the same one.
     limit = np.where(
-        q < 0.5,
-        np.where(fpr == 0, 1 - fnr, fnr),
-        np.where(fnr == 0, 1 - fpr, fpr),
+        q < 0.5, np.where(fpr == 0, 1 - fnr, fnr), np.where(fnr == 0, 1 - fpr, fpr)
     )
     return np.where(certain, limit, j * slope)
 
@@ -111,9 +102,6 @@ def noisy_fisher_weight(q: ArrayLike, fpr: ArrayLike, fnr: ArrayLike) -> np.ndar
     - ``q~ (1 - q~) (PPV + NPV - 1)^2``; with false positives only, this is
       ``q~ (1 - q~) PPV^2``: mixture times squared reliability of the positives;
     - ``q (1 - q) - E Var(Y | Y~)`` (complete minus missing information).
-
-    Raises:
-        ValueError: ``q``, ``fpr`` or ``fnr`` is not in [0, 1].
     """
     q, fpr, fnr = _channel(q, fpr, fnr)
     return q * (1 - q) * information_retention(q, fpr, fnr)
@@ -126,9 +114,6 @@ def small_noise_fisher_weight(
 
     ``q (1 - q) - fpr (1 - q) - fnr q``: the loss is additive, not a factor, so it
     weighs most where q (1 - q) is small. Below 0 where the rates are not small.
-
-    Raises:
-        ValueError: ``q``, ``fpr`` or ``fnr`` is not in [0, 1].
     """
     q, fpr, fnr = _channel(q, fpr, fnr)
     return q * (1 - q) - fpr * (1 - q) - fnr * q
@@ -142,9 +127,6 @@ def paper_signal(q: ArrayLike, eta: ArrayLike) -> np.ndarray:
     first order too large elsewhere. For eta > 0 and q in (0, 1) too large iff
     ``eta < 1/4`` and ``q (1 - q) < (1 - 4 eta) (1 - eta) / (4 (1 - 2 eta)^2)``;
     negative above ``eta = 1/4``.
-
-    Raises:
-        ValueError: ``q`` or ``eta`` is not in [0, 1].
     """
     q, eta = check_probability("q", q), check_probability("eta", eta)
     return (1 - 4 * eta) * q * (1 - q)
@@ -158,11 +140,6 @@ def count_information(
     ``I_K = q (1 - q) - E Var(Y | K)`` (Louis, 1982), computed as
     ``q^2 (1 - q)^2 sum_k (f1(k) - f0(k))^2 / (q f1(k) + (1 - q) f0(k))``. At least
     that of any label made from K (:func:`noisy_fisher_weight`), at most q (1 - q).
-
-    Args:
-        q: ``Pr(Y = 1)`` in [0, 1], ``[...]``.
-        pmf_negative: ``f0(k) = Pr(K = k | Y = 0)``, ``[..., n_counts]``.
-        pmf_positive: ``f1(k) = Pr(K = k | Y = 1)``, ``[..., n_counts]``.
 
     Returns:
         ``[...]``, in [0, q (1 - q)].
@@ -186,12 +163,6 @@ def target_moments(
 
     ``E t = q E1 t + (1 - q) E0 t`` and ``Var t``; what
     :func:`theory.asymptotics.target_minimizer_and_sandwich` asks of every feature.
-
-    Args:
-        q: ``Pr(Y = 1)`` in [0, 1], ``[...]``.
-        targets: t(k), finite, ``[..., n_counts]``.
-        pmf_negative: ``f0(k) = Pr(K = k | Y = 0)``, ``[..., n_counts]``.
-        pmf_positive: ``f1(k) = Pr(K = k | Y = 1)``, ``[..., n_counts]``.
 
     Returns:
         Two arrays ``[...]``.
@@ -223,10 +194,7 @@ def target_information(
     it is :func:`noisy_fisher_weight`; an affine change of t leaves it as it is.
 
     Args:
-        q: ``Pr(Y = 1)`` in [0, 1], ``[...]``.
         targets: t(k), finite, ``[..., n_counts]``: a hard label, K/N, a score.
-        pmf_negative: ``f0(k) = Pr(K = k | Y = 0)``, ``[..., n_counts]``.
-        pmf_positive: ``f1(k) = Pr(K = k | Y = 1)``, ``[..., n_counts]``.
 
     Returns:
         ``[...]``, in [0, q (1 - q)]; 0 for a constant target.
@@ -269,9 +237,7 @@ def best_count_threshold(
     decision threshold of a trained score is :func:`theory.agreement.best_threshold`.)
 
     Args:
-        q: ``Pr(Y = 1)`` in [0, 1], ``[...]``.
         pmf_negative: ``f0(k) = Pr(K = k | Y = 0)``, ``[..., n_counts]``, two at least.
-        pmf_positive: ``f1(k) = Pr(K = k | Y = 1)``, ``[..., n_counts]``.
 
     Returns:
         integers ``[...]`` in [0, n_counts - 2].

@@ -1,8 +1,10 @@
 """Logistic loss of one step: gradients, their second moment, and signal against noise.
 
 Student ``q_w = sigma(<w, phi>)``, loss ``-y log q_w - (1 - y) log(1 - q_w)``, truth
-``Y ~ Bernoulli(q)``, label Y~ through the channel of :mod:`theory.label_noise`. All
-forms keep their relative precision at any logit (|<w, phi>| = 700 included). Arguments
+``Y ~ Bernoulli(q)``, label Y~ through the channel of :mod:`theory.label_noise`.
+Weights w and features phi are ``[..., D]``, a label y, soft or not, is ``[...]`` in
+[0, 1], as are q and ``q_student``, q_w; ``sq_norm`` is ``||phi||^2`` >= 0. All forms
+keep their relative precision at any logit (|<w, phi>| = 700 included). Arguments
 broadcast; results are float64; an argument outside its range or NaN raises ValueError.
 """
 
@@ -19,11 +21,6 @@ from theory.label_noise import joint_label_probs
 def logistic_loss(w: ArrayLike, phi: ArrayLike, y: ArrayLike) -> np.ndarray:
     """Logistic loss ``y log(1 + e^-z) + (1 - y) log(1 + e^z)`` with ``z = <w, phi>``.
 
-    Args:
-        w: weights, ``[..., D]``.
-        phi: features, ``[..., D]``.
-        y: label in [0, 1] (soft labels allowed), ``[...]``.
-
     Returns:
         ``[...]``, nats per step, >= 0.
 
@@ -38,11 +35,6 @@ def logistic_loss(w: ArrayLike, phi: ArrayLike, y: ArrayLike) -> np.ndarray:
 
 def logistic_gradient(w: ArrayLike, phi: ArrayLike, y: ArrayLike) -> np.ndarray:
     """Gradient of :func:`logistic_loss` in w, ``(q_w - y) phi``.
-
-    Args:
-        w: weights, ``[..., D]``.
-        phi: features, ``[..., D]``.
-        y: label in [0, 1], ``[...]``.
 
     Returns:
         ``[..., D]``.
@@ -61,10 +53,6 @@ def logistic_hessian(w: ArrayLike, phi: ArrayLike) -> np.ndarray:
     """Hessian of :func:`logistic_loss` in w, ``q_w (1 - q_w) phi phi^T``, for any y.
 
     Also the Fisher information of a clean label. Symmetric to the last bit.
-
-    Args:
-        w: weights, ``[..., D]``.
-        phi: features, ``[..., D]``.
 
     Returns:
         ``[..., D, D]``, positive semidefinite of rank one.
@@ -90,16 +78,6 @@ def gradient_second_moment(
     It is not signal: without noise the gradient it measures has mean zero, and flips
     only raise it (by ``eta (1 - 2q)^2``) while they destroy information. See
     :func:`gradient_snr` and :func:`theory.label_noise.noisy_fisher_weight`.
-
-    Args:
-        q: ``Pr(Y = 1)`` in [0, 1].
-        fpr: ``Pr(Y~ = 1 | Y = 0)`` in [0, 1].
-        fnr: ``Pr(Y~ = 0 | Y = 1)`` in [0, 1].
-        sq_norm: ``||phi||^2`` >= 0.
-
-    Raises:
-        ValueError: a probability is not in [0, 1], or ``sq_norm`` is negative or not
-            finite.
     """
     tp, fn, fp, tn = joint_label_probs(q, fpr, fnr)
     q = np.asarray(q, np.float64)
@@ -119,15 +97,6 @@ def gradient_snr(
     - ``alignment = <E g~, E g> / ||phi||^2 = (q_w - q~) (q_w - q)``, in [-1/4, 1];
       negative, so that the label drives the student away from the truth, exactly where
       q_w lies between q and q~.
-
-    Args:
-        q_student: ``q_w`` in [0, 1].
-        q: ``Pr(Y = 1)`` in [0, 1].
-        fpr: ``Pr(Y~ = 1 | Y = 0)`` in [0, 1].
-        fnr: ``Pr(Y~ = 0 | Y = 1)`` in [0, 1].
-
-    Raises:
-        ValueError: an argument is not in [0, 1].
     """
     q_student = check_probability("q_student", q_student)
     tp, fn, fp, tn = joint_label_probs(q, fpr, fnr)

@@ -1,7 +1,9 @@
 """Label mixture of a rollout: what p(1-p) measures, under noise and under dependence.
 
 Notation: a rollout has n steps with label probabilities q_j, p = n_pos / n is the share
-of positive labels, qbar = mean_j q_j. Rollouts stand on the last axis ``[..., n]``.
+of positive labels, qbar = mean_j q_j. Label probabilities ``q`` in [0, 1] stand on the
+last axis ``[..., n]``, n >= 1; uncertainty ``theta`` is in [0, 1/4], the flip rate
+``eta`` in [0, 1]. Arguments broadcast; one outside its range raises ValueError.
 """
 
 from __future__ import annotations
@@ -61,14 +63,8 @@ def label_mixture_moments(q: ArrayLike) -> MixtureMoments:
     Var_j(q_j), so theta is headroom for information at the teacher, not information:
     q = (1, 1, 0, 0) has theta = 1/4 and A = 0.
 
-    Args:
-        q: label probabilities ``[..., n]``, n >= 1.
-
     Returns:
         three arrays ``[...]``.
-
-    Raises:
-        ValueError: an entry of ``q`` is outside [0, 1], or there is no step.
     """
     q = _check_steps(q)
     information = np.mean(q * (1 - q), axis=-1)
@@ -85,13 +81,6 @@ def mixture_bounds(theta: ArrayLike, n: ArrayLike) -> MixtureBounds:
     ``theta (1 - 1/n) <= E[p (1 - p)] <= theta``: the lower one is met by equal q_j, the
     upper one by q_j in {0, 1}. Only the lower one needs independent labels
     (:func:`exchangeable_expected_mixture`): ``E[p (1 - p)] = theta - Var(p)`` always.
-
-    Args:
-        theta: uncertainty in [0, 1/4].
-        n: steps, >= 1; broadcasts against ``theta``.
-
-    Raises:
-        ValueError: an argument is outside its range.
     """
     theta = _check_uncertainty(theta)
     n = check_count("n", n, low=1)
@@ -103,13 +92,6 @@ def flipped_uncertainty(theta: ArrayLike, eta: ArrayLike) -> np.ndarray:
 
     ``theta~ = (1 - 2 eta)^2 theta + eta (1 - eta)`` (Eq. 10 and 22-23), computed as
     theta and what :func:`flip_gap` adds, so that rounding cannot leave the range.
-
-    Args:
-        theta: uncertainty in [0, 1/4].
-        eta: flip rate in [0, 1]; broadcasts against ``theta``.
-
-    Raises:
-        ValueError: an argument is outside its range.
     """
     return _check_uncertainty(theta) + flip_gap(theta, eta)
 
@@ -120,13 +102,6 @@ def flip_gap(theta: ArrayLike, eta: ArrayLike) -> np.ndarray:
     ``theta~ - theta = eta (1 - eta) (1 - 4 theta) = eta (1 - eta) (1 - 2 qbar)^2``:
     never negative, at most 1/4, and 0 where labels are balanced; Eq. 24 bounds it by
     2 eta, at least twice the truth wherever eta > 0.
-
-    Args:
-        theta: uncertainty in [0, 1/4].
-        eta: flip rate in [0, 1]; broadcasts against ``theta``.
-
-    Raises:
-        ValueError: an argument is outside its range.
     """
     theta = _check_uncertainty(theta)
     eta = check_probability("eta", eta)
@@ -140,14 +115,8 @@ def unbiased_mixture(q: ArrayLike) -> UnbiasedMixture:
     (and for A) only if the q_j are equal, otherwise above both (from Lemma 2). A single
     step scores 0, which is biased by -theta.
 
-    Args:
-        q: label probabilities ``[..., n]``, n >= 1.
-
     Returns:
         two arrays ``[...]``.
-
-    Raises:
-        ValueError: an entry of ``q`` is outside [0, 1], or there is no step.
     """
     q = _check_steps(q)
     n = q.shape[-1]
@@ -162,14 +131,8 @@ def mixed_share(q: ArrayLike) -> np.ndarray:
     ``1 - prod_j q_j - prod_j (1 - q_j)``, summed as the probabilities that label j is
     the first to differ, so that small shares keep their digits.
 
-    Args:
-        q: label probabilities ``[..., n]``, n >= 1.
-
     Returns:
         ``[...]``; 0 for n = 1.
-
-    Raises:
-        ValueError: an entry of ``q`` is outside [0, 1], or there is no step.
     """
     q = _check_steps(q)
     first_negative = np.cumprod(q, axis=-1)[..., :-1] * (1 - q[..., 1:])
@@ -218,9 +181,6 @@ def exchangeable_mixed_share(q: ArrayLike, n: ArrayLike, icc: ArrayLike) -> np.n
         q: mean label probability in [0, 1].
         n: steps, >= 1.
         icc: correlation of two labels of a rollout, in [0, 1]; all three broadcast.
-
-    Raises:
-        ValueError: an argument is outside its range.
     """
     q = check_probability("q", q)
     n = check_count("n", n, low=1)
@@ -246,13 +206,7 @@ def exchangeable_expected_mixture(
     ``E[p (1 - p)] = q (1 - q) (1 - 1/n) (1 - icc)``: dependence within a rollout takes
     mixture away by exactly its correlation, so Eq. 9's lower bound needs icc = 0.
 
-    Args:
-        q: mean label probability in [0, 1].
-        n: steps, >= 1.
-        icc: correlation of two labels of a rollout, in [0, 1]; all three broadcast.
-
-    Raises:
-        ValueError: an argument is outside its range.
+    Arguments as for :func:`exchangeable_mixed_share`.
     """
     q = check_probability("q", q)
     n = check_count("n", n, low=1)

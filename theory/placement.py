@@ -155,10 +155,7 @@ def noise_placed_by_position(
     another one three quarters.
 
     Args:
-        label: 0 or 1, ``[S]``.
-        truth: whether the step is right, ``[S]``.
-        position: of the step in its rollout, in [0, 1], ``[S]``.
-        rng: of the places.
+        label: this, truth and position as for :func:`noise_by_position`.
         share: of the wrong steps, drawn at random, whose labels are sorted, in [0, 1].
 
     Returns:

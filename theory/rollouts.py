@@ -169,11 +169,7 @@ class Rollouts:
             successes[to] = self.successes[steps]
             trials[to] = self.trials[steps]
         return Rollouts(
-            successes,
-            trials,
-            offsets,
-            self.source[rows],
-            self.source_names,
+            successes, trials, offsets, self.source[rows], self.source_names
         )
 
     def blocks(self) -> Iterator[tuple[slice, Rollouts]]:

@@ -229,10 +229,7 @@ def moment_prior(rollouts: Rollouts) -> tuple[float, float]:
 
 
 def shrunken_bis(
-    rollouts: Rollouts,
-    a: float,
-    b: float,
-    alpha: float = DEFAULT_ALPHA,
+    rollouts: Rollouts, a: float, b: float, alpha: float = DEFAULT_ALPHA
 ) -> np.ndarray:
     """BIS with each s_j replaced by its posterior mean ``(a + K_j) / (a + b + N_j)``
     in R, in [0, alpha + 1/4].

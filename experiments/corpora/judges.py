@@ -19,12 +19,7 @@ from experiments.console.tables import format_table
 from experiments.store.experiment import ExperimentOptions
 from experiments.store.provenance import file_sha256
 from experiments.store.results import Result, append_results
-from mprm_jax.data.corpus import (
-    Corpus,
-    SelectableCorpus,
-    read_corpus,
-    usable_rollouts,
-)
+from mprm_jax.data.corpus import Corpus, SelectableCorpus, read_corpus, usable_rollouts
 from mprm_jax.data.write import decode_line, read_lines
 from mprm_jax.records.problems import BadRecord, DataError, faults_of
 from mprm_jax.records.record import Record, Step, scored_step

@@ -71,11 +71,7 @@ def _measure(options: Options) -> dict[str, Any]:
     usable, r = _simulate(options)
     rules = {
         rule: select(
-            usable.rollouts,
-            rule,
-            options.keep_ratio,
-            usable.content,
-            seed=options.seed,
+            usable.rollouts, rule, options.keep_ratio, usable.content, seed=options.seed
         )
         for rule in _RULES
     }

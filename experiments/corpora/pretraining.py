@@ -27,11 +27,7 @@ from experiments.corpora.scene_text import questions, step_texts
 from mprm_jax.data.prompt import render
 from mprm_jax.models import layers as nn
 from mprm_jax.models import tiny
-from mprm_jax.models.tiny import (
-    TinyConfig,
-    TinyModel,
-    patchify,
-)
+from mprm_jax.models.tiny import TinyConfig, TinyModel, patchify
 from mprm_jax.models.tokenizer import build_tokenizer
 from mprm_jax.records.record import STEP_MARKER
 from mprm_jax.train import checkpoint

@@ -5,12 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator
 
-from sim.scenes.grammar import (
-    NEUTRAL_STEP,
-    final_text,
-    question_text,
-    step_text,
-)
+from sim.scenes.grammar import NEUTRAL_STEP, final_text, question_text, step_text
 from sim.scenes.solutions import NEUTRAL, READ, Solutions
 
 

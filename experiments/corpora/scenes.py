@@ -260,10 +260,7 @@ def _judged_records(
         record = {
             "image": [_picture_path(problems, row)],
             "question": question,
-            "response": {
-                "steps": texts,
-                "process_correctness": correct[start:end],
-            },
+            "response": {"steps": texts, "process_correctness": correct[start:end]},
             "answer": str(answers[row]),
             "data_source": problems.source.name,
         }

@@ -29,12 +29,7 @@ from experiments.grid.cells import (
     open_prompts,
     run_cells,
 )
-from experiments.grid.inputs import (
-    InputPaths,
-    Inputs,
-    read_inputs,
-    refuse_another_run,
-)
+from experiments.grid.inputs import InputPaths, Inputs, read_inputs, refuse_another_run
 from experiments.grid.judge import MemoryBudget, open_bench
 from experiments.grid.plan import (
     BASE,

@@ -61,10 +61,6 @@ class MemoryBudget:
 class PromptCache:
     """Prompts of a source, encoded when first asked for, kept while there is room.
 
-    Args:
-        source: encodes.
-        budget: shared with other sources.
-
     Attributes:
         tokens: of each prompt, int64; 0 where it was not asked for yet.
     """

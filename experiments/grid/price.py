@@ -124,11 +124,6 @@ class Rates:
 def rates(options: Options, inputs: Inputs, plan: UpdatePlan) -> Rates:
     """Price an update, with nothing allocated; the devices need not be here.
 
-    Args:
-        options: of the grid.
-        inputs: corpus and benchmark.
-        plan: of all rollouts.
-
     Raises:
         UsageError: a setting of the model, the mesh or the price is out of range.
         DataError: there is no such model, or a prompt of the sample cannot be read.

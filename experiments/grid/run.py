@@ -179,12 +179,7 @@ def _training(
 
 
 def _context(options: Options, inputs: Inputs, budget: UpdatePlan) -> GridContext:
-    from experiments.grid.cells import (
-        Curve,
-        GridContext,
-        InitialParams,
-        open_prompts,
-    )
+    from experiments.grid.cells import Curve, GridContext, InitialParams, open_prompts
     from experiments.grid.judge import MemoryBudget, open_bench
     from mprm_jax.data.batches import open_ladder
     from mprm_jax.train.loop import advised

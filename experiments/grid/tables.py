@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Sequence
+from functools import partial
 
 from experiments.console.tables import format_table, printable
 from experiments.console.text import count_of
@@ -112,12 +113,15 @@ def _percent(share: float | None) -> str:
     return "-" if share is None else f"{100 * share:g}%"
 
 
-def plus_minus(of: Estimate | None) -> str:
-    """Mean and half of the interval, where there is one."""
+def plus_minus(of: Estimate | None, sign: str = "") -> str:
+    """Mean and half of the interval, where there is one; with ``sign`` "+" signed."""
     if of is None:
         return "-"
     half = "" if of.half_width is None else f" ± {of.half_width:.3f}"
-    return f"{of.mean:.3f}{half}"
+    return f"{of.mean:{sign}.3f}{half}"
+
+
+_signed = partial(plus_minus, sign="+")
 
 
 def _short(of: Estimate | None) -> str:
@@ -127,13 +131,8 @@ def _short(of: Estimate | None) -> str:
 def level_table(of: Decomposition) -> str:
     """Random and BIS under each kind of labels."""
     lines = [
-        (
-            level.labels,
-            plus_minus(level.random),
-            plus_minus(level.bis),
-            _signed(level.difference),
-        )
-        for level in of.levels
+        (of.labels, *map(plus_minus, (of.random, of.bis)), _signed(of.difference))
+        for of in of.levels
     ]
     header = (f"labels, {_percent(of.arm.keep_ratio)}", "random", "bis", "bis - random")
     return format_table(header, lines)
@@ -142,21 +141,10 @@ def level_table(of: Decomposition) -> str:
 def part_table(of: Decomposition) -> str:
     """The terms of BIS - Random, and what they are."""
     lines = [
-        (
-            f"  {part.within}" if part.within else part.name,
-            _signed(part.difference),
-            part.of,
-        )
-        for part in of.parts
+        (f"  {of.within}" if of.within else of.name, _signed(of.difference), of.of)
+        for of in of.parts
     ]
     return format_table(("why", "micro-F1", ""), lines)
-
-
-def _signed(of: Estimate | None) -> str:
-    if of is None:
-        return "-"
-    half = "" if of.half_width is None else f" ± {of.half_width:.3f}"
-    return f"{of.mean:+.3f}{half}"
 
 
 def gap_table(outcome: Outcome) -> str:

@@ -116,10 +116,6 @@ def strengths(one: ShownSteps, other: ShownSteps) -> np.ndarray:
     of the other shift along them, in standard deviations of the residuals there. Both
     ways, averaged; so no dimension is too many, and noise alone shows nothing.
 
-    Args:
-        one: steps of some rollouts.
-        other: of others.
-
     Raises:
         ValueError: ease, position or truth is the same in all steps.
     """
@@ -291,11 +287,8 @@ def judged_steps(
 
 
 def right_share(judged: Judged, weight_X: np.ndarray | None = None) -> np.ndarray:
-    """Share of right steps of each cell, shrunk, in (0, 1), ``[cells]``.
-
-    Args:
-        judged: the steps.
-        weight_X: how often each rollout counts; once each if None.
+    """Share of right steps of each cell, shrunk, in (0, 1), ``[cells]``; a rollout
+    counts as often as its weight says.
     """
     weight = 1.0 if weight_X is None else weight_X[judged.row_S]
     weight = np.broadcast_to(weight, judged.cell_S.shape)
@@ -335,11 +328,8 @@ class Values(NamedTuple):
 
 
 def predictive_values(subset: np.ndarray, right: np.ndarray) -> Values:
-    """PPV and NPV of a subset; NaN of a label that it lacks.
-
-    Args:
-        subset: from :func:`composition`.
-        right: from :func:`right_share`.
+    """PPV and NPV of a subset's :func:`composition` where the shares of right steps are
+    those of :func:`right_share`; NaN of a label that it lacks.
     """
     steps, positive = subset.sum(axis=1), _positive()
     ppv, npv = (

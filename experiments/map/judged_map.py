@@ -56,13 +56,7 @@ import numpy as np
 from experiments.console.command import print_json
 from experiments.console.tables import format_table
 from experiments.console.text import count_of
-from experiments.map.advisor import (
-    LEVEL,
-    GainModel,
-    Prediction,
-    fit_gain,
-    world_inputs,
-)
+from experiments.map.advisor import LEVEL, GainModel, Prediction, fit_gain, world_inputs
 from experiments.map.advisor import NAMES as COUNTS
 from experiments.map.design import DESIGNS, Design, design
 from experiments.map.gain import judge_gains

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -158,9 +158,9 @@ def _threshold_curve(judged: Judged) -> Chart | None:
     if first is not None:
         found["ProcessBench F1"] = first
     x = thresholds[picked]
-    none = np.full(len(x), np.nan)
+    none = [np.nan] * len(x)
     curves = [
-        page.Curve(name, x.tolist(), of.tolist(), none.tolist(), look)
+        page.Curve(name, x.tolist(), of.tolist(), none, look)
         for look, (name, of) in enumerate(found.items())
     ]
     chosen = (judged.value["threshold"], judged.value["processbench"]["threshold"])
@@ -178,7 +178,7 @@ def _threshold_curve(judged: Judged) -> Chart | None:
     figure = page.lines(curves, "decision threshold", "F1", marks)
     title = "F1 against the decision threshold, on the evaluated steps"
     chart = chart_of("thresholds", title, figure, best)
-    return Chart(title, chart.markup, note=f"{best[:1].upper()}{best[1:]}.")
+    return replace(chart, note=f"{best[:1].upper()}{best[1:]}.")
 
 
 def _reliability(bins: Sequence[dict[str, Any]]) -> Chart | None:

@@ -54,10 +54,7 @@ from experiments.page.html import (
 from experiments.page.place import other_labels, place
 from experiments.page.rollouts import RolloutView, view_examples
 from experiments.store.provenance import file_sha256, versions
-from mprm_jax.data.outputs import (
-    OutputSet,
-    manifest_path,
-)
+from mprm_jax.data.outputs import OutputSet, manifest_path
 from theory import paper
 from theory.intervals import Estimate
 
@@ -350,9 +347,7 @@ def _differences(key: str, outcome: Outcome) -> tuple[list[Chart], Table]:
             # The sign stays with its number where the chart breaks lines.
             label = visible(item["rule"]).replace(" %", "\N{NO-BREAK SPACE}%")
             half = of and of.half_width
-            rows.append(
-                page.Difference(label, sign(of and of.mean), of and of.mean, half)
-            )
+            rows.append(page.Term(label, sign(of and of.mean), of and of.mean, half))
     contrasts = tabulate(
         f"Less Random at the same keep ratio and labels, {outcome.world}. Holm’s p is "
         "corrected over all that was asked.",

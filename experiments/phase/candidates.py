@@ -220,10 +220,7 @@ def _below(
 
 
 def _as_json(
-    cells: Sequence[Cell],
-    name: str,
-    metric: str,
-    gains: dict[str, list[Verdict]],
+    cells: Sequence[Cell], name: str, metric: str, gains: dict[str, list[Verdict]]
 ) -> list[dict[str, Any]]:
     of_cells = zip(cells, *gains.values(), strict=True)
     return [

@@ -167,7 +167,4 @@ PROBES = {
     "full": Probes(),
     "small": Probes(("scarce",), (300, 2400, 6000), (BLIND, HARD, CLEAN), 4, 3),
 }
-NETS = {
-    "full": Nets(),
-    "small": Nets(stages=(2400, 6000), rates=(5e-4,), units=3),
-}
+NETS = {"full": Nets(), "small": Nets(stages=(2400, 6000), rates=(5e-4,), units=3)}

@@ -110,12 +110,6 @@ def train(
 ) -> Iterator[str]:
     """Train the models that a store lacks, corpus by corpus; a line on each.
 
-    Args:
-        folder: of the store.
-        design: of the diagram.
-        backbones: its stages.
-        seed: the first.
-
     Raises:
         DataError: a file cannot be read or written.
     """
@@ -184,15 +178,7 @@ def compute(
     folder: Path,
     seed: int,
 ) -> list[dict[str, Any]]:
-    """Metrics of cells whose models are trained.
-
-    Args:
-        group: the cells.
-        design: of the diagram.
-        backbones: by stage.
-        folder: of the store of the models.
-        seed: the first.
-    """
+    """Metrics of cells whose models are trained, in the store of ``folder``."""
     metrics = []
     for cell in group:
         backbone = backbones[int(cell.knowledge)]
@@ -206,9 +192,7 @@ def compute(
 def taught(
     at: Cell, design: Nets, backbone: str, folder: Path, seed: int
 ) -> dict[Arm, dict[str, list[float]]]:
-    """Metrics of each arm at a cell's start, lists over units; arguments as of
-    :func:`compute`.
-    """
+    """Metrics of each arm at a cell's start, lists over units."""
     found, model = models(folder), fingerprint(tiny.NAME, backbone)
     of_arms = {}
     for arm in grid_of(design, seed).arms():

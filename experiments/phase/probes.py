@@ -214,11 +214,7 @@ def fingerprint(backbone: str) -> str:
 
 
 def keep_hidden_states(
-    design: Probes,
-    world: str,
-    backbones: Mapping[int, str],
-    folder: Path,
-    seed: int,
+    design: Probes, world: str, backbones: Mapping[int, str], folder: Path, seed: int
 ) -> Iterator[None]:
     """Compute what the folder lacks of a world's corpora at every stage, each file
     whole or not at all; yields after each corpus.

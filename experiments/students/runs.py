@@ -528,9 +528,7 @@ def _scored(
 
 
 def _curves(
-    scores: Sequence[np.ndarray],
-    problems: Sequence[Task],
-    checkpoints: Sequence[int],
+    scores: Sequence[np.ndarray], problems: Sequence[Task], checkpoints: Sequence[int]
 ) -> dict[str, np.ndarray]:
     """Mean over seeds and its standard error at each checkpoint, ``[A, points]``."""
     points = [

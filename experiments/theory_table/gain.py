@@ -8,11 +8,7 @@ import numpy as np
 from jax.scipy.special import ndtr as jax_ndtr
 from scipy.special import ndtr
 
-from experiments.theory_table.statement import (
-    Statement,
-    autodiff_hessian,
-    both,
-)
+from experiments.theory_table.statement import Statement, autodiff_hessian, both
 
 # --- errors across the best direction -------------------------------------------------
 

@@ -120,11 +120,7 @@ STATEMENTS: tuple[Statement, ...] = (
         ((1 - 4 * 0.1) * _Q * (1 - _Q) + 0.1) * _SQ_NORM,
     ),
     _second_moment(
-        "equation_6_half",
-        "Eq. 6 at eta = 1/2",
-        0.5,
-        0.5,
-        (0.5 - _VARIANCE) * _SQ_NORM,
+        "equation_6_half", "Eq. 6 at eta = 1/2", 0.5, 0.5, (0.5 - _VARIANCE) * _SQ_NORM
     ),
     # Eq. 6 for the noise that Monte-Carlo labels have.
     _second_moment(

@@ -11,11 +11,7 @@ import numpy as np
 from scipy.special import expit
 from scipy.stats import binom
 
-from experiments.theory_table.statement import (
-    Statement,
-    autodiff_hessian,
-    both,
-)
+from experiments.theory_table.statement import Statement, autodiff_hessian, both
 from theory import asymptotics, design, simulate
 from theory.label_noise import noisy_positive_prob
 

@@ -22,11 +22,7 @@ from theory.rollouts import Rollouts
 def _rollout(counts: tuple[int, ...]) -> Rollouts:
     n = len(counts)
     return Rollouts(
-        np.array(counts),
-        np.full(n, 16),
-        np.array([0, n]),
-        np.array([0]),
-        ("example",),
+        np.array(counts), np.full(n, 16), np.array([0, n]), np.array([0]), ("example",)
     )
 
 

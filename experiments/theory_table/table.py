@@ -148,10 +148,7 @@ def format_rows(results: list[Result]) -> str:
     lines += ["", "oracle: a autodiff, e enumeration, m mpmath at 50 digits.", ""]
     for number, note in enumerate(notes, 1):
         lines += textwrap.wrap(
-            note,
-            96,
-            initial_indent=f"[{number}] ".rjust(5),
-            subsequent_indent=" " * 5,
+            note, 96, initial_indent=f"[{number}] ".rjust(5), subsequent_indent=" " * 5
         )
     verdicts = [result.metrics["verdict"] for result in results]
     counts = {verdict: verdicts.count(verdict) for verdict in dict.fromkeys(verdicts)}

@@ -10,11 +10,7 @@ import mpmath as mp
 import numpy as np
 from scipy.special import betaincc
 
-from experiments.theory_table.statement import (
-    Statement,
-    both,
-    label_information,
-)
+from experiments.theory_table.statement import Statement, both, label_information
 from theory import continuations, label_noise
 from theory.beta_binomial_fit import fit_from_mean_and_zero_rate
 from theory.continuations import JUDGED, Counts, one_beta, two_rates

@@ -141,12 +141,7 @@ NOT_FOUND = -math.inf
 
 
 class QuestionIndex:
-    """Finds the questions of a benchmark that another question is, or is near.
-
-    Args:
-        questions: their words, each once.
-        settings: what counts as near.
-    """
+    """Finds the questions of a benchmark, each once, that another is, or is near."""
 
     def __init__(
         self, questions: Sequence[tuple[str, ...]], settings: OverlapSettings
@@ -179,15 +174,13 @@ class QuestionIndex:
                 places = np.concatenate([starts[gram] for gram in found])
                 for i in range(n):
                     covered[places + i] = True
-        same = self._same.get(words)
-        near = np.zeros(0, np.int32)
-        shares = np.zeros(0)
+        near, shares = np.zeros(0, np.int32), np.zeros(0)
         if covered.any():
             counts = np.add.reduceat(covered, self._offsets, dtype=np.int64)
             shares = counts / self._lengths
-            near = self._long[shares >= self._share]
-            shares = shares[shares >= self._share]
-        if same is not None:
+            of = shares >= self._share
+            near, shares = self._long[of], shares[of]
+        if (same := self._same.get(words)) is not None:
             others = near != same
             near = np.append(near[others], np.int32(same))
             shares = np.append(shares[others], SAME)
@@ -238,15 +231,14 @@ def hash_picture(
             content = hashlib.file_digest(stream, "sha256").digest()
     except OSError as error:
         raise BadRecord("unreadable image", f"{path[:80]!r}: {error}") from None
-    if look is None:
-        return Picture(content, None)
-    image = decode_image(file, path)
-    low, high = image.convert("L").getextrema()
-    # All pictures of one colour have the same hash.
-    if low == high:
-        return Picture(content, None)
-    bits = np.packbits(look(image).hash)
-    return Picture(content, int.from_bytes(bits.tobytes(), "big"))
+    seen = None
+    if look is not None:
+        image = decode_image(file, path)
+        low, high = image.convert("L").getextrema()
+        # All pictures of one colour have the same hash.
+        if low != high:
+            seen = int.from_bytes(np.packbits(look(image).hash).tobytes(), "big")
+    return Picture(content, seen)
 
 
 class Problem(NamedTuple):
@@ -270,9 +262,6 @@ class Problem(NamedTuple):
 class Benchmark:
     """The problems of a benchmark, each once.
 
-    Args:
-        solutions: at least one.
-
     Attributes:
         problems: in order.
         solutions: how many each has.
@@ -290,13 +279,12 @@ class Benchmark:
             words, source = words_of(record.question), record.source or ""
             problem = Problem(file, int(line), source, words, record.images)
             number = found.setdefault(problem[2:], len(found))
-            if number < len(self.problems):
-                self.solutions[number] += 1
-                continue
-            self.problems.append(problem)
-            self.solutions.append(1)
-            for path in dict.fromkeys(record.images):
-                self.pictures[path].append(number)
+            if number == len(self.problems):
+                self.problems.append(problem)
+                self.solutions.append(0)
+                for path in dict.fromkeys(record.images):
+                    self.pictures[path].append(number)
+            self.solutions[number] += 1
 
 
 @dataclass(frozen=True)
@@ -409,8 +397,8 @@ class Overlap:
             key = xxhash.xxh3_64_intdigest(record.question.encode())
             if key not in known:
                 found = index.find(without(words_of(record.question), common))
-                known[key] = len(self._texts) if len(found[0]) else 0
-                if len(found[0]):
+                known[key] = len(self._texts) * bool(len(found[0]))
+                if known[key]:
                     self._texts.append((*found, row))
             for path in record.images:
                 self.images.setdefault(path, row)

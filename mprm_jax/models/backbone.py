@@ -14,10 +14,7 @@ from PIL.Image import Image
 from tokenizers import Tokenizer
 
 from mprm_jax.data.batches import Batch
-from mprm_jax.data.prompt import (
-    encode_chat,
-    marker_id,
-)
+from mprm_jax.data.prompt import encode_chat, marker_id
 from mprm_jax.models import families, reward_head
 from mprm_jax.models.families import (
     FAMILIES,

@@ -7,7 +7,7 @@ DeepSpeed and this package's own runs.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -28,23 +28,15 @@ _FOREIGN = {
     "*.distcp": "sharded by PyTorch's FSDP",
     "*_states.pt": "sharded by DeepSpeed (zero_to_fp32.py beside them joins them)",
 }
-_TO_SAFETENSORS = (
-    "transformers' from_pretrained(...).save_pretrained(..., safe_serialization=True) "
-    "writes safetensors"
-)
 # ORGANISATION/NAME as huggingface.co takes it.
 _REPOSITORY = re.compile(r"[\w-][\w.-]*/[\w.-]+", re.ASCII)
-_LISTED = 3
 
 
 def no_folder(name: str, known: str = "a folder that holds one") -> DataError:
     """Why a name that is no folder is no model, and what to give instead."""
     path = Path(name)
     if path.is_file():
-        for pattern, what in _FOREIGN.items():
-            if path.match(pattern):
-                return DataError(f"{name}: weights are {what}; {_ORIGINAL}")
-        return DataError(
+        return _foreign(name, path.match) or DataError(
             f"{name}: is a file; give the folder that holds it, with {CONFIG} and "
             "tokenizer.json"
         )
@@ -58,9 +50,14 @@ def no_folder(name: str, known: str = "a folder that holds one") -> DataError:
     return DataError(f"{name}: no such model; give {known}")
 
 
-_ORIGINAL = (
-    "give a folder with the original safetensors, config.json and tokenizer.json"
-)
+def _foreign(name: object, has: Callable[[str], bool]) -> DataError | None:
+    """Why weights that fit one of the patterns cannot be read; None: none of them."""
+    for what in (what for pattern, what in _FOREIGN.items() if has(pattern)):
+        return DataError(
+            f"{name}: weights are {what}; give a folder with the original safetensors, "
+            "config.json and tokenizer.json"
+        )
+    return None
 
 
 def model_folder(name: str) -> Path:
@@ -114,17 +111,13 @@ def no_model(folder: Path) -> DataError:
             return DataError(f"{folder}: a part of a run; give the run: {parent}")
     inside = list(_models_below(folder))
     if inside:
-        listed = ", ".join(str(path) for path in inside[-_LISTED:])
-        more = len(inside) - _LISTED
-        others = f" (and {more} more)" if more > 0 else ""
+        listed = ", ".join(map(str, inside[-3:]))
+        others = f" (and {len(inside) - 3} more)" if inside[3:] else ""
         return DataError(
             f"{folder}: holds models in folders of their own, and is none; give one "
             f"of them: {listed}{others}"
         )
-    for pattern, what in _FOREIGN.items():
-        if any(folder.glob(pattern)):
-            return DataError(f"{folder}: weights are {what}; {_ORIGINAL}")
-    return DataError(
+    return _foreign(folder, lambda of: any(folder.glob(of))) or DataError(
         f"{folder}: neither {DESCRIPTION}, as in a model trained here, nor {CONFIG}, "
         "as in released weights"
     )
@@ -132,14 +125,14 @@ def no_model(folder: Path) -> DataError:
 
 def no_safetensors(folder: Path, wanted: str) -> DataError:
     """Why the weights of a folder cannot be read."""
-    for pattern, what in _FOREIGN.items():
-        if any(folder.glob(pattern)):
-            return DataError(f"{folder}: weights are {what}; {_ORIGINAL}")
+    if foreign := _foreign(folder, lambda of: any(folder.glob(of))):
+        return foreign
     pickles = sorted(path.name for end in PICKLES for path in folder.glob(end))
     if pickles:
-        return DataError(
-            f"{folder}: only pickled weights ({pickles[0]}), which can run code when "
-            f"read; {_TO_SAFETENSORS}"
+        wanted = (
+            f"only pickled weights ({pickles[0]}), which can run code when read; "
+            "transformers' from_pretrained(...).save_pretrained(..., "
+            "safe_serialization=True) writes safetensors"
         )
     return DataError(f"{folder}: {wanted}")
 
@@ -149,7 +142,7 @@ def _models_below(folder: Path) -> Iterator[Path]:
 
     def number(path: Path) -> tuple[int, str]:
         digits = re.search(r"\d+$", path.name)
-        return (int(digits[0]) if digits else -1, path.name)
+        return int(digits[0]) if digits else -1, path.name
 
     try:
         found = [*folder.iterdir(), *(folder / "snapshots").glob("*")]

@@ -77,10 +77,6 @@ class LoraModel:
 
     Its parameters are the backbone's, and ``adapters``. See
     :class:`mprm_jax.models.model.Model`.
-
-    Attributes:
-        base: the backbone.
-        config: of the adapters.
     """
 
     base: Model
@@ -153,38 +149,25 @@ def adapted(params: Params, config: LoraConfig) -> Params:
 
     :func:`mprm_jax.models.layers.linear` applies it. The scale is taken into A in
     float32, before either is rounded to the precision of the computation.
-
-    Args:
-        params: of a :class:`LoraModel`.
-        config: of its adapters.
     """
-    return _each(
-        params,
-        config,
-        lambda linear, adapter: {
-            **linear,
-            "adapter": {**adapter, "a": config.scale * adapter["a"]},
-        },
-    )
+
+    def change(linear: Any, adapter: Any) -> dict[str, Any]:
+        return linear | {"adapter": adapter | {"a": config.scale * adapter["a"]}}
+
+    return _each(params, config, change)
 
 
 def merged(params: Params, config: LoraConfig) -> Params:
     """The backbone's parameters with every adapter added to its kernel for good.
 
     W + (alpha / r) A B, in float32, whatever the kernel was stored in.
-
-    Args:
-        params: of a :class:`LoraModel`.
-        config: of its adapters.
     """
-    return _each(
-        params,
-        config,
-        lambda linear, adapter: {
-            **linear,
-            _KERNEL: _sum(linear[_KERNEL], config.scale * adapter["a"], adapter["b"]),
-        },
-    )
+
+    def change(linear: Any, adapter: Any) -> dict[str, Any]:
+        a, b = config.scale * adapter["a"], adapter["b"]
+        return linear | {_KERNEL: _sum(linear[_KERNEL], a, b)}
+
+    return _each(params, config, change)
 
 
 def _sum(kernel: jax.Array, a: jax.Array, b: jax.Array) -> jax.Array:

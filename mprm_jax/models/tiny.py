@@ -295,12 +295,7 @@ def reward_logits(config: TinyConfig, params: Params, batch: Batch) -> jax.Array
 
 @dataclasses.dataclass(frozen=True)
 class TinyModel:
-    """See :class:`mprm_jax.models.model.Model`.
-
-    Attributes:
-        config: shape.
-        tokenizer: of the prompts.
-    """
+    """See :class:`mprm_jax.models.model.Model`."""
 
     config: TinyConfig
     tokenizer: Tokenizer = dataclasses.field(compare=False)

@@ -32,12 +32,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from PIL.Image import Image
 
 from mprm_jax.data.batches import Batch
-from mprm_jax.data.images import (
-    CLIP_MEAN,
-    CLIP_STD,
-    IMAGENET_MEAN,
-    IMAGENET_STD,
-)
+from mprm_jax.data.images import CLIP_MEAN, CLIP_STD, IMAGENET_MEAN, IMAGENET_STD
 from mprm_jax.data.outputs import OutputSet
 from mprm_jax.models import families, reward_head
 from mprm_jax.models.backbone import Backbone

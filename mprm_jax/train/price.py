@@ -126,10 +126,6 @@ def sample_load(
 ) -> Load:
     """The load of a seeded sample of a job's rollouts.
 
-    Args:
-        job: whose rollouts are read.
-        tick: told how many prompts have been read.
-
     Raises:
         DataError: a prompt of the sample cannot be read.
     """

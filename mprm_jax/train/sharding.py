@@ -209,11 +209,6 @@ def moment_shardings(mesh: AnyMesh, moments: Any, trained: Any) -> Any:
 
     Means over rows and columns (Adafactor's) and counts are on every device: they are
     a thousandth of the parameters.
-
-    Args:
-        mesh: of the devices.
-        moments: the state, or its shapes.
-        trained: parameters, or their shapes.
     """
     form, whole = jax.tree.structure(trained), on_all(mesh)
     shardings = parameter_shardings(mesh, trained)

@@ -206,10 +206,7 @@ def _by_likelihood(
 
 
 def _by_moments(
-    start: CorpusModel,
-    rollouts: Rollouts,
-    sources: Sequence[Source],
-    targets: Targets,
+    start: CorpusModel, rollouts: Rollouts, sources: Sequence[Source], targets: Targets
 ) -> ModelFit:
     misses = ""
     try:

@@ -104,20 +104,12 @@ class CorpusModel(Protocol):
 
     def at(self, values: Mapping[str, float]) -> Self:
         """The model with these values of free parameters."""
-        ...
+        return replace(self, **values)  # pyright: ignore[reportArgumentType]
 
 
 @dataclass(frozen=True)
-class HierarchicalBeta:
-    """Rollout difficulty u_x ~ Beta(k0 mu, k0 (1 - mu)); r_j | u_x ~ Beta(k u_x,
-    k (1 - u_x)) independently: steps of a rollout are exchangeable.
-
-    The default: with two numbers the simplest that meets both shares of the paper's
-    corpus. Its steps have no order, so it says nothing about position.
-
-    Attributes:
-        k0: concentration between rollouts, > 0; inf makes the steps independent.
-        k: concentration within a rollout, > 0; inf makes r constant over a rollout.
+class _Concentrated(CorpusModel):
+    """A law of two concentrations, between rollouts and within one.
 
     Raises:
         ValueError: a concentration is not positive.
@@ -129,6 +121,24 @@ class HierarchicalBeta:
     def __post_init__(self) -> None:
         check_concentration("k0", self.k0)
         check_concentration("k", self.k)
+
+    def free(self, lowest_mean: float) -> dict[str, Range]:
+        """The concentrations that are finite."""
+        finite = (name for name in ("k0", "k") if np.isfinite(getattr(self, name)))
+        return dict.fromkeys(finite, CONCENTRATIONS)
+
+
+class HierarchicalBeta(_Concentrated):
+    """Rollout difficulty u_x ~ Beta(k0 mu, k0 (1 - mu)); r_j | u_x ~ Beta(k u_x,
+    k (1 - u_x)) independently: steps of a rollout are exchangeable.
+
+    The default: with two numbers the simplest that meets both shares of the paper's
+    corpus. Its steps have no order, so it says nothing about position.
+
+    Attributes:
+        k0: concentration between rollouts, > 0; inf makes the steps independent.
+        k: concentration within a rollout, > 0; inf makes r constant over a rollout.
+    """
 
     def draw(
         self,
@@ -153,21 +163,8 @@ class HierarchicalBeta:
             all_positive=float(weight @ law.pgf(1 - z)),
         )
 
-    def free(self, lowest_mean: float) -> dict[str, Range]:
-        """The concentrations that are finite."""
-        return {
-            name: CONCENTRATIONS
-            for name, value in (("k0", self.k0), ("k", self.k))
-            if np.isfinite(value)
-        }
 
-    def at(self, values: Mapping[str, float]) -> HierarchicalBeta:
-        """See :class:`CorpusModel`."""
-        return replace(self, **values)
-
-
-@dataclass(frozen=True)
-class Martingale:
+class Martingale(_Concentrated):
     """r_0 ~ Beta(k0 mu, k0 (1 - mu)); r_j | r_{j-1} ~ Beta(k r_{j-1}, k (1 - r_{j-1})).
 
     What on-policy continuations force, E[r_j | r_{j-1}] = r_{j-1}, and no more; the
@@ -176,17 +173,7 @@ class Martingale:
     Attributes:
         k0: concentration between rollouts, > 0 or inf.
         k: concentration of a step's change, > 0; inf makes r constant over a rollout.
-
-    Raises:
-        ValueError: a concentration is not positive.
     """
-
-    k0: float
-    k: float
-
-    def __post_init__(self) -> None:
-        check_concentration("k0", self.k0)
-        check_concentration("k", self.k)
 
     def draw(
         self,
@@ -216,17 +203,9 @@ class Martingale:
         start = weight @ _interpolation(r0)
         return LabelExpectation(*(float(pmf @ (c[: len(pmf)] @ start)) for c in counts))
 
-    def free(self, lowest_mean: float) -> dict[str, Range]:
-        """The concentrations that are finite."""
-        return HierarchicalBeta(self.k0, self.k).free(lowest_mean)
-
-    def at(self, values: Mapping[str, float]) -> Martingale:
-        """See :class:`CorpusModel`."""
-        return replace(self, **values)
-
 
 @dataclass(frozen=True)
-class TwoStateChain:
+class TwoStateChain(CorpusModel):
     """Good until a slip; r is the chance to end right from where the rollout stands.
 
     Each step slips with h from good, h solved from the source's mean. A rollout's
@@ -348,10 +327,6 @@ class TwoStateChain:
         """
         spread = {"spread": CONCENTRATIONS} if np.isfinite(self.spread) else {}
         return spread | {"recovery": (1e-3, 0.99 * lowest_mean)}
-
-    def at(self, values: Mapping[str, float]) -> TwoStateChain:
-        """See :class:`CorpusModel`."""
-        return replace(self, **values)
 
 
 @dataclass(frozen=True)

@@ -161,12 +161,6 @@ def draw_problem(
     VisualProcessBench (its sources' mean MC is solved for that share); half of each
     source's solutions are held out for the threshold.
 
-    Args:
-        world: law of features and truth.
-        law: of the corpus.
-        seed: equal seeds give equal problems.
-        solutions: of the benchmark, about.
-
     Raises:
         ValueError: a benchmark with that share of right steps does not exist.
     """

@@ -126,12 +126,7 @@ class StepBatch(NamedTuple):
 
 
 class _Shape(NamedTuple):
-    """What a compiled update is made for.
-
-    Attributes:
-        capacity: steps of a batch.
-        most_trials: no N is larger.
-    """
+    """What a compiled update is made for."""
 
     capacity: int
     most_trials: int

@@ -1,6 +1,7 @@
 """What is said of one model: splits, first errors, ranking by position, bootstrap."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,13 +14,13 @@ from mprm_jax.summary import (
     calibration,
     decide,
     evaluation,
-    first_error_f1,
     first_error_sweep,
     fitted_auroc,
     held_out,
     macro_f1_per_source,
     position_auroc,
     prior_auroc,
+    processbench,
     replicate,
     second_half,
     within_position_auroc,
@@ -47,6 +48,12 @@ def test_the_held_out_split_depends_on_ids_alone():
     order = np.random.default_rng(0).permutation(n)
     other = step_scores(["b"] * n, [[-1]] * n, [[7.0]] * n, [ids[i] for i in order])
     assert np.array_equal(held_out(other), out[order])
+
+
+def first_error_f1(steps, threshold):
+    """Of all sources as one."""
+    one = replace(steps, source=np.zeros_like(steps.source), source_names=("all",))
+    return processbench(one, Decision(threshold, "fixed")).sources["all"]
 
 
 def plain_first_error(rows, threshold):

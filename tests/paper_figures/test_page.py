@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from paper_figures import page
-from paper_figures.page import Curve, Difference, Term
+from paper_figures.page import Curve, Term
 
 HOSTILE = '<script>alert("x")</script>&\'"$x_{1}$'
 NO_BREAK = "\N{NO-BREAK SPACE}"
@@ -48,7 +48,7 @@ def charts(name="BIS"):
         "levels": page.levels(
             [Curve(name, [10, 30], [0.6, 0.7], [0.1, float("nan")])], name
         ),
-        "differences": page.differences([Difference(name, "–", None, None)], name),
+        "differences": page.differences([Term(name, "–", None, None)], name),
         "distribution": distribution([("[0, 1)", 4, 2)], name),
         "terms": page.terms(
             [Term(name, "+.1", 0.1, None, look) for look in range(3)]
@@ -146,10 +146,10 @@ def test_distribution_bars_are_shares_and_coverage():
 
 def test_difference_marks_lie_on_their_side_of_zero_and_show_certainty():
     rows = [
-        Difference("ahead", "+0.050", 0.05, 0.02),
-        Difference("open", "−0.010", -0.01, 0.02),
-        Difference("bare", "−0.030", -0.03, None),
-        Difference("none", "–", None, None),
+        Term("ahead", "+0.050", 0.05, 0.02),
+        Term("open", "−0.010", -0.01, 0.02),
+        Term("bare", "−0.030", -0.03, None),
+        Term("none", "–", None, None),
     ]
     figure = page.differences(rows, "x")
     (axis,) = figure.axes
@@ -166,7 +166,7 @@ def test_difference_marks_lie_on_their_side_of_zero_and_show_certainty():
 
 @pytest.mark.parametrize("names", [NAMES[:1], NAMES])
 def test_labels_of_differences_stand_in_full_and_inside_the_frame(names):
-    rows = [Difference(name, "+0.012", 0.0123, 0.04) for name in names]
+    rows = [Term(name, "+0.012", 0.0123, 0.04) for name in names]
     figure = page.differences(rows, "x")
     root = parsed(figure)
     lines = [of for of in root.iter("text") if "end" in of.get("style", "")]

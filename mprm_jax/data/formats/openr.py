@@ -75,8 +75,5 @@ OPENR = Format(
     decoder=msgspec.json.Decoder(_Solution),
     read=_read,
     write=_write,
-    recognise=lambda keys: (
-        keys.keys() >= {"question", "process"}
-        and bool(keys.keys() & {"label", "labels"})
-    ),
+    recognise=_recognise,
 )

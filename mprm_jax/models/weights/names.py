@@ -62,9 +62,7 @@ class Entry:
 
 PLAIN = Form(lambda shapes: shapes[0], lambda array: (array,), lambda arrays: arrays[0])
 LINEAR = Form(
-    lambda shapes: shapes[0][::-1],
-    lambda array: (array.T,),
-    lambda arrays: arrays[0].T,
+    lambda shapes: shapes[0][::-1], lambda array: (array.T,), lambda arrays: arrays[0].T
 )
 
 
@@ -278,10 +276,7 @@ def _tensors(
 
 # Names that older and newer versions of transformers write for the same tensors.
 _RENAMED = {
-    QWEN: (
-        ("model.visual.", "visual."),
-        ("model.language_model.", "model."),
-    ),
+    QWEN: (("model.visual.", "visual."), ("model.language_model.", "model.")),
     INTERNVL: (
         ("model.vision_tower.", "vision_tower."),
         ("model.multi_modal_projector.", "multi_modal_projector."),
