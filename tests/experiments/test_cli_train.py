@@ -224,7 +224,7 @@ def test_a_mended_picture_costs_no_update_that_was_made(train, world):
     # Rollouts i and 25 + i share a picture: that which is met last.
     met: dict[int, int] = {}
     for place in range(40):
-        met.setdefault(order[place] % 25, place)
+        met.setdefault(int(order[place] or 0) % 25, place)
     number = max(met, key=lambda of: met[of])
     picture = world / "images" / f"{number}.png"
     whole = picture.read_bytes()

@@ -265,7 +265,7 @@ def paths(*turns):
     data = json.dumps(prm800k(*turns)).encode()
     marks = {(1, 1): "+", (0, 1): "-", (0, 0): "?"}
     return [
-        " ".join(texts(one)) + ":" + "".join(map(marks.get, counts(one)))
+        " ".join(texts(one)) + ":" + "".join(marks[of] for of in counts(one))
         for one in by_name("prm800k").decode(data, ReadOptions())
     ]
 

@@ -178,6 +178,7 @@ def test_a_mesh_shares_rows_and_weights(tmp_path):
 
     def held(*sizes):
         found = priced(model, shapes, Load(1000, 1024, 8), sizes)
+        assert found.hours is not None
         return found.hours, found.bytes_per_device
 
     (alone, one), (shared, eight), (copied, four) = (

@@ -24,6 +24,10 @@ def records():
     return random_records(np.random.default_rng(0), 700)
 
 
+def no_encode(question, texts, images):
+    raise AssertionError("nothing is to be encoded")
+
+
 def write_table(path, records, rows=100):
     table = pa.Table.from_pylist(records)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -57,7 +61,7 @@ def test_a_table_holds_what_its_lines_hold(tmp_path, records, name):
     again = read_corpus(tmp_path / "table")
     assert again.reused == 1
     # The loader reads in any order what can only be read forward.
-    examples = CorpusExamples(usable_rollouts(again), chosen, lambda *_: None, None)
+    examples = CorpusExamples(usable_rollouts(again), chosen, no_encode, None)
     read = [examples.record(place).question for place in reversed(range(len(chosen)))]
     assert read == [records[row]["question"] for row in chosen[::-1]]
 
