@@ -27,7 +27,7 @@ from numpy.typing import ArrayLike
 
 from mprm_jax.data.formats import detect, raw
 from mprm_jax.data.formats.base import Format, ReadOptions
-from mprm_jax.data.formats.json_record import load_object
+from mprm_jax.data.formats.json_record import load_object, unread_picture
 from mprm_jax.data.framing import (
     MAX_ARRAY_BYTES,
     MAX_LINE_BYTES,
@@ -46,7 +46,7 @@ from mprm_jax.records.record import (
 CACHE_FOLDER = ".mprm-index"
 
 # Raise when a scan would give other columns or refuse other lines than before.
-_VERSION = 5
+_VERSION = 6
 
 # A write this shortly before the scan could hide behind equal time stamps.
 _RACY_NS = 2_000_000_000
@@ -265,6 +265,9 @@ class _Scan:
         maybe = b"image>" in data or b"\\u" in data
         if maybe and any(map(has_placeholder, records)):
             self.notes.add(BadLine("", line, f"literal {PLACEHOLDER} in a text"))
+        if records[0].images and (path := unread_picture(data, records)):
+            told = f"{path[:80]!r} is under a key that is not read"
+            self.notes.add(BadLine("", line, "picture left out", told))
         if self.options.empty_steps == "drop":
             as_they_are = dataclasses.replace(self.options, empty_steps="error")
             try:

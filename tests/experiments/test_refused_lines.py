@@ -136,3 +136,14 @@ def test_scores_without_n_go_through_all_but_the_rules_that_need_n(tmp_path, cap
         assert "a.jsonl:1: " in failed.err
     counted = ("--trials", 1_000, "--max-bad", 2)
     assert run(capsys, *given, "--rule", "shrunken-bis", *counted).status == 0
+
+
+@pytest.mark.parametrize("key", ["image_2", "left", "image_url"])
+def test_a_second_picture_under_another_key_is_said(tmp_path, capsys, key):
+    records = [record(number=0), record(number=1) | {key: "images/9.png"}]
+    corpus = write_corpus(tmp_path / "corpus", {"a.jsonl": records})
+    done = run(capsys, "stats", corpus, "--json")
+    assert done.json["overall"]["rollouts"] == 2
+    (noted,) = done.json["notes"]
+    assert (noted["count"], noted["first"].rsplit("/")[-1]) == (1, "a.jsonl:2")
+    assert "9.png" in noted["detail"]

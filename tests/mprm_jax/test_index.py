@@ -59,6 +59,7 @@ MUTATIONS = [
     *(
         b'"image": ["a.png", "b.png"], ',
         b'"img": {}, ',
+        b'"x": "b.png", ',
         b'"image_path": "images/0.png", ',
     ),
 ]

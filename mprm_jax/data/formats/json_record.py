@@ -81,6 +81,7 @@ _PICTURE_KEY = re.compile(
 )
 
 # The path of a picture, wherever it stands; its end alone is found faster.
+_ENDS = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff")
 _PATH_END = re.compile(rb'\.(?i:png|jpe?g|webp|gif|bmp|tiff?)(?="\s*[],}])')
 _PATH = re.compile(rb'(?<!\\)"([^"\s]+' + _PATH_END.pattern + rb")")
 
@@ -90,23 +91,45 @@ def check_pictures(data: bytes | memoryview, records: Sequence[Record] = ()) -> 
 
     Args:
         data: JSON of the record.
-        records: what was read of it; a path that is the text of a step is no picture.
+        records: what it was read as: a step that is the path of a picture is none.
 
     Raises:
         BadRecord: it names the key, or the path.
     """
-    found = _PICTURE_KEY.search(data)
-    if found is None and _PATH_END.search(data):
-        steps = [step for record in records for step in record.steps]
-        texts = {step.text.encode(errors="replace") for step in steps}
-        paths = _PATH.finditer(data)
-        found = next((path for path in paths if path[1] not in texts), None)
+    key = _PICTURE_KEY.search(data)
+    found = key[1].decode(errors="replace") if key else unread_picture(data, records)
     if found:
         raise BadRecord(
             "pictures under another key",
-            f"{found[1].decode(errors='replace')[:80]!r} is not read; call the key "
-            "image, and give it a path or a list of paths",
+            f"{found[:80]!r} is not read; call the key image, and give it a path or a "
+            "list of paths",
         )
+
+
+def unread_picture(data: bytes | memoryview, records: Sequence[Record]) -> str | None:
+    """The first path of a picture in a record that is none of its pictures' and no
+    text of its; None: there is none.
+    """
+    if _PATH_END.search(data) is None:
+        return None
+    known: set[str] = set()
+    for record in records:
+        texts = [step.text for step in record.steps]
+        known |= {record.question, *record.images, *texts}
+    for found in _PATH.finditer(data):
+        try:
+            path = msgspec.json.decode(b'"%b"' % found[1], type=str)
+        except msgspec.DecodeError:
+            path = found[1].decode(errors="replace")
+        if path not in known:
+            return path
+    return None
+
+
+def all_pictures(data: bytes, images: Sequence[str | None]) -> bool:
+    """Whether no string in JSON ends like the path of a picture but these."""
+    named = sum(1 for image in images if image and image.lower().endswith(_ENDS))
+    return len(_PATH_END.findall(data)) == named
 
 
 _LEADING = re.compile(rf"\s*{PLACEHOLDER}\s*")

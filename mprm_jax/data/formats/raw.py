@@ -26,6 +26,7 @@ from msgspec import UNSET, UnsetType
 from mprm_jax.data.formats.base import Format, ReadOptions, WriteOptions
 from mprm_jax.data.formats.json_record import (
     Pictured,
+    all_pictures,
     check_pictures,
     check_readable,
 )
@@ -135,7 +136,7 @@ def columns(data: bytes, lines: Sequence[memoryview]) -> dict[str, np.ndarray] |
     if rollouts is None:
         return None
     steps = list(chain.from_iterable(map(attrgetter("steps_with_score"), rollouts)))
-    fit = _pictured(rollouts, lines) and _usable(rollouts, steps)
+    fit = _pictured(rollouts, data, lines) and _usable(rollouts, steps)
     return _counts(rollouts, steps) if fit else None
 
 
@@ -162,14 +163,17 @@ def _usable(rollouts: list[_Rollout], steps: list[_Step]) -> bool:
     return not any(STEP_MARKER in text for text in suspects)
 
 
-def _pictured(rollouts: list[_Rollout], lines: Sequence[memoryview]) -> bool:
+def _pictured(
+    rollouts: list[_Rollout], data: bytes, lines: Sequence[memoryview]
+) -> bool:
     """Whether each names its pictures in ``image``, as ``Format.decode`` would have it,
-    or has none.
+    or has none, and there are no others.
     """
     if any(map(any, map(_OTHERS, rollouts))):
         return False
+    images = list(map(_IMAGE, rollouts))
     try:
-        for image, line in zip(map(_IMAGE, rollouts), lines, strict=True):
+        for image, line in zip(images, lines, strict=True):
             if type(image) is str:
                 check_image_path(image)
             elif image is None:
@@ -178,7 +182,7 @@ def _pictured(rollouts: list[_Rollout], lines: Sequence[memoryview]) -> bool:
                 return False
     except BadRecord:
         return False
-    return True
+    return all_pictures(data, images)
 
 
 def _says_placeholder(rollout: _Rollout) -> bool:
