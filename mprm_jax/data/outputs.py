@@ -4,7 +4,7 @@ No file system replaces two files at once. So a set of several first writes all 
 under partial names, then, into its lock file, what belongs where; from there on it is
 decided. What describes the others (a manifest, a meta file) is removed, the others take
 their places, then what describes them. A run killed at any point leaves the old files
-together, or the new ones without their manifest: never a file beside the manifest of
+together, or files without their manifest: never a file beside the manifest of
 another. Whoever next writes there, or reads the manifest, puts the rest into place.
 """
 
