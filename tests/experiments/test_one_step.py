@@ -24,7 +24,7 @@ from theory.contrast import (
 from theory.selection import RULE_NAMES, select
 
 KEEP = 0.1
-WORLDS = ("scarce", "plentiful", "judged")
+WORLDS = ("scarce", "judged")
 
 
 @cache

@@ -330,7 +330,8 @@ def test_results_of_another_corpus_or_run_are_refused(
         assert named in failed.err
         assert "holds another run" in failed.err
         assert failed.err.count("\n") == 1
-    (tmp_path / "demo").mkdir()
+    (tmp_path / "demo" / "results").mkdir(parents=True)
+    (tmp_path / "demo" / "results" / "demo.jsonl").touch()
     (tmp_path / "demo" / "manifest.json").write_text('{"commands": ["mprm demo"]}')
     failed = command(capsys, world, tmp_path / "demo", *GRID)
     assert failed.status == 1
