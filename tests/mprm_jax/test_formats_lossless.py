@@ -199,6 +199,8 @@ def test_what_a_file_holds_is_read_or_said_to_be_refused(form, tmp_path):
         if names:
             key = draw.choice(READ_KEYS if draw.random() < 0.7 else OTHER_KEYS)
             value[key] = names[0] if len(names) == 1 and draw.random() < 0.5 else names
+        if names and draw.random() < 0.2:
+            value[draw.choice(OTHER_KEYS)] = f"p{row}n7.png"
         kept.append(ratings(form.name, texts, marks))
         if draw.random() < 0.3:
             spoil(value, draw)
@@ -215,9 +217,11 @@ def test_what_a_file_holds_is_read_or_said_to_be_refused(form, tmp_path):
         read.setdefault(int(corpus.line[row]) - 1, []).append(record)
     assert len(read) + corpus.bad_lines.total == len(values) == corpus.lines
     assert 80 < len(read) < 350
+    told = {note.line - 1 for note in corpus.notes.kept if "picture" in note.reason}
     for line, records in read.items():
         pictures = {image for record in records for image in record.images}
-        assert pictures >= set(PICTURE.findall(json.dumps(values[line]))), values[line]
+        left_out = set(PICTURE.findall(json.dumps(values[line]))) - pictures
+        assert not left_out or line in told, values[line]
         if kept[line] is not None:
             steps = [step for record in records for step in record.steps if step.trials]
             found = {(step.text, step.successes > 0) for step in steps}
