@@ -167,7 +167,7 @@ def unread_files(corpus: Path, files: Sequence[CorpusFile]) -> list[Path]:
     """What lies beside the files of a corpus, or above them in its folder, that may be
     data, too, and is not read: files of other kinds, and sub-folders that hold some.
 
-    What stands beside ``annotations/`` (a benchmark, say) is something else by its name.
+    What stands beside ``annotations/``, a benchmark say, is something else by its name.
     """
     if not corpus.is_dir():
         return []

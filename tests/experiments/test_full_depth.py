@@ -35,9 +35,8 @@ def test_what_is_said_at_full_size_is_what_the_compiler_says(name, no_remat, off
     assert found["seconds"] == []
 
 
-@pytest.mark.parametrize("name", BACKBONES)
-def test_a_toy_is_updated(name):
-    found = measure(Options(tokens=512, updates=1, toy=True), name)
+def test_a_toy_is_updated():
+    found = measure(Options(tokens=512, updates=1, toy=True), "qwen2.5-vl-7b")
     assert len(found["seconds"]) == 1
     assert found["trained"] < found["parameters"] / 4
 

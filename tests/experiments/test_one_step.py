@@ -73,7 +73,7 @@ def benchmark_features(world, problem, frame, rng):
     return x + offsets[split.source_S] + np.transpose(seen) @ frame.directions_4xD[1:3]
 
 
-def errors(name, world, within, students=80):
+def errors(name, world, within, students=40):
     """Predicted less measured AUROC of each rule and of all data, ``[students, R]``."""
     problem, subset = subsets(name)
     rollouts = problem.rollouts

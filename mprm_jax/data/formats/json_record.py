@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, TypeVar
 
 import msgspec
@@ -82,7 +82,11 @@ _PICTURE_KEY = re.compile(
 
 # The path of a picture, wherever it stands; its end alone is found faster.
 _ENDS = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff")
-_PATH_END = re.compile(rb'\.(?i:png|jpe?g|webp|gif|bmp|tiff?)(?="\s*[],}])')
+# (Letters of both cases take half the time of a pattern without case.)
+_PATH_END = re.compile(
+    rb"\.(?:[pP][nN][gG]|[jJ][pP][eE]?[gG]|[wW][eE][bB][pP]|[gG][iI][fF]|[bB][mM][pP]"
+    rb'|[tT][iI][fF][fF]?)(?="\s*[],}])'
+)
 _PATH = re.compile(rb'(?<!\\)"([^"\s]+' + _PATH_END.pattern + rb")")
 
 
@@ -110,12 +114,11 @@ def unread_picture(data: bytes | memoryview, records: Sequence[Record]) -> str |
     """The first path of a picture in a record that is none of its pictures' and no
     text of its; None: there is none.
     """
-    if _PATH_END.search(data) is None:
+    known = {image for record in records for image in record.images}
+    if all_pictures(data, known):
         return None
-    known: set[str] = set()
     for record in records:
-        texts = [step.text for step in record.steps]
-        known |= {record.question, *record.images, *texts}
+        known |= {record.question, *(step.text for step in record.steps)}
     for found in _PATH.finditer(data):
         try:
             path = msgspec.json.decode(b'"%b"' % found[1], type=str)
@@ -126,7 +129,7 @@ def unread_picture(data: bytes | memoryview, records: Sequence[Record]) -> str |
     return None
 
 
-def all_pictures(data: bytes, images: Sequence[str | None]) -> bool:
+def all_pictures(data: bytes | memoryview, images: Iterable[str | None]) -> bool:
     """Whether no string in JSON ends like the path of a picture but these."""
     named = sum(1 for image in images if image and image.lower().endswith(_ENDS))
     return len(_PATH_END.findall(data)) == named
