@@ -52,7 +52,7 @@ class Corpus:
         size: bytes of the record, int32 ``[n_rollouts]``.
         line: line number from 1, int32 ``[n_rollouts]``.
         content: hash of the record's bytes and the part, uint64 ``[n_rollouts]``.
-        part: which of the rollouts that its record holds, uint16 ``[n_rollouts]``.
+        part: which of the rollouts that its record holds, uint32 ``[n_rollouts]``.
         stated: whether an MC score of it is stated without N, bool ``[n_rollouts]``.
         reused: files whose columns came from the cache.
     """
@@ -216,7 +216,7 @@ def _merged(
         size=column("size", np.int32),
         line=column("line", np.int32),
         content=column("content", np.uint64),
-        part=column("part", np.uint16),
+        part=column("part", np.uint32),
         stated=column("stated", np.bool_),
         reused=reused,
     )

@@ -78,7 +78,7 @@ class FileIndex(msgspec.Struct, eq=False):
         content: xxh3-64, seeded with the part, of the record's bytes without
             surrounding white space, uint64 ``[n_records]``.
         source: index into ``source_names``, int32 ``[n_records]``.
-        part: which of the rollouts that its bytes hold, uint16 ``[n_records]``.
+        part: which of the rollouts that its bytes hold, uint32 ``[n_records]``.
         stated: whether an MC score of it is stated without N, uint8 ``[n_records]``.
     """
 
@@ -208,7 +208,7 @@ class _Scan:
         numbers = np.arange(chunk.line, chunk.line + len(lines), dtype=np.int32)
         contents = list(map(xxhash.xxh3_64_intdigest, lines))
         source = np.full(len(lines), self.source_id(None), np.int32)
-        counts["part"] = np.zeros(len(lines), np.uint16)
+        counts["part"] = np.zeros(len(lines), np.uint32)
         counts["stated"] = np.zeros(len(lines), np.uint8)
         self.append(counts, chunk.offset + starts, sizes, numbers, contents, source)
         return True
@@ -252,7 +252,7 @@ class _Scan:
             "trials": trials.astype(narrow),
             "lengths": np.array([len(record.steps) for record in records], np.int32),
         }
-        counts["part"] = np.array(parts, np.uint16)
+        counts["part"] = np.array(parts, np.uint32)
         counts["stated"] = np.array(
             [any(s.stated is not None for s in r.steps) for r in records], np.uint8
         )
