@@ -177,6 +177,7 @@ def run(options: Options) -> None:
                 options.resume,
                 _identity(subset, params),
                 lambda line: print(f"mprm train: {line}", file=sys.stderr),
+                training.base(),
             ),
             mesh=mesh,
             # A backbone is too large to be kept as it was.

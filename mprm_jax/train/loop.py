@@ -27,10 +27,21 @@ from mprm_jax.data.batches import Buckets
 from mprm_jax.data.loader import BatchOrder, Source, batches
 from mprm_jax.models.model import Model
 from mprm_jax.records.problems import DataError
-from mprm_jax.train.checkpoint import Progress, restore_latest, save, updates_kept
+from mprm_jax.train.checkpoint import (
+    CheckpointWriter,
+    Progress,
+    restore_latest,
+    updates_kept,
+)
 from mprm_jax.train.config import TrainConfig
 from mprm_jax.train.optimizer import Params, join, split
-from mprm_jax.train.run_files import RunFolder, RunLog, begin, not_finite
+from mprm_jax.train.run_files import (
+    RunFolder,
+    RunLog,
+    begin,
+    fingerprint,
+    not_finite,
+)
 from mprm_jax.train.sharding import (
     FIRST_HOST,
     any_host,
@@ -218,7 +229,14 @@ class _Run:
             report=self.folder.report,
         )
         assert found is not None
-        trained, frozen = split(found.params, self.job.model.trainable(found.params))
+        trained, held = split(found.params, self.job.model.trainable(found.params))
+        if found.frozen is None:
+            frozen = held
+        elif found.frozen != fingerprint(frozen):
+            raise DataError(
+                f"{self.folder.path}: was begun with other frozen parameters; go on "
+                "with the model it was begun with"
+            )
         return found.training._replace(trained=trained), frozen, found.progress
 
     def loop(
@@ -232,11 +250,11 @@ class _Run:
         """All updates that are left; the parameters after the last."""
         done, updates = int(state.update), self.job.plan.updates
         totals = {_TRUNCATED: 0, _COUNTED: 0} | totals
-        step, config = self.step(state), self.job.config
+        step = self.step(state)
         mesh = self.mesh
         put = jax.device_put if mesh is None else partial(place_batch, mesh)
         began, rollouts = time.perf_counter(), 0
-        with advised(), self.log(done) as log:
+        with advised(), self.log(done) as log, self.writer(frozen) as writer:
             following = next(iterator, None)
             for number in range(done + 1, updates + 1):
                 loaded, position = following, dict(iterator.get_state())
@@ -263,11 +281,14 @@ class _Run:
                 params = partial(join, state.trained, frozen)
                 self.on_update(Update(number, updates, metrics, params))
                 stopped = any_host(stop.signal is not None)
-                if self.folder is not None and (stopped or self.due(number)):
-                    progress = Progress(number, updates, self.name, position, totals)
-                    rest, keep = state._replace(trained=None), config.keep_checkpoints
-                    save(self.folder.path, progress, params(), rest, keep)
+                if writer is not None and (stopped or self.due(number)):
+                    progress = Progress(
+                        number, updates, self.name, position, dict(totals)
+                    )
+                    writer.save(progress, state, frozen)
                 if stopped:
+                    if writer is not None:
+                        writer.settle()
                     stop.leave()
         if done < updates and not totals[_COUNTED]:
             raise DataError(
@@ -281,6 +302,23 @@ class _Run:
         if self.folder is None or jax.process_index() != FIRST_HOST:
             return contextlib.nullcontext()
         return RunLog(self.folder.path, done, self.job.config.tensorboard)
+
+    def writer(
+        self, frozen: Params
+    ) -> contextlib.AbstractContextManager[CheckpointWriter | None]:
+        """Of the checkpoints; the folder then says where its base lies."""
+        folder = self.folder
+        if folder is None:
+            return contextlib.nullcontext()
+        lies_elsewhere = None
+        if folder.base is not None:
+            lies_elsewhere = fingerprint(frozen)
+            if jax.process_index() == FIRST_HOST:
+                folder.base.write(folder.path)
+        keep = self.job.config.keep_checkpoints
+        return CheckpointWriter(
+            folder.path, keep, frozen=lies_elsewhere, report=folder.report
+        )
 
     def due(self, number: int) -> bool:
         """Whether a checkpoint is made after this update."""

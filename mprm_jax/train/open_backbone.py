@@ -19,8 +19,8 @@ from mprm_jax.models.registry import DESCRIPTION, read_model
 from mprm_jax.models.reward_head import ANSWERS
 from mprm_jax.models.weights.load import load_backbone, planned_backbone
 from mprm_jax.records.problems import DataError
-from mprm_jax.train.checkpoint import load_model
 from mprm_jax.train.config import Precision
+from mprm_jax.train.open_model import load_model
 from mprm_jax.train.sharding import parameter_shardings, residual_sharding
 
 

@@ -23,10 +23,68 @@ from mprm_jax.models.model import Model
 from mprm_jax.models.registry import model_files
 from mprm_jax.records.problems import DataError, faults_of
 from mprm_jax.train.checkpoint import updates_kept
+from mprm_jax.train.config import Precision
 
 RUN = "run.json"
+BASE = "base.json"
 METRICS = "metrics.jsonl"
 TENSORBOARD = "tensorboard"
+
+
+class Base(msgspec.Struct, frozen=True):
+    """Where the parameters lie that a run does not train.
+
+    Attributes:
+        folder: released weights, or a run's.
+        dtype: precision in which they are kept while training.
+    """
+
+    folder: Path
+    dtype: Precision
+
+    def write(self, run: Path) -> None:
+        """Say so in a run's folder, by the whole path and by that from there.
+
+        Raises:
+            DataError: the file cannot be written.
+        """
+        whole = os.path.realpath(self.folder)
+        beside = os.path.relpath(whole, os.path.realpath(run))
+        found = _BaseFile(whole, beside, self.dtype)
+        with OutputSet() as outputs:
+            data = msgspec.json.format(msgspec.json.encode(found), indent=2) + b"\n"
+            outputs.add(run / BASE).write(data)
+
+
+class _BaseFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    folder: str
+    from_here: str
+    dtype: Precision
+
+
+def read_base(run: Path) -> Base:
+    """The base of a run, whether or not the run or the base was moved.
+
+    Raises:
+        DataError: the run names none, or there is no folder where it says.
+    """
+    path = run / BASE
+    with faults_of(path, "names no base"):
+        try:
+            named = msgspec.json.decode(path.read_bytes(), type=_BaseFile)
+        except FileNotFoundError:
+            raise DataError(
+                f"{path}: no such file; the checkpoints beside it hold trained "
+                "parameters alone, and it says where the others lie"
+            ) from None
+    places = Path(named.folder), Path(os.path.normpath(run / named.from_here))
+    for place in places:
+        if place.is_dir():
+            return Base(place, named.dtype)
+    raise DataError(
+        f"{run}: was trained from {places[0]}, which is gone; put that model there or "
+        f"at {places[1]}, or write where it lies into {path} (folder)"
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,12 +98,15 @@ class RunFolder:
             parameters); JSON values. A run is only gone on with by one that has the
             same.
         report: told of checkpoints passed over and of where a run goes on.
+        base: where the parameters that are not trained lie, so that no checkpoint need
+            hold them; None: every checkpoint does.
     """
 
     path: Path
     resume: bool = False
     identity: dict[str, Any] = dataclasses.field(default_factory=dict)
     report: Callable[[str], None] = lambda message: None
+    base: Base | None = None
 
 
 def begin(

@@ -7,7 +7,7 @@ import pytest
 from mprm_jax.models.backbone import Backbone
 from mprm_jax.models.lora import LoraModel, base_of
 from mprm_jax.train import loop
-from mprm_jax.train.checkpoint import load_model
+from mprm_jax.train.open_model import load_model
 from tests.mprm_jax.backbone_folder import internvl_folder, qwen_folder
 from tests.mprm_jax.quick import quick_compilation as quick_compilation
 from tests.mprm_jax.test_pricing import SIZES, full_size

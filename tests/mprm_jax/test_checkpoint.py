@@ -21,14 +21,14 @@ from mprm_jax.records.problems import DataError
 from mprm_jax.train.checkpoint import (
     FOLDER,
     MANIFEST,
+    CheckpointWriter,
     Damaged,
     Progress,
-    load_model,
     restore,
     restore_latest,
-    save,
     updates_kept,
 )
+from mprm_jax.train.open_model import load_model
 from tests.mprm_jax.stub_model import StubModel, read_stub
 
 ROLLOUTS = 64
@@ -161,7 +161,8 @@ def test_unfinished_ones_are_cleared_and_old_ones_removed(copied):
     found = newest(copied)
     assert found is not None
     progress = Progress(9, 9, found.progress.run, {"next_index": 9}, {})
-    save(copied, progress, found.params, {"count": np.zeros(3)}, keep=2)
+    with CheckpointWriter(copied, keep=2) as writer:
+        writer.write(progress, found.params, {"count": np.zeros(3)})
     assert updates_kept(copied) == [9, 8]
     assert not left.exists()
     again = restore_latest(copied, SHAPES, {"count": np.ones(3)})
@@ -172,8 +173,9 @@ def test_unfinished_ones_are_cleared_and_old_ones_removed(copied):
     # One that cannot be written is one line.
     shutil.rmtree(copied / FOLDER)
     (copied / FOLDER).write_bytes(b"a file in its place")
+    writer = CheckpointWriter(copied, keep=1)
     with pytest.raises(DataError, match=r"9: cannot be written") as error:
-        save(copied, progress, found.params, {}, keep=1)
+        writer.write(progress, found.params, {})
     assert "\n" not in str(error.value)
 
 

@@ -11,8 +11,9 @@ import pytest
 
 from experiments.benchmarks.kill_resume import digest
 from mprm_jax.data.batches import buckets_for
-from mprm_jax.train.checkpoint import load_model, updates_kept
+from mprm_jax.train.checkpoint import updates_kept
 from mprm_jax.train.loop import TrainConfig, TrainingJob, train
+from mprm_jax.train.open_model import load_model
 from mprm_jax.train.run_files import RunFolder, read_metrics
 from mprm_jax.train.sharding import any_host, in_turn, start_hosts
 from mprm_jax.train.update_plan import plan

@@ -19,9 +19,10 @@ from mprm_jax.models.registry import DESCRIPTION
 from mprm_jax.models.reward_head import answer_rows
 from mprm_jax.models.weights.load import load_backbone
 from mprm_jax.records.problems import DataError
-from mprm_jax.train.checkpoint import load_model, restore_latest
+from mprm_jax.train.checkpoint import restore_latest
 from mprm_jax.train.loop import TrainConfig, TrainingJob, train
 from mprm_jax.train.objective import Objective, loss_sum
+from mprm_jax.train.open_model import load_model
 from mprm_jax.train.optimizer import split
 from mprm_jax.train.run_files import RunFolder
 from mprm_jax.train.update_plan import plan

@@ -13,8 +13,9 @@ from experiments.benchmarks.kill_resume import digest
 from mprm_jax.data.batches import buckets_for, collate
 from mprm_jax.data.loader import BatchOrder, batches
 from mprm_jax.records.problems import DataError
-from mprm_jax.train.checkpoint import load_model, updates_kept
+from mprm_jax.train.checkpoint import updates_kept
 from mprm_jax.train.loop import TrainConfig, TrainingJob, advised, stoppable, train
+from mprm_jax.train.open_model import load_model
 from mprm_jax.train.optimizer import join
 from mprm_jax.train.run_files import RUN, RunFolder, read_metrics
 from mprm_jax.train.update import compiled_step, initial_state
