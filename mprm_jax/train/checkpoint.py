@@ -171,8 +171,8 @@ class CheckpointWriter:
         if kind is None:
             self.settle()
         elif self._begun is not None:
-            # What ended the run is told, not what its last checkpoint died of; and other
-            # hosts may not have come as far.
+            # What ended the run is told, not what its last checkpoint died of; and not
+            # every host may have come as far.
             self._begun.exception()
 
     def save(self, progress: Progress, state: TrainState, frozen: Params) -> None:
