@@ -161,7 +161,9 @@ class CheckpointWriter:
         self._begun: Future[None] | None = None
         # Of what is in place: the best is named, and others go, from two threads.
         self._lock = threading.Lock()
-        self.named = read_best(output)
+        named = read_best(output)
+        there = named is not None and named.update in updates_kept(output)
+        self.named = named if there else None
 
     def __enter__(self) -> CheckpointWriter:
         return self
