@@ -1,8 +1,9 @@
 """Training a process reward model: the loop around the update, and its files.
 
 A run's folder holds ``model.json`` and what the model needs beside its parameters,
-``run.json`` (what determines the run), ``checkpoints/``, ``metrics.jsonl`` and, on
-request, ``tensorboard/``.
+``run.json`` (what determines the run), ``base.json`` (where the parameters lie that are
+not trained, if that is a folder), ``checkpoints/``, ``metrics.jsonl`` and, on request,
+``tensorboard/``.
 """
 
 from __future__ import annotations

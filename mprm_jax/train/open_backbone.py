@@ -156,8 +156,8 @@ def _backbone(model: Model, folder: Path) -> Backbone:
         return model
     if isinstance(model, LoraModel):
         raise DataError(
-            f"{folder}: holds adapters beside their kernels; mprm export merges them "
-            "into a folder to train from"
+            f"{folder}: holds adapters apart from their kernels; mprm export merges "
+            "them into a folder to train from"
         )
     raise DataError(f"{folder}: holds {model.name}, which is no backbone")
 

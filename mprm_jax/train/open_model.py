@@ -117,9 +117,11 @@ def _with_base(folder: Path, model: Model, template: Any, restored: Restored) ->
     }:
         raise another
     leaves, form = jax.tree.flatten(template)
-    frozen = jax.tree.unflatten(form, [given.get(path) for path in wanted])
-    if fingerprint(frozen) != restored.frozen:
+    as_kept = jax.tree.unflatten(form, [given.get(path) for path in wanted])
+    if fingerprint(as_kept) != restored.frozen:
         raise another
+    # Each makes room for the next.
+    del as_kept
     return jax.tree.unflatten(
         form,
         [

@@ -31,7 +31,8 @@ METRICS = "metrics.jsonl"
 TENSORBOARD = "tensorboard"
 
 
-class Base(msgspec.Struct, frozen=True):
+@dataclasses.dataclass(frozen=True)
+class Base:
     """Where the parameters lie that a run does not train.
 
     Attributes:

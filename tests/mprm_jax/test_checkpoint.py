@@ -239,7 +239,8 @@ def test_one_that_is_slow_makes_the_next_wait(tmp_path, held, monkeypatch):
         saved(writer, 2, params)
         assert updates_kept(tmp_path) == [1]
         assert len(said) == 1
-        assert float(re.search(r"waited ([\d.]+) s", said[0])[1]) >= 0.1
+        (seconds,) = re.findall(r"waited ([\d.]+) s", said[0])
+        assert float(seconds) >= 0.1
         held.clear()
         threading.Timer(0.2, held.set).start()
         saved(writer, 3, params)
@@ -295,7 +296,9 @@ def test_the_best_stays_and_is_the_one_that_is_loaded(finished, copied, held):
         f"{copied}: update 6 of 8, the best by its evaluation (0.75); the newest is 10"
     ]
     # A run goes on from the newest; and knows the best of those before it.
-    assert restore_latest(copied, SHAPES).progress.update == 10
+    latest = restore_latest(copied, SHAPES)
+    assert latest is not None
+    assert latest.progress.update == 10
     held.clear()
     with CheckpointWriter(copied, 1) as writer:
         assert writer.named == Best(6, 0.75)
