@@ -46,7 +46,7 @@ from mprm_jax.records.record import (
 CACHE_FOLDER = ".mprm-index"
 
 # Raise when a scan would give other columns or refuse other lines than before.
-_VERSION = 6
+_VERSION = 7
 
 # A write this shortly before the scan could hide behind equal time stamps.
 _RACY_NS = 2_000_000_000
@@ -75,8 +75,8 @@ class FileIndex(msgspec.Struct, eq=False):
         offset: of the record in the (decompressed) file, int64 ``[n_records]``.
         size: bytes of the record, int32 ``[n_records]``.
         line: line number from 1, int32 ``[n_records]``.
-        content: xxh3-64, seeded with the part, of the record's bytes without
-            surrounding white space, uint64 ``[n_records]``.
+        content: :func:`rollout_hash` of the record's bytes without surrounding white
+            space, uint64 ``[n_records]``.
         source: index into ``source_names``, int32 ``[n_records]``.
         part: which of the rollouts that its bytes hold, uint32 ``[n_records]``.
         stated: whether an MC score of it is stated without N, uint8 ``[n_records]``.
@@ -139,11 +139,20 @@ def _raw_records(records: RecordFile) -> Iterator[tuple[int, int, bytes]]:
         yield from chunk.located()
 
 
-def content_hash(data: bytes | memoryview, part: int = 0) -> int:
-    """What tells one rollout from another: xxh3-64 of its record, seeded with which of
-    the record's rollouts it is; of the first the seed is that of no seed.
+def content_hash(data: bytes | memoryview) -> int:
+    """xxh3-64 of a record's bytes."""
+    return xxhash.xxh3_64_intdigest(data)
+
+
+def rollout_hash(content: int, part: int) -> int:
+    """What tells one rollout from another: its record's :func:`content_hash`; of those
+    behind a record's first xxh3-64 of that hash, seeded with which of them it is.
+
+    So a record of many rollouts is hashed once.
     """
-    return xxhash.xxh3_64_intdigest(data, part)
+    if part == 0:
+        return content
+    return xxhash.xxh3_64_intdigest(content.to_bytes(8, "little"), part)
 
 
 def scan_file(
@@ -237,8 +246,9 @@ class _Scan:
                 self.refuse(number, error)
                 continue
             start = offset + len(data) - len(data.lstrip())
+            whole = content_hash(record)
             for part, rollout in enumerate(decoded):
-                content = content_hash(record, part)
+                content = rollout_hash(whole, part)
                 rows.append((rollout, start, len(record), number, content, part))
             self.note(number, decoded, record)
         if not rows:
