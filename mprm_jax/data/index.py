@@ -14,7 +14,6 @@ import dataclasses
 import gc
 import hashlib
 import os
-import tempfile
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -35,6 +34,7 @@ from mprm_jax.data.framing import (
     CorpusFile,
     RecordFile,
 )
+from mprm_jax.data.outputs import replace_file, sweep
 from mprm_jax.records.problems import BadLine, BadLines, BadRecord, DataError
 from mprm_jax.records.record import (
     MAX_TRIALS,
@@ -50,9 +50,6 @@ _VERSION = 7
 
 # A write this shortly before the scan could hide behind equal time stamps.
 _RACY_NS = 2_000_000_000
-
-# Seconds after which a partial file belongs to nobody.
-_ABANDONED = 3600
 
 # Lines looked at to tell the format before the file is given up as unreadable.
 _DETECTION_LINES = 100
@@ -460,29 +457,11 @@ def _read(path: Path) -> _Entry | None:
 def _write(path: Path, entry: _Entry) -> bool:
     try:
         body = _ENCODER.encode(entry)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        _sweep(path.parent)
-        handle, partial = tempfile.mkstemp(dir=path.parent, suffix=".partial")
+        sweep(path.parent)
+        replace_file(path, xxhash.xxh3_64_digest(body), body)
     except (OSError, UnicodeEncodeError):  # a file name need not be UTF-8
         return False
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(xxhash.xxh3_64_digest(body))
-            file.write(body)
-        os.chmod(partial, 0o644)
-        os.replace(partial, path)
-    except OSError:
-        return False
-    finally:
-        Path(partial).unlink(missing_ok=True)
     return True
-
-
-def _sweep(folder: Path) -> None:
-    """Remove what killed runs left; no living one writes an index for an hour."""
-    for partial in folder.glob("tmp*.partial"):
-        if time.time() - partial.stat().st_mtime > _ABANDONED:
-            partial.unlink(missing_ok=True)
 
 
 def _possible(index: FileIndex) -> bool:
