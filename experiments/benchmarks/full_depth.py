@@ -12,6 +12,7 @@ are told, in float32: in bfloat16 the CPU's compiler counts copies of all weight
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import statistics
 from typing import Any
@@ -100,6 +101,22 @@ def make_batch(options: Options, backbone: Any) -> Any:
     )
 
 
+def parameters(model: Any, key: Any) -> Any:
+    """Random parameters with adapters; all but the head as they are computed with."""
+    import jax
+
+    from mprm_jax.models.lora import attach
+    from mprm_jax.models.model import HEAD
+
+    made = {
+        part: tree
+        if part == HEAD
+        else jax.tree.map(lambda leaf: leaf.astype(model.base.compute.dtype), tree)
+        for part, tree in model.base.init(key).items()
+    }
+    return attach(made, model.config, key)
+
+
 def measure(options: Options, name: BackboneName) -> dict[str, Any]:
     """What is said, compiled and seen of one backbone."""
     import time
@@ -108,8 +125,6 @@ def measure(options: Options, name: BackboneName) -> dict[str, Any]:
     import jax.numpy as jnp
 
     from mprm_jax.data.batches import open_ladder
-    from mprm_jax.models.lora import attach
-    from mprm_jax.models.model import HEAD
     from mprm_jax.train.loop import TrainConfig, TrainingJob
     from mprm_jax.train.objective import Objective
     from mprm_jax.train.optimizer import OptimizerConfig
@@ -123,20 +138,12 @@ def measure(options: Options, name: BackboneName) -> dict[str, Any]:
     dtype = jnp.dtype(model.base.compute.dtype)
     settings, budget = OptimizerConfig(), plan(options.batch_size, options.batch_size)
 
-    def parameters(key: jax.Array) -> Any:
-        made = {
-            part: tree
-            if part == HEAD
-            else jax.tree.map(lambda leaf: leaf.astype(dtype), tree)
-            for part, tree in model.base.init(key).items()
-        }
-        return attach(made, model.config, key)
-
     def beginning(key: jax.Array) -> Any:
-        return initial_state(model, parameters(key), budget, settings, 1e-5)
+        made = parameters(model, key)
+        return initial_state(model, made, budget, settings, 1e-5)
 
     key = jax.random.key(0)
-    shapes = jax.eval_shape(parameters, key)
+    shapes = jax.eval_shape(functools.partial(parameters, model), key)
     load = Load(options.tokens, options.tokens, batch.images_BxPxD.shape[1])
     mesh = abstract_mesh(MeshShape(1, 1, 1))
     job = TrainingJob(

@@ -9,7 +9,7 @@ Poisson steps, 5.62 on average as VisualPRM400K has (:data:`theory.paper.FULL_DA
 (log-normal), a question, and the words around both. Most pictures stand alone,
 the rest in twos and threes, of sizes from thumbnails to 1,600 x 1,200; what a backbone
 makes of one is counted by its own tiling or resizing. No tokenizer is asked: a word
-counts as :data:`_TOKENS_PER_WORD` tokens.
+counts as :data:`TOKENS_PER_WORD` tokens.
 
 Padding the batch to its longest rollout is what the first trainer did; the plan is what
 the loader does now. A share is real entries over computed ones; image rows are tiles
@@ -38,7 +38,7 @@ from theory.paper import FULL_DATA, TRAINING
 # With _SPREAD chosen so that the means are those with which padding was first modelled
 # (LOG.md: 1,536 tokens of InternVL2.5, 617 of Qwen2.5-VL) and the longest of 512 falls
 # between 1,536 and 4,096.
-_TOKENS_PER_WORD = 1.6
+TOKENS_PER_WORD = 1.6
 # Log-normal deviations: of how talkative a rollout is, and of a step beside that.
 _SPREAD, _STEP_SPREAD = 0.4, 0.5
 _WORDS_PER_STEP, _WORDS_OF_QUESTION = 28, 40
@@ -135,7 +135,7 @@ def sizes(drawn: list[Drawn], backbone: str) -> Sizes:
         rows, image_tokens = READERS[backbone](rollout.pictures)
         words = rollout.question + sum(rollout.steps)
         # Each step ends in its marker.
-        text = _TEMPLATE_TOKENS + len(rollout.steps) + round(_TOKENS_PER_WORD * words)
+        text = _TEMPLATE_TOKENS + len(rollout.steps) + round(TOKENS_PER_WORD * words)
         tokens = min(text + image_tokens, TRAINING.max_tokens)
         return tokens, rows, len(rollout.steps)
 
