@@ -3,17 +3,17 @@
     uv run python -m experiments.benchmarks.padding
 
 No corpus of the real size ships with the package, so lengths are drawn, and the draw is
-committed: it is what LOG.md's shares of real tokens are of. A rollout has 2 +
-Poisson steps, 5.62 on average as VisualPRM400K has (:data:`theory.paper.FULL_DATA`), of
-28 words on average, more in the steps of a talkative rollout than in those of another
-(log-normal), a question, and the words around both. Most pictures stand alone,
-the rest in twos and threes, of sizes from thumbnails to 1,600 x 1,200; what a backbone
-makes of one is counted by its own tiling or resizing. No tokenizer is asked: a word
-counts as :data:`TOKENS_PER_WORD` tokens.
+committed: it is what LOG.md's shares of real tokens are of. A rollout has 2 + Poisson
+steps, 5.62 on average as VisualPRM400K (:data:`theory.paper.FULL_DATA`), of 28 words on
+average, more in the steps of a talkative rollout than in those of another (log-normal),
+a question, and the words around both. Most pictures stand alone, the rest
+in twos and threes, of sizes from thumbnails to 1,600 x 1,200; what a backbone makes of
+one is counted by its own tiling or resizing. No tokenizer is asked: a word counts as
+:data:`TOKENS_PER_WORD` tokens.
 
-Padding the batch to its longest rollout is what the first trainer did; the plan is what
-the loader does now. A share is real entries over computed ones; image rows are tiles
-(InternVL2.5) or patches (Qwen2.5-VL).
+Padding the batch to its longest rollout is what the first trainer did; the plan is the
+loader's, micro-batch by micro-batch. A share is real entries over computed ones; image
+rows are tiles (InternVL2.5) or patches (Qwen2.5-VL).
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ import numpy as np
 import tyro
 
 from experiments.console.tables import format_table
-from mprm_jax.data.batches import open_ladder
+from mprm_jax.data.batches import Bucket, Sizes, open_ladder, plan_micro_batches
 from mprm_jax.data.images import (
     PatchGrid,
     Tiling,
@@ -52,22 +52,6 @@ _SIZES = (
     (224, 224), (336, 280), (400, 300), (480, 640), (640, 480), (800, 600),
     (1024, 768), (1600, 1200), (512, 512), (1000, 500), (1200, 300), (300, 900),
 )  # fmt: skip
-
-Rollout = tuple[int, int, int]
-
-
-class Sizes(NamedTuple):
-    """Of each of some rollouts, int64 ``[n]``.
-
-    Attributes:
-        tokens: of its prompt, those of its pictures included.
-        image_rows: tiles or patches.
-        steps: markers.
-    """
-
-    tokens: np.ndarray
-    image_rows: np.ndarray
-    steps: np.ndarray
 
 
 class Drawn(NamedTuple):
@@ -131,7 +115,7 @@ READERS = {"InternVL2.5": tiles_of, "Qwen2.5-VL": patches_of}
 def sizes(drawn: list[Drawn], backbone: str) -> Sizes:
     """What a backbone's prompts of drawn rollouts measure."""
 
-    def one(rollout: Drawn) -> Rollout:
+    def one(rollout: Drawn) -> tuple[int, int, int]:
         rows, image_tokens = READERS[backbone](rollout.pictures)
         words = rollout.question + sum(rollout.steps)
         # Each step ends in its marker.
@@ -140,7 +124,7 @@ def sizes(drawn: list[Drawn], backbone: str) -> Sizes:
         return tokens, rows, len(rollout.steps)
 
     columns = np.array([one(rollout) for rollout in drawn], np.int64).T
-    return Sizes(*columns)
+    return Sizes(*columns, weight=columns[-1].astype(float), truncated=0 * columns[-1])
 
 
 class Shares(NamedTuple):
@@ -150,18 +134,22 @@ class Shares(NamedTuple):
     image_rows: float
 
 
-def padded_to_longest(of: Sizes, batch_size: int) -> Shares:
-    """Shares where every row of a batch has the bucket of its longest rollout."""
-    ladder = open_ladder(int(of.steps.max()))
-    computed = np.zeros(2)
+def shares(of: Sizes, batch_size: int, micro_batches: int) -> Shares:
+    """Shares of all rollouts, batch by batch as the loader pads them; in one
+    micro-batch every row has the bucket of the batch's longest rollout.
+    """
+    ladder, computed = open_ladder(int(of.steps.max())), np.zeros(2)
+    rows = batch_size // micro_batches
     for start in range(0, len(of.tokens), batch_size):
-        part = slice(start, start + batch_size)
-        bucket = ladder.choose(
-            int(of.tokens[part].max()), int(of.image_rows[part].max())
-        )
-        computed += batch_size * np.array([bucket.tokens, bucket.patches])
-    real = np.array([of.tokens.sum(), of.image_rows.sum()])
+        places = np.arange(start, min(start + batch_size, len(of.tokens)))
+        plan = plan_micro_batches(of.take(places), ladder, micro_batches, rows)
+        computed += rows * np.array([_area(part.shape) for part in plan]).sum(axis=0)
+    real = np.array([of.tokens.sum(), of.patches.sum()])
     return Shares(*(real / computed).tolist())
+
+
+def _area(shape: Bucket) -> tuple[int, int]:
+    return shape.tokens, shape.patches
 
 
 @dataclasses.dataclass(frozen=True)
@@ -171,11 +159,13 @@ class Options:
     Attributes:
         batches: Of this many batches.
         batch_size: Rollouts of each.
+        micro_batches: That the loader plans of each.
         seed: Of the draw.
     """
 
     batches: int = 20
     batch_size: int = TRAINING.batch_size
+    micro_batches: int = 32
     seed: int = 0
 
 
@@ -185,20 +175,18 @@ def main(options: Options) -> None:
     rows = []
     for backbone in READERS:
         of = sizes(drawn, backbone)
-        longest = padded_to_longest(of, options.batch_size)
-        rows.append(
-            (
-                backbone,
-                f"{of.tokens.mean():,.0f}",
-                f"{of.tokens.max():,}",
-                f"{of.image_rows.mean():.1f}",
-                f"{longest.tokens:.2f}",
-                f"{longest.image_rows:.2f}",
-            )
-        )
-    header = ("", "tokens", "longest", "image rows", "real tokens, to the longest",
-              "real image rows")  # fmt: skip
+        longest = shares(of, options.batch_size, 1)
+        planned = shares(of, options.batch_size, options.micro_batches)
+        sizes_told = of.tokens.mean(), of.tokens.max(), of.patches.mean()
+        told = (f"{share:.2f}" for share in (*longest, *planned))
+        rows.append((backbone, *(f"{size:,.1f}" for size in sizes_told), *told))
+    header = ("", "tokens", "longest", "image rows", "to the longest: real tokens",
+              "image rows", "as planned: real tokens", "image rows")  # fmt: skip
     print(format_table(header, rows))
+    print(
+        f"{options.batches} batches of {options.batch_size}, planned in "
+        f"{options.micro_batches} micro-batches"
+    )
 
 
 if __name__ == "__main__":

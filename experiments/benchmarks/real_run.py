@@ -152,37 +152,30 @@ def bare_seconds(job: Any, params: Any, loaded: list[Any]) -> float:
     """Of the same updates with every batch on the device beforehand."""
     import jax
 
-    from mprm_jax.train.update import compiled_step, initial_state
+    from mprm_jax.train.update import UpdateRule, initial_state, update
 
     config = job.config
-    batches = [jax.device_put(one.batch) for one in loaded]
+    placed = [jax.device_put(one.batches) for one in loaded]
     state, frozen = initial_state(
         job.model, params, job.plan, config.optimizer, config.learning_rate
     )
-    ends = []
-    for batch in batches:
-        state, metrics = compiled_step(
-            state,
-            frozen,
-            batch,
-            model=job.model,
-            optimizer=config.optimizer,
-            objective=config.objective,
-            accumulate=config.accumulate,
-            shardings=None,
-        )
+    rule, ends = UpdateRule(job.model, config.optimizer, config.objective), []
+    for batches, one in zip(placed, loaded, strict=True):
+        weight = float(one.total.weight)
+        state, metrics = update(state, frozen, batches, weight, rule)
         jax.block_until_ready(metrics)
         ends.append(time.perf_counter())
     return ends[-1] - ends[0]
 
 
-def measure(options: Options, corpus: Path, **config: Any) -> dict[str, Any]:
+def measure(options: Options, corpus: Path, **changes: Any) -> dict[str, Any]:
     """Speed of one way to batch."""
     import jax
 
-    from mprm_jax.data.loader import BatchOrder, batches
+    from mprm_jax.data.loader import Batches, BatchOrder
+    from mprm_jax.train.objective import StepLabeller
 
-    job = make_job(options, corpus, **config)
+    job = make_job(options, corpus, **changes)
     params = jax.jit(lambda key: full_depth.parameters(job.model, key))(
         jax.random.key(0)
     )
@@ -190,13 +183,14 @@ def measure(options: Options, corpus: Path, **config: Any) -> dict[str, Any]:
     run_seconds(job, params)
     first = time.perf_counter() - began
     seconds = run_seconds(job, params)
-    order = BatchOrder(options.batch_size, job.plan.presentations, job.config.seed)
-    loaded = list(batches(job.source, job.buckets, order))
+    size, planned, config = options.batch_size, job.plan.presentations, job.config
+    order = BatchOrder(size, planned, config.seed, config.accumulate)
+    labeller = StepLabeller(config.objective)
+    batches = Batches(job.source, job.buckets, order, labeller)
+    loaded = [batches[number] for number in range(len(batches))]
     bare = [bare_seconds(job, params, loaded) for _ in range(2)][-1]
-    real = sum(
-        len(job.source[place].tokens_L) for one in loaded[1:] for place in one.places
-    )
-    computed = sum(one.batch.tokens_BxL.size for one in loaded[1:])
+    real = sum(int(one.total.tokens) for one in loaded[1:])
+    computed = sum(b.tokens_BxL.size for one in loaded[1:] for b in one.batches)
     return {
         "device": jax.local_devices()[0].device_kind,
         "updates": len(loaded) - 1,
