@@ -176,9 +176,7 @@ def measure(options: Options, corpus: Path, **changes: Any) -> dict[str, Any]:
     from mprm_jax.train.objective import StepLabeller
 
     job = make_job(options, corpus, **changes)
-    params = jax.jit(lambda key: full_depth.parameters(job.model, key))(
-        jax.random.key(0)
-    )
+    params = full_depth.draw(job.model, jax.random.key(0))
     began = time.perf_counter()
     run_seconds(job, params)
     first = time.perf_counter() - began
