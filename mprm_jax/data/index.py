@@ -415,7 +415,7 @@ def _hashes(file: CorpusFile) -> tuple[str, str]:
 def _cache_paths(path: Path, key: _Key) -> list[Path]:
     """Beside the corpus, and in the user's cache folder where that is read-only."""
     choice = f"{key.format}:{key.options}"
-    name = f"{path.name}.{xxhash.xxh3_64_hexdigest(choice)}.index"
+    name = f"{path.name}.{xxhash.xxh3_64_hexdigest(choice.encode())}.index"
     place = hashlib.sha256(str(path.resolve().parent).encode()).hexdigest()[:16]
     # "~" stays as it is where there is no home; writing there then fails, harmlessly.
     home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
