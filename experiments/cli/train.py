@@ -258,7 +258,7 @@ def _identity(subset: Subset, params: Params) -> dict[str, Any]:
     corpus = subset.usable.corpus
     rows = subset.usable.row[subset.usable_rows].astype("<i8")
     return {
-        "corpus": xxhash.xxh3_128_hexdigest("".join(corpus.sha256)),
+        "corpus": xxhash.xxh3_128_hexdigest("".join(corpus.sha256).encode()),
         "reading": corpus_reading(subset.usable),
         "rows": xxhash.xxh3_128_hexdigest(rows.tobytes()),
         "initial_parameters": fingerprint(params),
