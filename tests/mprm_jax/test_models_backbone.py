@@ -62,7 +62,7 @@ def test_the_tokens_of_a_prompt(loaded):
 
 def test_text_with_control_tokens_is_refused(loaded):
     model, _ = loaded
-    placeholder = model.family.template.image_token
+    placeholder = model.template.image_token
     with pytest.raises(BadRecord, match="control token in text"):
         model.encode(f"what is {placeholder}?", ["so"], ())
     with pytest.raises(BadRecord, match="step marker in text"):

@@ -84,7 +84,9 @@ def from_small_files(
         if answers is not None and "answers" not in own:
             tokens = token_id(tokenizer, answers[0]), token_id(tokenizer, answers[1])
             head = dataclasses.replace(head, tokens=tokens)
-        image_token = token_id(tokenizer, backbone.family.template.image_token)
+        image_token = config.image_token
+        if (image := backbone.template.image_token) is not None:
+            image_token = token_id(tokenizer, image)
     except DataError as error:
         raise DataError(f"{directory / TOKENIZER}: {error}") from None
     if image_token != config.image_token:
