@@ -28,10 +28,8 @@ CASES = {
     "qwen": (make_qwen, "many images"),
     "internvl": (make_internvl, "native llama"),
     "internvl_chat": (make_internvl, "remote internlm2"),
-    "qwen2": (make_text, "qwen2"),
     "qwen3": (make_text, "qwen3"),
     "llama3": (make_text, "llama3"),
-    "smollm2": (make_text, "smollm2"),
 }
 
 

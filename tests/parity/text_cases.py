@@ -34,7 +34,7 @@ class Shape:
     vocabulary: int = VOCABULARY
 
 
-# Of 40 tokens some turn slowly enough to be slowed, some are between, some are left.
+# Of eight frequencies the first is left alone, the second between, the rest slowed.
 LLAMA3 = {
     "rope_type": "llama3",
     "rope_theta": 5e5,
@@ -48,7 +48,7 @@ SHAPES = {
     # As Qwen3-0.6B has it, heads are together wider than the residual stream.
     "qwen3": Shape(1, "Qwen3", 4, 2, False, (("head_dim", 32),)),
     "qwen3 tied": Shape(2, "Qwen3", 6, 1, True, (("head_dim", 10),)),
-    "llama3": Shape(3, "Llama", 4, 1, False, (("rope_parameters", LLAMA3),)),
+    "llama3": Shape(3, "Llama", 4, 1, True, (("rope_parameters", LLAMA3),)),
     "smollm2": Shape(4, "Llama", 9, 3, True),
 }
 
