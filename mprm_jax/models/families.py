@@ -241,6 +241,11 @@ def family_of(config: BackboneConfig) -> Family:
     return next(f for f in FAMILIES.values() if isinstance(config, f.config_type))
 
 
+def sees(name: str) -> bool:
+    """Whether backbones of the family of that name look at pictures."""
+    return name in FAMILIES and name != TEXT.name
+
+
 def init(config: BackboneConfig, key: jax.Array) -> Params:
     """Random parameters of any family, float32, without a reward head."""
     return family_of(config).init(config, key)
