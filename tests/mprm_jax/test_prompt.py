@@ -224,16 +224,16 @@ def test_without_a_chat_template_the_added_tokens_decide():
     assert chat_of(["<s>"]) == chat_of([]) == "none"
 
 
-@pytest.mark.parametrize(("chat", "first"), [("none", "b"), ("llama3", "<|begin_of")])
-def test_a_prompt_has_its_first_token_once(chat, first):
+@pytest.mark.parametrize(
+    ("chat", "bos"), [("none", "b"), ("llama3", "<|begin_of_text|>")]
+)
+def test_a_prompt_has_its_first_token_once(chat, bos):
     made = tokenizer()
     made.add_special_tokens(["<|begin_of_text|>"])
-    bos = "b" if chat == "none" else "<|begin_of_text|>"
+    first = made.token_to_id(bos)
     made.post_processor = processors.TemplateProcessing(
-        single=f"{bos} $A", special_tokens=[(bos, made.token_to_id(bos))]
+        single=f"{bos} $A", special_tokens=[(bos, first)]
     )
-    template = TEXT_TEMPLATES[chat]
-    ids = encode_chat(made, template, "a", ["c"], (), 100)[0].tolist()
-    tokens = [made.id_to_token(i) for i in ids]
-    assert tokens[0].startswith(first)
-    assert tokens.count(tokens[0]) == 1
+    tokens_L = encode_chat(made, TEXT_TEMPLATES[chat], "a", ["c"], (), 100)[0]
+    assert tokens_L.tolist().count(first) == 1
+    assert tokens_L[0] == first

@@ -66,7 +66,7 @@ SHAPES = {
         3, "qwen2", INTERNVL_CHAT, 4, 4, False, (((140, 90),),)
     ),
     "native qwen3": Shape(4, "qwen3", INTERNVL, 4, 2, False, (((90, 60),), ())),
-    "text only": Shape(6, "qwen2", INTERNVL_CHAT, 4, 2, False, ((), ())),
+    "text only": Shape(5, "llama", INTERNVL, 4, 2, False, ((), ())),
 }  # fmt: skip
 
 
