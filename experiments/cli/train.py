@@ -27,6 +27,7 @@ from experiments.console.training import (
     TrainingOptions,
     open_model,
     price_run,
+    say_if_text,
 )
 from experiments.store.read_subset import (
     Subset,
@@ -161,6 +162,7 @@ def run(options: Options) -> None:
 
         with advised():
             model, params, mesh = open_model(training, budget)
+    say_if_text(model, subset.usable, subset.usable_rows)
     subset, sizes = _checked(options, subset, model.encode)
     budget = training.budget(len(subset.usable_rows), len(subset.usable.row))
     last: dict[str, Any] = {}
