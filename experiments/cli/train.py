@@ -103,7 +103,7 @@ class Options(PictureOptions, RuleOptions):
             text ends the run midway; those that cannot be encoded count as bad
             lines (--max-bad).
         resume: Go on with the run in --output, bit for bit on the same devices; begin
-            it if there is none. --mesh, --accumulate, --no-remat and the numbers of
+            it if there is none. --mesh, --accumulate, --remat and the numbers of
             threads and checkpoints may change, what is learned from may not.
         settings: How to train.
         cost: What it would cost.

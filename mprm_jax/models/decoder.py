@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from mprm_jax.models import layers as nn
-from mprm_jax.models.layers import Compute, Init, Params
+from mprm_jax.models.layers import AttentionUse, Compute, Init, Params
 from mprm_jax.models.rope import Rope, angles, rotate, rotation
 
 
@@ -95,18 +95,32 @@ def decode(
         query = nn.split_heads(nn.linear(layer["query"], y), config.heads)
         key = nn.split_heads(nn.linear(layer["key"], y), config.kv_heads)
         value = nn.split_heads(nn.linear(layer["value"], y), config.kv_heads)
-        attended_BxLxHxW = jax.nn.dot_product_attention(
+        attended_BxLxHxW = nn.attend(
             rotate(query, turn),
             rotate(key, turn),
             value,
-            is_causal=True,
-            implementation=compute.attention,
+            compute.attention,
+            causal=True,
         )
         x_BxLxD += nn.linear(layer["output"], nn.join_heads(attended_BxLxHxW))
         y = nn.rms_norm(layer["mlp_norm"], x_BxLxD, config.norm_eps)
         return x_BxLxD + nn.swiglu(layer, y)
 
     return nn.scan_layers(step, embedded_BxLxD, params["layers"], compute)
+
+
+def attention(config: DecoderConfig, dtype: str) -> AttentionUse:
+    """What :func:`decode` asks of attention."""
+    return AttentionUse(
+        config.heads,
+        config.kv_heads,
+        config.head_width,
+        length=64,
+        causal=True,
+        masked=False,
+        trained=True,
+        dtype=dtype,
+    )
 
 
 def gather_positions(x_BxLxD: jax.Array, at_BxS: jax.Array) -> jax.Array:

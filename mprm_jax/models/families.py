@@ -31,7 +31,13 @@ from mprm_jax.data.images import (
 from mprm_jax.data.prompt import INTERNVL_TEMPLATE, QWEN_TEMPLATE, ChatTemplate
 from mprm_jax.models import decoder, internvl, qwen
 from mprm_jax.models.internvl import InternVLConfig
-from mprm_jax.models.layers import Compute, Params
+from mprm_jax.models.layers import (
+    AttentionChoice,
+    AttentionUse,
+    Compute,
+    Params,
+    choose_attention,
+)
 from mprm_jax.models.qwen import MERGER, QwenVLConfig
 from theory.paper import TRAINING
 
@@ -83,6 +89,7 @@ class Family:
         project: (config, params, states_BxPxM, compute): image tokens [B, U, D].
         positions: (config, tokens_BxL, place_BxPxK): of the tokens beside images, on
             three axes [3, B, L].
+        tower_attention: (config, dtype): what the tower asks of attention.
         sequences: (config, rows): how many sequences the tower attends within, and the
             length of each.
         patch_reads: (config, rows): vectors that the patch embedding's kernel reads.
@@ -102,6 +109,7 @@ class Family:
     state_width: Callable[[Any], int]
     project: Callable[[Any, Params, jax.Array, Compute], jax.Array]
     positions: Callable[[Any, jax.Array, jax.Array], jax.Array]
+    tower_attention: Callable[[Any, str], AttentionUse]
     sequences: Callable[[Any, float], tuple[float, float]]
     patch_reads: Callable[[Any, float], float]
 
@@ -168,6 +176,7 @@ QWEN = Family(
     state_width=lambda config: config.vision.width,
     project=qwen.project,
     positions=qwen.rope_positions,
+    tower_attention=qwen.tower_attention,
     # Windows are a mask over all pairs of patches.
     sequences=lambda config, rows: (1, rows),
     # An image fills all frames alike, so one sum of their kernels is applied.
@@ -188,6 +197,7 @@ INTERNVL = Family(
     state_width=lambda config: config.vision.side**2 * config.vision.width,
     project=internvl.project,
     positions=lambda config, tokens_BxL, _: decoder.text_positions(tokens_BxL),
+    tower_attention=internvl.tower_attention,
     # With the class token.
     sequences=lambda config, rows: (rows, config.vision.side**2 + 1),
     patch_reads=lambda config, rows: rows * config.vision.side**2,
@@ -198,6 +208,28 @@ FAMILIES = {family.name: family for family in (QWEN, INTERNVL)}
 def family_of(config: BackboneConfig) -> Family:
     """The family of a configuration."""
     return next(f for f in FAMILIES.values() if isinstance(config, f.config_type))
+
+
+def attention_choices(config: BackboneConfig, dtype: str) -> dict[str, AttentionChoice]:
+    """The attention of the decoder and of the tower on the devices here.
+
+    Args:
+        config: of the model.
+        dtype: that it computes in.
+    """
+    uses = {
+        "attention": decoder.attention(config.language, dtype),
+        "tower_attention": family_of(config).tower_attention(config, dtype),
+    }
+    return {name: choose_attention(use) for name, use in uses.items()}
+
+
+def compute_here(config: BackboneConfig, compute: Compute) -> Compute:
+    """The same computation with the attention that suits it on the devices here."""
+    chosen = attention_choices(config, compute.dtype)
+    return replace(
+        compute, **{n: choice.implementation for n, choice in chosen.items()}
+    )
 
 
 def init(config: BackboneConfig, key: jax.Array) -> Params:

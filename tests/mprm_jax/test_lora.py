@@ -38,7 +38,7 @@ def loaded(tmp_path_factory):
     """(backbone, its parameters, a batch)."""
     folder = qwen_folder(tmp_path_factory.mktemp("weights"))
     model, params = load_backbone(
-        folder, prompting=Prompting(max_length=64), compute=Compute("float32", False)
+        folder, prompting=Prompting(max_length=64), compute=Compute("float32", "none")
     )
     return model, params, random_batch(np.random.default_rng(0), model)
 

@@ -25,7 +25,8 @@ CONFIG = DecoderConfig(
     qkv_bias=True,
     tied=False,
 )
-PLAIN = Compute("float32", remat=False)
+PLAIN = Compute("float32", remat="none")
+POLICIES = "none", "dots", "all"
 
 
 @pytest.fixture(scope="module")
@@ -77,9 +78,34 @@ def test_recomputing_layers_changes_nothing(params):
         return jnp.square(logits(params, tokens, compute)).sum()
 
     gradient = jax.jit(jax.grad(loss), static_argnums=1)
-    plain, again = (gradient(params, Compute("float32", r)) for r in (False, True))
-    for a, b in zip(jax.tree.leaves(plain), jax.tree.leaves(again), strict=True):
-        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)
+    plain, *others = (gradient(params, Compute("float32", r)) for r in POLICIES)
+    for again in others:
+        for a, b in zip(jax.tree.leaves(plain), jax.tree.leaves(again), strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)
+
+
+def test_a_policy_keeps_what_it_says_of_each_layer_and_token(params):
+    """Numbers of a token that JAX keeps for the gradient of the parameters."""
+    embedded, tokens = jnp.zeros((3, 11, 24)), jnp.zeros((3, 11))
+    positions = decoder.text_positions(tokens)
+
+    def kept(remat):
+        def backward(params):
+            compute = Compute("float32", remat)
+            return jax.vjp(
+                lambda p: decoder.decode(CONFIG, p, embedded, positions, compute),
+                params,
+            )[1]
+
+        leaves = jax.tree.leaves(jax.eval_shape(backward, params))
+        of_tokens = [x for x in leaves if x.shape[:3] == (CONFIG.layers, 3, 11)]
+        return sum(leaf.size for leaf in of_tokens) / (CONFIG.layers * 3 * 11)
+
+    none, dots, everything = map(kept, POLICIES)
+    queries, keys = CONFIG.heads * 6, CONFIG.kv_heads * 6
+    assert everything == CONFIG.width
+    assert dots == 2 * CONFIG.width + queries + 2 * keys + 2 * CONFIG.hidden
+    assert none > 1.5 * dots
 
 
 def test_it_is_the_attention_of_its_definition(params):

@@ -22,7 +22,7 @@ from tests.parity.references import NO, YES, batch_of, relative
 
 CASES = [("qwen", name) for name in QWEN_SHAPES]
 CASES += [("internvl", name) for name in INTERNVL_SHAPES]
-FLOAT32 = Compute("float32", remat=True)
+FLOAT32 = Compute("float32", remat="all")
 
 
 @pytest.fixture(scope="module", params=CASES, ids="-".join)
