@@ -49,6 +49,8 @@ class Batch(NamedTuple):
             padded.
         successes_BxS: int32 K.
         trials_BxS: int32 N; 0 = no step here, which weighs nothing.
+        place_BxKxL: int32, where in its row each token of a packed rollout stands, -1
+            behind its last one; None where a row is one rollout.
     """
 
     tokens_BxL: Array
@@ -56,6 +58,7 @@ class Batch(NamedTuple):
     marker_BxS: Array
     successes_BxS: Array
     trials_BxS: Array
+    place_BxKxL: Array | None = None
 
 
 @dataclass(frozen=True)

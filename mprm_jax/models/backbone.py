@@ -90,8 +90,8 @@ class Backbone:
         )
 
     def _hidden(self, params: Params, batch: Batch) -> jax.Array:
-        inputs = batch.tokens_BxL, batch.images_BxPxD
-        return families.hidden_states(self.config, params, *inputs, self.compute)
+        inputs = batch.tokens_BxL, batch.images_BxPxD, self.compute, batch.place_BxKxL
+        return families.hidden_states(self.config, params, *inputs)
 
     def rewards(
         self, params: Params, hidden_BxLxD: jax.Array, marker_BxS: jax.Array

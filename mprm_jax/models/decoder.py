@@ -82,10 +82,20 @@ def decode(
     embedded_BxLxD: jax.Array,
     positions_3xBxL: jax.Array,
     compute: Compute,
+    place_BxKxL: jax.Array | None = None,
 ) -> jax.Array:
     """Residual stream after the last layer [B, L, D], before the final norm.
 
     Prompts are padded at the end, so causality alone keeps real tokens from padding.
+
+    Args:
+        config: of the decoder.
+        params: of it.
+        embedded_BxLxD: tokens and features of images.
+        positions_3xBxL: on the axes of ``config.rope``.
+        compute: precision, rematerialisation and attention.
+        place_BxKxL: of packed rows, see :func:`layers.attend_documents`; None: a row is
+            one prompt.
     """
     turn = rotation(angles(config.rope, config.head_width, positions_3xBxL))
 
@@ -95,14 +105,14 @@ def decode(
         query = nn.split_heads(nn.linear(layer["query"], y), config.heads)
         key = nn.split_heads(nn.linear(layer["key"], y), config.kv_heads)
         value = nn.split_heads(nn.linear(layer["value"], y), config.kv_heads)
-        attended_BxLxHxW = nn.attend(
-            rotate(query, turn),
-            rotate(key, turn),
-            value,
-            compute.attention,
-            causal=True,
-        )
-        x_BxLxD += nn.linear(layer["output"], nn.join_heads(attended_BxLxHxW))
+        query, key = rotate(query, turn), rotate(key, turn)
+        if place_BxKxL is None:
+            mixed = nn.attend(query, key, value, compute.attention, causal=True)
+        else:
+            mixed = nn.attend_documents(
+                query, key, value, place_BxKxL, compute.attention
+            )
+        x_BxLxD += nn.linear(layer["output"], nn.join_heads(mixed))
         y = nn.rms_norm(layer["mlp_norm"], x_BxLxD, config.norm_eps)
         return x_BxLxD + nn.swiglu(layer, y)
 
@@ -152,3 +162,17 @@ def text_positions(tokens_BxL: jax.Array) -> jax.Array:
     """0, 1, 2, ... on all three axes [3, B, L]."""
     count = jnp.arange(tokens_BxL.shape[1], dtype=jnp.int32)
     return jnp.broadcast_to(count, (3, *tokens_BxL.shape))
+
+
+def restart(positions_3xBxL: jax.Array, place_BxKxL: jax.Array) -> jax.Array:
+    """Positions that count from 0 again in every document of a packed row [3, B, L].
+
+    Documents stand one after another; see :func:`layers.attend_documents`.
+    """
+    count_1x1xL = jnp.arange(positions_3xBxL.shape[2], dtype=jnp.int32)[None, None]
+    first_BxKx1 = place_BxKxL[:, :, :1]
+    begun_BxKxL = jnp.where(first_BxKx1 <= count_1x1xL, first_BxKx1, 0)
+    first_BxL = jnp.max(begun_BxKxL, axis=1)
+    return positions_3xBxL - jnp.take_along_axis(
+        positions_3xBxL, first_BxL[None], axis=2
+    )

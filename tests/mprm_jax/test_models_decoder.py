@@ -108,6 +108,67 @@ def test_a_policy_keeps_what_it_says_of_each_layer_and_token(params):
     assert none > 1.5 * dots
 
 
+# Documents of five, two, three and one tokens in two rows of nine; one place to spare.
+PACKED = np.array(
+    [
+        [[0, 1, 2, 3, 4], [5, 6, -1, -1, -1], [-1] * 5],
+        [[0, 1, 2, -1, -1], [3, -1, -1, -1, -1], [-1] * 5],
+    ]
+)
+
+
+# (row, where its tokens stand) of each document.
+DOCUMENTS = [
+    (row, at[at >= 0]) for row in (0, 1) for at in PACKED[row] if at.max() >= 0
+]
+
+
+def packed_hidden(params, embedded):
+    positions = decoder.text_positions(embedded[..., 0])
+    positions = decoder.restart(positions, jnp.asarray(PACKED))
+    return decoder.decode(
+        CONFIG, params, embedded, positions, PLAIN, jnp.asarray(PACKED)
+    )
+
+
+def test_a_packed_document_is_what_it_is_alone(params):
+    embedded = jax.random.normal(jax.random.key(1), (2, 9, 24))
+    together = jax.jit(packed_hidden)(params, embedded)
+
+    @jax.jit
+    def alone(padded):
+        positions = decoder.text_positions(padded[..., 0])
+        return decoder.decode(CONFIG, params, padded, positions, PLAIN)
+
+    for row, at in DOCUMENTS:
+        padded = jnp.pad(embedded[row, at], ((0, 5 - len(at)), (0, 0)))
+        expected = alone(padded[None])[0, : len(at)]
+        np.testing.assert_allclose(together[row, at], expected, atol=1e-5)
+
+
+def test_no_document_has_any_influence_on_another(params):
+    embedded = jax.random.normal(jax.random.key(1), (2, 9, 24))
+
+    @jax.jit
+    @jax.grad
+    def influence(embedded, weight):
+        return (weight * packed_hidden(params, embedded)[..., 0]).sum()
+
+    for row, at in DOCUMENTS:
+        weight = np.zeros((2, 9), np.float32)
+        weight[row, at] = 1
+        found = np.asarray(influence(embedded, weight)).any(axis=-1)
+        np.testing.assert_array_equal(found, weight.astype(bool))
+
+
+def test_positions_count_anew_in_every_document():
+    positions = decoder.text_positions(jnp.zeros((2, 9)))
+    assert (
+        decoder.restart(3 * positions, jnp.asarray(PACKED)).tolist()
+        == [[[0, 3, 6, 9, 12, 0, 3, 6, 9], [0, 3, 6, 0, 3, 6, 9, 12, 15]]] * 3
+    )
+
+
 def test_it_is_the_attention_of_its_definition(params):
     """One layer in numpy float64, written from the formulas head by head."""
     config = dataclasses.replace(CONFIG, layers=1)
