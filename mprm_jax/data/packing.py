@@ -11,11 +11,18 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from mprm_jax.data.batches import PAD_ID, Batch, Example
+from mprm_jax.data.batches import (
+    Batch,
+    Bucket,
+    Example,
+    Filled,
+    Labeller,
+    Sizes,
+    empty_batch,
+    put,
+    unlabelled,
+)
 from mprm_jax.data.images import number_images, patches_per_image
-
-# Row of the sizes of a rollout.
-_TOKENS, _PATCHES, _STEPS = range(3)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,93 +31,81 @@ class PackedShape:
 
     Attributes:
         rows: B.
-        tokens: L of a row.
+        row: L and P.
         documents: K, most rollouts in a row.
         document_tokens: of the longest rollout.
-        patches: P of a row.
-        steps: S of a row.
+        steps: S of a row (padding it costs next to nothing).
     """
 
     rows: int
-    tokens: int
+    row: Bucket
     documents: int
     document_tokens: int
-    patches: int
     steps: int
 
-    def holds(self, sizes_Nx3: np.ndarray) -> bool:
-        """Whether each rollout alone fits a row."""
-        most = self.document_tokens, self.patches, self.steps
-        return bool((sizes_Nx3 <= most).all())
 
-
-def sizes_of(examples: Sequence[Example]) -> np.ndarray:
-    """Tokens, image rows and steps of each example [N, 3]."""
-    return np.array(
-        [(len(e.tokens_L), len(e.images_PxD), len(e.marker_S)) for e in examples],
-        np.int64,
-    ).reshape(-1, 3)
-
-
-def plan_rows(sizes_Nx3: np.ndarray, shape: PackedShape) -> list[list[int]]:
+def plan_rows(sizes: Sizes, shape: PackedShape) -> list[list[int]]:
     """Which rollouts each row holds, in order, by first-fit decreasing.
 
-    Each rollout, from the longest on, goes into the first row with room for its tokens,
-    patches and steps; of equal ones the earlier comes first. At most 11/9 of the fewest
-    rows, and one, where tokens alone decide (Johnson 1973).
+    Each rollout, from the longest on, goes into the first row with room for its tokens
+    and patches; of equal ones the earlier comes first. At most 11/9 of the fewest rows,
+    and four, where tokens alone decide (Johnson 1973).
 
     Args:
-        sizes_Nx3: tokens, patches and steps of each rollout.
-        shape: of a row; its number of rows is not looked at.
+        sizes: of the rollouts.
+        shape: of a row; how many there are is not looked at.
 
     Raises:
         ValueError: a rollout fits no row.
     """
-    if not shape.holds(sizes_Nx3):
-        raise ValueError(f"{sizes_Nx3.max(axis=0)} fits no row of {shape}")
-    room = shape.tokens, shape.patches, shape.steps, shape.documents
-    left_Rx4 = np.empty((0, 4), np.int64)
+    need_Nx3 = np.stack(
+        [sizes.tokens, sizes.patches, np.ones_like(sizes.tokens)], axis=1
+    )
+    most = min(shape.document_tokens, shape.row.tokens), shape.row.patches
+    for tokens, patches, _ in need_Nx3.tolist():
+        if tokens > most[0] or patches > most[1]:
+            raise ValueError(f"{tokens} tokens, {patches} patches: no room in {shape}")
+    room = shape.row.tokens, shape.row.patches, shape.documents
+    left_Rx3 = np.empty((0, 3), np.int64)
     rows: list[list[int]] = []
-    for place in np.argsort(-sizes_Nx3[:, _TOKENS], kind="stable").tolist():
-        need = np.append(sizes_Nx3[place], 1)
-        fits = np.flatnonzero((left_Rx4 >= need).all(axis=1))
+    for place in np.argsort(-sizes.tokens, kind="stable").tolist():
+        fits = np.flatnonzero((left_Rx3 >= need_Nx3[place]).all(axis=1))
         row = int(fits[0]) if len(fits) else len(rows)
         if row == len(rows):
             rows.append([])
-            left_Rx4 = np.vstack([left_Rx4, room])
-        left_Rx4[row] -= need
+            left_Rx3 = np.vstack([left_Rx3, room])
+        left_Rx3[row] -= need_Nx3[place]
         rows[row].append(place)
     return rows
 
 
-def fit_shape(sizes_Nx3: np.ndarray, tokens: int) -> PackedShape:
+def fit_shape(sizes: Sizes, tokens: int, steps: int) -> PackedShape:
     """The smallest shape in which these rollouts need no more rows of ``tokens``.
 
     Args:
-        sizes_Nx3: at least one rollout.
-        tokens: L, at least the longest rollout's.
+        sizes: of at least one rollout.
+        tokens: L.
+        steps: of the rollout with most.
 
     Raises:
-        ValueError: a rollout is longer.
+        ValueError: a rollout is longer than a row.
     """
-    count, longest = len(sizes_Nx3), int(sizes_Nx3[:, _TOKENS].max())
-    if longest > tokens:
-        raise ValueError(f"a rollout of {longest} tokens in rows of {tokens}")
-    patches, steps = sizes_Nx3[:, [_PATCHES, _STEPS]].sum(axis=0).tolist()
-    shape = PackedShape(0, tokens, count, longest, patches, steps)
-    rows = len(plan_rows(sizes_Nx3, shape))
-    largest = {"documents": 1, "patches": int(sizes_Nx3[:, _PATCHES].max())}
-    for name, low in largest.items():
+    count, longest = len(sizes.tokens), int(sizes.tokens.max())
+    free = PackedShape(0, Bucket(tokens, int(sizes.patches.sum())), count, longest, 0)
+    rows = len(plan_rows(sizes, free))
 
-        def enough(size: int, shape: PackedShape = shape, name: str = name) -> bool:
-            smaller = dataclasses.replace(shape, **{name: size})
-            return len(plan_rows(sizes_Nx3, smaller)) == rows
+    def narrow(shape: PackedShape, documents: int, patches: int) -> PackedShape:
+        row = Bucket(tokens, patches)
+        return dataclasses.replace(shape, row=row, documents=documents)
 
-        least = _least(enough, low, getattr(shape, name))
-        shape = dataclasses.replace(shape, **{name: least})
-    plan = plan_rows(sizes_Nx3, shape)
-    steps = max(int(sizes_Nx3[row, _STEPS].sum()) for row in plan)
-    return dataclasses.replace(shape, rows=rows, steps=steps)
+    def enough(documents: int, patches: int) -> bool:
+        return len(plan_rows(sizes, narrow(free, documents, patches))) == rows
+
+    patches, most = free.row.patches, int(sizes.patches.max())
+    documents = _least(lambda size: enough(size, patches), 1, count)
+    patches = _least(lambda size: enough(documents, size), most, patches)
+    shape = narrow(free, documents, patches)
+    return dataclasses.replace(shape, rows=rows, steps=steps * documents)
 
 
 def _least(enough: Callable[[int], bool], low: int, high: int) -> int:
@@ -130,52 +125,39 @@ def pack(
     examples: Sequence[Example],
     plan: Sequence[Sequence[int]],
     shape: PackedShape,
+    labeller: Labeller = unlabelled,
     *,
     numbered: bool,
 ) -> Batch:
     """The rows of a plan, padded to a shape.
 
-    Markers are places in the row. Image rows follow each other as their rollouts do.
+    Markers are places in the row; images follow each other as their rollouts do.
 
     Args:
-        examples: rollouts.
-        plan: of :func:`plan_rows`.
-        shape: at least as many rows as the plan; the others are empty.
+        examples: at least one.
+        plan: of :func:`plan_rows`: places of examples.
+        shape: with at least as many rows as the plan; the others are empty.
+        labeller: what the loss of the steps is made from.
         numbered: image rows say of which image they are (``place_bytes`` of a family);
             then no two images of a row have one number.
 
     Raises:
-        ValueError: the shape has too few rows.
+        ValueError: the plan has too many rows, or a row too many steps.
     """
     if len(plan) > shape.rows:
         raise ValueError(f"{len(plan)} rows of a plan do not fit {shape.rows}")
-    first = examples[0].images_PxD
-    tokens_BxL = np.full((shape.rows, shape.tokens), PAD_ID, np.int32)
-    images_BxPxD = np.zeros((shape.rows, shape.patches, first.shape[1]), first.dtype)
-    place_BxKxL = np.full(
-        (shape.rows, shape.documents, shape.document_tokens), -1, np.int32
-    )
-    marker_BxS, successes_BxS, trials_BxS = (
-        np.zeros((shape.rows, shape.steps), np.int32) for _ in range(3)
-    )
+    batch = empty_batch(examples[0].images_PxD, shape.row, shape.rows, shape.steps)
+    sizes = shape.rows, shape.documents, shape.document_tokens
+    place_BxKxL = np.full(sizes, -1, np.int32)
     for row, chosen in enumerate(plan):
-        token = patch = step = image = 0
+        filled, images = Filled(), 0
         for document, place in enumerate(chosen):
             example = examples[place]
-            length, steps = len(example.tokens_L), len(example.marker_S)
-            images_PxD = example.images_PxD
-            if numbered and len(images_PxD):
-                images_PxD = number_images(images_PxD, image + 1)
-                image += len(patches_per_image(example.images_PxD))
-            tokens_BxL[row, token : token + length] = example.tokens_L
-            place_BxKxL[row, document, :length] = np.arange(token, token + length)
-            images_BxPxD[row, patch : patch + len(images_PxD)] = images_PxD
-            at = slice(step, step + steps)
-            marker_BxS[row, at] = example.marker_S + token
-            successes_BxS[row, at] = example.successes_S
-            trials_BxS[row, at] = example.trials_S
-            token, step = token + length, step + steps
-            patch += len(images_PxD)
-    return Batch(
-        tokens_BxL, images_BxPxD, marker_BxS, successes_BxS, trials_BxS, place_BxKxL
-    )
+            if numbered and len(example.images_PxD):
+                on_PxD = number_images(example.images_PxD, images + 1)
+                images += len(patches_per_image(example.images_PxD))
+                example = example._replace(images_PxD=on_PxD)
+            begin, filled = filled, put(batch, row, example, labeller, filled)
+            stands = np.arange(begin.tokens, filled.tokens)
+            place_BxKxL[row, document, : len(stands)] = stands
+    return batch._replace(place_BxKxL=place_BxKxL)

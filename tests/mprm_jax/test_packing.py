@@ -8,50 +8,69 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mprm_jax.data.batches import buckets_for, collate
+from mprm_jax.data.batches import (
+    Bucket,
+    Sizes,
+    buckets_for,
+    collate,
+    sizes_of,
+    unlabelled,
+)
 from mprm_jax.data.images import number_images, patches_per_image
-from mprm_jax.data.packing import PackedShape, fit_shape, pack, plan_rows, sizes_of
+from mprm_jax.data.packing import PackedShape, fit_shape, pack, plan_rows
+from mprm_jax.train.config import Objective
 from mprm_jax.train.features import cached
-from mprm_jax.train.objective import Objective, loss_sum
+from mprm_jax.train.objective import StepLabeller, loss_sum
 from tests.mprm_jax.backbone_folder import picture
 from tests.mprm_jax.quick import quick_compilation as quick_compilation
 from tests.mprm_jax.tiny_backbones import example
 from tests.mprm_jax.tiny_backbones import loaded as loaded
 
-sizes = st.lists(
-    st.tuples(st.integers(1, 40), st.integers(0, 60), st.integers(0, 5)), min_size=1
-).map(np.array)
+
+def sizes(tokens, patches):
+    """Of rollouts of two steps each."""
+    columns = (np.asarray(column, np.int64) for column in (tokens, patches))
+    tokens, patches = columns
+    return Sizes(tokens, patches, 0 * tokens + 2, 2.0 * tokens, 0 * tokens)
 
 
-@given(sizes, st.integers(40, 100), st.integers(1, 6))
+rollouts = st.lists(st.tuples(st.integers(1, 40), st.integers(0, 60)), min_size=1).map(
+    lambda pairs: sizes(*zip(*pairs, strict=True))
+)
+
+
+@given(rollouts, st.integers(40, 100), st.integers(1, 6))
 def test_every_rollout_stands_in_one_row_that_has_room(sizes, tokens, documents):
-    shape = PackedShape(0, tokens, documents, 40, 60, 7)
-    plan = plan_rows(sizes, shape)
-    assert sorted(itertools.chain(*plan)) == list(range(len(sizes)))
-    for row in plan:
-        assert len(row) <= documents
-        assert (sizes[row].sum(axis=0) <= (tokens, 60, 7)).all()
-        assert (np.diff(sizes[row, 0]) <= 0).all()
-    # First fit: whoever opens a row had room in none before it.
-    for number, row in enumerate(plan[1:], 1):
-        first = sizes[row[0]]
+    plan = plan_rows(sizes, PackedShape(0, Bucket(tokens, 60), documents, 40, 0))
+    assert sorted(itertools.chain(*plan)) == list(range(len(sizes.tokens)))
+
+    def room(chosen):
+        left = documents - len(chosen), tokens - sizes.tokens[chosen].sum()
+        return np.array([*left, 60 - sizes.patches[chosen].sum()])
+
+    for number, row in enumerate(plan):
+        assert (room(row) >= 0).all()
+        assert (np.diff(sizes.tokens[row]) <= 0).all()
+        # First fit: whoever opens a row had room in none before it.
+        first = row[0]
+        need = [1, sizes.tokens[first], sizes.patches[first]]
         for before in plan[:number]:
-            ahead = [p for p in before if (-sizes[p, 0], p) < (-first[0], row[0])]
-            room = (tokens, 60, 7) - sizes[ahead].sum(axis=0)
-            assert len(ahead) == documents or (first > room).any()
+            earlier = [
+                place
+                for place in before
+                if (-sizes.tokens[place], place) < (-sizes.tokens[first], first)
+            ]
+            assert (room(earlier) < need).any()
 
 
-@given(sizes)
-def test_a_fitted_shape_needs_no_more_rows_and_is_filled_by_some(sizes):
-    tokens = 80
-    shape = fit_shape(sizes, tokens)
+@given(rollouts)
+def test_a_fitted_shape_needs_no_more_rows(sizes):
+    shape = fit_shape(sizes, 80, 2)
     plan = plan_rows(sizes, shape)
-    free = dataclasses.replace(shape, documents=10**6, patches=10**6, steps=10**6)
+    free = dataclasses.replace(shape, documents=10**6, row=Bucket(80, 10**6))
     assert len(plan) == len(plan_rows(sizes, free)) == shape.rows
-    assert max(map(len, plan)) <= shape.documents
-    most = np.max([sizes[row].sum(axis=0) for row in plan], axis=0)
-    assert (most[1], most[2]) <= (shape.patches, shape.steps)
-    assert most[2] == shape.steps
+    assert max(map(len, plan)) == shape.documents
+    assert shape.steps == 2 * shape.documents
 
 
 @pytest.mark.parametrize("tokens", [2048, 8192])
@@ -62,20 +81,20 @@ def test_rows_are_nearly_full(tokens):
     blocks = np.minimum(rng.lognormal(np.log(400), 0.5, 512), 1024).astype(int)
     blocks[rng.random(512) < 0.1] = 0
     text = (60 + steps * rng.gamma(4, 10, 512)).astype(int)
-    sizes = np.stack([text + blocks, 4 * blocks, steps], axis=1)
-    shape = fit_shape(sizes, tokens)
-    assert sizes[:, 0].sum() / (shape.rows * tokens) > 0.95
-    assert sizes[:, 1].sum() / (shape.rows * shape.patches) > 0.75
+    batch = sizes(text + blocks, 4 * blocks)
+    shape = fit_shape(batch, tokens, int(steps.max()))
+    assert batch.tokens.sum() / (shape.rows * tokens) > 0.95
+    assert batch.patches.sum() / (shape.rows * shape.row.patches) > 0.75
 
 
 def test_what_fits_no_row_is_refused():
-    sizes = np.array([[10, 0, 1], [30, 4, 2]])
-    with pytest.raises(ValueError, match="30"):
-        fit_shape(sizes, 20)
-    shape = fit_shape(sizes, 40)
-    for less in ({"document_tokens": 29}, {"patches": 3}, {"steps": 1}):
-        with pytest.raises(ValueError, match="fits no row"):
-            plan_rows(sizes, dataclasses.replace(shape, **less))
+    batch = sizes([10, 30], [0, 4])
+    with pytest.raises(ValueError, match="30 tokens"):
+        fit_shape(batch, 20, 2)
+    shape = fit_shape(batch, 40, 2)
+    for less in ({"document_tokens": 29}, {"row": Bucket(40, 3)}):
+        with pytest.raises(ValueError, match="no room"):
+            plan_rows(batch, dataclasses.replace(shape, **less))
 
 
 def test_images_are_numbered_on():
@@ -98,17 +117,16 @@ PROMPTS = [
 ]
 
 
-def packed(model, examples):
+def packed(model, examples, labeller=unlabelled):
     """(batch, plan): two rows, both with more than one rollout, and an empty row."""
-    sizes = sizes_of(examples)
-    shape = fit_shape(sizes, int(sizes[:, 0].sum() * 0.6))
-    plan = plan_rows(sizes, shape)
+    of = sizes_of(examples)
+    shape = fit_shape(of, int(of.tokens.sum() * 0.6), 3)
+    plan = plan_rows(of, shape)
+    assert len(plan) == 2
     assert min(map(len, plan)) > 1
-    shape = dataclasses.replace(
-        shape, rows=len(plan) + 1, documents=shape.documents + 1
-    )
+    shape = dataclasses.replace(shape, rows=3, documents=shape.documents + 1)
     numbered = model.family.place_bytes > 0
-    return pack(examples, plan, shape, numbered=numbered), plan
+    return pack(examples, plan, shape, labeller, numbered=numbered), plan
 
 
 def document_logits(logits, batch, plan, examples):
@@ -133,17 +151,21 @@ def test_a_packed_rollout_is_scored_as_it_is_alone(loaded, tmp_path):
     for expected, found in zip(alone, together, strict=True):
         np.testing.assert_allclose(found, expected[: len(found)], atol=1e-5)
     assert np.ptp(np.concatenate(together)[:, 0]) > 0.01
-    for objective in (Objective(), Objective("soft")):
+    # Masked labels look at the whole rollout, and at no more.
+    for labels in ("hard", "soft", "masked"):
+        objective = Objective(labels)
+        labeller = StepLabeller(objective)
+        apart = collate(rows, buckets_for(rows, 1), len(rows), labeller)
+        batch, _ = packed(model, rows, labeller)
         whole = float(loss_sum(alone, apart, objective))
         assert float(loss_sum(logits, batch, objective)) == pytest.approx(whole, 1e-6)
+        assert batch.weight_BxS.sum() == apart.weight_BxS.sum()
 
     quick = cached(model, params, tmp_path / "features")
-    kept = [example(quick, *prompt) for prompt in PROMPTS]
-    numbered = model.family.place_bytes > 0
-    shape = fit_shape(sizes_of(kept), batch.tokens_BxL.shape[1])
-    seen = pack(kept, plan, shape, numbered=numbered)
-    again = jax.jit(quick.reward_logits)(params, seen)
-    np.testing.assert_allclose(again[:2], logits[:2, : again.shape[1]], atol=1e-5)
+    kept, same_plan = packed(model, [example(quick, *prompt) for prompt in PROMPTS])
+    assert same_plan == plan
+    again = jax.jit(quick.reward_logits)(params, kept)
+    np.testing.assert_allclose(again, logits, atol=1e-5)
 
 
 def test_no_rollout_of_a_row_sees_the_pictures_of_another(loaded):
