@@ -11,9 +11,9 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from mprm_jax.models.backbone import Backbone
-from mprm_jax.models.families import FAMILIES, compute_here
-from mprm_jax.models.layers import Compute
-from mprm_jax.models.lora import LoraConfig, LoraModel, attach
+from mprm_jax.models.families import FAMILIES, attention_choices, compute_here
+from mprm_jax.models.layers import AttentionChoice, Compute
+from mprm_jax.models.lora import LoraConfig, LoraModel, attach, base_of
 from mprm_jax.models.model import HEAD, Model, Params
 from mprm_jax.models.registry import DESCRIPTION, read_model
 from mprm_jax.models.remat import Remat
@@ -22,6 +22,7 @@ from mprm_jax.models.weights.load import load_backbone, planned_backbone
 from mprm_jax.records.problems import DataError
 from mprm_jax.train.checkpoint import load_model
 from mprm_jax.train.config import Precision
+from mprm_jax.train.features import CachedBackbone
 from mprm_jax.train.sharding import parameter_shardings, residual_sharding
 
 
@@ -149,6 +150,18 @@ def planned_model(folder: Path, opening: Opening) -> tuple[Model, Params]:
     return LoraModel(model, opening.lora), jax.eval_shape(
         lambda params, key: with_adapters(params, key=key), shapes, jax.random.key(0)
     )
+
+
+def attention_of(model: Model) -> dict[str, AttentionChoice]:
+    """The attention of each part of a model on the devices here; {} without a choice.
+
+    The parts are named as in :class:`mprm_jax.models.layers.Compute`.
+    """
+    inner = base_of(model)
+    inner = inner.backbone if isinstance(inner, CachedBackbone) else inner
+    if not isinstance(inner, Backbone):
+        return {}
+    return attention_choices(inner.config, inner.compute.dtype)
 
 
 def _backbone(model: Model, folder: Path) -> Backbone:

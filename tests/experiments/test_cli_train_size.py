@@ -1,5 +1,7 @@
 """`mprm train` of backbones: plans, meshes, adapters, devices that are too small."""
 
+import json
+
 import jax
 import numpy as np
 import pytest
@@ -145,6 +147,13 @@ def test_defaults_are_bfloat16_and_recomputed(train, tmp_path):
     wide, _ = load_model(tmp_path / "again")
     assert isinstance(wide, Backbone)
     assert (wide.compute.dtype, wide.compute.remat) == ("float32", "none")
+    # Which attention it was, and why, is said at once and stays with the run.
+    told = json.loads((tmp_path / "again" / "manifest.json").read_text())["attention"]
+    assert told.keys() == {"attention", "tower_attention"}
+    for part, choice in told.items():
+        assert choice["implementation"] == "xla"
+        assert choice["reason"] in more.err
+        assert part in more.err
 
 
 def test_features_of_frozen_images_are_kept(train, qwen, tmp_path):
