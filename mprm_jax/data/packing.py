@@ -135,14 +135,14 @@ def pack(
 
     Args:
         examples: at least one.
-        plan: of :func:`plan_rows`: places of examples.
+        plan: of :func:`plan_rows`: places of examples, the longest of a row first.
         shape: with at least as many rows as the plan; the others are empty.
         labeller: what the loss of the steps is made from.
         numbered: image rows say of which image they are (``place_bytes`` of a family);
             then no two images of a row have one number.
 
     Raises:
-        ValueError: the plan has too many rows, or a row too many steps.
+        ValueError: the plan has too many rows or another order, a row too many steps.
     """
     if len(plan) > shape.rows:
         raise ValueError(f"{len(plan)} rows of a plan do not fit {shape.rows}")
@@ -150,9 +150,11 @@ def pack(
     sizes = shape.rows, shape.documents, shape.document_tokens
     place_BxKxL = np.full(sizes, -1, np.int32)
     for row, chosen in enumerate(plan):
-        filled, images = Filled(), 0
+        begin, filled, images = Filled(), Filled(), 0
         for document, place in enumerate(chosen):
             example = examples[place]
+            if document and len(example.tokens_L) > filled.tokens - begin.tokens:
+                raise ValueError(f"row {row} of a plan: a longer rollout comes later")
             if numbered and len(example.images_PxD):
                 on_PxD = number_images(example.images_PxD, images + 1)
                 images += len(patches_per_image(example.images_PxD))

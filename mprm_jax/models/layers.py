@@ -188,37 +188,49 @@ def attend_documents(
     """Causal :func:`attend` within each document of packed rows; 0 outside of them.
 
     The tokens of a document are gathered into a sequence of its own, so no other
-    document is there to be seen, whatever implementation attends.
+    document is there to be seen, whatever implementation attends. The k-th longest of a
+    row of L tokens has at most L / k, and its sequence no more.
 
     Args:
         query_BxLxHxW: of the rows.
         key_BxLxGxW: likewise.
         value_BxLxGxW: likewise.
         place_BxKxL: where in its row each token of a document stands, in order; -1
-            behind its last one. No token is in two documents.
+            behind its last one. The longest document of a row comes first, and so on;
+            no token is in two.
         implementation: see :func:`attend`.
     """
-    rows, length = query_BxLxHxW.shape[:2]
-    flat_BxN = place_BxKxL.reshape(rows, -1)
-    # Beyond the row, each elsewhere: then the indices are unique, and a scatter needs
-    # no atomics.
-    beyond = length + jnp.arange(flat_BxN.shape[1], dtype=flat_BxN.dtype)
-    at_BxN = jnp.where(flat_BxN < 0, beyond, flat_BxN)
+    length, documents = query_BxLxHxW.shape[1], place_BxKxL.shape[1]
+    attended = jnp.zeros_like(query_BxLxHxW)
+    first = 0
+    while first < documents:
+        # One sequence length for as many documents as came before, and one.
+        last = min(2 * first + 1, documents)
+        place = place_BxKxL[:, first:last, : length // (first + 1)]
+        flat_BxN = place.reshape(len(place), -1)
+        # Beyond the row, each elsewhere: then the indices are unique, and a scatter
+        # needs no atomics.
+        beyond = length + jnp.arange(flat_BxN.shape[1], dtype=flat_BxN.dtype)
+        at_BxN = jnp.where(flat_BxN < 0, beyond, flat_BxN)
+        query, key, value = (
+            _take(x, at_BxN).reshape(-1, place.shape[2], *x.shape[2:])
+            for x in (query_BxLxHxW, key_BxLxGxW, value_BxLxGxW)
+        )
+        some = attend(query, key, value, implementation, causal=True)
+        some = some.reshape(*at_BxN.shape, *some.shape[2:])
+        attended = _put(attended, at_BxN, some)
+        first = last
+    return attended
 
-    def take(x_LxHxW: jax.Array, at_N: jax.Array) -> jax.Array:
-        return x_LxHxW.at[at_N].get(mode="fill", fill_value=0, unique_indices=True)
 
-    def put(x_NxHxW: jax.Array, at_N: jax.Array) -> jax.Array:
-        row = jnp.zeros((length, *x_NxHxW.shape[1:]), x_NxHxW.dtype)
-        return row.at[at_N].set(x_NxHxW, mode="drop", unique_indices=True)
+@jax.vmap
+def _take(x_LxHxW: jax.Array, at_N: jax.Array) -> jax.Array:
+    return x_LxHxW.at[at_N].get(mode="fill", fill_value=0, unique_indices=True)
 
-    query, key, value = (
-        jax.vmap(take)(x, at_BxN).reshape(-1, place_BxKxL.shape[2], *x.shape[2:])
-        for x in (query_BxLxHxW, key_BxLxGxW, value_BxLxGxW)
-    )
-    attended = attend(query, key, value, implementation, causal=True)
-    attended = attended.reshape(*at_BxN.shape, *attended.shape[2:])
-    return jax.vmap(put)(attended, at_BxN)
+
+@jax.vmap
+def _put(x_LxHxW: jax.Array, at_N: jax.Array, new_NxHxW: jax.Array) -> jax.Array:
+    return x_LxHxW.at[at_N].set(new_NxHxW, mode="drop", unique_indices=True)
 
 
 def cast(params: Params, dtype: Any) -> Params:

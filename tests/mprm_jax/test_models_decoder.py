@@ -108,15 +108,13 @@ def test_a_policy_keeps_what_it_says_of_each_layer_and_token(params):
     assert none > 1.5 * dots
 
 
-# Documents of five, two, three and one tokens in two rows of nine; one place to spare.
+# Documents of five, two, one and one, and of three and one tokens, in rows of nine.
 PACKED = np.array(
     [
-        [[0, 1, 2, 3, 4], [5, 6, -1, -1, -1], [-1] * 5],
-        [[0, 1, 2, -1, -1], [3, -1, -1, -1, -1], [-1] * 5],
+        [[0, 1, 2, 3, 4], [5, 6, -1, -1, -1], [7] + [-1] * 4, [8] + [-1] * 4, [-1] * 5],
+        [[0, 1, 2, -1, -1], [3, -1, -1, -1, -1], *[[-1] * 5] * 3],
     ]
 )
-
-
 # (row, where its tokens stand) of each document.
 DOCUMENTS = [
     (row, at[at >= 0]) for row in (0, 1) for at in PACKED[row] if at.max() >= 0
@@ -165,7 +163,7 @@ def test_positions_count_anew_in_every_document():
     positions = decoder.text_positions(jnp.zeros((2, 9)))
     assert (
         decoder.restart(3 * positions, jnp.asarray(PACKED)).tolist()
-        == [[[0, 3, 6, 9, 12, 0, 3, 6, 9], [0, 3, 6, 0, 3, 6, 9, 12, 15]]] * 3
+        == [[[0, 3, 6, 9, 12, 0, 3, 0, 0], [0, 3, 6, 0, 3, 6, 9, 12, 15]]] * 3
     )
 
 

@@ -124,9 +124,20 @@ def packed(model, examples, labeller=unlabelled):
     plan = plan_rows(of, shape)
     assert len(plan) == 2
     assert min(map(len, plan)) > 1
-    shape = dataclasses.replace(shape, rows=3, documents=shape.documents + 1)
+    shape = dataclasses.replace(shape, rows=3)
     numbered = model.family.place_bytes > 0
     return pack(examples, plan, shape, labeller, numbered=numbered), plan
+
+
+def test_another_order_than_the_plan_s_is_refused(loaded):
+    model, _ = loaded
+    rows = [example(model, *prompt) for prompt in PROMPTS[:2]]
+    shape = fit_shape(sizes_of(rows), 200, 3)
+    pack(rows, [[0, 1]], shape, numbered=False)
+    with pytest.raises(ValueError, match="row 0"):
+        pack(rows, [[1, 0]], shape, numbered=False)
+    with pytest.raises(ValueError, match="2 rows"):
+        pack(rows, [[0], [1]], shape, numbered=False)
 
 
 def document_logits(logits, batch, plan, examples):
