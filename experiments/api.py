@@ -548,12 +548,14 @@ def predict(
     Example: see :func:`train_model`.
     """
     from mprm_jax.data.scored import read_benchmark, solutions_root, without_repeats
+    from mprm_jax.evaluate import Scoring
     from mprm_jax.evaluate import predict as scored
 
     path = Path(benchmark)
     solutions = without_repeats(read_benchmark(path))
     root = solutions_root(path, solutions) if images is None else Path(images)
-    return scored(trained.model, trained.params, solutions, root, batch_size)
+    how = Scoring(batch_size, threads=2)
+    return scored(trained.model, trained.params, solutions, root, how)
 
 
 def evaluate_scores(

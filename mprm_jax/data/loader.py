@@ -9,11 +9,11 @@ from __future__ import annotations
 import os
 import tempfile
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, cast
 
 import grain
 import numpy as np
@@ -249,13 +249,12 @@ def batches(
     """
     size, hosts = order.batch_size, order.hosts
     shapes = buckets.largest if hosts > 1 else buckets
-    # Only places are shuffled, so that each batch knows which rollouts it holds.
-    shuffled = grain.MapDataset.range(len(source)).seed(_seed(order.seed)).shuffle()
+    places_in_order = shuffled(len(source), order.seed)
 
     def load(update: int) -> Loaded:
         start, stop = update * size, min((update + 1) * size, order.presentations)
         chosen = range(start + order.host, stop, hosts)
-        places = np.array([shuffled[i] for i in chosen], np.int64)
+        places = np.array([places_in_order[i] for i in chosen], np.int64)
         examples = [source[place] for place in places.tolist()]
         # A host without a rollout in the last batch still takes part, with none.
         filler = examples or [_empty(source[0])]
@@ -274,6 +273,13 @@ def batches(
                 prefetch_buffer_size=order.ahead if order.threads else 0,
             )
         )
+    )
+
+
+def shuffled(count: int, seed: int) -> Sequence[int]:
+    """Places of rollouts in the endless order of a run, shuffled anew for each pass."""
+    return cast(
+        Sequence[int], grain.MapDataset.range(count).seed(_seed(seed)).shuffle()
     )
 
 

@@ -12,21 +12,28 @@ Operations are those of the matrix products, two per multiply-add, as Chowdhery 
 - Attention of t vectors, each to s, in heads of width w together costs 4 t s w forward
   and 8 t s w backward: 12 L H Q T per token in PaLM's letters.
 - Embeddings are looked up, and reward rows are read at markers only: neither counts.
+
+The bytes decide what nobody asked for: how the model lies on the devices, and how many
+micro-batches an update takes (:func:`choose`).
 """
 
 from __future__ import annotations
 
 import dataclasses
 import math
+import os
+from collections import Counter
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import AbstractMesh
 
-from mprm_jax.data.batches import Buckets
+from mprm_jax.data.batches import Bucket, Buckets
+from mprm_jax.data.loader import BatchOrder, shuffled
 from mprm_jax.models.backbone import Backbone
 from mprm_jax.models.families import part_of
 from mprm_jax.models.lora import ADAPTERS, base_of
@@ -34,14 +41,25 @@ from mprm_jax.models.model import Model, Params
 from mprm_jax.train.config import OptimizerConfig
 from mprm_jax.train.loop import TrainingJob
 from mprm_jax.train.optimizer import split, transformation
-from mprm_jax.train.sharding import batch_parts, bytes_per_device, moment_shardings
+from mprm_jax.train.sharding import (
+    MeshShape,
+    abstract_mesh,
+    batch_parts,
+    bytes_per_device,
+    check_rows,
+    moment_shardings,
+)
 
 # Dense bfloat16, TFLOP/s, by what a device's kind holds (NVIDIA's data sheets, which
 # state twice as much, with sparsity).
 PEAKS = {"H100 80GB HBM3": 989.0, "H200": 989.0, "A100": 312.0}
 
-# Prompts that are encoded to learn how long they are.
+# At least so many prompts are encoded to learn how long they are: whole batches.
 SAMPLE = 256
+
+# Of the activations; at full size the estimate was at most 13 % below what XLA's
+# compiler planned (LOG.md, what --dry-run says of the memory).
+_MARGIN = 1.13
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,68 +94,100 @@ def peak_here() -> float | None:
     return next((peak for name, peak in PEAKS.items() if name in kind), None)
 
 
-@dataclasses.dataclass(frozen=True)
-class Load:
-    """What one rollout brings, on average over batches.
+def device_memory() -> int:
+    """Bytes that a device here can give, the least of all; of a CPU its share of the
+    machine's. Every host must ask.
+    """
+    local = jax.local_devices()
+    machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    limits = ((device.memory_stats() or {}).get("bytes_limit") for device in local)
+    least = min(limit or machine // len(local) for limit in limits)
+    if jax.process_count() == 1:
+        return least
+    # Numbers of 32 bits are all that JAX gathers by default.
+    every = multihost_utils.process_allgather(np.array(least >> 20, np.int32))
+    return int(every.min()) << 20
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Sizes:
+    """How large prompts are, in the order in which a run reads them.
 
     Attributes:
-        tokens: real ones.
-        padded_tokens: L of its batch.
-        padded_rows: P of its batch: patches (Qwen2.5-VL) or tiles (InternVL2.5).
+        tokens: of each prompt, int64.
+        rows: of each prompt's images.
+        row_bytes: of a row of the images.
+    """
+
+    tokens: np.ndarray
+    rows: np.ndarray
+    row_bytes: int
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+
+@dataclasses.dataclass(frozen=True)
+class Load:
+    """What rollouts bring.
+
+    Attributes:
+        tokens: real ones of a rollout, on average.
+        shapes: of micro-batches as they occur, all of one number of rollouts.
         prompts: that were read to know it.
+        row_bytes: of a row of the images.
     """
 
     tokens: float
-    padded_tokens: float
-    padded_rows: float
+    shapes: tuple[Bucket, ...]
     prompts: int = 0
+    row_bytes: int = 0
+
+    @property
+    def padded_tokens(self) -> float:
+        """L of a rollout's batch, on average."""
+        return float(np.mean([shape.tokens for shape in self.shapes]))
 
 
-def load_of(
-    tokens: np.ndarray, rows: np.ndarray, batch_size: int, buckets: Buckets
-) -> Load:
-    """The load of prompts of these lengths, in batches of the order given.
-
-    Of fewer prompts than a batch holds, one batch is made: as long as the longest.
+def load_of(sizes: Sizes, batch_size: int, accumulate: int, buckets: Buckets) -> Load:
+    """The load of prompts in the batches of a run, of which the last may be short.
 
     Args:
-        tokens: of each prompt.
-        rows: of each prompt's images.
+        sizes: of the prompts.
         batch_size: B.
+        accumulate: micro-batches of an update.
         buckets: shapes that batches are padded to.
     """
-    shapes = [
-        buckets.choose(
-            int(tokens[start : start + batch_size].max()),
-            int(rows[start : start + batch_size].max()),
+    shapes = []
+    for start in range(0, len(sizes), batch_size):
+        tokens, rows = (
+            of[start : start + batch_size] for of in (sizes.tokens, sizes.rows)
         )
-        for start in range(0, max(1, len(tokens) - batch_size + 1), batch_size)
-    ]
-    return Load(
-        float(tokens.mean()),
-        float(np.mean([shape.tokens for shape in shapes])),
-        float(np.mean([shape.patches for shape in shapes])),
-        len(tokens),
-    )
+        shapes += [buckets.choose(int(tokens.max()), int(rows.max()))] * accumulate
+    mean = float(sizes.tokens.mean())
+    return Load(mean, tuple(shapes), len(sizes), sizes.row_bytes)
 
 
-def sample_load(
+def sample_sizes(
     job: TrainingJob, tick: Callable[[int], None] = lambda done: None
-) -> Load:
-    """The load of a seeded sample of a job's rollouts.
+) -> Sizes:
+    """The sizes of the rollouts of a run's first batches: whole ones, of
+    :data:`SAMPLE` rollouts together at least, or all.
 
     Raises:
         DataError: a prompt of the sample cannot be read.
     """
-    order = np.random.default_rng(job.config.seed).permutation(len(job.source))
-    places = order[:SAMPLE].tolist()
-    sizes = []
-    for done, place in enumerate(places, 1):
-        example = job.source[place]
+    batch_size, count = job.plan.batch_size, len(job.source)
+    read = min(-(-SAMPLE // batch_size) * batch_size, count)
+    order = shuffled(count, job.config.seed)
+    sizes, row_bytes = [], 0
+    for done in range(read):
+        example = job.source[order[done]]
         sizes.append((len(example.tokens_L), len(example.images_PxD)))
-        tick(done)
+        row_bytes = example.images_PxD[:1].nbytes or row_bytes
+        tick(done + 1)
     tokens, rows = np.array(sizes).T
-    return load_of(tokens, rows, job.plan.batch_size, job.buckets)
+    return Sizes(tokens, rows, row_bytes)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -148,7 +198,11 @@ class Price:
         parameters: in all.
         trained: of them.
         devices: of the mesh.
+        mesh: devices along each axis.
+        accumulate: micro-batches of an update.
         bytes_per_device: by what they hold; ``activations`` is an estimate.
+        host_bytes: of padded batches that are read ahead, on all hosts together.
+        memory: bytes that a device has; None: not known.
         updates: T.
         tokens_per_update: real ones.
         padded_tokens_per_update: that the devices compute.
@@ -160,14 +214,17 @@ class Price:
         prompts_sampled: whether these were not all.
         mfu: share of the peak that is reached.
         peak_tflops: of one device; None: not known.
-        mesh: devices along each axis.
         tokens_per_rollout: real ones.
     """
 
     parameters: int
     trained: int
     devices: int
+    mesh: dict[str, int]
+    accumulate: int
     bytes_per_device: dict[str, int]
+    host_bytes: int
+    memory: int | None
     updates: int
     tokens_per_update: int
     padded_tokens_per_update: int
@@ -179,7 +236,6 @@ class Price:
     prompts_sampled: bool
     mfu: float
     peak_tflops: float | None
-    mesh: dict[str, int]
     tokens_per_rollout: float
 
     @property
@@ -189,45 +245,148 @@ class Price:
             return None
         return 3600 * self.hours / (self.updates * self.flops_per_update)
 
+    @property
+    def bytes_needed(self) -> int:
+        """Of a device, with room for what the estimate may be too little by."""
+        spare = (_MARGIN - 1) * self.bytes_per_device["activations"]
+        return sum(self.bytes_per_device.values()) + math.ceil(spare)
+
+    @property
+    def fits(self) -> bool | None:
+        """Whether a device has the memory; None: that is not known."""
+        return None if self.memory is None else self.bytes_needed <= self.memory
+
+
+@dataclasses.dataclass(frozen=True)
+class Devices:
+    """What a run is given.
+
+    Attributes:
+        count: of all hosts.
+        memory: bytes of each; None: not known, and taken to be enough.
+    """
+
+    count: int
+    memory: int | None = None
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Planned:
+    """A run before anything is allocated.
+
+    Attributes:
+        job: model and settings, of which ``accumulate`` is not read.
+        shapes: of the parameters, as they are kept.
+        sizes: of the prompts.
+    """
+
+    job: TrainingJob
+    shapes: Params
+    sizes: Sizes
+
+
+def choose(
+    run: Planned,
+    devices: Devices,
+    mesh: MeshShape | None = None,
+    accumulate: int | None = None,
+    throughput: Throughput = Throughput(),
+) -> Price:
+    """The price of the mesh and the number of micro-batches that suit the devices.
+
+    A copy of the model on each device where one fits beside the activations, else one
+    copy in as many parts as there are devices (FSDP); a layer's work is not shared
+    unless that is asked for. Of micro-batches as few as fit.
+
+    Args:
+        run: to be priced.
+        devices: that it is given.
+        mesh: asked for; None: to be chosen.
+        accumulate: asked for; None: to be chosen.
+        throughput: of the devices.
+
+    Returns:
+        the first that fits; if none does, the one that needs least: most parts, and
+        most micro-batches.
+
+    Raises:
+        ValueError: the devices cannot share a batch evenly.
+    """
+    count, batch_size = devices.count, run.job.plan.batch_size
+    meshes = [MeshShape(count, 1), MeshShape(1, count)] if mesh is None else [mesh]
+    found = None
+    for shape in dict.fromkeys(meshes):
+        laid = abstract_mesh(shape)
+        asked = [accumulate] if accumulate else range(1, batch_size + 1)
+        parts = batch_parts(laid)
+        shared = [m for m in asked if batch_size % (m * parts) == 0]
+        if not shared:
+            check_rows(laid, batch_size, accumulate or 1)
+        for micro in shared:
+            found = price(run, laid, micro, devices.memory, throughput)
+            if found.fits is not False:
+                return found
+    assert found is not None
+    return found
+
 
 def price(
-    job: TrainingJob,
-    shapes: Params,
-    load: Load,
+    run: Planned,
     mesh: AbstractMesh,
+    accumulate: int,
+    memory: int | None = None,
     throughput: Throughput = Throughput(),
 ) -> Price:
     """The cost of a run on a mesh, with nothing allocated.
 
     Args:
-        job: model and settings.
-        shapes: of the parameters, as they are kept.
-        load: of the rollouts.
+        run: to be priced.
         mesh: of devices that need not be here.
+        accumulate: micro-batches of an update.
+        memory: bytes of a device; None: not known.
         throughput: of the devices.
     """
-    model, plan, accumulate = job.model, job.plan, job.config.accumulate
+    job, shapes = run.job, run.shapes
+    model, plan = job.model, job.plan
+    load = load_of(run.sizes, plan.batch_size, accumulate, job.buckets)
     trained, frozen = split(shapes, model.trainable(shapes))
     devices = math.prod(mesh.shape.values())
-    work = plan.batch_size * sum(flops_per_rollout(model, shapes, load).values())
+    padded = Counter(load.shapes)
+    work = (
+        plan.batch_size
+        / len(load.shapes)
+        * sum(
+            times * sum(flops_per_rollout(model, shapes, shape).values())
+            for shape, times in padded.items()
+        )
+    )
     rows = plan.batch_size / accumulate / batch_parts(mesh)
     masters = bytes_per_device(mesh, trained)
     hours = None
     if throughput.peak_tflops is not None:
         reached = devices * throughput.peak_tflops * 1e12 * throughput.mfu
         hours = plan.updates * work / reached / 3600
+    row_bytes = max(_row_bytes(load, shape, job.buckets.steps) for shape in padded)
+    ahead = BatchOrder.ahead if job.config.threads else 0
     return Price(
         parameters=_count(shapes),
         trained=_count(trained),
         devices=devices,
+        mesh=dict(mesh.shape),
+        accumulate=accumulate,
         bytes_per_device={
             "frozen weights": bytes_per_device(mesh, frozen),
             "trained weights (float32 masters)": masters,
             "optimiser state": _moment_bytes(job.config.optimizer, trained, mesh),
             # The sum so far and the one being added to it.
             "gradients": masters * (1 if accumulate == 1 else 2),
-            "activations": activation_bytes(model, load, rows, mesh),
+            "activations": max(
+                activation_bytes(model, shape, rows, mesh) for shape in padded
+            ),
+            "pixels and tokens": round(rows * row_bytes),
         },
+        host_bytes=(ahead + 1) * plan.batch_size * row_bytes,
+        memory=memory,
         updates=plan.updates,
         tokens_per_update=round(plan.batch_size * load.tokens),
         padded_tokens_per_update=round(plan.batch_size * load.padded_tokens),
@@ -239,9 +398,39 @@ def price(
         prompts_sampled=load.prompts < plan.rollouts,
         mfu=throughput.mfu,
         peak_tflops=throughput.peak_tflops,
-        mesh=dict(mesh.shape),
         tokens_per_rollout=load.tokens,
     )
+
+
+def scoring_mesh(
+    model: Model, shapes: Params, batch_size: int, devices: Devices
+) -> MeshShape:
+    """Where a model lies that scores: a copy on each device where one fits beside a
+    layer's activations of the longest prompts, else in as many parts as devices.
+
+    Args:
+        model: whose parameters are only read.
+        shapes: of these, as they are kept.
+        batch_size: prompts scored at a time, on all devices together.
+        devices: that are here, of known memory.
+    """
+    copies = MeshShape(devices.count, 1)
+    mesh, needed = abstract_mesh(copies), _bytes(shapes)
+    if (backbone := _backbone(model)) is not None:
+        longest = Bucket(backbone.prompting.max_length, 0)
+        rows = math.ceil(batch_size / devices.count)
+        needed += _MARGIN * _decoder_layer(backbone, longest, rows, mesh).computed
+    assert devices.memory is not None
+    return copies if needed <= devices.memory else MeshShape(1, devices.count)
+
+
+def _row_bytes(load: Load, padded: Bucket, steps: int) -> int:
+    """Of a padded rollout: image rows, tokens, and marker, K and N of every step."""
+    return padded.patches * load.row_bytes + 4 * (padded.tokens + 3 * steps)
+
+
+def _bytes(shapes: Any) -> int:
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(shapes))
 
 
 def _count(shapes: Any) -> int:
@@ -259,7 +448,7 @@ def _moment_bytes(
     return bytes_per_device(mesh, moments, shardings)
 
 
-def flops_per_rollout(model: Model, shapes: Params, load: Load) -> dict[str, float]:
+def flops_per_rollout(model: Model, shapes: Params, padded: Bucket) -> dict[str, float]:
     """Operations of one padded rollout, forward and backward, by part of the model.
 
     Of a model that is no backbone, attention is left out and every parameter counts
@@ -269,7 +458,7 @@ def flops_per_rollout(model: Model, shapes: Params, load: Load) -> dict[str, flo
     is_trained = model.trainable(shapes)
     if backbone is None:
         trained = _count(split(shapes, is_trained)[0])
-        total = load.padded_tokens * (2 * _count(shapes) + 4 * trained)
+        total = padded.tokens * (2 * _count(shapes) + 4 * trained)
         return {"all parameters": total}
     trained_leaves = jax.tree.leaves(is_trained)
     flat = jax.tree_util.tree_flatten_with_path(shapes)[0]
@@ -285,8 +474,8 @@ def flops_per_rollout(model: Model, shapes: Params, load: Load) -> dict[str, flo
         part = _part(names)
         passes = part == "language" or (part == "projector" and projector_is_trained)
         times = 2 * (1 + passes + train)
-        found[part] += times * leaf.size * _vectors(backbone, part, names, load)
-    found["attention"] = sum(_attention(backbone, load))
+        found[part] += times * leaf.size * _vectors(backbone, part, names, padded)
+    found["attention"] = sum(_attention(backbone, padded))
     return found
 
 
@@ -298,29 +487,31 @@ def _part(names: list[str]) -> str:
     return "language" if names[0] == ADAPTERS else part_of(names)
 
 
-def _vectors(model: Backbone, part: str, names: list[str], load: Load) -> float:
+def _vectors(model: Backbone, part: str, names: list[str], padded: Bucket) -> float:
     """How many vectors of a padded rollout a kernel of a part of the model reads."""
-    family, config, rows = model.family, model.config, load.padded_rows
+    family, config, rows = model.family, model.config, padded.patches
     if part == "language":
-        return load.padded_tokens
+        return padded.tokens
     if part == "projector":
-        return rows * family.tokens_per_row(config)
+        return float(rows * family.tokens_per_row(config))
     if names[1] == "patch":
         return family.patch_reads(config, rows)
     return math.prod(family.sequences(config, rows))
 
 
-def _attention(model: Backbone, load: Load) -> Iterator[float]:
+def _attention(model: Backbone, padded: Bucket) -> Iterator[float]:
     """Operations of the scores and their use, in decoder and tower."""
-    config, rows = model.config, load.padded_rows
+    config, rows = model.config, padded.patches
     language, vision = config.language, config.vision
     inner = language.heads * language.head_width
-    yield 12 * language.layers * inner * load.padded_tokens**2
+    yield 12 * language.layers * inner * padded.tokens**2
     count, length = model.family.sequences(config, rows)
     yield 4 * vision.layers * vision.width * count * length**2
 
 
-def activation_bytes(model: Model, load: Load, rows: float, mesh: AbstractMesh) -> int:
+def activation_bytes(
+    model: Model, padded: Bucket, rows: float, mesh: AbstractMesh
+) -> int:
     """An estimate of what lies between forward and backward pass, per device.
 
     Kept per layer: its input (with remat), or the roughly 4 D + 2 Q + 4 KV + 6 F
@@ -332,32 +523,50 @@ def activation_bytes(model: Model, load: Load, rows: float, mesh: AbstractMesh) 
 
     Args:
         model: to train.
-        load: of the corpus.
+        padded: shape of the micro-batch.
         rows: rollouts of a micro-batch on one device.
         mesh: whose axis ``tensor`` splits a layer's inside.
     """
     backbone = _backbone(model)
     if backbone is None:
         return 0
-    config, compute, tensor = backbone.config, backbone.compute, mesh.shape["tensor"]
-    language, vision = config.language, config.vision
-    size = jnp.dtype(compute.dtype).itemsize
-    tokens = rows * load.padded_tokens
-    queries = language.heads * language.head_width
-    keys = language.kv_heads * language.head_width
-    inside = (2 * queries + 4 * keys + 3 * language.hidden) / tensor
-    layer = tokens * (4 * language.width + inside) * size
-    saved = layer + tokens * 3 * language.hidden / tensor * size
-    if compute.attention == "xla":
-        scores = 2 * 4 * tokens * load.padded_tokens * language.heads / tensor
-        layer, saved = layer + scores, saved + scores
-    carried = tokens * language.width * size if compute.remat else saved
-    decoder = language.layers * carried + 2 * layer
-    count, seen = backbone.family.sequences(config, load.padded_rows)
+    config, compute = backbone.config, backbone.compute
+    layer = _decoder_layer(backbone, padded, rows, mesh)
+    carried = layer.entering if compute.remat else layer.saved
+    decoder = config.language.layers * carried + 2 * layer.computed
+    vision, size = config.vision, jnp.dtype(compute.dtype).itemsize
+    count, seen = backbone.family.sequences(config, padded.patches)
     states = rows * count * seen
     tower = states * (8 * vision.width + 3 * vision.hidden) * size
     tower += 2 * 4 * states * seen * vision.heads
     return round(max(decoder, tower))
+
+
+class _Layer(NamedTuple):
+    """Bytes of a decoder layer: its input, what the backward pass reads of it, and what
+    there is at most while it is computed.
+    """
+
+    entering: float
+    saved: float
+    computed: float
+
+
+def _decoder_layer(
+    model: Backbone, padded: Bucket, rows: float, mesh: AbstractMesh
+) -> _Layer:
+    language, compute = model.config.language, model.compute
+    tensor, size = mesh.shape["tensor"], jnp.dtype(compute.dtype).itemsize
+    tokens = rows * padded.tokens
+    queries = language.heads * language.head_width
+    keys = language.kv_heads * language.head_width
+    inside = (2 * queries + 4 * keys + 3 * language.hidden) / tensor
+    computed = tokens * (4 * language.width + inside) * size
+    saved = computed + tokens * 3 * language.hidden / tensor * size
+    if compute.attention == "xla":
+        scores = 2 * 4 * tokens * padded.tokens * language.heads / tensor
+        computed, saved = computed + scores, saved + scores
+    return _Layer(tokens * language.width * size, saved, computed)
 
 
 def _backbone(model: Model) -> Backbone | None:

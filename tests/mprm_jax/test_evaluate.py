@@ -7,13 +7,14 @@ from scipy.special import expit
 
 from mprm_jax.data.batches import Example, collate
 from mprm_jax.data.scored import columns, read_benchmark, without_repeats
-from mprm_jax.evaluate import _plan, predict, score_prompts
+from mprm_jax.evaluate import Scoring, _plan, predict, score_prompts
 from mprm_jax.records.problems import DataError
 from mprm_jax.records.record import image_root
 from tests.mprm_jax.stub_model import PATCH_DIM, StubModel
 from tests.raw_files import benchmark, solution, write_lines
 
 PARAMS = StubModel().init(jax.random.key(0))
+FOUR = Scoring(4, threads=2)
 
 
 def example(rng, tokens, steps, patches=2):
@@ -45,7 +46,7 @@ def test_padding_and_bucketing_never_change_a_score(batch_size):
         example(rng, int(rng.integers(9, 65)), int(rng.integers(1, 9)), 1 + i % 2)
         for i in range(90)
     ]
-    scores = score_prompts(StubModel(), PARAMS, examples, batch_size)
+    scores = score_prompts(StubModel(), PARAMS, examples, Scoring(batch_size))
     assert len(scores) == 90
     for one, found in zip(examples, scores, strict=True):
         assert found.dtype == np.float64
@@ -67,7 +68,7 @@ def test_few_shapes_are_compiled_and_none_twice(monkeypatch):
     ]
     for _ in range(2):
         # Equal models share what was compiled, whichever object they are.
-        score_prompts(StubModel(vocabulary=12), PARAMS, examples, 8)
+        score_prompts(StubModel(vocabulary=12), PARAMS, examples, Scoring(8))
     assert len(seen) == len(set(seen))
     assert set(seen) <= {(8, tokens, s) for tokens in (32, 48, 64) for s in (8, 16)}
 
@@ -83,7 +84,7 @@ def test_patches_are_padded_to_powers_of_two(monkeypatch):
 
     monkeypatch.setattr("mprm_jax.evaluate.collate", spy)
     examples = [example(rng, 30, 2, (1, 3, 4, 9)[i % 4]) for i in range(16)]
-    score_prompts(StubModel(), PARAMS, examples, 8)
+    score_prompts(StubModel(), PARAMS, examples, Scoring(8))
     assert seen == [(1, {1}), (4, {3, 4}), (16, {9})]
     words = [one._replace(images_PxD=one.images_PxD[:0]) for one in examples]
     assert [shape.shapes[0].patches for _, shape in _plan(words, 16)] == [0]
@@ -99,7 +100,8 @@ def test_very_sure_scores_stay_apart():
     examples = [example(np.random.default_rng(3), 9, 1) for _ in range(2)]
     sure = [with_bias(30.0), with_bias(30.5)]
     first, second = (
-        score_prompts(StubModel(), params, examples[:1], 1)[0][0] for params in sure
+        score_prompts(StubModel(), params, examples[:1], Scoring(1))[0][0]
+        for params in sure
     )
     margins = [np.log(value / (1 - value)) for value in (first, second)]
     assert margins[1] - margins[0] == pytest.approx(0.5, abs=0.01)
@@ -209,11 +211,11 @@ def test_a_benchmark_is_scored_in_its_own_order(tmp_path):
     solutions = read_benchmark(path)
     told = []
     root = image_root(path, solutions[0].record.images)
-    rows = predict(StubModel(), PARAMS, solutions, root, 2, told.append)
-    assert told == list(range(1, 21))
+    rows = predict(StubModel(), PARAMS, solutions, root, Scoring(2, 2, told.append))
+    assert (told[-1], sorted(set(told))) == (20, told)
     assert [row.record for row in rows] == list(range(1, 21))
     for one, row in zip(solutions, rows, strict=True):
-        alone = predict(StubModel(), PARAMS, [one], root, 1)
+        alone = predict(StubModel(), PARAMS, [one], root, Scoring(1))
         assert row.scores == pytest.approx(alone[0].scores, abs=1e-6)
         assert (row.id, row.labels) == (one.id, one.labels)
     assert columns(rows).n_steps == sum(
@@ -225,7 +227,7 @@ def test_steps_that_do_not_fit_have_no_score_and_are_counted(tmp_path):
     path = benchmark(tmp_path, [solution(0, 8), solution(1, 2)])
     solutions = read_benchmark(path)
     model = StubModel(max_length=100)
-    long, short = predict(model, PARAMS, solutions, tmp_path / "images", 4)
+    long, short = predict(model, PARAMS, solutions, tmp_path / "images", FOUR)
     assert long.truncated > 0
     assert len(long.scores) == len(long.labels) == 8 - long.truncated
     assert long.labels == solutions[0].labels[: len(long.labels)]
@@ -247,14 +249,14 @@ def test_a_bad_solution_is_refused_by_its_number(change, words, tmp_path):
     path = benchmark(tmp_path, [solution(0, 2), solution(1, 1) | change])
     (tmp_path / "images" / "bad.png").write_bytes(b"no image")
     with pytest.raises(DataError, match=words):
-        predict(StubModel(), PARAMS, read_benchmark(path), tmp_path / "images", 4)
+        predict(StubModel(), PARAMS, read_benchmark(path), tmp_path / "images", FOUR)
 
 
 def test_a_score_that_is_no_number_stops_the_evaluation(tmp_path):
     path = benchmark(tmp_path, [solution(0, 2)])
     params = with_bias(np.nan)
     with pytest.raises(DataError, match="record 1: the model's score is not a number"):
-        predict(StubModel(), params, read_benchmark(path), tmp_path / "images", 4)
+        predict(StubModel(), params, read_benchmark(path), tmp_path / "images", FOUR)
 
 
 def test_images_are_looked_for_where_they_are(tmp_path):
