@@ -17,16 +17,21 @@ from experiments.console.compilation import compiling
 from experiments.console.corpus import RuleOptions, load_usable
 from experiments.console.errors import UsageError, print_bad_lines
 from experiments.console.options import PictureOptions, given, wrong_usage
+from experiments.console.price import (
+    PriceOptions,
+    TrainingData,
+    fitted,
+    price_run,
+    price_text,
+    verdict,
+)
 from experiments.console.progress import progress
-from experiments.console.tables import format_table
-from experiments.console.text import count_of, duration, size
+from experiments.console.text import count_of
 from experiments.console.training import (
     TINY,
     ObjectiveOptions,
-    PriceOptions,
     TrainingOptions,
     open_model,
-    price_run,
 )
 from experiments.store.read_subset import (
     Subset,
@@ -42,7 +47,6 @@ from mprm_jax.train.update_plan import UpdatePlan
 if TYPE_CHECKING:
     from mprm_jax.data.loader import CorpusExamples
     from mprm_jax.models.model import Params
-    from mprm_jax.train.price import Price
 
 MANIFEST = "manifest.json"
 
@@ -91,7 +95,7 @@ class Options(PictureOptions, RuleOptions):
 
     Example: mprm train CORPUS --images ROOT --subset bis10.jsonl --output runs/bis10
 
-    What will it cost? mprm train CORPUS --model DIR --mesh 1x8x1 --dry-run
+    Does it fit? mprm train CORPUS --model DIR --devices 8 --memory 80 --dry-run
 
     Attributes:
         subset: A subset of this corpus as mprm select wrote it: the file, or its
@@ -141,15 +145,21 @@ def run(options: Options) -> None:
         subset.usable.need_counts("the beta-binomial likelihood")
     budget = training.budget(len(subset.usable_rows), len(subset.usable.row))
     longest = int(subset.usable.rollouts.lengths[subset.usable_rows].max())
+
+    def source_for(encode: Any) -> CorpusExamples:
+        return examples(subset, encode, options.root)
+
+    on = TrainingData(source_for, longest, budget)
     if options.cost.dry_run:
-
-        def source_for(encode: Any) -> CorpusExamples:
-            return examples(subset, encode, options.root)
-
-        found = price_run(training, options.cost, source_for, longest, budget)
-        _answer_price(options, found)
+        cost = price_run(training, options.cost, on)
+        value = dataclasses.asdict(cost)
+        value |= {"fits": cost.fits, "bytes_needed": cost.bytes_needed}
+        answer(options.json, value, price_text(cost, options.cost))
         return
 
+    training, cost = fitted(training, on)
+    if cost is not None:
+        print(f"mprm train: {verdict(cost)}", file=sys.stderr)
     with progress("loading the model", None):
         # Imported here: with JAX, which would slow down --help.
         from mprm_jax.data.batches import open_ladder
@@ -183,7 +193,8 @@ def run(options: Options) -> None:
             consume=training.model != TINY,
             on_update=on_update,
         )
-    _finish(options, subset, budget, last)
+    done = {"last_update": last or None, "price": cost and dataclasses.asdict(cost)}
+    _finish(options, subset, budget, done)
 
 
 def _training(options: Options) -> TrainingOptions:
@@ -254,9 +265,17 @@ def _identity(subset: Subset, params: Params) -> dict[str, Any]:
 
 
 def _finish(
-    options: Options, subset: Subset, budget: UpdatePlan, last: dict[str, Any]
+    options: Options, subset: Subset, budget: UpdatePlan, of: dict[str, Any]
 ) -> None:
-    """The manifest, and what the user is told; by the first host."""
+    """The manifest, and what the user is told; by the first host.
+
+    Args:
+        options: of the run.
+        subset: that was trained on.
+        budget: of the run.
+        of: the run, the ``last_update`` it made, and the ``price`` that chose mesh and
+            micro-batches.
+    """
     import jax
 
     from mprm_jax.train.sharding import FIRST_HOST
@@ -271,7 +290,7 @@ def _finish(
         "presentations": budget.presentations,
         "updates": budget.updates,
         "batch_size": budget.batch_size,
-        "last_update": last or None,
+        **of,
     }
     manifest = corpus_manifest(usable) | {
         "arguments": msgspec.to_builtins(options, enc_hook=str),
@@ -284,7 +303,7 @@ def _finish(
         f"{count_of(budget.updates, 'update')} of {budget.batch_size} on "
         f"{count_of(budget.rollouts, 'rollout')} ({count_of(steps, 'step')})"
     ]
-    if last:
+    if last := of["last_update"]:
         lines += [f"loss of the last update {last['loss']:.4f} nats per step"]
         if cut := last["truncated_steps"]:
             lines += [f"{count_of(cut, 'step')} cut off, where prompts are too long"]
@@ -295,38 +314,3 @@ def _finish(
     lines += [f"next: mprm evaluate --checkpoint {folder} --benchmark FILE"]
     value = {"output": str(options.output), **result}
     answer(options.json, value, "\n".join(lines))
-
-
-def _answer_price(options: Options, price: Price) -> None:
-    rows = [
-        (what + " (estimate)" * (what == "activations"), size(held))
-        for what, held in price.bytes_per_device.items()
-    ]
-    rows.append(("together", size(sum(price.bytes_per_device.values()))))
-    axes = " x ".join(f"{size} {name}" for name, size in price.mesh.items())
-    read = "all prompts"
-    if price.prompts_sampled:
-        read = f"a sample of {price.prompts_read:,} prompts"
-    hours = "no hours: they follow from a device's peak, --peak-tflops"
-    if price.hours is not None:
-        whose = "given" if options.cost.peak_tflops else "of the device here"
-        hours = (
-            f"{duration(3600 * price.hours)} at {price.mfu:.0%} of "
-            f"{price.peak_tflops:,g} TFLOP/s per device ({whose})"
-        )
-    text = f"""\
-{price.parameters:,} parameters, {price.trained:,} of them trained
-devices: {price.devices} ({axes})
-
-{format_table(("bytes per device", ""), rows)}
-
-{count_of(price.updates, "update")} of {count_of(price.batch_size, "rollout")}
-{price.tokens_per_update:,} tokens per update, \
-{price.padded_tokens_per_update:,} with padding (from {read})
-{price.flops_per_update:.3g} FLOPs per update: 6 per trained weight and token, \
-2 in a frozen tower,
-12 L H Q T for attention; recomputation does not count (PaLM, App. B)
-{hours}
-
-nothing was allocated or written"""
-    answer(options.json, dataclasses.asdict(price), text)

@@ -24,6 +24,7 @@ import math
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import jax
@@ -38,6 +39,7 @@ from mprm_jax.models.backbone import Backbone
 from mprm_jax.models.families import part_of
 from mprm_jax.models.lora import ADAPTERS, base_of
 from mprm_jax.models.model import Model, Params
+from mprm_jax.records.problems import DataError
 from mprm_jax.train.config import OptimizerConfig
 from mprm_jax.train.loop import TrainingJob
 from mprm_jax.train.optimizer import split, transformation
@@ -169,25 +171,52 @@ def load_of(sizes: Sizes, batch_size: int, accumulate: int, buckets: Buckets) ->
 
 
 def sample_sizes(
-    job: TrainingJob, tick: Callable[[int], None] = lambda done: None
+    job: TrainingJob,
+    tick: Callable[[int], None] = lambda done: None,
+    *,
+    skip_unreadable: bool = False,
 ) -> Sizes:
     """The sizes of the rollouts of a run's first batches: whole ones, of
-    :data:`SAMPLE` rollouts together at least, or all.
+    :data:`SAMPLE` rollouts together at least, or all there are.
+
+    Args:
+        job: to be priced.
+        tick: told how many have been read.
+        skip_unreadable: go on without prompts that cannot be read, if one can.
 
     Raises:
         DataError: a prompt of the sample cannot be read.
     """
-    batch_size, count = job.plan.batch_size, len(job.source)
-    read = min(-(-SAMPLE // batch_size) * batch_size, count)
-    order = shuffled(count, job.config.seed)
-    sizes, row_bytes = [], 0
-    for done in range(read):
-        example = job.source[order[done]]
-        sizes.append((len(example.tokens_L), len(example.images_PxD)))
-        row_bytes = example.images_PxD[:1].nbytes or row_bytes
-        tick(done + 1)
-    tokens, rows = np.array(sizes).T
-    return Sizes(tokens, rows, row_bytes)
+    order = shuffled(len(job.source), job.config.seed)
+    last: list[DataError] = []
+
+    def size(place: int) -> tuple[int, int, int] | None:
+        try:
+            example = job.source[place]
+        except DataError as error:
+            last[:] = [error]
+            if skip_unreadable:
+                return None
+            raise
+        images_PxD = example.images_PxD
+        return len(example.tokens_L), len(images_PxD), images_PxD[:1].nbytes
+
+    sizes = []
+    with ThreadPoolExecutor(max(job.config.threads, 1)) as pool:
+        places = [order[i] for i in range(sample_of(job))]
+        for done, found in enumerate(pool.map(size, places), 1):
+            sizes += [found] if found else []
+            tick(done)
+    if not sizes and last:
+        raise last[0]
+    tokens, rows, row_bytes = np.array(sizes).T
+    return Sizes(tokens, rows, int(row_bytes.max()))
+
+
+def sample_of(job: TrainingJob) -> int:
+    """How many rollouts :func:`sample_sizes` reads."""
+    batch_size = job.plan.batch_size
+    return min(-(-SAMPLE // batch_size) * batch_size, len(job.source))
 
 
 @dataclasses.dataclass(frozen=True)

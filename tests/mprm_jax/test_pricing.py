@@ -17,12 +17,15 @@ from mprm_jax.train.objective import Objective
 from mprm_jax.train.open_backbone import Opening, open_for_training, planned_model
 from mprm_jax.train.optimizer import OptimizerConfig
 from mprm_jax.train.price import (
-    Load,
+    Devices,
+    Planned,
+    Sizes,
     Throughput,
+    choose,
     flops_per_rollout,
     load_of,
     price,
-    sample_load,
+    sample_sizes,
 )
 from mprm_jax.train.sharding import MeshShape, abstract_mesh
 from mprm_jax.train.update_plan import plan
@@ -36,11 +39,21 @@ LADDER = Buckets((Bucket(16, 2), Bucket(32, 4)), 3)
 PLAIN = Opening("float32", remat=False)
 
 
-def priced(model, shapes, load, sizes=(1, 1, 1), of=(512, 64), **settings):
+ROOFLINE = Throughput(peak_tflops=989.0)
+
+
+def run_of(model, shapes, padded, of=(512, 64), **settings):
+    """A run of prompts that are all alike; each fills its shape but for 24 tokens."""
+    buckets = Buckets((padded,), 3)
+    job = TrainingJob(model, [], plan(*of), buckets, TrainConfig(**settings))
+    tokens = np.full(of[1], padded.tokens - 24)
+    return Planned(job, shapes, Sizes(tokens, np.full(of[1], padded.patches), 1176))
+
+
+def priced(model, shapes, padded, sizes=(1, 1, 1), accumulate=1, **settings):
     """The price of one run on a mesh."""
-    job = TrainingJob(model, [], plan(*of), LADDER, TrainConfig(**settings))
-    mesh = abstract_mesh(MeshShape(*sizes))
-    return price(job, shapes, load, mesh, Throughput(peak_tflops=989.0))
+    run, mesh = run_of(model, shapes, padded, **settings), MeshShape(*sizes)
+    return price(run, abstract_mesh(mesh), accumulate, None, ROOFLINE)
 
 
 def products(jaxpr):
@@ -84,9 +97,9 @@ def test_operations_are_those_of_the_traced_update(family, rank, tmp_path):
     opening = dataclasses.replace(PLAIN, lora=lora)
     model, params = open_for_training(folder, opening)
     batch = random_batch(np.random.default_rng(0), base_of(model))
-    load = Load(24, 24, batch.images_BxPxD.shape[1])
+    padded = Bucket(24, batch.images_BxPxD.shape[1])
     shapes = jax.eval_shape(lambda: params)
-    counted = 8 * sum(flops_per_rollout(model, shapes, load).values())
+    counted = 8 * sum(flops_per_rollout(model, shapes, padded).values())
     # Rotary angles and rewards are the small rest.
     assert counted == pytest.approx(traced(model, params, batch), rel=0.06)
     assert counted < traced(model, params, batch)
@@ -94,7 +107,7 @@ def test_operations_are_those_of_the_traced_update(family, rank, tmp_path):
 
 def test_a_trained_decoder_costs_six_per_weight_and_token(tmp_path):
     model, shapes = planned_model(qwen_folder(tmp_path), Opening())
-    found = flops_per_rollout(model, shapes, Load(10, 100, 0))
+    found = flops_per_rollout(model, shapes, Bucket(100, 0))
     layer = shapes["language"]["layers"]
     kernels = sum(layer[name]["kernel"].size for name in TARGETS)
     assert found["language"] == 6 * kernels * 100
@@ -124,8 +137,8 @@ SIZES = {"qwen": (8_292_166_656, 3 * 3584), "internvl": (8_075_365_376, 3 * 4096
 @pytest.mark.parametrize("family", SIZES)
 def test_the_released_models_are_priced_without_weights(family, tmp_path):
     model, shapes = planned_model(full_size(tmp_path, family), Opening())
-    load = Load(1000, 1024, 1024 if family == "qwen" else 8)
-    found = priced(model, shapes, load, (1, 8, 1), (56_509, 512), accumulate=64)
+    padded = Bucket(1024, 1024 if family == "qwen" else 8)
+    found = priced(model, shapes, padded, (1, 8, 1), 64, of=(56_509, 512))
     released, head = SIZES[family]
     assert found.parameters == released + head
     assert found.updates == 111
@@ -150,11 +163,12 @@ def test_the_released_models_are_priced_without_weights(family, tmp_path):
 
 def test_what_saves_memory_shows(tmp_path):
     folder = full_size(tmp_path, "qwen")
-    load = Load(1000, 1024, 1024)
 
     def held(optimizer=OptimizerConfig(), **changes):  # noqa: B008  (frozen)
         model, shapes = planned_model(folder, Opening(**changes))
-        found = priced(model, shapes, load, accumulate=8, optimizer=optimizer)
+        found = priced(
+            model, shapes, Bucket(1024, 1024), accumulate=8, optimizer=optimizer
+        )
         return found, found.bytes_per_device
 
     full, plain = held()
@@ -177,7 +191,7 @@ def test_a_mesh_shares_rows_and_weights(tmp_path):
     model, shapes = planned_model(full_size(tmp_path, "internvl"), Opening())
 
     def held(*sizes):
-        found = priced(model, shapes, Load(1000, 1024, 8), sizes)
+        found = priced(model, shapes, Bucket(1024, 8), sizes)
         assert found.hours is not None
         return found.hours, found.bytes_per_device
 
