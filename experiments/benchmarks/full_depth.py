@@ -97,6 +97,8 @@ def make_batch(options: Options, backbone: Any) -> Any:
         np.tile(marker, (options.batch_size, 1)),
         labels,
         np.ones_like(labels),
+        labels.astype(np.float32),
+        np.ones(labels.shape, np.float32),
     )
 
 
@@ -107,15 +109,15 @@ def measure(options: Options, name: BackboneName) -> dict[str, Any]:
     import jax
     import jax.numpy as jnp
 
-    from mprm_jax.data.batches import open_ladder
+    from mprm_jax.data.batches import Bucket, Buckets
     from mprm_jax.models.lora import attach
     from mprm_jax.models.model import HEAD
     from mprm_jax.train.loop import TrainConfig, TrainingJob
     from mprm_jax.train.objective import Objective
     from mprm_jax.train.optimizer import OptimizerConfig
-    from mprm_jax.train.price import Load, price
+    from mprm_jax.train.price import Planned, alike, price
     from mprm_jax.train.sharding import MeshShape, abstract_mesh
-    from mprm_jax.train.update import compiled_step, initial_state
+    from mprm_jax.train.update import UpdateRule, compiled_step, initial_state
     from mprm_jax.train.update_plan import plan
 
     model = make_model(options, name)
@@ -137,25 +139,26 @@ def measure(options: Options, name: BackboneName) -> dict[str, Any]:
 
     key = jax.random.key(0)
     shapes = jax.eval_shape(parameters, key)
-    load = Load(options.tokens, options.tokens, batch.images_BxPxD.shape[1])
+    images_BxPxD = batch.images_BxPxD
+    shape = Bucket(options.tokens, images_BxPxD.shape[1])
+    prompts = alike(shape, options.batch_size, images_BxPxD[0, :1].nbytes)
     mesh = abstract_mesh(MeshShape(1, 1, 1))
-    job = TrainingJob(
-        model, [], budget, open_ladder(1), TrainConfig(optimizer=settings)
-    )
-    said = price(job, shapes, load, mesh)
+    buckets, config = Buckets((shape,), 1), TrainConfig(optimizer=settings)
+    job = TrainingJob(model, [], budget, buckets, config)
+    said = price(Planned(job, shapes, prompts), mesh, 1)
     allocate = options.toy or jax.default_backend() == "gpu"
     start = jax.jit(beginning)(key) if allocate else jax.eval_shape(beginning, key)
     began = time.perf_counter()
-    step = compiled_step.lower(
-        *start, batch, model=model, optimizer=settings, objective=Objective()
-    ).compile()
+    rule = UpdateRule(model, settings, Objective())
+    weight = np.float32(batch.weight_BxS.sum())
+    step = compiled_step.lower(*start, batch, weight, rule=rule).compile()
     compile_seconds = time.perf_counter() - began
     compiled = step.memory_analysis()
     assert compiled is not None
     seconds, state, frozen = [], *start
     for _ in range(options.updates + 1 if allocate else 0):
         began = time.perf_counter()
-        state, metrics = step(state, frozen, batch)
+        state, metrics = step(state, frozen, batch, weight)
         if not np.isfinite(float(metrics["loss"])):
             raise SystemExit(f"full_depth: {name}: the loss is not finite")
         seconds.append(time.perf_counter() - began)

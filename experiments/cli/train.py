@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import shlex
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,7 @@ from experiments.console.options import PictureOptions, given, wrong_usage
 from experiments.console.price import (
     PriceOptions,
     TrainingData,
+    encoder,
     fitted,
     price_run,
     price_text,
@@ -45,6 +47,7 @@ from mprm_jax.records.problems import DataError
 from mprm_jax.train.update_plan import UpdatePlan
 
 if TYPE_CHECKING:
+    from mprm_jax.data.batches import Sizes
     from mprm_jax.data.loader import CorpusExamples
     from mprm_jax.models.model import Params
 
@@ -145,11 +148,7 @@ def run(options: Options) -> None:
         subset.usable.need_counts("the beta-binomial likelihood")
     budget = training.budget(len(subset.usable_rows), len(subset.usable.row))
     longest = int(subset.usable.rollouts.lengths[subset.usable_rows].max())
-
-    def source_for(encode: Any) -> CorpusExamples:
-        return examples(subset, encode, options.root)
-
-    on = TrainingData(source_for, longest, budget)
+    on = TrainingData(_source_for(options, subset), longest, budget)
     if options.cost.dry_run:
         cost = price_run(training, options.cost, on)
         value = dataclasses.asdict(cost)
@@ -157,19 +156,21 @@ def run(options: Options) -> None:
         answer(options.json, value, price_text(cost, options.cost))
         return
 
-    training, cost = fitted(training, on)
-    if cost is not None:
-        print(f"mprm train: {verdict(cost)}", file=sys.stderr)
     with progress("loading the model", None):
         # Imported here: with JAX, which would slow down --help.
         from mprm_jax.data.batches import open_ladder
         from mprm_jax.train.loop import TrainingJob, Update, advised, train
         from mprm_jax.train.run_files import RunFolder
 
-        with advised():
-            model, params, mesh = open_model(training, budget)
-    subset = _checked(options, subset, model.encode)
+        encode = encoder(training, on)
+    subset, sizes = _checked(options, subset, encode)
     budget = training.budget(len(subset.usable_rows), len(subset.usable.row))
+    on = TrainingData(_source_for(options, subset), longest, budget, sizes)
+    training, cost = fitted(training, on)
+    if cost is not None:
+        print(f"mprm train: {verdict(cost)}", file=sys.stderr)
+    with advised(), progress("loading the model", None):
+        model, params, mesh = open_model(training, budget)
     last: dict[str, Any] = {}
     whole = progress("training", budget.updates, "updates", compiling())
     with whole as tick, wrong_usage():
@@ -180,7 +181,9 @@ def run(options: Options) -> None:
 
         source = examples(subset, model.encode, options.root)
         train(
-            TrainingJob(model, source, budget, open_ladder(longest), training.config()),
+            TrainingJob(
+                model, source, budget, open_ladder(longest), training.config(), sizes
+            ),
             params,
             RunFolder(
                 options.output,
@@ -195,6 +198,10 @@ def run(options: Options) -> None:
         )
     done = {"last_update": last or None, "price": cost and dataclasses.asdict(cost)}
     _finish(options, subset, budget, done)
+
+
+def _source_for(options: Options, subset: Subset) -> Callable[[Any], CorpusExamples]:
+    return lambda encode: examples(subset, encode, options.root)
 
 
 def _training(options: Options) -> TrainingOptions:
@@ -221,8 +228,11 @@ def _subset(options: Options) -> Subset:
     return load_subset(options, options.subset)
 
 
-def _checked(options: Options, subset: Subset, encode: Any) -> Subset:
-    """The subset without what cannot be encoded; a rule chooses again without it.
+def _checked(
+    options: Options, subset: Subset, encode: Any
+) -> tuple[Subset, Sizes | None]:
+    """The subset without what cannot be encoded, and its sizes; a rule chooses again
+    without it. Several hosts must know the sizes, and check whatever is asked.
 
     Raises:
         DataError: more rollouts than --max-bad allows cannot be encoded, or all.
@@ -230,12 +240,15 @@ def _checked(options: Options, subset: Subset, encode: Any) -> Subset:
     allowed = options.max_bad
     if options.subset is not None:
         allowed += subset.usable.bad_lines.total
-    while options.check_images:
+    from mprm_jax.train.measure import measure
+
+    while options.check_images or given(options.multi_host):
         source = examples(subset, encode, options.root)
+        training, threads = _training(options), options.settings.loop.threads
         with progress("checking", len(source), "rollouts") as tick:
-            refused = source.check(options.settings.loop.threads, tick)
+            refused, sizes = measure(source, training.objective, threads, tick)
         if not refused:
-            return subset
+            return subset, sizes
         told = subset.usable.lines_of(refused)
         usable = subset.usable.without(refused, allowed)
         print_bad_lines(told)
@@ -247,7 +260,7 @@ def _checked(options: Options, subset: Subset, encode: Any) -> Subset:
                 raise DataError(f"{options.subset}: no rollout of it can be encoded")
             rows = np.searchsorted(usable.row, subset.usable.row[kept])
         subset = dataclasses.replace(subset, usable=usable, usable_rows=rows)
-    return subset
+    return subset, None
 
 
 def _identity(subset: Subset, params: Params) -> dict[str, Any]:

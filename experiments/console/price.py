@@ -16,7 +16,9 @@ from mprm_jax.records.problems import DataError
 from mprm_jax.train.update_plan import UpdatePlan
 
 if TYPE_CHECKING:
-    from mprm_jax.data.loader import CorpusExamples
+    from mprm_jax.data.batches import Sizes
+    from mprm_jax.data.loader import CorpusExamples, Encode
+    from mprm_jax.train.loop import TrainingJob
     from mprm_jax.train.price import Devices, Planned, Price, Throughput
     from mprm_jax.train.sharding import MeshShape
 
@@ -111,21 +113,21 @@ class TrainingData:
         source_for: from a model's ``encode`` to the rollouts.
         longest: steps of a rollout.
         plan: of the run.
+        sizes: of the rollouts; None: they were not measured.
     """
 
     source_for: Callable[[Any], CorpusExamples]
     longest: int
     plan: UpdatePlan
+    sizes: Sizes | None = None
 
 
-def planned_run(
-    options: TrainingOptions, on: TrainingData, *, skip_unreadable: bool = False
-) -> Planned:
-    """A run, with nothing allocated but a sample of its prompts read.
+def planned_job(options: TrainingOptions, on: TrainingData) -> tuple[TrainingJob, Any]:
+    """A run before its model has weights, and the shapes of these.
 
     Raises:
         UsageError: a setting of the model is out of range.
-        DataError: there is no such model, or a prompt of the sample cannot be read.
+        DataError: there is no such model.
     """
     import jax
 
@@ -133,7 +135,6 @@ def planned_run(
     from mprm_jax.train import open_model as models
     from mprm_jax.train.loop import TrainingJob
     from mprm_jax.train.open_backbone import planned_model
-    from mprm_jax.train.price import Planned, sample_of, sample_sizes
 
     folder = options.backbone_folder()
     if folder is not None:
@@ -142,10 +143,47 @@ def planned_run(
         model, params = models.open_model(options.model)
         shapes = jax.eval_shape(lambda: params)
     source, ladder = on.source_for(model.encode), open_ladder(on.longest)
-    job = TrainingJob(model, source, on.plan, ladder, options.config())
-    with progress("reading", sample_of(job), "prompts") as tick:
-        sizes = sample_sizes(job, tick, skip_unreadable=skip_unreadable)
-    return Planned(job, shapes, sizes)
+    job = TrainingJob(model, source, on.plan, ladder, options.config(), on.sizes)
+    return job, shapes
+
+
+def encoder(options: TrainingOptions, on: TrainingData) -> Encode:
+    """What reads the prompts of a run, before any weights; whatever else is cheap to
+    find wrong is found.
+
+    Raises:
+        UsageError: the devices cannot share a batch.
+        DataError: there is no such model, or its weights or devices are not here.
+    """
+    from mprm_jax.models.folder import DESCRIPTION
+    from mprm_jax.models.weights import tensors
+    from mprm_jax.train.sharding import check_rows, make_mesh
+
+    job, _ = planned_job(options, on)
+    folder, shape = options.backbone_folder(), options.mesh_shape()
+    if folder is not None and not (folder / DESCRIPTION).is_file():
+        tensors.stored_layout(folder)
+    if shape is not None:
+        with wrong_usage("--mesh"):
+            check_rows(make_mesh(shape), on.plan.batch_size, options.accumulate or 1)
+    return job.model.encode
+
+
+def planned_run(options: TrainingOptions, on: TrainingData) -> Planned:
+    """A run with what is known of its prompts: of all if they were measured, else of a
+    sample that is read.
+
+    Raises:
+        UsageError: a setting of the model is out of range.
+        DataError: there is no such model, or a prompt cannot be read.
+    """
+    from mprm_jax.train.price import Planned, prompts_of, sample_prompts, sampled
+
+    job, shapes = planned_job(options, on)
+    if on.sizes is not None:
+        return Planned(job, shapes, prompts_of(job, on.sizes))
+    with progress("reading", sampled(job), "prompts") as tick:
+        return Planned(job, shapes, sample_prompts(job, tick))
 
 
 def price_run(options: TrainingOptions, asked: PriceOptions, on: TrainingData) -> Price:
@@ -185,8 +223,7 @@ def fitted(
     mesh, folder = options.mesh_shape(), options.backbone_folder()
     if folder is None or (mesh is not None and options.accumulate is not None):
         return options, None
-    # What cannot be read is told, and counted, by whoever reads all.
-    run = planned_run(options, on, skip_unreadable=True)
+    run = planned_run(options, on)
     devices = Devices(jax.device_count(), device_memory())
     with wrong_usage("--mesh"):
         found = choose(run, devices, mesh, options.accumulate)
@@ -249,7 +286,7 @@ def _alternatives(
     )
     config = dataclasses.replace(run.job.config, optimizer=optimizer)
     job = dataclasses.replace(run.job, config=config)
-    if fits(Planned(job, run.shapes, run.sizes)):
+    if fits(Planned(job, run.shapes, run.prompts)):
         yield "--optimizer adafactor"
     if (folder := options.backbone_folder()) and options.backbone.lora_rank is None:
         opening = dataclasses.replace(
@@ -257,7 +294,7 @@ def _alternatives(
         )
         model, shapes = planned_model(folder, opening)
         job = dataclasses.replace(run.job, model=model)
-        if fits(Planned(job, shapes, run.sizes)):
+        if fits(Planned(job, shapes, run.prompts)):
             yield f"--lora-rank {_LORA_RANK}"
 
 

@@ -25,6 +25,7 @@ import os
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from itertools import chain
 from typing import Any, NamedTuple
 
 import jax
@@ -33,13 +34,19 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import AbstractMesh
 
-from mprm_jax.data.batches import Bucket, Buckets
+from mprm_jax.data.batches import (
+    Batch,
+    Bucket,
+    Buckets,
+    Sizes,
+    plan_micro_batches,
+    sizes_of,
+)
 from mprm_jax.data.loader import BatchOrder, shuffled
 from mprm_jax.models.backbone import Backbone
 from mprm_jax.models.families import part_of
 from mprm_jax.models.lora import ADAPTERS, base_of
 from mprm_jax.models.model import Model, Params
-from mprm_jax.records.problems import DataError
 from mprm_jax.train.config import OptimizerConfig
 from mprm_jax.train.loop import TrainingJob
 from mprm_jax.train.optimizer import split, transformation
@@ -58,6 +65,8 @@ PEAKS = {"H100 80GB HBM3": 989.0, "H200": 989.0, "A100": 312.0}
 
 # At least so many prompts are encoded to learn how long they are: whole batches.
 SAMPLE = 256
+
+_OF_STEPS = [name for name in Batch._fields if name.endswith("_BxS")]
 
 # Of the activations; at full size the estimate was at most 13 % below what XLA's
 # compiler planned (LOG.md, what --dry-run says of the memory).
@@ -112,111 +121,137 @@ def device_memory() -> int:
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Sizes:
-    """How large prompts are, in the order in which a run reads them.
+class Prompts:
+    """What is known of the prompts of a run.
 
     Attributes:
-        tokens: of each prompt, int64.
-        rows: of each prompt's images.
+        first: sizes of those of the first batches, in order.
+        largest: of the one with most tokens, and of the one with most image rows.
+        tokens: of a prompt, on average.
         row_bytes: of a row of the images.
+        count: that were read.
     """
 
-    tokens: np.ndarray
-    rows: np.ndarray
+    first: Sizes
+    largest: Sizes
+    tokens: float
     row_bytes: int
+    count: int
 
-    def __len__(self) -> int:
-        return len(self.tokens)
+
+def alike(size: Bucket, count: int, row_bytes: int = 0) -> Prompts:
+    """Prompts of one size."""
+    columns = [np.full(count, of) for of in (size.tokens, size.patches, 0, 0, 0)]
+    return _known(Sizes(*columns), Sizes(*columns), row_bytes)
+
+
+def prompts_of(job: TrainingJob, sizes: Sizes) -> Prompts:
+    """What is known where every rollout was measured.
+
+    Raises:
+        DataError: the rollout with most image rows cannot be read.
+    """
+    order = shuffled(len(job.source), job.config.seed)
+    places = np.array([order[i] for i in range(sampled(job))])
+    most = int(sizes.patches.argmax())
+    example = job.source[most] if sizes.patches[most] else None
+    row_bytes = 0 if example is None else example.images_PxD[:1].nbytes
+    return _known(sizes.take(places), sizes, row_bytes)
+
+
+def sample_prompts(
+    job: TrainingJob, tick: Callable[[int], None] = lambda done: None
+) -> Prompts:
+    """Read the first batches of a run, :func:`sampled` rollouts.
+
+    Raises:
+        DataError: a prompt of them cannot be read.
+    """
+    order = shuffled(len(job.source), job.config.seed)
+
+    def size(place: int) -> tuple[Sizes, int]:
+        example = job.source[place]
+        return sizes_of([example]), example.images_PxD[:1].nbytes
+
+    found = []
+    with ThreadPoolExecutor(max(job.config.threads, 1)) as pool:
+        places = [order[i] for i in range(sampled(job))]
+        for done, one in enumerate(pool.map(size, places), 1):
+            found.append(one)
+            tick(done)
+    every, row_bytes = zip(*found, strict=True)
+    sizes = Sizes(*map(np.concatenate, zip(*every, strict=True)))
+    return _known(sizes, sizes, max(row_bytes))
+
+
+def sampled(job: TrainingJob) -> int:
+    """Rollouts of the first batches: whole ones, together at least :data:`SAMPLE`."""
+    batch_size = job.plan.batch_size
+    return min(-(-SAMPLE // batch_size) * batch_size, len(job.source))
+
+
+def _known(first: Sizes, every: Sizes, row_bytes: int) -> Prompts:
+    places = np.array([every.tokens.argmax(), every.patches.argmax()])
+    tokens = float(every.tokens.mean())
+    return Prompts(first, every.take(places), tokens, row_bytes, len(every.tokens))
 
 
 @dataclasses.dataclass(frozen=True)
 class Load:
-    """What rollouts bring.
+    """The padded batches of a run.
 
     Attributes:
-        tokens: real ones of a rollout, on average.
-        shapes: of micro-batches as they occur, all of one number of rollouts.
-        prompts: that were read to know it.
-        row_bytes: of a row of the images.
+        rows: of a micro-batch.
+        shapes: of the micro-batches of each of its first updates.
+        largest: of those of an update with the largest prompts.
     """
 
-    tokens: float
-    shapes: tuple[Bucket, ...]
-    prompts: int = 0
-    row_bytes: int = 0
+    rows: int
+    shapes: tuple[tuple[Bucket, ...], ...]
+    largest: tuple[Bucket, ...]
 
     @property
     def padded_tokens(self) -> float:
-        """L of a rollout's batch, on average."""
-        return float(np.mean([shape.tokens for shape in self.shapes]))
+        """That the devices compute in an update, on average."""
+        return self.per_update(lambda shape: shape.tokens)
+
+    @property
+    def every_shape(self) -> set[Bucket]:
+        """Those that occur."""
+        return {*self.largest, *chain.from_iterable(self.shapes)}
+
+    def per_update(self, of_rollout: Callable[[Bucket], float]) -> float:
+        """What padded rollouts come to in an update, on average."""
+        times = Counter(chain.from_iterable(self.shapes))
+        total = sum(many * of_rollout(shape) for shape, many in times.items())
+        return self.rows * total / len(self.shapes)
 
 
-def load_of(sizes: Sizes, batch_size: int, accumulate: int, buckets: Buckets) -> Load:
-    """The load of prompts in the batches of a run, of which the last may be short.
+def load_of(
+    prompts: Prompts, batch_size: int, accumulate: int, buckets: Buckets
+) -> Load:
+    """The batches that the loader makes.
 
     Args:
-        sizes: of the prompts.
+        prompts: of the run.
         batch_size: B.
-        accumulate: micro-batches of an update.
+        accumulate: micro-batches of an update, a divisor of B.
         buckets: shapes that batches are padded to.
     """
-    shapes = []
-    for start in range(0, len(sizes), batch_size):
-        tokens, rows = (
-            of[start : start + batch_size] for of in (sizes.tokens, sizes.rows)
-        )
-        shapes += [buckets.choose(int(tokens.max()), int(rows.max()))] * accumulate
-    mean = float(sizes.tokens.mean())
-    return Load(mean, tuple(shapes), len(sizes), sizes.row_bytes)
+    rows = batch_size // accumulate
 
+    def plan(sizes: Sizes) -> tuple[Bucket, ...]:
+        parts = plan_micro_batches(sizes, buckets, accumulate, rows)
+        return tuple(part.shape for part in parts)
 
-def sample_sizes(
-    job: TrainingJob,
-    tick: Callable[[int], None] = lambda done: None,
-    *,
-    skip_unreadable: bool = False,
-) -> Sizes:
-    """The sizes of the rollouts of a run's first batches: whole ones, of
-    :data:`SAMPLE` rollouts together at least, or all there are.
-
-    Args:
-        job: to be priced.
-        tick: told how many have been read.
-        skip_unreadable: go on without prompts that cannot be read, if one can.
-
-    Raises:
-        DataError: a prompt of the sample cannot be read.
-    """
-    order = shuffled(len(job.source), job.config.seed)
-    last: list[DataError] = []
-
-    def size(place: int) -> tuple[int, int, int] | None:
-        try:
-            example = job.source[place]
-        except DataError as error:
-            last[:] = [error]
-            if skip_unreadable:
-                return None
-            raise
-        images_PxD = example.images_PxD
-        return len(example.tokens_L), len(images_PxD), images_PxD[:1].nbytes
-
-    sizes = []
-    with ThreadPoolExecutor(max(job.config.threads, 1)) as pool:
-        places = [order[i] for i in range(sample_of(job))]
-        for done, found in enumerate(pool.map(size, places), 1):
-            sizes += [found] if found else []
-            tick(done)
-    if not sizes and last:
-        raise last[0]
-    tokens, rows, row_bytes = np.array(sizes).T
-    return Sizes(tokens, rows, int(row_bytes.max()))
-
-
-def sample_of(job: TrainingJob) -> int:
-    """How many rollouts :func:`sample_sizes` reads."""
-    batch_size = job.plan.batch_size
-    return min(-(-SAMPLE // batch_size) * batch_size, len(job.source))
+    first, places = prompts.first, np.arange(len(prompts.first.tokens))
+    starts = range(0, len(places), batch_size)
+    updates = [first.take(places[at : at + batch_size]) for at in starts]
+    # Two of the first update give way to the largest.
+    columns = zip(first.take(places[:batch_size][2:]), prompts.largest, strict=True)
+    largest = Sizes(*map(np.concatenate, columns))
+    largest = largest.take(np.arange(len(largest.tokens))[-batch_size:])
+    return Load(rows, tuple(map(plan, updates)), plan(largest))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -304,14 +339,14 @@ class Planned:
     """A run before anything is allocated.
 
     Attributes:
-        job: model and settings, of which ``accumulate`` is not read.
+        job: model and settings, but for the number of micro-batches.
         shapes: of the parameters, as they are kept.
-        sizes: of the prompts.
+        prompts: of its rollouts.
     """
 
     job: TrainingJob
     shapes: Params
-    sizes: Sizes
+    prompts: Prompts
 
 
 def choose(
@@ -377,17 +412,11 @@ def price(
     """
     job, shapes = run.job, run.shapes
     model, plan = job.model, job.plan
-    load = load_of(run.sizes, plan.batch_size, accumulate, job.buckets)
+    load = load_of(run.prompts, plan.batch_size, accumulate, job.buckets)
     trained, frozen = split(shapes, model.trainable(shapes))
     devices = math.prod(mesh.shape.values())
-    padded = Counter(load.shapes)
-    work = (
-        plan.batch_size
-        / len(load.shapes)
-        * sum(
-            times * sum(flops_per_rollout(model, shapes, shape).values())
-            for shape, times in padded.items()
-        )
+    work = load.per_update(
+        lambda shape: sum(flops_per_rollout(model, shapes, shape).values())
     )
     rows = plan.batch_size / accumulate / batch_parts(mesh)
     masters = bytes_per_device(mesh, trained)
@@ -395,7 +424,9 @@ def price(
     if throughput.peak_tflops is not None:
         reached = devices * throughput.peak_tflops * 1e12 * throughput.mfu
         hours = plan.updates * work / reached / 3600
-    row_bytes = max(_row_bytes(load, shape, job.buckets.steps) for shape in padded)
+    sent = math.ceil(
+        load.per_update(lambda shape: _bytes_of(shape, run.prompts, job.buckets))
+    )
     ahead = BatchOrder.ahead if job.config.threads else 0
     return Price(
         parameters=_count(shapes),
@@ -410,24 +441,25 @@ def price(
             # The sum so far and the one being added to it.
             "gradients": masters * (1 if accumulate == 1 else 2),
             "activations": max(
-                activation_bytes(model, shape, rows, mesh) for shape in padded
+                activation_bytes(model, shape, rows, mesh) for shape in load.every_shape
             ),
-            "pixels and tokens": round(rows * row_bytes),
+            # The next update's are sent while this one is computed.
+            "pixels and tokens": math.ceil(2 * sent / batch_parts(mesh)),
         },
-        host_bytes=(ahead + 1) * plan.batch_size * row_bytes,
+        host_bytes=(ahead + 2) * sent,
         memory=memory,
         updates=plan.updates,
-        tokens_per_update=round(plan.batch_size * load.tokens),
-        padded_tokens_per_update=round(plan.batch_size * load.padded_tokens),
+        tokens_per_update=round(plan.batch_size * run.prompts.tokens),
+        padded_tokens_per_update=round(load.padded_tokens),
         flops_per_update=work,
         hours=hours,
         rollouts=plan.rollouts,
         batch_size=plan.batch_size,
-        prompts_read=load.prompts,
-        prompts_sampled=load.prompts < plan.rollouts,
+        prompts_read=run.prompts.count,
+        prompts_sampled=run.prompts.count < plan.rollouts,
         mfu=throughput.mfu,
         peak_tflops=throughput.peak_tflops,
-        tokens_per_rollout=load.tokens,
+        tokens_per_rollout=run.prompts.tokens,
     )
 
 
@@ -453,9 +485,10 @@ def scoring_mesh(
     return copies if needed <= devices.memory else MeshShape(1, devices.count)
 
 
-def _row_bytes(load: Load, padded: Bucket, steps: int) -> int:
-    """Of a padded rollout: image rows, tokens, and marker, K and N of every step."""
-    return padded.patches * load.row_bytes + 4 * (padded.tokens + 3 * steps)
+def _bytes_of(padded: Bucket, prompts: Prompts, buckets: Buckets) -> int:
+    """Of a padded rollout: rows of images, tokens, and the numbers of every step."""
+    numbers = padded.tokens + len(_OF_STEPS) * buckets.steps
+    return padded.patches * prompts.row_bytes + 4 * numbers
 
 
 def _bytes(shapes: Any) -> int:

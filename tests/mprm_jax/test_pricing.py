@@ -9,7 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mprm_jax.data.batches import Bucket, Buckets
+from mprm_jax.data.batches import Bucket, Buckets, open_ladder, sizes_of
+from mprm_jax.data.loader import Batches, BatchOrder
 from mprm_jax.models.lora import TARGETS, LoraConfig, base_of
 from mprm_jax.train import update
 from mprm_jax.train.loop import TrainConfig, TrainingJob
@@ -19,13 +20,14 @@ from mprm_jax.train.optimizer import OptimizerConfig
 from mprm_jax.train.price import (
     Devices,
     Planned,
-    Sizes,
     Throughput,
+    alike,
     choose,
     flops_per_rollout,
     load_of,
     price,
-    sample_sizes,
+    prompts_of,
+    sample_prompts,
 )
 from mprm_jax.train.sharding import MeshShape, abstract_mesh
 from mprm_jax.train.update_plan import plan
@@ -46,8 +48,8 @@ def run_of(model, shapes, padded, of=(512, 64), **settings):
     """A run of prompts that are all alike; each fills its shape but for 24 tokens."""
     buckets = Buckets((padded,), 3)
     job = TrainingJob(model, [], plan(*of), buckets, TrainConfig(**settings))
-    tokens = np.full(of[1], padded.tokens - 24)
-    return Planned(job, shapes, Sizes(tokens, np.full(of[1], padded.patches), 1176))
+    size = Bucket(padded.tokens - 24, padded.patches)
+    return Planned(job, shapes, alike(size, of[1], 1176))
 
 
 def priced(model, shapes, padded, sizes=(1, 1, 1), accumulate=1, **settings):
@@ -79,11 +81,10 @@ def traced(model, params, batch):
     optimizer = OptimizerConfig()
     state, frozen = update.initial_state(model, params, plan(80, 8), optimizer, 1e-3)
 
+    rule = update.UpdateRule(model, optimizer, Objective())
+
     def step(state, frozen, batch):
-        return update.train_step(
-            state, frozen, batch, model=model, optimizer=optimizer,
-            objective=Objective(),
-        )  # fmt: skip
+        return update.train_step(state, frozen, batch, 1.0, rule)
 
     closed = jax.make_jaxpr(step)(state, frozen, batch)
     return products(closed.jaxpr)
@@ -206,6 +207,63 @@ def test_a_mesh_shares_rows_and_weights(tmp_path):
     assert eight["activations"] == pytest.approx(one["activations"] / 8, rel=0.01)
 
 
+GIB = 2**30
+
+# (family, adapters), devices, GiB of each, (data, fsdp), fits.
+CHOICES = [
+    ("internvl", True, 1, 80, (1, 1), True),
+    ("internvl", True, 8, 80, (8, 1), True),
+    ("qwen", True, 1, 24, (1, 1), True),
+    ("qwen", True, 1, 16, (1, 1), False),
+    ("qwen", True, 4, 16, (1, 4), True),
+    ("qwen", False, 1, 80, (1, 1), False),
+    ("qwen", False, 8, 80, (1, 8), True),
+    ("internvl", False, 1, 24, (1, 1), False),
+]
+
+
+@pytest.mark.parametrize(("family", "lora", "count", "memory", "mesh", "fits"), CHOICES)
+def test_the_devices_choose_mesh_and_micro_batches(
+    family, lora, count, memory, mesh, fits, tmp_path
+):
+    opening = Opening(lora=LoraConfig(16) if lora else None)
+    model, shapes = planned_model(full_size(tmp_path, family), opening)
+    padded = Bucket(2048, 1024 if family == "qwen" else 8)
+    run = run_of(model, shapes, padded, (5120, 512))
+    devices = Devices(count, memory * GIB)
+    found = choose(run, devices)
+    assert (found.mesh["data"], found.mesh["fsdp"]) == mesh
+    assert (found.mesh["tensor"], found.fits) == (1, fits)
+
+    def needs(micro, sizes=mesh):
+        at = abstract_mesh(MeshShape(*sizes))
+        return price(run, at, micro, devices.memory).bytes_needed
+
+    parts = 512 // count
+    fewer = [m for m in range(1, found.accumulate) if parts % m == 0]
+    assert all(needs(m) > devices.memory for m in fewer)
+    assert (needs(found.accumulate) <= devices.memory) == fits
+    if not fits:
+        assert found.accumulate == parts
+    elif count > 1 and mesh[0] == 1:
+        # Copies were no choice.
+        assert needs(parts, (count, 1)) > devices.memory
+    # What the user says is taken, whether it fits or not.
+    asked = choose(run, devices, MeshShape(count, 1), 2)
+    assert (asked.mesh["data"], asked.accumulate) == (count, 2)
+
+
+def test_devices_that_cannot_share_a_batch_are_refused():
+    shapes = jax.eval_shape(StubModel().init, jax.random.key(0))
+    run = run_of(StubModel(), shapes, Bucket(32, 0))
+    with pytest.raises(ValueError, match="cannot share a batch of 64"):
+        choose(run, Devices(3, GIB))
+    with pytest.raises(ValueError, match="cannot share a batch of 64"):
+        choose(run, Devices(2, GIB), accumulate=5)
+    # Of unknown memory there is enough.
+    assert choose(run, Devices(2)).fits is None
+
+
 def test_the_plan_has_the_shapes_of_what_is_opened(tmp_path):
     """Of an InternVL whose vocabulary has to grow, adapters included."""
     folder = internvl_folder(tmp_path)
@@ -226,22 +284,48 @@ def test_the_plan_has_the_shapes_of_what_is_opened(tmp_path):
     assert planned_model(folder, opening)[0] == model
 
 
-def test_loads_are_of_padded_batches():
-    tokens, rows = np.array([3, 10, 20, 7, 9]), np.array([1, 1, 2, 3, 1])
-    # Batches of two: 16 x 2, 32 x 4; the fifth prompt fills no batch.
-    assert load_of(tokens, rows, 2, LADDER) == Load(9.8, 24, 3, 5)
-    assert load_of(tokens, rows, 512, LADDER) == Load(9.8, 32, 4, 5)
-    # Of a small corpus every prompt is read, of a large one a seeded sample.
-    examples = stub_examples(300)
-    for count, read in ((40, 40), (300, 256)):
+@pytest.mark.parametrize("accumulate", [1, 4])
+def test_the_price_s_batches_are_the_loader_s(accumulate):
+    """On the same corpus and seed, known beforehand or read."""
+    examples = stub_examples(60)
+    config = TrainConfig(accumulate=accumulate, seed=3)
+    ladder = open_ladder(4, 64, 8)
+    job = TrainingJob(StubModel(), examples, plan(60, 8), ladder, config)
+    order = BatchOrder(8, 60, 3, accumulate)
+    made = list(Batches(examples, ladder, order).from_first())
+    for known in (sample_prompts(job), prompts_of(job, sizes_of(examples))):
+        load = load_of(known, 8, accumulate, ladder)
+        assert load.padded_tokens == np.mean([batch.padded for batch in made])
+        shapes = {batch.tokens_BxL.shape for of in made for batch in of.batches}
+        assert shapes <= {(load.rows, shape.tokens) for shape in load.every_shape}
+        assert known.tokens == np.mean([len(one.tokens_L) for one in examples])
+        shapes_of = jax.eval_shape(StubModel().init, jax.random.key(0))
+        run = Planned(job, shapes_of, known)
+        found = price(run, abstract_mesh(MeshShape(2, 1)), accumulate)
+        # Two updates on two devices; the batches that threads keep are on the host.
+        numbers = [
+            sum(leaf.nbytes for b in of.batches for leaf in b[:7]) for of in made
+        ]
+        assert found.bytes_per_device["pixels and tokens"] == math.ceil(
+            np.mean(numbers)
+        )
+
+
+def test_whole_batches_are_sampled_and_the_largest_prompts_never_missed():
+    examples = stub_examples(700)
+    for batch_size, read in ((8, 256), (100, 300), (512, 512), (1000, 700)):
         told = []
-        job = TrainingJob(StubModel(), examples[:count], plan(count, 8), LADDER)
-        found = sample_load(job, told.append)
-        assert found.prompts == read
+        steps = plan(700, batch_size)
+        job = TrainingJob(StubModel(), examples, steps, open_ladder(4, 64, 8))
+        assert sample_prompts(job, told.append).count == read
         assert told == list(range(1, read + 1))
-    lengths = [len(example.tokens_L) for example in examples[:40]]
-    small = TrainingJob(StubModel(), examples[:40], plan(40, 8), LADDER)
-    assert sample_load(small).tokens == pytest.approx(np.mean(lengths))
+    long = examples[0]._replace(tokens_L=np.zeros(5000, np.int32))
+    job = dataclasses.replace(job, source=[*examples[:699], long], plan=plan(700, 8))
+    known = prompts_of(job, sizes_of(job.source))
+    assert known.count == 700
+    assert (
+        max(s.tokens for s in load_of(known, 8, 2, open_ladder(4)).every_shape) >= 5000
+    )
 
 
 def test_a_utilisation_is_a_share():
@@ -250,14 +334,13 @@ def test_a_utilisation_is_a_share():
             Throughput(mfu)
     with pytest.raises(ValueError, match="peak_tflops"):
         Throughput(0.4, -1.0)
-    job = TrainingJob(StubModel(), [], plan(8, 8), LADDER)
     shapes = jax.eval_shape(StubModel().init, jax.random.key(0))
-    mesh = abstract_mesh(MeshShape(2, 1))
-    unknown = price(job, shapes, Load(8, 8, 0), mesh)
+    run, mesh = run_of(StubModel(), shapes, Bucket(32, 0), (8, 8)), MeshShape(2, 1)
+    unknown = price(run, abstract_mesh(mesh), 1)
     assert (unknown.hours, unknown.seconds_per_flop) == (None, None)
     assert unknown.flops_per_update > 0
     slow, fast = (
-        price(job, shapes, Load(8, 8, 0), mesh, of)
+        price(run, abstract_mesh(mesh), 1, None, of)
         for of in (Throughput(0.4, 1.0), Throughput(0.4, 2.0))
     )
     assert slow.hours is not None
