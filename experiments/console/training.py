@@ -13,6 +13,7 @@ import tyro
 from experiments.console.errors import UsageError
 from experiments.console.options import (
     Checked,
+    CompileOption,
     Hidden,
     check_least,
     given,
@@ -144,7 +145,7 @@ class BackboneOptions:
 
 
 @dataclasses.dataclass(frozen=True)
-class TrainingOptions:
+class TrainingOptions(CompileOption):
     """How to train.
 
     Attributes:

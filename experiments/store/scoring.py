@@ -12,6 +12,7 @@ import msgspec
 
 from experiments.console.errors import UsageError
 from experiments.console.options import (
+    CompileOption,
     OptionalStr,
     PictureOptions,
     SeedOption,
@@ -39,7 +40,7 @@ _OF_CHECKPOINTS = ("images", "follow_links", "output", "mesh", "compute")
 
 
 @dataclasses.dataclass(frozen=True)
-class ScoringOptions(PictureOptions, SeedOption):
+class ScoringOptions(PictureOptions, CompileOption, SeedOption):
     """What a model is judged by: its checkpoint, or scores somebody has already.
 
     Attributes:

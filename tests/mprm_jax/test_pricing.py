@@ -237,17 +237,17 @@ def test_the_devices_choose_mesh_and_micro_batches(
 
     def needs(micro, sizes=mesh):
         at = abstract_mesh(MeshShape(*sizes))
-        return price(run, at, micro, devices.memory).bytes_needed
+        return price(run, at, micro).bytes_needed
 
     parts = 512 // count
     fewer = [m for m in range(1, found.accumulate) if parts % m == 0]
-    assert all(needs(m) > devices.memory for m in fewer)
-    assert (needs(found.accumulate) <= devices.memory) == fits
+    assert all(needs(m) > memory * GIB for m in fewer)
+    assert (needs(found.accumulate) <= memory * GIB) == fits
     if not fits:
         assert found.accumulate == parts
     elif count > 1 and mesh[0] == 1:
         # Copies were no choice.
-        assert needs(parts, (count, 1)) > devices.memory
+        assert needs(parts, (count, 1)) > memory * GIB
     # What the user says is taken, whether it fits or not.
     asked = choose(run, devices, MeshShape(count, 1), 2)
     assert (asked.mesh["data"], asked.accumulate) == (count, 2)
@@ -320,8 +320,9 @@ def test_whole_batches_are_sampled_and_the_largest_prompts_never_missed():
         assert sample_prompts(job, told.append).count == read
         assert told == list(range(1, read + 1))
     long = examples[0]._replace(tokens_L=np.zeros(5000, np.int32))
-    job = dataclasses.replace(job, source=[*examples[:699], long], plan=plan(700, 8))
-    known = prompts_of(job, sizes_of(job.source))
+    source = [*examples[:699], long]
+    job = dataclasses.replace(job, source=source, plan=plan(700, 8))
+    known = prompts_of(job, sizes_of(source))
     assert known.count == 700
     assert (
         max(s.tokens for s in load_of(known, 8, 2, open_ladder(4)).every_shape) >= 5000
