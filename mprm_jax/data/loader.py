@@ -227,6 +227,67 @@ class CorpusExamples:
         )
 
 
+@dataclass(frozen=True, eq=False)
+class Presented:
+    """Rollouts of a source as often as they are to be shown, with their loss weights.
+
+    Attributes:
+        source: the rollouts.
+        places: of each presentation in the source, int64 ``[M]``.
+        weight: of each presentation's loss, at least 0, float64 ``[M]``.
+    """
+
+    source: Source
+    places: np.ndarray
+    weight: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    def __getitem__(self, place: int) -> Example:
+        """The rollout of a presentation, with its weight."""
+        found = self.source[self.places[place].item()]
+        return found._replace(weight=found.weight * self.weight[place].item())
+
+    def where(self, place: int) -> str:
+        """How the source names the rollout."""
+        where = getattr(self.source, "where", lambda at: f"rollout {at}")
+        return where(self.places[place].item())
+
+    def sizes(self, sizes: Sizes) -> Sizes:
+        """Sizes of the presentations, from those of the source's rollouts."""
+        of = sizes.take(self.places)
+        steps = np.where(self.weight > 0, of.steps, 0)
+        return of._replace(steps=steps, weight=of.weight * self.weight)
+
+
+def repeated(times: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Places of a mixture, ascending: place i comes ``times[i]`` times on average.
+
+    Whole times for certain; of the n places with the same times, whose broken rest is
+    r, round(r n) once more, drawn without replacement.
+
+    Args:
+        times: at least 0, ``[N]``.
+        rng: draws them.
+
+    Raises:
+        ValueError: a number is below 0 or not finite.
+
+    Example:
+        >>> repeated(np.array([2.0, 0.5, 0.5, 0.0]), np.random.default_rng(0)).tolist()
+        [0, 0, 2]
+    """
+    if not (np.isfinite(times) & (times >= 0)).all():
+        raise ValueError("a rollout must be shown a finite number of times, at least 0")
+    whole = np.floor(times).astype(np.int64)
+    for value in np.unique(times[times > whole]):
+        among = np.flatnonzero(times == value)
+        more = round(value % 1 * len(among))
+        whole[rng.choice(among, more, replace=False)] += 1
+    return np.repeat(np.arange(len(times)), whole)
+
+
 @dataclass(frozen=True)
 class Feed:
     """Which rows of every micro-batch this host reads.
