@@ -172,15 +172,11 @@ def scores(folder, shape=None, compute="float32"):
     return np.concatenate(found)
 
 
-def scored(folder, shape):
+def scored(folder, shape, *precisions):
     """How far scores are from those of one device in float32, and how far they vary."""
     alone = scores(folder)
-    same, rough = (scores(folder, shape, of) for of in ("float32", "bfloat16"))
-    return {
-        "float32": np.abs(same - alone).max(),
-        "bfloat16": np.abs(rough - alone).max(),
-        "spread": np.std(alone),
-    }
+    apart = {of: np.abs(scores(folder, shape, of) - alone).max() for of in precisions}
+    return apart | {"spread": np.std(alone)}
 
 
 def main():
@@ -193,7 +189,10 @@ def main():
         "qwen": ("fsdp, recomputed", MeshShape(), 1, True),
         "internvl": ("hsdp x tensor, accumulated", MeshShape(2, 2, 2), 2, False),
     }
-    copies = MeshShape(8, 1)
+    judging = {
+        "qwen": (MeshShape(8, 1), "float32"),
+        "internvl": (MeshShape(1, 8), "float32", "bfloat16"),
+    }
     for family, make in (("qwen", qwen_folder), ("internvl", internvl_folder)):
         with tempfile.TemporaryDirectory() as folder:
             path = make(Path(folder))
@@ -201,7 +200,7 @@ def main():
             mesh = sharding.make_mesh(MeshShape(data=2, tensor=2))
             rule = partial(sharding.parameter_shardings, mesh)
             split = load_backbone(path, sharding=rule, **LOAD)[1]
-            judged[family] = scored(path, copies if family == "qwen" else MeshShape())
+            judged[family] = scored(path, *judging[family])
         jax.tree.map(np.testing.assert_array_equal, split, params)
         batch = random_batch(np.random.default_rng(0), model)
         alone = run(model, params, batch)
