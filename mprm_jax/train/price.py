@@ -370,15 +370,14 @@ def choose(
         throughput: of the devices.
 
     Returns:
-        the first that fits; if none does, the one that needs least: most parts, and
-        most micro-batches.
+        the first that fits; if none does, the one that needs least.
 
     Raises:
         ValueError: the devices cannot share a batch evenly.
     """
     count, batch_size = devices.count, run.job.plan.batch_size
     meshes = [MeshShape(count, 1), MeshShape(1, count)] if mesh is None else [mesh]
-    found = None
+    found: list[Price] = []
     for shape in dict.fromkeys(meshes):
         laid = abstract_mesh(shape)
         asked = [accumulate] if accumulate else range(1, batch_size + 1)
@@ -387,11 +386,10 @@ def choose(
         if not shared:
             check_rows(laid, batch_size, accumulate or 1)
         for micro in shared:
-            found = price(run, laid, micro, devices.memory, throughput)
-            if found.fits is not False:
-                return found
-    assert found is not None
-    return found
+            found.append(price(run, laid, micro, devices.memory, throughput))
+            if found[-1].fits is not False:
+                return found[-1]
+    return min(found, key=lambda one: one.bytes_needed)
 
 
 def price(

@@ -90,6 +90,59 @@ def test_patches_are_padded_to_powers_of_two(monkeypatch):
     assert [shape.shapes[0].patches for _, shape in _plan(words, 16)] == [0]
 
 
+@pytest.mark.parametrize("threads", [1, 5])
+def test_threads_change_no_bit_and_no_place(threads):
+    rng = np.random.default_rng(4)
+    examples = [example(rng, int(rng.integers(9, 65)), 3) for _ in range(70)]
+    plain = score_prompts(StubModel(), PARAMS, examples, Scoring(2))
+    # Windows of 32, the last of them short.
+    read = score_prompts(StubModel(), PARAMS, examples, Scoring(2, threads))
+    assert list(map(bytes, read)) == list(map(bytes, plain))
+
+
+def test_the_next_batch_is_dispatched_before_one_is_waited_for(monkeypatch):
+    done = []
+
+    class Array:
+        def __init__(self, number):
+            self.number = number
+
+        def __array__(self, *_, **__):
+            done.append(("read", self.number))
+            return np.zeros((2, 8, 3), np.float32)
+
+    def dispatch(model, params, batch):
+        done.append(("dispatched", sum(what == "dispatched" for what, _ in done)))
+        return Array(done[-1][1])
+
+    monkeypatch.setattr("mprm_jax.evaluate._logits", dispatch)
+    examples = [example(np.random.default_rng(5), 20, 2) for _ in range(100)]
+    told = []
+    how = Scoring(2, threads=1, tick=told.append)
+    assert len(score_prompts(StubModel(), PARAMS, examples, how)) == 100
+    assert told == list(range(2, 101, 2))
+    order = {one: place for place, one in enumerate(done)}
+    # Across windows, too; and never two behind.
+    for number in range(48):
+        read = order["read", number]
+        assert order["dispatched", number + 1] < read < order["dispatched", number + 2]
+
+
+def test_the_first_prompt_that_cannot_be_read_is_named():
+    rng = np.random.default_rng(6)
+
+    class Damaged(list):
+        def __getitem__(self, place):
+            if place in (41, 43, 90):
+                raise DataError(f"prompt {place}")
+            return super().__getitem__(place)
+
+    examples = Damaged(example(rng, 20, 2) for _ in range(100))
+    for threads in (0, 4):
+        with pytest.raises(DataError, match="prompt 41"):
+            score_prompts(StubModel(), PARAMS, examples, Scoring(1, threads))
+
+
 def with_bias(yes):
     bias = np.array([yes, 0, 0], np.float32)
     return PARAMS | {"head": PARAMS["head"] | {"bias": bias}}
