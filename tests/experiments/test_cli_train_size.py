@@ -85,7 +85,7 @@ def test_a_dry_run_says_first_whether_it_fits(train, tmp_path):
     assert eight["bytes_needed"] >= sum(eight["bytes_per_device"].values())
     line, one = asked("--devices", 1, "--memory", 80)
     assert line.startswith("does not fit: ")
-    assert (one["fits"], one["accumulate"]) == (False, 8)
+    assert one["fits"] is False
     _, adapted = asked("--devices", 8, "--memory", 80, "--lora-rank", 16)
     assert adapted["mesh"]["data"] == 8
     _, told = asked("--mesh", "2x4x1", "--memory", 80, "--accumulate", 1)
