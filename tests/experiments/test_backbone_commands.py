@@ -94,7 +94,7 @@ def test_from_released_weights_to_scores_and_out_again(
     assert len(scores) == found["steps"] + found["steps_neutral"]
     assert ((scores > 0) & (scores < 1)).all()
     assert len(np.unique(scores)) > len(scores) / 2
-    if layout == LAYOUTS[0]:
+    if layout == "internvl":
         parts = ("--compute", "float32", "--mesh", "1x2x1")
         whole, exact = evaluate(
             mprm, tmp_path / "run", test, tmp_path / "c", world, *parts

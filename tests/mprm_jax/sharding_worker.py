@@ -18,6 +18,7 @@ from mprm_jax.models.families import Prompting
 from mprm_jax.models.layers import Compute
 from mprm_jax.models.weights.load import load_backbone
 from mprm_jax.train import sharding, update
+from mprm_jax.train.config import Precision
 from mprm_jax.train.loop import TrainConfig, TrainingJob, train
 from mprm_jax.train.objective import Objective, StepLabeller
 from mprm_jax.train.open_backbone import OpeningToScore
@@ -157,7 +158,7 @@ def elastic():
         }
 
 
-def scores(folder, shape=None, compute="float32"):
+def scores(folder, shape=None, compute: Precision = "float32"):
     """Of sixteen prompts, by a model that lies on a mesh of this shape."""
 
     def mesh_for(*_):
