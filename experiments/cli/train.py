@@ -104,7 +104,9 @@ class Options(PictureOptions, RuleOptions):
         subset: A subset of this corpus as mprm select wrote it: the file, or its
             manifest. How the corpus is read is taken from there, and whether labels are
             masked.
-        output: Folder for the model, its checkpoints and metrics.
+        output: Folder for the model, its checkpoints and metrics. Checkpoints hold what
+            is trained; the rest of a backbone stays where it lies (--model), and
+            base.json says where. mprm export writes a whole model.
         check_images: Begin at once. Without it every chosen rollout is read and encoded
             before the first update, so that no damaged picture or control token in a
             text ends the run midway; those that cannot be encoded count as bad
@@ -190,6 +192,7 @@ def run(options: Options) -> None:
                 options.resume,
                 _identity(subset, params),
                 lambda line: print(f"mprm train: {line}", file=sys.stderr),
+                training.base(),
             ),
             mesh=mesh,
             # A backbone is too large to be kept as it was.

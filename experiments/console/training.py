@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
     from mprm_jax.models.model import Model, Params
     from mprm_jax.train.open_backbone import Opening
+    from mprm_jax.train.run_files import Base
     from mprm_jax.train.sharding import MeshShape
 
 TINY = "tiny"
@@ -230,6 +231,13 @@ class TrainingOptions(CompileOption):
         folder = Path(self.model)
         known = self.model != TINY and folder.is_dir() and is_backbone(folder)
         return folder if known else None
+
+    def base(self) -> Base | None:
+        """Where the parameters lie that are not trained; None: in no folder."""
+        from mprm_jax.train.run_files import Base
+
+        folder, opening = self.backbone_folder(), self.backbone.opening()
+        return folder and Base(folder, opening.frozen or opening.compute)
 
 
 def open_model(

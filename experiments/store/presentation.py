@@ -25,9 +25,9 @@ from mprm_jax.train.config import Objective
 
 if TYPE_CHECKING:
     from mprm_jax.data.loader import Source
+    from mprm_jax.judge import Judge
     from mprm_jax.models.model import Model
     from mprm_jax.records.record import ImageRoot
-    from mprm_jax.judge import Judge
 
 # Streams of --seed, apart from the order of the rollouts and from each other.
 _MIXTURE, _HELD_OUT = 1, 2

@@ -126,7 +126,7 @@ class Checkpoint(NamedTuple):
 
 
 def load_checkpoint(folder: Path, opening: OpeningToScore | None = None) -> Checkpoint:
-    """A trained model's newest whole checkpoint, or released weights.
+    """A trained model's best or newest checkpoint, or released weights.
 
     Args:
         folder: of either.
@@ -140,7 +140,8 @@ def load_checkpoint(folder: Path, opening: OpeningToScore | None = None) -> Chec
 
         raise no_folder(str(folder))
     from mprm_jax.evaluate import mesh_of
-    from mprm_jax.train.checkpoint import Progress, load_model
+    from mprm_jax.train.checkpoint import Progress
+    from mprm_jax.train.open_model import load_model, open_model
     from mprm_jax.train.run_files import fingerprint
 
     facts = {"folder": str(folder.resolve()), "update": None, "updates": None}
@@ -151,8 +152,6 @@ def load_checkpoint(folder: Path, opening: OpeningToScore | None = None) -> Chec
     released = (folder / "config.json").is_file()
     with progress("loading the model", None):
         if released and not (folder / "model.json").is_file():
-            from mprm_jax.train.open_model import open_model
-
             opened = opening.released if opening else lambda at: open_model(str(at))
             model, params = opened(folder)
         elif opening is None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 
 from mprm_jax.data.prompt import add_step_marker, token_id
@@ -60,6 +62,25 @@ def load_backbone(
     params = reward_head.attach(head, params)
     params |= {"head": params["head"] | own}
     return dataclasses.replace(backbone, config=config, head=head), params
+
+
+def released_params(
+    directory: Path, vocabulary: int, wanted: Mapping[str, jax.ShapeDtypeStruct]
+) -> Params:
+    """Some parameters of a folder, as :func:`load_backbone` makes them.
+
+    Args:
+        directory: released weights.
+        vocabulary: rows that embedding and head get if they have fewer.
+        wanted: precision and sharding of each, by its path joined with dots. Others are
+            not read, and None.
+
+    Raises:
+        DataError: something in the folder cannot be used.
+    """
+    check_released(directory)
+    config, params = tensors.load_pretrained(directory, np.float32, wanted=wanted)
+    return reward_head.grow_vocabulary(config, params, vocabulary)[1]
 
 
 def from_small_files(
