@@ -34,6 +34,7 @@ from experiments.console.training import (
     ObjectiveOptions,
     TrainingOptions,
     open_model,
+    say_if_text,
 )
 from experiments.store.read_subset import (
     Subset,
@@ -112,7 +113,7 @@ class Options(PictureOptions, RuleOptions):
             text ends the run midway; those that cannot be encoded count as bad
             lines (--max-bad).
         resume: Go on with the run in --output, bit for bit on the same devices; begin
-            it if there is none. --mesh, --accumulate, --no-remat and the numbers of
+            it if there is none. --mesh, --accumulate, --remat and the numbers of
             threads and checkpoints may change, what is learned from may not.
         settings: How to train.
         cost: What it would cost.
@@ -162,6 +163,7 @@ def run(options: Options) -> None:
         # Imported here: with JAX, which would slow down --help.
         from mprm_jax.data.batches import open_ladder
         from mprm_jax.train.loop import TrainingJob, Update, advised, train
+        from mprm_jax.train.open_backbone import attention_of
         from mprm_jax.train.run_files import RunFolder
 
         encode = encoder(training, on)
@@ -173,6 +175,11 @@ def run(options: Options) -> None:
         print(f"mprm train: {verdict(cost)}", file=sys.stderr)
     with advised(), progress("loading the model", None):
         model, params, mesh = open_model(training, budget)
+    say_if_text(model, subset.usable, subset.usable_rows)
+    attention = attention_of(model)
+    for part, choice in attention.items():
+        if choice.reason:
+            print(f"mprm train: {part} by XLA: {choice.reason}", file=sys.stderr)
     last: dict[str, Any] = {}
     whole = progress("training", budget.updates, "updates", compiling())
     with whole as tick, wrong_usage():
@@ -199,8 +206,8 @@ def run(options: Options) -> None:
             consume=training.model != TINY,
             on_update=on_update,
         )
-    done = {"last_update": last or None, "price": cost and dataclasses.asdict(cost)}
-    _finish(options, subset, budget, done)
+    chosen = {"attention": attention, "price": cost}
+    _finish(options, subset, budget, last, msgspec.to_builtins(chosen))
 
 
 def _source_for(options: Options, subset: Subset) -> Callable[[Any], CorpusExamples]:
@@ -273,7 +280,7 @@ def _identity(subset: Subset, params: Params) -> dict[str, Any]:
     corpus = subset.usable.corpus
     rows = subset.usable.row[subset.usable_rows].astype("<i8")
     return {
-        "corpus": xxhash.xxh3_128_hexdigest("".join(corpus.sha256)),
+        "corpus": xxhash.xxh3_128_hexdigest("".join(corpus.sha256).encode()),
         "reading": corpus_reading(subset.usable),
         "rows": xxhash.xxh3_128_hexdigest(rows.tobytes()),
         "initial_parameters": fingerprint(params),
@@ -281,7 +288,11 @@ def _identity(subset: Subset, params: Params) -> dict[str, Any]:
 
 
 def _finish(
-    options: Options, subset: Subset, budget: UpdatePlan, of: dict[str, Any]
+    options: Options,
+    subset: Subset,
+    budget: UpdatePlan,
+    last: dict[str, Any],
+    chosen: dict[str, Any],
 ) -> None:
     """The manifest, and what the user is told; by the first host.
 
@@ -289,7 +300,8 @@ def _finish(
         options: of the run.
         subset: that was trained on.
         budget: of the run.
-        of: the run, the ``last_update`` it made, and the ``price`` that chose mesh and
+        last: what is known of its last update.
+        chosen: the ``attention`` of its parts, and the ``price`` that chose mesh and
             micro-batches.
     """
     import jax
@@ -306,12 +318,13 @@ def _finish(
         "presentations": budget.presentations,
         "updates": budget.updates,
         "batch_size": budget.batch_size,
-        **of,
+        "last_update": last or None,
     }
     manifest = corpus_manifest(usable) | {
         "arguments": msgspec.to_builtins(options, enc_hook=str),
         "selection": subset.selection,
         "result": result,
+        **chosen,
     }
     with OutputSet() as outputs:
         outputs.add_manifest(options.output / MANIFEST, manifest)
@@ -319,7 +332,7 @@ def _finish(
         f"{count_of(budget.updates, 'update')} of {budget.batch_size} on "
         f"{count_of(budget.rollouts, 'rollout')} ({count_of(steps, 'step')})"
     ]
-    if last := of["last_update"]:
+    if last:
         lines += [f"loss of the last update {last['loss']:.4f} nats per step"]
         if cut := last["truncated_steps"]:
             lines += [f"{count_of(cut, 'step')} cut off, where prompts are too long"]

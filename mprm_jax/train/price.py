@@ -565,6 +565,8 @@ def _attention(model: Backbone, padded: Bucket) -> Iterator[float]:
     language, vision = config.language, config.vision
     inner = language.heads * language.head_width
     yield 12 * language.layers * inner * padded.tokens**2
+    if vision is None:
+        return
     count, length = model.family.sequences(config, rows)
     yield 4 * vision.layers * vision.width * count * length**2
 
@@ -574,7 +576,8 @@ def activation_bytes(
 ) -> int:
     """An estimate of what lies between forward and backward pass, per device.
 
-    Kept per layer: its input (with remat), or the roughly 4 D + 2 Q + 4 KV + 6 F
+    Kept per layer: its input (remat all), that and what its linear layers give (dots),
+    or (none) the roughly 4 D + 2 Q + 4 KV + 6 F
     numbers of a token that JAX saves for the backward pass (D width, Q and KV width of
     queries and of keys, F of the feed-forward: gate, three of silu, up, product). One
     layer more is being computed, values and gradients, with 3 F after fusion. XLA's
@@ -592,22 +595,27 @@ def activation_bytes(
         return 0
     config, compute = backbone.config, backbone.compute
     layer = _decoder_layer(backbone, padded, rows, mesh)
-    carried = layer.entering if compute.remat else layer.saved
+    carried = {"all": layer.entering, "dots": layer.entering + layer.linear}
+    carried = carried.get(compute.remat, layer.saved)
     decoder = config.language.layers * carried + 2 * layer.computed
-    vision, size = config.vision, jnp.dtype(compute.dtype).itemsize
+    if (vision := config.vision) is None:
+        return round(decoder)
+    size = jnp.dtype(compute.dtype).itemsize
     count, seen = backbone.family.sequences(config, padded.patches)
     states = rows * count * seen
     tower = states * (8 * vision.width + 3 * vision.hidden) * size
-    tower += 2 * 4 * states * seen * vision.heads
+    if compute.tower_attention == "xla":
+        tower += 2 * 4 * states * seen * vision.heads
     return round(max(decoder, tower))
 
 
 class _Layer(NamedTuple):
-    """Bytes of a decoder layer: its input, what the backward pass reads of it, and what
-    there is at most while it is computed.
+    """Bytes of a decoder layer: its input, what its linear layers give, all that the
+    backward pass reads, and what there is at most while it is computed.
     """
 
     entering: float
+    linear: float
     saved: float
     computed: float
 
@@ -626,7 +634,9 @@ def _decoder_layer(
     if compute.attention == "xla":
         scores = 2 * 4 * tokens * padded.tokens * language.heads / tensor
         computed, saved = computed + scores, saved + scores
-    return _Layer(tokens * language.width * size, saved, computed)
+    linear = (queries + 2 * keys + 2 * language.hidden) / tensor + language.width
+    entering = tokens * language.width * size
+    return _Layer(entering, tokens * linear * size, saved, computed)
 
 
 def _backbone(model: Model) -> Backbone | None:
