@@ -40,9 +40,9 @@ class StepTargets(NamedTuple):
     """What a student is told of each step.
 
     Attributes:
-        target_S: hard label, boolean ``[n_steps]``.
-        weight_S: what the step's loss counts, in [0, 1], float64 ``[n_steps]``; 0: the
-            step has no label. Those never sampled have none.
+        target_S: label y in [0, 1], boolean where it is hard, ``[n_steps]``.
+        weight_S: what the step's loss counts, in [0, 1], ``[n_steps]``; 0: the step has
+            no label. Those never sampled have none.
     """
 
     target_S: np.ndarray

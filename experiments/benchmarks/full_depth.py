@@ -97,6 +97,8 @@ def make_batch(options: Options, backbone: Any) -> Any:
         np.tile(marker, (options.batch_size, 1)),
         labels,
         np.ones_like(labels),
+        labels.astype(np.float32),
+        np.ones(labels.shape, np.float32),
     )
 
 
@@ -115,7 +117,7 @@ def measure(options: Options, name: BackboneName) -> dict[str, Any]:
     from mprm_jax.train.optimizer import OptimizerConfig
     from mprm_jax.train.price import Load, price
     from mprm_jax.train.sharding import MeshShape, abstract_mesh
-    from mprm_jax.train.update import compiled_step, initial_state
+    from mprm_jax.train.update import UpdateRule, compiled_step, initial_state
     from mprm_jax.train.update_plan import plan
 
     model = make_model(options, name)
@@ -146,16 +148,16 @@ def measure(options: Options, name: BackboneName) -> dict[str, Any]:
     allocate = options.toy or jax.default_backend() == "gpu"
     start = jax.jit(beginning)(key) if allocate else jax.eval_shape(beginning, key)
     began = time.perf_counter()
-    step = compiled_step.lower(
-        *start, batch, model=model, optimizer=settings, objective=Objective()
-    ).compile()
+    rule = UpdateRule(model, settings, Objective())
+    weight = np.float32(batch.weight_BxS.sum())
+    step = compiled_step.lower(*start, batch, weight, rule=rule).compile()
     compile_seconds = time.perf_counter() - began
     compiled = step.memory_analysis()
     assert compiled is not None
     seconds, state, frozen = [], *start
     for _ in range(options.updates + 1 if allocate else 0):
         began = time.perf_counter()
-        state, metrics = step(state, frozen, batch)
+        state, metrics = step(state, frozen, batch, weight)
         if not np.isfinite(float(metrics["loss"])):
             raise SystemExit(f"full_depth: {name}: the loss is not finite")
         seconds.append(time.perf_counter() - began)

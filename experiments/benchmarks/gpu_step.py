@@ -139,7 +139,7 @@ def jax_worker(options: Options) -> dict[str, Any]:
     from mprm_jax.models.weights import tensors
     from mprm_jax.train.objective import Objective
     from mprm_jax.train.optimizer import OptimizerConfig
-    from mprm_jax.train.update import compiled_step, initial_state
+    from mprm_jax.train.update import UpdateRule, compiled_step, initial_state
     from mprm_jax.train.update_plan import plan
 
     stored = np.load(options.folder / "batch.npz")
@@ -161,6 +161,8 @@ def jax_worker(options: Options) -> dict[str, Any]:
         stored["marker"],
         stored["labels"].astype(np.int32),
         ones,
+        stored["labels"].astype(np.float32),
+        ones.astype(np.float32),
     )
     logits = jax.jit(model.reward_logits)(params, batch)[..., :2]
     np.save(options.folder / "jax.npy", np.asarray(logits, np.float32))
@@ -170,14 +172,14 @@ def jax_worker(options: Options) -> dict[str, Any]:
     del params
     batch = jax.device_put(batch)
     began = time.perf_counter()
-    step = compiled_step.lower(
-        state, frozen, batch, model=model, optimizer=settings, objective=Objective()
-    ).compile()
+    rule = UpdateRule(model, settings, Objective())
+    weight = np.float32(ones.sum())
+    step = compiled_step.lower(state, frozen, batch, weight, rule=rule).compile()
     compiled = time.perf_counter() - began
     seconds, losses = [], []
     for _ in range(options.warmup + options.updates):
         began = time.perf_counter()
-        state, metrics = step(state, frozen, batch)
+        state, metrics = step(state, frozen, batch, weight)
         losses.append(float(metrics["loss"]))
         seconds.append(time.perf_counter() - began)
     stats = jax.local_devices()[0].memory_stats() or {}

@@ -30,7 +30,7 @@ import xxhash
 
 from mprm_jax.data.batches import buckets_for
 from mprm_jax.train.checkpoint import FOLDER, Restored, restore_latest, updates_kept
-from mprm_jax.train.loop import TrainConfig, TrainingJob, Update, train
+from mprm_jax.train.loop import TrainConfig, TrainingJob, Watch, train
 from mprm_jax.train.run_files import RunFolder, read_metrics
 from mprm_jax.train.update import initial_state
 from mprm_jax.train.update_plan import plan
@@ -75,10 +75,11 @@ def reference(rollouts: int = ROLLOUTS) -> dict[int, str]:
     """Digest of the parameters after each update of a run that no one disturbs."""
     seen: dict[int, str] = {}
 
-    def note(update: Update) -> None:
-        seen[update.number] = digest(update.params())
+    def look(number: int, params: Any) -> dict[str, float]:
+        seen[number] = digest(params)
+        return {}
 
-    stub_run(None, rollouts, on_update=note)
+    stub_run(None, rollouts, watch=Watch(lambda number: True, look))
     return seen
 
 

@@ -28,10 +28,10 @@ from experiments.console.tables import format_table
 from experiments.grid.demo import ACCUMULATE
 from mprm_jax.data.batches import Batch, Bucket, Buckets, Example, collate
 from mprm_jax.models.tiny import TinyConfig, TinyModel
-from mprm_jax.train.objective import Objective
+from mprm_jax.train.objective import Objective, StepLabeller
 from mprm_jax.train.open_model import open_model
 from mprm_jax.train.optimizer import OptimizerConfig
-from mprm_jax.train.update import compiled_step, initial_state
+from mprm_jax.train.update import UpdateRule, initial_state, update
 from mprm_jax.train.update_plan import plan
 
 _RATE = 1e-3
@@ -74,7 +74,10 @@ def random_batches(options: Options, config: TinyConfig) -> list[Batch]:
 
     return [
         collate(
-            [example() for _ in range(options.batch_size)], shape, options.batch_size
+            [example() for _ in range(options.batch_size)],
+            shape,
+            options.batch_size,
+            StepLabeller(Objective()),
         )
         for _ in range(options.updates)
     ]
@@ -116,16 +119,15 @@ def jax_run(
     """Losses of one update after another."""
     budget = plan(len(batches), 1, warmup_share=0)
     state, frozen = initial_state(model, params, budget, OptimizerConfig(), _RATE)
-    step = partial(
-        compiled_step,
-        model=model,
-        optimizer=OptimizerConfig(),
-        objective=Objective(),
-        accumulate=accumulate,
-    )
+    rule = UpdateRule(model, OptimizerConfig(), Objective())
     losses = []
     for batch in batches:
-        state, metrics = step(state, frozen, batch)
+        parts = [
+            jax.tree.map(lambda rows, i=i: rows[i::accumulate], batch)
+            for i in range(accumulate)
+        ]
+        weight = float(batch.weight_BxS.sum())
+        state, metrics = update(state, frozen, parts, weight, rule)
         losses.append(float(metrics["loss"]))
     return losses
 

@@ -40,6 +40,7 @@ from mprm_jax.records.problems import DataError
 from mprm_jax.train.update_plan import UpdatePlan
 
 if TYPE_CHECKING:
+    from mprm_jax.data.batches import Sizes
     from mprm_jax.data.loader import CorpusExamples
     from mprm_jax.models.model import Params
     from mprm_jax.train.price import Price
@@ -160,7 +161,7 @@ def run(options: Options) -> None:
 
         with advised():
             model, params, mesh = open_model(training, budget)
-    subset = _checked(options, subset, model.encode)
+    subset, sizes = _checked(options, subset, model.encode)
     budget = training.budget(len(subset.usable_rows), len(subset.usable.row))
     last: dict[str, Any] = {}
     whole = progress("training", budget.updates, "updates", compiling())
@@ -172,7 +173,9 @@ def run(options: Options) -> None:
 
         source = examples(subset, model.encode, options.root)
         train(
-            TrainingJob(model, source, budget, open_ladder(longest), training.config()),
+            TrainingJob(
+                model, source, budget, open_ladder(longest), training.config(), sizes
+            ),
             params,
             RunFolder(
                 options.output,
@@ -213,8 +216,11 @@ def _subset(options: Options) -> Subset:
     return load_subset(options, options.subset)
 
 
-def _checked(options: Options, subset: Subset, encode: Any) -> Subset:
-    """The subset without what cannot be encoded; a rule chooses again without it.
+def _checked(
+    options: Options, subset: Subset, encode: Any
+) -> tuple[Subset, Sizes | None]:
+    """The subset without what cannot be encoded, and its sizes; a rule chooses again
+    without it. Several hosts must know the sizes, and check whatever is asked.
 
     Raises:
         DataError: more rollouts than --max-bad allows cannot be encoded, or all.
@@ -222,12 +228,15 @@ def _checked(options: Options, subset: Subset, encode: Any) -> Subset:
     allowed = options.max_bad
     if options.subset is not None:
         allowed += subset.usable.bad_lines.total
-    while options.check_images:
+    from mprm_jax.train.measure import measure
+
+    while options.check_images or given(options.multi_host):
         source = examples(subset, encode, options.root)
+        training, threads = _training(options), options.settings.loop.threads
         with progress("checking", len(source), "rollouts") as tick:
-            refused = source.check(options.settings.loop.threads, tick)
+            refused, sizes = measure(source, training.objective, threads, tick)
         if not refused:
-            return subset
+            return subset, sizes
         told = subset.usable.lines_of(refused)
         usable = subset.usable.without(refused, allowed)
         print_bad_lines(told)
@@ -239,7 +248,7 @@ def _checked(options: Options, subset: Subset, encode: Any) -> Subset:
                 raise DataError(f"{options.subset}: no rollout of it can be encoded")
             rows = np.searchsorted(usable.row, subset.usable.row[kept])
         subset = dataclasses.replace(subset, usable=usable, usable_rows=rows)
-    return subset
+    return subset, None
 
 
 def _identity(subset: Subset, params: Params) -> dict[str, Any]:

@@ -49,7 +49,7 @@ from mprm_jax.data.loader import CorpusExamples, Source
 from mprm_jax.models.model import Model, Params
 from mprm_jax.records.problems import DataError
 from mprm_jax.train.config import TrainConfig
-from mprm_jax.train.loop import TrainingJob, Update, train
+from mprm_jax.train.loop import TrainingJob, Update, Watch, train
 from mprm_jax.train.run_files import METRICS, Base, RunFolder
 from mprm_jax.train.update_plan import UpdatePlan
 from theory.labelling import step_targets
@@ -453,11 +453,12 @@ def _trained(
         nonlocal last
         seconds.append(time.perf_counter() - last)
         record.losses[update.number] = float(update.metrics["loss"])
-        if update.number in stops:
-            found = context.curve.bench.point(update.params())
-            record.evaluated(update.number, found)
         tick(update.number)
         last = time.perf_counter()
+
+    def look(number: int, params: Params) -> dict[str, float]:
+        record.evaluated(number, context.curve.bench.point(params))
+        return {}
 
     try:
         trained = train(
@@ -467,6 +468,7 @@ def _trained(
             mesh=context.mesh,
             consume=context.initial.consumed,
             on_update=on_update,
+            watch=Watch(stops.__contains__, look),
         )
     except DataError as error:
         raise DataError(f"{cell.name}: {error}") from error

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
+
+from theory.labelling import StepTargets
 
 # numpy's on the host, jax's on a device and in a program: no type is all of these,
 # and what only counts does not import jax.
@@ -29,6 +31,7 @@ class Example(NamedTuple):
         successes_S: int32 K of each kept step.
         trials_S: int32 N of each kept step.
         truncated: steps that were cut off at the end.
+        weight: what the loss of each of its steps counts, at least 0.
     """
 
     tokens_L: np.ndarray
@@ -37,10 +40,22 @@ class Example(NamedTuple):
     successes_S: np.ndarray
     trials_S: np.ndarray
     truncated: int = 0
+    weight: float = 1.0
+
+
+# From counts K and N, [..., S], to the labels and loss weights of a rollout's steps.
+Labeller = Callable[[np.ndarray, np.ndarray], StepTargets]
+
+
+def unlabelled(successes_S: np.ndarray, trials_S: np.ndarray) -> StepTargets:
+    """Every step counts, with no label: for whoever only reads scores."""
+    return StepTargets(np.zeros(successes_S.shape), trials_S > 0)
 
 
 class Batch(NamedTuple):
     """Padded rollouts: the only padded type, a pytree.
+
+    A row is one rollout, or several that stand one after another (packed).
 
     Attributes:
         tokens_BxL: int32 ids, padded at the end with 0.
@@ -48,7 +63,12 @@ class Batch(NamedTuple):
         marker_BxS: int32 position in the tokens of each step's ``<prm>``; 0 where
             padded.
         successes_BxS: int32 K.
-        trials_BxS: int32 N; 0 = no step here, which weighs nothing.
+        trials_BxS: int32 N; 0 = no step here.
+        label_BxS: float32 y in [0, 1]; 0 where the loss has no labels.
+        weight_BxS: float32, what the step's loss counts; 0 = no step here, or one
+            without a label.
+        place_BxKxL: int32, only of packed rows: where in its row each token of the k-th
+            rollout stands, -1 where there is none.
     """
 
     tokens_BxL: Array
@@ -56,6 +76,9 @@ class Batch(NamedTuple):
     marker_BxS: Array
     successes_BxS: Array
     trials_BxS: Array
+    label_BxS: Array
+    weight_BxS: Array
+    place_BxKxL: Array | None = None
 
 
 @dataclass(frozen=True)
@@ -108,11 +131,6 @@ class Buckets:
             f"{self.shapes}"
         )
 
-    @property
-    def largest(self) -> Buckets:
-        """Only the largest shape: what hosts that cannot see each other's rows use."""
-        return Buckets(self.shapes[-1:], self.steps)
-
 
 def open_ladder(steps: int, tokens: int = 32_768, patches: int = 65_536) -> Buckets:
     """Shapes for rollouts of sizes that are not known beforehand.
@@ -161,36 +179,143 @@ def buckets_for(examples: Iterable[Example], count: int = 2) -> Buckets:
     return Buckets(shapes, max(steps, 1))
 
 
-def collate(examples: Sequence[Example], buckets: Buckets, rows: int) -> Batch:
+class Sizes(NamedTuple):
+    """What must be known of rollouts to plan batches of them, ``[N]`` each.
+
+    Attributes:
+        tokens: of the prompt.
+        patches: rows of the images.
+        steps: whose loss counts.
+        weight: sum of the steps' loss weights, float64.
+        truncated: steps that were cut off.
+    """
+
+    tokens: np.ndarray
+    patches: np.ndarray
+    steps: np.ndarray
+    weight: np.ndarray
+    truncated: np.ndarray
+
+    def take(self, places: np.ndarray) -> Sizes:
+        """Of the rollouts at these places."""
+        return Sizes(*(column[places] for column in self))
+
+
+def sizes_of(examples: Iterable[Example], labeller: Labeller = unlabelled) -> Sizes:
+    """Sizes of rollouts that are in memory."""
+    rows = []
+    for example in examples:
+        weight_S = labeller(example.successes_S, example.trials_S).weight_S
+        weight_S = np.float32(example.weight) * weight_S.astype(np.float32)
+        sizes = len(example.tokens_L), len(example.images_PxD), (weight_S > 0).sum()
+        rows.append((*sizes, weight_S.sum(dtype=np.float64), example.truncated))
+    columns = np.array(rows, np.float64).reshape(-1, len(Sizes._fields)).T
+    whole = (column.astype(np.int64) for column in columns)
+    return Sizes(*whole)._replace(weight=columns[Sizes._fields.index("weight")])
+
+
+class MicroBatch(NamedTuple):
+    """One micro-batch of a global batch.
+
+    Attributes:
+        rows: places in the global batch of its rollouts.
+        shape: that they are padded to.
+    """
+
+    rows: np.ndarray
+    shape: Bucket
+
+
+def plan_micro_batches(
+    sizes: Sizes, buckets: Buckets, count: int, rows: int
+) -> list[MicroBatch]:
+    """A global batch in micro-batches of rollouts of like length.
+
+    Sorted by the shape that each rollout needs, patches first, then cut; so padding is
+    what lengths within a micro-batch differ, not within the batch. A single micro-batch
+    keeps the order. There are fewer where the rollouts fill fewer.
+
+    Args:
+        sizes: of the batch's rollouts, at least one.
+        buckets: shapes to choose from.
+        count: micro-batches at most.
+        rows: rollouts of each at most.
+
+    Raises:
+        ValueError: the rollouts are too many, or one fits no bucket.
+    """
+    found = len(sizes.tokens)
+    if not 0 < found <= count * rows:
+        raise ValueError(f"{found} rollouts do not make {count} x {rows}")
+    order = np.arange(found)
+    if count > 1:
+        patches = [buckets.choose(0, int(n)).patches for n in sizes.patches]
+        order = np.lexsort((sizes.tokens, np.array(patches)))
+    parts = [order[start : start + rows] for start in range(0, found, rows)]
+    return [
+        MicroBatch(
+            part,
+            buckets.choose(
+                int(sizes.tokens[part].max()), int(sizes.patches[part].max())
+            ),
+        )
+        for part in parts
+    ]
+
+
+def collate(
+    examples: Sequence[Example | None],
+    buckets: Buckets,
+    rows: int,
+    labeller: Labeller = unlabelled,
+    like: Example | None = None,
+) -> Batch:
     """Pad examples to a bucket's shape and to ``rows`` rows.
 
     Args:
-        examples: at most ``rows``; missing rows become empty ones, without steps.
+        examples: at most ``rows``; None and missing ones become empty rows, without
+            steps.
         buckets: the shapes to choose from.
         rows: B.
+        labeller: what the loss of the steps is made from.
+        like: has images of the kind that the batch shall have; None: the first has.
 
     Raises:
         ValueError: there are more examples than rows, or none, or one fits no bucket.
     """
-    if not 0 < len(examples) <= rows:
-        raise ValueError(f"{len(examples)} examples do not make {rows} rows")
+    found = [example for example in examples if example is not None]
+    like = like or (found[0] if found else None)
+    if like is None or len(examples) > rows:
+        raise ValueError(f"{len(found)} examples do not make {rows} rows")
     shape = buckets.choose(
-        max(len(example.tokens_L) for example in examples),
-        max(len(example.images_PxD) for example in examples),
+        max((len(example.tokens_L) for example in found), default=0),
+        max((len(example.images_PxD) for example in found), default=0),
     )
-    first = examples[0].images_PxD
-    tokens_BxL = np.full((rows, shape.tokens), PAD_ID, np.int32)
-    images_BxPxD = np.zeros((rows, shape.patches, first.shape[1]), first.dtype)
-    marker_BxS, successes_BxS, trials_BxS = (
-        np.zeros((rows, buckets.steps), np.int32) for _ in range(3)
-    )
+    batch = _empty_batch(like.images_PxD, shape, rows, buckets.steps)
     for row, example in enumerate(examples):
-        length, steps = len(example.tokens_L), len(example.marker_S)
+        if example is None:
+            continue
+        steps = len(example.marker_S)
         if steps > buckets.steps:
             raise ValueError(f"{steps} steps do not fit {buckets.steps} places")
-        tokens_BxL[row, :length] = example.tokens_L
-        images_BxPxD[row, : len(example.images_PxD)] = example.images_PxD
-        marker_BxS[row, :steps] = example.marker_S
-        successes_BxS[row, :steps] = example.successes_S
-        trials_BxS[row, :steps] = example.trials_S
-    return Batch(tokens_BxL, images_BxPxD, marker_BxS, successes_BxS, trials_BxS)
+        target = labeller(example.successes_S, example.trials_S)
+        batch.tokens_BxL[row, : len(example.tokens_L)] = example.tokens_L
+        batch.images_BxPxD[row, : len(example.images_PxD)] = example.images_PxD
+        batch.marker_BxS[row, :steps] = example.marker_S
+        batch.successes_BxS[row, :steps] = example.successes_S
+        batch.trials_BxS[row, :steps] = example.trials_S
+        batch.label_BxS[row, :steps] = target.target_S
+        batch.weight_BxS[row, :steps] = example.weight * target.weight_S
+    return batch
+
+
+def _empty_batch(kind: np.ndarray, shape: Bucket, rows: int, steps: int) -> Batch:
+    """A batch of padding alone, whose images are of a kind."""
+    counts = (np.zeros((rows, steps), np.int32) for _ in range(3))
+    losses = (np.zeros((rows, steps), np.float32) for _ in range(2))
+    return Batch(
+        np.full((rows, shape.tokens), PAD_ID, np.int32),
+        np.zeros((rows, shape.patches, kind.shape[1]), kind.dtype),
+        *counts,
+        *losses,
+    )

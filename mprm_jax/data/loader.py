@@ -1,17 +1,19 @@
 """From rollouts on disk, or in memory, to the batches of a run, in a fixed order.
 
-Batch t of a run is a function of the seed and t alone (:func:`batches`), so a run goes
+Batch t of a run is a function of the seed and t alone (:class:`Batches`), so a run goes
 on from any update with the data it would have had, on any number of hosts.
 """
 
 from __future__ import annotations
 
+import functools
 import os
 import tempfile
 import weakref
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
@@ -19,7 +21,18 @@ import grain
 import numpy as np
 from PIL import Image
 
-from mprm_jax.data.batches import Batch, Buckets, Example, collate
+from mprm_jax.data.batches import (
+    Batch,
+    Buckets,
+    Example,
+    Labeller,
+    MicroBatch,
+    Sizes,
+    collate,
+    plan_micro_batches,
+    sizes_of,
+    unlabelled,
+)
 from mprm_jax.data.corpus import SelectableCorpus
 from mprm_jax.data.images import read_images
 from mprm_jax.data.write import decode_line, read_lines
@@ -50,17 +63,22 @@ class Source(Protocol):
 
 
 class Loaded(NamedTuple):
-    """One batch, and what it was made of.
+    """One global batch, and what it was made of.
 
     Attributes:
-        batch: this host's rows.
-        places: in the source, of the rows that are rollouts, int64.
-        truncated: steps of these rollouts that were cut off.
+        batches: its micro-batches, this host's rows.
+        places: in the source, of these rows that are rollouts, int64.
+        total: of the whole batch: its sizes, summed.
+        padded: tokens of the whole batch, padding included.
+        failure: why this host's rows could not be read, which are empty then; only
+            where other hosts must be told before the run can end.
     """
 
-    batch: Batch
+    batches: tuple[Batch, ...]
     places: np.ndarray
-    truncated: int
+    total: Sizes
+    padded: int
+    failure: str = ""
 
 
 @dataclass(eq=False)
@@ -138,37 +156,48 @@ class CorpusExamples:
         except BadRecord as error:
             raise DataError(f"{self.where(place)}: {error}") from None
 
-    def check(
-        self, threads: int, progress: Callable[[int], None] = lambda count: None
-    ) -> dict[int, BadRecord]:
-        """Why rollouts cannot be encoded, by row of ``usable.rollouts``: pictures that
-        are missing or damaged, texts that hold control tokens. All are encoded once,
-        which costs what a pass over them costs a run.
+    def measure(
+        self,
+        labeller: Labeller,
+        threads: int,
+        share: slice = slice(None),
+        progress: Callable[[int], None] = lambda count: None,
+    ) -> tuple[dict[int, BadRecord], Sizes]:
+        """Sizes of rollouts, and why others cannot be encoded: pictures that are
+        missing or damaged, texts that hold control tokens. All are encoded once, which
+        costs what a pass over them costs a run.
 
         Args:
+            labeller: of their steps.
             threads: that read.
+            share: of the places.
             progress: called with the number of rollouts read.
+
+        Returns:
+            the refused ones by row of ``usable.rollouts``, and sizes of the others.
 
         Raises:
             DataError: a file changed since it was indexed.
         """
+        places, refused, found = range(len(self))[share], {}, []
 
-        def fault(place: int) -> BadRecord | None:
+        def one(place: int) -> Sizes | BadRecord:
             try:
-                self.encoded(place)
+                return sizes_of([self.encoded(place)], labeller)
             except BadRecord as error:
                 return error
-            return None
 
-        refused = {}
         with ThreadPoolExecutor(max(threads, 1)) as pool:
-            for start in range(0, len(self), _CHECKED):
-                places = range(start, min(start + _CHECKED, len(self)))
-                for place, error in zip(places, pool.map(fault, places), strict=True):
-                    if error is not None:
-                        refused[int(self.usable_rows[place])] = error
-                progress(places.stop)
-        return refused
+            for start in range(0, len(places), _CHECKED):
+                these = places[start : start + _CHECKED]
+                for place, result in zip(these, pool.map(one, these), strict=True):
+                    if isinstance(result, BadRecord):
+                        refused[int(self.usable_rows[place])] = result
+                    else:
+                        found.append(result)
+                progress(start + len(these))
+        columns = zip(sizes_of([]), *found, strict=True)
+        return refused, Sizes(*map(np.concatenate, columns))
 
     def encoded(self, place: int) -> Example:
         """The rollout at a place, encoded.
@@ -198,90 +227,238 @@ class CorpusExamples:
         )
 
 
+@dataclass(frozen=True, eq=False)
+class Presented:
+    """Rollouts of a source as often as they are to be shown, with their loss weights.
+
+    Attributes:
+        source: the rollouts.
+        places: of each presentation in the source, int64 ``[M]``.
+        weight: of each presentation's loss, at least 0, float64 ``[M]``.
+    """
+
+    source: Source
+    places: np.ndarray
+    weight: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    def __getitem__(self, place: int) -> Example:
+        """The rollout of a presentation, with its weight."""
+        found = self.source[self.places[place].item()]
+        return found._replace(weight=found.weight * self.weight[place].item())
+
+    def where(self, place: int) -> str:
+        """How the source names the rollout."""
+        where = getattr(self.source, "where", lambda at: f"rollout {at}")
+        return where(self.places[place].item())
+
+    def sizes(self, sizes: Sizes) -> Sizes:
+        """Sizes of the presentations, from those of the source's rollouts."""
+        of = sizes.take(self.places)
+        steps = np.where(self.weight > 0, of.steps, 0)
+        return of._replace(steps=steps, weight=of.weight * self.weight)
+
+
+def repeated(times: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Places of a mixture, ascending: place i comes ``times[i]`` times on average.
+
+    Whole times for certain; of the n places with the same times, whose broken rest is
+    r, round(r n) once more, drawn without replacement.
+
+    Args:
+        times: at least 0, ``[N]``.
+        rng: draws them.
+
+    Raises:
+        ValueError: a number is below 0 or not finite.
+
+    Example:
+        >>> repeated(np.array([2.0, 0.5, 0.5, 0.0]), np.random.default_rng(0)).tolist()
+        [0, 0, 2]
+    """
+    if not (np.isfinite(times) & (times >= 0)).all():
+        raise ValueError("a rollout must be shown a finite number of times, at least 0")
+    whole = np.floor(times).astype(np.int64)
+    for value in np.unique(times[times > whole]):
+        among = np.flatnonzero(times == value)
+        more = round(value % 1 * len(among))
+        whole[rng.choice(among, more, replace=False)] += 1
+    return np.repeat(np.arange(len(times)), whole)
+
+
+@dataclass(frozen=True)
+class Feed:
+    """Which rows of every micro-batch this host reads.
+
+    Attributes:
+        parts: equal parts of a micro-batch's rows.
+        here: those that are read here, ascending.
+    """
+
+    parts: int = 1
+    here: tuple[int, ...] = (0,)
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether every row is read here."""
+        return len(self.here) == self.parts
+
+
 @dataclass(frozen=True)
 class BatchOrder:
     """Which rollouts each batch of a run holds, and who reads them ahead.
 
     Attributes:
-        batch_size: B of the global batch, a multiple of ``hosts``.
+        batch_size: B of the global batch.
         presentations: rollouts read in all; more than there are for several passes.
         seed: of the order of the rollouts.
+        micro_batches: of a global batch.
         threads: that read ahead; 0 reads in the caller's thread (for rollouts that are
             in memory).
         ahead: batches to keep ready.
-        host: number of this host in [0, hosts).
-        hosts: that each read their rows of every batch.
+        feed: rows that this host reads.
 
     Raises:
-        ValueError: the hosts cannot share a batch evenly.
+        ValueError: micro-batches and parts cannot share a batch evenly.
     """
 
     batch_size: int
     presentations: int
     seed: int
+    micro_batches: int = 1
     threads: int = 0
     ahead: int = 4
-    host: int = 0
-    hosts: int = 1
+    feed: Feed = Feed()
 
     def __post_init__(self) -> None:
-        if self.batch_size % self.hosts:
+        if self.batch_size % (self.micro_batches * self.feed.parts):
             raise ValueError(
-                f"{self.hosts} hosts cannot share a batch of {self.batch_size} evenly"
+                f"{self.micro_batches} micro-batches in {self.feed.parts} parts cannot "
+                f"share a batch of {self.batch_size} evenly"
             )
 
+    @property
+    def rows(self) -> int:
+        """Of a micro-batch, on all hosts."""
+        return self.batch_size // self.micro_batches
 
-def batches(
-    source: Source, buckets: Buckets, order: BatchOrder
-) -> grain.IterDataset[Loaded]:
-    """The batches of a run; its iterator's state can be saved and set.
+
+@dataclass(frozen=True, eq=False)
+class Batches:
+    """The batches of a run: what batch t holds is a function of its arguments and t.
 
     The rollouts are shuffled by the seed, anew for each pass; the global batch t holds
-    the places [t B, (t+1) B) of that endless order, up to the presentations. Of it host
-    h has every ``hosts``-th row from h on. Rows beyond the last rollout are empty, so
-    that all batches have one size.
+    the places [t B, (t+1) B) of that endless order, up to the presentations, in
+    micro-batches of :func:`mprm_jax.data.batches.plan_micro_batches`. Rows beyond the
+    last rollout are empty.
 
-    Args:
+    Attributes:
         source: the rollouts.
-        buckets: shapes; several hosts use the largest, because none sees the others'
-            rows and all must run one program.
-        order: what each batch holds; nothing but its sizes and seed change that.
-    """
-    size, hosts = order.batch_size, order.hosts
-    shapes = buckets.largest if hosts > 1 else buckets
-    # Only places are shuffled, so that each batch knows which rollouts it holds.
-    shuffled = grain.MapDataset.range(len(source)).seed(_seed(order.seed)).shuffle()
+        buckets: shapes.
+        order: what each batch holds.
+        labeller: what the loss is made from.
+        sizes: of all rollouts; needed where the feed is not whole, because no host
+            reads the others' rows and all must run one program.
 
-    def load(update: int) -> Loaded:
-        start, stop = update * size, min((update + 1) * size, order.presentations)
-        chosen = range(start + order.host, stop, hosts)
-        places = np.array([shuffled[i] for i in chosen], np.int64)
-        examples = [source[place] for place in places.tolist()]
-        # A host without a rollout in the last batch still takes part, with none.
-        filler = examples or [_empty(source[0])]
+    Raises:
+        ValueError: sizes are needed and not given.
+    """
+
+    source: Source
+    buckets: Buckets
+    order: BatchOrder
+    labeller: Labeller = unlabelled
+    sizes: Sizes | None = None
+
+    def __post_init__(self) -> None:
+        if self.sizes is None and not self.order.feed.is_whole:
+            raise ValueError("rollouts that other hosts read need known sizes")
+
+    @functools.cached_property
+    def _shuffled(self) -> grain.MapDataset[int]:
+        places = grain.MapDataset.range(len(self.source))
+        return places.seed(_seed(self.order.seed)).shuffle()
+
+    def __len__(self) -> int:
+        return -(-self.order.presentations // self.order.batch_size)
+
+    def __getitem__(self, update: int) -> Loaded:
+        """The batch of an update from 0, as far as this host reads it.
+
+        Raises:
+            DataError: a rollout cannot be read, and no other host must be told.
+        """
+        order = self.order
+        start = update * order.batch_size
+        stop = min(start + order.batch_size, order.presentations)
+        places = np.array([self._shuffled[i] for i in range(start, stop)], np.int64)
+        read: dict[int, Example] = {}
+        if self.sizes is None:
+            read = {i: self.source[place] for i, place in enumerate(places.tolist())}
+            sizes = sizes_of(read.values(), self.labeller)
+        else:
+            sizes = self.sizes.take(places)
+        plan = plan_micro_batches(sizes, self.buckets, order.micro_batches, order.rows)
+        rows = [self._rows_here(part) for part in plan]
+        here = [i for of in rows for i in of if i is not None]
+        failure = ""
+        try:
+            read = read or {i: self.source[places[i].item()] for i in here}
+            collated = tuple(map(partial(self._collated, read), plan, rows))
+        except DataError as error:
+            if order.feed.is_whole:
+                raise
+            failure = str(error)
+            collated = tuple(map(partial(self._collated, {}), plan, rows))
         return Loaded(
-            collate(filler, shapes, size // hosts),
-            places,
-            sum(example.truncated for example in examples),
+            collated,
+            places[here],
+            Sizes(*(column.sum() for column in sizes)),
+            sum(order.rows * part.shape.tokens for part in plan),
+            failure,
         )
 
-    return (
-        grain.MapDataset.range(-(-order.presentations // size))
-        .map(load)
-        .to_iter_dataset(
-            grain.ReadOptions(
-                num_threads=order.threads,
-                prefetch_buffer_size=order.ahead if order.threads else 0,
+    def _rows_here(self, part: MicroBatch) -> list[int | None]:
+        """Of a micro-batch those that are read here; None where one is empty."""
+        feed, size = self.order.feed, self.order.rows // self.order.feed.parts
+        rows = [*part.rows.tolist(), *[None] * (self.order.rows - len(part.rows))]
+        return [i for p in feed.here for i in rows[p * size : (p + 1) * size]]
+
+    def _collated(
+        self, read: dict[int, Example], part: MicroBatch, rows: list[int | None]
+    ) -> Batch:
+        buckets = Buckets((part.shape,), self.buckets.steps)
+        examples = [None if i is None else read.get(i) for i in rows]
+        try:
+            like = next(iter(read.values())) if read else self.like
+            return collate(examples, buckets, len(rows), self.labeller, like)
+        except ValueError as error:
+            raise DataError(
+                f"rollouts changed since they were measured: {error}"
+            ) from error
+
+    @functools.cached_property
+    def like(self) -> Example:
+        """A rollout whose images are of the kind of all."""
+        return self.source[0]
+
+    def from_first(self) -> grain.IterDataset[Loaded]:
+        """All batches in order; the iterator's state can be saved and set."""
+        order = self.order
+        return (
+            grain.MapDataset.range(len(self))
+            .map(self.__getitem__)
+            .to_iter_dataset(
+                grain.ReadOptions(
+                    num_threads=order.threads,
+                    prefetch_buffer_size=order.ahead if order.threads else 0,
+                )
             )
         )
-    )
 
 
 def _seed(seed: int) -> int:
     """Any number >= 0 as one of the 32-bit seeds that grain takes."""
     return int(np.random.SeedSequence(seed).generate_state(1)[0])
-
-
-def _empty(like: Example) -> Example:
-    nothing = np.zeros(0, np.int32)
-    return Example(nothing, like.images_PxD[:0], nothing, nothing, nothing)

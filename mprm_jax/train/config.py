@@ -109,6 +109,8 @@ class TrainConfig:
         checkpoint_every: Updates between checkpoints; 0: only the last.
         keep_checkpoints: How many of them stay.
         tensorboard: Write events for TensorBoard beside metrics.jsonl.
+        tracker: Tell the metrics to a tracker too; its package must be installed.
+        profile: Write a jax.profiler trace of three updates to profile/.
 
     Raises:
         ValueError: a number is out of range.
@@ -123,6 +125,8 @@ class TrainConfig:
     checkpoint_every: int = 0
     keep_checkpoints: int = 3
     tensorboard: bool = False
+    tracker: Literal["none", "wandb", "trackio"] = "none"
+    profile: bool = False
 
     def __post_init__(self) -> None:
         least = {

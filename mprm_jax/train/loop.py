@@ -17,15 +17,15 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from functools import partial
 from types import FrameType
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 from jax.sharding import Mesh
 
-from mprm_jax.data.batches import Buckets
-from mprm_jax.data.loader import BatchOrder, Source, batches
+from mprm_jax.data.batches import Batch, Buckets, Sizes, sizes_of
+from mprm_jax.data.loader import Batches, BatchOrder, Feed, Loaded, Source
 from mprm_jax.models.model import Model
 from mprm_jax.records.problems import DataError
 from mprm_jax.train.checkpoint import (
@@ -35,6 +35,7 @@ from mprm_jax.train.checkpoint import (
     updates_kept,
 )
 from mprm_jax.train.config import TrainConfig
+from mprm_jax.train.objective import StepLabeller
 from mprm_jax.train.optimizer import Params, join, split
 from mprm_jax.train.run_files import (
     RunFolder,
@@ -45,13 +46,16 @@ from mprm_jax.train.run_files import (
 )
 from mprm_jax.train.sharding import (
     FIRST_HOST,
-    any_host,
+    batch_parts,
     check_rows,
     default_mesh,
+    gather_bytes,
     in_turn,
+    on_any_host,
+    parts_here,
     place_batch,
 )
-from mprm_jax.train.update import TrainState, compiled_step, initial_state
+from mprm_jax.train.update import TrainState, UpdateRule, initial_state, update
 from mprm_jax.train.update_plan import UpdatePlan
 
 
@@ -65,6 +69,8 @@ class TrainingJob:
         plan: of :func:`mprm_jax.train.update_plan.plan`.
         buckets: shapes; share them between jobs that shall share a compilation.
         config: all other settings.
+        sizes: of the rollouts, where several hosts train and they are not in memory
+            (:func:`mprm_jax.train.measure.measure`).
     """
 
     model: Model
@@ -72,6 +78,7 @@ class TrainingJob:
     plan: UpdatePlan
     buckets: Buckets
     config: TrainConfig = dataclasses.field(default_factory=TrainConfig)
+    sizes: Sizes | None = None
 
     def settings(self) -> dict[str, Any]:
         """What a run must have the same to be gone on with, as JSON values.
@@ -96,20 +103,31 @@ def _without(values: dict[str, Any], *names: str) -> dict[str, Any]:
 
 
 class Update(NamedTuple):
-    """What a caller is told after every update.
+    """What a caller is told of every update, once the next one is under way.
 
     Attributes:
         number: of the update, from 1.
         updates: T.
         metrics: of this update, as in ``metrics.jsonl``.
-        params: gives the parameters; to be called before the next update, which takes
-            their memory.
     """
 
     number: int
     updates: int
     metrics: dict[str, float]
-    params: Callable[[], Params]
+
+
+@dataclasses.dataclass(frozen=True)
+class Watch:
+    """A look at the parameters after some updates, for which the devices wait.
+
+    Attributes:
+        at: whether after the update of this number.
+        look: gets the number and the parameters, whose memory the next update takes;
+            its numbers join the metrics of the update.
+    """
+
+    at: Callable[[int], bool]
+    look: Callable[[int, Params], dict[str, float]]
 
 
 def train(
@@ -120,6 +138,7 @@ def train(
     mesh: Mesh | None = None,
     consume: bool = False,
     on_update: Callable[[Update], None] = lambda update: None,
+    watch: Watch | None = None,
 ) -> Params:
     """Train on rollouts, and return the parameters.
 
@@ -133,7 +152,8 @@ def train(
         mesh: of several devices; by default a copy of the model on each. A run may go
             on on another one.
         consume: take the memory of ``params``, which the caller then no longer has.
-        on_update: called after every update.
+        on_update: told of every update.
+        watch: looks at the parameters.
 
     Raises:
         DataError: a rollout cannot be read, a file not be written, the loss or the
@@ -163,16 +183,9 @@ def train(
         )
     if len(job.source) != plan.rollouts:
         raise ValueError(f"{len(job.source)} rollouts, planned for {plan.rollouts}")
-    order = BatchOrder(
-        plan.batch_size,
-        plan.presentations,
-        config.seed,
-        threads=config.threads,
-        host=jax.process_index(),
-        hosts=jax.process_count(),
-    )
-    iterator = iter(batches(job.source, job.buckets, order))
-    run = _Run(job, mesh, on_update, folder)
+    loader = _loader(job, mesh)
+    iterator = iter(loader.from_first())
+    run = _Run(job, mesh, on_update, watch, folder)
     if folder is None:
         return run.loop(state, frozen, iterator, {}, Stop())
     # The other hosts find the run that the first one began, and that it is theirs.
@@ -190,7 +203,41 @@ def train(
         return run.loop(state, frozen, iterator, totals, stop)
 
 
+def _loader(job: TrainingJob, mesh: Mesh | None) -> Batches:
+    """The run's batches, as far as this host feeds them."""
+    plan, config = job.plan, job.config
+    feed = Feed() if mesh is None else Feed(batch_parts(mesh), parts_here(mesh))
+    order = BatchOrder(
+        plan.batch_size,
+        plan.presentations,
+        config.seed,
+        config.accumulate,
+        threads=config.threads,
+        feed=feed,
+    )
+    labeller, sizes = StepLabeller(config.objective), None
+    if not feed.is_whole:
+        sizes = job.sizes
+        if sizes is None:
+            sizes = sizes_of(
+                map(job.source.__getitem__, range(len(job.source))), labeller
+            )
+    return Batches(job.source, job.buckets, order, labeller, sizes)
+
+
 _TRUNCATED, _COUNTED = "truncated_steps", "steps"
+
+# What hosts tell one another of every update.
+_STOP, _FAILED = range(2)
+
+
+class _Waiting(NamedTuple):
+    """An update that the devices were given, and whose result nobody has read."""
+
+    number: int
+    loaded: Loaded
+    metrics: dict[str, jax.Array]
+    flags: Any
 
 
 @dataclasses.dataclass
@@ -200,6 +247,7 @@ class _Run:
     job: TrainingJob
     mesh: Mesh | None
     on_update: Callable[[Update], None]
+    watch: Watch | None
     folder: RunFolder | None
     name: str = ""
 
@@ -248,55 +296,57 @@ class _Run:
         totals: dict[str, int],
         stop: Stop,
     ) -> Params:
-        """All updates that are left; the parameters after the last."""
+        """All updates that are left; the parameters after the last.
+
+        An update is read once the next one is under way, so that the devices never
+        wait for what the host does with it, unless the parameters themselves are to be
+        looked at or saved.
+        """
         done, updates = int(state.update), self.job.plan.updates
-        totals = {_TRUNCATED: 0, _COUNTED: 0} | totals
-        step = self.step(state)
-        mesh = self.mesh
-        put = jax.device_put if mesh is None else partial(place_batch, mesh)
-        began, rollouts = time.perf_counter(), 0
+        rule, waiting, stopped = self.rule(state), None, False
         with advised(), self.log(done) as log, self.writer(frozen) as writer:
+            book = _Book(self, log, stop, done, totals)
             following = next(iterator, None)
             for number in range(done + 1, updates + 1):
                 loaded, position = following, dict(iterator.get_state())
                 if loaded is None:
                     raise RuntimeError(f"no batch for update {number}")
-                state, on_device = step(state, frozen, put(loaded.batch))
-                # Read while the device computes, which is waited for only below.
+                batches = map(self.placed, loaded.batches)
+                weight = float(loaded.total.weight)
+                state, metrics = update(state, frozen, batches, weight, rule)
+                here = np.array([stop.signal is not None, bool(loaded.failure)])
+                flags = on_any_host(self.mesh, here)
                 following = next(iterator, None)
-                metrics = {name: float(value) for name, value in on_device.items()}
-                if not all(map(math.isfinite, metrics.values())):
-                    path = self.folder and self.folder.path
-                    raise not_finite(number, metrics, loaded, self.job.source, path)
-                totals[_TRUNCATED] += loaded.truncated
-                totals[_COUNTED] += int(metrics[_COUNTED])
-                rollouts += len(loaded.places)
-                seconds = time.perf_counter() - began
-                metrics[_TRUNCATED] = totals[_TRUNCATED]
-                metrics |= {
-                    "seconds": seconds,
-                    "rollouts_per_second": rollouts / seconds,
-                }
-                if log is not None:
-                    log.write(number, metrics)
-                params = partial(join, state.trained, frozen)
-                self.on_update(Update(number, updates, metrics, params))
-                stopped = any_host(stop.signal is not None)
-                if writer is not None and (stopped or self.due(number)):
+                if waiting is not None:
+                    stopped = book.read(waiting)
+                waiting = _Waiting(number, loaded, metrics, flags)
+                looks = self.watch is not None and self.watch.at(number)
+                due = self.due(number) or number == updates
+                if not (stopped or looks or due):
+                    continue
+                stopped |= book.read(waiting, state, frozen)
+                waiting = None
+                if writer is not None and (stopped or due):
                     progress = Progress(
-                        number, updates, self.name, position, dict(totals)
+                        number, updates, self.name, position, book.totals
                     )
                     writer.save(progress, state, frozen)
                 if stopped:
                     if writer is not None:
                         writer.settle()
                     stop.leave()
-        if done < updates and not totals[_COUNTED]:
+        if done < updates and not book.totals[_COUNTED]:
             raise DataError(
                 "no step was trained on: every one was cut off because its prompt is "
                 "too long, or has no label"
             )
         return join(state.trained, frozen)
+
+    def placed(self, batch: Batch) -> Batch:
+        """A micro-batch on the devices."""
+        if self.mesh is None:
+            return jax.device_put(batch)
+        return place_batch(self.mesh, batch)
 
     def log(self, done: int) -> contextlib.AbstractContextManager[RunLog | None]:
         """The metrics' file, with those of the first ``done`` updates kept."""
@@ -312,7 +362,7 @@ class _Run:
         if folder is None:
             return contextlib.nullcontext()
         lies_elsewhere = None
-        if folder.base is not None:
+        if folder.base is not None and jax.tree.leaves(frozen):
             lies_elsewhere = fingerprint(frozen)
             if jax.process_index() == FIRST_HOST:
                 folder.base.write(folder.path)
@@ -322,24 +372,82 @@ class _Run:
         )
 
     def due(self, number: int) -> bool:
-        """Whether a checkpoint is made after this update."""
+        """Whether a checkpoint is made after this update, not being the last."""
         every = self.job.config.checkpoint_every
-        return number == self.job.plan.updates or bool(every and number % every == 0)
+        return self.folder is not None and bool(every) and number % every == 0
 
-    def step(self, state: TrainState) -> Callable:
-        """The compiled update, with its settings."""
+    def rule(self, state: TrainState) -> UpdateRule:
+        """What is compiled into every update."""
         shardings = None
         if self.mesh is not None:
             shardings = tuple(leaf.sharding for leaf in jax.tree.leaves(state))
         config = self.job.config
-        return partial(
-            compiled_step,
-            model=self.job.model,
-            optimizer=config.optimizer,
-            objective=config.objective,
-            accumulate=config.accumulate,
-            shardings=shardings,
-        )
+        return UpdateRule(self.job.model, config.optimizer, config.objective, shardings)
+
+
+class _Book:
+    """What is known of the updates that were read, and where it is told.
+
+    Attributes:
+        totals: running sums, as a checkpoint keeps them.
+    """
+
+    def __init__(
+        self,
+        run: _Run,
+        log: RunLog | None,
+        stop: Stop,
+        done: int,
+        totals: dict[str, int],
+    ) -> None:
+        self._run, self._log, self._stop, self._done = run, log, stop, done
+        self.totals = {_TRUNCATED: 0, _COUNTED: 0} | totals
+        self._began, self._tokens = time.perf_counter(), 0
+
+    def read(
+        self, waiting: _Waiting, state: TrainState | None = None, frozen: Any = None
+    ) -> bool:
+        """Wait for an update, tell of it, and whether the run is to stop.
+
+        Args:
+            waiting: the update.
+            state: after it; None: the next update has its memory.
+            frozen: parameters that are not trained.
+
+        Raises:
+            DataError: a host could not read its rows, or the metrics are not finite.
+        """
+        run, number, loaded = self._run, waiting.number, waiting.loaded
+        flags = np.asarray(waiting.flags)
+        if flags[_FAILED]:
+            said = gather_bytes(loaded.failure.encode())
+            raise DataError(next(filter(None, said)).decode())
+        metrics = {name: float(value) for name, value in waiting.metrics.items()}
+        if not all(map(math.isfinite, metrics.values())):
+            path = run.folder and run.folder.path
+            raise not_finite(number, metrics, loaded, run.job.source, path)
+        total, plan = loaded.total, run.job.plan
+        self.totals[_TRUNCATED] += int(total.truncated)
+        self.totals[_COUNTED] += int(total.steps)
+        self._tokens += int(total.tokens)
+        shown = min(number * plan.batch_size, plan.presentations)
+        seconds = time.perf_counter() - self._began
+        metrics |= {
+            _COUNTED: float(total.steps),
+            _TRUNCATED: self.totals[_TRUNCATED],
+            "seconds": seconds,
+            "rollouts_per_second": (shown - self._done * plan.batch_size) / seconds,
+            "tokens_per_second": self._tokens / seconds,
+            "real_token_share": float(total.tokens / loaded.padded),
+        }
+        if state is not None and run.watch is not None and run.watch.at(number):
+            metrics |= run.watch.look(number, join(state.trained, frozen))
+        if self._log is not None:
+            self._log.write(number, metrics)
+        run.on_update(Update(number, plan.updates, metrics))
+        # One host alone need not wait for the next update to be asked.
+        alone = jax.process_count() == 1 and self._stop.signal is not None
+        return bool(flags[_STOP]) or alone
 
 
 class Stop:

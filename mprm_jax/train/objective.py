@@ -1,19 +1,22 @@
 """What a step's logits are trained on: labels and losses, all made from (K, N).
 
-Every loss is a sum over counted steps (N > 0) together with their number; whoever adds
-up several batches divides once, by the number over all of them. So a micro-batch, a
-padded place or a rollout without steps weighs exactly what its steps weigh.
+Every loss is a sum over steps, each with its weight; whoever adds up several batches
+divides once, by the weight of all of them. So a micro-batch, a padded place or a
+rollout without steps weighs exactly what its steps weigh.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from mprm_jax.data.batches import Batch
 from mprm_jax.train.config import Objective
-from theory.labelling import DOUBTFUL
+from theory.labelling import DOUBTFUL, StepTargets
 
 # The model's three logits at a marker.
 YES, NO, LOG_CONCENTRATION = 0, 1, 2
@@ -46,53 +49,51 @@ def _log_concentration(logits_BxSx3: jax.Array) -> jax.Array:
     )
 
 
-def counted(batch: Batch, objective: Objective) -> jax.Array:
-    """Which places hold a step that counts: N > 0.
+@dataclass(frozen=True)
+class StepLabeller:
+    """Labels and loss weights of rollouts' steps, made on the host from their counts.
 
-    Of masked labels, without what ``masked`` of :mod:`theory.labelling` leaves out; a
-    rollout is mixed if it is as far as its prompt reaches.
+    Hard and masked: y = 1[K/N > label_threshold]; soft: y = K/N; beta-binomial: none.
+    A step counts 1 if it was sampled (N > 0). Masked labels leave out what ``masked``
+    of :mod:`theory.labelling` does; a rollout is mixed if it is as far as its prompt
+    reaches.
+
+    Attributes:
+        objective: which loss.
     """
-    successes_BxS, trials_BxS = batch.successes_BxS, batch.trials_BxS
-    measured_BxS, positive_BxS = trials_BxS > 0, successes_BxS > 0
-    if objective.labels != "masked":
-        return measured_BxS
-    negative_BxS = measured_BxS & ~positive_BxS
-    mixed_Bx1 = positive_BxS.any(1, keepdims=True) & negative_BxS.any(1, keepdims=True)
-    doubtful_BxS = positive_BxS & (successes_BxS < DOUBTFUL * trials_BxS)
-    return measured_BxS & ~(mixed_Bx1 & doubtful_BxS)
 
+    objective: Objective
 
-def step_labels(batch: Batch, objective: Objective) -> jax.Array:
-    """Label y in [0, 1] of each place; 0 where no step is.
-
-    Hard: 1[K/N > label_threshold]; soft: K/N.
-
-    Raises:
-        ValueError: the objective has no labels ("beta-binomial").
-    """
-    successes_BxS, trials_BxS = batch.successes_BxS, batch.trials_BxS
-    mc_score_BxS = successes_BxS / jnp.maximum(trials_BxS, 1)
-    match objective.labels:
-        case "hard" | "masked":
-            return (mc_score_BxS > objective.label_threshold).astype(jnp.float32)
-        case "soft":
-            return mc_score_BxS.astype(jnp.float32)
-    raise ValueError(f"{objective.labels} has no labels: it uses (K, N)")
+    def __call__(self, successes: np.ndarray, trials: np.ndarray) -> StepTargets:
+        """Counts ``[..., S]`` to targets of the same shape."""
+        kind, measured = self.objective.labels, trials > 0
+        mc_score = successes / np.maximum(trials, 1)
+        if kind == "soft":
+            return StepTargets(mc_score, measured)
+        if kind == "beta-binomial":
+            return StepTargets(np.zeros(trials.shape), measured)
+        positive = mc_score > self.objective.label_threshold
+        if kind == "hard":
+            return StepTargets(positive, measured)
+        negative = measured & ~positive
+        mixed = positive.any(-1, keepdims=True) & negative.any(-1, keepdims=True)
+        doubtful = mixed & positive & (mc_score < DOUBTFUL)
+        return StepTargets(positive, measured & ~doubtful)
 
 
 def loss_sum(logits_BxSx3: jax.Array, batch: Batch, objective: Objective) -> jax.Array:
-    """Sum of the losses of the counted steps, in nats.
+    """Sum of the steps' losses, each times its weight, in nats.
 
     Cross-entropy -y log sigma(z) - (1 - y) log sigma(-z) with z = Yes - No, or
-    -log Pr(K | N) of the Beta-Binomial. What stands at places without a step, NaN
+    -log Pr(K | N) of the Beta-Binomial. What stands at places without weight, NaN
     included, changes neither the sum nor its gradient.
 
     Args:
         logits_BxSx3: [..., 0] Yes, [..., 1] No, [..., 2] log concentration.
-        batch: the counts.
+        batch: counts, labels and weights.
         objective: which loss.
     """
-    counted_BxS = counted(batch, objective)
+    counted_BxS = batch.weight_BxS > 0
     # Before the loss, not after it: the gradient of where() at a NaN is NaN otherwise.
     logits_BxSx3 = jnp.where(counted_BxS[..., None], logits_BxSx3, 0)
     logits_BxSx3 = logits_BxSx3.astype(jnp.float32)
@@ -105,14 +106,9 @@ def loss_sum(logits_BxSx3: jax.Array, batch: Batch, objective: Objective) -> jax
         )
     else:
         loss_BxS = optax.sigmoid_binary_cross_entropy(
-            _margin(logits_BxSx3), step_labels(batch, objective)
+            _margin(logits_BxSx3), batch.label_BxS
         )
-    return jnp.sum(jnp.where(counted_BxS, loss_BxS, 0.0))
-
-
-def step_count(batch: Batch, objective: Objective) -> jax.Array:
-    """Number of counted steps: what the loss of a global batch is divided by."""
-    return jnp.sum(counted(batch, objective))
+    return jnp.sum(jnp.where(counted_BxS, batch.weight_BxS * loss_BxS, 0.0))
 
 
 def beta_binomial_log_likelihood(

@@ -192,7 +192,7 @@ def not_finite(
         update: its number, from 1.
         metrics: of the update.
         loaded: the batch, saved as ``not-finite-<update>.npz`` with the places of its
-            rollouts.
+            rollouts; of several micro-batches the arrays are numbered.
         source: names the rollouts, if it has a function ``where``.
         folder: to save to, None: nowhere.
     """
@@ -203,7 +203,13 @@ def not_finite(
     if folder is None:
         return DataError(message)
     buffer = io.BytesIO()
-    np.savez_compressed(buffer, places=loaded.places, **loaded.batch._asdict())
+    arrays = {
+        name if len(loaded.batches) == 1 else f"{name}_{number}": array
+        for number, batch in enumerate(loaded.batches)
+        for name, array in batch._asdict().items()
+        if array is not None
+    }
+    np.savez_compressed(buffer, places=loaded.places, **arrays)
     path = folder / f"not-finite-{update}.npz"
     with OutputSet() as outputs:
         outputs.add(path).write(buffer.getvalue())

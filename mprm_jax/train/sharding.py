@@ -184,10 +184,32 @@ def place_parameters(mesh: Mesh, params: Any) -> Any:
     return jax.tree.map(put, params, parameter_shardings(mesh, params))
 
 
-def place_batch(mesh: Mesh, local: Batch) -> Batch:
-    """This host's rows as its part of the global batch."""
+def parts_here(mesh: Mesh) -> tuple[int, ...]:
+    """The parts of a batch whose rows this host's devices need, ascending.
+
+    Hosts that share a part, along ``tensor``, both feed its rows.
+    """
+    parts = batch_parts(mesh)
     sharding = NamedSharding(mesh, Spec(BATCH_AXES))
-    place = partial(jax.make_array_from_process_local_data, sharding)
+    held = sharding.addressable_devices_indices_map((parts,)).values()
+    return tuple(sorted({index[0].start or 0 for index in held if index is not None}))
+
+
+def place_batch(mesh: Mesh, local: Batch) -> Batch:
+    """This host's rows, those of its :func:`parts_here`, in the global batch."""
+    sharding = NamedSharding(mesh, Spec(BATCH_AXES))
+    parts, here = batch_parts(mesh), parts_here(mesh)
+
+    def place(rows: np.ndarray) -> jax.Array:
+        size = len(rows) // len(here)
+
+        def of(index: Any) -> np.ndarray:
+            at = here.index((index[0].start or 0) // size) * size
+            return rows[at : at + size]
+
+        shape = (size * parts, *rows.shape[1:])
+        return jax.make_array_from_callback(shape, sharding, of)
+
     return jax.tree.map(place, local)
 
 
@@ -291,11 +313,34 @@ def in_turn() -> Iterator[bool]:
         yield False
 
 
-def any_host(here: bool) -> bool:
-    """Whether it is so on any host; every host must ask."""
-    if jax.process_count() == 1:
+def on_any_host(mesh: Mesh | None, here: np.ndarray) -> jax.Array | np.ndarray:
+    """Which flags are set on any host, to be read when the devices are done.
+
+    Every host must ask, with a bool array of the same size; nothing is waited for.
+    """
+    if mesh is None or jax.process_count() == 1:
         return here
-    return bool(np.any(multihost_utils.process_allgather(np.array(here))))
+    local = np.tile(here, (len(mesh.local_devices), 1))
+    everywhere = NamedSharding(mesh, Spec(mesh.axis_names))
+    flags = jax.make_array_from_process_local_data(everywhere, local)
+    return _any(flags, on_all(mesh))
+
+
+@partial(jax.jit, static_argnums=1)
+def _any(flags: jax.Array, place: NamedSharding) -> jax.Array:
+    return jax.lax.with_sharding_constraint(flags.any(axis=0), place)
+
+
+def gather_bytes(here: bytes) -> list[bytes]:
+    """What every host says, host by host; every host must ask, and waits."""
+    if jax.process_count() == 1:
+        return [here]
+    size = np.array(len(here), np.int32)
+    sizes = multihost_utils.process_allgather(size).tolist()
+    padded = np.zeros(max(sizes), np.uint8)
+    padded[: len(here)] = np.frombuffer(here, np.uint8)
+    said = np.asarray(multihost_utils.process_allgather(padded))
+    return [row[:n].tobytes() for row, n in zip(said, sizes, strict=True)]
 
 
 def barrier(name: str) -> None:

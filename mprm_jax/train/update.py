@@ -7,18 +7,20 @@ state, so the arms and seeds of an experiment share one compilation.
 
 from __future__ import annotations
 
-from functools import partial
+from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax.sharding import Mesh, Sharding
 
 from mprm_jax.data.batches import Batch
 from mprm_jax.models.model import Model
 from mprm_jax.train.config import Objective, OptimizerConfig
-from mprm_jax.train.objective import loss_sum, step_count
+from mprm_jax.train.objective import loss_sum
 from mprm_jax.train.optimizer import (
     Params,
     Schedule,
@@ -94,83 +96,157 @@ def initial_state(
     return TrainState(trained, moments, *numbers), frozen
 
 
+@dataclass(frozen=True)
+class UpdateRule:
+    """What is compiled into an update.
+
+    Attributes:
+        model: pure functions.
+        optimizer: clip, moments, decay.
+        objective: the loss.
+        shardings: where each leaf of the state stays; None on one device.
+    """
+
+    model: Model
+    optimizer: OptimizerConfig
+    objective: Objective
+    shardings: tuple[Sharding, ...] | None = None
+
+
+class Sums(NamedTuple):
+    """What has been added up of an update's micro-batches.
+
+    Attributes:
+        loss: of their steps, over the loss weight of the whole batch.
+        gradient: of it, of the form of the trained parameters.
+    """
+
+    loss: jax.Array
+    gradient: Params
+
+
+def no_sums(trained: Params) -> Sums:
+    """Nothing added up yet; the gradient lies where its parameters do."""
+
+    def zero(leaf: jax.Array) -> jax.Array:
+        return jnp.zeros(leaf.shape, leaf.dtype, device=leaf.sharding)
+
+    return Sums(jnp.float32(0), jax.tree.map(zero, trained))
+
+
+def mean_loss_and_gradient(
+    trained: Params, frozen: Params, batch: Batch, weight: Any, rule: UpdateRule
+) -> Sums:
+    """A micro-batch's share of the loss, and of its gradient. Pure.
+
+    Args:
+        trained: parameters.
+        frozen: parameters that are not trained.
+        batch: the micro-batch.
+        weight: sum of ``weight_BxS`` over the whole batch; 0: nothing counts.
+        rule: model and loss.
+    """
+
+    def mean_loss(trained: Params) -> jax.Array:
+        logits_BxSx3 = rule.model.reward_logits(join(trained, frozen), batch)
+        total = loss_sum(logits_BxSx3, batch, rule.objective)
+        return total / jnp.where(weight > 0, weight, 1.0)
+
+    return Sums(*jax.value_and_grad(mean_loss)(trained))
+
+
+def add_gradient(
+    sums: Sums, trained: Params, frozen: Params, batch: Batch, weight: Any, rule: Any
+) -> Sums:
+    """The sums with a micro-batch added; as :func:`mean_loss_and_gradient`."""
+    added = mean_loss_and_gradient(trained, frozen, batch, weight, rule)
+    total = jax.tree.map(jnp.add, sums, added)
+    if rule.shardings is None:
+        return total
+    # The first leaves of the state are the trained parameters.
+    leaves, form = jax.tree.flatten(total.gradient)
+    pinned = map(jax.lax.with_sharding_constraint, leaves, rule.shardings)
+    return total._replace(gradient=jax.tree.unflatten(form, list(pinned)))
+
+
+def apply_gradient(
+    state: TrainState, sums: Sums, rule: UpdateRule
+) -> tuple[TrainState, dict[str, jax.Array]]:
+    """The update that the summed gradient of a batch makes. Pure.
+
+    Args:
+        state: before the update.
+        sums: of all micro-batches.
+        rule: how to.
+
+    Returns:
+        the state, and loss (mean over the steps' weight, nats), gradient_norm (before
+        clipping) and learning_rate, all float32.
+    """
+    rate = learning_rate(state.schedule, state.update)
+    directions, moments = transformation(rule.optimizer).update(
+        sums.gradient, state.moments, state.trained
+    )
+    trained = apply_directions(state.trained, directions, rate, rule.optimizer)
+    after = TrainState(trained, moments, state.update + 1, state.schedule)
+    if rule.shardings is not None:
+        leaves, form = jax.tree.flatten(after)
+        pinned = map(jax.lax.with_sharding_constraint, leaves, rule.shardings)
+        after = jax.tree.unflatten(form, list(pinned))
+    return after, {
+        "loss": sums.loss,
+        "gradient_norm": optax.tree_utils.tree_norm(sums.gradient),
+        "learning_rate": rate,
+    }
+
+
 def train_step(
+    state: TrainState, frozen: Params, batch: Batch, weight: Any, rule: UpdateRule
+) -> tuple[TrainState, dict[str, jax.Array]]:
+    """One update by a batch that is one micro-batch, as one program. Pure.
+
+    Arguments and result as of :func:`mean_loss_and_gradient` and
+    :func:`apply_gradient`.
+    """
+    sums = mean_loss_and_gradient(state.trained, frozen, batch, weight, rule)
+    return apply_gradient(state, sums, rule)
+
+
+compiled_step = jax.jit(train_step, static_argnames="rule", donate_argnames="state")
+_compiled_add = jax.jit(add_gradient, static_argnames="rule", donate_argnames="sums")
+_compiled_apply = jax.jit(
+    apply_gradient, static_argnames="rule", donate_argnames="state"
+)
+
+
+def update(
     state: TrainState,
     frozen: Params,
-    batch: Batch,
-    *,
-    model: Model,
-    optimizer: OptimizerConfig,
-    objective: Objective,
-    accumulate: int = 1,
-    shardings: tuple[Sharding, ...] | None = None,
+    batches: Iterable[Batch],
+    weight: float,
+    rule: UpdateRule,
 ) -> tuple[TrainState, dict[str, jax.Array]]:
-    """One update: state and global batch to the next state and metrics. Pure.
+    """One update by a batch's micro-batches, each of a shape of its own.
 
-    The gradient is that of sum_j loss_j / n over the n counted steps of the whole
-    batch, however it is split into micro-batches or over devices.
+    The gradient is that of sum_j w_j loss_j / sum_j w_j over the steps of the whole
+    batch, however it is split into micro-batches or over devices. The memory of
+    ``state`` is given to the next one; nothing is waited for.
 
     Args:
         state: before the update.
         frozen: parameters that are not trained.
-        batch: B rows, B a multiple of ``accumulate``.
-        model: pure functions.
-        optimizer: clip, moments, decay.
-        objective: the loss.
-        accumulate: micro-batches.
-        shardings: where each leaf of the state stays; None on one device.
+        batches: micro-batches, on the devices.
+        weight: sum of all steps' weights.
+        rule: how to.
 
     Returns:
-        the state, and loss (mean over counted steps, nats), gradient_norm (before
-        clipping), learning_rate and steps (counted), all float32.
+        as :func:`apply_gradient`.
     """
-    count = step_count(batch, objective).astype(jnp.float32)
-
-    def mean_loss(trained: Params, part: Batch) -> jax.Array:
-        logits_BxSx3 = model.reward_logits(join(trained, frozen), part)
-        return loss_sum(logits_BxSx3, part, objective) / jnp.maximum(count, 1.0)
-
-    value_and_grad = jax.value_and_grad(mean_loss)
-    if accumulate == 1:
-        loss, gradient = value_and_grad(state.trained, batch)
-    else:
-
-        def add(total: Any, part: Batch) -> tuple[Any, None]:
-            return jax.tree.map(
-                jnp.add, total, value_and_grad(state.trained, part)
-            ), None
-
-        zero = jnp.float32(0), jax.tree.map(jnp.zeros_like, state.trained)
-        parts = jax.tree.map(partial(_interleave, parts=accumulate), batch)
-        (loss, gradient), _ = jax.lax.scan(add, zero, parts)
-    rate = learning_rate(state.schedule, state.update)
-    directions, moments = transformation(optimizer).update(
-        gradient, state.moments, state.trained
-    )
-    trained = apply_directions(state.trained, directions, rate, optimizer)
-    after = TrainState(trained, moments, state.update + 1, state.schedule)
-    if shardings is not None:
-        leaves, form = jax.tree.flatten(after)
-        pinned = map(jax.lax.with_sharding_constraint, leaves, shardings)
-        after = jax.tree.unflatten(form, list(pinned))
-    return after, {
-        "loss": loss,
-        "gradient_norm": optax.tree_utils.tree_norm(gradient),
-        "learning_rate": rate,
-        "steps": count,
-    }
-
-
-def _interleave(rows: jax.Array, parts: int) -> jax.Array:
-    """[B, ...] -> [parts, B / parts, ...]; part a has the rows a, a + parts, ...
-
-    Interleaved, so that every device holds rows of each part.
-    """
-    return rows.reshape(-1, parts, *rows.shape[1:]).swapaxes(0, 1)
-
-
-compiled_step = jax.jit(
-    train_step,
-    static_argnames=("model", "optimizer", "objective", "accumulate", "shardings"),
-    donate_argnames=("state",),
-)
+    total = np.float32(weight)
+    first, *others = batches
+    if not others:
+        return compiled_step(state, frozen, first, total, rule=rule)
+    sums = no_sums(state.trained)
+    for part in (first, *others):
+        sums = _compiled_add(sums, state.trained, frozen, part, total, rule=rule)
+    return _compiled_apply(state, sums, rule=rule)

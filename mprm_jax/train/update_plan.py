@@ -17,19 +17,15 @@ class UpdatePlan:
         batch_size: B, rollouts per update.
         updates: T.
         warmup: updates of linear warm-up.
+        presentations: rollouts read in all: those of every epoch, or T B where the
+            number of updates is another's.
     """
 
     rollouts: int
     batch_size: int
     updates: int
     warmup: int
-
-    @property
-    def presentations(self) -> int:
-        """Rollouts read in all: one pass, or T B of a longer, repeated one."""
-        if self.updates == _updates(self.rollouts, self.batch_size):
-            return self.rollouts
-        return self.updates * self.batch_size
+    presentations: int
 
 
 def plan(
@@ -38,8 +34,9 @@ def plan(
     *,
     warmup_share: float = TRAINING.warmup,
     matched_to: int | None = None,
+    epochs: int = 1,
 ) -> UpdatePlan:
-    """T = ceil(N / B), and ceil(5 % of T) updates of warm-up (Table 7).
+    """T = ceil(E N / B), and ceil(5 % of T) updates of warm-up (Table 7, E = 1).
 
     Args:
         rollouts: N in the subset, that is floor(rho N_s) summed over sources.
@@ -47,19 +44,25 @@ def plan(
         warmup_share: of the updates, in [0, 1].
         matched_to: rollouts of the set whose number of updates is to be matched
             (the full data in the paper's Fig. 2b); the subset is repeated, shuffled
-            anew each time. None: a single pass.
+            anew each time. None: as many as the epochs take.
+        epochs: E, passes over the rollouts, each in an order of its own.
 
     Raises:
         ValueError: a number is out of range.
     """
+    if epochs < 1:
+        raise ValueError(f"epochs must be at least 1, not {epochs}")
     if rollouts < 1 or batch_size < 1:
         raise ValueError(f"nothing to train on: {rollouts} rollouts in {batch_size}s")
     if not 0 <= warmup_share <= 1:
         raise ValueError(f"warmup_share must lie in [0, 1], not {warmup_share}")
-    updates = _updates(rollouts, batch_size)
-    if matched_to is not None:
-        updates = max(updates, _updates(matched_to, batch_size))
-    return UpdatePlan(rollouts, batch_size, updates, math.ceil(warmup_share * updates))
+    presentations = epochs * rollouts
+    updates = _updates(presentations, batch_size)
+    if matched_to is not None and _updates(matched_to, batch_size) > updates:
+        updates = _updates(matched_to, batch_size)
+        presentations = updates * batch_size
+    warmup = math.ceil(warmup_share * updates)
+    return UpdatePlan(rollouts, batch_size, updates, warmup, presentations)
 
 
 def _updates(rollouts: int, batch_size: int) -> int:

@@ -188,7 +188,7 @@ def test_too_little_memory_is_one_line_of_advice(train, qwen, tmp_path, monkeypa
             "BufferAssignment OOM Debugging."
         )
 
-    monkeypatch.setattr(loop, "compiled_step", full)
+    monkeypatch.setattr(loop, "update", full)
     failed = train(qwen, "--output", tmp_path / "model")
     assert failed.status == 1
     assert failed.err.count("\n") == 1

@@ -18,7 +18,7 @@ from mprm_jax.models.layers import Compute
 from mprm_jax.models.weights.load import load_backbone
 from mprm_jax.train import sharding, update
 from mprm_jax.train.loop import TrainConfig, TrainingJob, train
-from mprm_jax.train.objective import Objective
+from mprm_jax.train.objective import Objective, StepLabeller
 from mprm_jax.train.optimizer import OptimizerConfig
 from mprm_jax.train.run_files import RunFolder, read_metrics
 from mprm_jax.train.sharding import MeshShape
@@ -69,7 +69,9 @@ def random_batch(rng, model):
     trials = rng.integers(0, 2, (8, 3)).astype(np.int32) * 16
     trials[3] = 0
     successes = np.minimum(rng.integers(0, 17, (8, 3)), trials).astype(np.int32)
-    return Batch(tokens, images, marker, successes, trials)
+    targets = StepLabeller(Objective("soft"))(successes, trials)
+    label, weight = (part.astype(np.float32) for part in targets)
+    return Batch(tokens, images, marker, successes, trials, label, weight)
 
 
 def run(model, params, batch, mesh=None, accumulate=1):
@@ -82,24 +84,20 @@ def run(model, params, batch, mesh=None, accumulate=1):
     state, frozen = update.initial_state(
         model, params, plan(80, 8), settings, 1e-3, mesh
     )
-    pinned = None
+    pinned, weight = None, float(batch.weight_BxS.sum())
+    parts = [
+        jax.tree.map(lambda x, i=i: x[i::accumulate], batch) for i in range(accumulate)
+    ]
     if mesh is not None:
-        batch = sharding.place_batch(mesh, batch)
+        parts = [sharding.place_batch(mesh, part) for part in parts]
         pinned = tuple(leaf.sharding for leaf in jax.tree.leaves(state))
-    step = jax.jit(
-        update.train_step,
-        static_argnames=("model", "optimizer", "objective", "accumulate", "shardings"),
-        donate_argnames=("state",),
-    )
+    rule = update.UpdateRule(model, settings, Objective("soft"), pinned)
     losses, compiled = [], []
     jax.monitoring.register_event_duration_secs_listener(count_compilation)
     for _ in range(UPDATES):
         given = jax.tree.leaves(state.trained)
         before = len(COMPILATIONS)
-        state, metrics = step(
-            state, frozen, batch, model=model, optimizer=settings,
-            objective=Objective("soft"), accumulate=accumulate, shardings=pinned,
-        )  # fmt: skip
+        state, metrics = update.update(state, frozen, parts, weight, rule)
         losses.append(float(metrics["loss"]))
         compiled.append(len(COMPILATIONS) - before)
         assert all(leaf.is_deleted() for leaf in given), "the state was not donated"

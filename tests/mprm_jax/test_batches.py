@@ -16,9 +16,10 @@ from tests.mprm_jax.stub_model import PATCH_DIM, stub_examples
 
 @given(st.integers(1, 7), st.integers(0, 3), st.integers(0, 10_000))
 def test_rows_hold_the_examples_and_nothing_else(count, spare, seed):
-    examples = stub_examples(count, seed)
+    examples = [e._replace(weight=0.5) for e in stub_examples(count, seed)]
     batch = collate(examples, buckets_for(examples, 3), count + spare)
-    for array in batch:
+    assert batch.place_BxKxL is None
+    for array in batch[:-1]:
         assert len(array) == count + spare
     for row, example in enumerate(examples):
         length, steps = len(example.tokens_L), len(example.marker_S)
@@ -33,6 +34,7 @@ def test_rows_hold_the_examples_and_nothing_else(count, spare, seed):
             np.testing.assert_array_equal(padded[: len(values)], values)
             assert not padded[len(values) :].any()
         np.testing.assert_array_equal(batch.tokens_BxL[row, :length], example.tokens_L)
+        np.testing.assert_array_equal(batch.weight_BxS[row, :steps], example.weight)
         assert np.count_nonzero(batch.trials_BxS[row]) == steps
     assert not batch.trials_BxS[count:].any()
     assert not batch.tokens_BxL[count:].any()
@@ -41,8 +43,9 @@ def test_rows_hold_the_examples_and_nothing_else(count, spare, seed):
 def test_types_are_those_of_the_protocol():
     batch = collate(stub_examples(3), buckets_for(stub_examples(3)), 4)
     assert batch.images_BxPxD.dtype == np.uint8
-    others = [array.dtype for name, array in batch._asdict().items() if name[0] != "i"]
-    assert others == [np.int32] * 4
+    arrays = batch._asdict().items()
+    others = [a.dtype for name, a in arrays if name[0] not in "ip"]
+    assert others == [np.int32] * 4 + [np.float32] * 2
 
 
 def test_a_batch_takes_the_smallest_shape_that_holds_it():
@@ -50,7 +53,6 @@ def test_a_batch_takes_the_smallest_shape_that_holds_it():
     assert buckets.choose(8, 2) == Bucket(8, 2)
     assert buckets.choose(9, 0) == Bucket(16, 2)
     assert buckets.choose(3, 3) == Bucket(16, 4)
-    assert buckets.largest.shapes == (Bucket(16, 4),)
     with pytest.raises(ValueError, match="17 tokens and 0 patches fit none"):
         buckets.choose(17, 0)
     with pytest.raises(ValueError, match="5 patches"):

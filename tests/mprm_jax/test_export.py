@@ -14,7 +14,7 @@ from mprm_jax.train import objective
 from mprm_jax.train.objective import Objective
 from mprm_jax.train.open_backbone import Opening, open_for_training
 from mprm_jax.train.optimizer import OptimizerConfig
-from mprm_jax.train.update import initial_state, train_step
+from mprm_jax.train.update import UpdateRule, initial_state, train_step
 from mprm_jax.train.update_plan import plan
 from tests.mprm_jax.backbone_folder import internvl_folder, qwen_folder
 from tests.mprm_jax.sharding_worker import random_batch
@@ -68,11 +68,10 @@ def test_training_and_evaluation_export(name, tmp_path):
         params,
     )
 
+    rule = UpdateRule(model, optimizer, Objective())
+
     def step(state, frozen, batch):
-        after, metrics = train_step(
-            state, frozen, batch, model=model, optimizer=optimizer,
-            objective=Objective(), accumulate=2,
-        )  # fmt: skip
+        after, metrics = train_step(state, frozen, batch, 1.0, rule)
         # Not the named tuples, which an exported function cannot carry.
         return jax.tree.leaves(after), metrics
 

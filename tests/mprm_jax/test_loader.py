@@ -2,13 +2,29 @@ import gzip
 from itertools import chain
 
 import grain
+import jax
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 
-from mprm_jax.data.batches import buckets_for, open_ladder
+from mprm_jax.data.batches import (
+    Sizes,
+    buckets_for,
+    open_ladder,
+    plan_micro_batches,
+    sizes_of,
+)
 from mprm_jax.data.corpus import read_corpus, usable_rollouts
-from mprm_jax.data.loader import BatchOrder, CorpusExamples, batches
+from mprm_jax.data.loader import (
+    Batches,
+    BatchOrder,
+    CorpusExamples,
+    Feed,
+    Presented,
+    repeated,
+)
 from mprm_jax.records.problems import DataError
 from tests.mprm_jax.stub_model import StubModel, stub_examples
 from tests.raw_files import (
@@ -23,7 +39,9 @@ from tests.raw_files import (
 def read(source, size, presentations=None, seed=0, buckets=None, **options):
     """The batches of a run, of one pass unless told."""
     order = BatchOrder(size, presentations or len(source), seed, **options)
-    return batches(source, buckets or buckets_for(source), order)
+    sizes = None if order.feed.is_whole else sizes_of(source)
+    shapes = buckets or buckets_for(source)
+    return Batches(source, shapes, order, sizes=sizes).from_first()
 
 
 def places(*arguments, **options):
@@ -74,39 +92,119 @@ def test_an_iterator_goes_on_from_its_state(threads):
 
 
 @pytest.mark.parametrize("rollouts", [16, 17, 21, 23])
-def test_hosts_share_every_batch(rollouts):
-    """What two hosts read together is what one would read, update by update."""
+@pytest.mark.parametrize("micro_batches", [1, 2])
+def test_hosts_share_every_batch(rollouts, micro_batches):
+    """What two hosts read together is what one would read, part by part."""
     source = stub_examples(rollouts)
-    shapes = set()
-    parts = []
-    for host in (0, 1):
-        loaded = list(
-            read(source, 8, buckets=buckets_for(source, 3), host=host, hosts=2)
-        )
-        shapes |= {one.batch.tokens_BxL.shape for one in loaded}
-        parts.append([one.places.tolist() for one in loaded])
-        for one in loaded:
-            counted = (one.batch.trials_BxS > 0).any(axis=1).sum()
-            assert counted <= len(one.places)
-    joined = [sorted(a + b) for a, b in zip(*parts, strict=True)]
-    assert joined == [sorted(batch) for batch in places(source, 8)]
-    # One shape: a host cannot know how long the others' rollouts are.
-    assert len(shapes) == 1
-    assert next(iter(shapes))[0] == 4
+    options = {"buckets": buckets_for(source, 3), "micro_batches": micro_batches}
+    whole = [*read(source, 8, **options)]
+    hosts = [[*read(source, 8, feed=Feed(2, (part,)), **options)] for part in (0, 1)]
+    for one, *parts in zip(whole, *hosts, strict=True):
+        assert one.total == parts[0].total == parts[1].total
+        assert one.padded == parts[0].padded == parts[1].padded
+        joined = np.concatenate([part.places for part in parts])
+        assert sorted(joined) == sorted(one.places)
+        for batch, *rows in zip(one.batches, *(p.batches for p in parts), strict=True):
+            jax.tree.map(
+                lambda all_rows, *of: np.testing.assert_array_equal(
+                    np.concatenate(of), all_rows
+                ),
+                batch,
+                *rows,
+            )
+
+
+def test_hosts_that_share_a_part_read_the_same_rows():
+    source = stub_examples(9)
+    one, other = (
+        [*read(source, 8, feed=Feed(1, (0,)))],
+        [*read(source, 8)],
+    )
+    assert [a.places.tolist() for a in one] == [b.places.tolist() for b in other]
 
 
 def test_a_host_without_a_rollout_takes_part_with_none():
-    *_, last = read(stub_examples(9), 8, buckets=open_ladder(4), host=1, hosts=2)
+    source, shapes = stub_examples(9), open_ladder(4)
+    *_, last = read(source, 8, buckets=shapes, feed=Feed(2, (1,)))
     assert last.places.tolist() == []
-    assert not last.batch.trials_BxS.any()
-    with pytest.raises(ValueError, match="3 hosts cannot share a batch of 8"):
-        BatchOrder(8, 9, 0, hosts=3)
+    assert not last.batches[0].weight_BxS.any()
+    assert last.batches[0].images_BxPxD.shape[1:] == (2, 3)
+    with pytest.raises(ValueError, match="cannot share a batch of 8"):
+        BatchOrder(8, 9, 0, feed=Feed(3, (0,)))
+    with pytest.raises(ValueError, match="need known sizes"):
+        Batches(source, shapes, BatchOrder(8, 9, 0, feed=Feed(2, (0,))))
+
+
+class Unreadable(list):
+    """Examples of which one cannot be read."""
+
+    def __getitem__(self, place):
+        if place == 7:
+            raise DataError("a.jsonl:8: damaged image")
+        return super().__getitem__(place)
+
+
+def test_a_host_that_cannot_read_its_rows_takes_part_and_says_so():
+    source = stub_examples(16)
+    readings = [
+        Batches(
+            Unreadable(source),
+            buckets_for(source),
+            BatchOrder(8, 16, 0, feed=Feed(2, (part,))),
+            sizes=sizes_of(source),
+        )
+        for part in (0, 1)
+    ]
+    loaded = [(of[0], of[1]) for of in readings]
+    failed = [[bool(one.failure) for one in of] for of in loaded]
+    assert sum(map(sum, failed)) == 1
+    for at in (0, 1):
+        shapes = {
+            tuple(leaf.shape for leaf in jax.tree.leaves(of[at].batches))
+            for of in loaded
+        }
+        assert len(shapes) == 1
+    (told,) = {one.failure for of in loaded for one in of} - {""}
+    assert told == "a.jsonl:8: damaged image"
+
+
+def test_micro_batches_hold_every_rollout_once_and_like_with_like():
+    rng = np.random.default_rng(1)
+    for count in (1, 2, 4, 8):
+        found = int(rng.integers(1, 65))
+        tokens, patches = rng.integers(1, 3000, found), rng.integers(0, 40, found)
+        sizes = Sizes(tokens, patches, tokens, tokens, tokens)
+        plan = plan_micro_batches(sizes, open_ladder(1), count, 64 // count)
+        assert sorted(np.concatenate([part.rows for part in plan])) == [*range(found)]
+        assert len(plan) == -(-found // (64 // count))
+        for part in plan:
+            assert tokens[part.rows].max() <= part.shape.tokens
+            assert patches[part.rows].max() <= part.shape.patches
+        if count == 1:
+            assert plan[0].rows.tolist() == [*range(found)]
+    with pytest.raises(ValueError, match="do not make 2 x 16"):
+        plan_micro_batches(sizes_of(stub_examples(33)), open_ladder(1), 2, 16)
+
+
+def test_sorted_micro_batches_compute_less_padding():
+    """Of lengths that spread as those of real corpora do, by a factor of ten."""
+    rng = np.random.default_rng(2)
+    tokens = np.exp(rng.normal(7, 0.6, 512)).astype(int)
+    sizes = Sizes(tokens, 0 * tokens, tokens, tokens, tokens)
+
+    def share(count):
+        rows = 512 // count
+        plan = plan_micro_batches(sizes, open_ladder(1), count, rows)
+        return tokens.sum() / sum(rows * part.shape.tokens for part in plan)
+
+    assert share(1) < 0.3
+    assert share(32) > 0.75
 
 
 def test_truncated_steps_are_counted():
     source = stub_examples(30, seed=1)
     total = sum(example.truncated for example in source)
-    assert 0 < total == sum(loaded.truncated for loaded in read(source, 8))
+    assert 0 < total == sum(loaded.total.truncated for loaded in read(source, 8))
 
 
 @pytest.fixture
@@ -189,3 +287,35 @@ def test_grain_s_state_is_json(world):
     iterator = iter(data)
     next(iterator)
     assert dict(iterator.get_state()) == {"next_index": 1}
+
+
+@given(
+    st.lists(st.sampled_from([0.0, 0.25, 0.5, 1.0, 1.5, 3.0]), min_size=1, max_size=40),
+    st.integers(0, 1000),
+)
+def test_a_mixture_shows_each_as_often_as_asked(times, seed):
+    wanted = np.array(times)
+    places = repeated(wanted, np.random.default_rng(seed))
+    count = np.bincount(places, minlength=len(wanted))
+    assert (np.floor(wanted) <= count).all()
+    assert (count <= np.ceil(wanted)).all()
+    for value in np.unique(wanted):
+        of = wanted == value
+        assert abs(count[of].sum() - wanted[of].sum()) <= 0.5
+    for wrong in (-0.5, np.nan, np.inf):
+        with pytest.raises(ValueError, match="finite number of times"):
+            repeated(np.array([1.0, wrong]), np.random.default_rng(0))
+
+
+def test_presentations_carry_their_weights_and_sizes():
+    source = stub_examples(6)
+    places, weight = np.array([4, 1, 4]), np.array([0.5, 0.0, 2.0])
+    shown = Presented(source, places, weight)
+    found, expected = sizes_of(shown), shown.sizes(sizes_of(source))
+    for one, other in zip(found, expected, strict=True):
+        np.testing.assert_array_equal(one, other)
+    steps = [len(source[place].marker_S) for place in places]
+    np.testing.assert_array_equal(found.weight, steps * weight)
+    (loaded,) = Batches(shown, buckets_for(source), BatchOrder(4, 3, 0)).from_first()
+    rows = loaded.batches[0].weight_BxS.sum(axis=1)
+    np.testing.assert_array_equal(rows[:3], found.weight[loaded.places])

@@ -13,7 +13,7 @@ from mprm_jax.models.layers import Compute
 from mprm_jax.models.weights.load import load_backbone
 from mprm_jax.records.problems import BadRecord, DataError
 from mprm_jax.train import update
-from mprm_jax.train.objective import Objective
+from mprm_jax.train.objective import Objective, StepLabeller
 from mprm_jax.train.optimizer import OptimizerConfig
 from mprm_jax.train.update_plan import plan
 from tests.mprm_jax.backbone_folder import picture, qwen_folder
@@ -153,16 +153,14 @@ def test_a_context_too_short_or_a_wrong_tokenizer_is_refused(tmp_path):
 def test_an_update_lowers_the_loss_and_leaves_the_tower(loaded):
     model, params = loaded
     rows = three_examples(model)
-    batch = collate(rows, buckets_for(rows), 4)
-    settings = OptimizerConfig(), Objective()
-    state, frozen = update.initial_state(model, params, plan(80, 4), settings[0], 1e-3)
+    batch = collate(rows, buckets_for(rows), 4, StepLabeller(Objective()))
+    optimizer = OptimizerConfig()
+    state, frozen = update.initial_state(model, params, plan(80, 4), optimizer, 1e-3)
+    rule, weight = update.UpdateRule(model, optimizer, Objective()), 1.0
     before = jax.tree.map(np.asarray, frozen)
     losses = []
     for _ in range(6):
-        state, metrics = update.compiled_step(
-            state, frozen, batch, model=model, optimizer=settings[0],
-            objective=settings[1],
-        )  # fmt: skip
+        state, metrics = update.update(state, frozen, [batch], weight, rule)
         losses.append(float(metrics["loss"]))
     assert losses[-1] < losses[0]
     jax.tree.map(np.testing.assert_array_equal, frozen, before)

@@ -16,7 +16,7 @@ from mprm_jax.models.layers import Compute
 from mprm_jax.models.reward_head import RewardHead
 from mprm_jax.models.weights import tensors
 from mprm_jax.models.weights.names import entries
-from mprm_jax.train.objective import Objective, loss_sum, step_count
+from mprm_jax.train.objective import Objective, loss_sum
 from tests.mprm_jax.quick import quick_compilation as quick_compilation
 from tests.mprm_jax.random_weights import random_tensor, write_checkpoint
 
@@ -36,7 +36,8 @@ def batch_of(golden):
     for i, row in enumerate(tokens):
         for j, at in enumerate(np.flatnonzero(row == MARKER)):
             marker[i, j], trials[i, j], successes[i, j] = at, 1, next(labels)
-    return Batch(tokens, golden["images"], marker, successes, trials)
+    label, weight = successes.astype(np.float32), trials.astype(np.float32)
+    return Batch(tokens, golden["images"], marker, successes, trials, label, weight)
 
 
 def relative(found, expected):
@@ -73,9 +74,8 @@ def test_it_computes_what_the_reference_computed(path, tmp_path):
         logits = reward_head.reward_logits(
             head, config.language, params, hidden, batch.marker_BxS
         )
-        return loss_sum(logits, batch, Objective()) / step_count(
-            batch, Objective()
-        ), logits
+        total = loss_sum(logits, batch, Objective())
+        return total / batch.weight_BxS.sum(), logits
 
     (loss, logits), gradient = jax.jit(loss_and_logits)(params)
 

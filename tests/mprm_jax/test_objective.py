@@ -12,12 +12,11 @@ from mprm_jax.data.formats.base import WriteOptions, hard_labels
 from mprm_jax.records.record import Step
 from mprm_jax.train.objective import (
     Objective,
+    StepLabeller,
     beta_binomial_log_likelihood,
     log_rising_factorial,
     loss_sum,
     scores,
-    step_count,
-    step_labels,
 )
 from theory.labelling import step_targets
 from theory.rollouts import Rollouts
@@ -30,30 +29,33 @@ loss_of = jax.jit(loss_sum, static_argnames="objective")
 loss_gradient = jax.jit(jax.value_and_grad(loss_sum), static_argnames="objective")
 
 
-def counts(successes, trials):
+HARD = Objective()
+
+
+def counts(successes, trials, objective=HARD):
     """A batch of these counts; nothing else of it matters here."""
     successes_BxS = jnp.asarray(successes, jnp.int32)
     trials_BxS = jnp.asarray(trials, jnp.int32)
     nothing = jnp.zeros(successes_BxS.shape, jnp.int32)
-    return Batch(nothing, nothing, nothing, successes_BxS, trials_BxS)
+    targets = StepLabeller(objective)(np.asarray(successes), np.asarray(trials))
+    label, weight = (jnp.asarray(part, jnp.float32) for part in targets)
+    return Batch(nothing, nothing, nothing, successes_BxS, trials_BxS, label, weight)
 
 
 def test_hard_labels_are_those_of_the_exported_files():
     pairs = [(k, n) for n in (1, 2, 3, 7, 10, 16, 32, 60) for k in range(n + 1)]
-    batch = counts([[k for k, _ in pairs]], [[n for _, n in pairs]])
+    k_S, n_S = np.array(pairs).T
     steps = [Step("s", k, n) for k, n in pairs]
     for threshold in {k / n for k, n in pairs if k < n} | {0.1, 0.3, 0.999}:
-        ours = np.asarray(step_labels(batch, Objective("hard", threshold)))[0]
+        ours = StepLabeller(Objective("hard", threshold))(k_S, n_S).target_S
         theirs = hard_labels(steps, WriteOptions("hard", threshold))
-        assert ours.astype(bool).tolist() == theirs, threshold
+        assert ours.tolist() == theirs, threshold
 
 
 def test_soft_labels_are_the_mc_scores():
-    batch = counts([[0, 3, 16, 0]], [[16, 16, 16, 0]])
-    labels = step_labels(batch, Objective("soft"))
-    np.testing.assert_array_equal(labels, [[0, 3 / 16, 1, 0]])
-    with pytest.raises(ValueError, match="has no labels"):
-        step_labels(batch, Objective("beta-binomial"))
+    batch = counts([[0, 3, 16, 0]], [[16, 16, 16, 0]], Objective("soft"))
+    np.testing.assert_array_equal(batch.label_BxS, [[0, 3 / 16, 1, 0]])
+    np.testing.assert_array_equal(batch.weight_BxS, [[1, 1, 1, 0]])
 
 
 @pytest.mark.parametrize(
@@ -74,7 +76,7 @@ def test_thresholds_without_meaning_are_refused(labels, threshold):
     ],
 )
 def test_the_loss_is_two_way_cross_entropy_of_the_counted_steps(objective, labels):
-    batch = counts([[3, 0, 5], [4, 0, 0]], [[16, 16, 8], [4, 0, 0]])
+    batch = counts([[3, 0, 5], [4, 0, 0]], [[16, 16, 8], [4, 0, 0]], objective)
     rng = np.random.default_rng(3)
     logits = rng.normal(0, 3, (2, 3, 3)).astype(np.float32)
     expected = 0.0
@@ -86,7 +88,7 @@ def test_the_loss_is_two_way_cross_entropy_of_the_counted_steps(objective, label
     np.testing.assert_allclose(
         loss_of(jnp.array(logits), batch, objective), expected, 1e-6
     )
-    assert step_count(batch, Objective()) == 4
+    assert batch.weight_BxS.sum() == 4
     chance = 1 / (1 + np.exp(logits[..., 1] - logits[..., 0]))
     np.testing.assert_allclose(scores(jnp.array(logits)), chance, 1e-5)
 
@@ -102,8 +104,10 @@ def test_masked_labels_count_the_steps_that_the_theory_leaves():
     )
     weight = np.zeros((300, 4))
     weight[some] = step_targets(of, "masked").weight_S.reshape(-1, 4)
-    masked, batch = Objective("masked"), counts(k, n)
-    assert step_count(batch, masked) == weight.sum() < (n > 0).sum()
+    masked = Objective("masked")
+    batch = counts(k, n, masked)
+    np.testing.assert_array_equal(batch.weight_BxS, weight)
+    assert weight.sum() < (n > 0).sum()
     logits = jnp.array(rng.normal(0, 2, (300, 4, 3)), jnp.float32)
     kept = counts(np.where(weight, k, 0), np.where(weight, n, 0))
     assert loss_of(logits, batch, masked) == loss_of(logits, kept, Objective())
@@ -115,7 +119,7 @@ OBJECTIVES = [Objective(), Objective("soft"), Objective("beta-binomial")]
 @pytest.mark.parametrize("objective", OBJECTIVES)
 @pytest.mark.parametrize("rubbish", [np.nan, np.inf, -np.inf, 1e38])
 def test_what_stands_at_padded_places_reaches_nothing(objective, rubbish):
-    batch = counts([[3, 0], [0, 0]], [[16, 0], [0, 0]])
+    batch = counts([[3, 0], [0, 0]], [[16, 0], [0, 0]], objective)
     clean = np.zeros((2, 2, 3), np.float32)
     clean[0, 0] = [0.3, -0.2, 1.0]
     dirty = np.where((np.asarray(batch.trials_BxS) == 0)[..., None], rubbish, clean)
@@ -128,7 +132,7 @@ def test_what_stands_at_padded_places_reaches_nothing(objective, rubbish):
 
 @pytest.mark.parametrize("objective", OBJECTIVES)
 def test_gradients_are_the_differences_of_the_loss(objective):
-    batch = counts([[3, 0, 16]], [[16, 8, 16]])
+    batch = counts([[3, 0, 16]], [[16, 8, 16]], objective)
     logits = np.random.default_rng(1).normal(0, 1, (1, 3, 3))
     _, gradient = loss_gradient(jnp.array(logits, jnp.float32), batch, objective)
     for place in np.ndindex(1, 3, 3):

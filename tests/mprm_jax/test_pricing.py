@@ -66,11 +66,10 @@ def traced(model, params, batch):
     optimizer = OptimizerConfig()
     state, frozen = update.initial_state(model, params, plan(80, 8), optimizer, 1e-3)
 
+    rule = update.UpdateRule(model, optimizer, Objective())
+
     def step(state, frozen, batch):
-        return update.train_step(
-            state, frozen, batch, model=model, optimizer=optimizer,
-            objective=Objective(),
-        )  # fmt: skip
+        return update.train_step(state, frozen, batch, 1.0, rule)
 
     closed = jax.make_jaxpr(step)(state, frozen, batch)
     return products(closed.jaxpr)

@@ -15,7 +15,7 @@ from mprm_jax.models.tokenizer import UNKNOWN, build_tokenizer
 from mprm_jax.records.problems import BadRecord
 from mprm_jax.train.objective import Objective
 from mprm_jax.train.optimizer import OptimizerConfig, join
-from mprm_jax.train.update import compiled_step, initial_state
+from mprm_jax.train.update import UpdateRule, compiled_step, initial_state
 from mprm_jax.train.update_plan import plan
 from sim.scenes.grammar import BENCHMARK_SOURCES, TRAINING_SOURCES, vocabulary
 from sim.scenes.policy import Care
@@ -124,16 +124,9 @@ def test_an_update_leaves_the_vision_tower_bitwise_alone():
         name for name, part in state.trained.items() if jax.tree.leaves(part)
     )
     before = jax.tree.map(np.array, PARAMS)
-    metrics = {}
+    metrics, rule = {}, UpdateRule(MODEL, optimizer, Objective())
     for _ in range(2):
-        state, metrics = compiled_step(
-            state,
-            frozen,
-            batch,
-            model=MODEL,
-            optimizer=optimizer,
-            objective=Objective(),
-        )
+        state, metrics = compiled_step(state, frozen, batch, 1.0, rule=rule)
     assert float(metrics["gradient_norm"]) > 0
     after = join(state.trained, frozen)
     assert jax.tree.structure(after) == jax.tree.structure(before)

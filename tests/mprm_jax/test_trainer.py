@@ -11,14 +11,23 @@ import pytest
 
 from experiments.benchmarks.kill_resume import digest
 from mprm_jax.data.batches import buckets_for, collate
-from mprm_jax.data.loader import BatchOrder, batches
+from mprm_jax.data.loader import Batches, BatchOrder
 from mprm_jax.records.problems import DataError
+from mprm_jax.train import loop
 from mprm_jax.train.checkpoint import updates_kept
-from mprm_jax.train.loop import TrainConfig, TrainingJob, advised, stoppable, train
+from mprm_jax.train.loop import (
+    TrainConfig,
+    TrainingJob,
+    Watch,
+    advised,
+    stoppable,
+    train,
+)
+from mprm_jax.train.objective import StepLabeller
 from mprm_jax.train.open_model import load_model
 from mprm_jax.train.optimizer import join
 from mprm_jax.train.run_files import RUN, RunFolder, read_metrics
-from mprm_jax.train.update import compiled_step, initial_state
+from mprm_jax.train.update import UpdateRule, compiled_step, initial_state, update
 from mprm_jax.train.update_plan import plan
 from tests.mprm_jax.stub_model import StubModel, read_stub, stub_examples
 
@@ -39,11 +48,15 @@ def params():
 def run(params):
     """``train`` of the stub, with changes of the job."""
 
-    def one(path=None, on_update=lambda update: None, folder=None, **changes):
+    def one(path=None, folder=None, *, watch=None, on_update=lambda _: None, **changes):
         job = {"source": EXAMPLES, "plan": PLAN, "buckets": BUCKETS, "config": CONFIG}
         where = path and RunFolder(path, **folder or {})
         return train(
-            TrainingJob(MODEL, **job | changes), params, where, on_update=on_update
+            TrainingJob(MODEL, **job | changes),
+            params,
+            where,
+            on_update=on_update,
+            watch=watch,
         )
 
     return one
@@ -51,14 +64,12 @@ def run(params):
 
 def test_training_is_the_updates_one_after_another(run, params):
     state, frozen = initial_state(MODEL, params, PLAN, CONFIG.optimizer, 1e-2)
-    for loaded in batches(EXAMPLES, BUCKETS, ORDER):
+    labeller = StepLabeller(CONFIG.objective)
+    rule = UpdateRule(MODEL, CONFIG.optimizer, CONFIG.objective)
+    for loaded in Batches(EXAMPLES, BUCKETS, ORDER, labeller).from_first():
+        (batch,) = loaded.batches
         state, _ = compiled_step(
-            state,
-            frozen,
-            loaded.batch,
-            model=MODEL,
-            optimizer=CONFIG.optimizer,
-            objective=CONFIG.objective,
+            state, frozen, batch, batch.weight_BxS.sum(), rule=rule
         )
     expected = join(state.trained, frozen)
     seen = []
@@ -141,11 +152,54 @@ def test_the_folder_holds_the_model_and_its_history(run, tmp_path):
     assert json.loads((output / RUN).read_text())["seed"] == 0
 
 
-def test_callers_may_look_at_the_parameters_after_any_update(run):
-    seen = []
-    last = run(on_update=lambda update: seen.append(digest(update.params())))
-    assert len(set(seen)) == 5
-    assert seen[-1] == digest(last)
+def test_callers_may_look_at_the_parameters_after_any_update(run, tmp_path):
+    seen = {}
+
+    def look(number, params):
+        seen[number] = digest(params)
+        return {"seen": float(len(seen))}
+
+    last = run(tmp_path, watch=Watch(lambda number: number != 3, look))
+    assert seen.keys() == {1, 2, 4, 5}
+    assert len({*seen.values()}) == 4
+    assert seen[5] == digest(last)
+    told = [line.get("seen") for line in read_metrics(tmp_path)]
+    assert told == [1, 2, None, 3, 4]
+
+
+def test_the_next_update_is_under_way_before_one_is_read(run, monkeypatch):
+    """The devices have work while the host reads, logs and tells."""
+    events = []
+
+    def dispatch(state, frozen, batches, weight, rule):
+        number = sum(kind == "dispatched" for kind, _ in events) + 1
+        events.append(("dispatched", number))
+        return update(state, frozen, batches, weight, rule)
+
+    monkeypatch.setattr(loop, "update", dispatch)
+    run(on_update=lambda update: events.append(("told", update.number)))
+    # No folder: nothing is due before the end.
+    assert [event for event in events if event[0] == "told"] == [
+        ("told", number) for number in range(1, 6)
+    ]
+    for number in range(1, 5):
+        after = events.index(("dispatched", number + 1))
+        assert after < events.index(("told", number))
+
+
+def test_micro_batches_of_their_own_shapes_make_the_same_run(run):
+    """Sorted by length and padded each to its own: the loss does not notice."""
+    buckets = buckets_for(EXAMPLES, 3)
+    told = {parts: [] for parts in (1, 2)}
+    for parts, seen in told.items():
+        run(
+            buckets=buckets,
+            config=TrainConfig(learning_rate=1e-2, accumulate=parts),
+            on_update=seen.append,
+        )
+    for one, other in zip(*told.values(), strict=True):
+        for name in ("loss", "gradient_norm", "steps"):
+            assert other.metrics[name] == pytest.approx(one.metrics[name], rel=1e-5)
 
 
 RESUME = {"resume": True}
@@ -171,8 +225,8 @@ def kill():
     ("how", "raised", "kept"),
     [
         (kill, Killed, [2]),
-        (partial(os.kill, os.getpid(), signal.SIGINT), KeyboardInterrupt, [3, 2]),
-        (partial(os.kill, os.getpid(), signal.SIGTERM), SystemExit, [3, 2]),
+        (partial(os.kill, os.getpid(), signal.SIGINT), KeyboardInterrupt, [4, 2]),
+        (partial(os.kill, os.getpid(), signal.SIGTERM), SystemExit, [4, 2]),
     ],
 )
 def test_a_stopped_run_goes_on_as_if_it_had_not(run, tmp_path, how, raised, kept):
@@ -187,7 +241,7 @@ def test_a_stopped_run_goes_on_as_if_it_had_not(run, tmp_path, how, raised, kept
     assert digest(found) == digest(expected)
 
     def lines(folder):
-        timing = ("seconds", "rollouts_per_second")
+        timing = ("seconds", "rollouts_per_second", "tokens_per_second")
         return [
             {key: value for key, value in line.items() if key not in timing}
             for line in read_metrics(folder)
@@ -228,7 +282,7 @@ def test_a_loss_that_is_not_finite_stops_and_saves_its_batch(run, tmp_path, outp
     clean = [e._replace(images_PxD=e.images_PxD.astype(np.float32)) for e in EXAMPLES]
     order = [
         place
-        for loaded in batches(clean, BUCKETS, ORDER)
+        for loaded in Batches(clean, BUCKETS, ORDER).from_first()
         for place in loaded.places.tolist()
     ]
     culprit = next(place for place in order[24:32] if len(clean[place].marker_S))
@@ -244,8 +298,14 @@ def test_a_loss_that_is_not_finite_stops_and_saves_its_batch(run, tmp_path, outp
     if output:
         with np.load(path) as saved:
             assert saved["places"].tolist() == order[24:32]
-            expected = collate([bad[place] for place in order[24:32]], BUCKETS, 8)
-            for name, array in expected._asdict().items():
+            rows, labeller = (
+                [bad[place] for place in order[24:32]],
+                StepLabeller(CONFIG.objective),
+            )
+            expected = collate(rows, BUCKETS, 8, labeller)._asdict()
+            assert saved.keys() == expected.keys() - {"place_BxKxL"} | {"places"}
+            for name in saved.keys() - {"places"}:
+                array = expected[name]
                 np.testing.assert_array_equal(saved[name], array)
         # The checkpoint before it is whole, and no later one was made.
         assert updates_kept(path.parent) == [2]

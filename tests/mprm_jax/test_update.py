@@ -7,11 +7,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mprm_jax.data.batches import Bucket, Buckets, buckets_for, collate
-from mprm_jax.train.objective import Objective
+from mprm_jax.data import batches
+from mprm_jax.data.batches import Bucket, Buckets, buckets_for
+from mprm_jax.train.objective import Objective, StepLabeller
 from mprm_jax.train.optimizer import OptimizerConfig, join
 from mprm_jax.train.sharding import MeshShape, default_mesh, make_mesh, place_batch
-from mprm_jax.train.update import compiled_step, initial_state
+from mprm_jax.train.update import UpdateRule, initial_state
+from mprm_jax.train.update import update as make
 from mprm_jax.train.update_plan import plan
 from tests.mprm_jax.stub_model import StubModel, stub_examples
 
@@ -24,6 +26,18 @@ SETTINGS = {
 }
 
 
+def collate(examples, buckets, rows, objective=SETTINGS["objective"]):
+    return batches.collate(examples, buckets, rows, StepLabeller(objective))
+
+
+def in_parts(batch, accumulate):
+    """The rows a, a + parts, ... of each part."""
+    return [
+        jax.tree.map(lambda rows, i=i: rows[i::accumulate], batch)
+        for i in range(accumulate)
+    ]
+
+
 def start(mesh=None, params=None, **changes):
     """A state and frozen parameters that nobody else holds."""
     chosen = SETTINGS | changes
@@ -32,21 +46,25 @@ def start(mesh=None, params=None, **changes):
     return initial_state(model, params, plan(80, 8), chosen["optimizer"], 1e-2, mesh)
 
 
-def on_mesh(mesh, batch, **changes):
+def on_mesh(mesh, batch, accumulate=1, **changes):
     """(params, metrics) after one update on several devices, which is pinned."""
     state, frozen = start(mesh, **changes)
     pinned = tuple(leaf.sharding for leaf in jax.tree.leaves(state))
-    step = partial(compiled_step, **SETTINGS | changes, shardings=pinned)
-    after, metrics = step(state, frozen, place_batch(mesh, batch))
+    rule = UpdateRule(**SETTINGS | changes, shardings=pinned)
+    parts = [place_batch(mesh, part) for part in in_parts(batch, accumulate)]
+    after, metrics = make(state, frozen, parts, batch.weight_BxS.sum(), rule)
     # Pinned, so that the next update needs no other program.
     assert tuple(leaf.sharding for leaf in jax.tree.leaves(after)) == pinned
     return join(after.trained, frozen), metrics
 
 
-def update(batch, **changes):
+def update(batch, accumulate=1, **changes):
     """(params, metrics) after one update."""
-    state, frozen = start(**{k: v for k, v in changes.items() if k in SETTINGS})
-    after, metrics = compiled_step(state, frozen, batch, **SETTINGS | changes)
+    state, frozen = start(**changes)
+    parts, weight = in_parts(batch, accumulate), batch.weight_BxS.sum()
+    after, metrics = make(
+        state, frozen, parts, weight, UpdateRule(**SETTINGS | changes)
+    )
     return join(after.trained, frozen), {k: float(v) for k, v in metrics.items()}
 
 
@@ -76,13 +94,14 @@ def test_the_loss_is_the_mean_over_counted_steps():
     losses = np.where(y, np.log1p(np.exp(-z)), np.log1p(np.exp(z)))
     _, metrics = update(batch)
     assert metrics["loss"] == pytest.approx(losses[counted].mean(), rel=1e-5)
-    assert metrics["steps"] == counted.sum()
+    assert batch.weight_BxS.sum() == counted.sum()
 
 
 @pytest.mark.parametrize("kind", ["hard", "beta-binomial"])
 def test_padding_and_empty_rollouts_change_nothing(kind):
     examples = [e for e in stub_examples(12, seed=3) if len(e.marker_S)][:5]
-    small = collate(examples, Buckets((Bucket(32, 2),), 4), 8)
+    objective = Objective(kind)
+    small = collate(examples, Buckets((Bucket(32, 2),), 4), 8, objective)
     # More tokens, steps, patches, and rollouts without a counted step among the rest.
     empty = examples[0]._replace(trials_S=0 * examples[0].trials_S)
     nothing = examples[1]._replace(
@@ -91,8 +110,7 @@ def test_padding_and_empty_rollouts_change_nothing(kind):
         trials_S=empty.marker_S[:0],
     )
     mixed = [examples[0], empty, *examples[1:3], nothing, *examples[3:]]
-    large = collate(mixed, Buckets((Bucket(64, 4),), 7), 8)
-    objective = Objective(kind)
+    large = collate(mixed, Buckets((Bucket(64, 4),), 7), 8, objective)
     params, metrics = update(small, objective=objective)
     others, also = update(large, objective=objective)
     assert also == pytest.approx(metrics, rel=1e-6)
@@ -102,7 +120,7 @@ def test_padding_and_empty_rollouts_change_nothing(kind):
 def test_a_batch_without_a_counted_step_gives_no_gradient():
     empty = [e._replace(trials_S=0 * e.trials_S) for e in stub_examples(8)]
     _, metrics = update(collate(empty, buckets_for(empty), 8))
-    assert metrics["loss"] == metrics["gradient_norm"] == metrics["steps"] == 0
+    assert metrics["loss"] == metrics["gradient_norm"] == 0
 
 
 def test_frozen_parameters_stay_and_the_callers_are_left_alone():
@@ -111,7 +129,8 @@ def test_frozen_parameters_stay_and_the_callers_are_left_alone():
     examples = stub_examples(8)
     batch = collate(examples, buckets_for(examples), 8)
     state, frozen = start(params=params)
-    after, _ = compiled_step(state, frozen, batch, **SETTINGS)
+    weight = batch.weight_BxS.sum()
+    after, _ = make(state, frozen, [batch], weight, UpdateRule(**SETTINGS))
     jax.tree.map(np.testing.assert_array_equal, params, before)
     whole = join(after.trained, frozen)
     np.testing.assert_array_equal(whole["vision"]["kernel"], before["vision"]["kernel"])
@@ -178,15 +197,15 @@ def test_moments_lie_where_their_parameters_do_and_means_everywhere():
     assert scaled.v["head"]["kernel"].sharding == kernel.sharding
 
 
+@pytest.mark.parametrize("accumulate", [1, 2])
 @pytest.mark.parametrize("consume", [True, False])
-def test_parameters_are_taken_only_if_they_may_be(consume):
+def test_parameters_are_taken_only_if_they_may_be(consume, accumulate):
     params = MODEL.init(jax.random.key(0))
     state, frozen = initial_state(
         MODEL, params, plan(80, 8), SETTINGS["optimizer"], 1e-2, consume=consume
     )
     examples = stub_examples(8)
-    compiled_step(
-        state, frozen, collate(examples, buckets_for(examples), 8), **SETTINGS
-    )
+    batch = collate(examples, buckets_for(examples), 8)
+    make(state, frozen, in_parts(batch, accumulate), 1.0, UpdateRule(**SETTINGS))
     assert params["head"]["kernel"].is_deleted() == consume
     assert not params["vision"]["kernel"].is_deleted()

@@ -132,4 +132,5 @@ def batch_of(case: Case) -> Batch:
     for i, row in enumerate(case.tokens):
         for j, at in enumerate(np.flatnonzero(row == MARKER)):
             marker[i, j], trials[i, j], successes[i, j] = at, 1, next(labels)
-    return Batch(case.tokens, case.images, marker, successes, trials)
+    label, weight = successes.astype(np.float32), trials.astype(np.float32)
+    return Batch(case.tokens, case.images, marker, successes, trials, label, weight)

@@ -73,7 +73,7 @@ def our_loss(config, head, params, batch):
         head, config.language, params, hidden, batch.marker_BxS
     )
     total = objective.loss_sum(logits, batch, objective.Objective())
-    return total / objective.step_count(batch, objective.Objective())
+    return total / batch.weight_BxS.sum()
 
 
 def with_head(config, params):

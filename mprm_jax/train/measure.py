@@ -1,0 +1,76 @@
+"""What all hosts must know of the rollouts before they train on them together."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import jax
+import msgspec
+import numpy as np
+
+from mprm_jax.data.batches import Sizes
+from mprm_jax.data.loader import CorpusExamples
+from mprm_jax.records.problems import BadRecord, DataError
+from mprm_jax.train.config import Objective
+from mprm_jax.train.objective import StepLabeller
+from mprm_jax.train.sharding import gather_bytes
+
+
+class _Share(msgspec.Struct):
+    """What one host found: (row, reason, detail) of refused rollouts, the columns of
+    the sizes, and why it could not go on.
+    """
+
+    refused: list[tuple[int, str, str]]
+    sizes: list[list[float]]
+    failure: str = ""
+
+
+def measure(
+    source: CorpusExamples,
+    objective: Objective,
+    threads: int,
+    progress: Callable[[int], None] = lambda count: None,
+) -> tuple[dict[int, BadRecord], Sizes]:
+    """Encode every rollout once, each on one of the hosts; all hosts must ask.
+
+    Args:
+        source: the same on every host.
+        objective: which steps count.
+        threads: that read.
+        progress: called with the number of rollouts that this host has read.
+
+    Returns:
+        why rollouts cannot be encoded, by row of ``usable.rollouts``, and the sizes of
+        the others in order; the same on every host.
+
+    Raises:
+        DataError: a file changed since it was indexed, on any host.
+    """
+    host, hosts = jax.process_index(), jax.process_count()
+    labeller = StepLabeller(objective)
+    if hosts == 1:
+        return source.measure(labeller, threads, progress=progress)
+    count = -(-len(source) // hosts)
+    share = slice(host * count, (host + 1) * count)
+    try:
+        refused, sizes = source.measure(labeller, threads, share, progress)
+        told = [(row, e.reason, e.detail) for row, e in refused.items()]
+        mine = _Share(told, [column.tolist() for column in sizes])
+    except DataError as error:
+        mine = _Share([], [], str(error))
+    said = gather_bytes(msgspec.msgpack.encode(mine))
+    shares = [msgspec.msgpack.decode(data, type=_Share) for data in said]
+    for of in shares:
+        if of.failure:
+            raise DataError(of.failure)
+    everywhere = {
+        row: BadRecord(reason, detail)
+        for of in shares
+        for row, reason, detail in of.refused
+    }
+    columns = [
+        np.concatenate(parts) for parts in zip(*(s.sizes for s in shares), strict=True)
+    ]
+    whole = Sizes(*(column.astype(np.int64) for column in columns))
+    return everywhere, whole._replace(weight=columns[Sizes._fields.index("weight")])
