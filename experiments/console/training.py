@@ -5,6 +5,7 @@ the library makes of them. JAX is imported once something is to be computed.
 from __future__ import annotations
 
 import dataclasses
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -20,13 +21,16 @@ from experiments.console.options import (
     wrong_usage,
 )
 from experiments.console.progress import progress
+from mprm_jax.models.remat import Remat
 from mprm_jax.train.config import Objective, OptimizerConfig, Precision, TrainConfig
 from mprm_jax.train.update_plan import UpdatePlan, plan
 from theory.paper import TRAINING
 
 if TYPE_CHECKING:
+    import numpy as np
     from jax.sharding import Mesh
 
+    from mprm_jax.data.corpus import SelectableCorpus
     from mprm_jax.data.loader import CorpusExamples
     from mprm_jax.models.model import Model, Params
     from mprm_jax.train.open_backbone import Opening
@@ -89,8 +93,9 @@ class BackboneOptions:
         compute: Precision of a backbone's forward and backward pass (bfloat16); trained
             weights and their updates are float32 all the same.
         frozen_dtype: Precision of weights that are not trained (that of --compute).
-        no_remat: Store what each layer of a backbone computes for the backward pass
-            instead of computing it again: faster, and much more memory.
+        remat: What the backward pass computes again of each layer of a backbone: all
+            of it, from what enters the layer; dots: all but its linear layers, which
+            are stored; none: faster, and much more memory.
         max_length: Most tokens of a prompt (8,192, or the model's context).
         answers: What becomes the two rows of the reward head: those of the words Yes
             and No in the language-model head, those of + and -, or two new ones. A
@@ -106,7 +111,7 @@ class BackboneOptions:
     mesh: str | None = None
     compute: Precision | None = None
     frozen_dtype: Precision | None = None
-    no_remat: bool = False
+    remat: Remat = "all"
     max_length: int | None = None
     answers: Literal["yes-no", "plus-minus", "new"] = "yes-no"
     lora_rank: int | None = None
@@ -139,7 +144,7 @@ class BackboneOptions:
         return Opening(
             self.compute or Opening.compute,
             self.frozen_dtype,
-            not self.no_remat,
+            self.remat,
             self.max_length,
             lora,
             _ANSWERS[self.answers],
@@ -276,6 +281,25 @@ def open_model(
         inner = cached(model.base if adapted else model, params, backbone.feature_cache)
         model = dataclasses.replace(model, base=inner) if adapted else inner
     return model, params, mesh
+
+
+def say_if_text(model: Model, usable: SelectableCorpus, rows: np.ndarray) -> None:
+    """Say on stderr that a model which sees has no picture to look at.
+
+    Args:
+        model: to train.
+        usable: the corpus.
+        rows: of its rollouts, to train on.
+    """
+    from mprm_jax.data.write import has_pictures
+    from mprm_jax.models.families import sees
+
+    if sees(model.name) and not has_pictures(usable, rows):
+        print(
+            f"mprm train: none of the {len(rows):,} rollouts has a picture: "
+            f"{model.name} is trained on text alone, its vision tower unused",
+            file=sys.stderr,
+        )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""The two real backbones as process reward models, as the trainer takes a model."""
+"""The real backbones as process reward models, as the trainer takes a model."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from PIL.Image import Image
 from tokenizers import Tokenizer
 
 from mprm_jax.data.batches import Batch
-from mprm_jax.data.prompt import encode_chat, marker_id
+from mprm_jax.data.prompt import ChatTemplate, encode_chat, marker_id
 from mprm_jax.models import families, reward_head
 from mprm_jax.models.families import (
     FAMILIES,
@@ -23,7 +23,8 @@ from mprm_jax.models.families import (
     Prompting,
     family_of,
 )
-from mprm_jax.models.layers import Compute, Params, fused_attention
+from mprm_jax.models.layers import Compute, Params
+from mprm_jax.models.remat import Remat
 from mprm_jax.models.reward_head import ANSWERS, RewardHead
 from mprm_jax.models.tokenizer import TOKENIZER, read_tokenizer
 from mprm_jax.records.problems import DataError
@@ -68,6 +69,11 @@ class Backbone:
         return self.family.name
 
     @property
+    def template(self) -> ChatTemplate:
+        """What stands around its prompts."""
+        return self.family.template(self.config)
+
+    @property
     def answer_tokens(self) -> tuple[int, int] | None:
         """Ids of Yes and No, which a reader of the weights would take."""
         yes, no = map(self.tokenizer.token_to_id, ANSWERS)
@@ -89,8 +95,8 @@ class Backbone:
         )
 
     def _hidden(self, params: Params, batch: Batch) -> jax.Array:
-        inputs = batch.tokens_BxL, batch.images_BxPxD
-        return families.hidden_states(self.config, params, *inputs, self.compute)
+        inputs = batch.tokens_BxL, batch.images_BxPxD, self.compute, batch.place_BxKxL
+        return families.hidden_states(self.config, params, *inputs)
 
     def rewards(
         self, params: Params, hidden_BxLxD: jax.Array, marker_BxS: jax.Array
@@ -137,14 +143,10 @@ class Backbone:
         Raises:
             BadRecord: a text that the model cannot read, or images beyond the context.
         """
-        share, length = (
-            self.family.tokens_per_row(self.config),
-            self.prompting.max_length,
-        )
+        share = self.family.tokens_per_row(self.config)
         counts = [int(count * share) for count in rows]
-        return encode_chat(
-            self.tokenizer, self.family.template, question, steps, counts, length
-        )
+        template, length = self.template, self.prompting.max_length
+        return encode_chat(self.tokenizer, template, question, steps, counts, length)
 
     def description(self) -> dict[str, Any]:
         """Shape of the model as JSON values."""
@@ -172,10 +174,16 @@ def from_description(name: str, values: dict[str, Any], folder: Path) -> Backbon
         config = msgspec.convert(values["config"], FAMILIES[name].config_type)
         head = msgspec.convert(values["head"], RewardHead)
         prompting = msgspec.convert(values["prompting"], Prompting)
-        dtype, remat = str(values["dtype"]), bool(values["remat"])
+        dtype, remat = str(values["dtype"]), _remat(values["remat"])
     except (KeyError, msgspec.ValidationError) as error:
         raise DataError(f"{folder}: no description of {name} ({error})") from error
     marker_id(tokenizer)
-    attention = fused_attention() if dtype == "bfloat16" else "xla"
-    compute = Compute(dtype, remat, attention=attention)
+    compute = families.compute_here(config, Compute(dtype, remat))
     return Backbone(config, head, prompting, compute, tokenizer)
+
+
+def _remat(value: Any) -> Remat:
+    # Descriptions once said whether each layer is computed again.
+    if isinstance(value, bool):
+        return "all" if value else "none"
+    return msgspec.convert(value, Remat)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -23,19 +23,32 @@ from mprm_jax.data.images import (
     PLACE_BYTES,
     PatchGrid,
     Tiling,
-    as_first_image,
+    number_images,
     patch_images,
     patches_per_image,
     tile_images,
 )
-from mprm_jax.data.prompt import INTERNVL_TEMPLATE, QWEN_TEMPLATE, ChatTemplate
-from mprm_jax.models import decoder, internvl, qwen
+from mprm_jax.data.prompt import (
+    INTERNVL_TEMPLATE,
+    QWEN_TEMPLATE,
+    TEXT_TEMPLATES,
+    ChatTemplate,
+)
+from mprm_jax.models import decoder, internvl, qwen, text
 from mprm_jax.models.internvl import InternVLConfig
-from mprm_jax.models.layers import Compute, Params
+from mprm_jax.models.layers import (
+    AttentionChoice,
+    AttentionUse,
+    Compute,
+    Params,
+    choose_attention,
+)
 from mprm_jax.models.qwen import MERGER, QwenVLConfig
+from mprm_jax.models.text import TextConfig
+from mprm_jax.records.problems import BadRecord
 from theory.paper import TRAINING
 
-BackboneConfig = QwenVLConfig | InternVLConfig
+BackboneConfig = QwenVLConfig | InternVLConfig | TextConfig
 
 # Pillow's number of the filter that both families resize with.
 _BICUBIC = 3
@@ -62,27 +75,29 @@ class Prompting:
 class Family:
     """What backbones of one family have in common; ``config`` is always the model's.
 
-    A row of the images is a patch (Qwen2.5-VL) or a tile (InternVL2.5).
+    A row of the images is a patch (Qwen2.5-VL) or a tile (InternVL). From ``alone`` on
+    all is of a vision tower, and never called where there is none.
 
     Attributes:
         name: of the family, in the description of a model.
         config_type: of its configurations.
-        layout: ``model_type`` of config.json as transformers writes it.
-        template: what stands around a prompt.
+        layout: of its tensors on disk as transformers writes them.
+        template: (config): what stands around a prompt.
         place_bytes: K, bytes at the end of a row of the images that say where it lies.
         init: (config, key): random parameters, float32.
+        tokens_per_row: (config): image tokens over rows.
         cut: (config, prompting, images): images_PxD, and the rows of each image.
         alone: rows of one image as they would be if it were the only one.
         preprocessor: (config, prompting): what ``transformers`` must do to an image to
             get what ``cut`` makes; InternVL: of one image, for several share their
             tiles here, but not there.
-        tokens_per_row: (config): image tokens over rows.
         tower_states: (config, params, images_BxPxD, compute): what the tower makes of
             every row [B, P, M].
         state_width: (config): M.
         project: (config, params, states_BxPxM, compute): image tokens [B, U, D].
         positions: (config, tokens_BxL, place_BxPxK): of the tokens beside images, on
             three axes [3, B, L].
+        tower_attention: (config, dtype): what the tower asks of attention.
         sequences: (config, rows): how many sequences the tower attends within, and the
             length of each.
         patch_reads: (config, rows): vectors that the patch embedding's kernel reads.
@@ -91,17 +106,18 @@ class Family:
     name: str
     config_type: type
     layout: str
-    template: ChatTemplate
+    template: Callable[[Any], ChatTemplate]
     place_bytes: int
     init: Callable[[Any, jax.Array], Params]
+    tokens_per_row: Callable[[Any], Fraction]
     cut: Callable[[Any, Prompting, tuple[Image, ...]], tuple[np.ndarray, list[int]]]
     alone: Callable[[np.ndarray], np.ndarray]
     preprocessor: Callable[[Any, Prompting], dict[str, Any]]
-    tokens_per_row: Callable[[Any], Fraction]
     tower_states: Callable[[Any, Params, jax.Array, Compute], jax.Array]
     state_width: Callable[[Any], int]
     project: Callable[[Any, Params, jax.Array, Compute], jax.Array]
     positions: Callable[[Any, jax.Array, jax.Array], jax.Array]
+    tower_attention: Callable[[Any, str], AttentionUse]
     sequences: Callable[[Any, float], tuple[float, float]]
     patch_reads: Callable[[Any, float], float]
 
@@ -153,21 +169,36 @@ def _tile_preprocessor(config: InternVLConfig, prompting: Prompting) -> dict[str
     }
 
 
+def _refuse_pictures(
+    config: TextConfig, prompting: Prompting, images: tuple[Image, ...]
+) -> tuple[np.ndarray, list[int]]:
+    if images:
+        raise BadRecord(
+            "picture for a text model", f"{len(images)}, and the model sees none"
+        )
+    return np.zeros((0, 0), np.uint8), []
+
+
+def _no_tower(*_: Any) -> Any:
+    raise AssertionError("a text model has no tower")
+
+
 QWEN = Family(
     name="qwen2.5-vl",
     config_type=QwenVLConfig,
     layout="qwen2_5_vl",
-    template=QWEN_TEMPLATE,
+    template=lambda _: QWEN_TEMPLATE,
     place_bytes=PLACE_BYTES,
     init=qwen.init,
     cut=_cut_patches,
-    alone=as_first_image,
+    alone=number_images,
     preprocessor=_patch_preprocessor,
     tokens_per_row=lambda config: Fraction(1, config.vision.merge**2),
     tower_states=qwen.tower_states,
     state_width=lambda config: config.vision.width,
     project=qwen.project,
     positions=qwen.rope_positions,
+    tower_attention=qwen.tower_attention,
     # Windows are a mask over all pairs of patches.
     sequences=lambda config, rows: (1, rows),
     # An image fills all frames alike, so one sum of their kernels is applied.
@@ -177,7 +208,7 @@ INTERNVL = Family(
     name="internvl2.5",
     config_type=InternVLConfig,
     layout="internvl",
-    template=INTERNVL_TEMPLATE,
+    template=lambda _: INTERNVL_TEMPLATE,
     place_bytes=0,
     init=internvl.init,
     cut=_cut_tiles,
@@ -188,11 +219,32 @@ INTERNVL = Family(
     state_width=lambda config: config.vision.side**2 * config.vision.width,
     project=internvl.project,
     positions=lambda config, tokens_BxL, _: decoder.text_positions(tokens_BxL),
+    tower_attention=internvl.tower_attention,
     # With the class token.
     sequences=lambda config, rows: (rows, config.vision.side**2 + 1),
     patch_reads=lambda config, rows: rows * config.vision.side**2,
 )
-FAMILIES = {family.name: family for family in (QWEN, INTERNVL)}
+# Qwen2, Qwen3, Llama 3, SmolLM2: a decoder alone.
+TEXT = Family(
+    name="text",
+    config_type=TextConfig,
+    layout="text",
+    template=lambda config: TEXT_TEMPLATES[config.chat],
+    place_bytes=0,
+    init=text.init,
+    tokens_per_row=lambda _: Fraction(0),
+    cut=_refuse_pictures,
+    alone=_no_tower,
+    preprocessor=_no_tower,
+    tower_states=_no_tower,
+    state_width=_no_tower,
+    project=_no_tower,
+    positions=_no_tower,
+    tower_attention=_no_tower,
+    sequences=_no_tower,
+    patch_reads=_no_tower,
+)
+FAMILIES = {family.name: family for family in (QWEN, INTERNVL, TEXT)}
 
 
 def family_of(config: BackboneConfig) -> Family:
@@ -200,8 +252,34 @@ def family_of(config: BackboneConfig) -> Family:
     return next(f for f in FAMILIES.values() if isinstance(config, f.config_type))
 
 
+def sees(name: str) -> bool:
+    """Whether backbones of the family of that name look at pictures."""
+    return name in FAMILIES and name != TEXT.name
+
+
+def attention_choices(config: BackboneConfig, dtype: str) -> dict[str, AttentionChoice]:
+    """The attention of the decoder and of the tower on the devices here.
+
+    Args:
+        config: of the model.
+        dtype: that it computes in.
+    """
+    uses = {"attention": decoder.attention(config.language, dtype)}
+    if config.vision is not None:
+        uses["tower_attention"] = family_of(config).tower_attention(config, dtype)
+    return {name: choose_attention(use) for name, use in uses.items()}
+
+
+def compute_here(config: BackboneConfig, compute: Compute) -> Compute:
+    """The same computation with the attention that suits it on the devices here."""
+    chosen = attention_choices(config, compute.dtype)
+    return replace(
+        compute, **{n: choice.implementation for n, choice in chosen.items()}
+    )
+
+
 def init(config: BackboneConfig, key: jax.Array) -> Params:
-    """Random parameters of either family, float32, without a reward head."""
+    """Random parameters of any family, float32, without a reward head."""
     return family_of(config).init(config, key)
 
 
@@ -235,10 +313,22 @@ def trainable(params: Params) -> Params:
 
 def tower_params(params: Params) -> Params:
     """The part of the parameters, or of a tree like them, that the tower reads."""
-    tower = params["vision"].items()
+    tower = params.get("vision", {}).items()
     return {
         "vision": {n: part for n, part in tower if part_of(("vision", n)) == "vision"}
     }
+
+
+class SeenImages(NamedTuple):
+    """Images that the tower has seen.
+
+    Attributes:
+        states_BxPxM: of ``tower_states``.
+        place_BxPxK: the rows of the images, or the last ``place_bytes`` of each.
+    """
+
+    states_BxPxM: jax.Array
+    place_BxPxK: jax.Array
 
 
 def hidden_states(
@@ -247,39 +337,47 @@ def hidden_states(
     tokens_BxL: jax.Array,
     images_BxPxD: jax.Array,
     compute: Compute,
+    place_BxKxL: jax.Array | None = None,
 ) -> jax.Array:
-    """Residual stream of the decoder [B, L, D], before its final norm."""
-    if not images_BxPxD.shape[1]:
-        language = params["language"]
-        embedded = decoder.embed(language, tokens_BxL, compute)
-        positions = decoder.text_positions(tokens_BxL)
-        return decoder.decode(config.language, language, embedded, positions, compute)
-    states = family_of(config).tower_states(config, params, images_BxPxD, compute)
-    return hidden_from_states(config, params, tokens_BxL, states, images_BxPxD, compute)
+    """Residual stream of the decoder [B, L, D], before its final norm.
+
+    Args:
+        config: of the model.
+        params: of it.
+        tokens_BxL: prompts.
+        images_BxPxD: of them, in the order of their tokens.
+        compute: precision, rematerialisation and attention.
+        place_BxKxL: of packed rows; see ``layers.attend_documents``.
+    """
+    seen = None
+    if images_BxPxD.shape[1]:
+        states = family_of(config).tower_states(config, params, images_BxPxD, compute)
+        seen = SeenImages(states, images_BxPxD)
+    return hidden_from_states(config, params, tokens_BxL, seen, compute, place_BxKxL)
 
 
 def hidden_from_states(
     config: BackboneConfig,
     params: Params,
     tokens_BxL: jax.Array,
-    states_BxPxM: jax.Array,
-    place_BxPxK: jax.Array,
+    seen: SeenImages | None,
     compute: Compute,
+    place_BxKxL: jax.Array | None = None,
 ) -> jax.Array:
-    """``hidden_states`` of images that the tower has seen already.
+    """``hidden_states`` of images that the tower has seen already, or of text alone.
 
-    Args:
-        config: of the model.
-        params: of which the tower's are not read.
-        tokens_BxL: prompts.
-        states_BxPxM: of ``tower_states``.
-        place_BxPxK: the rows of the images, or the last ``place_bytes`` of each.
-        compute: precision and rematerialisation.
+    The tower's parameters are not read.
     """
     family, language = family_of(config), params["language"]
-    features_BxUxD = family.project(config, params, states_BxPxM, compute)
     embedded = decoder.embed(language, tokens_BxL, compute)
-    is_image_BxL = tokens_BxL == config.image_token
-    embedded = decoder.insert_features(embedded, is_image_BxL, features_BxUxD)
-    positions = family.positions(config, tokens_BxL, place_BxPxK)
-    return decoder.decode(config.language, language, embedded, positions, compute)
+    positions = decoder.text_positions(tokens_BxL)
+    if seen is not None:
+        features = family.project(config, params, seen.states_BxPxM, compute)
+        is_image_BxL = tokens_BxL == config.image_token
+        embedded = decoder.insert_features(embedded, is_image_BxL, features)
+        positions = family.positions(config, tokens_BxL, seen.place_BxPxK)
+    if place_BxKxL is not None:
+        positions = decoder.restart(positions, place_BxKxL)
+    return decoder.decode(
+        config.language, language, embedded, positions, compute, place_BxKxL
+    )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import fcntl
+import importlib
 import io
 import os
 from collections.abc import Callable
@@ -224,12 +225,17 @@ class RunLog:
         after: updates whose lines stay; later ones, and one that a killed run left
             unfinished, are cut off, because these updates are made again.
         tensorboard: write ``tensorboard/`` too.
+        tracker: tell this package too, of which wandb's functions are used (``init``,
+            ``log`` and ``finish``, which trackio has as well); "none": none.
 
     Raises:
-        DataError: a file cannot be written.
+        DataError: a file cannot be written, or the tracker is not installed.
     """
 
-    def __init__(self, output: Path, after: int, tensorboard: bool) -> None:
+    def __init__(
+        self, output: Path, after: int, tensorboard: bool, tracker: str = "none"
+    ) -> None:
+        self._tracker = None if tracker == "none" else _begin_tracker(tracker, output)
         self._path = output / METRICS
         with faults_of(self._path):
             output.mkdir(parents=True, exist_ok=True)
@@ -251,6 +257,8 @@ class RunLog:
         self._file.close()
         if self._board is not None:
             self._board.close()
+        if self._tracker is not None:
+            self._tracker.finish()
 
     def write(self, update: int, metrics: dict[str, Any]) -> None:
         """Append one update's metrics; ``update`` counts from 1."""
@@ -260,6 +268,20 @@ class RunLog:
             if self._board is not None:
                 for name, value in metrics.items():
                     self._board.add_scalar(name, value, update)
+        if self._tracker is not None:
+            self._tracker.log(metrics, step=update)
+
+
+def _begin_tracker(name: str, output: Path) -> Any:
+    """A tracker's package, with a run begun that is named as the folder."""
+    try:
+        package = importlib.import_module(name)
+    except ModuleNotFoundError:
+        raise DataError(
+            f"the tracker {name} is not installed: pip install {name}"
+        ) from None
+    package.init(project="mprm", name=output.name)
+    return package
 
 
 def _end_of(file: Any, after: int) -> int:

@@ -9,13 +9,14 @@ from typing import Any
 
 import jax
 import numpy as np
+from tokenizers import Tokenizer
 
 from mprm_jax.data.prompt import add_step_marker, token_id
 from mprm_jax.models import reward_head
 from mprm_jax.models.backbone import Backbone
-from mprm_jax.models.families import Prompting, with_language
+from mprm_jax.models.families import Prompting, compute_here, with_language
 from mprm_jax.models.folder import check_released
-from mprm_jax.models.layers import Compute, Params, fused_attention
+from mprm_jax.models.layers import Compute, Params
 from mprm_jax.models.reward_head import ANSWERS, RewardHead
 from mprm_jax.models.tokenizer import TOKENIZER, read_tokenizer
 from mprm_jax.models.weights import tensors
@@ -52,8 +53,12 @@ def load_backbone(
         DataError: something in the folder cannot be used.
     """
     # Everything that is cheap to find wrong comes before the tensors.
-    compute = compute or Compute(attention=fused_attention())
-    backbone, marker, own = from_small_files(directory, compute, answers, prompting)
+    backbone, marker, own = from_small_files(
+        directory, compute or Compute(), answers, prompting
+    )
+    if compute is None:
+        here = compute_here(backbone.config, backbone.compute)
+        backbone = dataclasses.replace(backbone, compute=here)
     config, params = tensors.load_pretrained(
         directory, dtype, sharding, frozen_dtype=frozen_dtype
     )
@@ -100,12 +105,15 @@ def from_small_files(
     if prompting is None:
         prompting = Prompting(min(Prompting.max_length, config.language.context))
     head = RewardHead(None, config.language.tied)
+    if answers is not None and "answers" not in own:
+        head = dataclasses.replace(
+            head, tokens=_answer_ids(directory, tokenizer, answers)
+        )
     backbone = Backbone(config, head, prompting, compute, tokenizer)
     try:
-        if answers is not None and "answers" not in own:
-            tokens = token_id(tokenizer, answers[0]), token_id(tokenizer, answers[1])
-            head = dataclasses.replace(head, tokens=tokens)
-        image_token = token_id(tokenizer, backbone.family.template.image_token)
+        image_token = config.image_token
+        if (image := backbone.template.image_token) is not None:
+            image_token = token_id(tokenizer, image)
     except DataError as error:
         raise DataError(f"{directory / TOKENIZER}: {error}") from None
     if image_token != config.image_token:
@@ -113,7 +121,20 @@ def from_small_files(
             f"{directory}: config.json gives image token {config.image_token}, the "
             f"tokenizer {image_token}"
         )
-    return dataclasses.replace(backbone, head=head), marker, own
+    return backbone, marker, own
+
+
+def _answer_ids(
+    directory: Path, tokenizer: Tokenizer, answers: tuple[str, str]
+) -> tuple[int, int]:
+    try:
+        yes, no = (token_id(tokenizer, word) for word in answers)
+    except DataError as error:
+        raise DataError(
+            f"{directory / TOKENIZER}: {error}, whose row would be one of the reward "
+            "head's; give other answers, or new: rows that begin at zero"
+        ) from None
+    return yes, no
 
 
 def planned_backbone(
