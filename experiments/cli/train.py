@@ -43,6 +43,7 @@ from mprm_jax.train.update_plan import UpdatePlan
 if TYPE_CHECKING:
     from mprm_jax.data.batches import Sizes
     from mprm_jax.data.loader import CorpusExamples
+    from mprm_jax.models.layers import AttentionChoice
     from mprm_jax.models.model import Params
     from mprm_jax.train.price import Price
 
@@ -99,13 +100,15 @@ class Options(PictureOptions, RuleOptions):
         subset: A subset of this corpus as mprm select wrote it: the file, or its
             manifest. How the corpus is read is taken from there, and whether labels are
             masked.
-        output: Folder for the model, its checkpoints and metrics.
+        output: Folder for the model, its checkpoints and metrics. Checkpoints hold what
+            is trained; the rest of a backbone stays where it lies (--model), and
+            base.json says where. mprm export writes a whole model.
         check_images: Begin at once. Without it every chosen rollout is read and encoded
             before the first update, so that no damaged picture or control token in a
             text ends the run midway; those that cannot be encoded count as bad
             lines (--max-bad).
         resume: Go on with the run in --output, bit for bit on the same devices; begin
-            it if there is none. --mesh, --accumulate, --no-remat and the numbers of
+            it if there is none. --mesh, --accumulate, --remat and the numbers of
             threads and checkpoints may change, what is learned from may not.
         settings: How to train.
         cost: What it would cost.
@@ -156,11 +159,16 @@ def run(options: Options) -> None:
         # Imported here: with JAX, which would slow down --help.
         from mprm_jax.data.batches import open_ladder
         from mprm_jax.train.loop import TrainingJob, Update, advised, train
+        from mprm_jax.train.open_backbone import attention_of
         from mprm_jax.train.run_files import RunFolder
 
         with advised():
             model, params, mesh = open_model(training, budget)
     say_if_text(model, subset.usable, subset.usable_rows)
+    attention = attention_of(model)
+    for part, choice in attention.items():
+        if choice.reason:
+            print(f"mprm train: {part} by XLA: {choice.reason}", file=sys.stderr)
     subset, sizes = _checked(options, subset, model.encode)
     budget = training.budget(len(subset.usable_rows), len(subset.usable.row))
     last: dict[str, Any] = {}
@@ -182,13 +190,14 @@ def run(options: Options) -> None:
                 options.resume,
                 _identity(subset, params),
                 lambda line: print(f"mprm train: {line}", file=sys.stderr),
+                training.base(),
             ),
             mesh=mesh,
             # A backbone is too large to be kept as it was.
             consume=training.model != TINY,
             on_update=on_update,
         )
-    _finish(options, subset, budget, last)
+    _finish(options, subset, budget, last, attention)
 
 
 def _training(options: Options) -> TrainingOptions:
@@ -257,7 +266,7 @@ def _identity(subset: Subset, params: Params) -> dict[str, Any]:
     corpus = subset.usable.corpus
     rows = subset.usable.row[subset.usable_rows].astype("<i8")
     return {
-        "corpus": xxhash.xxh3_128_hexdigest("".join(corpus.sha256)),
+        "corpus": xxhash.xxh3_128_hexdigest("".join(corpus.sha256).encode()),
         "reading": corpus_reading(subset.usable),
         "rows": xxhash.xxh3_128_hexdigest(rows.tobytes()),
         "initial_parameters": fingerprint(params),
@@ -265,7 +274,11 @@ def _identity(subset: Subset, params: Params) -> dict[str, Any]:
 
 
 def _finish(
-    options: Options, subset: Subset, budget: UpdatePlan, last: dict[str, Any]
+    options: Options,
+    subset: Subset,
+    budget: UpdatePlan,
+    last: dict[str, Any],
+    attention: dict[str, AttentionChoice],
 ) -> None:
     """The manifest, and what the user is told; by the first host."""
     import jax
@@ -287,6 +300,7 @@ def _finish(
     manifest = corpus_manifest(usable) | {
         "arguments": msgspec.to_builtins(options, enc_hook=str),
         "selection": subset.selection,
+        "attention": msgspec.to_builtins(attention),
         "result": result,
     }
     with OutputSet() as outputs:

@@ -21,6 +21,7 @@ from experiments.console.options import (
     wrong_usage,
 )
 from experiments.console.progress import progress
+from mprm_jax.models.remat import Remat
 from mprm_jax.train.config import Objective, OptimizerConfig, Precision, TrainConfig
 from mprm_jax.train.update_plan import UpdatePlan, plan
 from theory.paper import TRAINING
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from mprm_jax.models.model import Model, Params
     from mprm_jax.train.open_backbone import Opening
     from mprm_jax.train.price import Price
+    from mprm_jax.train.run_files import Base
     from mprm_jax.train.sharding import MeshShape
 
 TINY = "tiny"
@@ -91,8 +93,9 @@ class BackboneOptions:
         compute: Precision of a backbone's forward and backward pass (bfloat16); trained
             weights and their updates are float32 all the same.
         frozen_dtype: Precision of weights that are not trained (that of --compute).
-        no_remat: Store what each layer of a backbone computes for the backward pass
-            instead of computing it again: faster, and much more memory.
+        remat: What the backward pass computes again of each layer of a backbone: all
+            of it, from what enters the layer; dots: all but its linear layers, which
+            are stored; none: faster, and much more memory.
         max_length: Most tokens of a prompt (8,192, or the model's context).
         answers: What becomes the two rows of the reward head: those of the words Yes
             and No in the language-model head, those of + and -, or two new ones. A
@@ -108,7 +111,7 @@ class BackboneOptions:
     mesh: str | None = None
     compute: Precision | None = None
     frozen_dtype: Precision | None = None
-    no_remat: bool = False
+    remat: Remat = "all"
     max_length: int | None = None
     answers: Literal["yes-no", "plus-minus", "new"] = "yes-no"
     lora_rank: int | None = None
@@ -141,7 +144,7 @@ class BackboneOptions:
         return Opening(
             self.compute or Opening.compute,
             self.frozen_dtype,
-            not self.no_remat,
+            self.remat,
             self.max_length,
             lora,
             _ANSWERS[self.answers],
@@ -240,6 +243,13 @@ class TrainingOptions:
         folder = Path(self.model)
         known = self.model != TINY and folder.is_dir() and is_backbone(folder)
         return folder if known else None
+
+    def base(self) -> Base | None:
+        """Where the parameters lie that are not trained; None: in no folder."""
+        from mprm_jax.train.run_files import Base
+
+        folder, opening = self.backbone_folder(), self.backbone.opening()
+        return folder and Base(folder, opening.frozen or opening.compute)
 
 
 def open_model(

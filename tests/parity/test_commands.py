@@ -11,7 +11,7 @@ from PIL import Image
 
 from mprm_jax.data.prompt import render
 from mprm_jax.models.weights.config import INTERNVL_CHAT
-from mprm_jax.train.checkpoint import load_model
+from mprm_jax.train.open_model import load_model
 from tests.experiments.conftest import mprm as mprm
 from tests.experiments.test_backbone_commands import evaluate, records, train
 from tests.experiments.test_backbone_commands import words as words

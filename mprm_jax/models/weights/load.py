@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 from tokenizers import Tokenizer
 
 from mprm_jax.data.prompt import add_step_marker, token_id
 from mprm_jax.models import reward_head
 from mprm_jax.models.backbone import Backbone
-from mprm_jax.models.families import Prompting, with_language
+from mprm_jax.models.families import Prompting, compute_here, with_language
 from mprm_jax.models.folder import check_released
-from mprm_jax.models.layers import Compute, Params, fused_attention
+from mprm_jax.models.layers import Compute, Params
 from mprm_jax.models.reward_head import ANSWERS, RewardHead
 from mprm_jax.models.tokenizer import TOKENIZER, read_tokenizer
 from mprm_jax.models.weights import tensors
@@ -51,8 +53,12 @@ def load_backbone(
         DataError: something in the folder cannot be used.
     """
     # Everything that is cheap to find wrong comes before the tensors.
-    compute = compute or Compute(attention=fused_attention())
-    backbone, marker, own = from_small_files(directory, compute, answers, prompting)
+    backbone, marker, own = from_small_files(
+        directory, compute or Compute(), answers, prompting
+    )
+    if compute is None:
+        here = compute_here(backbone.config, backbone.compute)
+        backbone = dataclasses.replace(backbone, compute=here)
     config, params = tensors.load_pretrained(
         directory, dtype, sharding, frozen_dtype=frozen_dtype
     )
@@ -61,6 +67,25 @@ def load_backbone(
     params = reward_head.attach(head, params)
     params |= {"head": params["head"] | own}
     return dataclasses.replace(backbone, config=config, head=head), params
+
+
+def released_params(
+    directory: Path, vocabulary: int, wanted: Mapping[str, jax.ShapeDtypeStruct]
+) -> Params:
+    """Some parameters of a folder, as :func:`load_backbone` makes them.
+
+    Args:
+        directory: released weights.
+        vocabulary: rows that embedding and head get if they have fewer.
+        wanted: precision and sharding of each, by its path joined with dots. Others are
+            not read, and None.
+
+    Raises:
+        DataError: something in the folder cannot be used.
+    """
+    check_released(directory)
+    config, params = tensors.load_pretrained(directory, np.float32, wanted=wanted)
+    return reward_head.grow_vocabulary(config, params, vocabulary)[1]
 
 
 def from_small_files(
