@@ -124,6 +124,13 @@ def first_pictures(
     return ()
 
 
+def has_pictures(usable: SelectableCorpus, usable_rows: np.ndarray) -> bool:
+    """Whether any of some rollouts has a picture; reads up to the first that has."""
+    corpus = usable.corpus
+    lines = read_lines(corpus, usable.row[usable_rows])
+    return any(decode_line(corpus, row, line).images for row, line in lines)
+
+
 def count_words(
     corpus: Corpus,
     rows: np.ndarray,

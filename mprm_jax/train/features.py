@@ -320,7 +320,7 @@ def cached(
         DataError: the model has no frozen tower, or the folder holds the features of
             another one, or something else.
     """
-    if not isinstance(model, Backbone):
+    if not isinstance(model, Backbone) or model.config.vision is None:
         raise DataError(f"{model.name}: has no vision tower whose features to keep")
     if any(jax.tree.leaves(families.tower_params(model.trainable(params)))):
         raise DataError(f"{model.name}: its vision tower is trained: nothing to keep")

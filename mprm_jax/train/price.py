@@ -316,6 +316,8 @@ def _attention(model: Backbone, load: Load) -> Iterator[float]:
     language, vision = config.language, config.vision
     inner = language.heads * language.head_width
     yield 12 * language.layers * inner * load.padded_tokens**2
+    if vision is None:
+        return
     count, length = model.family.sequences(config, rows)
     yield 4 * vision.layers * vision.width * count * length**2
 
@@ -353,6 +355,8 @@ def activation_bytes(model: Model, load: Load, rows: float, mesh: AbstractMesh) 
         layer, saved = layer + scores, saved + scores
     carried = tokens * language.width * size if compute.remat else saved
     decoder = language.layers * carried + 2 * layer
+    if vision is None:
+        return round(decoder)
     count, seen = backbone.family.sequences(config, load.padded_rows)
     states = rows * count * seen
     tower = states * (8 * vision.width + 3 * vision.hidden) * size
