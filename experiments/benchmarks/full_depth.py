@@ -25,6 +25,7 @@ import tyro
 
 from experiments.benchmarks.worker import run_worker
 from experiments.console.tables import format_table
+from mprm_jax.models.remat import Remat
 from tests.mprm_jax.backbone_shapes import BACKBONES, BackboneName, full_config
 
 # 672 x 448 pixels: 7 tiles (6 and the thumbnail), or 364 x 532 after Qwen's resize.
@@ -44,7 +45,7 @@ class Options:
         tokens: Of every rollout, those of its image included.
         steps: Of every rollout.
         updates: Timed, after one that is not; on a GPU only.
-        no_remat: Store what each layer computes instead of computing it again.
+        remat: What the backward pass computes again of each layer.
         toy: A toy of each backbone, allocated and run on the CPU.
         worker: For the script itself: the backbone that a process of it measures.
     """
@@ -54,7 +55,7 @@ class Options:
     tokens: int = 4096
     steps: int = 8
     updates: int = 5
-    no_remat: bool = False
+    remat: Remat = "all"
     toy: bool = False
     worker: BackboneName | None = None
 
@@ -65,18 +66,15 @@ def make_model(options: Options, name: BackboneName) -> Any:
     from tokenizers import Tokenizer, models
 
     from mprm_jax.models.backbone import Backbone
-    from mprm_jax.models.families import Prompting
-    from mprm_jax.models.layers import Compute, fused_attention
+    from mprm_jax.models.families import Prompting, compute_here
+    from mprm_jax.models.layers import Compute
     from mprm_jax.models.lora import LoraConfig, LoraModel
     from mprm_jax.models.reward_head import RewardHead
 
     gpu = jax.default_backend() == "gpu"
-    compute = Compute(
-        "bfloat16" if gpu else "float32",
-        remat=not options.no_remat,
-        attention=fused_attention() if gpu else "xla",
-    )
     config, head = full_config(name, options.toy), RewardHead((11, 12), tied=False)
+    compute = Compute("bfloat16" if gpu else "float32", options.remat)
+    compute = compute_here(config, compute)
     prompting = Prompting(options.tokens)
     backbone = Backbone(config, head, prompting, compute, Tokenizer(models.BPE()))
     return LoraModel(backbone, LoraConfig(options.rank))

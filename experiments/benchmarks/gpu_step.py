@@ -140,8 +140,8 @@ def jax_worker(options: Options) -> dict[str, Any]:
     from mprm_jax.data.batches import Batch
     from mprm_jax.models import reward_head
     from mprm_jax.models.backbone import Backbone
-    from mprm_jax.models.families import Prompting
-    from mprm_jax.models.layers import Compute, fused_attention
+    from mprm_jax.models.families import Prompting, compute_here
+    from mprm_jax.models.layers import Compute
     from mprm_jax.models.reward_head import RewardHead
     from mprm_jax.models.weights import tensors
     from mprm_jax.train.objective import Objective
@@ -153,11 +153,14 @@ def jax_worker(options: Options) -> dict[str, Any]:
     head = RewardHead((_YES, _NO), tied=False)
     config, params = tensors.load_pretrained(options.folder / "weights", jnp.float32)
     params = reward_head.attach(head, params)
+    compute = compute_here(config, Compute())
+    if options.attention is not None:
+        compute = dataclasses.replace(compute, attention=options.attention)
     model = Backbone(
         config,
         head,
         Prompting(options.tokens),
-        Compute(attention=options.attention or fused_attention()),
+        compute,
         Tokenizer(models.BPE()),
     )
     row_bytes = model.cut(())[0].shape[1]

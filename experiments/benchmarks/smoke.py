@@ -105,10 +105,27 @@ def environment(options: Options) -> dict[str, Any]:
 
 
 def chosen_attention(options: Options) -> dict[str, Any]:
-    """What training would take here."""
-    from mprm_jax.models.layers import fused_attention
+    """What training would take here, and why where it is not the fused one."""
+    from mprm_jax.models.layers import AttentionUse, choose_attention
 
-    return {"decoder": fused_attention()}
+    def use(heads: Heads) -> AttentionUse:
+        # Of the towers Qwen's hides pairs of patches, and neither is trained.
+        return AttentionUse(
+            heads.queries,
+            heads.keys,
+            heads.width,
+            heads.length,
+            causal=heads.causal,
+            masked=heads is of["qwen2.5-vl tower"],
+            trained=heads.causal,
+            dtype="bfloat16",
+        )
+
+    of = kinds(options.tokens)
+    return {
+        name: dataclasses.asdict(choose_attention(use(heads)))
+        for name, heads in of.items()
+    }
 
 
 def attention(options: Options, heads: Heads) -> dict[str, Any]:

@@ -43,6 +43,7 @@ from mprm_jax.train.update_plan import UpdatePlan
 if TYPE_CHECKING:
     from mprm_jax.data.batches import Sizes
     from mprm_jax.data.loader import CorpusExamples
+    from mprm_jax.models.layers import AttentionChoice
     from mprm_jax.models.model import Params
     from mprm_jax.train.price import Price
 
@@ -107,7 +108,7 @@ class Options(PictureOptions, RuleOptions):
             text ends the run midway; those that cannot be encoded count as bad
             lines (--max-bad).
         resume: Go on with the run in --output, bit for bit on the same devices; begin
-            it if there is none. --mesh, --accumulate, --no-remat and the numbers of
+            it if there is none. --mesh, --accumulate, --remat and the numbers of
             threads and checkpoints may change, what is learned from may not.
         settings: How to train.
         cost: What it would cost.
@@ -158,11 +159,16 @@ def run(options: Options) -> None:
         # Imported here: with JAX, which would slow down --help.
         from mprm_jax.data.batches import open_ladder
         from mprm_jax.train.loop import TrainingJob, Update, advised, train
+        from mprm_jax.train.open_backbone import attention_of
         from mprm_jax.train.run_files import RunFolder
 
         with advised():
             model, params, mesh = open_model(training, budget)
     say_if_text(model, subset.usable, subset.usable_rows)
+    attention = attention_of(model)
+    for part, choice in attention.items():
+        if choice.reason:
+            print(f"mprm train: {part} by XLA: {choice.reason}", file=sys.stderr)
     subset, sizes = _checked(options, subset, model.encode)
     budget = training.budget(len(subset.usable_rows), len(subset.usable.row))
     last: dict[str, Any] = {}
@@ -191,7 +197,7 @@ def run(options: Options) -> None:
             consume=training.model != TINY,
             on_update=on_update,
         )
-    _finish(options, subset, budget, last)
+    _finish(options, subset, budget, last, attention)
 
 
 def _training(options: Options) -> TrainingOptions:
@@ -268,7 +274,11 @@ def _identity(subset: Subset, params: Params) -> dict[str, Any]:
 
 
 def _finish(
-    options: Options, subset: Subset, budget: UpdatePlan, last: dict[str, Any]
+    options: Options,
+    subset: Subset,
+    budget: UpdatePlan,
+    last: dict[str, Any],
+    attention: dict[str, AttentionChoice],
 ) -> None:
     """The manifest, and what the user is told; by the first host."""
     import jax
@@ -290,6 +300,7 @@ def _finish(
     manifest = corpus_manifest(usable) | {
         "arguments": msgspec.to_builtins(options, enc_hook=str),
         "selection": subset.selection,
+        "attention": msgspec.to_builtins(attention),
         "result": result,
     }
     with OutputSet() as outputs:

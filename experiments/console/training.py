@@ -21,6 +21,7 @@ from experiments.console.options import (
     wrong_usage,
 )
 from experiments.console.progress import progress
+from mprm_jax.models.remat import Remat
 from mprm_jax.train.config import Objective, OptimizerConfig, Precision, TrainConfig
 from mprm_jax.train.update_plan import UpdatePlan, plan
 from theory.paper import TRAINING
@@ -92,8 +93,9 @@ class BackboneOptions:
         compute: Precision of a backbone's forward and backward pass (bfloat16); trained
             weights and their updates are float32 all the same.
         frozen_dtype: Precision of weights that are not trained (that of --compute).
-        no_remat: Store what each layer of a backbone computes for the backward pass
-            instead of computing it again: faster, and much more memory.
+        remat: What the backward pass computes again of each layer of a backbone: all
+            of it, from what enters the layer; dots: all but its linear layers, which
+            are stored; none: faster, and much more memory.
         max_length: Most tokens of a prompt (8,192, or the model's context).
         answers: What becomes the two rows of the reward head: those of the words Yes
             and No in the language-model head, those of + and -, or two new ones. A
@@ -109,7 +111,7 @@ class BackboneOptions:
     mesh: str | None = None
     compute: Precision | None = None
     frozen_dtype: Precision | None = None
-    no_remat: bool = False
+    remat: Remat = "all"
     max_length: int | None = None
     answers: Literal["yes-no", "plus-minus", "new"] = "yes-no"
     lora_rank: int | None = None
@@ -142,7 +144,7 @@ class BackboneOptions:
         return Opening(
             self.compute or Opening.compute,
             self.frozen_dtype,
-            not self.no_remat,
+            self.remat,
             self.max_length,
             lora,
             _ANSWERS[self.answers],

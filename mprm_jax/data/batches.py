@@ -291,25 +291,64 @@ def collate(
         max((len(example.tokens_L) for example in found), default=0),
         max((len(example.images_PxD) for example in found), default=0),
     )
-    batch = _empty_batch(like.images_PxD, shape, rows, buckets.steps)
+    batch = empty_batch(like.images_PxD, shape, rows, buckets.steps)
     for row, example in enumerate(examples):
         if example is None:
             continue
-        steps = len(example.marker_S)
-        if steps > buckets.steps:
-            raise ValueError(f"{steps} steps do not fit {buckets.steps} places")
-        target = labeller(example.successes_S, example.trials_S)
-        batch.tokens_BxL[row, : len(example.tokens_L)] = example.tokens_L
-        batch.images_BxPxD[row, : len(example.images_PxD)] = example.images_PxD
-        batch.marker_BxS[row, :steps] = example.marker_S
-        batch.successes_BxS[row, :steps] = example.successes_S
-        batch.trials_BxS[row, :steps] = example.trials_S
-        batch.label_BxS[row, :steps] = target.target_S
-        batch.weight_BxS[row, :steps] = example.weight * target.weight_S
+        put(batch, row, example, labeller)
     return batch
 
 
-def _empty_batch(kind: np.ndarray, shape: Bucket, rows: int, steps: int) -> Batch:
+class Filled(NamedTuple):
+    """How far a row is filled.
+
+    Attributes:
+        tokens: of L.
+        patches: of P.
+        steps: of S.
+    """
+
+    tokens: int = 0
+    patches: int = 0
+    steps: int = 0
+
+
+def put(
+    batch: Batch,
+    row: int,
+    example: Example,
+    labeller: Labeller,
+    filled: Filled = Filled(),  # noqa: B008  (frozen)
+) -> Filled:
+    """Write an example into a row, behind what is there, and say how far it is now.
+
+    Raises:
+        ValueError: its steps have no room.
+    """
+    end = Filled(
+        filled.tokens + len(example.tokens_L),
+        filled.patches + len(example.images_PxD),
+        filled.steps + len(example.marker_S),
+    )
+    if end.steps > batch.marker_BxS.shape[1]:
+        raise ValueError(
+            f"{end.steps} steps do not fit {batch.marker_BxS.shape[1]} places"
+        )
+    batch.tokens_BxL[row, filled.tokens : end.tokens] = example.tokens_L
+    batch.images_BxPxD[row, filled.patches : end.patches] = example.images_PxD
+    target, steps = (
+        labeller(example.successes_S, example.trials_S),
+        slice(filled.steps, end.steps),
+    )
+    batch.marker_BxS[row, steps] = example.marker_S + filled.tokens
+    batch.successes_BxS[row, steps] = example.successes_S
+    batch.trials_BxS[row, steps] = example.trials_S
+    batch.label_BxS[row, steps] = target.target_S
+    batch.weight_BxS[row, steps] = example.weight * target.weight_S
+    return end
+
+
+def empty_batch(kind: np.ndarray, shape: Bucket, rows: int, steps: int) -> Batch:
     """A batch of padding alone, whose images are of a kind."""
     counts = (np.zeros((rows, steps), np.int32) for _ in range(3))
     losses = (np.zeros((rows, steps), np.float32) for _ in range(2))

@@ -253,15 +253,29 @@ def pack_patches(pixels_PxC: np.ndarray, place_Px3: np.ndarray) -> np.ndarray:
 
 def patches_per_image(images_PxD: np.ndarray) -> list[int]:
     """Patches of each image of a prompt, in order."""
-    numbers = images_PxD[:, -PLACE_BYTES:][:, :2].copy().view("<u2")[:, 0]
-    return np.bincount(numbers)[1:].tolist()
+    return np.bincount(_numbers(images_PxD))[1:].tolist()
 
 
-def as_first_image(patches_PxD: np.ndarray) -> np.ndarray:
-    """Patches of one image as they are where it is the first of a prompt."""
+def number_images(patches_PxD: np.ndarray, first: int = 1) -> np.ndarray:
+    """Patches of images that follow each other as they are where they count from here.
+
+    Raises:
+        ValueError: a number needs more than its two bytes.
+    """
+    number_P = _numbers(patches_PxD).astype(np.int64)
+    number_P += first - number_P[0]
+    if number_P[-1] > np.iinfo(np.uint16).max:
+        raise ValueError(f"image {number_P[-1]} of a row cannot be numbered")
     patches_PxD = patches_PxD.copy()
-    patches_PxD[:, -PLACE_BYTES:][:, :2] = 1, 0
+    patches_PxD[:, -PLACE_BYTES:][:, :2] = (
+        number_P.astype("<u2").view(np.uint8).reshape(-1, 2)
+    )
     return patches_PxD
+
+
+def _numbers(patches_PxD: np.ndarray) -> np.ndarray:
+    """Which image each patch is of."""
+    return patches_PxD[:, -PLACE_BYTES:][:, :2].copy().view("<u2")[:, 0]
 
 
 # --- tiles

@@ -23,7 +23,8 @@ from mprm_jax.models.families import (
     Prompting,
     family_of,
 )
-from mprm_jax.models.layers import Compute, Params, fused_attention
+from mprm_jax.models.layers import Compute, Params
+from mprm_jax.models.remat import Remat
 from mprm_jax.models.reward_head import ANSWERS, RewardHead
 from mprm_jax.models.tokenizer import TOKENIZER, read_tokenizer
 from mprm_jax.records.problems import DataError
@@ -94,8 +95,8 @@ class Backbone:
         )
 
     def _hidden(self, params: Params, batch: Batch) -> jax.Array:
-        inputs = batch.tokens_BxL, batch.images_BxPxD
-        return families.hidden_states(self.config, params, *inputs, self.compute)
+        inputs = batch.tokens_BxL, batch.images_BxPxD, self.compute, batch.place_BxKxL
+        return families.hidden_states(self.config, params, *inputs)
 
     def rewards(
         self, params: Params, hidden_BxLxD: jax.Array, marker_BxS: jax.Array
@@ -173,10 +174,16 @@ def from_description(name: str, values: dict[str, Any], folder: Path) -> Backbon
         config = msgspec.convert(values["config"], FAMILIES[name].config_type)
         head = msgspec.convert(values["head"], RewardHead)
         prompting = msgspec.convert(values["prompting"], Prompting)
-        dtype, remat = str(values["dtype"]), bool(values["remat"])
+        dtype, remat = str(values["dtype"]), _remat(values["remat"])
     except (KeyError, msgspec.ValidationError) as error:
         raise DataError(f"{folder}: no description of {name} ({error})") from error
     marker_id(tokenizer)
-    attention = fused_attention() if dtype == "bfloat16" else "xla"
-    compute = Compute(dtype, remat, attention=attention)
+    compute = families.compute_here(config, Compute(dtype, remat))
     return Backbone(config, head, prompting, compute, tokenizer)
+
+
+def _remat(value: Any) -> Remat:
+    # Descriptions once said whether each layer is computed again.
+    if isinstance(value, bool):
+        return "all" if value else "none"
+    return msgspec.convert(value, Remat)

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from mprm_jax.models import layers as nn
-from mprm_jax.models.layers import Compute, Init, Params
+from mprm_jax.models.layers import AttentionUse, Compute, Init, Params
 from mprm_jax.models.rope import Rope, angles, rotate, rotation
 
 
@@ -87,10 +87,20 @@ def decode(
     embedded_BxLxD: jax.Array,
     positions_3xBxL: jax.Array,
     compute: Compute,
+    place_BxKxL: jax.Array | None = None,
 ) -> jax.Array:
     """Residual stream after the last layer [B, L, D], before the final norm.
 
     Prompts are padded at the end, so causality alone keeps real tokens from padding.
+
+    Args:
+        config: of the decoder.
+        params: of it.
+        embedded_BxLxD: tokens and features of images.
+        positions_3xBxL: on the axes of ``config.rope``.
+        compute: precision, rematerialisation and attention.
+        place_BxKxL: of packed rows, see :func:`layers.attend_documents`; None: a row is
+            one prompt.
     """
     turn = rotation(angles(config.rope, config.head_width, positions_3xBxL))
 
@@ -103,18 +113,32 @@ def decode(
         if config.qk_norm:
             query = nn.rms_norm(layer["query_norm"], query, config.norm_eps)
             key = nn.rms_norm(layer["key_norm"], key, config.norm_eps)
-        attended_BxLxHxW = jax.nn.dot_product_attention(
-            rotate(query, turn),
-            rotate(key, turn),
-            value,
-            is_causal=True,
-            implementation=compute.attention,
-        )
-        x_BxLxD += nn.linear(layer["output"], nn.join_heads(attended_BxLxHxW))
+        query, key = rotate(query, turn), rotate(key, turn)
+        if place_BxKxL is None:
+            mixed = nn.attend(query, key, value, compute.attention, causal=True)
+        else:
+            mixed = nn.attend_documents(
+                query, key, value, place_BxKxL, compute.attention
+            )
+        x_BxLxD += nn.linear(layer["output"], nn.join_heads(mixed))
         y = nn.rms_norm(layer["mlp_norm"], x_BxLxD, config.norm_eps)
         return x_BxLxD + nn.swiglu(layer, y)
 
     return nn.scan_layers(step, embedded_BxLxD, params["layers"], compute)
+
+
+def attention(config: DecoderConfig, dtype: str) -> AttentionUse:
+    """What :func:`decode` asks of attention."""
+    return AttentionUse(
+        config.heads,
+        config.kv_heads,
+        config.head_width,
+        length=64,
+        causal=True,
+        masked=False,
+        trained=True,
+        dtype=dtype,
+    )
 
 
 def gather_positions(x_BxLxD: jax.Array, at_BxS: jax.Array) -> jax.Array:
@@ -146,3 +170,17 @@ def text_positions(tokens_BxL: jax.Array) -> jax.Array:
     """0, 1, 2, ... on all three axes [3, B, L]."""
     count = jnp.arange(tokens_BxL.shape[1], dtype=jnp.int32)
     return jnp.broadcast_to(count, (3, *tokens_BxL.shape))
+
+
+def restart(positions_3xBxL: jax.Array, place_BxKxL: jax.Array) -> jax.Array:
+    """Positions that count from 0 again in every document of a packed row [3, B, L].
+
+    Documents stand one after another; see :func:`layers.attend_documents`.
+    """
+    count_1x1xL = jnp.arange(positions_3xBxL.shape[2], dtype=jnp.int32)[None, None]
+    first_BxKx1 = place_BxKxL[:, :, :1]
+    begun_BxKxL = jnp.where(first_BxKx1 <= count_1x1xL, first_BxKx1, 0)
+    first_BxL = jnp.max(begun_BxKxL, axis=1)
+    return positions_3xBxL - jnp.take_along_axis(
+        positions_3xBxL, first_BxL[None], axis=2
+    )

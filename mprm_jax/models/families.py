@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -23,7 +23,7 @@ from mprm_jax.data.images import (
     PLACE_BYTES,
     PatchGrid,
     Tiling,
-    as_first_image,
+    number_images,
     patch_images,
     patches_per_image,
     tile_images,
@@ -36,7 +36,13 @@ from mprm_jax.data.prompt import (
 )
 from mprm_jax.models import decoder, internvl, qwen, text
 from mprm_jax.models.internvl import InternVLConfig
-from mprm_jax.models.layers import Compute, Params
+from mprm_jax.models.layers import (
+    AttentionChoice,
+    AttentionUse,
+    Compute,
+    Params,
+    choose_attention,
+)
 from mprm_jax.models.qwen import MERGER, QwenVLConfig
 from mprm_jax.models.text import TextConfig
 from mprm_jax.records.problems import BadRecord
@@ -91,6 +97,7 @@ class Family:
         project: (config, params, states_BxPxM, compute): image tokens [B, U, D].
         positions: (config, tokens_BxL, place_BxPxK): of the tokens beside images, on
             three axes [3, B, L].
+        tower_attention: (config, dtype): what the tower asks of attention.
         sequences: (config, rows): how many sequences the tower attends within, and the
             length of each.
         patch_reads: (config, rows): vectors that the patch embedding's kernel reads.
@@ -110,6 +117,7 @@ class Family:
     state_width: Callable[[Any], int]
     project: Callable[[Any, Params, jax.Array, Compute], jax.Array]
     positions: Callable[[Any, jax.Array, jax.Array], jax.Array]
+    tower_attention: Callable[[Any, str], AttentionUse]
     sequences: Callable[[Any, float], tuple[float, float]]
     patch_reads: Callable[[Any, float], float]
 
@@ -183,13 +191,14 @@ QWEN = Family(
     place_bytes=PLACE_BYTES,
     init=qwen.init,
     cut=_cut_patches,
-    alone=as_first_image,
+    alone=number_images,
     preprocessor=_patch_preprocessor,
     tokens_per_row=lambda config: Fraction(1, config.vision.merge**2),
     tower_states=qwen.tower_states,
     state_width=lambda config: config.vision.width,
     project=qwen.project,
     positions=qwen.rope_positions,
+    tower_attention=qwen.tower_attention,
     # Windows are a mask over all pairs of patches.
     sequences=lambda config, rows: (1, rows),
     # An image fills all frames alike, so one sum of their kernels is applied.
@@ -210,6 +219,7 @@ INTERNVL = Family(
     state_width=lambda config: config.vision.side**2 * config.vision.width,
     project=internvl.project,
     positions=lambda config, tokens_BxL, _: decoder.text_positions(tokens_BxL),
+    tower_attention=internvl.tower_attention,
     # With the class token.
     sequences=lambda config, rows: (rows, config.vision.side**2 + 1),
     patch_reads=lambda config, rows: rows * config.vision.side**2,
@@ -230,6 +240,7 @@ TEXT = Family(
     state_width=_no_tower,
     project=_no_tower,
     positions=_no_tower,
+    tower_attention=_no_tower,
     sequences=_no_tower,
     patch_reads=_no_tower,
 )
@@ -244,6 +255,27 @@ def family_of(config: BackboneConfig) -> Family:
 def sees(name: str) -> bool:
     """Whether backbones of the family of that name look at pictures."""
     return name in FAMILIES and name != TEXT.name
+
+
+def attention_choices(config: BackboneConfig, dtype: str) -> dict[str, AttentionChoice]:
+    """The attention of the decoder and of the tower on the devices here.
+
+    Args:
+        config: of the model.
+        dtype: that it computes in.
+    """
+    uses = {"attention": decoder.attention(config.language, dtype)}
+    if config.vision is not None:
+        uses["tower_attention"] = family_of(config).tower_attention(config, dtype)
+    return {name: choose_attention(use) for name, use in uses.items()}
+
+
+def compute_here(config: BackboneConfig, compute: Compute) -> Compute:
+    """The same computation with the attention that suits it on the devices here."""
+    chosen = attention_choices(config, compute.dtype)
+    return replace(
+        compute, **{n: choice.implementation for n, choice in chosen.items()}
+    )
 
 
 def init(config: BackboneConfig, key: jax.Array) -> Params:
@@ -287,45 +319,65 @@ def tower_params(params: Params) -> Params:
     }
 
 
+class SeenImages(NamedTuple):
+    """Images that the tower has seen.
+
+    Attributes:
+        states_BxPxM: of ``tower_states``.
+        place_BxPxK: the rows of the images, or the last ``place_bytes`` of each.
+    """
+
+    states_BxPxM: jax.Array
+    place_BxPxK: jax.Array
+
+
 def hidden_states(
     config: BackboneConfig,
     params: Params,
     tokens_BxL: jax.Array,
     images_BxPxD: jax.Array,
     compute: Compute,
+    place_BxKxL: jax.Array | None = None,
 ) -> jax.Array:
-    """Residual stream of the decoder [B, L, D], before its final norm."""
-    if not images_BxPxD.shape[1]:
-        language = params["language"]
-        embedded = decoder.embed(language, tokens_BxL, compute)
-        positions = decoder.text_positions(tokens_BxL)
-        return decoder.decode(config.language, language, embedded, positions, compute)
-    states = family_of(config).tower_states(config, params, images_BxPxD, compute)
-    return hidden_from_states(config, params, tokens_BxL, states, images_BxPxD, compute)
+    """Residual stream of the decoder [B, L, D], before its final norm.
+
+    Args:
+        config: of the model.
+        params: of it.
+        tokens_BxL: prompts.
+        images_BxPxD: of them, in the order of their tokens.
+        compute: precision, rematerialisation and attention.
+        place_BxKxL: of packed rows; see ``layers.attend_documents``.
+    """
+    seen = None
+    if images_BxPxD.shape[1]:
+        states = family_of(config).tower_states(config, params, images_BxPxD, compute)
+        seen = SeenImages(states, images_BxPxD)
+    return hidden_from_states(config, params, tokens_BxL, seen, compute, place_BxKxL)
 
 
 def hidden_from_states(
     config: BackboneConfig,
     params: Params,
     tokens_BxL: jax.Array,
-    states_BxPxM: jax.Array,
-    place_BxPxK: jax.Array,
+    seen: SeenImages | None,
     compute: Compute,
+    place_BxKxL: jax.Array | None = None,
 ) -> jax.Array:
-    """``hidden_states`` of images that the tower has seen already.
+    """``hidden_states`` of images that the tower has seen already, or of text alone.
 
-    Args:
-        config: of the model.
-        params: of which the tower's are not read.
-        tokens_BxL: prompts.
-        states_BxPxM: of ``tower_states``.
-        place_BxPxK: the rows of the images, or the last ``place_bytes`` of each.
-        compute: precision and rematerialisation.
+    The tower's parameters are not read.
     """
     family, language = family_of(config), params["language"]
-    features_BxUxD = family.project(config, params, states_BxPxM, compute)
     embedded = decoder.embed(language, tokens_BxL, compute)
-    is_image_BxL = tokens_BxL == config.image_token
-    embedded = decoder.insert_features(embedded, is_image_BxL, features_BxUxD)
-    positions = family.positions(config, tokens_BxL, place_BxPxK)
-    return decoder.decode(config.language, language, embedded, positions, compute)
+    positions = decoder.text_positions(tokens_BxL)
+    if seen is not None:
+        features = family.project(config, params, seen.states_BxPxM, compute)
+        is_image_BxL = tokens_BxL == config.image_token
+        embedded = decoder.insert_features(embedded, is_image_BxL, features)
+        positions = family.positions(config, tokens_BxL, seen.place_BxPxK)
+    if place_BxKxL is not None:
+        positions = decoder.restart(positions, place_BxKxL)
+    return decoder.decode(
+        config.language, language, embedded, positions, compute, place_BxKxL
+    )

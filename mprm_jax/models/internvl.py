@@ -14,7 +14,7 @@ from mprm_jax.data.images import IMAGENET_MEAN, IMAGENET_STD
 from mprm_jax.models import decoder
 from mprm_jax.models import layers as nn
 from mprm_jax.models.decoder import DecoderConfig
-from mprm_jax.models.layers import Compute, Init, Params
+from mprm_jax.models.layers import AttentionUse, Compute, Init, Params
 
 # nn.LayerNorm's default, fixed in the reference.
 _PROJECTOR_EPS = 1e-5
@@ -148,8 +148,8 @@ def vision_states(
             nn.split_heads(nn.linear(layer[name], y), config.heads)
             for name in ("query", "key", "value")
         )
-        attended = nn.join_heads(jax.nn.dot_product_attention(query, key, value))
-        attended = nn.linear(layer["output"], attended)
+        attended = nn.attend(query, key, value, compute.tower_attention)
+        attended = nn.linear(layer["output"], nn.join_heads(attended))
         x += attended * jnp.broadcast_to(layer["attention_scale"], x.shape)
         y = nn.layer_norm(layer["mlp_norm"], x, config.norm_eps)
         y = nn.linear(layer["down"], nn.gelu(nn.linear(layer["up"], y)))
@@ -157,6 +157,22 @@ def vision_states(
 
     x_TxPxD = nn.scan_layers(step, x_TxPxD, params["layers"], compute)
     return x_TxPxD[:, 1:].reshape(-1, side, side, config.width)
+
+
+def tower_attention(config: InternVLConfig, dtype: str) -> AttentionUse:
+    """What the tower, which is frozen, asks of attention."""
+    vision = config.vision
+    return AttentionUse(
+        vision.heads,
+        vision.heads,
+        vision.width // vision.heads,
+        # With the class token.
+        length=vision.side**2 + 1,
+        causal=False,
+        masked=False,
+        trained=False,
+        dtype=dtype,
+    )
 
 
 def pixel_shuffle(x_TxRxCxD: jax.Array, factor: int) -> jax.Array:

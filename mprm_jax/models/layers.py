@@ -4,14 +4,24 @@ from __future__ import annotations
 
 import functools
 import zlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 from jax.sharding import NamedSharding, PartitionSpec
 
+from mprm_jax.models.remat import Remat
+
 Params = dict[str, Any]
+
+# XLA's makes all scores of a sequence, cuDNN's none of them.
+Implementation = Literal["xla", "cudnn"]
+
+# What a linear layer gives, to the policy that keeps it.
+_LINEAR = "linear"
 
 
 @dataclass(frozen=True)
@@ -20,15 +30,17 @@ class Compute:
 
     Attributes:
         dtype: precision of activations and of the weights as they are used.
-        remat: recompute each layer in the backward pass instead of storing it.
+        remat: what of each layer is kept for the backward pass.
         residual: sharding of the residual stream [B, L, D]; None leaves it to XLA.
-        attention: of the decoder. XLA's makes all L x L scores, cuDNN's none of them.
+        attention: of the decoder.
+        tower_attention: of the vision tower.
     """
 
     dtype: str = "bfloat16"
-    remat: bool = True
+    remat: Remat = "all"
     residual: NamedSharding | None = None
-    attention: Literal["xla", "cudnn"] = "xla"
+    attention: Implementation = "xla"
+    tower_attention: Implementation = "xla"
 
     def constrain(self, x_BxLxD: jax.Array) -> jax.Array:
         """The same array, pinned to ``residual`` where that is set."""
@@ -51,25 +63,174 @@ class Compute:
         return self.constrain(jax.lax.with_sharding_constraint(rows_BxLxD, between))
 
 
+@dataclass(frozen=True)
+class AttentionUse:
+    """What a part of a model asks of attention.
+
+    Attributes:
+        heads: of the queries.
+        kv_heads: of keys and values.
+        head_width: of each.
+        length: of a sequence, or one like it in all that matters to a kernel.
+        causal: a token sees none after it.
+        masked: any pair of tokens may be hidden.
+        trained: there is a backward pass.
+        dtype: of queries, keys and values.
+    """
+
+    heads: int
+    kv_heads: int
+    head_width: int
+    length: int
+    causal: bool
+    masked: bool
+    trained: bool
+    dtype: str
+
+    def __str__(self) -> str:
+        form = "causal" if self.causal else "masked" if self.masked else "full"
+        heads = f"{self.heads}/{self.kv_heads} heads of {self.head_width}"
+        return f"{form}, {heads}, {self.length} tokens, {self.dtype}"
+
+
+@dataclass(frozen=True)
+class AttentionChoice:
+    """Which implementation a part of a model uses here.
+
+    Attributes:
+        implementation: the fused one, or XLA's where that cannot be had.
+        reason: why the fused one cannot be had, one line; "" where it is used.
+    """
+
+    implementation: Implementation
+    reason: str = ""
+
+
+def compile_fused(use: AttentionUse) -> None:
+    """Compile the fused attention of a use for the devices here.
+
+    Raises:
+        NotImplementedError: there is no GPU, or JAX refuses the shapes.
+        ValueError: JAX refuses them in another way.
+        RuntimeError: cuDNN is missing, or XLA fails.
+    """
+    if (backend := jax.default_backend()) != "gpu":
+        raise NotImplementedError(f"no GPU here, but {backend}")
+    query, key = (
+        jax.ShapeDtypeStruct((1, use.length, heads, use.head_width), use.dtype)
+        for heads in (use.heads, use.kv_heads)
+    )
+    mask = jax.ShapeDtypeStruct((1, 1, use.length, use.length), jnp.bool_)
+
+    def total(query: jax.Array, key: jax.Array, mask: jax.Array | None) -> jax.Array:
+        out = attend(query, key, key, "cudnn", causal=use.causal, mask=mask)
+        return out.astype(jnp.float32).sum()
+
+    made = jax.grad(total, argnums=(0, 1)) if use.trained else total
+    jax.jit(made).lower(query, key, mask if use.masked else None).compile()
+
+
 @functools.cache
-def fused_attention() -> Literal["xla", "cudnn"]:
-    """``cudnn`` where the devices here can train with it, else ``xla``."""
-    if jax.default_backend() != "gpu":
-        return "xla"
+def choose_attention(
+    use: AttentionUse, probe: Callable[[AttentionUse], None] = compile_fused
+) -> AttentionChoice:
+    """cuDNN's attention where the devices here can run a use of it, else XLA's.
 
-    def attend(x: jax.Array) -> jax.Array:
-        return jax.nn.dot_product_attention(
-            x, x, x, is_causal=True, implementation="cudnn"
-        ).sum()
-
-    # It needs a card and a library of some age: asking is simpler than knowing. JAX
-    # refuses with the first two, XLA with the third or its own kind of it.
+    Args:
+        use: by shapes and precision.
+        probe: raises where the fused implementation cannot be had. It needs a card and
+            a library of some age: asking is simpler than knowing.
+    """
     try:
-        heads = jax.ShapeDtypeStruct((1, 64, 2, 128), jnp.bfloat16)
-        jax.jit(jax.grad(attend)).lower(heads).compile()
-    except (NotImplementedError, ValueError, RuntimeError):
-        return "xla"
-    return "cudnn"
+        probe(use)
+    except (NotImplementedError, ValueError, RuntimeError) as error:
+        first = (str(error).strip() or type(error).__name__).splitlines()[0]
+        return AttentionChoice("xla", first)
+    return AttentionChoice("cudnn")
+
+
+def attend(
+    query_BxLxHxW: jax.Array,
+    key_BxLxGxW: jax.Array,
+    value_BxLxGxW: jax.Array,
+    implementation: Implementation,
+    *,
+    causal: bool = False,
+    mask: jax.Array | None = None,
+) -> jax.Array:
+    """softmax(Q K^T / sqrt(W)) V for every head [B, L, H, W].
+
+    Args:
+        query_BxLxHxW: H heads.
+        key_BxLxGxW: G heads, each shared by H / G of the queries'.
+        value_BxLxGxW: likewise.
+        implementation: that makes it; see :func:`choose_attention`.
+        causal: a token sees none after it.
+        mask: pairs of tokens that see each other [B, 1, L, L]; None: all.
+    """
+    return jax.nn.dot_product_attention(
+        query_BxLxHxW,
+        key_BxLxGxW,
+        value_BxLxGxW,
+        mask=mask,
+        is_causal=causal,
+        implementation=implementation,
+    )
+
+
+def attend_documents(
+    query_BxLxHxW: jax.Array,
+    key_BxLxGxW: jax.Array,
+    value_BxLxGxW: jax.Array,
+    place_BxKxL: jax.Array,
+    implementation: Implementation,
+) -> jax.Array:
+    """Causal :func:`attend` within each document of packed rows; 0 outside of them.
+
+    The tokens of a document are gathered into a sequence of its own, so no other
+    document is there to be seen, whatever implementation attends. The k-th longest of a
+    row of L tokens has at most L / k, and its sequence no more.
+
+    Args:
+        query_BxLxHxW: of the rows.
+        key_BxLxGxW: likewise.
+        value_BxLxGxW: likewise.
+        place_BxKxL: where in its row each token of a document stands, in order; -1
+            behind its last one. The longest document of a row comes first, and so on;
+            no token is in two.
+        implementation: see :func:`attend`.
+    """
+    length, documents = query_BxLxHxW.shape[1], place_BxKxL.shape[1]
+    attended = jnp.zeros_like(query_BxLxHxW)
+    first = 0
+    while first < documents:
+        # One sequence length for as many documents as came before, and one.
+        last = min(2 * first + 1, documents)
+        place = place_BxKxL[:, first:last, : length // (first + 1)]
+        flat_BxN = place.reshape(len(place), -1)
+        # Beyond the row, each elsewhere: then the indices are unique, and a scatter
+        # needs no atomics.
+        beyond = length + jnp.arange(flat_BxN.shape[1], dtype=flat_BxN.dtype)
+        at_BxN = jnp.where(flat_BxN < 0, beyond, flat_BxN)
+        query, key, value = (
+            _take(x, at_BxN).reshape(-1, place.shape[2], *x.shape[2:])
+            for x in (query_BxLxHxW, key_BxLxGxW, value_BxLxGxW)
+        )
+        some = attend(query, key, value, implementation, causal=True)
+        some = some.reshape(*at_BxN.shape, *some.shape[2:])
+        attended = _put(attended, at_BxN, some)
+        first = last
+    return attended
+
+
+@jax.vmap
+def _take(x_LxHxW: jax.Array, at_N: jax.Array) -> jax.Array:
+    return x_LxHxW.at[at_N].get(mode="fill", fill_value=0, unique_indices=True)
+
+
+@jax.vmap
+def _put(x_LxHxW: jax.Array, at_N: jax.Array, new_NxHxW: jax.Array) -> jax.Array:
+    return x_LxHxW.at[at_N].set(new_NxHxW, mode="drop", unique_indices=True)
 
 
 def cast(params: Params, dtype: Any) -> Params:
@@ -86,8 +247,11 @@ def scan_layers(step: Any, x: jax.Array, stacked: Any, compute: Compute) -> jax.
     def body(carry: jax.Array, layer: Any) -> tuple[jax.Array, None]:
         return compute.constrain(step(carry, layer)), None
 
-    # Inside a scan the common-subexpression barrier only costs time.
-    body = jax.checkpoint(body, prevent_cse=False) if compute.remat else body
+    if compute.remat != "none":
+        kept = [_LINEAR] if compute.remat == "dots" else []
+        policy = jax.checkpoint_policies.save_only_these_names(*kept)
+        # Inside a scan the common-subexpression barrier only costs time.
+        body = jax.checkpoint(body, prevent_cse=False, policy=policy)
     return jax.lax.scan(body, x, stacked)[0]
 
 
@@ -97,7 +261,9 @@ def linear(params: Params, x: jax.Array) -> jax.Array:
     if "adapter" in params:
         thin = jnp.einsum("...d,dr->...r", x, params["adapter"]["a"])
         y += jnp.einsum("...r,rf->...f", thin, params["adapter"]["b"])
-    return y + jnp.broadcast_to(params["bias"], y.shape) if "bias" in params else y
+    if "bias" in params:
+        y += jnp.broadcast_to(params["bias"], y.shape)
+    return checkpoint_name(y, _LINEAR)
 
 
 def rms_norm(weight: jax.Array, x: jax.Array, eps: float) -> jax.Array:

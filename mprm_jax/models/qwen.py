@@ -15,7 +15,7 @@ from mprm_jax.data.images import CLIP_MEAN, CLIP_STD, PLACE_BYTES
 from mprm_jax.models import decoder
 from mprm_jax.models import layers as nn
 from mprm_jax.models.decoder import DecoderConfig
-from mprm_jax.models.layers import Compute, Init, Params
+from mprm_jax.models.layers import AttentionUse, Compute, Init, Params
 from mprm_jax.models.rope import Rope, frequencies, rotate, rotation
 
 # How the projector is called among the parameters of the tower, where the released
@@ -171,16 +171,32 @@ def tower_states(
             nn.split_heads(nn.linear(layer[name], y), vision.heads)
             for name in ("query", "key", "value")
         )
-        attended = jax.nn.dot_product_attention(
+        attended = nn.attend(
             rotate(query, turn),
             rotate(key, turn),
             value,
+            compute.tower_attention,
             mask=jnp.where(is_full, in_image, in_window),
         )
         x += nn.linear(layer["output"], nn.join_heads(attended))
         return x + nn.swiglu(layer, nn.rms_norm(layer["mlp_norm"], x, _EPS))
 
     return nn.scan_layers(step, x_BxPxD, (tower["layers"], full), compute)
+
+
+def tower_attention(config: QwenVLConfig, dtype: str) -> AttentionUse:
+    """What the tower, which is frozen, asks of attention."""
+    vision = config.vision
+    return AttentionUse(
+        vision.heads,
+        vision.heads,
+        vision.width // vision.heads,
+        length=vision.window_patches**2,
+        causal=False,
+        masked=True,
+        trained=False,
+        dtype=dtype,
+    )
 
 
 def project(

@@ -136,15 +136,13 @@ class CachedBackbone:
         )
 
     def _hidden(self, params: Params, batch: Batch) -> jax.Array:
-        model, rows_BxPxD = self.backbone, batch.images_BxPxD
-        config, tokens_BxL, compute = model.config, batch.tokens_BxL, model.compute
+        model, rows_BxPxD, seen = self.backbone, batch.images_BxPxD, None
         if rows_BxPxD.shape[1]:
             states, place_BxPxK = jnp.split(rows_BxPxD, [self.store.row_bytes], axis=-1)
             states_BxPxM = unpack_states(states, np.dtype(self.dtype))
-            return families.hidden_from_states(
-                config, params, tokens_BxL, states_BxPxM, place_BxPxK, compute
-            )
-        return families.hidden_states(config, params, tokens_BxL, rows_BxPxD, compute)
+            seen = families.SeenImages(states_BxPxM, place_BxPxK)
+        inputs = batch.tokens_BxL, seen, model.compute, batch.place_BxKxL
+        return families.hidden_from_states(model.config, params, *inputs)
 
 
 def unpack_states(bytes_BxPxN: jax.Array, dtype: np.dtype) -> jax.Array:

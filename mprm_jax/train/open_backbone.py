@@ -11,15 +11,17 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from mprm_jax.models.backbone import Backbone
-from mprm_jax.models.families import FAMILIES
-from mprm_jax.models.layers import Compute, fused_attention
-from mprm_jax.models.lora import LoraConfig, LoraModel, attach
+from mprm_jax.models.families import FAMILIES, attention_choices, compute_here
+from mprm_jax.models.layers import AttentionChoice, Compute
+from mprm_jax.models.lora import LoraConfig, LoraModel, attach, base_of
 from mprm_jax.models.model import HEAD, Model, Params
 from mprm_jax.models.registry import DESCRIPTION, read_model
+from mprm_jax.models.remat import Remat
 from mprm_jax.models.reward_head import ANSWERS
 from mprm_jax.models.weights.load import load_backbone, planned_backbone
 from mprm_jax.records.problems import DataError
 from mprm_jax.train.config import Precision
+from mprm_jax.train.features import CachedBackbone
 from mprm_jax.train.open_model import load_model
 from mprm_jax.train.sharding import parameter_shardings, residual_sharding
 
@@ -32,7 +34,7 @@ class Opening:
         compute: precision of the forward and backward pass.
         frozen: precision of parameters that are not trained; None: that of ``compute``,
             for which they need no more.
-        remat: recompute each layer in the backward pass instead of storing it.
+        remat: what of each layer is kept for the backward pass.
         max_length: most tokens of a prompt; None: the paper's 8,192, or the model's
             context where that is shorter.
         lora: train these adapters and the head alone.
@@ -42,7 +44,7 @@ class Opening:
 
     compute: Precision = "bfloat16"
     frozen: Precision | None = None
-    remat: bool = True
+    remat: Remat = "all"
     max_length: int | None = None
     lora: LoraConfig | None = None
     answers: tuple[str, str] | None = ANSWERS
@@ -66,12 +68,9 @@ class Opening:
 
     def changed(self, model: Backbone, mesh: Mesh | None) -> Backbone:
         """The same backbone, computing as this says."""
-        compute = Compute(
-            self.compute,
-            self.remat,
-            None if mesh is None else residual_sharding(mesh),
-            "xla" if self.compute == "float32" else fused_attention(),
-        )
+        residual = None if mesh is None else residual_sharding(mesh)
+        compute = Compute(self.compute, self.remat, residual)
+        compute = compute_here(model.config, compute)
         prompting = model.prompting
         if self.max_length is not None:
             prompting = dataclasses.replace(prompting, max_length=self.max_length)
@@ -139,7 +138,9 @@ def planned_model(folder: Path, opening: Opening) -> tuple[Model, Params]:
         model = planned_backbone(folder, Compute(), opening.answers)
     model = opening.changed(model, None)
     if opening.compute == "bfloat16":
-        compute = dataclasses.replace(model.compute, attention="cudnn")
+        compute = dataclasses.replace(
+            model.compute, attention="cudnn", tower_attention="cudnn"
+        )
         model = dataclasses.replace(model, compute=compute)
     shapes = jax.eval_shape(model.init, jax.random.key(0))
     shapes = opening.precisions(model, shapes)
@@ -149,6 +150,18 @@ def planned_model(folder: Path, opening: Opening) -> tuple[Model, Params]:
     return LoraModel(model, opening.lora), jax.eval_shape(
         lambda params, key: with_adapters(params, key=key), shapes, jax.random.key(0)
     )
+
+
+def attention_of(model: Model) -> dict[str, AttentionChoice]:
+    """The attention of each part of a model on the devices here; {} without a choice.
+
+    The parts are named as in :class:`mprm_jax.models.layers.Compute`.
+    """
+    inner = base_of(model)
+    inner = inner.backbone if isinstance(inner, CachedBackbone) else inner
+    if not isinstance(inner, Backbone):
+        return {}
+    return attention_choices(inner.config, inner.compute.dtype)
 
 
 def _backbone(model: Model, folder: Path) -> Backbone:

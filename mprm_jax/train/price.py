@@ -353,7 +353,10 @@ def activation_bytes(model: Model, load: Load, rows: float, mesh: AbstractMesh) 
     if compute.attention == "xla":
         scores = 2 * 4 * tokens * load.padded_tokens * language.heads / tensor
         layer, saved = layer + scores, saved + scores
-    carried = tokens * language.width * size if compute.remat else saved
+    entering = tokens * language.width * size
+    linear = (queries + 2 * keys + 2 * language.hidden) / tensor + language.width
+    carried = {"all": entering, "dots": entering + tokens * linear * size}
+    carried = carried.get(compute.remat, saved)
     decoder = language.layers * carried + 2 * layer
     if vision is None:
         return round(decoder)

@@ -156,19 +156,26 @@ def test_defaults_are_bfloat16_and_recomputed(train, tmp_path):
     assert done.status == 0, done.err
     model, params = load_model(output)
     assert isinstance(model, Backbone)
-    assert (model.compute.dtype, model.compute.remat) == ("bfloat16", True)
+    assert (model.compute.dtype, model.compute.remat) == ("bfloat16", "all")
     # Masters keep bits that bfloat16 has not; the frozen tower has none beyond it.
     kernel = params["language"]["layers"]["up"]["kernel"]
     assert np.abs(kernel - kernel.astype("bfloat16").astype("float32")).max() > 0
     tower = params["vision"]["layers"]["up"]["kernel"]
     np.testing.assert_array_equal(tower, tower.astype("bfloat16").astype("float32"))
     # What a run wrote is a model to go on from.
-    again = ("--output", tmp_path / "again", "--compute", "float32", "--no-remat")
+    again = ("--output", tmp_path / "again", "--compute", "float32", "--remat", "none")
     more = train(output, *again)
     assert more.status == 0, more.err
     wide, _ = load_model(tmp_path / "again")
     assert isinstance(wide, Backbone)
-    assert (wide.compute.dtype, wide.compute.remat) == ("float32", False)
+    assert (wide.compute.dtype, wide.compute.remat) == ("float32", "none")
+    # Which attention it was, and why, is said at once and stays with the run.
+    told = json.loads((tmp_path / "again" / "manifest.json").read_text())["attention"]
+    assert told.keys() == {"attention", "tower_attention"}
+    for part, choice in told.items():
+        assert choice["implementation"] == "xla"
+        assert choice["reason"] in more.err
+        assert part in more.err
 
 
 def test_features_of_frozen_images_are_kept(train, qwen, tmp_path):

@@ -27,7 +27,7 @@ from tests.mprm_jax.backbone_folder import internvl_folder, qwen_folder
 from tests.mprm_jax.stub_model import StubModel, stub_examples
 
 UPDATES = 3
-LOAD = {"prompting": Prompting(max_length=64), "compute": Compute("float32", False)}
+LOAD = {"prompting": Prompting(max_length=64), "compute": Compute("float32", "none")}
 
 
 COMPILATIONS = []
@@ -162,8 +162,8 @@ def main():
     found = {}
     # A compilation takes seconds: every way once.
     ways = {
-        "qwen": ("fsdp, recomputed", MeshShape(), 1, True),
-        "internvl": ("hsdp x tensor, accumulated", MeshShape(2, 2, 2), 2, False),
+        "qwen": ("fsdp, recomputed", MeshShape(), 1, "all"),
+        "internvl": ("hsdp x tensor, accumulated", MeshShape(2, 2, 2), 2, "none"),
     }
     for family, make in (("qwen", qwen_folder), ("internvl", internvl_folder)):
         with tempfile.TemporaryDirectory() as folder:

@@ -238,7 +238,7 @@ def test_bfloat16_features_round_and_no_more(loaded, tmp_path):
     assert 1e-6 < relative(found, exact) < 2e-2
     row = half.store.row_bytes
     # A model that computes in bfloat16 loses nothing by keeping its states in it.
-    coarse = dataclasses.replace(model, compute=Compute("bfloat16", remat=False))
+    coarse = dataclasses.replace(model, compute=Compute("bfloat16", remat="none"))
     kept = cached(coarse, params, tmp_path / "coarse")
     wide = cached(coarse, params, tmp_path / "wide", dtype="float32")
     assert kept.dtype == "bfloat16"
@@ -314,7 +314,7 @@ def test_features_of_another_tower_are_refused_by_name(loaded, tmp_path):
         cached(model, changed(params, *leaf), folder)
     with pytest.raises(DataError, match="dtype differ"):
         cached(model, params, folder, dtype="bfloat16")
-    coarse = dataclasses.replace(model, compute=Compute("bfloat16", remat=False))
+    coarse = dataclasses.replace(model, compute=Compute("bfloat16", remat="none"))
     with pytest.raises(DataError, match="computed_in, dtype differ"):
         cached(coarse, params, folder)
     vision = dataclasses.replace(model.config.vision, heads=1)

@@ -43,7 +43,7 @@ def weights(tmp_path_factory):
 def loaded(weights):
     """(backbone, its parameters, a batch)."""
     model, params = load_backbone(
-        weights, prompting=Prompting(max_length=64), compute=Compute("float32", False)
+        weights, prompting=Prompting(max_length=64), compute=Compute("float32", "none")
     )
     return model, params, random_batch(np.random.default_rng(0), model)
 

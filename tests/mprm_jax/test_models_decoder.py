@@ -25,7 +25,8 @@ CONFIG = DecoderConfig(
     qkv_bias=True,
     tied=False,
 )
-PLAIN = Compute("float32", remat=False)
+PLAIN = Compute("float32", remat="none")
+POLICIES = "none", "dots", "all"
 
 
 @pytest.fixture(scope="module")
@@ -77,9 +78,93 @@ def test_recomputing_layers_changes_nothing(params):
         return jnp.square(logits(params, tokens, compute)).sum()
 
     gradient = jax.jit(jax.grad(loss), static_argnums=1)
-    plain, again = (gradient(params, Compute("float32", r)) for r in (False, True))
-    for a, b in zip(jax.tree.leaves(plain), jax.tree.leaves(again), strict=True):
-        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)
+    plain, *others = (gradient(params, Compute("float32", r)) for r in POLICIES)
+    for again in others:
+        for a, b in zip(jax.tree.leaves(plain), jax.tree.leaves(again), strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)
+
+
+def test_a_policy_keeps_what_it_says_of_each_layer_and_token(params):
+    """Numbers of a token that JAX keeps for the gradient of the parameters."""
+    embedded, tokens = jnp.zeros((3, 11, 24)), jnp.zeros((3, 11))
+    positions = decoder.text_positions(tokens)
+
+    def kept(remat):
+        def backward(params):
+            compute = Compute("float32", remat)
+            return jax.vjp(
+                lambda p: decoder.decode(CONFIG, p, embedded, positions, compute),
+                params,
+            )[1]
+
+        leaves = jax.tree.leaves(jax.eval_shape(backward, params))
+        of_tokens = [x for x in leaves if x.shape[:3] == (CONFIG.layers, 3, 11)]
+        return sum(leaf.size for leaf in of_tokens) / (CONFIG.layers * 3 * 11)
+
+    none, dots, everything = map(kept, POLICIES)
+    queries, keys = CONFIG.heads * 6, CONFIG.kv_heads * 6
+    assert everything == CONFIG.width
+    assert dots == 2 * CONFIG.width + queries + 2 * keys + 2 * CONFIG.hidden
+    assert none > 1.5 * dots
+
+
+# Documents of five, two, one and one, and of three and one tokens, in rows of nine.
+PACKED = np.array(
+    [
+        [[0, 1, 2, 3, 4], [5, 6, -1, -1, -1], [7] + [-1] * 4, [8] + [-1] * 4, [-1] * 5],
+        [[0, 1, 2, -1, -1], [3, -1, -1, -1, -1], *[[-1] * 5] * 3],
+    ]
+)
+# (row, where its tokens stand) of each document.
+DOCUMENTS = [
+    (row, at[at >= 0]) for row in (0, 1) for at in PACKED[row] if at.max() >= 0
+]
+
+
+def packed_hidden(params, embedded):
+    positions = decoder.text_positions(embedded[..., 0])
+    positions = decoder.restart(positions, jnp.asarray(PACKED))
+    return decoder.decode(
+        CONFIG, params, embedded, positions, PLAIN, jnp.asarray(PACKED)
+    )
+
+
+def test_a_packed_document_is_what_it_is_alone(params):
+    embedded = jax.random.normal(jax.random.key(1), (2, 9, 24))
+    together = jax.jit(packed_hidden)(params, embedded)
+
+    @jax.jit
+    def alone(padded):
+        positions = decoder.text_positions(padded[..., 0])
+        return decoder.decode(CONFIG, params, padded, positions, PLAIN)
+
+    for row, at in DOCUMENTS:
+        padded = jnp.pad(embedded[row, at], ((0, 5 - len(at)), (0, 0)))
+        expected = alone(padded[None])[0, : len(at)]
+        np.testing.assert_allclose(together[row, at], expected, atol=1e-5)
+
+
+def test_no_document_has_any_influence_on_another(params):
+    embedded = jax.random.normal(jax.random.key(1), (2, 9, 24))
+
+    @jax.jit
+    @jax.grad
+    def influence(embedded, weight):
+        return (weight * packed_hidden(params, embedded)[..., 0]).sum()
+
+    for row, at in DOCUMENTS:
+        weight = np.zeros((2, 9), np.float32)
+        weight[row, at] = 1
+        found = np.asarray(influence(embedded, weight)).any(axis=-1)
+        np.testing.assert_array_equal(found, weight.astype(bool))
+
+
+def test_positions_count_anew_in_every_document():
+    positions = decoder.text_positions(jnp.zeros((2, 9)))
+    assert (
+        decoder.restart(3 * positions, jnp.asarray(PACKED)).tolist()
+        == [[[0, 3, 6, 9, 12, 0, 3, 0, 0], [0, 3, 6, 0, 3, 6, 9, 12, 15]]] * 3
+    )
 
 
 def test_it_is_the_attention_of_its_definition(params):

@@ -55,7 +55,7 @@ def test_the_golden_files_are_there_and_small():
 def test_it_computes_what_the_reference_computed(path, tmp_path):
     with np.load(path) as stored:
         golden = dict(stored)
-    compute = Compute("float32", remat=False)
+    compute = Compute("float32", remat="none")
     kind, _, _ = write_checkpoint(
         tmp_path,
         json.loads(str(golden["config"])),

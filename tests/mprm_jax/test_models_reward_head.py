@@ -13,7 +13,7 @@ from tests.mprm_jax.quick import quick_compilation as quick_compilation
 from tests.mprm_jax.test_models_decoder import language_logits
 from tests.mprm_jax.test_models_vision import LANGUAGE, VISION
 
-PLAIN = Compute("float32", remat=False)
+PLAIN = Compute("float32", remat="none")
 UNTIED = dataclasses.replace(LANGUAGE, tied=False)
 KEY = jax.random.key(0)
 

@@ -32,7 +32,7 @@ from tests.mprm_jax.backbone_folder import picture
 from tests.mprm_jax.quick import quick_compilation as quick_compilation
 
 GRID = PatchGrid()
-PLAIN = Compute("float32", remat=False)
+PLAIN = Compute("float32", remat="none")
 VISION = QwenVisionConfig(
     width=16, layers=1, heads=2, hidden=12, output=8, window=56, full_layers=()
 )

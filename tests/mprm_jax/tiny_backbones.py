@@ -9,7 +9,7 @@ from mprm_jax.models.layers import Compute
 from mprm_jax.models.weights.load import load_backbone
 from tests.mprm_jax.backbone_folder import internvl_folder, qwen_folder
 
-PLAIN = Compute("float32", remat=False)
+PLAIN = Compute("float32", remat="none")
 SHORT = Prompting(max_length=200, max_tiles=4)
 FOLDERS = {"qwen2.5-vl": qwen_folder, "internvl2.5": internvl_folder}
 

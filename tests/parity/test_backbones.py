@@ -26,7 +26,7 @@ CASES = [("qwen", name) for name in QWEN_SHAPES]
 CASES += [("internvl", name) for name in INTERNVL_SHAPES]
 CASES += [("text", name) for name in TEXT_SHAPES]
 MAKE = {"qwen": make_qwen, "internvl": make_internvl, "text": make_text}
-FLOAT32 = Compute("float32", remat=True)
+FLOAT32 = Compute("float32", remat="all")
 
 
 @pytest.fixture(scope="module", params=CASES, ids="-".join)

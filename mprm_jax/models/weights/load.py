@@ -14,9 +14,9 @@ from tokenizers import Tokenizer
 from mprm_jax.data.prompt import add_step_marker, token_id
 from mprm_jax.models import reward_head
 from mprm_jax.models.backbone import Backbone
-from mprm_jax.models.families import Prompting, with_language
+from mprm_jax.models.families import Prompting, compute_here, with_language
 from mprm_jax.models.folder import check_released
-from mprm_jax.models.layers import Compute, Params, fused_attention
+from mprm_jax.models.layers import Compute, Params
 from mprm_jax.models.reward_head import ANSWERS, RewardHead
 from mprm_jax.models.tokenizer import TOKENIZER, read_tokenizer
 from mprm_jax.models.weights import tensors
@@ -53,8 +53,12 @@ def load_backbone(
         DataError: something in the folder cannot be used.
     """
     # Everything that is cheap to find wrong comes before the tensors.
-    compute = compute or Compute(attention=fused_attention())
-    backbone, marker, own = from_small_files(directory, compute, answers, prompting)
+    backbone, marker, own = from_small_files(
+        directory, compute or Compute(), answers, prompting
+    )
+    if compute is None:
+        here = compute_here(backbone.config, backbone.compute)
+        backbone = dataclasses.replace(backbone, compute=here)
     config, params = tensors.load_pretrained(
         directory, dtype, sharding, frozen_dtype=frozen_dtype
     )
