@@ -522,7 +522,9 @@ def train_model(
         open_ladder(int(subset.usable.rollouts.lengths[subset.usable_rows].max())),
         options.config(),
     )
-    folder = None if output is None else RunFolder(Path(output))
+    folder = None
+    if output is not None:
+        folder = RunFolder(Path(output), base=options.base())
     return Trained(network, loop.train(job, params, folder, mesh=mesh))
 
 

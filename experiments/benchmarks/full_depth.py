@@ -5,15 +5,19 @@
 InternVL2.5-8B and Qwen2.5-VL-7B by shape, weights random, one image per rollout. Three
 figures for each: what ``mprm train --dry-run`` says before anything is allocated; what
 the compiler of this machine's device says of the update; and, on a GPU, the peak that
-the device saw over a few updates. Without a GPU nothing is allocated and the first two
-are told, in float32: in bfloat16 the CPU's compiler counts copies of all weights.
+the device saw over a few updates, with what it was before the first: weights are drawn
+one by one, so that drawing them takes less than an update. Without a GPU nothing is
+allocated and the first two are told, in float32: in bfloat16 the CPU's compiler counts
+copies of all weights. A JSON line each, then a table.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import statistics
+import zlib
 from typing import Any
 
 import numpy as np
@@ -26,6 +30,9 @@ from tests.mprm_jax.backbone_shapes import BACKBONES, BackboneName, full_config
 
 # 672 x 448 pixels: 7 tiles (6 and the thumbnail), or 364 x 532 after Qwen's resize.
 _IMAGE = (672, 448)
+
+# Standard deviation of drawn weights, as both families' own initialisation has it.
+_NEAR = 0.02
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,6 +107,43 @@ def make_batch(options: Options, backbone: Any) -> Any:
     )
 
 
+def parameters(model: Any, key: Any) -> Any:
+    """Random parameters with adapters; all but the head as they are computed with."""
+    import jax
+
+    from mprm_jax.models.lora import attach
+    from mprm_jax.models.model import HEAD
+
+    made = {
+        part: tree
+        if part == HEAD
+        else jax.tree.map(lambda leaf: leaf.astype(model.base.compute.dtype), tree)
+        for part, tree in model.base.init(key).items()
+    }
+    return attach(made, model.config, key)
+
+
+def draw(model: Any, key: Any) -> Any:
+    """Parameters of that form, drawn one by one, for at once they would take more
+    memory than an update: gains of norms near 1, all else near 0.
+    """
+    import jax
+    import jax.numpy as jnp
+
+    @functools.partial(jax.jit, static_argnames=("shape", "dtype"))
+    def near(mean: float, key: Any, shape: tuple[int, ...], dtype: Any) -> jax.Array:
+        drawn = jax.random.normal(key, shape, dtype)
+        return jnp.asarray(mean, dtype) + jnp.asarray(_NEAR, dtype) * drawn
+
+    def one(path: Any, leaf: Any) -> jax.Array:
+        name = jax.tree_util.keystr(path)
+        own = jax.random.fold_in(key, zlib.crc32(name.encode()))
+        return near(float("norm" in name), own, leaf.shape, leaf.dtype)
+
+    shapes = jax.eval_shape(functools.partial(parameters, model), key)
+    return jax.tree_util.tree_map_with_path(one, shapes)
+
+
 def measure(options: Options, name: BackboneName) -> dict[str, Any]:
     """What is said, compiled and seen of one backbone."""
     import time
@@ -108,8 +152,6 @@ def measure(options: Options, name: BackboneName) -> dict[str, Any]:
     import jax.numpy as jnp
 
     from mprm_jax.data.batches import open_ladder
-    from mprm_jax.models.lora import attach
-    from mprm_jax.models.model import HEAD
     from mprm_jax.train.loop import TrainConfig, TrainingJob
     from mprm_jax.train.objective import Objective
     from mprm_jax.train.optimizer import OptimizerConfig
@@ -123,20 +165,11 @@ def measure(options: Options, name: BackboneName) -> dict[str, Any]:
     dtype = jnp.dtype(model.base.compute.dtype)
     settings, budget = OptimizerConfig(), plan(options.batch_size, options.batch_size)
 
-    def parameters(key: jax.Array) -> Any:
-        made = {
-            part: tree
-            if part == HEAD
-            else jax.tree.map(lambda leaf: leaf.astype(dtype), tree)
-            for part, tree in model.base.init(key).items()
-        }
-        return attach(made, model.config, key)
-
-    def beginning(key: jax.Array) -> Any:
-        return initial_state(model, parameters(key), budget, settings, 1e-5)
+    def beginning(made: Any) -> Any:
+        return initial_state(model, made, budget, settings, 1e-5, consume=True)
 
     key = jax.random.key(0)
-    shapes = jax.eval_shape(parameters, key)
+    shapes = jax.eval_shape(functools.partial(parameters, model), key)
     load = Load(options.tokens, options.tokens, batch.images_BxPxD.shape[1])
     mesh = abstract_mesh(MeshShape(1, 1, 1))
     job = TrainingJob(
@@ -144,7 +177,10 @@ def measure(options: Options, name: BackboneName) -> dict[str, Any]:
     )
     said = price(job, shapes, load, mesh)
     allocate = options.toy or jax.default_backend() == "gpu"
-    start = jax.jit(beginning)(key) if allocate else jax.eval_shape(beginning, key)
+    if allocate:
+        start = beginning(draw(model, key))
+    else:
+        start = jax.eval_shape(beginning, shapes)
     began = time.perf_counter()
     rule = UpdateRule(model, settings, Objective())
     weight = np.float32(batch.weight_BxS.sum())
@@ -152,14 +188,15 @@ def measure(options: Options, name: BackboneName) -> dict[str, Any]:
     compile_seconds = time.perf_counter() - began
     compiled = step.memory_analysis()
     assert compiled is not None
+    before = _peak_bytes()
     seconds, state, frozen = [], *start
+    del start
     for _ in range(options.updates + 1 if allocate else 0):
         began = time.perf_counter()
         state, metrics = step(state, frozen, batch, weight)
         if not np.isfinite(float(metrics["loss"])):
             raise SystemExit(f"full_depth: {name}: the loss is not finite")
         seconds.append(time.perf_counter() - began)
-    seen = jax.local_devices()[0].memory_stats() or {}
     return {
         "name": name,
         "device": jax.local_devices()[0].device_kind,
@@ -173,8 +210,15 @@ def measure(options: Options, name: BackboneName) -> dict[str, Any]:
         },
         "compile_seconds": compile_seconds,
         "seconds": seconds[1:],
-        "peak_bytes": seen.get("peak_bytes_in_use"),
+        "peak_bytes_before": before,
+        "peak_bytes": _peak_bytes(),
     }
+
+
+def _peak_bytes() -> int | None:
+    import jax
+
+    return (jax.local_devices()[0].memory_stats() or {}).get("peak_bytes_in_use")
 
 
 def main(options: Options) -> None:
@@ -184,7 +228,12 @@ def main(options: Options) -> None:
         return
     rows, device = [], ""
     for name in BACKBONES:
-        found = run_worker("full_depth", dataclasses.replace(options, worker=name))
+        try:
+            found = run_worker("full_depth", dataclasses.replace(options, worker=name))
+        except SystemExit as error:
+            print(json.dumps({"name": name, "error": str(error)}), flush=True)
+            continue
+        print(json.dumps(found), flush=True)
         device = f"{found['device']}, {found['dtype']}"
         rows.append(_row(found, 2**20 if options.toy else 2**30))
     print(

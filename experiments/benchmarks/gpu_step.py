@@ -8,8 +8,9 @@ which is frozen, is not measured. Both sides keep float32 masters and AdamW mome
 compute in bfloat16, recompute each layer in the backward pass, and read two rows of the
 head at the step markers only. Before anything is timed, the reward logits of both in
 bfloat16 are compared with PyTorch's in float32: ours may err twice as much as theirs.
-Then processes alternate on the same card: JAX, PyTorch, JAX, PyTorch (eager, then
-compiled). An update ends when its loss has been read.
+Then processes alternate on the same card: JAX, PyTorch as it is, compiled, and compiled
+with its attention held to the flash kernel. An update ends when its loss has been read.
+Each prints a JSON line when it is done; a side that fails says so and the others go on.
 
 Model FLOPs are those of the matrix products of one forward and one backward pass (three
 forwards), causal attention counted once, recomputation not at all. Without a GPU this
@@ -36,8 +37,14 @@ from experiments.console.tables import format_table
 # Dense bfloat16 of an H100 SXM, its data sheet.
 _PEAK = 989e12
 
+# What an update shall reach: of the card's peak, and of the quickest PyTorch's speed.
+TARGET_MFU, TARGET_OF_TORCH = 0.4, 1.0
+
 # Timed for the rate of the card.
 _PRODUCTS = 20
+
+
+Side = Literal["jax", "torch", "torch-compiled", "torch-flash"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,7 +61,7 @@ class Options:
         updates: Timed, per process.
         rounds: Processes of each side.
         attention: Of the JAX side; by default what training would take here.
-        eager_only: Leave torch.compile out.
+        sides: What is measured.
         toy: A toy width, on the CPU if need be: to see that the script runs.
         worker: For the script itself: what a process of it is to do.
         folder: For the script itself: where the case lies.
@@ -69,9 +76,9 @@ class Options:
     updates: int = 20
     rounds: int = 2
     attention: Literal["xla", "cudnn"] | None = None
-    eager_only: bool = False
+    sides: tuple[Side, ...] = ("jax", "torch", "torch-compiled", "torch-flash")
     toy: bool = False
-    worker: Literal["make", "jax", "torch", "torch-compiled"] | None = None
+    worker: Literal["make", Side] | None = None
     folder: Path = Path("runs/gpu_step")
 
 
@@ -237,7 +244,7 @@ def _work(options: Options) -> None:
             (_YES, _NO),
             warmup=options.warmup,
             updates=options.updates,
-            compiled=options.worker == "torch-compiled",
+            variant=str(options.worker),
         )
     print(json.dumps(result))
 
@@ -262,20 +269,56 @@ def main(options: Options) -> None:
         return
     if not options.toy and not _has_gpu():
         raise SystemExit("gpu_step: no GPU here: nothing is measured (--toy for a try)")
-    sides = ["jax", "torch"] + ([] if options.eager_only else ["torch-compiled"])
-    results: dict[str, list[dict[str, Any]]] = {side: [] for side in sides}
+    results: dict[str, list[dict[str, Any]]] = {side: [] for side in options.sides}
     with tempfile.TemporaryDirectory() as folder:
         options = dataclasses.replace(options, folder=Path(folder))
         _spawn(options, "make")
         for number in range(options.rounds):
-            for side in sides:
-                results[side].append(_spawn(options, side))
-                if number == 0 and side == "torch":
-                    ours, theirs = gate(options.folder)
-                    print(f"error in bfloat16: {ours:.1e}, PyTorch's {theirs:.1e}")
-                    if not ours <= 2 * theirs:
-                        raise SystemExit("gpu_step: no parity: nothing is timed")
-    _print(options, results)
+            for side in options.sides:
+                try:
+                    found = _spawn(options, side)
+                except SystemExit as error:
+                    print(json.dumps({"side": side, "error": str(error)}), flush=True)
+                    continue
+                results[side].append(found)
+                print(json.dumps({"side": side, **found}), flush=True)
+                if number == 0 and side == "torch" and results.get("jax"):
+                    _check_parity(options.folder)
+    told = {side: runs for side, runs in results.items() if runs}
+    if "jax" in told:
+        print(json.dumps(verdict(options, told)), flush=True)
+        _print(options, told)
+
+
+def _check_parity(folder: Path) -> None:
+    ours, theirs = gate(folder)
+    told = {"ours": ours, "torch": theirs, "holds": ours <= 2 * theirs}
+    print(json.dumps({"error_in_bfloat16": told}), flush=True)
+    if not told["holds"]:
+        raise SystemExit("gpu_step: no parity: nothing is timed")
+
+
+def verdict(
+    options: Options, results: dict[str, list[dict[str, Any]]]
+) -> dict[str, Any]:
+    """Our update's share of the card's peak and of the quickest PyTorch's speed, each
+    beside its target.
+    """
+    seconds = {
+        side: statistics.median(second for run in runs for second in run["seconds"])
+        for side, runs in results.items()
+    }
+    ours = seconds.pop("jax")
+    flops = update_flops(slice_config(options), options)
+    best = min(seconds, key=seconds.__getitem__) if seconds else None
+    return {
+        "tflop_of_an_update": flops / 1e12,
+        "mfu": flops / ours / _PEAK,
+        "target_mfu": TARGET_MFU,
+        "best_torch": best,
+        "of_best_torch": None if best is None else seconds[best] / ours,
+        "target_of_best_torch": TARGET_OF_TORCH,
+    }
 
 
 def _has_gpu() -> bool:

@@ -9,8 +9,17 @@ from typing import Any
 import numpy as np
 import torch
 import transformers
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from mprm_jax.train.optimizer import OptimizerConfig
+
+# What PyTorch chooses among by itself.
+_KERNELS = [
+    SDPBackend.CUDNN_ATTENTION,
+    SDPBackend.FLASH_ATTENTION,
+    SDPBackend.EFFICIENT_ATTENTION,
+    SDPBackend.MATH,
+]
 
 _CLASSES = {
     "qwen2_5_vl": "Qwen2_5_VLForConditionalGeneration",
@@ -19,7 +28,7 @@ _CLASSES = {
 
 
 def torch_worker(
-    folder: Path, answers: tuple[int, int], *, warmup: int, updates: int, compiled: bool
+    folder: Path, answers: tuple[int, int], *, warmup: int, updates: int, variant: str
 ) -> dict[str, Any]:
     """Reward logits before training, then timed updates.
 
@@ -28,7 +37,8 @@ def torch_worker(
         answers: rows of Yes and No in the head.
         warmup: updates before those that count.
         updates: timed.
-        compiled: through ``torch.compile``.
+        variant: torch; torch-compiled: through ``torch.compile``; torch-flash: that,
+            and attention by the flash kernel or not at all.
     """
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
@@ -45,7 +55,9 @@ def torch_worker(
     ).to(device)
     rows_2xD = torch.nn.Parameter(model.lm_head.weight[list(answers)].detach().clone())
     body: Any = model.model.language_model
+    compiled = variant != "torch"
     forward = torch.compile(body) if compiled else body
+    kernels = [SDPBackend.FLASH_ATTENTION] if variant == "torch-flash" else _KERNELS
 
     def reward_logits() -> Any:
         hidden = forward(input_ids=tokens, use_cache=False).last_hidden_state
@@ -82,11 +94,13 @@ def torch_worker(
     )
 
     def update() -> float:
-        with in_bfloat16():
+        with sdpa_kernel(kernels), in_bfloat16():
             pair = reward_logits().flatten(0, 1)
         target = torch.where(labels.flatten() > 0, 0, 1)
         loss = torch.nn.functional.cross_entropy(pair.float(), target)
-        loss.backward()
+        # Which computes the layers again, attention included.
+        with sdpa_kernel(kernels):
+            loss.backward()
         torch.nn.utils.clip_grad_norm_([*decayed, *plain], settings.clip_norm)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)

@@ -19,6 +19,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from multiprocessing.synchronize import Event
 from pathlib import Path
 from typing import Any
 
@@ -93,10 +94,12 @@ def newest(
     return restore_latest(output, params, state._replace(trained=None), report=report)
 
 
-def _child(output: Path, cache: Path, rollouts: int) -> None:
+def _child(output: Path, cache: Path, rollouts: int, trains: Event) -> None:
     jax.config.update("jax_compilation_cache_dir", str(cache))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
-    stub_run(output, rollouts)
+    stub_run(output, rollouts, on_update=lambda _: trains.set())
+    # Also where nothing was left to do.
+    trains.set()
 
 
 def kill_until_done(
@@ -108,7 +111,9 @@ def kill_until_done(
 ) -> dict[str, int]:
     """Kill and resume runs; begin a new one whenever one ends before the last kill.
 
-    A process is killed at a moment drawn from [0, the time that a whole run took].
+    A process is killed at a moment drawn from [0, the time that a whole run took], both
+    from the first update on: starting takes longer than all updates together, and is
+    the longer the busier the machine is.
 
     Args:
         output: folder of the runs.
@@ -133,11 +138,13 @@ def kill_until_done(
     last_update = 0
     with tempfile.TemporaryDirectory() as cache:
         while True:
+            trains = context.Event()
             process = context.Process(
-                target=_child, args=(output, Path(cache), rollouts)
+                target=_child, args=(output, Path(cache), rollouts, trains)
             )
-            began = time.perf_counter()
             process.start()
+            assert trains.wait(600), "a run did not begin"
+            began = time.perf_counter()
             # The first run shows how long one takes, the last has to end.
             spared = not whole or made["kills"] >= kills
             process.join(None if spared else rng.uniform(0, whole))

@@ -18,25 +18,25 @@ def run_worker(script: str, options: Any) -> dict[str, Any]:
         options: a record with ``worker`` and ``toy``; toys run on the CPU.
 
     Raises:
-        SystemExit: the process failed; with the last line of its errors.
+        SystemExit: the process failed; what it said of that has passed through.
     """
     arguments = []
     for field in dataclasses.fields(options):
         value = getattr(options, field.name)
         if value is not None and value != field.default:
             arguments.append("--" + field.name.replace("_", "-"))
-            arguments += [] if value is True else [str(value)]
+            given = value if isinstance(value, tuple) else (value,)
+            arguments += [] if value is True else map(str, given)
     command = [sys.executable, "-m", f"experiments.benchmarks.{script}", *arguments]
     hidden = {"JAX_PLATFORMS": "cpu", "CUDA_VISIBLE_DEVICES": ""}
     done = subprocess.run(
         command,
-        capture_output=True,
+        stdout=subprocess.PIPE,
         text=True,
         check=False,
         env=os.environ | (hidden if options.toy else {}),
     )
     if done.returncode:
-        last = (done.stderr.strip() or "no message").splitlines()[-1]
-        raise SystemExit(f"{script}: {options.worker} failed: {last}")
+        raise SystemExit(f"{script}: {options.worker} failed")
     lines = done.stdout.strip().splitlines()
     return json.loads(lines[-1]) if lines else {}

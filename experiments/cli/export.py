@@ -23,7 +23,8 @@ MANIFEST = "manifest.json"
 class Options(JsonOption):
     """Write a trained backbone as safetensors that transformers loads.
 
-    Adapters are merged into their kernels. The score of a step is the sigmoid of the
+    Adapters are merged into their kernels, and what was not trained is read from where
+    training began: the folder needs no other. The score of a step is the sigmoid of the
     difference of two logits, Yes less No, at its <prm>. The folder is also one that
     mprm train --model takes.
 

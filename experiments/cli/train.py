@@ -27,6 +27,7 @@ from experiments.console.training import (
     TrainingOptions,
     open_model,
     price_run,
+    say_if_text,
 )
 from experiments.store.read_subset import (
     Subset,
@@ -99,7 +100,9 @@ class Options(PictureOptions, RuleOptions):
         subset: A subset of this corpus as mprm select wrote it: the file, or its
             manifest. How the corpus is read is taken from there, and whether labels are
             masked.
-        output: Folder for the model, its checkpoints and metrics.
+        output: Folder for the model, its checkpoints and metrics. Checkpoints hold what
+            is trained; the rest of a backbone stays where it lies (--model), and
+            base.json says where. mprm export writes a whole model.
         check_images: Begin at once. Without it every chosen rollout is read and encoded
             before the first update, so that no damaged picture or control token in a
             text ends the run midway; those that cannot be encoded count as bad
@@ -165,6 +168,7 @@ def run(options: Options) -> None:
     for part, choice in attention.items():
         if choice.reason:
             print(f"mprm train: {part} by XLA: {choice.reason}", file=sys.stderr)
+    say_if_text(model, subset.usable, subset.usable_rows)
     subset, sizes = _checked(options, subset, model.encode)
     budget = training.budget(len(subset.usable_rows), len(subset.usable.row))
     last: dict[str, Any] = {}
@@ -186,6 +190,7 @@ def run(options: Options) -> None:
                 options.resume,
                 _identity(subset, params),
                 lambda line: print(f"mprm train: {line}", file=sys.stderr),
+                training.base(),
             ),
             mesh=mesh,
             # A backbone is too large to be kept as it was.
@@ -261,7 +266,7 @@ def _identity(subset: Subset, params: Params) -> dict[str, Any]:
     corpus = subset.usable.corpus
     rows = subset.usable.row[subset.usable_rows].astype("<i8")
     return {
-        "corpus": xxhash.xxh3_128_hexdigest("".join(corpus.sha256)),
+        "corpus": xxhash.xxh3_128_hexdigest("".join(corpus.sha256).encode()),
         "reading": corpus_reading(subset.usable),
         "rows": xxhash.xxh3_128_hexdigest(rows.tobytes()),
         "initial_parameters": fingerprint(params),

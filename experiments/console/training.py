@@ -5,6 +5,7 @@ the library makes of them. JAX is imported once something is to be computed.
 from __future__ import annotations
 
 import dataclasses
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -26,12 +27,15 @@ from mprm_jax.train.update_plan import UpdatePlan, plan
 from theory.paper import TRAINING
 
 if TYPE_CHECKING:
+    import numpy as np
     from jax.sharding import Mesh
 
+    from mprm_jax.data.corpus import SelectableCorpus
     from mprm_jax.data.loader import CorpusExamples
     from mprm_jax.models.model import Model, Params
     from mprm_jax.train.open_backbone import Opening
     from mprm_jax.train.price import Price
+    from mprm_jax.train.run_files import Base
     from mprm_jax.train.sharding import MeshShape
 
 TINY = "tiny"
@@ -240,6 +244,13 @@ class TrainingOptions:
         known = self.model != TINY and folder.is_dir() and is_backbone(folder)
         return folder if known else None
 
+    def base(self) -> Base | None:
+        """Where the parameters lie that are not trained; None: in no folder."""
+        from mprm_jax.train.run_files import Base
+
+        folder, opening = self.backbone_folder(), self.backbone.opening()
+        return folder and Base(folder, opening.frozen or opening.compute)
+
 
 def open_model(
     options: TrainingOptions, budget: UpdatePlan
@@ -270,6 +281,25 @@ def open_model(
         inner = cached(model.base if adapted else model, params, backbone.feature_cache)
         model = dataclasses.replace(model, base=inner) if adapted else inner
     return model, params, mesh
+
+
+def say_if_text(model: Model, usable: SelectableCorpus, rows: np.ndarray) -> None:
+    """Say on stderr that a model which sees has no picture to look at.
+
+    Args:
+        model: to train.
+        usable: the corpus.
+        rows: of its rollouts, to train on.
+    """
+    from mprm_jax.data.write import has_pictures
+    from mprm_jax.models.families import sees
+
+    if sees(model.name) and not has_pictures(usable, rows):
+        print(
+            f"mprm train: none of the {len(rows):,} rollouts has a picture: "
+            f"{model.name} is trained on text alone, its vision tower unused",
+            file=sys.stderr,
+        )
 
 
 @dataclasses.dataclass(frozen=True)

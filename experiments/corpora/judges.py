@@ -20,7 +20,7 @@ from experiments.store.experiment import ExperimentOptions
 from experiments.store.provenance import file_sha256
 from experiments.store.results import Result, append_results
 from mprm_jax.data.corpus import Corpus, SelectableCorpus, read_corpus, usable_rollouts
-from mprm_jax.data.write import decode_line, read_lines
+from mprm_jax.data.write import line_decoder, read_lines
 from mprm_jax.records.problems import BadRecord, DataError, faults_of
 from mprm_jax.records.record import Record, Step, scored_step
 from theory.agreement import count_pairs, pair_plan
@@ -264,8 +264,9 @@ def _matched(path: Path, file: Corpus, usable: SelectableCorpus) -> KnownTruth:
 
 
 def _records(corpus: Corpus, rows: np.ndarray) -> Iterator[tuple[int, Record]]:
+    decode = line_decoder(corpus)
     for row, data in read_lines(corpus, rows):
-        yield row, decode_line(corpus, row, data)
+        yield row, decode(row, data)
 
 
 def _content(record: Record) -> tuple[str, ...]:

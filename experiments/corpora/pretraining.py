@@ -234,7 +234,8 @@ class Keep(NamedTuple):
         """Keep the state after an update."""
         progress = checkpoint.Progress(number, of, run, {}, {})
         rest = (state.check, state.optimizer)
-        checkpoint.save(self.folder, progress, state.params, rest, 1)
+        with checkpoint.CheckpointWriter(self.folder, 1) as writer:
+            writer.write(progress, state.params, rest)
 
 
 # Means that are reported: what each part of the loss is about.

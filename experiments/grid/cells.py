@@ -50,7 +50,7 @@ from mprm_jax.models.model import Model, Params
 from mprm_jax.records.problems import DataError
 from mprm_jax.train.config import TrainConfig
 from mprm_jax.train.loop import TrainingJob, Update, Watch, train
-from mprm_jax.train.run_files import METRICS, RunFolder
+from mprm_jax.train.run_files import METRICS, Base, RunFolder
 from mprm_jax.train.update_plan import UpdatePlan
 from theory.labelling import step_targets
 from theory.placement import blind_noise
@@ -175,6 +175,7 @@ class GridContext:
         curve: how they are judged on the way.
         settings: of the training of a cell on these rows.
         mesh: of several devices; None: the trainer's own.
+        base: where the parameters lie that are not trained; None: in no folder.
     """
 
     experiment: str
@@ -188,6 +189,7 @@ class GridContext:
     curve: Curve
     settings: Settings
     mesh: Mesh | None = None
+    base: Base | None = None
 
     def usable_rows(self, cell: Cell) -> tuple[np.ndarray, float]:
         """Of a cell's training set, and the share of them that ties decided.
@@ -462,7 +464,7 @@ def _trained(
         trained = train(
             TrainingJob(context.model, chosen, budget, context.buckets, training),
             context.initial.to_train(chosen),
-            folder and RunFolder(folder, True, {"cell": config}, _say),
+            folder and RunFolder(folder, True, {"cell": config}, _say, context.base),
             mesh=context.mesh,
             consume=context.initial.consumed,
             on_update=on_update,

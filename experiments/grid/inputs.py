@@ -151,7 +151,7 @@ def read_inputs(
             "candidates": None if candidates is None else file_sha256(candidates),
         },
         # Beside the world, which may have several.
-        "corpus": xxhash.xxh3_128_hexdigest("".join(usable.corpus.sha256)),
+        "corpus": xxhash.xxh3_128_hexdigest("".join(usable.corpus.sha256).encode()),
         "model": fingerprint(paths.model, paths.backbone),
         "training": training,
         "threshold": "cross-fitted",

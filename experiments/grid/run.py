@@ -207,4 +207,5 @@ def _context(options: Options, inputs: Inputs, budget: UpdatePlan) -> GridContex
         Curve.every(options.eval_every, bench),
         _settings_for(options, inputs.usable),
         mesh,
+        options.training().base(),
     )

@@ -13,7 +13,7 @@ from markupsafe import Markup
 
 from experiments.page.corpus import Subset, WorldCorpus
 from mprm_jax.data.images import decode_image
-from mprm_jax.data.write import decode_line, read_lines
+from mprm_jax.data.write import line_decoder, read_lines
 from mprm_jax.records.problems import BadRecord, DataError
 from mprm_jax.records.record import Record, resolve_image
 from theory import scores
@@ -154,9 +154,9 @@ def view_examples(world: WorldCorpus, limit: int) -> list[RolloutView]:
     }
     pseudo = world.pseudo_positive
     views = []
-    rows = np.array(sorted(chosen), np.int64)
+    rows, decode = np.array(sorted(chosen), np.int64), line_decoder(corpus)
     for row, line in read_lines(corpus, rows):
-        record = decode_line(corpus, row, line)
+        record = decode(row, line)
         steps = slice(int(rollouts.offsets[row]), int(rollouts.offsets[row + 1]))
         path = corpus.files[corpus.file[row]].path
         source = rollouts.source_names[rollouts.source[row]]

@@ -82,7 +82,7 @@ class Checkpoint(NamedTuple):
 
 
 def load_checkpoint(folder: Path) -> Checkpoint:
-    """A trained model's newest whole checkpoint, or released weights as they are.
+    """A trained model's best or newest checkpoint, or released weights as they are.
 
     Raises:
         DataError: there is no such folder, or no whole checkpoint in it.
@@ -91,7 +91,8 @@ def load_checkpoint(folder: Path) -> Checkpoint:
         from mprm_jax.models.folder import no_folder
 
         raise no_folder(str(folder))
-    from mprm_jax.train.checkpoint import Progress, load_model
+    from mprm_jax.train.checkpoint import Progress
+    from mprm_jax.train.open_model import load_model, open_model
     from mprm_jax.train.run_files import fingerprint
 
     facts = {"folder": str(folder.resolve()), "update": None, "updates": None}
@@ -100,8 +101,6 @@ def load_checkpoint(folder: Path) -> Checkpoint:
         facts.update(update=progress.update, updates=progress.updates)
 
     if (folder / "config.json").is_file() and not (folder / "model.json").is_file():
-        from mprm_jax.train.open_model import open_model
-
         with progress("loading the model", None):
             model, params = open_model(str(folder))
     else:

@@ -348,20 +348,22 @@ class RecordFile:
     def read_each(self, offsets: Sequence[int], sizes: Sequence[int]) -> list[bytes]:
         """So many bytes at each offset of the (decompressed) file.
 
+        Those of one offset that follow one another, in later calls too, are one object.
         The hashes take in none of a plain file; in another, offsets must not descend.
         """
-        pairs = zip(offsets, sizes, strict=True)
+        lines = []
         with _named(self.file.path):
-            if not self.file.is_sequential:
-                descriptor, pread = self._raw.fileno(), os.pread
-                return [pread(descriptor, size, offset) for offset, size in pairs]
-            lines = []
-            for offset, size in pairs:
+            for offset, size in zip(offsets, sizes, strict=True):
                 if offset != self._last[0]:
-                    self._stream.seek(offset)
-                    self._last = offset, self._stream.read(size)
+                    self._last = offset, self._read_at(offset, size)
                 lines.append(self._last[1])
-            return lines
+        return lines
+
+    def _read_at(self, offset: int, size: int) -> bytes:
+        if not self.file.is_sequential:
+            return os.pread(self._raw.fileno(), size, offset)
+        self._stream.seek(offset)
+        return self._stream.read(size)
 
     def read_rest(self) -> None:
         """Read what is left of the file, for the hashes."""

@@ -100,7 +100,7 @@ def decode_image(file: Path, name: str | None = None) -> Image.Image:
                 image.load()
                 # Ignored by the conversion, which would only warn of it.
                 image.info.pop("transparency", None)
-                return image.convert("RGB")
+                return _rgb(image)
     except BadRecord:
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
@@ -115,6 +115,11 @@ def decode_image(file: Path, name: str | None = None) -> Image.Image:
     except _DAMAGE as error:
         reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise BadRecord("damaged image", f"{shown}: {reason}") from None
+
+
+def _rgb(image: Image.Image) -> Image.Image:
+    # Converting RGB copies it, which costs more than decoding a JPEG.
+    return image if image.mode == "RGB" else image.convert("RGB")
 
 
 def _check(image: Image.Image, shown: str) -> None:
@@ -212,7 +217,7 @@ def patch_image(image: Image.Image, number: int, grid: PatchGrid) -> np.ndarray:
         BadRecord: see ``smart_size``.
     """
     tall, wide = smart_size(image.height, image.width, grid)
-    image = image.convert("RGB").resize((wide, tall), Image.Resampling.BICUBIC)
+    image = _rgb(image).resize((wide, tall), Image.Resampling.BICUBIC)
     rows, columns = tall // grid.patch, wide // grid.patch
     pixels = np.asarray(image, np.uint8).reshape(
         rows // grid.merge, grid.merge, grid.patch,
@@ -318,36 +323,52 @@ def tile_grid(height: int, width: int, tiling: Tiling) -> tuple[int, int]:
     return best
 
 
-def tile_image(image: Image.Image, tiling: Tiling) -> np.ndarray:
-    """Tiles of one image [T, 3 side^2], uint8, as [row, column, channel].
-
-    Tiles run along rows; an image of several tiles ends with a thumbnail of the whole.
+def tile_count(height: int, width: int, tiling: Tiling) -> int:
+    """Tiles of one image: those of its grid, and where there are several a thumbnail.
 
     Raises:
         BadRecord: an empty or enormous image.
     """
-    rows, columns = tile_grid(image.height, image.width, tiling)
-    image, side = image.convert("RGB"), tiling.side
-    resized = image.resize((columns * side, rows * side), Image.Resampling.BICUBIC)
-    pixels = np.asarray(resized, np.uint8).reshape(rows, side, columns, side, 3)
-    tiles = pixels.transpose(0, 2, 1, 3, 4).reshape(rows * columns, -1)
-    if rows * columns == 1:
-        return tiles
-    thumbnail = image.resize((side, side), Image.Resampling.BICUBIC)
-    return np.concatenate([tiles, np.asarray(thumbnail, np.uint8).reshape(1, -1)])
+    cells = math.prod(tile_grid(height, width, tiling))
+    return cells + (cells > 1)
 
 
 def tile_images(
     images: tuple[Image.Image, ...], tiling: Tiling
 ) -> tuple[np.ndarray, list[int]]:
-    """Tiles of every image, one after another [T, D], and how many each has.
+    """Tiles of every image, one after another, and how many each has.
 
-    Several images share the budget, at least one tile each, as InternVL trains.
+    Several images share the budget, at least one tile each, as InternVL trains. Tiles
+    run along rows; those of an image end with a thumbnail of the whole, if several.
+
+    Returns:
+        uint8 ``[T, 3 side^2]``, as [row, column, channel]; ``[n_images]`` counts.
 
     Raises:
         BadRecord: an empty or enormous image.
     """
-    share = Tiling(tiling.side, max(1, tiling.max_tiles // max(1, len(images))))
-    tiles = [tile_image(image, share) for image in images]
-    empty = np.zeros((0, 3 * tiling.side**2), np.uint8)
-    return np.concatenate([*tiles, empty]), [len(part) for part in tiles]
+    share = share_of(tiling, len(images))
+    counts = [tile_count(image.height, image.width, share) for image in images]
+    tiles_TxD = np.empty((sum(counts), 3 * tiling.side**2), np.uint8)
+    end = 0
+    for image, count in zip(images, counts, strict=True):
+        _fill(tiles_TxD[end : end + count], image, share)
+        end += count
+    return tiles_TxD, counts
+
+
+def share_of(tiling: Tiling, n_images: int) -> Tiling:
+    """What each of several images of a prompt may take."""
+    return Tiling(tiling.side, max(1, tiling.max_tiles // max(1, n_images)))
+
+
+def _fill(tiles_TxD: np.ndarray, image: Image.Image, tiling: Tiling) -> None:
+    rows, columns = tile_grid(image.height, image.width, tiling)
+    image, side = _rgb(image), tiling.side
+    resized = image.resize((columns * side, rows * side), Image.Resampling.BICUBIC)
+    pixels = np.asarray(resized, np.uint8).reshape(rows, side, columns, side, 3)
+    tiles = tiles_TxD[: rows * columns].reshape(rows, columns, side, side, 3)
+    tiles[...] = pixels.transpose(0, 2, 1, 3, 4)
+    if rows * columns > 1:
+        thumbnail = image.resize((side, side), Image.Resampling.BICUBIC)
+        tiles_TxD[-1] = np.asarray(thumbnail, np.uint8).reshape(-1)

@@ -14,7 +14,6 @@ import dataclasses
 import gc
 import hashlib
 import os
-import tempfile
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -35,6 +34,7 @@ from mprm_jax.data.framing import (
     CorpusFile,
     RecordFile,
 )
+from mprm_jax.data.outputs import replace_file, sweep
 from mprm_jax.records.problems import BadLine, BadLines, BadRecord, DataError
 from mprm_jax.records.record import (
     MAX_TRIALS,
@@ -46,13 +46,10 @@ from mprm_jax.records.record import (
 CACHE_FOLDER = ".mprm-index"
 
 # Raise when a scan would give other columns or refuse other lines than before.
-_VERSION = 6
+_VERSION = 7
 
 # A write this shortly before the scan could hide behind equal time stamps.
 _RACY_NS = 2_000_000_000
-
-# Seconds after which a partial file belongs to nobody.
-_ABANDONED = 3600
 
 # Lines looked at to tell the format before the file is given up as unreadable.
 _DETECTION_LINES = 100
@@ -75,8 +72,8 @@ class FileIndex(msgspec.Struct, eq=False):
         offset: of the record in the (decompressed) file, int64 ``[n_records]``.
         size: bytes of the record, int32 ``[n_records]``.
         line: line number from 1, int32 ``[n_records]``.
-        content: xxh3-64, seeded with the part, of the record's bytes without
-            surrounding white space, uint64 ``[n_records]``.
+        content: :func:`rollout_hash` of the record's bytes without surrounding white
+            space, uint64 ``[n_records]``.
         source: index into ``source_names``, int32 ``[n_records]``.
         part: which of the rollouts that its bytes hold, uint32 ``[n_records]``.
         stated: whether an MC score of it is stated without N, uint8 ``[n_records]``.
@@ -139,11 +136,20 @@ def _raw_records(records: RecordFile) -> Iterator[tuple[int, int, bytes]]:
         yield from chunk.located()
 
 
-def content_hash(data: bytes | memoryview, part: int = 0) -> int:
-    """What tells one rollout from another: xxh3-64 of its record, seeded with which of
-    the record's rollouts it is; of the first the seed is that of no seed.
+def content_hash(data: bytes | memoryview) -> int:
+    """xxh3-64 of a record's bytes."""
+    return xxhash.xxh3_64_intdigest(data)
+
+
+def rollout_hash(content: int, part: int) -> int:
+    """What tells one rollout from another: its record's :func:`content_hash`; of those
+    behind a record's first xxh3-64 of that hash, seeded with which of them it is.
+
+    So a record of many rollouts is hashed once.
     """
-    return xxhash.xxh3_64_intdigest(data, part)
+    if part == 0:
+        return content
+    return xxhash.xxh3_64_intdigest(content.to_bytes(8, "little"), part)
 
 
 def scan_file(
@@ -237,8 +243,9 @@ class _Scan:
                 self.refuse(number, error)
                 continue
             start = offset + len(data) - len(data.lstrip())
+            whole = content_hash(record)
             for part, rollout in enumerate(decoded):
-                content = content_hash(record, part)
+                content = rollout_hash(whole, part)
                 rows.append((rollout, start, len(record), number, content, part))
             self.note(number, decoded, record)
         if not rows:
@@ -408,7 +415,7 @@ def _hashes(file: CorpusFile) -> tuple[str, str]:
 def _cache_paths(path: Path, key: _Key) -> list[Path]:
     """Beside the corpus, and in the user's cache folder where that is read-only."""
     choice = f"{key.format}:{key.options}"
-    name = f"{path.name}.{xxhash.xxh3_64_hexdigest(choice)}.index"
+    name = f"{path.name}.{xxhash.xxh3_64_hexdigest(choice.encode())}.index"
     place = hashlib.sha256(str(path.resolve().parent).encode()).hexdigest()[:16]
     # "~" stays as it is where there is no home; writing there then fails, harmlessly.
     home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
@@ -450,29 +457,11 @@ def _read(path: Path) -> _Entry | None:
 def _write(path: Path, entry: _Entry) -> bool:
     try:
         body = _ENCODER.encode(entry)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        _sweep(path.parent)
-        handle, partial = tempfile.mkstemp(dir=path.parent, suffix=".partial")
+        sweep(path.parent)
+        replace_file(path, xxhash.xxh3_64_digest(body), body)
     except (OSError, UnicodeEncodeError):  # a file name need not be UTF-8
         return False
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(xxhash.xxh3_64_digest(body))
-            file.write(body)
-        os.chmod(partial, 0o644)
-        os.replace(partial, path)
-    except OSError:
-        return False
-    finally:
-        Path(partial).unlink(missing_ok=True)
     return True
-
-
-def _sweep(folder: Path) -> None:
-    """Remove what killed runs left; no living one writes an index for an hour."""
-    for partial in folder.glob("tmp*.partial"):
-        if time.time() - partial.stat().st_mtime > _ABANDONED:
-            partial.unlink(missing_ok=True)
 
 
 def _possible(index: FileIndex) -> bool:

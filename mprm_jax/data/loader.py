@@ -264,8 +264,8 @@ class Presented:
 def repeated(times: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Places of a mixture, ascending: place i comes ``times[i]`` times on average.
 
-    Whole times for certain; of places with the same broken rest r, round(r n) of the n
-    once more, drawn without replacement.
+    Whole times for certain; of the n places with the same times, whose broken rest is
+    r, round(r n) once more, drawn without replacement.
 
     Args:
         times: at least 0, ``[N]``.
@@ -281,10 +281,10 @@ def repeated(times: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     if not (np.isfinite(times) & (times >= 0)).all():
         raise ValueError("a rollout must be shown a finite number of times, at least 0")
     whole = np.floor(times).astype(np.int64)
-    rest = times - whole
-    for share in np.unique(rest[rest > 0]):
-        among = np.flatnonzero(rest == share)
-        whole[rng.choice(among, round(share * len(among)), replace=False)] += 1
+    for value in np.unique(times[times > whole]):
+        among = np.flatnonzero(times == value)
+        more = round(value % 1 * len(among))
+        whole[rng.choice(among, more, replace=False)] += 1
     return np.repeat(np.arange(len(times)), whole)
 
 

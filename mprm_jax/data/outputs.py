@@ -16,6 +16,8 @@ import hashlib
 import os
 import secrets
 import signal
+import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
@@ -34,6 +36,9 @@ MANIFEST_SUFFIX = ".manifest.json"
 # A subset can be verified and trained on; other outputs only say how they were made.
 SUBSET_SCHEMA = "mprm-subset/1"
 OUTPUT_SCHEMA = "mprm-output/1"
+
+# Seconds after which a partial file of a cache belongs to nobody.
+_ABANDONED = 3600
 
 # Of a set of any number of files so many are open at a time.
 _OPEN_FILES = 32
@@ -77,6 +82,41 @@ class Output:
         """What a manifest says of the file, written so far."""
         hashed = self.sha256.hexdigest()
         return {"file": self.path.name, "bytes": self.size, "sha256": hashed}
+
+
+def replace_file(path: Path, *parts: bytes, scratch: Path | None = None) -> None:
+    """Write a file whole or not at all, without waiting for the disk.
+
+    For what can be made again and is checked by its hash when it is read; a user's own
+    outputs are an :class:`OutputSet`.
+
+    Args:
+        path: of the file.
+        parts: of its content.
+        scratch: folder on the same disk where it grows; None: its own.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    scratch = scratch or path.parent
+    for folder in (scratch, path.parent):
+        folder.mkdir(parents=True, exist_ok=True)
+    handle, partial = tempfile.mkstemp(dir=scratch, suffix=PARTIAL_SUFFIX)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.writelines(parts)
+        os.chmod(partial, 0o644)
+        os.replace(partial, path)
+    finally:
+        Path(partial).unlink(missing_ok=True)
+
+
+def sweep(scratch: Path) -> None:
+    """Remove what killed runs left of :func:`replace_file`, which never takes long."""
+    for partial in scratch.glob(f"tmp*{PARTIAL_SUFFIX}"):
+        with contextlib.suppress(OSError):
+            if time.time() - partial.stat().st_mtime > _ABANDONED:
+                partial.unlink(missing_ok=True)
 
 
 class _OpenFiles:

@@ -44,7 +44,7 @@ from PIL.Image import Image
 from mprm_jax.data.corpus import Corpus
 from mprm_jax.data.images import decode_image
 from mprm_jax.data.scored import Solution
-from mprm_jax.data.write import decode_line, read_lines
+from mprm_jax.data.write import line_decoder, read_lines
 from mprm_jax.records.problems import BadLine, BadLines, BadRecord
 from mprm_jax.records.record import PLACEHOLDER, ImageRoot, resolve_image
 
@@ -369,9 +369,9 @@ class Overlap:
         self.compared = 0, 0
         self.unreadable = BadLines()
         common = instructions(problem.words for problem in benchmark.problems)
-        sample = rows[:: max(1, len(rows) // _SAMPLE)]
+        sample, decode = rows[:: max(1, len(rows) // _SAMPLE)], line_decoder(corpus)
         common |= instructions(
-            words_of(decode_line(corpus, row, line).question)
+            words_of(decode(row, line).question)
             for row, line in read_lines(corpus, sample)
         )
         asked: dict[tuple[str, ...], list[int]] = defaultdict(list)
@@ -392,8 +392,9 @@ class Overlap:
         known: dict[int, int] = {}
         combinations: dict[tuple[int, tuple[str, ...]], int] = {}
         self._combination = np.zeros(len(self.rows), np.int32)
+        decode = line_decoder(self.corpus)
         for i, (row, line) in enumerate(read_lines(self.corpus, self.rows)):
-            record = decode_line(self.corpus, row, line)
+            record = decode(row, line)
             key = xxhash.xxh3_64_intdigest(record.question.encode())
             if key not in known:
                 found = index.find(without(words_of(record.question), common))

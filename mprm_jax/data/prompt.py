@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from tokenizers import AddedToken, Tokenizer
@@ -114,30 +115,101 @@ class ChatTemplate:
     Attributes:
         before: system turn and the beginning of the user's.
         image: an image, with one ``image_token`` in it.
-        image_token: repeated for as many tokens as the image has.
+        image_token: repeated for as many tokens as the image has; None: a template
+            without images.
+        first_token: the tokenizer puts its own first token, if it has one, in front;
+            else that token is in ``before``.
     """
 
     before: str
-    image: str
-    image_token: str
+    image: str = ""
+    image_token: str | None = None
+    first_token: bool = True
 
 
+def _chatml(system: str) -> str:
+    """ChatML up to the user's words; no system turn where the system says nothing."""
+    turn = f"<|im_start|>system\n{system}<|im_end|>\n" if system else ""
+    return f"{turn}<|im_start|>user\n"
+
+
+def _llama3(system: str) -> str:
+    """Llama 3's chat up to the user's words (llama.com, "Llama 3 model card")."""
+    turn, named = "<|begin_of_text|>", "<|start_header_id|>{}<|end_header_id|>\n\n"
+    if system:
+        turn += named.format("system") + system + "<|eot_id|>"
+    return turn + named.format("user")
+
+
+_ASSISTANT = _chatml("You are a helpful assistant.")
 QWEN_TEMPLATE = ChatTemplate(
-    before=(
-        "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user\n"
-    ),
+    before=_ASSISTANT,
     image="<|vision_start|><|image_pad|><|vision_end|>",
     image_token="<|image_pad|>",
 )
-# The system turn with which InternVL2.5 was trained.
+# The system turn with which InternVL2.5 and InternVL3 were trained.
 INTERNVL_TEMPLATE = ChatTemplate(
-    before=(
-        "<|im_start|>system\n你是书生·万象，英文名是InternVL，是由上海人工智能实验室、"
-        "清华大学及多家合作单位联合开发的多模态大语言模型。<|im_end|>\n<|im_start|>user\n"
+    before=_chatml(
+        "你是书生·万象，英文名是InternVL，是由上海人工智能实验室、"
+        "清华大学及多家合作单位联合开发的多模态大语言模型。"
     ),
     image="<img><IMG_CONTEXT></img>\n",
     image_token="<IMG_CONTEXT>",
 )
+
+ChatName = Literal[
+    "qwen2", "qwen2.5", "qwen2.5-math", "smollm2", "llama3", "llama3.1", "chatml",
+    "none",
+]  # fmt: skip
+
+# The chats that text models were trained with, as the chat_template of their
+# tokenizer_config.json opens a conversation that gives no system turn of its own.
+_BEFORE: dict[ChatName, str] = {
+    "qwen2": _ASSISTANT,
+    "qwen2.5": _chatml(
+        "You are Qwen, created by Alibaba Cloud. You are a helpful assistant."
+    ),
+    "qwen2.5-math": _chatml(
+        r"Please reason step by step, and put your final answer within \boxed{}."
+    ),
+    "smollm2": _chatml(
+        "You are a helpful AI assistant named SmolLM, trained by Hugging Face"
+    ),
+    "llama3": _llama3(""),
+    # Llama 3.1 to 3.3; where no date is given, theirs is this one.
+    "llama3.1": _llama3(
+        "Cutting Knowledge Date: December 2023\nToday Date: 26 Jul 2024\n\n"
+    ),
+    # Qwen3, and whoever knows ChatML but tells no system turn.
+    "chatml": _chatml(""),
+    "none": "",
+}
+TEXT_TEMPLATES = {
+    name: ChatTemplate(before, first_token=not before)
+    for name, before in _BEFORE.items()
+}
+# Where these stand in a chat template or among the added tokens, the first decides.
+_SIGNS: tuple[tuple[str, ChatName], ...] = (
+    ("put your final answer within", "qwen2.5-math"),
+    ("You are Qwen, created by Alibaba Cloud", "qwen2.5"),
+    ("named SmolLM, trained by Hugging Face", "smollm2"),
+    ("Cutting Knowledge Date", "llama3.1"),
+    ("<|start_header_id|>", "llama3"),
+    ("You are a helpful assistant", "qwen2"),
+    ("<|im_start|>", "chatml"),
+)
+
+
+def chat_of(texts: Sequence[str]) -> ChatName:
+    """The chat of a text model whose tokenizer's files hold these texts.
+
+    Args:
+        texts: its own chat template, if there is one, and the tokens it adds.
+    """
+    for sign, name in _SIGNS:
+        if any(sign in text for text in texts):
+            return name
+    return "none"
 
 
 def add_step_marker(tokenizer: Tokenizer) -> int:
@@ -173,10 +245,14 @@ def encode_chat(
             not fit ``max_length``.
         DataError: the tokenizer lacks a token.
     """
-    placeholder = token_id(tokenizer, template.image_token)
+    placeholder = -1
+    if template.image_token is not None:
+        placeholder = token_id(tokenizer, template.image_token)
     text = template.before + template.image * len(image_tokens)
-    ids = tokenizer.encode(text + render(question, steps)).ids
-    tokens_L = np.array(ids, np.int32)
+    encoded = tokenizer.encode(
+        text + render(question, steps), add_special_tokens=template.first_token
+    )
+    tokens_L = np.array(encoded.ids, np.int32)
     is_image_L = tokens_L == placeholder
     if is_image_L.sum() != len(image_tokens):
         raise BadRecord(

@@ -14,7 +14,7 @@ from mprm_jax.data.formats import by_name
 from mprm_jax.data.formats.base import Format, WriteOptions, check_options
 from mprm_jax.data.formats.raw import RAW, cut
 from mprm_jax.data.framing import RecordFile
-from mprm_jax.data.index import content_hash
+from mprm_jax.data.index import content_hash, rollout_hash
 from mprm_jax.records.problems import BadRecord, DataError
 from mprm_jax.records.record import (
     ImageRoot,
@@ -32,9 +32,12 @@ _BATCH = 128
 def read_lines(corpus: Corpus, corpus_rows: np.ndarray) -> Iterator[tuple[int, bytes]]:
     """(row, bytes) of the given rows, which must ascend.
 
+    The bytes of rollouts that stand in one record are one object.
+
     Raises:
         DataError: a record is not the one that was indexed.
     """
+    hashed, content = b"", content_hash(b"")
     files = np.arange(len(corpus.files) + 1)
     bounds = np.searchsorted(corpus.file[corpus_rows], files)
     for file, start, stop in zip(corpus.files, bounds, bounds[1:], strict=False):
@@ -46,15 +49,17 @@ def read_lines(corpus: Corpus, corpus_rows: np.ndarray) -> Iterator[tuple[int, b
                 lines = records.read_each(
                     corpus.offset[rows].tolist(), corpus.size[rows].tolist()
                 )
-                content = zip(
+                columns = zip(
                     rows.tolist(),
                     lines,
                     corpus.part[rows].tolist(),
                     corpus.content[rows].tolist(),
                     strict=True,
                 )
-                for row, line, part, known in content:
-                    if content_hash(line, part) != known:
+                for row, line, part, known in columns:
+                    if line is not hashed:
+                        hashed, content = line, content_hash(line)
+                    if rollout_hash(content, part) != known:
                         raise DataError(
                             f"{corpus.where(row)}: the file changed since it was "
                             "indexed; run again"
@@ -62,13 +67,30 @@ def read_lines(corpus: Corpus, corpus_rows: np.ndarray) -> Iterator[tuple[int, b
                     yield row, line
 
 
+def line_decoder(corpus: Corpus) -> Callable[[int, bytes], Record]:
+    """What makes of an indexed row and its bytes its record, with its source's name.
+
+    Rollouts of one record that follow one another cost one decoding.
+    """
+    decoded: tuple[bytes, tuple[Record, ...]] = (b"", ())
+    decode = by_name(corpus.format).decode
+
+    def decode_row(row: int, data: bytes) -> Record:
+        nonlocal decoded
+        if data is not decoded[0]:
+            decoded = data, decode(data, corpus.options)
+        record = decoded[1][corpus.part[row]]
+        if record.source is None:
+            name = corpus.rollouts.source_names[corpus.rollouts.source[row]]
+            record = msgspec.structs.replace(record, source=name)
+        return record
+
+    return decode_row
+
+
 def decode_line(corpus: Corpus, row: int, data: bytes) -> Record:
-    """The record of an indexed row, with its source's name."""
-    record = by_name(corpus.format).decode(data, corpus.options)[corpus.part[row]]
-    if record.source is None:
-        name = corpus.rollouts.source_names[corpus.rollouts.source[row]]
-        record = msgspec.structs.replace(record, source=name)
-    return record
+    """The record of one indexed row; of many see :func:`line_decoder`."""
+    return line_decoder(corpus)(row, data)
 
 
 def picture_root(
@@ -95,10 +117,18 @@ def first_pictures(
     usable: SelectableCorpus, usable_rows: np.ndarray
 ) -> tuple[str, ...]:
     """The pictures of the first of some rollouts that has any; of the first 128."""
+    decode = line_decoder(usable.corpus)
     for row, line in read_lines(usable.corpus, usable.row[usable_rows[:_BATCH]]):
-        if images := decode_line(usable.corpus, row, line).images:
+        if images := decode(row, line).images:
             return images
     return ()
+
+
+def has_pictures(usable: SelectableCorpus, usable_rows: np.ndarray) -> bool:
+    """Whether any of some rollouts has a picture; reads up to the first that has."""
+    corpus = usable.corpus
+    lines = read_lines(corpus, usable.row[usable_rows])
+    return any(decode_line(corpus, row, line).images for row, line in lines)
 
 
 def count_words(
@@ -121,9 +151,9 @@ def count_words(
     Raises:
         DataError: a record is not the one that was indexed.
     """
-    words = np.zeros(len(rows), np.int64)
+    words, decode = np.zeros(len(rows), np.int64), line_decoder(corpus)
     for i, (row, line) in enumerate(read_lines(corpus, rows)):
-        steps = decode_line(corpus, row, line).steps[: lengths[i]]
+        steps = decode(row, line).steps[: lengths[i]]
         words[i] = sum(len(step.text.split()) for step in steps)
         if i % 4096 == 0:
             progress(i)
@@ -168,14 +198,14 @@ def encoded_lines(
     kept = selectable.rollouts.lengths[usable_rows]
     shorter = kept < corpus.rollouts.lengths[corpus_rows]
     whole = corpus.options.empty_steps == "error"
-    masked = [[]] * len(usable_rows)
+    masked, decode = [[]] * len(usable_rows), line_decoder(corpus)
     if options.labels == "masked":
         masked = selectable.masked_steps(usable_rows)
 
     def encoded(place: int, row: int, data: bytes) -> bytes:
         record = None
         if images is not None or not copies:
-            record = decode_line(corpus, row, data)
+            record = decode(row, data)
         if record is not None and images is not None:
             for image in record.images:
                 resolve_image(images, image)

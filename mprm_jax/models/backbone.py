@@ -1,4 +1,4 @@
-"""The two real backbones as process reward models, as the trainer takes a model."""
+"""The real backbones as process reward models, as the trainer takes a model."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from PIL.Image import Image
 from tokenizers import Tokenizer
 
 from mprm_jax.data.batches import Batch
-from mprm_jax.data.prompt import encode_chat, marker_id
+from mprm_jax.data.prompt import ChatTemplate, encode_chat, marker_id
 from mprm_jax.models import families, reward_head
 from mprm_jax.models.families import (
     FAMILIES,
@@ -67,6 +67,11 @@ class Backbone:
     def name(self) -> str:
         """Of the family."""
         return self.family.name
+
+    @property
+    def template(self) -> ChatTemplate:
+        """What stands around its prompts."""
+        return self.family.template(self.config)
 
     @property
     def answer_tokens(self) -> tuple[int, int] | None:
@@ -138,14 +143,10 @@ class Backbone:
         Raises:
             BadRecord: a text that the model cannot read, or images beyond the context.
         """
-        share, length = (
-            self.family.tokens_per_row(self.config),
-            self.prompting.max_length,
-        )
+        share = self.family.tokens_per_row(self.config)
         counts = [int(count * share) for count in rows]
-        return encode_chat(
-            self.tokenizer, self.family.template, question, steps, counts, length
-        )
+        template, length = self.template, self.prompting.max_length
+        return encode_chat(self.tokenizer, template, question, steps, counts, length)
 
     def description(self) -> dict[str, Any]:
         """Shape of the model as JSON values."""

@@ -1,4 +1,4 @@
-"""The language model of every backbone: Qwen2, Llama and InternLM2 are one decoder."""
+"""The language model of every backbone: Qwen2, Qwen3, Llama, InternLM2 are one."""
 
 from __future__ import annotations
 
@@ -29,6 +29,7 @@ class DecoderConfig:
         qkv_bias: queries, keys and values have a bias (Qwen2).
         tied: the output rows are the input embedding.
         context: most tokens of a prompt.
+        qk_norm: each head's queries and keys pass an RMSNorm of their own (Qwen3).
     """
 
     vocabulary: int
@@ -43,6 +44,7 @@ class DecoderConfig:
     qkv_bias: bool
     tied: bool
     context: int = 32768
+    qk_norm: bool = False
 
 
 def init(config: DecoderConfig, key: jax.Array) -> Params:
@@ -65,6 +67,9 @@ def init(config: DecoderConfig, key: jax.Array) -> Params:
         },
         "norm": one.ones(width),
     }
+    if config.qk_norm:
+        for name in ("query_norm", "key_norm"):
+            params["layers"][name] = many.ones(config.head_width)
     if not config.tied:
         params["lm_head"] = one.normal("lm_head", config.vocabulary, width)
     return params
@@ -105,6 +110,9 @@ def decode(
         query = nn.split_heads(nn.linear(layer["query"], y), config.heads)
         key = nn.split_heads(nn.linear(layer["key"], y), config.kv_heads)
         value = nn.split_heads(nn.linear(layer["value"], y), config.kv_heads)
+        if config.qk_norm:
+            query = nn.rms_norm(layer["query_norm"], query, config.norm_eps)
+            key = nn.rms_norm(layer["key_norm"], key, config.norm_eps)
         query, key = rotate(query, turn), rotate(key, turn)
         if place_BxKxL is None:
             mixed = nn.attend(query, key, value, compute.attention, causal=True)

@@ -28,8 +28,13 @@ from mprm_jax.data.images import (
     patches_per_image,
     tile_images,
 )
-from mprm_jax.data.prompt import INTERNVL_TEMPLATE, QWEN_TEMPLATE, ChatTemplate
-from mprm_jax.models import decoder, internvl, qwen
+from mprm_jax.data.prompt import (
+    INTERNVL_TEMPLATE,
+    QWEN_TEMPLATE,
+    TEXT_TEMPLATES,
+    ChatTemplate,
+)
+from mprm_jax.models import decoder, internvl, qwen, text
 from mprm_jax.models.internvl import InternVLConfig
 from mprm_jax.models.layers import (
     AttentionChoice,
@@ -39,9 +44,11 @@ from mprm_jax.models.layers import (
     choose_attention,
 )
 from mprm_jax.models.qwen import MERGER, QwenVLConfig
+from mprm_jax.models.text import TextConfig
+from mprm_jax.records.problems import BadRecord
 from theory.paper import TRAINING
 
-BackboneConfig = QwenVLConfig | InternVLConfig
+BackboneConfig = QwenVLConfig | InternVLConfig | TextConfig
 
 # Pillow's number of the filter that both families resize with.
 _BICUBIC = 3
@@ -68,21 +75,22 @@ class Prompting:
 class Family:
     """What backbones of one family have in common; ``config`` is always the model's.
 
-    A row of the images is a patch (Qwen2.5-VL) or a tile (InternVL2.5).
+    A row of the images is a patch (Qwen2.5-VL) or a tile (InternVL). From ``alone`` on
+    all is of a vision tower, and never called where there is none.
 
     Attributes:
         name: of the family, in the description of a model.
         config_type: of its configurations.
-        layout: ``model_type`` of config.json as transformers writes it.
-        template: what stands around a prompt.
+        layout: of its tensors on disk as transformers writes them.
+        template: (config): what stands around a prompt.
         place_bytes: K, bytes at the end of a row of the images that say where it lies.
         init: (config, key): random parameters, float32.
+        tokens_per_row: (config): image tokens over rows.
         cut: (config, prompting, images): images_PxD, and the rows of each image.
         alone: rows of one image as they would be if it were the only one.
         preprocessor: (config, prompting): what ``transformers`` must do to an image to
             get what ``cut`` makes; InternVL: of one image, for several share their
             tiles here, but not there.
-        tokens_per_row: (config): image tokens over rows.
         tower_states: (config, params, images_BxPxD, compute): what the tower makes of
             every row [B, P, M].
         state_width: (config): M.
@@ -92,25 +100,28 @@ class Family:
         tower_attention: (config, dtype): what the tower asks of attention.
         sequences: (config, rows): how many sequences the tower attends within, and the
             length of each.
+        scores: (config, rows): pairs of states that attend to each other, over all
+            layers of the tower.
         patch_reads: (config, rows): vectors that the patch embedding's kernel reads.
     """
 
     name: str
     config_type: type
     layout: str
-    template: ChatTemplate
+    template: Callable[[Any], ChatTemplate]
     place_bytes: int
     init: Callable[[Any, jax.Array], Params]
+    tokens_per_row: Callable[[Any], Fraction]
     cut: Callable[[Any, Prompting, tuple[Image, ...]], tuple[np.ndarray, list[int]]]
     alone: Callable[[np.ndarray], np.ndarray]
     preprocessor: Callable[[Any, Prompting], dict[str, Any]]
-    tokens_per_row: Callable[[Any], Fraction]
     tower_states: Callable[[Any, Params, jax.Array, Compute], jax.Array]
     state_width: Callable[[Any], int]
     project: Callable[[Any, Params, jax.Array, Compute], jax.Array]
     positions: Callable[[Any, jax.Array, jax.Array], jax.Array]
     tower_attention: Callable[[Any, str], AttentionUse]
     sequences: Callable[[Any, float], tuple[float, float]]
+    scores: Callable[[Any, float], float]
     patch_reads: Callable[[Any, float], float]
 
 
@@ -161,11 +172,25 @@ def _tile_preprocessor(config: InternVLConfig, prompting: Prompting) -> dict[str
     }
 
 
+def _refuse_pictures(
+    config: TextConfig, prompting: Prompting, images: tuple[Image, ...]
+) -> tuple[np.ndarray, list[int]]:
+    if images:
+        raise BadRecord(
+            "picture for a text model", f"{len(images)}, and the model sees none"
+        )
+    return np.zeros((0, 0), np.uint8), []
+
+
+def _no_tower(*_: Any) -> Any:
+    raise AssertionError("a text model has no tower")
+
+
 QWEN = Family(
     name="qwen2.5-vl",
     config_type=QwenVLConfig,
     layout="qwen2_5_vl",
-    template=QWEN_TEMPLATE,
+    template=lambda _: QWEN_TEMPLATE,
     place_bytes=PLACE_BYTES,
     init=qwen.init,
     cut=_cut_patches,
@@ -177,8 +202,8 @@ QWEN = Family(
     project=qwen.project,
     positions=qwen.rope_positions,
     tower_attention=qwen.tower_attention,
-    # Windows are a mask over all pairs of patches.
     sequences=lambda config, rows: (1, rows),
+    scores=qwen.scores,
     # An image fills all frames alike, so one sum of their kernels is applied.
     patch_reads=lambda config, rows: rows / config.vision.frames,
 )
@@ -186,7 +211,7 @@ INTERNVL = Family(
     name="internvl2.5",
     config_type=InternVLConfig,
     layout="internvl",
-    template=INTERNVL_TEMPLATE,
+    template=lambda _: INTERNVL_TEMPLATE,
     place_bytes=0,
     init=internvl.init,
     cut=_cut_tiles,
@@ -200,9 +225,33 @@ INTERNVL = Family(
     tower_attention=internvl.tower_attention,
     # With the class token.
     sequences=lambda config, rows: (rows, config.vision.side**2 + 1),
+    scores=lambda config, rows: (
+        config.vision.layers * rows * (config.vision.side**2 + 1) ** 2
+    ),
     patch_reads=lambda config, rows: rows * config.vision.side**2,
 )
-FAMILIES = {family.name: family for family in (QWEN, INTERNVL)}
+# Qwen2, Qwen3, Llama 3, SmolLM2: a decoder alone.
+TEXT = Family(
+    name="text",
+    config_type=TextConfig,
+    layout="text",
+    template=lambda config: TEXT_TEMPLATES[config.chat],
+    place_bytes=0,
+    init=text.init,
+    tokens_per_row=lambda _: Fraction(0),
+    cut=_refuse_pictures,
+    alone=_no_tower,
+    preprocessor=_no_tower,
+    tower_states=_no_tower,
+    state_width=_no_tower,
+    project=_no_tower,
+    positions=_no_tower,
+    tower_attention=_no_tower,
+    scores=_no_tower,
+    sequences=_no_tower,
+    patch_reads=_no_tower,
+)
+FAMILIES = {family.name: family for family in (QWEN, INTERNVL, TEXT)}
 
 
 def family_of(config: BackboneConfig) -> Family:
@@ -231,8 +280,13 @@ def compute_here(config: BackboneConfig, compute: Compute) -> Compute:
     )
 
 
+def sees(name: str) -> bool:
+    """Whether backbones of the family of that name look at pictures."""
+    return name in FAMILIES and name != TEXT.name
+
+
 def init(config: BackboneConfig, key: jax.Array) -> Params:
-    """Random parameters of either family, float32, without a reward head."""
+    """Random parameters of any family, float32, without a reward head."""
     return family_of(config).init(config, key)
 
 
@@ -266,7 +320,7 @@ def trainable(params: Params) -> Params:
 
 def tower_params(params: Params) -> Params:
     """The part of the parameters, or of a tree like them, that the tower reads."""
-    tower = params["vision"].items()
+    tower = params.get("vision", {}).items()
     return {
         "vision": {n: part for n, part in tower if part_of(("vision", n)) == "vision"}
     }

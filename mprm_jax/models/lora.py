@@ -4,9 +4,9 @@ y = x W + (alpha / r) (x A) B, with A [in, r] and B [r, out]; W is frozen. Multi
 this order, neither the product A B nor the gradient of a kernel is ever made: an
 adapter costs r (in + out) multiply-adds where the kernel costs in x out.
 
-Checkpoints keep adapters beside their kernels. Added to a kernel of bfloat16, what a
-few updates at 1e-5 have learned is mostly less than half of its last digit and would be
-rounded away; so :func:`merged`, for export, makes kernels of float32.
+Checkpoints keep adapters apart. Added to a kernel of bfloat16, what a few updates at
+1e-5 have learned is mostly less than half of its last digit and would be rounded away;
+so :func:`merged`, for export, makes kernels of float32.
 """
 
 from __future__ import annotations

@@ -6,6 +6,7 @@ projector, makes one token of every block of patches for the decoder, a Qwen2.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import jax
@@ -195,6 +196,14 @@ def tower_states(
 
     x_BxPxD = nn.scan_layers(step, x_BxPxD, (tower["layers"], full), compute)
     return decoder.gather_positions(x_BxPxD, jnp.argsort(order_BxP, axis=1))
+
+
+def scores(config: QwenVLConfig, rows: float) -> float:
+    """Pairs of patches that the layers of the tower score, of a row of the images."""
+    vision, window = config.vision, config.vision.window_patches**2
+    full = sum(layer in vision.full_layers for layer in range(vision.layers))
+    blocks = math.ceil(rows / window)
+    return full * rows**2 + (vision.layers - full) * 3 * blocks * window**2
 
 
 def tower_attention(config: QwenVLConfig, dtype: str) -> AttentionUse:

@@ -171,7 +171,9 @@ def grow_vocabulary(
         new = jnp.broadcast_to(mean.astype(rows.dtype), (extra, rows.shape[1]))
         return jnp.concatenate([rows, new])
 
-    names = [name for name in ("embedding", "lm_head") if name in params["language"]]
-    rows = {name: grown(params["language"][name]) for name in names}
+    language = params["language"]
+    names = [name for name in ("embedding", "lm_head") if name in language]
+    # Of some that are not read there is nothing to grow.
+    rows = {name: jax.tree.map(grown, language[name]) for name in names}
     config = with_language(config, vocabulary=size)
-    return config, params | {"language": params["language"] | rows}
+    return config, params | {"language": language | rows}

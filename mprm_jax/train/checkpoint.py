@@ -1,10 +1,13 @@
-"""Checkpoints that are whole or refused, and the model of a run.
+"""Checkpoints that are whole or refused, written while training goes on.
 
 A checkpoint is a folder ``DIR/checkpoints/<update>``: arrays written by orbax, and a
 manifest with the size and hash of every file. It is made under another name, the
 manifest last, and renamed into place, so a run killed at any moment leaves only whole
 ones behind; one that is damaged later is refused by its hashes. (Orbax itself restores
 arrays with flipped bits, and a folder under another update's name, without a word.)
+
+Parameters that are not trained may lie elsewhere: the checkpoint then holds their
+fingerprint in their stead.
 """
 
 from __future__ import annotations
@@ -14,8 +17,10 @@ import logging
 import os
 import shutil
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -25,20 +30,26 @@ import msgspec
 import orbax.checkpoint as ocp
 import xxhash
 
-from mprm_jax.models.model import Model
-from mprm_jax.models.registry import read_model
+from mprm_jax.data.outputs import OutputSet
+from mprm_jax.models.model import Params
 from mprm_jax.records.problems import DataError, faults_of
+from mprm_jax.train.optimizer import join
 from mprm_jax.train.sharding import FIRST_HOST, barrier
+from mprm_jax.train.update import TrainState
 
 FOLDER = "checkpoints"
 MANIFEST = "manifest.json"
-SCHEMA = "mprm-checkpoint/1"
+BEST = "best.json"
+# Of a checkpoint with all parameters, and of one with the trained ones.
+WHOLE, TRAINED = "mprm-checkpoint/1", "mprm-checkpoint/2"
 
 # The two trees of a checkpoint: what is evaluated, and what training goes on from.
 PARAMS, TRAINING = "params", "training"
 
 _PARTIAL = ".partial-"
 _BUFFER = 1 << 20
+# Seconds of waiting for a checkpoint that are worth a line.
+_NOTICED = 1.0
 
 
 class Damaged(DataError):
@@ -66,12 +77,22 @@ class Progress(msgspec.Struct, frozen=True):
     totals: dict[str, int]
 
 
-class _Facts(msgspec.Struct, frozen=True):
-    """Progress, and the shape of each array of each tree."""
+class Best(msgspec.Struct, frozen=True):
+    """The update that an evaluation found best, and what it found."""
+
+    update: int
+    value: float
+
+
+class _Facts(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Progress, and the shape of each array of each tree; ``frozen`` is the fingerprint
+    of the parameters that are not among them.
+    """
 
     progress: Progress
     shapes: dict[str, dict[str, list[int]]]
-    schema: str = SCHEMA
+    schema: str
+    frozen: str | None = None
 
 
 class _File(msgspec.Struct, frozen=True):
@@ -96,58 +117,229 @@ class Restored(NamedTuple):
 
     Attributes:
         progress: what it says beside its arrays.
-        params: parameters, of the template's form; None if not asked.
+        params: parameters, of the template's form; None in the place of each that lies
+            elsewhere.
         training: what else the run needs, of the template's form; None if not asked.
+        frozen: fingerprint of the parameters that lie elsewhere; None: there are none.
     """
 
     progress: Progress
     params: Any
     training: Any
+    frozen: str | None = None
 
 
-def save(
-    output: Path, progress: Progress, params: Any, training: Any, keep: int
-) -> None:
-    """Write ``output/checkpoints/<update>``, then remove all but the last ``keep``.
+class CheckpointWriter:
+    """Writes a run's checkpoints, one at a time, while the run goes on.
 
-    On several hosts every one calls it; the first seals and renames.
+    A context manager: it is left when everything is on disk. On several hosts every one
+    makes the same calls; the first seals and renames what all have written.
+
+    Args:
+        output: folder of the run.
+        keep: checkpoints that stay, the newest; the best stays beside them.
+        frozen: fingerprint of the parameters that are not trained and lie elsewhere;
+            None: checkpoints hold all parameters.
+        report: told, once, if a checkpoint has to wait for the one before.
+
+    Attributes:
+        named: the best so far, those of earlier sessions of the run included.
+    """
+
+    def __init__(
+        self,
+        output: Path,
+        keep: int,
+        *,
+        frozen: str | None = None,
+        report: Callable[[str], None] = lambda message: None,
+    ) -> None:
+        self._output, self._keep, self._frozen = output, keep, frozen
+        self._report: Callable[[str], None] | None = report
+        self._first = jax.process_index() == FIRST_HOST
+        self._background = ThreadPoolExecutor(1, "checkpoint")
+        self._begun: Future[None] | None = None
+        # Of what is in place: the best is named, and others go, from two threads.
+        self._lock = threading.Lock()
+        named = read_best(output)
+        there = named is not None and named.update in updates_kept(output)
+        self.named = named if there else None
+
+    def __enter__(self) -> CheckpointWriter:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
+        self._background.shutdown(wait=False)
+        if kind is None:
+            self.settle()
+        elif self._begun is not None:
+            # What ended the run is told, not what its last checkpoint died of; and not
+            # every host may have come as far.
+            self._begun.exception()
+
+    def save(self, progress: Progress, state: TrainState, frozen: Params) -> None:
+        """Begin to write ``output/checkpoints/<update>``.
+
+        Returns when the arrays have been copied from the devices, whose memory the next
+        update takes.
+
+        Raises:
+            DataError: it, or the one before, cannot be written; nothing of it is left.
+        """
+        params = state.trained
+        if self._frozen is None:
+            params = join(params, frozen)
+        self.write(progress, params, state._replace(trained=None))
+
+    def write(self, progress: Progress, params: Any, training: Any) -> None:
+        """As :meth:`save`, of any two trees."""
+        self._wait_for_the_one_before()
+        trees = {PARAMS: by_path(params), TRAINING: by_path(training)}
+        schema = WHOLE if self._frozen is None else TRAINED
+        shapes = {name: _shapes(arrays) for name, arrays in trees.items()}
+        facts = _Facts(progress, shapes, schema, self._frozen)
+        partial = self._output / FOLDER / f"{_PARTIAL}{progress.update}"
+        begun: list[ocp.StandardCheckpointer] = []
+        quiet = contextlib.ExitStack()
+        with self._failing(partial, quiet):
+            if self._first:
+                # What killed runs left unfinished.
+                for path in partial.parent.glob(f"{_PARTIAL}*"):
+                    shutil.rmtree(path, ignore_errors=True)
+                partial.mkdir(parents=True)
+            barrier(f"checkpoint: begin {progress.update}")
+            quiet.enter_context(_in_silence())
+            try:
+                for name, arrays in trees.items():
+                    begun.append(ocp.StandardCheckpointer())
+                    begun[-1].save(partial.absolute() / name, arrays)
+            except BaseException:
+                _close(begun, suppress=True)
+                raise
+        self._begun = self._background.submit(
+            self._finish, partial, facts, begun, quiet
+        )
+
+    def settle(self) -> None:
+        """Wait until everything is on disk.
+
+        Raises:
+            DataError: a checkpoint cannot be written; nothing of it is left.
+        """
+        begun, self._begun = self._begun, None
+        if begun is None:
+            return
+        begun.result()
+        barrier("checkpoint: in place")
+
+    def best(self, update: int, value: float) -> None:
+        """Name the best update; its checkpoint stays until another is named.
+
+        Call it after :meth:`save` of that update.
+
+        Raises:
+            DataError: the name cannot be written.
+        """
+        with self._lock:
+            self.named = Best(update, value)
+            self._name_best()
+
+    def _wait_for_the_one_before(self) -> None:
+        began = time.perf_counter()
+        self.settle()
+        seconds = time.perf_counter() - began
+        if seconds > _NOTICED and self._report is not None:
+            self._report(
+                f"{self._output / FOLDER}: writing one takes longer than the updates "
+                f"between two; waited {seconds:.1f} s, and will again"
+            )
+            self._report = None
+
+    def _finish(
+        self,
+        partial: Path,
+        facts: _Facts,
+        begun: list[ocp.StandardCheckpointer],
+        quiet: contextlib.ExitStack,
+    ) -> None:
+        """Wait for the arrays, seal them, and put the checkpoint into its place."""
+        final = partial.with_name(str(facts.progress.update))
+        with self._failing(partial, quiet):
+            _close(begun)
+            quiet.close()
+            if not self._first:
+                return
+            _seal(partial, facts)
+            with self._lock:
+                # A damaged checkpoint of the same update, from before a resumption.
+                _remove(final)
+                os.rename(partial, final)
+                self._name_best()
+                best = self.named and self.named.update
+                for old in updates_kept(self._output)[self._keep :]:
+                    if old != best:
+                        _remove(partial.with_name(str(old)))
+
+    @contextlib.contextmanager
+    def _failing(self, partial: Path, quiet: contextlib.ExitStack) -> Iterator[None]:
+        """Nothing is left of what cannot be written, and one line says so."""
+        final = partial.with_name(partial.name.removeprefix(_PARTIAL))
+        try:
+            yield
+        except (OSError, ValueError, RuntimeError) as error:
+            quiet.__exit__(type(error), error, error.__traceback__)
+            # Other threads may still be writing into it.
+            for _ in range(20):
+                shutil.rmtree(partial, ignore_errors=True)
+                if not partial.exists():
+                    break
+                time.sleep(0.1)
+            raise DataError(
+                f"{final}: cannot be written: {_one_line(error)}"
+            ) from error
+
+    def _name_best(self) -> None:
+        """Say which is best, once it is in place."""
+        best = self.named
+        if best is None or not self._first:
+            return
+        if (self._output / FOLDER / str(best.update)).is_dir():
+            with OutputSet() as outputs:
+                outputs.add(self._output / BEST).write(msgspec.json.encode(best))
+
+
+def read_best(output: Path) -> Best | None:
+    """The update that was named best in a run; None: none was.
 
     Raises:
-        DataError: it cannot be written; nothing of it is left.
+        DataError: the file that names it cannot be read.
     """
-    root = output / FOLDER
-    final = root / str(progress.update)
-    partial = root / f"{_PARTIAL}{progress.update}"
-    trees = {PARAMS: _by_path(params), TRAINING: _by_path(training)}
-    first = jax.process_index() == FIRST_HOST
-    try:
-        if first:
-            # What killed runs left unfinished.
-            for path in root.glob(f"{_PARTIAL}*"):
-                shutil.rmtree(path, ignore_errors=True)
-            partial.mkdir(parents=True)
-        barrier(f"checkpoint: begin {progress.update}")
-        with _in_silence(), ocp.StandardCheckpointer() as checkpointer:
-            for name, arrays in trees.items():
-                checkpointer.save(partial.absolute() / name, arrays)
-        barrier(f"checkpoint: written {progress.update}")
-        if first:
-            shapes = {name: _shapes(arrays) for name, arrays in trees.items()}
-            _seal(partial, _Facts(progress, shapes))
-            # A damaged checkpoint of the same update, from before a resumption.
-            shutil.rmtree(final, ignore_errors=True)
-            os.rename(partial, final)
-            for old in updates_kept(output)[keep:]:
-                shutil.rmtree(root / str(old), ignore_errors=True)
-        barrier(f"checkpoint: renamed {progress.update}")
-    except (OSError, ValueError, RuntimeError) as error:
-        # Other threads may still be writing into it.
-        for _ in range(20):
-            shutil.rmtree(partial, ignore_errors=True)
-            if not partial.exists():
-                break
-            time.sleep(0.1)
-        raise DataError(f"{final}: cannot be written: {_one_line(error)}") from error
+    path = output / BEST
+    with faults_of(path, "names no update"):
+        try:
+            return msgspec.json.decode(path.read_bytes(), type=Best)
+        except FileNotFoundError:
+            return None
+
+
+def _close(begun: list[ocp.StandardCheckpointer], suppress: bool = False) -> None:
+    """Wait for all, and raise the first error."""
+    errors = []
+    for one in begun:
+        try:
+            one.close()
+        except Exception as error:
+            errors.append(error)
+    if errors and not suppress:
+        raise errors[0]
+
+
+def _remove(folder: Path) -> None:
+    """Remove a checkpoint; killed in its midst, none is left of that name."""
+    gone = folder.with_name(f"{_PARTIAL}{folder.name}-removed")
+    with contextlib.suppress(FileNotFoundError):
+        os.rename(folder, gone)
+    shutil.rmtree(gone, ignore_errors=True)
 
 
 @contextlib.contextmanager
@@ -197,6 +389,7 @@ def restore_latest(
     training: Any = None,
     *,
     run: str | None = None,
+    first: int | None = None,
     report: Callable[[str], None] = lambda message: None,
 ) -> Restored | None:
     """The newest whole checkpoint of a run, or None if it never made one.
@@ -207,6 +400,7 @@ def restore_latest(
             is put where the template's lies, on whatever mesh it was written.
         training: template of what else to restore, None: nothing.
         run: identity that the checkpoints must have.
+        first: update whose checkpoint is tried before the newest.
         report: told of every damaged checkpoint that is passed over.
 
     Raises:
@@ -214,7 +408,10 @@ def restore_latest(
             one is of another model.
     """
     refused: list[str] = []
-    for number in updates_kept(output):
+    numbers = updates_kept(output)
+    if first is not None:
+        numbers = [first, *(number for number in numbers if number != first)]
+    for number in numbers:
         folder = output / FOLDER / str(number)
         try:
             restored = restore(folder, params, training, run=run)
@@ -241,8 +438,9 @@ def restore(
     """
     wanted = {PARAMS: params} | ({} if training is None else {TRAINING: training})
     facts = _verify(folder, tuple(wanted))
-    progress = facts.progress
-    if facts.schema != SCHEMA or str(progress.update) != folder.name:
+    progress, frozen = facts.progress, facts.frozen
+    schema = WHOLE if frozen is None else TRAINED
+    if facts.schema != schema or str(progress.update) != folder.name:
         raise Damaged(folder, f"it is the checkpoint {progress.update}, {facts.schema}")
     if run is not None and progress.run != run:
         raise Damaged(folder, "it is a checkpoint of another run")
@@ -250,7 +448,7 @@ def restore(
         name: _read_tree(folder, name, template, facts)
         for name, template in wanted.items()
     }
-    return Restored(progress, found[PARAMS], found.get(TRAINING))
+    return Restored(progress, found[PARAMS], found.get(TRAINING), frozen)
 
 
 def _verify(folder: Path, parts: tuple[str, ...]) -> _Facts:
@@ -320,9 +518,12 @@ def _read_manifest(folder: Path) -> _Contents:
 
 
 def _read_tree(folder: Path, name: str, template: Any, facts: _Facts) -> Any:
-    wanted = _by_path(template)
+    wanted = by_path(template)
     here, there = _shapes(wanted), facts.shapes.get(name, {})
-    for path in sorted(here.keys() | there.keys()):
+    elsewhere = set()
+    if name == PARAMS and facts.frozen is not None:
+        elsewhere = here.keys() - there.keys()
+    for path in sorted((here.keys() | there.keys()) - elsewhere):
         if here.get(path) != there.get(path):
             raise DataError(
                 f"{folder}: is of another model: {name}.{path} has the shape "
@@ -334,17 +535,18 @@ def _read_tree(folder: Path, name: str, template: Any, facts: _Facts) -> Any:
             leaf.shape, leaf.dtype, sharding=getattr(leaf, "sharding", None) or device
         )
         for path, leaf in wanted.items()
+        if path not in elsewhere
     }
     try:
         with ocp.StandardCheckpointer() as checkpointer:
             arrays = checkpointer.restore(folder.absolute() / name, placed)
     except (OSError, ValueError, RuntimeError, KeyError) as error:
         raise Damaged(folder, f"{name} cannot be read: {_one_line(error)}") from error
-    leaves = [arrays[path] for path in wanted]
+    leaves = [arrays.get(path) for path in wanted]
     return jax.tree.unflatten(jax.tree.structure(template), leaves)
 
 
-def _by_path(tree: Any) -> dict[str, Any]:
+def by_path(tree: Any) -> dict[str, Any]:
     """Leaves by their paths, so that no library's idea of a container goes to disk."""
     flat, _ = jax.tree_util.tree_flatten_with_path(tree)
     name = partial(jax.tree_util.keystr, simple=True, separator=".")
@@ -367,37 +569,3 @@ def updates_kept(output: Path) -> list[int]:
         except FileNotFoundError:
             return []
     return sorted((int(n) for n in names if n.isascii() and n.isdigit()), reverse=True)
-
-
-def load_model(
-    folder: Path,
-    *,
-    read: Callable[[Path], Model] = read_model,
-    place: Callable[[Model, Any], Any] = lambda model, shapes: shapes,
-    report: Callable[[str], None] = lambda line: print(line, file=sys.stderr),
-    found: Callable[[Progress], None] = lambda progress: None,
-) -> tuple[Model, Any]:
-    """(model, parameters) of a run's newest whole checkpoint.
-
-    Args:
-        folder: that ``mprm train`` or ``mprm pretrain`` wrote.
-        read: the model of a folder, without its parameters.
-        place: gives the parameters' shapes the precision and sharding to read them in;
-            by default float32 on one device.
-        report: told of damaged checkpoints, and of a run that is not finished.
-        found: told which checkpoint it is.
-
-    Raises:
-        DataError: the folder holds no model, one that is not known, or no whole
-            checkpoint of it.
-    """
-    model = read(folder)
-    template = place(model, jax.eval_shape(model.init, jax.random.key(0)))
-    restored = restore_latest(folder, template, report=report)
-    if restored is None:
-        raise DataError(f"{folder / FOLDER}: holds no checkpoint")
-    progress = restored.progress
-    found(progress)
-    if progress.update < progress.updates:
-        report(f"{folder}: unfinished: {progress.update} of {progress.updates} updates")
-    return model, restored.params

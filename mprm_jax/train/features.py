@@ -7,9 +7,10 @@ tiles are no other cache: they only ask for other images of it.
 
 States are kept in the precision in which the tower computes them, unless told
 otherwise, so they are what it would compute again; only the order of sums may differ,
-because images are seen one by one. Of an image of N rows (patches or tiles) a file has
-N M bytes, twice or four times the numbers: 2.6 MB for 1,024 patches of Qwen2.5-VL-7B,
-2 MiB per tile of InternVL2.5-8B, in bfloat16.
+because images are seen in shapes of their own. These depend on nothing but the image:
+however many are seen together, its states are the same. Of an image of N rows (patches
+or tiles) a file has N M bytes, twice or four times the numbers: 2.6 MB for 1,024
+patches of Qwen2.5-VL-7B, 2 MiB per tile of InternVL2.5-8B, in bfloat16.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ from PIL.Image import Image
 
 from mprm_jax.data.batches import Batch
 from mprm_jax.data.images import CLIP_MEAN, CLIP_STD, IMAGENET_MEAN, IMAGENET_STD
-from mprm_jax.data.outputs import OutputSet
+from mprm_jax.data.outputs import OutputSet, replace_file, sweep
 from mprm_jax.models import families, reward_head
 from mprm_jax.models.backbone import Backbone
 from mprm_jax.models.families import BackboneConfig, family_of
@@ -46,6 +47,13 @@ SCHEMA = "mprm-features/1"
 FeatureDtype = Literal["bfloat16", "float32"]
 
 _DIGEST_BYTES = 16
+# Where files grow, in the folder, before they have their names.
+_SCRATCH = ".partial"
+
+# Rows of a product of matrices that keep a large accelerator busy: two tiles of 128 x
+# 128 for each of an H100's 132 multiprocessors at Qwen2.5-VL's tower width of 1,280 are
+# 2 x 132 / 10 x 128 = 3,379; the next power of two.
+_BUSY_ROWS = 4096
 
 
 def _say(message: str) -> None:
@@ -143,8 +151,21 @@ def unpack_states(bytes_BxPxN: jax.Array, dtype: np.dtype) -> jax.Array:
     return jax.lax.bitcast_convert_type(grouped, dtype)
 
 
+@dataclasses.dataclass(eq=False)
+class _Wanted:
+    """An image that a thread waits for; ``made``: by the tower, not found in a file."""
+
+    path: Path
+    rows_PxD: np.ndarray
+    states: np.ndarray | None = None
+    made: bool = False
+
+
 class FeatureStore:
     """Features by image, made where they are missing. Threads may share it.
+
+    One thread at a time has the tower, which then sees what others wait for, too, as
+    far as it has the same padded shape; files are read and written outside of that.
 
     Attributes:
         folder: of the files.
@@ -159,12 +180,14 @@ class FeatureStore:
         self,
         folder: Path,
         facts: dict[str, str],
-        see: Callable[[np.ndarray], np.ndarray],
+        together: Callable[[int], int],
+        see: Callable[[list[np.ndarray]], list[np.ndarray]],
         row_bytes: int,
         report: Callable[[str], None] = _say,
     ) -> None:
         self.folder, self.row_bytes, self.made = folder, row_bytes, 0
-        self._see, self._report, self._lock = see, report, threading.Lock()
+        self._together, self._see, self._report = together, see, report
+        self._tower, self._wanted = threading.Lock(), list[_Wanted]()
         self._salt = msgspec.json.encode(facts, order="sorted")
         _begin(folder, facts)
 
@@ -181,17 +204,48 @@ class FeatureStore:
         found = self._read(path, len(rows_PxD))
         if found is not None:
             return found
-        # One at a time: the device is busy training, and two threads may want the same.
-        with self._lock:
-            found = self._read(path, len(rows_PxD))
-            if found is None:
-                found = self._see(rows_PxD)
-                assert found.shape == (len(rows_PxD), self.row_bytes)
-                self.made += 1
-                data = found.tobytes()
-                with OutputSet() as outputs:
-                    outputs.add(path).write(self._digest(path, data) + data)
-        return found
+        wanted = _Wanted(path, rows_PxD)
+        self._wanted.append(wanted)
+        try:
+            with self._tower:
+                if wanted.states is None:
+                    self._make(wanted)
+            assert wanted.states is not None
+            if wanted.made:
+                data = wanted.states.tobytes()
+                with faults_of(path):
+                    whole = self._digest(path, data), data
+                    replace_file(path, *whole, scratch=self.folder / _SCRATCH)
+        finally:
+            # From here on others find the file.
+            self._wanted.remove(wanted)
+        return wanted.states
+
+    def _make(self, first: _Wanted) -> None:
+        """States of an image, and of like ones that other threads wait for."""
+        shape = _power_of_two(len(first.rows_PxD))
+        waiting = list(self._wanted)
+        known = {one.path: one.states for one in waiting if one.states is not None}
+        group: dict[Path, _Wanted] = {}
+        for one in (first, *waiting):
+            alike = _power_of_two(len(one.rows_PxD)) == shape
+            if one.states is not None or one.path in group or not alike:
+                continue
+            # Another thread may have made it meanwhile, written or not.
+            one.states = known.get(one.path)
+            if one.states is None:
+                one.states = self._read(one.path, len(one.rows_PxD))
+            if one.states is None:
+                group[one.path] = one
+            if len(group) == self._together(shape):
+                break
+        if not group:
+            return
+        seen = self._see([one.rows_PxD for one in group.values()])
+        for one, states in zip(group.values(), seen, strict=True):
+            assert states.shape == (len(one.rows_PxD), self.row_bytes)
+            one.states, one.made = states, True
+        self.made += len(group)
 
     def _digest(self, path: Path, data: bytes) -> bytes:
         # With the name and the tower, so that no file can stand for another.
@@ -234,6 +288,7 @@ def _begin(folder: Path, facts: dict[str, str]) -> None:
             f"{folder}: holds the features of another model ({', '.join(changed)} "
             "differ); name another folder, or remove this one"
         )
+    sweep(folder / _SCRATCH)
 
 
 def cached(
@@ -242,6 +297,7 @@ def cached(
     folder: Path,
     *,
     dtype: FeatureDtype | None = None,
+    tower_rows: int | None = None,
     report: Callable[[str], None] = _say,
 ) -> CachedBackbone:
     """The same model, with the features of its images kept in a folder.
@@ -254,13 +310,15 @@ def cached(
         params: of it; the tower's are read here and never again.
         folder: new, or one that this tower's features were kept in before.
         dtype: of the features; None: the precision that the model computes in.
+        tower_rows: tokens that the tower sees at a time, whatever images they are of;
+            None: as many as keep an accelerator busy; on a CPU those of one image.
         report: told of damaged files, which are made anew.
 
     Raises:
         DataError: the model has no frozen tower, or the folder holds the features of
             another one, or something else.
     """
-    if not isinstance(model, Backbone):
+    if not isinstance(model, Backbone) or model.config.vision is None:
         raise DataError(f"{model.name}: has no vision tower whose features to keep")
     if any(jax.tree.leaves(families.tower_params(model.trainable(params)))):
         raise DataError(f"{model.name}: its vision tower is trained: nothing to keep")
@@ -274,16 +332,20 @@ def cached(
         "computed_in": model.compute.dtype,
         "dtype": dtype,
     }
+    if tower_rows is None:
+        tower_rows = 1 if jax.default_backend() == "cpu" else _BUSY_ROWS
+    together = functools.partial(_together, model.config, tower_rows)
     see = functools.partial(
-        _see_image,
+        _see_images,
         tower,
+        together,
         config=model.config,
         compute=dataclasses.replace(model.compute, residual=None),
         dtype=dtype,
     )
     row_bytes = model.family.state_width(model.config) * np.dtype(dtype).itemsize
     return CachedBackbone(
-        model, dtype, FeatureStore(folder, facts, see, row_bytes, report)
+        model, dtype, FeatureStore(folder, facts, together, see, row_bytes, report)
     )
 
 
@@ -313,34 +375,49 @@ def _on_one_device(tower: Params) -> Params:
     return jax.device_put(tower, jax.local_devices()[0])
 
 
-def _see_image(
+def _together(config: BackboneConfig, tower_rows: int, rows: int) -> int:
+    """How many images of so many rows each the tower sees at a time: a power of two."""
+    sequences, length = family_of(config).sequences(config, rows)
+    return 1 << max(0, int(tower_rows / (sequences * length)).bit_length() - 1)
+
+
+def _see_images(
     tower: Params,
-    rows_PxD: np.ndarray,
+    together: Callable[[int], int],
+    images: list[np.ndarray],
     *,
     config: BackboneConfig,
     compute: Compute,
     dtype: FeatureDtype,
-) -> np.ndarray:
-    """States of one image's rows as bytes; padded so that few shapes are compiled."""
-    count = len(rows_PxD)
-    padded_PxD = np.zeros((_power_of_two(count), rows_PxD.shape[1]), np.uint8)
-    padded_PxD[:count] = rows_PxD
-    states = _states(tower, padded_PxD, config=config, compute=compute, dtype=dtype)
-    return np.ascontiguousarray(np.asarray(states)[:count]).view(np.uint8)
+) -> list[np.ndarray]:
+    """States of the rows of like images, as bytes.
+
+    However few they are, the shape is that of as many as are ever seen together: so few
+    shapes are compiled, and which images met by chance changes no bit of any.
+    """
+    rows = _power_of_two(max(map(len, images)))
+    shape = together(rows), rows, images[0].shape[1]
+    padded_BxPxD = np.zeros(shape, np.uint8)
+    for padded_PxD, rows_PxD in zip(padded_BxPxD, images, strict=False):
+        padded_PxD[: len(rows_PxD)] = rows_PxD
+    states = _states(tower, padded_BxPxD, config=config, compute=compute, dtype=dtype)
+    return [
+        np.ascontiguousarray(states_PxM[: len(rows_PxD)]).view(np.uint8)
+        for states_PxM, rows_PxD in zip(np.asarray(states), images, strict=False)
+    ]
 
 
 @functools.partial(jax.jit, static_argnames=("config", "compute", "dtype"))
 def _states(
     tower: Params,
-    rows_PxD: jax.Array,
+    rows_BxPxD: jax.Array,
     *,
     config: BackboneConfig,
     compute: Compute,
     dtype: FeatureDtype,
 ) -> jax.Array:
     see = family_of(config).tower_states
-    states_BxPxM = see(config, tower, rows_PxD[None], compute)
-    return states_BxPxM[0].astype(dtype)
+    return see(config, tower, rows_BxPxD, compute).astype(dtype)
 
 
 def _power_of_two(count: int) -> int:

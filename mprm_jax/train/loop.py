@@ -1,8 +1,9 @@
 """Training a process reward model: the loop around the update, and its files.
 
 A run's folder holds ``model.json`` and what the model needs beside its parameters,
-``run.json`` (what determines the run), ``checkpoints/``, ``metrics.jsonl`` and, on
-request, ``tensorboard/``.
+``run.json`` (what determines the run), ``base.json`` (where the parameters lie that are
+not trained, if that is a folder), ``checkpoints/``, ``metrics.jsonl`` and, on request,
+``tensorboard/``.
 """
 
 from __future__ import annotations
@@ -27,11 +28,22 @@ from mprm_jax.data.batches import Batch, Buckets, Sizes, sizes_of
 from mprm_jax.data.loader import Batches, BatchOrder, Feed, Loaded, Source
 from mprm_jax.models.model import Model
 from mprm_jax.records.problems import DataError
-from mprm_jax.train.checkpoint import Progress, restore_latest, save, updates_kept
+from mprm_jax.train.checkpoint import (
+    CheckpointWriter,
+    Progress,
+    restore_latest,
+    updates_kept,
+)
 from mprm_jax.train.config import TrainConfig
 from mprm_jax.train.objective import StepLabeller
 from mprm_jax.train.optimizer import Params, join, split
-from mprm_jax.train.run_files import RunFolder, RunLog, begin, not_finite
+from mprm_jax.train.run_files import (
+    RunFolder,
+    RunLog,
+    begin,
+    fingerprint,
+    not_finite,
+)
 from mprm_jax.train.sharding import (
     FIRST_HOST,
     batch_parts,
@@ -83,7 +95,15 @@ class TrainingJob:
 
 
 # What changes memory, speed or rounding alone may change when a run goes on.
-_FREE = ("threads", "checkpoint_every", "keep_checkpoints", "tensorboard", "accumulate")
+_FREE = (
+    "threads",
+    "checkpoint_every",
+    "keep_checkpoints",
+    "tensorboard",
+    "tracker",
+    "profile",
+    "accumulate",
+)
 
 
 def _without(values: dict[str, Any], *names: str) -> dict[str, Any]:
@@ -112,10 +132,45 @@ class Watch:
         at: whether after the update of this number.
         look: gets the number and the parameters, whose memory the next update takes;
             its numbers join the metrics of the update.
+        best: which of these numbers is the better the larger; the checkpoint of the
+            best update is kept. None: none is.
+        patience: looks that were not better than the best after which the run ends;
+            None: it never does before its last update.
     """
 
     at: Callable[[int], bool]
     look: Callable[[int, Params], dict[str, float]]
+    best: str | None = None
+    patience: int | None = None
+
+
+@dataclasses.dataclass
+class _Best:
+    """The best look so far."""
+
+    watch: Watch | None
+    update: int = 0
+    value: float = -math.inf
+
+    @classmethod
+    def before(cls, watch: Watch | None, writer: CheckpointWriter | None) -> _Best:
+        """Of what the run has made, in earlier sessions of it."""
+        named = None if writer is None else writer.named
+        return cls(watch, named.update, named.value) if named else cls(watch)
+
+    def beaten(self, number: int, value: float | None) -> bool:
+        """Whether an update is the best; it is noted then."""
+        if value is None or not value > self.value:
+            return False
+        self.update, self.value = number, value
+        return True
+
+    def gave_up(self, number: int) -> bool:
+        """Whether after an update as many looks as the patience were not better."""
+        if self.watch is None or self.watch.patience is None:
+            return False
+        since = sum(map(self.watch.at, range(self.update + 1, number + 1)))
+        return since >= self.watch.patience
 
 
 def train(
@@ -215,6 +270,10 @@ def _loader(job: TrainingJob, mesh: Mesh | None) -> Batches:
 
 _TRUNCATED, _COUNTED = "truncated_steps", "steps"
 
+# The updates of a session that are traced: after the first two, which compile.
+_TRACED = range(3, 6)
+PROFILE = "profile"
+
 # What hosts tell one another of every update.
 _STOP, _FAILED = range(2)
 
@@ -266,7 +325,14 @@ class _Run:
             report=self.folder.report,
         )
         assert found is not None
-        trained, frozen = split(found.params, self.job.model.trainable(found.params))
+        trained, held = split(found.params, self.job.model.trainable(found.params))
+        if found.frozen is None:
+            frozen = held
+        elif found.frozen != fingerprint(frozen):
+            raise DataError(
+                f"{self.folder.path}: was begun with other frozen parameters; go on "
+                "with the model it was begun with"
+            )
         return found.training._replace(trained=trained), frozen, found.progress
 
     def loop(
@@ -285,8 +351,16 @@ class _Run:
         """
         done, updates = int(state.update), self.job.plan.updates
         rule, waiting, stopped = self.rule(state), None, False
-        with advised(), self.log(done) as log:
+        with (
+            advised(),
+            self.log(done) as log,
+            self.writer(frozen) as writer,
+            contextlib.ExitStack() as trace,
+        ):
             book = _Book(self, log, stop, done, totals)
+            best = _Best.before(self.watch, writer)
+            if best.gave_up(done):
+                updates = done
             following = next(iterator, None)
             for number in range(done + 1, updates + 1):
                 loaded, position = following, dict(iterator.get_state())
@@ -301,24 +375,28 @@ class _Run:
                 if waiting is not None:
                     stopped = book.read(waiting)
                 waiting = _Waiting(number, loaded, metrics, flags)
+                self.trace(trace, number - done, metrics)
                 looks = self.watch is not None and self.watch.at(number)
                 due = self.due(number) or number == updates
                 if not (stopped or looks or due):
                     continue
                 stopped |= book.read(waiting, state, frozen)
                 waiting = None
-                if self.folder is not None and (stopped or due):
+                better = looks and best.beaten(number, book.looked)
+                gave_up = best.gave_up(number)
+                if writer is not None and (stopped or due or better or gave_up):
                     progress = Progress(
-                        number, updates, self.name, position, book.totals
+                        number, updates, self.name, position, dict(book.totals)
                     )
-                    save(
-                        self.folder.path,
-                        progress,
-                        join(state.trained, frozen),
-                        state._replace(trained=None),
-                        self.job.config.keep_checkpoints,
-                    )
+                    writer.save(progress, state, frozen)
+                    if better:
+                        writer.best(number, best.value)
+                if gave_up:
+                    self.say(f"stopped early: the best is update {best.update}")
+                    break
                 if stopped:
+                    if writer is not None:
+                        writer.settle()
                     stop.leave()
         if done < updates and not book.totals[_COUNTED]:
             raise DataError(
@@ -326,6 +404,24 @@ class _Run:
                 "too long, or has no label"
             )
         return join(state.trained, frozen)
+
+    def trace(
+        self, traces: contextlib.ExitStack, number: int, metrics: dict[str, jax.Array]
+    ) -> None:
+        """Begin or end the trace after the update of this number of the session."""
+        if self.folder is None or not self.job.config.profile:
+            return
+        if number == _TRACED.start - 1:
+            path = self.folder.path / PROFILE
+            traces.enter_context(jax.profiler.trace(path))
+        elif number == _TRACED.stop - 1:
+            jax.block_until_ready(metrics)
+            traces.close()
+
+    def say(self, line: str) -> None:
+        """Tell the caller something of the run."""
+        if self.folder is not None:
+            self.folder.report(f"{self.folder.path}: {line}")
 
     def placed(self, batch: Batch) -> Batch:
         """A micro-batch on the devices."""
@@ -337,7 +433,25 @@ class _Run:
         """The metrics' file, with those of the first ``done`` updates kept."""
         if self.folder is None or jax.process_index() != FIRST_HOST:
             return contextlib.nullcontext()
-        return RunLog(self.folder.path, done, self.job.config.tensorboard)
+        config = self.job.config
+        return RunLog(self.folder.path, done, config.tensorboard, config.tracker)
+
+    def writer(
+        self, frozen: Params
+    ) -> contextlib.AbstractContextManager[CheckpointWriter | None]:
+        """Of the checkpoints; the folder then says where its base lies."""
+        folder = self.folder
+        if folder is None:
+            return contextlib.nullcontext()
+        lies_elsewhere = None
+        if folder.base is not None:
+            lies_elsewhere = fingerprint(frozen)
+            if jax.process_index() == FIRST_HOST:
+                folder.base.write(folder.path)
+        keep = self.job.config.keep_checkpoints
+        return CheckpointWriter(
+            folder.path, keep, frozen=lies_elsewhere, report=folder.report
+        )
 
     def due(self, number: int) -> bool:
         """Whether a checkpoint is made after this update, not being the last."""
@@ -358,6 +472,7 @@ class _Book:
 
     Attributes:
         totals: running sums, as a checkpoint keeps them.
+        looked: what the last look found of the number that is to be best.
     """
 
     def __init__(
@@ -371,6 +486,7 @@ class _Book:
         self._run, self._log, self._stop, self._done = run, log, stop, done
         self.totals = {_TRUNCATED: 0, _COUNTED: 0} | totals
         self._began, self._tokens = time.perf_counter(), 0
+        self.looked: float | None = None
 
     def read(
         self, waiting: _Waiting, state: TrainState | None = None, frozen: Any = None
@@ -409,7 +525,10 @@ class _Book:
             "real_token_share": float(total.tokens / loaded.padded),
         }
         if state is not None and run.watch is not None and run.watch.at(number):
-            metrics |= run.watch.look(number, join(state.trained, frozen))
+            found = run.watch.look(number, join(state.trained, frozen))
+            if run.watch.best is not None:
+                self.looked = found[run.watch.best]
+            metrics |= found
         if self._log is not None:
             self._log.write(number, metrics)
         run.on_update(Update(number, plan.updates, metrics))

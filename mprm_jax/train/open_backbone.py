@@ -20,9 +20,9 @@ from mprm_jax.models.remat import Remat
 from mprm_jax.models.reward_head import ANSWERS
 from mprm_jax.models.weights.load import load_backbone, planned_backbone
 from mprm_jax.records.problems import DataError
-from mprm_jax.train.checkpoint import load_model
 from mprm_jax.train.config import Precision
 from mprm_jax.train.features import CachedBackbone
+from mprm_jax.train.open_model import load_model
 from mprm_jax.train.sharding import parameter_shardings, residual_sharding
 
 
@@ -169,8 +169,8 @@ def _backbone(model: Model, folder: Path) -> Backbone:
         return model
     if isinstance(model, LoraModel):
         raise DataError(
-            f"{folder}: holds adapters beside their kernels; mprm export merges them "
-            "into a folder to train from"
+            f"{folder}: holds adapters apart from their kernels; mprm export merges "
+            "them into a folder to train from"
         )
     raise DataError(f"{folder}: holds {model.name}, which is no backbone")
 

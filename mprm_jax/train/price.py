@@ -316,8 +316,9 @@ def _attention(model: Backbone, load: Load) -> Iterator[float]:
     language, vision = config.language, config.vision
     inner = language.heads * language.head_width
     yield 12 * language.layers * inner * load.padded_tokens**2
-    count, length = model.family.sequences(config, rows)
-    yield 4 * vision.layers * vision.width * count * length**2
+    if vision is None:
+        return
+    yield 4 * vision.width * model.family.scores(config, rows)
 
 
 def activation_bytes(model: Model, load: Load, rows: float, mesh: AbstractMesh) -> int:
@@ -356,6 +357,8 @@ def activation_bytes(model: Model, load: Load, rows: float, mesh: AbstractMesh) 
     carried = {"all": entering, "dots": entering + tokens * linear * size}
     carried = carried.get(compute.remat, saved)
     decoder = language.layers * carried + 2 * layer
+    if vision is None:
+        return round(decoder)
     count, seen = backbone.family.sequences(config, load.padded_rows)
     states = rows * count * seen
     tower = states * (8 * vision.width + 3 * vision.hidden) * size

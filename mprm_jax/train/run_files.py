@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import fcntl
+import importlib
 import io
 import os
 from collections.abc import Callable
@@ -23,10 +24,69 @@ from mprm_jax.models.model import Model
 from mprm_jax.models.registry import model_files
 from mprm_jax.records.problems import DataError, faults_of
 from mprm_jax.train.checkpoint import updates_kept
+from mprm_jax.train.config import Precision
 
 RUN = "run.json"
+BASE = "base.json"
 METRICS = "metrics.jsonl"
 TENSORBOARD = "tensorboard"
+
+
+@dataclasses.dataclass(frozen=True)
+class Base:
+    """Where the parameters lie that a run does not train.
+
+    Attributes:
+        folder: released weights, or a run's.
+        dtype: precision in which they are kept while training.
+    """
+
+    folder: Path
+    dtype: Precision
+
+    def write(self, run: Path) -> None:
+        """Say so in a run's folder, by the whole path and by that from there.
+
+        Raises:
+            DataError: the file cannot be written.
+        """
+        whole = os.path.realpath(self.folder)
+        beside = os.path.relpath(whole, os.path.realpath(run))
+        found = _BaseFile(whole, beside, self.dtype)
+        with OutputSet() as outputs:
+            data = msgspec.json.format(msgspec.json.encode(found), indent=2) + b"\n"
+            outputs.add(run / BASE).write(data)
+
+
+class _BaseFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    folder: str
+    from_here: str
+    dtype: Precision
+
+
+def read_base(run: Path) -> Base:
+    """The base of a run, whether or not the run or the base was moved.
+
+    Raises:
+        DataError: the run names none, or there is no folder where it says.
+    """
+    path = run / BASE
+    with faults_of(path, "names no base"):
+        try:
+            named = msgspec.json.decode(path.read_bytes(), type=_BaseFile)
+        except FileNotFoundError:
+            raise DataError(
+                f"{path}: no such file; the checkpoints beside it hold trained "
+                "parameters alone, and it says where the others lie"
+            ) from None
+    places = Path(named.folder), Path(os.path.normpath(run / named.from_here))
+    for place in places:
+        if place.is_dir():
+            return Base(place, named.dtype)
+    raise DataError(
+        f"{run}: was trained from {places[0]}, which is gone; put that model there or "
+        f"at {places[1]}, or write where it lies into {path} (folder)"
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,12 +100,15 @@ class RunFolder:
             parameters); JSON values. A run is only gone on with by one that has the
             same.
         report: told of checkpoints passed over and of where a run goes on.
+        base: where the parameters that are not trained lie, so that no checkpoint need
+            hold them; None: every checkpoint does.
     """
 
     path: Path
     resume: bool = False
     identity: dict[str, Any] = dataclasses.field(default_factory=dict)
     report: Callable[[str], None] = lambda message: None
+    base: Base | None = None
 
 
 def begin(
@@ -162,12 +225,17 @@ class RunLog:
         after: updates whose lines stay; later ones, and one that a killed run left
             unfinished, are cut off, because these updates are made again.
         tensorboard: write ``tensorboard/`` too.
+        tracker: tell this package too, of which wandb's functions are used (``init``,
+            ``log`` and ``finish``, which trackio has as well); "none": none.
 
     Raises:
-        DataError: a file cannot be written.
+        DataError: a file cannot be written, or the tracker is not installed.
     """
 
-    def __init__(self, output: Path, after: int, tensorboard: bool) -> None:
+    def __init__(
+        self, output: Path, after: int, tensorboard: bool, tracker: str = "none"
+    ) -> None:
+        self._tracker = None if tracker == "none" else _begin_tracker(tracker, output)
         self._path = output / METRICS
         with faults_of(self._path):
             output.mkdir(parents=True, exist_ok=True)
@@ -189,6 +257,8 @@ class RunLog:
         self._file.close()
         if self._board is not None:
             self._board.close()
+        if self._tracker is not None:
+            self._tracker.finish()
 
     def write(self, update: int, metrics: dict[str, Any]) -> None:
         """Append one update's metrics; ``update`` counts from 1."""
@@ -198,6 +268,20 @@ class RunLog:
             if self._board is not None:
                 for name, value in metrics.items():
                     self._board.add_scalar(name, value, update)
+        if self._tracker is not None:
+            self._tracker.log(metrics, step=update)
+
+
+def _begin_tracker(name: str, output: Path) -> Any:
+    """A tracker's package, with a run begun that is named as the folder."""
+    try:
+        package = importlib.import_module(name)
+    except ModuleNotFoundError:
+        raise DataError(
+            f"the tracker {name} is not installed: pip install {name}"
+        ) from None
+    package.init(project="mprm", name=output.name)
+    return package
 
 
 def _end_of(file: Any, after: int) -> int:

@@ -40,7 +40,7 @@ def stub(monkeypatch):
     from tests.mprm_jax.stub_model import StubModel
 
     loaded = StubModel(), StubModel().init(jax.random.key(0))
-    monkeypatch.setattr("mprm_jax.train.checkpoint.load_model", lambda *_, **__: loaded)
+    monkeypatch.setattr("mprm_jax.train.open_model.load_model", lambda *_, **__: loaded)
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from mprm_jax.models.backbone import Backbone
 from mprm_jax.models.families import tower_params
 from mprm_jax.models.reward_head import detach
 from mprm_jax.models.weights.load import load_backbone
-from mprm_jax.train.checkpoint import load_model
+from mprm_jax.train.open_model import load_model
 from tests.mprm_jax.backbone_folder import LAYOUTS, layout_folder, text_tokenizer
 from tests.mprm_jax.quick import quick_compilation as quick_compilation
 from tests.raw_files import read_lines as records

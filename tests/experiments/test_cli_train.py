@@ -15,7 +15,8 @@ from mprm_jax.data import loader
 from mprm_jax.records.problems import DataError
 from mprm_jax.train import checkpoint
 from mprm_jax.train import open_model as models
-from mprm_jax.train.checkpoint import load_model, updates_kept
+from mprm_jax.train.checkpoint import updates_kept
+from mprm_jax.train.open_model import load_model
 from mprm_jax.train.run_files import RunLog, fingerprint
 from tests.mprm_jax.stub_model import StubModel, read_stub
 from tests.raw_files import (
@@ -243,21 +244,22 @@ def test_a_mended_picture_costs_no_update_that_was_made(train, world):
 
 
 def test_a_full_disk_costs_no_earlier_checkpoint(train, world, monkeypatch):
-    save = checkpoint.save
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    save = checkpoint.CheckpointWriter.save
 
-    def full(output, progress, *rest):
-        limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    def full(writer, progress, *rest):
+        writer.settle()
         if progress.update == 3:
             resource.setrlimit(resource.RLIMIT_FSIZE, (900, limits[1]))
-        try:
-            save(output, progress, *rest)
-        finally:
-            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        save(writer, progress, *rest)
 
     settings, output = "--checkpoint-every 1 --threads 0", world.parent / "model"
     with monkeypatch.context() as patch:
-        patch.setattr("mprm_jax.train.loop.save", full)
-        failed = train(settings)
+        patch.setattr(checkpoint.CheckpointWriter, "save", full)
+        try:
+            failed = train(settings)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     # Nor is there a word of the threads that write.
     assert (failed.status, failed.err.count("\n")) == (1, 1), failed.err
     assert f"{output / 'checkpoints' / '3'}: " in failed.err
@@ -271,7 +273,7 @@ def test_what_was_judged_is_said_wherever_it_is_judged(train, mprm, world, monke
     """A damaged newest checkpoint is not the one that is judged."""
     assert train("--checkpoint-every 1").status == 0
     load = partial(load_model, read=read_stub)
-    monkeypatch.setattr("mprm_jax.train.checkpoint.load_model", load)
+    monkeypatch.setattr("mprm_jax.train.open_model.load_model", load)
     model = world.parent / "model"
     file = benchmark(world.parent / "b", [solution(i, 1 + i % 3) for i in range(30)])
     output = world.parent / "scores.jsonl"

@@ -9,9 +9,10 @@ import pytest
 from mprm_jax.models.backbone import Backbone
 from mprm_jax.models.lora import LoraModel, base_of
 from mprm_jax.train import loop
-from mprm_jax.train.checkpoint import load_model
+from mprm_jax.train.open_model import load_model
 from tests.mprm_jax.backbone_folder import internvl_folder, qwen_folder
 from tests.mprm_jax.quick import quick_compilation as quick_compilation
+from tests.mprm_jax.random_weights import qwen_config
 from tests.mprm_jax.test_pricing import SIZES, full_size
 from tests.raw_files import random_records, write_corpus, write_pictures
 
@@ -28,7 +29,9 @@ def world(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def qwen(tmp_path_factory):
-    return qwen_folder(tmp_path_factory.mktemp("qwen"))
+    """Mostly vocabulary, as no adapter is."""
+    wide = qwen_config()["text_config"] | {"vocab_size": 30_000}
+    return qwen_folder(tmp_path_factory.mktemp("qwen"), text_config=wide)
 
 
 @pytest.fixture
@@ -70,15 +73,26 @@ def test_adapters_are_trained_on_a_mesh_and_merged_by_export(
 ):
     output = tmp_path / "model"
     chosen = (
-        "--mesh", "1x2x1", "--lora-rank", 2, "--lora-targets", "query,down",
+        "--mesh", "1x2x1", "--lora-rank", 96, "--lora-targets", "query,down",
         "--optimizer", "adafactor", "--compute", "float32", "--accumulate", 2,
         "--max-length", 128, "--learning-rate", 0.01, "--output", output,
     )  # fmt: skip
     done = train(qwen, *chosen, "--json")
     assert done.status == 0, done.err
     assert done.json["updates"] == 3
-    model, _ = load_model(output)
+    model, whole = load_model(output)
     assert isinstance(model, LoraModel)
+    # A checkpoint is adapters, head and their moments, not the base.
+    learned = sum(
+        leaf.nbytes
+        for name in ("adapters", "head")
+        for leaf in jax.tree.leaves(whole[name])
+    )
+    frozen = sum(leaf.nbytes for leaf in jax.tree.leaves(whole)) - learned
+    files = (output / "checkpoints" / "3").rglob("*")
+    held = sum(path.stat().st_size for path in files if path.is_file())
+    assert frozen > 10 * 2 * learned
+    assert held < 1.1 * 2 * learned
     exported = tmp_path / "exported"
     assert mprm("export", output, "--output", exported).status == 0
     refused = train(output, "--output", tmp_path / "more")
@@ -99,9 +113,17 @@ def test_adapters_are_trained_on_a_mesh_and_merged_by_export(
     other = train(qwen, *chosen[:2], *chosen[6:], "--resume")
     assert other.status == 1
     assert "model differ" in other.err or "initial_parameters" in other.err
+    # Without its base it is no model; who goes on with it says where the base lies.
+    named = output / "base.json"
+    lost = json.loads(named.read_text()) | {"folder": "/gone", "from_here": "gone"}
+    named.write_text(json.dumps(lost))
+    alone = mprm("export", output, "--output", tmp_path / "alone")
+    assert (alone.status, alone.err.count("\n")) == (1, 1), alone.err
+    assert f"{output}: was trained from /gone" in alone.err
     moved = train(qwen, "--mesh", "2x1x1", *chosen[2:], "--resume")
     assert moved.status == 0, moved.err
     assert "nothing was left to do" in moved.out
+    jax.tree.map(np.testing.assert_array_equal, load_model(output)[1], whole)
 
 
 def test_the_head_s_rows_are_those_asked_for(train, mprm, qwen, tmp_path):

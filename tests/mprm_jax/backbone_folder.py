@@ -1,4 +1,4 @@
-"""Tiny random checkpoints of both backbones, complete with a tokenizer."""
+"""Tiny random checkpoints of the backbones, complete with a tokenizer."""
 
 import ml_dtypes
 import numpy as np
@@ -10,6 +10,7 @@ from tests.mprm_jax.random_weights import (
     internvl_chat_config,
     internvl_config,
     qwen_config,
+    text_config,
     write_checkpoint,
 )
 
@@ -67,6 +68,15 @@ def internvl_folder(folder, seed=0):
     config = internvl_chat_config()
     write_checkpoint(folder, config, seed, {"<IMG_CONTEXT>": 7})
     tokenizer(INTERNVL_TOKENS, 120).save(str(folder / "tokenizer.json"))
+    return folder
+
+
+def text_folder(folder, seed=0, kind="qwen3", **changes):
+    """A text model whose vocabulary has no row to spare."""
+    write_checkpoint(folder, text_config(kind, **changes), seed)
+    tokenizer({1: "<|im_start|>", 2: "<|im_end|>"}, 120).save(
+        str(folder / "tokenizer.json")
+    )
     return folder
 
 

@@ -94,6 +94,11 @@ def qwen_config(**changes):
     } | changes
 
 
+def text_config(kind="qwen3", **changes):
+    """A tiny text model as transformers writes its config.json."""
+    return TEXT | {"model_type": kind, "rope_theta": 1e4, "head_dim": 8} | changes
+
+
 def internvl_config(**changes):
     """A tiny InternVL2.5 as transformers writes its config.json."""
     rope = {"rope_type": "default", "rope_theta": 1e6}

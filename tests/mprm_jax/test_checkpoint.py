@@ -1,9 +1,14 @@
 """Damage and kills in a fast sample; ``experiments.benchmarks.kill_resume`` has all."""
 
+import errno
 import json
+import os
+import re
 import shutil
+import threading
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import xxhash
@@ -18,17 +23,21 @@ from experiments.benchmarks.kill_resume import (
 )
 from mprm_jax.models.registry import DESCRIPTION
 from mprm_jax.records.problems import DataError
+from mprm_jax.train import checkpoint
 from mprm_jax.train.checkpoint import (
+    BEST,
     FOLDER,
     MANIFEST,
+    Best,
+    CheckpointWriter,
     Damaged,
     Progress,
-    load_model,
+    read_best,
     restore,
     restore_latest,
-    save,
     updates_kept,
 )
+from mprm_jax.train.open_model import load_model
 from tests.mprm_jax.stub_model import StubModel, read_stub
 
 ROLLOUTS = 64
@@ -161,7 +170,8 @@ def test_unfinished_ones_are_cleared_and_old_ones_removed(copied):
     found = newest(copied)
     assert found is not None
     progress = Progress(9, 9, found.progress.run, {"next_index": 9}, {})
-    save(copied, progress, found.params, {"count": np.zeros(3)}, keep=2)
+    with CheckpointWriter(copied, keep=2) as writer:
+        writer.write(progress, found.params, {"count": np.zeros(3)})
     assert updates_kept(copied) == [9, 8]
     assert not left.exists()
     again = restore_latest(copied, SHAPES, {"count": np.ones(3)})
@@ -172,9 +182,147 @@ def test_unfinished_ones_are_cleared_and_old_ones_removed(copied):
     # One that cannot be written is one line.
     shutil.rmtree(copied / FOLDER)
     (copied / FOLDER).write_bytes(b"a file in its place")
+    writer = CheckpointWriter(copied, keep=1)
     with pytest.raises(DataError, match=r"9: cannot be written") as error:
-        save(copied, progress, found.params, {}, keep=1)
+        writer.write(progress, found.params, {})
     assert "\n" not in str(error.value)
+
+
+@pytest.fixture
+def held(monkeypatch):
+    """Holds back the sealing of checkpoints until it is told to let go."""
+    go, seal, at_once = threading.Event(), checkpoint._seal, []
+
+    def held_back(folder, facts):
+        at_once.append(facts.progress.update)
+        assert len(at_once) == 1, "two are written at once"
+        assert go.wait(60)
+        seal(folder, facts)
+        at_once.clear()
+
+    monkeypatch.setattr(checkpoint, "_seal", held_back)
+    yield go
+    go.set()
+
+
+def saved(writer, number, params):
+    """Save parameters after a number of updates."""
+    progress = Progress(number, 9, "run", {}, {})
+    writer.write(progress, params, {"update": np.array(number)})
+
+
+def test_training_goes_on_while_a_checkpoint_is_written(tmp_path, held):
+    params = StubModel().init(jax.random.key(1))
+    before = digest(params)
+    double = jax.jit(lambda tree: jax.tree.map(jnp.add, tree, tree), donate_argnums=0)
+    with CheckpointWriter(tmp_path, 2) as writer:
+        saved(writer, 1, params)
+        after = double(params)
+        assert all(leaf.is_deleted() for leaf in jax.tree.leaves(params))
+        jax.block_until_ready(after)
+        assert updates_kept(tmp_path) == []
+        held.set()
+        writer.settle()
+        assert updates_kept(tmp_path) == [1]
+        saved(writer, 2, after)
+    for number, expected in ((1, before), (2, digest(after))):
+        found = restore(tmp_path / FOLDER / str(number), SHAPES)
+        assert digest(found.params) == expected
+
+
+def test_one_that_is_slow_makes_the_next_wait(tmp_path, held, monkeypatch):
+    monkeypatch.setattr(checkpoint, "_NOTICED", 0.05)
+    params, said = StubModel().init(jax.random.key(1)), []
+    with CheckpointWriter(tmp_path, 3, report=said.append) as writer:
+        saved(writer, 1, params)
+        threading.Timer(0.2, held.set).start()
+        saved(writer, 2, params)
+        assert updates_kept(tmp_path) == [1]
+        assert len(said) == 1
+        (seconds,) = re.findall(r"waited ([\d.]+) s", said[0])
+        assert float(seconds) >= 0.1
+        held.clear()
+        threading.Timer(0.2, held.set).start()
+        saved(writer, 3, params)
+        assert len(said) == 1
+    assert updates_kept(tmp_path) == [3, 2, 1]
+
+
+@pytest.mark.parametrize("told_by", ["save", "settle", "exit", "none"])
+def test_what_goes_wrong_in_the_background_is_raised(tmp_path, monkeypatch, told_by):
+    def full(folder, facts):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    def fail(writer):
+        monkeypatch.setattr(checkpoint, "_seal", full)
+        saved(writer, 2, params)
+        if told_by == "settle":
+            writer.settle()
+        elif told_by == "save":
+            saved(writer, 3, params)
+        elif told_by == "none":
+            raise KeyError("what ends a run is told first")
+
+    params = StubModel().init(jax.random.key(1))
+    with CheckpointWriter(tmp_path, 3) as writer:
+        saved(writer, 1, params)
+    with (
+        pytest.raises((DataError, KeyError)) as error,
+        CheckpointWriter(tmp_path, 3) as writer,
+    ):
+        fail(writer)
+    assert error.type is (KeyError if told_by == "none" else DataError)
+    if error.type is DataError:
+        where = tmp_path / FOLDER / "2"
+        assert (
+            str(error.value)
+            == f"{where}: cannot be written: {os.strerror(errno.ENOSPC)}"
+        )
+    assert [path.name for path in (tmp_path / FOLDER).iterdir()] == ["1"]
+
+
+def test_the_best_stays_and_is_the_one_that_is_loaded(finished, copied, held):
+    params, said = StubModel().init(jax.random.key(1)), []
+    held.set()
+    with CheckpointWriter(copied, 2) as writer:
+        assert writer.named is None
+        writer.best(6, 0.75)
+        for number in (9, 10):
+            saved(writer, number, params)
+    assert updates_kept(copied) == [10, 9, 6]
+    _, found = load_model(copied, read=read_stub, report=said.append)
+    assert digest(found) == finished[1][6]
+    assert said == [
+        f"{copied}: update 6 of 8, the best by its evaluation (0.75); the newest is 10"
+    ]
+    # A run goes on from the newest; and knows the best of those before it.
+    latest = restore_latest(copied, SHAPES)
+    assert latest is not None
+    assert latest.progress.update == 10
+    held.clear()
+    with CheckpointWriter(copied, 1) as writer:
+        assert writer.named == Best(6, 0.75)
+        saved(writer, 11, params)
+        writer.best(11, 0.8)
+        # Not before it is whole.
+        assert read_best(copied) == Best(6, 0.75)
+        held.set()
+    assert (read_best(copied), updates_kept(copied)) == (Best(11, 0.8), [11])
+    # One that is damaged is not the one that is used.
+    with CheckpointWriter(copied, 1) as writer:
+        saved(writer, 12, params)
+    (copied / FOLDER / "11" / MANIFEST).write_bytes(b"")
+    said.clear()
+    load_model(copied, read=read_stub, report=said.append)
+    assert len(said) == 1
+    assert said[0].startswith(f"{copied / FOLDER / '11'}: damaged: ")
+    assert f"{copied / FOLDER / '12'} is whole" in said[0]
+    # Nor does one that is gone bind a run that begins anew.
+    shutil.rmtree(copied / FOLDER)
+    assert CheckpointWriter(copied, 1).named is None
+    (copied / BEST).write_bytes(b"{}")
+    with pytest.raises(DataError, match=f"{BEST}: names no update"):
+        load_model(copied, read=read_stub)
 
 
 def test_arrays_go_where_the_template_s_lie(finished):

@@ -1,4 +1,6 @@
 import dataclasses
+import os
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import jax
@@ -131,6 +133,93 @@ def test_threads_that_want_the_same_image_wait_for_one_of_them(loaded, tmp_path)
     assert quick.store.made == 1
     for features in found:
         np.testing.assert_array_equal(features, found[0])
+
+
+def wait_until(condition):
+    deadline = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
+
+
+def test_images_that_wait_are_seen_together_and_come_out_the_same(loaded, tmp_path):
+    """Alone or in company, and at whatever place: not one bit differs."""
+    model, params = loaded
+    like = [picture(56, 84, seed) for seed in range(6)]
+    rows = 1 << (len(model.cut((A,))[0]) - 1).bit_length()
+    sequences, length = model.family.sequences(model.config, rows)
+    room = int(4 * sequences * length)
+    alone = cached(model, params, tmp_path / "alone", tower_rows=room)
+    expected = [alone.encode("so", ["two"], (image,))[1] for image in like]
+    quick = cached(model, params, tmp_path / "cache", tower_rows=room)
+    calls, see = [], quick.store._see
+    quick.store._see = lambda images: (calls.append(len(images)), see(images))[1]
+    with ThreadPoolExecutor(8) as pool:
+        with quick.store._tower:
+            jobs = [
+                pool.submit(quick.encode, "so", ["two"], (image,))
+                for image in (*like, like[0], like[3])
+            ]
+            wait_until(lambda: len(quick.store._wanted) == 8)
+        found = [job.result(30)[1] for job in jobs]
+    assert sorted(calls) == [2, 4]
+    assert quick.store.made == 6
+    assert not quick.store._wanted
+    for features, want in zip(
+        found, [*expected, expected[0], expected[3]], strict=True
+    ):
+        np.testing.assert_array_equal(features, want)
+    assert [p.read_bytes() for p in files_of(tmp_path / "cache")] == [
+        p.read_bytes() for p in files_of(tmp_path / "alone")
+    ]
+
+
+def test_what_is_known_is_read_while_the_tower_is_busy(loaded, tmp_path):
+    model, params = loaded
+    quick = cached(model, params, tmp_path / "cache")
+    expected = quick.encode("so", ["two"], (A,))[1]
+    with ThreadPoolExecutor(1) as pool, quick.store._tower:
+        found = pool.submit(quick.encode, "so", ["two"], (A,)).result(30)[1]
+    np.testing.assert_array_equal(found, expected)
+
+
+def test_no_image_waits_for_the_disk_and_none_is_left_half(
+    loaded, tmp_path, monkeypatch
+):
+    model, params = loaded
+    quick = cached(model, params, tmp_path / "cache")
+    monkeypatch.setattr(os, "fsync", None)
+    quick.encode("so", ["two"], (A,))
+    monkeypatch.setattr(os, "replace", lambda *_: (_ for _ in ()).throw(OSError("x")))
+    with pytest.raises(DataError):
+        quick.encode("so", ["two"], (B,))
+    assert len([p for p in (tmp_path / "cache").rglob("*") if p.is_file()]) == 2
+
+
+def test_one_that_fails_takes_none_of_those_beside_it_along(loaded, tmp_path):
+    model, params = loaded
+    quick = cached(model, params, tmp_path / "cache", tower_rows=1 << 12)
+    see, bad = quick.store._see, model.family.alone(model.cut((A,))[0])
+
+    def failing(images):
+        if any(np.array_equal(rows, bad) for rows in images):
+            raise MemoryError
+        return see(images)
+
+    quick.store._see = failing
+    like = [A, picture(56, 84, 7), picture(56, 84, 8)]
+    with ThreadPoolExecutor(3) as pool:
+        with quick.store._tower:
+            jobs = [
+                pool.submit(quick.encode, "so", ["two"], (image,)) for image in like
+            ]
+            wait_until(lambda: len(quick.store._wanted) == 3)
+        failed = [job.exception(30) for job in jobs]
+    assert isinstance(failed[0], MemoryError)
+    # Whoever had the tower first for all three may have failed with it, but no more.
+    assert sum(error is not None for error in failed) <= 2
+    quick.encode("so", ["two"], (like[1], like[2]))
+    assert not quick.store._wanted
 
 
 def test_a_refused_text_costs_no_look_at_its_image(loaded, tmp_path):

@@ -18,8 +18,9 @@ from experiments.benchmarks.kill_resume import digest
 from experiments.cli import main as mprm
 from mprm_jax.data.batches import buckets_for, sizes_of
 from mprm_jax.records.problems import DataError
-from mprm_jax.train.checkpoint import load_model, updates_kept
+from mprm_jax.train.checkpoint import updates_kept
 from mprm_jax.train.loop import TrainConfig, TrainingJob, train
+from mprm_jax.train.open_model import load_model
 from mprm_jax.train.run_files import RunFolder, read_metrics
 from mprm_jax.train.sharding import gather_bytes, in_turn, on_any_host
 from mprm_jax.train.update_plan import plan

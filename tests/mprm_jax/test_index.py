@@ -11,12 +11,12 @@ from multiprocessing import get_context
 import numpy as np
 import pytest
 
-from mprm_jax.data import framing, index
+from mprm_jax.data import framing, index, write
 from mprm_jax.data.corpus import read_corpus, usable_rollouts
-from mprm_jax.data.formats import raw
-from mprm_jax.data.formats.base import ReadOptions
+from mprm_jax.data.formats import by_name, raw
+from mprm_jax.data.formats.base import Format, ReadOptions, WriteOptions
 from mprm_jax.data.formats.raw import RAW
-from mprm_jax.data.write import read_lines
+from mprm_jax.data.write import count_words, encoded_lines, read_lines
 from mprm_jax.records.problems import BadCorpus
 from tests.raw_files import line, random_records, record, write_corpus
 
@@ -184,6 +184,50 @@ def test_offsets_and_sizes_find_the_line_again(tmp_path):
         for row, text in read:
             assert text == lines[corpus.line[row] - 1]
         assert corpus.blank == 2
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_a_line_of_many_rollouts_is_read_once_for_all_of_them(
+    tmp_path, monkeypatch, packed
+):
+    """Once each for reading, counting and writing, however the batches fall."""
+    sessions = []
+    for count in (300, 1, 40):
+        proposed = [
+            {"text": "so " * (i % 5 + 1), "rating": (1, 0, -1)[i % 3]}
+            for i in range(count)
+        ]
+        turn = {"completions": proposed, "chosen_completion": 0}
+        question = {"problem": f"{count}?", "ground_truth_answer": "3"}
+        sessions.append({"question": question, "label": {"steps": [turn]}})
+    data = "".join(json.dumps(session) + "\n" for session in sessions).encode()
+    name, data = ("a.jsonl.gz", gzip.compress(data)) if packed else ("a.jsonl", data)
+    work = {"decode": 0, "hash": 0}
+
+    def counted(what, function):
+        def call(*arguments):
+            work[what] += 1
+            return function(*arguments)
+
+        return call
+
+    monkeypatch.setattr(Format, "decode", counted("decode", Format.decode))
+    hashed = counted("hash", index.content_hash)
+    for module in (index, write):
+        monkeypatch.setattr(module, "content_hash", hashed)
+    corpus = read_corpus(write_corpus(tmp_path, {name: data}), use_cache=False)
+    rollouts = corpus.rollouts
+    assert rollouts.n_rollouts == len(set(corpus.content.tolist())) == 341
+    assert work == {"decode": 3, "hash": 3}
+    words = count_words(corpus, np.arange(341), rollouts.lengths)
+    assert work["decode"] == 6
+    assert words.tolist() == [i % 5 + 1 for n in (300, 1, 40) for i in range(n)]
+    usable, every = usable_rollouts(corpus), np.arange(341)
+    lines = encoded_lines(usable, every, by_name("prm"), WriteOptions())
+    assert [line.count(b"so") for line in lines] == words.tolist()
+    assert work["decode"] == 9
+    # One more of each reading opens with the hash of no bytes.
+    assert work["hash"] <= 3 + 2 * 4
 
 
 def test_a_json_array_is_read_like_lines(tmp_path):

@@ -5,6 +5,8 @@ import grain
 import jax
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 
 from mprm_jax.data.batches import (
@@ -15,7 +17,14 @@ from mprm_jax.data.batches import (
     sizes_of,
 )
 from mprm_jax.data.corpus import read_corpus, usable_rollouts
-from mprm_jax.data.loader import Batches, BatchOrder, CorpusExamples, Feed
+from mprm_jax.data.loader import (
+    Batches,
+    BatchOrder,
+    CorpusExamples,
+    Feed,
+    Presented,
+    repeated,
+)
 from mprm_jax.records.problems import DataError
 from tests.mprm_jax.stub_model import StubModel, stub_examples
 from tests.raw_files import (
@@ -278,3 +287,35 @@ def test_grain_s_state_is_json(world):
     iterator = iter(data)
     next(iterator)
     assert dict(iterator.get_state()) == {"next_index": 1}
+
+
+@given(
+    st.lists(st.sampled_from([0.0, 0.25, 0.5, 1.0, 1.5, 3.0]), min_size=1, max_size=40),
+    st.integers(0, 1000),
+)
+def test_a_mixture_shows_each_as_often_as_asked(times, seed):
+    wanted = np.array(times)
+    places = repeated(wanted, np.random.default_rng(seed))
+    count = np.bincount(places, minlength=len(wanted))
+    assert (np.floor(wanted) <= count).all()
+    assert (count <= np.ceil(wanted)).all()
+    for value in np.unique(wanted):
+        of = wanted == value
+        assert abs(count[of].sum() - wanted[of].sum()) <= 0.5
+    for wrong in (-0.5, np.nan, np.inf):
+        with pytest.raises(ValueError, match="finite number of times"):
+            repeated(np.array([1.0, wrong]), np.random.default_rng(0))
+
+
+def test_presentations_carry_their_weights_and_sizes():
+    source = stub_examples(6)
+    places, weight = np.array([4, 1, 4]), np.array([0.5, 0.0, 2.0])
+    shown = Presented(source, places, weight)
+    found, expected = sizes_of(shown), shown.sizes(sizes_of(source))
+    for one, other in zip(found, expected, strict=True):
+        np.testing.assert_array_equal(one, other)
+    steps = [len(source[place].marker_S) for place in places]
+    np.testing.assert_array_equal(found.weight, steps * weight)
+    (loaded,) = Batches(shown, buckets_for(source), BatchOrder(4, 3, 0)).from_first()
+    rows = loaded.batches[0].weight_BxS.sum(axis=1)
+    np.testing.assert_array_equal(rows[:3], found.weight[loaded.places])

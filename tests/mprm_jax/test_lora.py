@@ -19,11 +19,12 @@ from mprm_jax.models.registry import DESCRIPTION
 from mprm_jax.models.reward_head import answer_rows
 from mprm_jax.models.weights.load import load_backbone
 from mprm_jax.records.problems import DataError
-from mprm_jax.train.checkpoint import load_model, restore_latest
+from mprm_jax.train.checkpoint import restore_latest
 from mprm_jax.train.loop import TrainConfig, TrainingJob, train
 from mprm_jax.train.objective import Objective, loss_sum
+from mprm_jax.train.open_model import load_model
 from mprm_jax.train.optimizer import split
-from mprm_jax.train.run_files import RunFolder
+from mprm_jax.train.run_files import Base, RunFolder
 from mprm_jax.train.update_plan import plan
 from tests.mprm_jax.backbone_folder import qwen_folder
 from tests.mprm_jax.quick import quick_compilation as quick_compilation
@@ -34,11 +35,15 @@ CONFIG = LoraConfig(rank=3, alpha=12.0)
 
 
 @pytest.fixture(scope="module")
-def loaded(tmp_path_factory):
+def weights(tmp_path_factory):
+    return qwen_folder(tmp_path_factory.mktemp("weights"))
+
+
+@pytest.fixture(scope="module")
+def loaded(weights):
     """(backbone, its parameters, a batch)."""
-    folder = qwen_folder(tmp_path_factory.mktemp("weights"))
     model, params = load_backbone(
-        folder, prompting=Prompting(max_length=64), compute=Compute("float32", "none")
+        weights, prompting=Prompting(max_length=64), compute=Compute("float32", "none")
     )
     return model, params, random_batch(np.random.default_rng(0), model)
 
@@ -170,7 +175,7 @@ class Killed(Exception):
     """Stands for a process that ends between two checkpoints."""
 
 
-def test_a_run_saves_its_adapters_and_goes_on_with_them(loaded, tmp_path):
+def test_a_run_saves_its_adapters_and_goes_on_with_them(loaded, weights, tmp_path):
     model, params, batch = loaded
     config = LoraConfig(2, targets=("query", "up"))
     wrapped = LoraModel(model, config)
@@ -186,7 +191,9 @@ def test_a_run_saves_its_adapters_and_goes_on_with_them(loaded, tmp_path):
     whole = train(job, start)
     with pytest.raises(Killed):
         train(job, start, RunFolder(tmp_path), on_update=stop)
-    found = train(job, start, RunFolder(tmp_path, resume=True))
+    # Begun with checkpoints of all parameters, it goes on with those of what it trains.
+    folder = RunFolder(tmp_path, resume=True, base=Base(weights, "float32"))
+    found = train(job, start, folder)
     jax.tree.map(np.testing.assert_array_equal, found, whole)
     read, saved = load_model(tmp_path)
     assert read == wrapped
@@ -200,11 +207,19 @@ def test_a_run_saves_its_adapters_and_goes_on_with_them(loaded, tmp_path):
         rtol=1e-4,
         atol=1e-4,
     )
-    # What a run goes on from holds no frozen parameter.
-    facts = (tmp_path / "checkpoints" / "4").glob("training/**/*")
-    size = sum(path.stat().st_size for path in facts if path.is_file())
-    kept = sum(leaf.nbytes for leaf in jax.tree.leaves(params))
-    assert size < kept / 2
+    again = train(job, start, folder)
+    jax.tree.map(np.testing.assert_array_equal, again, whole)
+    norm = {"norm": start["language"]["norm"] + 1}
+    other = {**start, "language": start["language"] | norm}
+    with pytest.raises(DataError, match="begun with other frozen parameters"):
+        train(job, other, folder)
+    restored = restore_latest(tmp_path, saved)
+    assert restored is not None
+    assert restored.params["language"]["norm"] is None
+    assert jax.tree.leaves(restored.params["vision"]) == []
+    np.testing.assert_array_equal(
+        restored.params["head"]["answers"], whole["head"]["answers"]
+    )
     with pytest.raises(DataError, match="is of another model"):
         restore_latest(tmp_path, params)
     described = tmp_path / DESCRIPTION

@@ -42,6 +42,17 @@ def test_the_paper_s_numbers_of_updates():
         assert plan(50, 8, matched_to=other) == plan(50, 8)
 
 
+def test_epochs_show_every_rollout_as_often():
+    one, three = plan(50, 8), plan(50, 8, epochs=3)
+    assert (one.updates, one.presentations) == (7, 50)
+    assert (three.updates, three.presentations) == (19, 150)
+    # More updates of another's take their place, fewer do not.
+    assert plan(50, 8, epochs=3, matched_to=152).presentations == 150
+    assert plan(50, 8, epochs=3, matched_to=153).presentations == 160
+    with pytest.raises(ValueError, match="epochs"):
+        plan(50, 8, epochs=0)
+
+
 @pytest.mark.parametrize(
     ("rollouts", "batch", "share"), [(0, 8, 0.05), (8, 0, 0.05), (8, 8, 1.5)]
 )

@@ -3,12 +3,15 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tokenizers import Tokenizer, models, pre_tokenizers
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
 from mprm_jax.data.formats.prm import split_prompt
 from mprm_jax.data.prompt import (
     INTERNVL_TEMPLATE,
     QWEN_TEMPLATE,
+    TEXT_TEMPLATES,
+    chat_of,
+    encode_chat,
     encode_prompt,
     marker_id,
     render,
@@ -159,3 +162,78 @@ def test_internvl_reads_its_own_conversation():
     expected += role + question + separator
     expected = expected.replace("<image>", "<img><IMG_CONTEXT></img>")
     assert ours(INTERNVL_TEMPLATE, 2) + separator == expected
+
+
+def chatml(system):
+    """What matters here of a text model's chat template in ChatML."""
+    if system:
+        system = (
+            "{% if messages[0].role != 'system' %}{{- '<|im_start|>system\\n"
+            f"{system}<|im_end|>\\n' }}}}{{% endif %}}"
+        )
+    return system + (
+        "{% for message in messages %}{{- '<|im_start|>' + message.role + '\\n' "
+        "+ message.content + '<|im_end|>' + '\\n' }}{% endfor %}"
+    )
+
+
+LLAMA_TURN = (
+    "'<|start_header_id|>' + message['role'] + '<|end_header_id|>\n\n'"
+    "+ message['content'] | trim + '<|eot_id|>'"
+)
+# The chat templates of Qwen2, Qwen2.5, Qwen2.5-Math, SmolLM2, Llama 3, 3.1 and Qwen3
+# where the user begins, without tools.
+CHATS = {
+    "qwen2": chatml("You are a helpful assistant."),
+    "qwen2.5": chatml(
+        "You are Qwen, created by Alibaba Cloud. You are a helpful assistant."
+    ),
+    "qwen2.5-math": chatml(
+        r"Please reason step by step, and put your final answer within \\boxed{}."
+    ),
+    "smollm2": chatml(
+        "You are a helpful AI assistant named SmolLM, trained by Hugging Face"
+    ),
+    "llama3": "{% for message in messages %}{% set content = " + LLAMA_TURN + " %}"
+    "{% if loop.index0 == 0 %}{% set content = bos_token + content %}{% endif %}"
+    "{{ content }}{% endfor %}",
+    "llama3.1": "{{- bos_token }}{%- set date_string = '26 Jul 2024' %}"
+    "{{- '<|start_header_id|>system<|end_header_id|>\n\n' }}"
+    "{{- 'Cutting Knowledge Date: December 2023\n' }}"
+    "{{- 'Today Date: ' + date_string + '\n\n' }}{{- '<|eot_id|>' }}"
+    "{%- for message in messages %}{{- " + LLAMA_TURN + " }}{%- endfor %}",
+    "chatml": chatml(""),
+}
+
+
+@pytest.mark.parametrize("name", CHATS)
+def test_text_models_read_their_own_chat_templates(name):
+    assert chat_of([CHATS[name]]) == name
+    messages = [{"role": "user", "content": render(QUESTION, STEPS)}]
+    expected = jinja2.Template(CHATS[name], keep_trailing_newline=True).render(
+        messages=messages, bos_token="<|begin_of_text|>"
+    )
+    found = ours(TEXT_TEMPLATES[name], 0)
+    end = "<|eot_id|>" if "llama" in name else "<|im_end|>\n"
+    assert found + end == expected
+
+
+def test_without_a_chat_template_the_added_tokens_decide():
+    assert chat_of(["<|endoftext|>", "<|im_start|>"]) == "chatml"
+    assert chat_of(["<|begin_of_text|>", "<|start_header_id|>"]) == "llama3"
+    assert chat_of(["<s>"]) == chat_of([]) == "none"
+
+
+@pytest.mark.parametrize(
+    ("chat", "bos"), [("none", "b"), ("llama3", "<|begin_of_text|>")]
+)
+def test_a_prompt_has_its_first_token_once(chat, bos):
+    made = tokenizer()
+    made.add_special_tokens(["<|begin_of_text|>"])
+    first = made.token_to_id(bos)
+    made.post_processor = processors.TemplateProcessing(
+        single=f"{bos} $A", special_tokens=[(bos, first)]
+    )
+    tokens_L = encode_chat(made, TEXT_TEMPLATES[chat], "a", ["c"], (), 100)[0]
+    assert tokens_L.tolist().count(first) == 1
+    assert tokens_L[0] == first

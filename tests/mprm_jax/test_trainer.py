@@ -1,9 +1,11 @@
 import json
 import os
 import signal
+import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from types import ModuleType
 
 import jax
 import numpy as np
@@ -14,7 +16,7 @@ from mprm_jax.data.batches import buckets_for, collate
 from mprm_jax.data.loader import Batches, BatchOrder
 from mprm_jax.records.problems import DataError
 from mprm_jax.train import loop
-from mprm_jax.train.checkpoint import load_model, updates_kept
+from mprm_jax.train.checkpoint import updates_kept
 from mprm_jax.train.loop import (
     TrainConfig,
     TrainingJob,
@@ -24,6 +26,7 @@ from mprm_jax.train.loop import (
     train,
 )
 from mprm_jax.train.objective import StepLabeller
+from mprm_jax.train.open_model import load_model
 from mprm_jax.train.optimizer import join
 from mprm_jax.train.run_files import RUN, RunFolder, read_metrics
 from mprm_jax.train.update import UpdateRule, compiled_step, initial_state, update
@@ -164,6 +167,65 @@ def test_callers_may_look_at_the_parameters_after_any_update(run, tmp_path):
     assert seen[5] == digest(last)
     told = [line.get("seen") for line in read_metrics(tmp_path)]
     assert told == [1, 2, None, 3, 4]
+
+
+def watch_of(values, **options):
+    """A watch that finds these values, at every update that has one."""
+    return Watch(values.__contains__, lambda n, _: {"good": values[n]}, **options)
+
+
+def test_the_best_checkpoint_is_kept_and_is_what_is_loaded(run, tmp_path):
+    seen = {}
+
+    def look(number, params):
+        seen[number] = digest(params)
+        return {"good": {1: 0.5, 3: 0.75, 4: 0.25, 5: 0.75}[number]}
+
+    watch = Watch(lambda number: number != 2, look, best="good")
+    few = TrainConfig(learning_rate=1e-2, keep_checkpoints=1)
+    last = run(tmp_path, config=few, watch=watch)
+    assert updates_kept(tmp_path) == [5, 3]
+    assert digest(load_model(tmp_path, read=read_stub)[1]) == seen[3]
+    # A run goes on from the newest.
+    assert digest(run(tmp_path, config=few, watch=watch, folder=RESUME)) == digest(last)
+
+
+def test_a_run_without_progress_ends_early_and_stays_ended(run, tmp_path):
+    said = []
+    folder = {"resume": True, "report": said.append}
+    watch = watch_of({1: 0.5, 2: np.nan, 3: 0.5, 4: 0.6}, best="good", patience=2)
+    ended = run(tmp_path, watch=watch, folder=folder)
+    assert "best is update 1" in said[-1]
+    assert updates_kept(tmp_path) == [3, 2, 1]
+    again = run(tmp_path, watch=watch, folder=folder)
+    assert digest(again) == digest(ended)
+    assert len(read_metrics(tmp_path)) == 3
+    # With more patience it goes on to a better one.
+    more = watch_of({1: 0.5, 2: np.nan, 3: 0.5, 4: 0.6}, best="good", patience=3)
+    run(tmp_path, watch=more, folder=folder)
+    assert len(read_metrics(tmp_path)) == 5
+
+
+def test_a_tracker_is_told_and_one_that_is_missing_is_named(run, tmp_path, monkeypatch):
+    told = []
+    package = ModuleType("trackio")
+    package.init = lambda **names: told.append(names)
+    package.log = lambda metrics, step: told.append((step, metrics["loss"]))
+    package.finish = lambda: told.append("finished")
+    monkeypatch.setitem(sys.modules, "trackio", package)
+    config = TrainConfig(learning_rate=1e-2, tracker="trackio")
+    run(tmp_path / "run", config=config)
+    losses = [(line["update"], line["loss"]) for line in read_metrics(tmp_path / "run")]
+    assert told == [{"project": "mprm", "name": "run"}, *losses, "finished"]
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    with pytest.raises(DataError, match="pip install wandb"):
+        run(tmp_path / "other", config=TrainConfig(tracker="wandb"))
+
+
+def test_a_trace_of_some_updates_is_written(run, tmp_path):
+    run(tmp_path, config=TrainConfig(learning_rate=1e-2, profile=True))
+    (trace,) = tmp_path.glob("profile/**/*.xplane.pb")
+    assert trace.stat().st_size > 0
 
 
 def test_the_next_update_is_under_way_before_one_is_read(run, monkeypatch):

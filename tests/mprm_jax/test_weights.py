@@ -8,12 +8,13 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from mprm_jax.models.weights import tensors as weights
-from mprm_jax.models.weights.config import INTERNVL, INTERNVL_CHAT_FUSED, QWEN
+from mprm_jax.models.weights.config import INTERNVL, INTERNVL_CHAT_FUSED, QWEN, TEXT
 from mprm_jax.models.weights.names import canonical_name, entries
 from mprm_jax.records.problems import DataError
 from tests.mprm_jax.random_weights import (
     internvl_chat_config,
     qwen_config,
+    text_config,
     write_checkpoint,
 )
 
@@ -31,7 +32,8 @@ def load(folder, **options):
 
 
 def test_every_parameter_is_filled_from_exactly_one_tensor(tmp_path):
-    for index, config in enumerate((qwen_config(), internvl_chat_config())):
+    configs = qwen_config(), internvl_chat_config(), text_config("qwen3")
+    for index, config in enumerate(configs):
         folder = tmp_path / str(index)
         kind, shape, tensors = write_checkpoint(folder, config, 0, CHAT)
         _, params = load(folder)
@@ -89,6 +91,30 @@ def test_internlm2_leaves_as_llama_and_comes_back_the_same(tmp_path):
     jax.tree.map(np.testing.assert_array_equal, same, params)
 
 
+@pytest.mark.parametrize("kind", ["qwen2", "qwen3", "llama"])
+def test_a_text_model_leaves_as_it_came(kind, tmp_path):
+    _, _, tensors = write_checkpoint(tmp_path / "in", text_config(kind), 0)
+    config, params = load(tmp_path / "in")
+    weights.save_pretrained(tmp_path / "out", config, params)
+    saved = load_file(tmp_path / "out" / "model.safetensors")
+    assert saved.keys() == tensors.keys()
+    written = json.loads((tmp_path / "out" / "config.json").read_text())
+    assert written["model_type"] == kind
+    assert load(tmp_path / "out")[0] == config
+    # As a model without its head is saved; where the head is tied, nothing is missing.
+    bare = {name.removeprefix("model."): x for name, x in tensors.items()}
+    bare.pop("lm_head.weight")
+    save_file(bare, tmp_path / "in" / "model.safetensors")
+    with pytest.raises(DataError, match=r"missing lm_head\.weight"):
+        load(tmp_path / "in")
+    value = text_config(kind, tie_word_embeddings=True)
+    (tmp_path / "in" / "config.json").write_text(json.dumps(value))
+    language = load(tmp_path / "in")[1]["language"]
+    jax.tree.map(
+        np.testing.assert_array_equal, language["layers"], params["language"]["layers"]
+    )
+
+
 def test_shards_load_as_one_file_does(qwen, tmp_path, monkeypatch):
     config, params = load(qwen)
     monkeypatch.setattr(weights, "_SHARD_BYTES", 20_000)
@@ -112,6 +138,8 @@ def test_names_of_other_versions_of_transformers_are_the_same():
         (INTERNVL, "model.language_model.norm.x", "language_model.model.norm.x"),
         (INTERNVL, "lm_head.weight", "language_model.lm_head.weight"),
         (INTERNVL_CHAT_FUSED, "language_model.output.x", "language_model.output.x"),
+        (TEXT, "layers.0.x", "model.layers.0.x"),
+        (TEXT, "lm_head.weight", "lm_head.weight"),
     ):
         assert canonical_name(kind, new) == canonical_name(kind, old) == old
 

@@ -11,10 +11,14 @@ from mprm_jax.data.images import PLACE_BYTES
 from mprm_jax.models import families
 from mprm_jax.models.layers import Compute
 from mprm_jax.models.qwen import QwenVLConfig
+from mprm_jax.models.text import TextConfig
 from mprm_jax.models.weights.config import read_config
 from mprm_jax.records.problems import DataError
 from tests.mprm_jax.backbone_folder import LAYOUTS
+from tests.mprm_jax.random_weights import text_config
 
+CONFIGS = {layout: make for layout, (make, _) in LAYOUTS.items()}
+CONFIGS |= {"text": text_config}
 STRANGE = (
     None, True, "x", "", [], {}, [None], {"a": 1}, [[8]], ["x"], 0, -1, -2.5, 0.3,
     float("1e308"), 10**30, [8, -2, -2], [1, 1, 2.5], 3, 7,
@@ -29,6 +33,10 @@ OPTIONAL = {
     "internvl_chat": (
         ("llm_config", "rope_scaling", "mrope_section"),
         ("llm_config", "rope_parameters"),
+    ),
+    "text": (
+        ("rope_scaling",), ("rope_parameters",), ("layer_types",), ("architectures",),
+        ("tie_word_embeddings",), ("attention_bias",), ("partial_rotary_factor",),
     ),
 }  # fmt: skip
 
@@ -78,7 +86,9 @@ def check_computes(config):
     """The model of a configuration exists and runs, by shape alone."""
     params = jax.eval_shape(lambda key: families.init(config, key), jax.random.key(0))
     vision = config.vision
-    if isinstance(config, QwenVLConfig):
+    if vision is None:
+        shape = (2, 0, 0)
+    elif isinstance(config, QwenVLConfig):
         shape = (2, 4 * vision.merge**2, 3 * vision.patch**2 + PLACE_BYTES)
     else:
         shape = (2, 1, 3 * vision.image**2)
@@ -93,9 +103,9 @@ def check_computes(config):
     assert found.shape == (2, 8, config.language.width)
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("layout", CONFIGS)
 def test_any_value_of_any_field_is_refused_in_one_line_or_computes(layout, tmp_path):
-    value = LAYOUTS[layout][0]()
+    value = CONFIGS[layout]()
     _, plain = read_config(write(tmp_path, value))
     check_computes(plain)
     seen, refused = {plain}, 0
@@ -114,7 +124,7 @@ def test_any_value_of_any_field_is_refused_in_one_line_or_computes(layout, tmp_p
                     check_computes(config)
                 except Exception as error:
                     raise AssertionError(f"{path} = {strange!r} is taken") from error
-    assert refused > 300
+    assert refused > (200 if layout == "text" else 300)
 
 
 ROPE = ("text_config", "rope_parameters")
@@ -146,18 +156,36 @@ CHAT_FAULTS = {
     ("llm_config", "rope_theta"): (0,),
     ("llm_config", "rope_scaling", "factor"): (0, -2.0),
     ("ps_version",): ("v1",),
+    ("rope_pos_id_version",): ("v2pe_fix",),
+    # InternViT-6B, in the larger InternVL3.
+    ("vision_config", "norm_type"): ("rms_norm",),
+    ("vision_config", "qk_normalization"): (True,),
+}
+
+
+# What transformers computes of such a file, and this package does not.
+TEXT_FAULTS = {
+    ("attention_bias",): (True,),
+    ("mlp_bias",): (True,),
+    ("use_sliding_window",): (True,),
+    ("layer_types",): (["full_attention", "sliding_attention"],),
+    ("partial_rotary_factor",): (0.5,),
+    ("rope_parameters",): ({"rope_theta": 1e4, "partial_rotary_factor": 0.25},),
+    ("hidden_act",): ("gelu",),
+    ("model_type",): ("mistral", "qwen3_moe", "smollm3"),
 }
 
 
 @pytest.mark.parametrize(
     ("layout", "path", "values"),
     [("qwen2_5_vl", *fault) for fault in QWEN_FAULTS.items()]
-    + [("internvl_chat", *fault) for fault in CHAT_FAULTS.items()],
+    + [("internvl_chat", *fault) for fault in CHAT_FAULTS.items()]
+    + [("text", *fault) for fault in TEXT_FAULTS.items()],
 )
 def test_what_has_no_meaning_is_refused_by_file_and_field(
     layout, path, values, tmp_path
 ):
-    plain, name = LAYOUTS[layout][0](), path[-1].removeprefix("rope_")
+    plain, name = CONFIGS[layout](), path[-1].removeprefix("rope_")
     for new in values:
         line = refusal(write(tmp_path, put(plain, path, new)))
         assert line.startswith(f"{tmp_path / 'config.json'}: ")
@@ -215,3 +243,45 @@ def test_tokens_at_both_ends_of_the_vocabulary_are_taken(tmp_path):
     _, config = read_config(write(tmp_path, value))
     assert isinstance(config, QwenVLConfig)
     assert (config.image_token, config.vision_end) == (0, 119)
+
+
+def test_an_unknown_model_is_told_which_are_known(tmp_path):
+    line = refusal(write(tmp_path, text_config("mamba")))
+    for known in ("qwen2_5_vl", "internvl", "internvl_chat", "qwen2", "qwen3", "llama"):
+        assert known in line.replace(",", "").split()
+
+
+def test_what_a_file_leaves_out_is_what_transformers_takes(tmp_path):
+    value = text_config("qwen3")
+    for name in ("head_dim", "rope_theta", "num_key_value_heads"):
+        del value[name]
+    language = read_config(write(tmp_path, value))[1].language
+    assert (language.head_width, language.rope.theta) == (128, 1e4)
+    assert language.kv_heads == language.heads
+    value["model_type"] = "llama"
+    assert read_config(write(tmp_path, value))[1].language.head_width == 8
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "chat"),
+    [
+        ("chat_template.jinja", "<|im_start|>", "chatml"),
+        ("tokenizer_config.json", '{"chat_template": "named SmolLM, trained by Hugging '
+         'Face"}', "smollm2"),
+        ("tokenizer_config.json", '{"chat_template": [{"name": "default", "template": '
+         '"Cutting Knowledge Date"}]}', "llama3.1"),
+        ("tokenizer_config.json", '{"chat_template": null}', "none"),
+        ("tokenizer.json", '{"added_tokens": [{"id": 3, "content": '
+         '"<|start_header_id|>"}]}', "llama3"),
+    ],
+)  # fmt: skip
+def test_the_chat_of_a_text_model_is_told_by_its_tokenizer(
+    name, content, chat, tmp_path
+):
+    write(tmp_path, text_config())
+    (tmp_path / name).write_text(content)
+    config = read_config(tmp_path)[1]
+    assert isinstance(config, TextConfig)
+    assert config.chat == chat
+    (tmp_path / "tokenizer_config.json").write_text('{"chat_template": 3}')
+    assert "tokenizer_config.json: " in refusal(tmp_path)

@@ -9,7 +9,7 @@ import pytest
 from mprm_jax.models.weights import tensors
 from mprm_jax.models.weights.config import config_json, read_config
 from mprm_jax.models.weights.names import entries
-from tests.mprm_jax.random_weights import internvl_chat_config, qwen_config
+from tests.mprm_jax.random_weights import internvl_chat_config, qwen_config, text_config
 
 
 def qwen_7b():
@@ -59,6 +59,37 @@ def internvl_8b():
     return config
 
 
+def internvl3_8b():
+    """As its config.json differs: Qwen2.5's decoder and vocabulary."""
+    config = internvl_8b()
+    config["llm_config"] = {
+        **config["llm_config"],
+        "architectures": ["Qwen2ForCausalLM"],
+        "vocab_size": 151674,
+        **dict(zip(_SIZES, (3584, 18944, 28, 28, 4), strict=True)),
+    }
+    return config
+
+
+_SIZES = (
+    "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
+    "num_key_value_heads",
+)  # fmt: skip
+
+
+def text(kind, vocabulary, *sizes, tied=False):
+    """A text model; its heads are as wide as its kind makes them."""
+    config = text_config(kind, vocab_size=vocabulary, tie_word_embeddings=tied)
+    del config["head_dim"]
+    return config | dict(zip(_SIZES, sizes, strict=True))
+
+
+QWEN25_MATH_7B = text("qwen2", 152064, 3584, 18944, 28, 28, 4)
+QWEN3_8B = text("qwen3", 151936, 4096, 12288, 36, 32, 8)
+LLAMA31_8B = text("llama", 128256, 4096, 14336, 32, 32, 8)
+SMOLLM2_135M = text("llama", 49152, 576, 1536, 30, 9, 3, tied=True)
+
+
 def read(folder, value):
     (folder / "config.json").write_text(json.dumps(value))
     (folder / "added_tokens.json").write_text('{"<IMG_CONTEXT>": 92546}')
@@ -67,7 +98,16 @@ def read(folder, value):
 
 # The numbers of parameters in the headers of the released files.
 @pytest.mark.parametrize(
-    ("value", "count"), [(qwen_7b(), 8_292_166_656), (internvl_8b(), 8_075_365_376)]
+    ("value", "count"),
+    [
+        (qwen_7b(), 8_292_166_656),
+        (internvl_8b(), 8_075_365_376),
+        (internvl3_8b(), 7_944_373_760),
+        (QWEN25_MATH_7B, 7_615_616_512),
+        (QWEN3_8B, 8_190_735_360),
+        (LLAMA31_8B, 8_030_261_248),
+        (SMOLLM2_135M, 134_515_008),
+    ],
 )
 def test_the_released_models_have_their_number_of_parameters(value, count, tmp_path):
     kind, config = read(tmp_path, value)
@@ -75,7 +115,9 @@ def test_the_released_models_have_their_number_of_parameters(value, count, tmp_p
     assert sum(int(np.prod(e.shape)) for e in entries(kind, config)) == count
 
 
-@pytest.mark.parametrize("value", [qwen_7b(), internvl_8b()])
+@pytest.mark.parametrize(
+    "value", [qwen_7b(), internvl_8b(), QWEN25_MATH_7B, QWEN3_8B, LLAMA31_8B]
+)
 def test_a_configuration_survives_being_saved(value, tmp_path):
     _, config = read(tmp_path, value)
     assert read(tmp_path, config_json(config, "bfloat16"))[1] == config

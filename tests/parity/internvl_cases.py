@@ -65,6 +65,8 @@ SHAPES = {
     "remote qwen2": Shape(
         3, "qwen2", INTERNVL_CHAT, 4, 4, False, (((140, 90),),)
     ),
+    "native qwen3": Shape(4, "qwen3", INTERNVL, 4, 2, False, (((90, 60),), ())),
+    "text only": Shape(5, "llama", INTERNVL, 4, 2, False, ((), ())),
 }  # fmt: skip
 
 
@@ -81,7 +83,7 @@ def text_fields(shape: Shape) -> dict[str, Any]:
         "rope_theta": 1e6,
         "max_position_embeddings": 512,
         "tie_word_embeddings": shape.tied,
-    }
+    } | ({"head_dim": 32} if shape.family == "qwen3" else {})
 
 
 def vision_fields(shape: Shape) -> dict[str, Any]:
@@ -168,11 +170,16 @@ def make_internvl(name: str, folder: Path) -> Case:
     ids = torch.as_tensor(tokens).long()
     mask = torch.as_tensor(np.arange(tokens.shape[1])[None] < lengths[:, None]).long()
     labels = rng.integers(0, 2, int((tokens == 13).sum()))
+
+    def logits() -> Any:
+        given = pixels.to(next(model.parameters()).dtype) if len(pixels) else None
+        return run(ids, mask, given)
+
     return Case(
         model,
         shape.kind,
         shape.seed,
-        lambda: run(ids, mask, pixels.to(next(model.parameters()).dtype)),
+        logits,
         lambda: see(pixels).flatten(0, 1),
         tokens,
         lengths,

@@ -21,12 +21,15 @@ from tests.mprm_jax.random_weights import random_tensor
 from tests.parity.internvl_cases import make_internvl
 from tests.parity.qwen_cases import make_qwen
 from tests.parity.references import MARKER, Case
+from tests.parity.text_cases import make_text
 
 FOLDER = Path(__file__).parents[1] / "mprm_jax" / "golden"
 CASES = {
     "qwen": (make_qwen, "many images"),
     "internvl": (make_internvl, "native llama"),
     "internvl_chat": (make_internvl, "remote internlm2"),
+    "qwen3": (make_text, "qwen3"),
+    "llama3": (make_text, "llama3"),
 }
 
 

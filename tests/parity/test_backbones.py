@@ -1,4 +1,4 @@
-"""Both backbones against their references: logits, features, gradients, updates."""
+"""All backbones against their references: logits, features, gradients, updates."""
 
 import functools
 
@@ -19,9 +19,13 @@ from tests.parity.internvl_cases import make_internvl
 from tests.parity.qwen_cases import SHAPES as QWEN_SHAPES
 from tests.parity.qwen_cases import make_qwen
 from tests.parity.references import NO, YES, batch_of, relative
+from tests.parity.text_cases import SHAPES as TEXT_SHAPES
+from tests.parity.text_cases import make_text
 
 CASES = [("qwen", name) for name in QWEN_SHAPES]
 CASES += [("internvl", name) for name in INTERNVL_SHAPES]
+CASES += [("text", name) for name in TEXT_SHAPES]
+MAKE = {"qwen": make_qwen, "internvl": make_internvl, "text": make_text}
 FLOAT32 = Compute("float32", remat="all")
 
 
@@ -29,7 +33,7 @@ FLOAT32 = Compute("float32", remat="all")
 def case(request, tmp_path_factory):
     family, name = request.param
     folder = tmp_path_factory.mktemp(family)
-    made = {"qwen": make_qwen, "internvl": make_internvl}[family](name, folder)
+    made = MAKE[family](name, folder)
     config, params = tensors.load_pretrained(folder, jnp.float32)
     return made, config, params
 

@@ -7,13 +7,22 @@ import torch
 import transformers
 
 from mprm_jax.models.weights import tensors
-from mprm_jax.models.weights.config import INTERNVL, config_json
+from mprm_jax.models.weights.config import INTERNVL, TEXT, config_json
 from mprm_jax.models.weights.names import canonical_name, entries
-from tests.mprm_jax.test_weights_full_size import internvl_8b, qwen_7b, read
+from tests.mprm_jax.test_weights_full_size import (
+    LLAMA31_8B,
+    QWEN3_8B,
+    QWEN25_MATH_7B,
+    SMOLLM2_135M,
+    internvl_8b,
+    qwen_7b,
+    read,
+)
 from tests.parity import remote_torch
 from tests.parity.internvl_cases import make_internvl
 from tests.parity.qwen_cases import make_qwen
 from tests.parity.references import relative
+from tests.parity.text_cases import make_text
 
 
 @pytest.mark.parametrize(
@@ -25,6 +34,10 @@ from tests.parity.references import relative
         (make_internvl, "native llama", "InternVLForConditionalGeneration"),
         (make_internvl, "remote internlm2", "InternVLForConditionalGeneration"),
         (make_internvl, "remote qwen2", "InternVLForConditionalGeneration"),
+        (make_internvl, "native qwen3", "InternVLForConditionalGeneration"),
+        (make_text, "qwen2", "Qwen2ForCausalLM"),
+        (make_text, "qwen3", "Qwen3ForCausalLM"),
+        (make_text, "llama3", "LlamaForCausalLM"),
     ],
 )
 def test_transformers_loads_what_is_saved_and_computes_the_same(
@@ -51,7 +64,7 @@ def test_transformers_loads_what_is_saved_and_computes_the_same(
             expected = case.model(text, mask, None)
         found = loaded.eval()(input_ids=text).logits
     assert relative(found, expected) < 1e-5
-    if make is make_qwen or name.startswith("native"):
+    if make is not make_internvl or name.startswith("native"):
         theirs, ours = case.model.state_dict(), loaded.state_dict()
         assert theirs.keys() == ours.keys()
         for key, value in theirs.items():
@@ -94,3 +107,14 @@ def test_full_size_internvl_has_the_names_and_shapes_of_transformers(tmp_path):
     with torch.device("meta"):
         model = transformers.InternVLForConditionalGeneration(described)
     compare(model, INTERNVL, config)
+
+
+@pytest.mark.parametrize("value", [QWEN25_MATH_7B, QWEN3_8B, LLAMA31_8B, SMOLLM2_135M])
+def test_full_size_text_models_have_the_names_and_shapes_of_transformers(
+    value, tmp_path
+):
+    _, config = read(tmp_path, value)
+    described = transformers.AutoConfig.for_model(**value)
+    with torch.device("meta"):
+        model = transformers.AutoModelForCausalLM.from_config(described)
+    compare(model, TEXT, config)

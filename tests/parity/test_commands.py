@@ -9,16 +9,23 @@ import torch
 import transformers
 from PIL import Image
 
+from mprm_jax.data.prompt import render
 from mprm_jax.models.weights.config import INTERNVL_CHAT
-from mprm_jax.train.checkpoint import load_model
+from mprm_jax.train.open_model import load_model
 from tests.experiments.conftest import mprm as mprm
 from tests.experiments.test_backbone_commands import evaluate, records, train
 from tests.experiments.test_backbone_commands import words as words
 from tests.experiments.test_backbone_commands import world as world
+from tests.experiments.test_text_models import texts as texts
+from tests.experiments.test_text_models import train as train_text
+from tests.mprm_jax.backbone_folder import tokenizer
 from tests.parity.internvl_cases import SHAPES as INTERNVL_SHAPES
 from tests.parity.internvl_cases import save_internvl
 from tests.parity.qwen_cases import SHAPES as QWEN_SHAPES
 from tests.parity.qwen_cases import save_qwen
+from tests.parity.references import VOCABULARY
+from tests.parity.text_cases import SHAPES as TEXT_SHAPES
+from tests.parity.text_cases import save_text
 
 CASES = {
     "qwen": (save_qwen, QWEN_SHAPES["many images"]),
@@ -87,3 +94,41 @@ def test_what_is_trained_here_scores_alike_in_pytorch(
     expected = torch_scores(tmp_path / "out", model, records(test), world)
     np.testing.assert_allclose(scores, expected, rtol=1e-4)
     assert np.std(scores) > 0.01
+
+
+@pytest.mark.parametrize("name", ["qwen3", "smollm2"])
+def test_a_text_model_trained_here_scores_alike_in_pytorch(mprm, texts, name, tmp_path):
+    words = tokenizer({1: "<|im_start|>", 2: "<|im_end|>"}, VOCABULARY)
+    weights = tmp_path / "weights"
+    weights.mkdir()
+    save_text(TEXT_SHAPES[name], weights)
+    words.save(str(weights / "tokenizer.json"))
+    done = train_text(mprm, texts / "shepherd", weights, tmp_path / "run",
+        "--learning-rate", "1e-3", "--compute", "float32")  # fmt: skip
+    assert done.status == 0, done.err
+    scored = tmp_path / "scored.jsonl"
+    done = mprm("evaluate", "--checkpoint", tmp_path / "run", "--benchmark",
+        texts / "test.jsonl", "--output", scored, "--threshold", "0.5",
+        "--replicates", 0)  # fmt: skip
+    assert done.status == 0, done.err
+    found = np.concatenate([row["prm_scores"] for row in records(scored)])
+    out = tmp_path / "out"
+    assert mprm("export", tmp_path / "run", "--output", out).status == 0
+
+    theirs, report = transformers.AutoModelForCausalLM.from_pretrained(
+        out, output_loading_info=True
+    )
+    assert not report["missing_keys"]
+    read = transformers.AutoTokenizer.from_pretrained(out)
+    yes, no, marker = map(read.convert_tokens_to_ids, ("Yes", "No", "<prm>"))
+    expected = []
+    for row in records(texts / "test.jsonl"):
+        said = {"role": "user", "content": render(row["problem"], row["steps"])}
+        # As exported, the chat template leaves the turn of the user open.
+        ids = read.apply_chat_template([said], return_dict=True)["input_ids"]
+        with torch.no_grad():
+            logits = theirs(input_ids=torch.as_tensor([ids])).logits[0].double()
+        at = logits[torch.as_tensor(ids) == marker]
+        expected.append(torch.sigmoid(at[:, yes] - at[:, no]).numpy())
+    np.testing.assert_allclose(found, np.concatenate(expected), rtol=1e-4)
+    assert np.std(found) > 0.01

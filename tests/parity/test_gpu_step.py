@@ -18,7 +18,7 @@ def test_both_sides_run_and_agree(backbone, capfd):
             warmup=1,
             updates=2,
             rounds=1,
-            eager_only=True,
+            sides=("jax", "torch"),
             toy=True,
         )
     )

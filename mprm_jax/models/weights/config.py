@@ -1,4 +1,4 @@
-"""config.json of the three checkpoint layouts, read and written.
+"""config.json of the checkpoint layouts, read and written.
 
 Each part of the file is declared once: reading converts to it, writing from it. What is
 read is untrusted: a value of another type, out of range, or without meaning is refused
@@ -10,26 +10,41 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
 import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType, field
 from msgspec.structs import replace
 
+from mprm_jax.data.prompt import chat_of
 from mprm_jax.models import families
 from mprm_jax.models.decoder import DecoderConfig
 from mprm_jax.models.families import BackboneConfig
 from mprm_jax.models.internvl import InternViTConfig, InternVLConfig
 from mprm_jax.models.qwen import QwenVisionConfig, QwenVLConfig
 from mprm_jax.models.rope import Rope
+from mprm_jax.models.text import TextConfig
+from mprm_jax.models.tokenizer import TOKENIZER
 from mprm_jax.records.problems import DataError, faults_of
 
-# model_type of each layout: what transformers writes, and InternVL's own remote code.
-# The remote code names and fuses its language model's tensors in two ways.
+# Each layout of tensors: what transformers writes, by model_type where there is a
+# tower, and InternVL's own remote code, which names and fuses its language model's
+# tensors in two ways.
 QWEN, INTERNVL = families.QWEN.layout, families.INTERNVL.layout
+TEXT = families.TEXT.layout
 INTERNVL_CHAT = "internvl_chat"
 INTERNVL_CHAT_FUSED = "internvl_chat with InternLM2"
 _IMAGE_TOKEN = "<IMG_CONTEXT>"
+# The language models of transformers that are our decoder: the class of each, and the
+# base of the positions where config.json names none.
+_CLASSES = {
+    "qwen2": "Qwen2ForCausalLM",
+    "qwen3": "Qwen3ForCausalLM",
+    "llama": "LlamaForCausalLM",
+}
+_THETA = 10_000.0
+# Qwen3's heads where config.json names no width of them.
+_QWEN3_HEAD = 128
 
 # Counts and ids are int32 in the compiled model.
 Count = Annotated[int, Meta(ge=1, lt=2**31)]
@@ -56,7 +71,13 @@ def read_json(path: Path, kind: Any = Any) -> Any:
 
 # What this package does not compute otherwise; absent means the value here.
 _SWITCHES = "use_sliding_window", "attention_bias", "mlp_bias", "bias"
-_DECODER = {"hidden_act": "silu", **dict.fromkeys(_SWITCHES, False)}
+_WHOLE_HEADS = {"partial_rotary_factor": 1.0}
+_DECODER = {
+    "hidden_act": "silu",
+    **dict.fromkeys(_SWITCHES, False),
+    **dict.fromkeys(("rope_parameters", "rope_scaling"), _WHOLE_HEADS),
+    **_WHOLE_HEADS,
+}
 _QWEN_TOWER = {"hidden_act": "silu", "in_channels": 3, "in_chans": 3}
 _VIT = {
     "norm_type": "layer_norm",
@@ -78,7 +99,10 @@ _ONLY: dict[str, dict[str, Any]] = {
         "vision_config": _VIT,
         "ps_version": "v2",
         "select_layer": -1,
+        # Positions of the V2PE models; InternVL3's released code does without.
+        "rope_pos_id_version": "default",
     },
+    **dict.fromkeys(_CLASSES, _DECODER),
 }
 
 
@@ -173,15 +197,24 @@ class _Text(Struct, kw_only=True):
     architectures: list[str] | UnsetType = UNSET
     rope_theta: Positive | UnsetType | None = UNSET
     rope_scaling: _Rope | UnsetType | None = UNSET
+    layer_types: list[str] | UnsetType | None = UNSET
 
     def decoder(self, family: Any, tied: bool | UnsetType) -> DecoderConfig:
         """The decoder of a family, all checked; UNSET: tied as this part says."""
         _refuse(
-            family not in ("qwen2", "llama", "internlm2"),
-            f"language model {family!r} is not supported; supported are Qwen2, Llama "
-            "and InternLM2",
+            family not in (*_CLASSES, "internlm2"),
+            f"language model {family!r} is not supported; supported are Qwen2, Qwen3, "
+            "Llama and InternLM2",
+        )
+        other = set(self.layer_types or ()) - {"full_attention"}
+        _refuse(
+            other,
+            f"layer_types has {', '.join(sorted(other))}; only full_attention "
+            "is supported",
         )
         kv_heads, head_width = self.kv_heads or self.heads, self.head_width
+        if family == "qwen3" and not head_width:
+            head_width = _QWEN3_HEAD
         if not head_width:
             _heads_divide(self.width, "num_attention_heads", self.heads)
             head_width = self.width // self.heads
@@ -204,15 +237,41 @@ class _Text(Struct, kw_only=True):
             head_width=head_width,
             rope=rope,
             qkv_bias=family == "qwen2",
+            qk_norm=family == "qwen3",
             tied=self.tied if tied is UNSET else bool(tied),
         )
 
     @classmethod
-    def of(cls, config: DecoderConfig, **changes: Any) -> _Text:
-        """As transformers writes it."""
+    def of(cls, config: DecoderConfig, **changes: Any) -> Self:
+        """As transformers writes it; InternLM2 as Llama, whose mathematics it is."""
         shared = _shared(config, cls.__struct_fields__)
-        shared |= {"rope_parameters": _Rope.of(config.rope), "head_width": UNSET}
+        shared |= {
+            "rope_parameters": _Rope.of(config.rope),
+            "model_type": "qwen2" if config.qkv_bias else "llama",
+        }
+        if config.qk_norm:
+            shared["model_type"] = "qwen3"
+        if config.head_width * config.heads == config.width and not config.qk_norm:
+            shared["head_width"] = UNSET
         return cls(**shared | changes)
+
+
+class _TextModel(_Text, kw_only=True):
+    """A file that describes a decoder alone."""
+
+    dtype: Any = None
+
+    def config(self, directory: Path) -> tuple[str, TextConfig]:
+        """The layout and the shape, all checked."""
+        text = replace(self, rope_theta=self.rope_theta or _THETA)
+        language = text.decoder(text.model_type, UNSET)
+        return TEXT, TextConfig(language, chat_of(_tokenizer_texts(directory)))
+
+    @classmethod
+    def of(cls, config: Any, **changes: Any) -> Self:
+        """As transformers writes it."""
+        made = super().of(config.language, **changes)
+        return replace(made, architectures=[_CLASSES[made.model_type]])
 
 
 class _QwenVision(Struct, kw_only=True):
@@ -319,7 +378,8 @@ class _InternVL(Struct, kw_only=True):
     tied: bool | UnsetType = field(name="tie_word_embeddings", default=UNSET)
     architectures: Any = ("InternVLForConditionalGeneration",)
     model_type: str = INTERNVL
-    image_token: Whole = field(name="image_token_id")
+    # Absent from early files; the default of transformers.
+    image_token: Whole = field(name="image_token_id", default=151667)
     image_seq_length: Any = UNSET
     downsample_ratio: Positive = 0.5
     text_config: _Text
@@ -336,16 +396,15 @@ class _InternVL(Struct, kw_only=True):
 
     @classmethod
     def of(cls, config: InternVLConfig) -> _InternVL:
-        """As transformers writes it; InternLM2 as Llama, whose mathematics it is."""
+        """As transformers writes it."""
         language, vision = config.language, config.vision
-        llama = {"model_type": "llama", "head_width": language.head_width}
         tower = _shared(vision, ("width", "layers", "heads", "hidden", "norm_eps"))
         return cls(
             tied=language.tied,
             image_token=config.image_token,
             image_seq_length=config.tile_tokens,
             downsample_ratio=1 / config.shuffle,
-            text_config=_Text.of(language, **({} if language.qkv_bias else llama)),
+            text_config=_Text.of(language),
             vision_config=_InternViT(
                 **tower,
                 attention_bias=vision.qkv_bias,
@@ -382,12 +441,13 @@ class _InternVLChat(Struct, kw_only=True):
         return layout, InternVLConfig(language, tower, token, shuffle)
 
 
-_ARCHITECTURES = {
-    "InternLM2ForCausalLM": "internlm2",
-    "Qwen2ForCausalLM": "qwen2",
-    "LlamaForCausalLM": "llama",
+_ARCHITECTURES = {"InternLM2ForCausalLM": "internlm2"} | {
+    name: family for family, name in _CLASSES.items()
 }
-_LAYOUTS = {QWEN: _Qwen, INTERNVL: _InternVL, INTERNVL_CHAT: _InternVLChat}
+# By model_type; and as transformers would write each.
+_FILES = {QWEN: _Qwen, INTERNVL: _InternVL, INTERNVL_CHAT: _InternVLChat}
+_FILES |= dict.fromkeys(_CLASSES, _TextModel)
+_WRITTEN = {QwenVLConfig: _Qwen, InternVLConfig: _InternVL, TextConfig: _TextModel}
 
 
 def _check_token(name: str, value: int, vocabulary: int) -> None:
@@ -420,16 +480,17 @@ def read_config(directory: Path) -> tuple[str, BackboneConfig]:
     path = directory / "config.json"
     values = read_json(path, dict[str, Any])
     kind = values.get("model_type")
-    if not isinstance(kind, str) or kind not in _LAYOUTS:
+    if not isinstance(kind, str) or kind not in _FILES:
         raise DataError(
             f"{path}: model_type {kind!r} is not supported; supported are "
-            f"{QWEN} (Qwen2.5-VL), {INTERNVL} and {INTERNVL_CHAT} (InternVL2.5)"
+            f"{QWEN} (Qwen2.5-VL), {INTERNVL} and {INTERNVL_CHAT} (InternVL2.5, "
+            f"InternVL3), and of text alone {', '.join(_CLASSES)}"
         )
     if kind == QWEN:
         # Older files hold the text's fields at the top.
         values = {"text_config": values} | values
     try:
-        file = msgspec.convert(values, _LAYOUTS[kind])
+        file = msgspec.convert(values, _FILES[kind])
         _check_only("", values, _ONLY[kind])
         return file.config(directory)
     except (msgspec.ValidationError, ValueError) as error:
@@ -446,6 +507,36 @@ class _TokenizerFile(Struct):
     added_tokens: list[_AddedToken] = []
 
 
+class _NamedTemplate(Struct):
+    template: str
+
+
+class _TokenizerConfig(Struct):
+    chat_template: str | list[_NamedTemplate] | None = None
+
+
+def _tokenizer_texts(directory: Path) -> list[str]:
+    """The chat templates of a folder and the tokens that its tokenizer adds.
+
+    Raises:
+        DataError: a file cannot be read.
+    """
+    texts: list[str] = []
+    path = directory / "tokenizer_config.json"
+    if path.is_file():
+        found = read_json(path, _TokenizerConfig).chat_template or []
+        texts += [found] if isinstance(found, str) else [one.template for one in found]
+    path = directory / "chat_template.jinja"
+    if path.is_file():
+        with faults_of(path):
+            texts.append(path.read_text(encoding="utf-8"))
+    path = directory / TOKENIZER
+    if path.is_file():
+        added = read_json(path, _TokenizerFile).added_tokens
+        texts += [token.content for token in added]
+    return texts
+
+
 def added_token(directory: Path, text: str) -> int:
     """Id of a token that a tokenizer's files add.
 
@@ -454,7 +545,7 @@ def added_token(directory: Path, text: str) -> int:
     """
     path = directory / "added_tokens.json"
     added = read_json(path, dict[str, Whole]) if path.is_file() else {}
-    path = directory / "tokenizer.json"
+    path = directory / TOKENIZER
     if text not in added and path.is_file():
         tokens = read_json(path, _TokenizerFile).added_tokens
         added = {token.content: token.id for token in tokens}
@@ -467,6 +558,6 @@ def added_token(directory: Path, text: str) -> int:
 
 def config_json(config: BackboneConfig, dtype: str) -> dict[str, Any]:
     """config.json as transformers writes it, of a model saved in its native layout."""
-    layout: Any = _LAYOUTS[families.family_of(config).layout]
-    written = replace(layout.of(config), dtype=dtype, tied=config.language.tied)
+    file: Any = _WRITTEN[type(config)]
+    written = replace(file.of(config), dtype=dtype, tied=config.language.tied)
     return msgspec.to_builtins(written)

@@ -47,12 +47,11 @@ def export(
     files = dict(model.assets()) | reward_head.own_rows_file(
         model.head, params, model.answer_tokens
     )
-    described = {
-        "preprocessor_config.json": model.family.preprocessor(
+    described = {"tokenizer_config.json": tokenizer_config(model)}
+    if model.config.vision is not None:
+        described["preprocessor_config.json"] = model.family.preprocessor(
             model.config, model.prompting
-        ),
-        "tokenizer_config.json": tokenizer_config(model),
-    }
+        )
     for name, value in described.items():
         files[name] = (json.dumps(value, indent=2) + "\n").encode()
     tensors.save_pretrained(
@@ -65,9 +64,16 @@ def export(
 
 
 def tokenizer_config(model: Backbone) -> dict[str, Any]:
-    """Enough for ``AutoTokenizer`` to take tokenizer.json as it is."""
-    return {
+    """Enough for ``AutoTokenizer`` to take tokenizer.json as it is.
+
+    The chat template of a text model is that of training: its user turn stays open.
+    """
+    described = {
         "tokenizer_class": "PreTrainedTokenizerFast",
         "model_max_length": model.prompting.max_length,
         "clean_up_tokenization_spaces": False,
     }
+    if not model.template.first_token:
+        opened = model.template.before + "{{ messages[0]['content'] }}"
+        described["chat_template"] = opened
+    return described

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
+from tokenizers import Tokenizer
 
 from mprm_jax.data.prompt import add_step_marker, token_id
 from mprm_jax.models import reward_head
@@ -66,6 +69,25 @@ def load_backbone(
     return dataclasses.replace(backbone, config=config, head=head), params
 
 
+def released_params(
+    directory: Path, vocabulary: int, wanted: Mapping[str, jax.ShapeDtypeStruct]
+) -> Params:
+    """Some parameters of a folder, as :func:`load_backbone` makes them.
+
+    Args:
+        directory: released weights.
+        vocabulary: rows that embedding and head get if they have fewer.
+        wanted: precision and sharding of each, by its path joined with dots. Others are
+            not read, and None.
+
+    Raises:
+        DataError: something in the folder cannot be used.
+    """
+    check_released(directory)
+    config, params = tensors.load_pretrained(directory, np.float32, wanted=wanted)
+    return reward_head.grow_vocabulary(config, params, vocabulary)[1]
+
+
 def from_small_files(
     directory: Path,
     compute: Compute,
@@ -83,12 +105,15 @@ def from_small_files(
     if prompting is None:
         prompting = Prompting(min(Prompting.max_length, config.language.context))
     head = RewardHead(None, config.language.tied)
+    if answers is not None and "answers" not in own:
+        head = dataclasses.replace(
+            head, tokens=_answer_ids(directory, tokenizer, answers)
+        )
     backbone = Backbone(config, head, prompting, compute, tokenizer)
     try:
-        if answers is not None and "answers" not in own:
-            tokens = token_id(tokenizer, answers[0]), token_id(tokenizer, answers[1])
-            head = dataclasses.replace(head, tokens=tokens)
-        image_token = token_id(tokenizer, backbone.family.template.image_token)
+        image_token = config.image_token
+        if (image := backbone.template.image_token) is not None:
+            image_token = token_id(tokenizer, image)
     except DataError as error:
         raise DataError(f"{directory / TOKENIZER}: {error}") from None
     if image_token != config.image_token:
@@ -96,7 +121,20 @@ def from_small_files(
             f"{directory}: config.json gives image token {config.image_token}, the "
             f"tokenizer {image_token}"
         )
-    return dataclasses.replace(backbone, head=head), marker, own
+    return backbone, marker, own
+
+
+def _answer_ids(
+    directory: Path, tokenizer: Tokenizer, answers: tuple[str, str]
+) -> tuple[int, int]:
+    try:
+        yes, no = (token_id(tokenizer, word) for word in answers)
+    except DataError as error:
+        raise DataError(
+            f"{directory / TOKENIZER}: {error}, whose row would be one of the reward "
+            "head's; give other answers, or new: rows that begin at zero"
+        ) from None
+    return yes, no
 
 
 def planned_backbone(

@@ -19,7 +19,7 @@ import numpy as np
 from mprm_jax.models import families
 from mprm_jax.models.decoder import DecoderConfig
 from mprm_jax.models.families import BackboneConfig
-from mprm_jax.models.weights.config import INTERNVL, INTERNVL_CHAT_FUSED, QWEN
+from mprm_jax.models.weights.config import INTERNVL, INTERNVL_CHAT_FUSED, QWEN, TEXT
 
 Path = tuple[str, ...]
 Shape = tuple[int, ...]
@@ -125,6 +125,9 @@ _LLAMA: tuple[Row, ...] = (
     ("model.layers.*.post_attention_layernorm", "mlp_norm"),
     *((f"model.layers.*.self_attn.{name[0]}_proj", name) for name in _QKV),
     ("model.layers.*.self_attn.o_proj", "output"),
+    # Where the model has them: Qwen3.
+    ("model.layers.*.self_attn.q_norm", "query_norm"),
+    ("model.layers.*.self_attn.k_norm", "key_norm"),
     *((f"model.layers.*.mlp.{name}_proj", name) for name in ("gate", "up", "down")),
 )
 _INTERNLM2: tuple[Row, ...] = (
@@ -182,8 +185,9 @@ _BARE = ("class_token", "positions", "attention_scale", "mlp_scale")
 
 def _parts(layout: str) -> Iterator[tuple[str, str, tuple[Row, ...]]]:
     """Prefix on disk, part of the parameters, and table, of a layout."""
-    if layout == QWEN:
-        yield "visual.", "vision", _QWEN_TOWER
+    if layout in (QWEN, TEXT):
+        if layout == QWEN:
+            yield "visual.", "vision", _QWEN_TOWER
         yield "", "language", _LLAMA
         return
     native = layout == INTERNVL
@@ -208,15 +212,14 @@ def _shapes(config: BackboneConfig) -> Any:
 def entries(layout: str, config: BackboneConfig) -> list[Entry]:
     """Every tensor of a checkpoint of one layout."""
     vision: Any = config.vision
-    frames = (vision.frames,) if layout == QWEN else ()
-    forms = {
-        "class_token": _reshaped((1, 1)),
-        "positions": _reshaped((1,)),
-        "patch": _convolution((3, *frames, vision.patch, vision.patch)),
-    }
+    forms = {"class_token": _reshaped((1, 1)), "positions": _reshaped((1,))}
     # Of the language models only InternLM2 fuses its own.
     fused = {"vision": THIRDS, "language": _grouped(config.language)}
-    layers = {"vision": vision.layers, "language": config.language.layers}
+    layers = {"language": config.language.layers}
+    if vision is not None:
+        frames = (vision.frames,) if layout == QWEN else ()
+        forms["patch"] = _convolution((3, *frames, vision.patch, vision.patch))
+        layers["vision"] = vision.layers
     found = []
     for prefix, part, table in _parts(layout):
         shapes = _shapes(config)[part]
@@ -282,6 +285,10 @@ _RENAMED = {
         ("model.multi_modal_projector.", "multi_modal_projector."),
         ("model.language_model.", "language_model.model."),
         ("lm_head.", "language_model.lm_head."),
+    ),
+    # Of a model without its head (AutoModel).
+    TEXT: tuple(
+        (f"{name}.", f"model.{name}.") for name in ("embed_tokens", "layers", "norm")
     ),
 }
 

@@ -53,6 +53,7 @@ def load_pretrained(
     sharding: ShardingRule | None = None,
     *,
     frozen_dtype: Any = None,
+    wanted: Mapping[str, jax.ShapeDtypeStruct] | None = None,
 ) -> tuple[BackboneConfig, Params]:
     """The model of a folder in any of the layouts.
 
@@ -64,6 +65,8 @@ def load_pretrained(
         dtype: of every parameter once placed.
         sharding: gives each parameter its sharding; None puts all on one device.
         frozen_dtype: of those that ``trainable`` freezes; None: the same.
+        wanted: by paths joined with dots, the only parameters to read, each in its own
+            precision and sharding; the others are None. None: all of them.
 
     Raises:
         DataError: the folder, its configuration or its weights cannot be used.
@@ -71,6 +74,9 @@ def load_pretrained(
     config, tensors, listed = stored_layout(directory)
     shapes = parameter_shapes(config, dtype, frozen_dtype)
     shardings = sharding(shapes) if sharding is not None else None
+    if wanted is not None:
+        listed = [e for e in listed if any(".".join(t) in wanted for t in e.targets)]
+        shapes, shardings = _only(shapes, wanted)
     params = _allocate(shapes, shardings)
     for entry, array in tensors.read(listed):
         for path, part in zip(entry.targets, entry.form.read(array), strict=True):
@@ -96,6 +102,17 @@ def stored_layout(directory: Path) -> tuple[BackboneConfig, Tensors, list[Entry]
         config, listed = untied, separate
     tensors.check(listed)
     return config, tensors, listed
+
+
+def _only(shapes: Params, wanted: Mapping[str, jax.ShapeDtypeStruct]) -> Any:
+    """(shapes, shardings) with None for what is not wanted."""
+
+    def one(path: tuple, leaf: Any) -> Any:
+        of = wanted.get(jax.tree_util.keystr(path, simple=True, separator="."))
+        return of and jax.ShapeDtypeStruct(leaf.shape, of.dtype, sharding=of.sharding)
+
+    chosen = jax.tree_util.tree_map_with_path(one, shapes)
+    return chosen, jax.tree.map(lambda leaf: leaf.sharding, chosen)
 
 
 def _allocate(shapes: Params, shardings: Any) -> Params:

@@ -1,0 +1,210 @@
+"""What of a subset a model is shown in training: how often, at what weight, and what is
+kept back to look at the model with.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from experiments.console.errors import UsageError
+from experiments.console.options import (
+    OptionalPath,
+    OptionalStr,
+    check_least,
+)
+from experiments.console.progress import progress
+from experiments.store.own_scores import ScoreTable, read_scores
+from experiments.store.read_subset import Subset
+from mprm_jax.records.problems import DataError
+from mprm_jax.train.config import Objective
+
+if TYPE_CHECKING:
+    from mprm_jax.data.loader import Source
+    from mprm_jax.models.model import Model
+    from mprm_jax.records.record import ImageRoot
+    from mprm_jax.train.judge import Judge
+
+# Streams of --seed, apart from the order of the rollouts and from each other.
+_MIXTURE, _HELD_OUT = 1, 2
+
+
+@dataclasses.dataclass(frozen=True)
+class PresentationOptions:
+    """How often rollouts are shown, and what they weigh.
+
+    Attributes:
+        source_weights: How many times an epoch shows the rollouts of a source, as
+            NAME=TIMES,NAME=TIMES; .5: half of them, drawn by --seed. Other sources: 1.
+        loss_weights: Table with what the loss of each rollout counts, one row for each
+            rollout of the corpus: JSON lines, .csv, Parquet, joined as --scores of mprm
+            select.
+        weight_column: Column of --loss-weights.
+    """
+
+    source_weights: OptionalStr = None
+    loss_weights: OptionalPath = None
+    weight_column: str = "weight"
+
+    def __post_init__(self) -> None:
+        list(self.times())
+
+    def times(self) -> Iterator[tuple[str, float]]:
+        """(source, times) of each that is named.
+
+        Raises:
+            UsageError: the text does not say so.
+        """
+        for part in (
+            (self.source_weights or "").split(",") if self.source_weights else ()
+        ):
+            name, _, value = part.rpartition("=")
+            try:
+                times = float(value)
+            except ValueError:
+                times = -1.0
+            if not name or not 0 <= times < float("inf"):
+                raise UsageError(
+                    f"--source-weights {part!r}: write NAME=TIMES, TIMES at least 0"
+                )
+            yield name, times
+
+
+@dataclasses.dataclass(frozen=True)
+class EvaluationOptions:
+    """A look at the model while it is trained.
+
+    Attributes:
+        eval_every: Updates between looks. Each tells AUROC over steps and their
+            cross-entropy beside the metrics; the checkpoint of the best AUROC is kept,
+            and is what evaluate, score and export read.
+        eval_set: Judged solutions to look with, as mprm evaluate --benchmark reads
+            them.
+        held_out: Instead, so many of the rollouts chosen to train on, drawn by --seed;
+            they are not trained on, and their own labels judge.
+        patience: Stop after so many looks that were not better than the best.
+    """
+
+    eval_every: int | None = None
+    eval_set: OptionalPath = None
+    held_out: int | None = None
+    patience: int | None = None
+
+    def __post_init__(self) -> None:
+        check_least(self, eval_every=1, held_out=1, patience=1)
+        sets = [self.eval_set, self.held_out]
+        if (self.eval_every is not None) != (sets.count(None) == 1):
+            raise UsageError(
+                "--eval-every needs --eval-set FILE or --held-out N, one of them, and "
+                "they need it"
+            )
+        if self.patience is not None and self.eval_every is None:
+            raise UsageError("--patience needs --eval-every")
+
+
+class Presentation(NamedTuple):
+    """What is shown of a subset.
+
+    Attributes:
+        places: of each presentation of an epoch among the subset's rollouts.
+        weight: of each presentation's loss.
+        held_out: places that are kept back.
+    """
+
+    places: np.ndarray
+    weight: np.ndarray
+    held_out: np.ndarray
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether every rollout is shown once, with weight 1."""
+        plain = np.array_equal(self.places, np.arange(len(self.places)))
+        return plain and bool((self.weight == 1).all())
+
+
+def presentation(
+    options: PresentationOptions, subset: Subset, held_out: int, seed: int
+) -> Presentation:
+    """What is shown of a subset.
+
+    Raises:
+        UsageError: a source is not there.
+        DataError: the weights cannot be joined, are below 0, or nothing is left.
+    """
+    from mprm_jax.data.loader import repeated
+
+    rollouts = subset.usable.rollouts
+    names, source = rollouts.source_names, rollouts.source[subset.usable_rows]
+    times = np.ones(len(source))
+    for name, wanted in options.times():
+        if name not in names:
+            raise UsageError(
+                f"--source-weights: the corpus has no source {name!r}; it has "
+                + ", ".join(names)
+            )
+        times[source == names.index(name)] = wanted
+    kept_back = np.zeros(0, np.int64)
+    if held_out:
+        if held_out >= len(source):
+            raise UsageError(
+                f"--held-out {held_out}: only {len(source)} rollouts were chosen"
+            )
+        rng = np.random.default_rng([seed, _HELD_OUT])
+        kept_back = np.sort(rng.choice(len(source), held_out, replace=False))
+        times[kept_back] = 0
+    places = repeated(times, np.random.default_rng([seed, _MIXTURE]))
+    weight = np.ones(len(source))
+    if options.loss_weights is not None:
+        table = ScoreTable(options.loss_weights, options.weight_column)
+        with progress("reading weights", len(subset.usable.row), "rows") as tick:
+            weight = read_scores(table, subset.usable, tick).scores[subset.usable_rows]
+        if (weight < 0).any():
+            raise DataError(f"{table.path}: a loss weight is below 0")
+    if not len(places) or not weight[places].any():
+        raise DataError("nothing is left to train on: every weight is 0")
+    return Presentation(places, weight[places], kept_back)
+
+
+def labelled_benchmark(
+    path: Path, root: Path | ImageRoot | None, model: Model, batch_size: int
+) -> Judge:
+    """Judged solutions to look at a model with.
+
+    Raises:
+        DataError: they cannot be read, or judge nothing.
+    """
+    from mprm_jax.data.scored import read_benchmark, solutions_root, without_repeats
+    from mprm_jax.evaluate import Prompts, of_solutions
+    from mprm_jax.train.judge import Judge
+
+    solutions = without_repeats(read_benchmark(path))
+    root = root or solutions_root(path, solutions)
+    labels = [np.array(of.labels) for of in solutions]
+    prompts = Prompts(model, of_solutions(solutions), root)
+    return Judge(model, prompts, labels, batch_size)
+
+
+def labelled_rollouts(
+    subset: Subset,
+    places: np.ndarray,
+    objective: Objective,
+    source_of: Callable[[Subset], Source],
+    model: Any,
+    batch_size: int,
+) -> Judge:
+    """Rollouts that were held out, judged by their own labels."""
+    from mprm_jax.train.judge import Judge
+    from mprm_jax.train.objective import StepLabeller
+
+    held = dataclasses.replace(subset, usable_rows=subset.usable_rows[places])
+    rollouts, labeller = subset.usable.rollouts, StepLabeller(Objective())
+    labels = []
+    for row in held.usable_rows.tolist():
+        steps = slice(*rollouts.offsets[row : row + 2].tolist())
+        target = labeller(rollouts.successes[steps], rollouts.trials[steps])
+        labels.append(np.where(target.weight_S, np.where(target.target_S, 1, -1), 0))
+    return Judge(model, source_of(held), labels, batch_size)
