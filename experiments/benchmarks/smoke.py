@@ -105,17 +105,26 @@ def environment(options: Options) -> dict[str, Any]:
 
 
 def chosen_attention(options: Options) -> dict[str, Any]:
-    """What each part of each backbone would take here, and why not the fused one."""
-    from mprm_jax.models.families import attention_choices
-    from tests.mprm_jax.backbone_shapes import BACKBONES, full_config
+    """What training would take here, and why where it is not the fused one."""
+    from mprm_jax.models.layers import AttentionUse, choose_attention
 
-    chosen = {
-        name: attention_choices(full_config(name, toy=False), "bfloat16")
-        for name in BACKBONES
-    }
+    def use(heads: Heads) -> AttentionUse:
+        # Of the towers Qwen's hides pairs of patches, and neither is trained.
+        return AttentionUse(
+            heads.queries,
+            heads.keys,
+            heads.width,
+            heads.length,
+            causal=heads.causal,
+            masked=heads is of["qwen2.5-vl tower"],
+            trained=heads.causal,
+            dtype="bfloat16",
+        )
+
+    of = kinds(options.tokens)
     return {
-        name: {part: dataclasses.asdict(choice) for part, choice in parts.items()}
-        for name, parts in chosen.items()
+        name: dataclasses.asdict(choose_attention(use(heads)))
+        for name, heads in of.items()
     }
 
 

@@ -259,6 +259,11 @@ def family_of(config: BackboneConfig) -> Family:
     return next(f for f in FAMILIES.values() if isinstance(config, f.config_type))
 
 
+def sees(name: str) -> bool:
+    """Whether backbones of the family of that name look at pictures."""
+    return name in FAMILIES and name != TEXT.name
+
+
 def attention_choices(config: BackboneConfig, dtype: str) -> dict[str, AttentionChoice]:
     """The attention of the decoder and of the tower on the devices here.
 
@@ -278,11 +283,6 @@ def compute_here(config: BackboneConfig, compute: Compute) -> Compute:
     return replace(
         compute, **{n: choice.implementation for n, choice in chosen.items()}
     )
-
-
-def sees(name: str) -> bool:
-    """Whether backbones of the family of that name look at pictures."""
-    return name in FAMILIES and name != TEXT.name
 
 
 def init(config: BackboneConfig, key: jax.Array) -> Params:

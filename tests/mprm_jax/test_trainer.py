@@ -5,7 +5,7 @@ import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from types import ModuleType
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -208,10 +208,11 @@ def test_a_run_without_progress_ends_early_and_stays_ended(run, tmp_path):
 
 def test_a_tracker_is_told_and_one_that_is_missing_is_named(run, tmp_path, monkeypatch):
     told = []
-    package = ModuleType("trackio")
-    package.init = lambda **names: told.append(names)
-    package.log = lambda metrics, step: told.append((step, metrics["loss"]))
-    package.finish = lambda: told.append("finished")
+    package = SimpleNamespace(
+        init=lambda **names: told.append(names),
+        log=lambda metrics, step: told.append((step, metrics["loss"])),
+        finish=lambda: told.append("finished"),
+    )
     monkeypatch.setitem(sys.modules, "trackio", package)
     config = TrainConfig(learning_rate=1e-2, tracker="trackio")
     run(tmp_path / "run", config=config)
