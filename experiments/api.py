@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -493,6 +494,7 @@ def train_model(
         >>> len(mprm.predict(trained, world / "benchmark" / "test.jsonl"))
         10
     """
+    from experiments.console.price import TrainingData, fitted
     from experiments.console.training import (
         ObjectiveOptions,
         TrainingOptions,
@@ -513,13 +515,16 @@ def train_model(
         seed=seed,
     )
     plan = options.budget(len(subset.usable_rows), len(subset.usable.row))
-    network, params, mesh = open_model(options, plan)
     root = None if images is None else Path(images)
+    longest = int(subset.usable.rollouts.lengths[subset.usable_rows].max())
+    source_for = partial(read_subset.examples, subset, images=root)
+    options, _ = fitted(options, TrainingData(source_for, longest, plan))
+    network, params, mesh = open_model(options, plan)
     job = loop.TrainingJob(
         network,
-        read_subset.examples(subset, network.encode, root),
+        source_for(network.encode),
         plan,
-        open_ladder(int(subset.usable.rollouts.lengths[subset.usable_rows].max())),
+        open_ladder(longest),
         options.config(),
     )
     folder = None
@@ -550,12 +555,14 @@ def predict(
     Example: see :func:`train_model`.
     """
     from mprm_jax.data.scored import read_benchmark, solutions_root, without_repeats
+    from mprm_jax.evaluate import Scoring
     from mprm_jax.evaluate import predict as scored
 
     path = Path(benchmark)
     solutions = without_repeats(read_benchmark(path))
     root = solutions_root(path, solutions) if images is None else Path(images)
-    return scored(trained.model, trained.params, solutions, root, batch_size)
+    how = Scoring(batch_size, threads=2)
+    return scored(trained.model, trained.params, solutions, root, how)
 
 
 def evaluate_scores(

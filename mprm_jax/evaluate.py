@@ -1,16 +1,24 @@
-"""Scores of a model on judged solutions: encode, batch, score, in any order alike."""
+"""Scores of a model on judged solutions: encode, batch, score, in any order alike.
+
+Threads encode what comes next while the devices compute. Parameters that lie on a mesh
+are computed with there: every batch is split over its copies and parts.
+"""
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from functools import partial
-from itertools import groupby
+from itertools import chain, groupby, pairwise
 from pathlib import Path
 from typing import NamedTuple
 
 import jax
 import msgspec
 import numpy as np
+from jax.sharding import Mesh, NamedSharding
 from PIL.Image import Image
 from scipy.special import expit
 
@@ -21,14 +29,34 @@ from mprm_jax.data.scored import Candidate, CandidateSet, Prediction, Solution
 from mprm_jax.models.model import Model, Params
 from mprm_jax.records.problems import BadRecord, DataError
 from mprm_jax.records.record import ImageRoot
+from mprm_jax.train.sharding import batch_parts, place_batch
 
 # Examples are encoded, sorted by length and scored this many batches at a time: images
 # of a whole benchmark need not fit the memory, and lengths in a batch are near alike.
 _WINDOW = 16
 
+# Prompts that a thread encodes in one go: those of one problem share their pictures.
+_IN_A_GO = 4
+
 # Shapes as in training: pictures come in hundreds of sizes.
 _LADDER = open_ladder(1, tokens=1 << 20, patches=1 << 20)
 _SMALLEST_STEPS = 8
+
+
+@dataclass(frozen=True)
+class Scoring:
+    """How prompts are scored; but for rounding, nothing here changes a score.
+
+    Attributes:
+        batch_size: prompts scored at a time, at least 1; on a mesh rounded up to a
+            multiple of the parts that share them.
+        threads: that encode ahead; 0 encodes in the caller's, between batches.
+        tick: told how many prompts have been scored.
+    """
+
+    batch_size: int
+    threads: int = 0
+    tick: Callable[[int], None] = lambda done: None
 
 
 class Prompt(NamedTuple):
@@ -61,25 +89,20 @@ def of_candidates(sets: Sequence[CandidateSet]) -> list[Prompt]:
 
 
 class Prompts:
-    """Prompts without labels, encoded one by one when asked for.
+    """Prompts without labels, encoded one by one when asked for, by any thread.
 
     Args:
         model: encodes.
         prompts: those of one problem follow one another.
         root: of their images.
-        tick: told how many have been encoded, where they are taken in order.
     """
 
     def __init__(
-        self,
-        model: Model,
-        prompts: Sequence[Prompt],
-        root: Path | ImageRoot,
-        tick: Callable[[int], None] = lambda done: None,
+        self, model: Model, prompts: Sequence[Prompt], root: Path | ImageRoot
     ) -> None:
         self._model, self._prompts, self._root = model, prompts, root
-        self._tick = tick
-        self._opened: tuple[tuple[str, ...], tuple[Image, ...]] = ((), ())
+        # The pictures opened last, of each thread.
+        self._opened = threading.local()
 
     def __len__(self) -> int:
         return len(self._prompts)
@@ -92,16 +115,20 @@ class Prompts:
         """
         where, question, steps, names = self._prompts[place]
         try:
-            if self._opened[0] != names:
-                self._opened = names, read_images(self._root, names)
-            encoded = self._model.encode(question, steps, self._opened[1])
+            encoded = self._model.encode(question, steps, self._images(names))
         except BadRecord as error:
             raise DataError(f"{where}: {error}") from None
         tokens_L, images_PxD, marker_S, truncated = encoded
-        self._tick(place + 1)
         # A step without trials is padding.
         ones_S = np.ones(len(marker_S), np.int32)
         return Example(tokens_L, images_PxD, marker_S, 0 * ones_S, ones_S, truncated)
+
+    def _images(self, names: tuple[str, ...]) -> tuple[Image, ...]:
+        before, images = getattr(self._opened, "last", ((), ()))
+        if before != names:
+            images = read_images(self._root, names)
+            self._opened.last = names, images
+        return images
 
 
 def predictions(
@@ -109,15 +136,15 @@ def predictions(
     params: Params,
     solutions: Sequence[Solution],
     examples: Source,
-    batch_size: int,
+    how: Scoring,
 ) -> list[Prediction]:
     """The model's scores of all solutions, in their order; ``examples`` are the same,
-    encoded, and taken one by one.
+    encoded.
 
     Raises:
         DataError: a score is not a number; the message names the solution.
     """
-    scores = score_prompts(model, params, examples, batch_size)
+    scores = score_prompts(model, params, examples, how)
     rows = []
     for one, found in zip(solutions, scores, strict=True):
         of, source = _finite(found, one.where), one.record.source or ""
@@ -137,17 +164,15 @@ def predict(
     params: Params,
     solutions: Sequence[Solution],
     root: Path | ImageRoot,
-    batch_size: int,
-    tick: Callable[[int], None] = lambda done: None,
+    how: Scoring,
 ) -> list[Prediction]:
-    """As :func:`predictions`, of solutions whose images lie below ``root``; ``tick`` is
-    told how many have been encoded.
+    """As :func:`predictions`, of solutions whose images lie below ``root``.
 
     Raises:
         DataError: a solution cannot be encoded or scored; the message names it.
     """
-    prompts = Prompts(model, of_solutions(solutions), root, tick)
-    return predictions(model, params, solutions, prompts, batch_size)
+    prompts = Prompts(model, of_solutions(solutions), root)
+    return predictions(model, params, solutions, prompts, how)
 
 
 def score_candidates(
@@ -155,11 +180,10 @@ def score_candidates(
     params: Params,
     sets: Sequence[CandidateSet],
     root: Path | ImageRoot,
-    batch_size: int,
-    tick: Callable[[int], None] = lambda done: None,
+    how: Scoring,
 ) -> list[CandidateSet]:
     """The sets with the model's scores of all candidates, whose images lie below
-    ``root``; ``tick`` is told how many have been encoded.
+    ``root``.
 
     A candidate that is too long is judged by the steps that fit; its scores are fewer
     than its steps.
@@ -167,8 +191,8 @@ def score_candidates(
     Raises:
         DataError: a candidate cannot be encoded or scored; the message names it.
     """
-    prompts = Prompts(model, of_candidates(sets), root, tick)
-    return with_scores(sets, score_prompts(model, params, prompts, batch_size))
+    prompts = Prompts(model, of_candidates(sets), root)
+    return with_scores(sets, score_prompts(model, params, prompts, how))
 
 
 def with_scores(
@@ -194,7 +218,7 @@ def with_scores(
 
 
 def score_prompts(
-    model: Model, params: Params, examples: Source, batch_size: int
+    model: Model, params: Params, examples: Source, how: Scoring
 ) -> list[np.ndarray]:
     """Score sigma(Yes - No) of each example's steps, float64 ``[S]``, in order.
 
@@ -204,20 +228,34 @@ def score_prompts(
     gives the same scores whatever an example is batched with.
     """
     scores = []
-    for logits_Sx3 in _at_markers(_logits, model, params, examples, batch_size):
+    for logits_Sx3 in _at_markers(_logits, model, params, examples, how):
         yes_S, no_S, _ = logits_Sx3.astype(np.float64).T
         scores.append(expit(yes_S - no_S))
     return scores
 
 
 def marker_states(
-    model: Model, params: Params, examples: Source, batch_size: int
+    model: Model, params: Params, examples: Source, how: Scoring
 ) -> Iterator[np.ndarray]:
     """What the reward head reads at each example's markers, float32 ``[S, D]``, in
     order, in batches as :func:`score_prompts` makes them.
     """
-    for states_SxD in _at_markers(_states, model, params, examples, batch_size):
+    for states_SxD in _at_markers(_states, model, params, examples, how):
         yield states_SxD.astype(np.float32)
+
+
+class _Dispatched(NamedTuple):
+    """A batch that the devices compute.
+
+    Attributes:
+        places: of its examples in the source.
+        steps: of each.
+        read_BxSxX: to be waited for.
+    """
+
+    places: list[int]
+    steps: list[int]
+    read_BxSxX: jax.Array
 
 
 def _at_markers(
@@ -225,18 +263,86 @@ def _at_markers(
     model: Model,
     params: Params,
     examples: Source,
-    batch_size: int,
+    how: Scoring,
 ) -> Iterator[np.ndarray]:
-    places, size = range(len(examples)), _WINDOW * batch_size
-    for start in places[::size]:
-        window = [examples[place] for place in places[start : start + size]]
-        found: dict[int, np.ndarray] = {}
-        for rows, buckets in _plan(window, batch_size):
-            batch = collate([window[i] for i in rows], buckets, batch_size)
-            read_BxSxX = np.asarray(read(model, params, batch))
-            for b, i in enumerate(rows):
-                found[i] = read_BxSxX[b, : len(window[i].marker_S)]
-        yield from (found[i] for i in range(len(window)))
+    """What ``read`` gives at each example's markers, in order.
+
+    A batch is waited for once the next one has been dispatched.
+    """
+    mesh = mesh_of(params)
+    parts = 1 if mesh is None else batch_parts(mesh)
+    batch_size = -(-how.batch_size // parts) * parts
+
+    def put(batch: Batch) -> Batch:
+        return batch if mesh is None else place_batch(mesh, batch)
+
+    def dispatched() -> Iterator[_Dispatched]:
+        start = 0
+        for window in _windows(examples, _WINDOW * batch_size, how.threads):
+            plan = list(_plan(window, batch_size))
+            # Taken out as they are used: the next window needs the memory.
+            left = dict(enumerate(window))
+            window.clear()
+            for rows, buckets in plan:
+                of = [left.pop(i) for i in rows]
+                batch = put(collate(of, buckets, batch_size))
+                places, steps = (
+                    [start + i for i in rows],
+                    [len(one.marker_S) for one in of],
+                )
+                yield _Dispatched(places, steps, read(model, params, batch))
+            start += _WINDOW * batch_size
+
+    found: dict[int, np.ndarray] = {}
+    following = done = 0
+    for one, _ in pairwise(chain(dispatched(), [None])):
+        assert one is not None
+        read_BxSxX = np.asarray(one.read_BxSxX)
+        for b, (place, steps) in enumerate(zip(one.places, one.steps, strict=True)):
+            found[place] = read_BxSxX[b, :steps]
+        done += len(one.places)
+        how.tick(done)
+        while following in found:
+            yield found.pop(following)
+            following += 1
+
+
+def mesh_of(params: Params) -> Mesh | None:
+    """The mesh that the parameters lie on; None: one device, or none yet."""
+    for leaf in jax.tree.leaves(params):
+        where = getattr(leaf, "sharding", None)
+        if isinstance(where, NamedSharding) and isinstance(where.mesh, Mesh):
+            return where.mesh
+    return None
+
+
+def _windows(examples: Source, size: int, threads: int) -> Iterator[list[Example]]:
+    """The examples, so many at a time; threads read the next while one is used.
+
+    Raises:
+        DataError: of the first example that cannot be read, whatever else cannot.
+    """
+
+    def read(places: range) -> list[Example]:
+        return [examples[place] for place in places]
+
+    def cut(places: range, size: int) -> Iterator[range]:
+        return (places[start : start + size] for start in range(0, len(places), size))
+
+    windows = cut(range(len(examples)), size)
+    if not threads:
+        yield from map(read, windows)
+        return
+    pool = ThreadPoolExecutor(threads)
+
+    def ahead(window: range) -> list[Future[list[Example]]]:
+        return [pool.submit(read, few) for few in cut(window, _IN_A_GO)]
+
+    try:
+        for window, _ in pairwise(chain(map(ahead, windows), [None])):
+            yield [one for few in window or () for one in few.result()]
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 @partial(jax.jit, static_argnums=0)

@@ -151,11 +151,11 @@ def measure(options: Options, name: BackboneName) -> dict[str, Any]:
     import jax
     import jax.numpy as jnp
 
-    from mprm_jax.data.batches import open_ladder
+    from mprm_jax.data.batches import Bucket, Buckets
     from mprm_jax.train.loop import TrainConfig, TrainingJob
     from mprm_jax.train.objective import Objective
     from mprm_jax.train.optimizer import OptimizerConfig
-    from mprm_jax.train.price import Load, price
+    from mprm_jax.train.price import Planned, alike, price
     from mprm_jax.train.sharding import MeshShape, abstract_mesh
     from mprm_jax.train.update import UpdateRule, compiled_step, initial_state
     from mprm_jax.train.update_plan import plan
@@ -170,12 +170,13 @@ def measure(options: Options, name: BackboneName) -> dict[str, Any]:
 
     key = jax.random.key(0)
     shapes = jax.eval_shape(functools.partial(parameters, model), key)
-    load = Load(options.tokens, options.tokens, batch.images_BxPxD.shape[1])
+    images_BxPxD = batch.images_BxPxD
+    shape = Bucket(options.tokens, images_BxPxD.shape[1])
+    prompts = alike(shape, options.batch_size, images_BxPxD[0, :1].nbytes)
     mesh = abstract_mesh(MeshShape(1, 1, 1))
-    job = TrainingJob(
-        model, [], budget, open_ladder(1), TrainConfig(optimizer=settings)
-    )
-    said = price(job, shapes, load, mesh)
+    buckets, config = Buckets((shape,), 1), TrainConfig(optimizer=settings)
+    job = TrainingJob(model, [], budget, buckets, config)
+    said = price(Planned(job, shapes, prompts), mesh, 1)
     allocate = options.toy or jax.default_backend() == "gpu"
     if allocate:
         start = beginning(draw(model, key))

@@ -112,7 +112,7 @@ def _dispatch(arguments: list[str]) -> int:
     else:
         from experiments.console.compilation import keep_compiled
 
-        keep_compiled()
+        keep_compiled("--no-compile-cache" not in arguments)
     module, words = name, 1
     if name == "run":
         from experiments.cli.run import main as run_experiment

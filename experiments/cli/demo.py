@@ -10,12 +10,12 @@ from typing import Literal
 
 from experiments.console.command import answer
 from experiments.console.errors import UsageError
-from experiments.console.options import SeedOption, check_least, given
+from experiments.console.options import CompileOption, SeedOption, check_least, given
 from experiments.console.training import DEMO_BACKBONE
 
 
 @dataclasses.dataclass(frozen=True)
-class Options(SeedOption):
+class Options(CompileOption, SeedOption):
     """The paper's experiment, end to end, on a world whose truth is known.
 
     Draws pictures, lets a fallible policy reason about them, re-runs it 16 times from

@@ -160,14 +160,15 @@ def _predict(
     facts of the checkpoint.
     """
     from mprm_jax.data.scored import read_benchmark, solutions_root, without_repeats
-    from mprm_jax.evaluate import predict
+    from mprm_jax.evaluate import Scoring, predict
 
     read = read_benchmark(benchmark)
     solutions = without_repeats(read)
     root = options.root or solutions_root(benchmark, solutions)
-    model, params, facts = load_checkpoint(checkpoint)
+    model, params, facts = load_checkpoint(checkpoint, options.opening())
     with progress("scoring", len(solutions), "solutions", compiling()) as tick:
-        rows = predict(model, params, solutions, root, options.batch_size, tick)
+        how = Scoring(options.batch_size, options.threads, tick)
+        rows = predict(model, params, solutions, root, how)
     return rows, len(read) - len(solutions), facts
 
 

@@ -13,7 +13,7 @@ import tyro
 from experiments.console.command import answer
 from experiments.console.compilation import compiling
 from experiments.console.errors import UsageError
-from experiments.console.options import SeedOption, check_least
+from experiments.console.options import CompileOption, SeedOption, check_least
 from experiments.console.progress import progress
 from experiments.console.text import size
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 @dataclasses.dataclass(frozen=True)
-class Options(SeedOption):
+class Options(CompileOption, SeedOption):
     """Pretrain the tiny backbone that `mprm demo` and `mprm train --model tiny` use.
 
     On pictures and solutions of all ten sources it learns to name what cells show, to

@@ -70,16 +70,17 @@ def _score(
     options: Options, checkpoint: Path, file: Path
 ) -> tuple[list[CandidateSet], dict[str, Any]]:
     """The scored candidates, and the facts of the checkpoint."""
-    from mprm_jax.evaluate import score_candidates
+    from mprm_jax.evaluate import Scoring, score_candidates
     from mprm_jax.records.record import image_root
 
     sets = read_candidates(file, scored=False)
     images = next((of.images for of in sets if of.images), ())
     root = options.root or image_root(file, images)
-    model, params, facts = load_checkpoint(checkpoint)
+    model, params, facts = load_checkpoint(checkpoint, options.opening())
     candidates = sum(len(of.candidates) for of in sets)
     with progress("scoring", candidates, "candidates", compiling()) as tick:
-        found = score_candidates(model, params, sets, root, options.batch_size, tick)
+        how = Scoring(options.batch_size, options.threads, tick)
+        found = score_candidates(model, params, sets, root, how)
     return found, facts
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import shlex
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,16 +18,22 @@ from experiments.console.compilation import compiling
 from experiments.console.corpus import RuleOptions, load_usable
 from experiments.console.errors import UsageError, print_bad_lines
 from experiments.console.options import PictureOptions, given, wrong_usage
+from experiments.console.price import (
+    PriceOptions,
+    TrainingData,
+    encoder,
+    fitted,
+    price_run,
+    price_text,
+    verdict,
+)
 from experiments.console.progress import progress
-from experiments.console.tables import format_table
-from experiments.console.text import count_of, duration, size
+from experiments.console.text import count_of
 from experiments.console.training import (
     TINY,
     ObjectiveOptions,
-    PriceOptions,
     TrainingOptions,
     open_model,
-    price_run,
     say_if_text,
 )
 from experiments.store.read_subset import (
@@ -43,9 +50,7 @@ from mprm_jax.train.update_plan import UpdatePlan
 if TYPE_CHECKING:
     from mprm_jax.data.batches import Sizes
     from mprm_jax.data.loader import CorpusExamples
-    from mprm_jax.models.layers import AttentionChoice
     from mprm_jax.models.model import Params
-    from mprm_jax.train.price import Price
 
 MANIFEST = "manifest.json"
 
@@ -94,7 +99,7 @@ class Options(PictureOptions, RuleOptions):
 
     Example: mprm train CORPUS --images ROOT --subset bis10.jsonl --output runs/bis10
 
-    What will it cost? mprm train CORPUS --model DIR --mesh 1x8x1 --dry-run
+    Does it fit? mprm train CORPUS --model DIR --devices 8 --memory 80 --dry-run
 
     Attributes:
         subset: A subset of this corpus as mprm select wrote it: the file, or its
@@ -146,13 +151,12 @@ def run(options: Options) -> None:
         subset.usable.need_counts("the beta-binomial likelihood")
     budget = training.budget(len(subset.usable_rows), len(subset.usable.row))
     longest = int(subset.usable.rollouts.lengths[subset.usable_rows].max())
+    on = TrainingData(_source_for(options, subset), longest, budget)
     if options.cost.dry_run:
-
-        def source_for(encode: Any) -> CorpusExamples:
-            return examples(subset, encode, options.root)
-
-        found = price_run(training, options.cost, source_for, longest, budget)
-        _answer_price(options, found)
+        cost = price_run(training, options.cost, on)
+        value = dataclasses.asdict(cost)
+        value |= {"fits": cost.fits, "bytes_needed": cost.bytes_needed}
+        answer(options.json, value, price_text(cost, options.cost))
         return
 
     with progress("loading the model", None):
@@ -162,15 +166,20 @@ def run(options: Options) -> None:
         from mprm_jax.train.open_backbone import attention_of
         from mprm_jax.train.run_files import RunFolder
 
-        with advised():
-            model, params, mesh = open_model(training, budget)
+        encode = encoder(training, on)
+    subset, sizes = _checked(options, subset, encode)
+    budget = training.budget(len(subset.usable_rows), len(subset.usable.row))
+    on = TrainingData(_source_for(options, subset), longest, budget, sizes)
+    training, cost = fitted(training, on)
+    if cost is not None:
+        print(f"mprm train: {verdict(cost)}", file=sys.stderr)
+    with advised(), progress("loading the model", None):
+        model, params, mesh = open_model(training, budget)
     say_if_text(model, subset.usable, subset.usable_rows)
     attention = attention_of(model)
     for part, choice in attention.items():
         if choice.reason:
             print(f"mprm train: {part} by XLA: {choice.reason}", file=sys.stderr)
-    subset, sizes = _checked(options, subset, model.encode)
-    budget = training.budget(len(subset.usable_rows), len(subset.usable.row))
     last: dict[str, Any] = {}
     whole = progress("training", budget.updates, "updates", compiling())
     with whole as tick, wrong_usage():
@@ -197,7 +206,12 @@ def run(options: Options) -> None:
             consume=training.model != TINY,
             on_update=on_update,
         )
-    _finish(options, subset, budget, last, attention)
+    chosen = {"attention": attention, "price": cost}
+    _finish(options, subset, budget, last, msgspec.to_builtins(chosen))
+
+
+def _source_for(options: Options, subset: Subset) -> Callable[[Any], CorpusExamples]:
+    return lambda encode: examples(subset, encode, options.root)
 
 
 def _training(options: Options) -> TrainingOptions:
@@ -278,9 +292,18 @@ def _finish(
     subset: Subset,
     budget: UpdatePlan,
     last: dict[str, Any],
-    attention: dict[str, AttentionChoice],
+    chosen: dict[str, Any],
 ) -> None:
-    """The manifest, and what the user is told; by the first host."""
+    """The manifest, and what the user is told; by the first host.
+
+    Args:
+        options: of the run.
+        subset: that was trained on.
+        budget: of the run.
+        last: what is known of its last update.
+        chosen: the ``attention`` of its parts, and the ``price`` that chose mesh and
+            micro-batches.
+    """
     import jax
 
     from mprm_jax.train.sharding import FIRST_HOST
@@ -300,8 +323,8 @@ def _finish(
     manifest = corpus_manifest(usable) | {
         "arguments": msgspec.to_builtins(options, enc_hook=str),
         "selection": subset.selection,
-        "attention": msgspec.to_builtins(attention),
         "result": result,
+        **chosen,
     }
     with OutputSet() as outputs:
         outputs.add_manifest(options.output / MANIFEST, manifest)
@@ -320,38 +343,3 @@ def _finish(
     lines += [f"next: mprm evaluate --checkpoint {folder} --benchmark FILE"]
     value = {"output": str(options.output), **result}
     answer(options.json, value, "\n".join(lines))
-
-
-def _answer_price(options: Options, price: Price) -> None:
-    rows = [
-        (what + " (estimate)" * (what == "activations"), size(held))
-        for what, held in price.bytes_per_device.items()
-    ]
-    rows.append(("together", size(sum(price.bytes_per_device.values()))))
-    axes = " x ".join(f"{size} {name}" for name, size in price.mesh.items())
-    read = "all prompts"
-    if price.prompts_sampled:
-        read = f"a sample of {price.prompts_read:,} prompts"
-    hours = "no hours: they follow from a device's peak, --peak-tflops"
-    if price.hours is not None:
-        whose = "given" if options.cost.peak_tflops else "of the device here"
-        hours = (
-            f"{duration(3600 * price.hours)} at {price.mfu:.0%} of "
-            f"{price.peak_tflops:,g} TFLOP/s per device ({whose})"
-        )
-    text = f"""\
-{price.parameters:,} parameters, {price.trained:,} of them trained
-devices: {price.devices} ({axes})
-
-{format_table(("bytes per device", ""), rows)}
-
-{count_of(price.updates, "update")} of {count_of(price.batch_size, "rollout")}
-{price.tokens_per_update:,} tokens per update, \
-{price.padded_tokens_per_update:,} with padding (from {read})
-{price.flops_per_update:.3g} FLOPs per update: 6 per trained weight and token, \
-2 in a frozen tower,
-12 L H Q T for attention; recomputation does not count (PaLM, App. B)
-{hours}
-
-nothing was allocated or written"""
-    answer(options.json, dataclasses.asdict(price), text)

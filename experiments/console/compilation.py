@@ -37,15 +37,24 @@ def compiling() -> str:
     return f"compiling (kept for later runs in {kept})" if kept else "compiling"
 
 
-def keep_compiled() -> None:
-    """Have JAX, which is to be imported yet, keep what takes it a second to compile.
+def keep_compiled(asked: bool = True) -> None:
+    """Have JAX, which is to be imported yet, keep what takes it a second to compile, or
+    keep nothing.
 
-    Nothing is changed where the folder cannot be written.
+    Where the folder cannot be written nothing is changed, and that is said.
     """
-    if _PLACE in os.environ or "jax" in sys.modules:
+    if "jax" in sys.modules:
+        return
+    if not asked:
+        os.environ["JAX_ENABLE_COMPILATION_CACHE"] = "false"
+        return
+    if _PLACE in os.environ:
         return
     folder = compiled_folder()
     with contextlib.suppress(OSError):
         folder.mkdir(parents=True, exist_ok=True)
-        if os.access(folder, os.W_OK):
-            os.environ[_PLACE] = str(folder)
+    if os.access(folder, os.W_OK):
+        os.environ[_PLACE] = str(folder)
+    else:
+        told = f"mprm: compiled code is not kept: cannot write {folder}"
+        print(told, file=sys.stderr)

@@ -62,6 +62,19 @@ class SeedOption(JsonOption):
         check_least(self, seed=0)
 
 
+@dataclasses.dataclass(frozen=True)
+class CompileOption:
+    """What commands that compile have.
+
+    Attributes:
+        compile_cache: Keep no compiled code. Without it what takes long to compile is
+            kept for later runs where mprm doctor says, in the user's cache folder;
+            JAX_COMPILATION_CACHE_DIR names another.
+    """
+
+    compile_cache: bool = dataclasses.field(default=True, kw_only=True)
+
+
 def given(options: Any, usual: Any = None) -> dict[str, Any]:
     """Options that differ from their defaults, by name as typed, those of nested groups
     included; ``usual`` has the defaults if they are not those of the class.

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import dataclasses
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -15,12 +14,12 @@ import tyro
 from experiments.console.errors import UsageError
 from experiments.console.options import (
     Checked,
+    CompileOption,
     Hidden,
     check_least,
     given,
     wrong_usage,
 )
-from experiments.console.progress import progress
 from mprm_jax.models.remat import Remat
 from mprm_jax.train.config import Objective, OptimizerConfig, Precision, TrainConfig
 from mprm_jax.train.update_plan import UpdatePlan, plan
@@ -31,10 +30,8 @@ if TYPE_CHECKING:
     from jax.sharding import Mesh
 
     from mprm_jax.data.corpus import SelectableCorpus
-    from mprm_jax.data.loader import CorpusExamples
     from mprm_jax.models.model import Model, Params
     from mprm_jax.train.open_backbone import Opening
-    from mprm_jax.train.price import Price
     from mprm_jax.train.run_files import Base
     from mprm_jax.train.sharding import MeshShape
 
@@ -80,6 +77,7 @@ class LoopOptions(Checked, TrainConfig):
     seed: Hidden[int] = 0
     threads: int = 2
     checkpoint_every: int = 100
+    accumulate: Hidden[int] = 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,7 +87,8 @@ class BackboneOptions:
     Attributes:
         mesh: Devices as DATAxFSDPxTENSOR: copies of the model, parts that each copy is
             split into, and devices that share each layer's work (1x8x1 is FSDP, 2x8x1
-            a copy per node). By default a copy on every device.
+            a copy per node). By default a copy on every device where it fits, else
+            FSDP.
         compute: Precision of a backbone's forward and backward pass (bfloat16); trained
             weights and their updates are float32 all the same.
         frozen_dtype: Precision of weights that are not trained (that of --compute).
@@ -152,7 +151,7 @@ class BackboneOptions:
 
 
 @dataclasses.dataclass(frozen=True)
-class TrainingOptions:
+class TrainingOptions(CompileOption):
     """How to train.
 
     Attributes:
@@ -163,6 +162,9 @@ class TrainingOptions:
             tiny).
         head_multiplier: Learning rate of the reward head over that of all else (1 in
             the paper; 10 for tiny).
+        accumulate: Micro-batches of an update, a divisor of the batch size; they change
+            memory and rounding, nothing else. By default as few as fit the devices'
+            memory (1 for tiny).
         matched_updates: As many updates as the whole corpus would get; the subset is
             repeated, in a new order each time.
         objective: The loss.
@@ -174,6 +176,7 @@ class TrainingOptions:
     batch_size: int | None = None
     learning_rate: float | None = None
     head_multiplier: float | None = None
+    accumulate: int | None = None
     matched_updates: bool = False
     objective: ObjectiveOptions = dataclasses.field(default_factory=ObjectiveOptions)
     loop: LoopOptions = dataclasses.field(default_factory=LoopOptions)
@@ -181,7 +184,7 @@ class TrainingOptions:
     seed: Hidden[int] = 0
 
     def __post_init__(self) -> None:
-        check_least(self, seed=0, batch_size=1)
+        check_least(self, seed=0, batch_size=1, accumulate=1)
         self.config()
         if self.model == TINY:
             for name in given(self.backbone):
@@ -200,6 +203,7 @@ class TrainingOptions:
             objective=self.objective,
             optimizer=optimizer,
             learning_rate=rate,
+            accumulate=self.accumulate or 1,
             seed=self.seed,
         )
 
@@ -214,27 +218,16 @@ class TrainingOptions:
         matched = whole if self.matched_updates else None
         return plan(rollouts, self.batch_size or usual[0], matched_to=matched)
 
-    def mesh_shape(self, batch_size: int) -> MeshShape:
-        """The mesh that was asked for, else a copy on every device here; one whose
-        parts can share a batch.
+    def mesh_shape(self) -> MeshShape | None:
+        """The mesh that was asked for.
 
         Raises:
-            UsageError: it is none, or cannot.
+            UsageError: it is none.
         """
-        import jax
+        from mprm_jax.train.sharding import parse_mesh
 
-        from mprm_jax.train.sharding import (
-            MeshShape,
-            abstract_mesh,
-            check_rows,
-            parse_mesh,
-        )
-
-        asked = self.backbone.mesh
         with wrong_usage("--mesh"):
-            shape = parse_mesh(asked) if asked else MeshShape(jax.device_count(), 1)
-            check_rows(abstract_mesh(shape), batch_size, self.loop.accumulate)
-        return shape
+            return (self.backbone.mesh and parse_mesh(self.backbone.mesh)) or None
 
     def backbone_folder(self) -> Path | None:
         """The folder of the backbone to train; None: another model, or none at all."""
@@ -267,14 +260,16 @@ def open_model(
     from mprm_jax.train import open_model as models
     from mprm_jax.train.features import cached
     from mprm_jax.train.open_backbone import open_for_training
-    from mprm_jax.train.sharding import make_mesh
+    from mprm_jax.train.sharding import MeshShape, check_rows, make_mesh
 
     folder, backbone = options.backbone_folder(), options.backbone
     if folder is None:
         return *models.open_model(options.model), None
     mesh = None
     if backbone.mesh is not None or jax.device_count() > 1:
-        mesh = make_mesh(options.mesh_shape(budget.batch_size))
+        mesh = make_mesh(options.mesh_shape() or MeshShape(jax.device_count(), 1))
+        with wrong_usage("--mesh"):
+            check_rows(mesh, budget.batch_size, options.accumulate or 1)
     model, params = open_for_training(folder, backbone.opening(), mesh, options.seed)
     if backbone.feature_cache is not None:
         adapted = isinstance(model, LoraModel)
@@ -300,78 +295,3 @@ def say_if_text(model: Model, usable: SelectableCorpus, rows: np.ndarray) -> Non
             f"{model.name} is trained on text alone, its vision tower unused",
             file=sys.stderr,
         )
-
-
-@dataclasses.dataclass(frozen=True)
-class PriceOptions:
-    """What it would cost.
-
-    Attributes:
-        dry_run: Say what it takes, and do nothing: parameters, bytes per device,
-            updates, tokens, FLOPs, and hours where a device's peak is known; the
-            devices of --mesh need not be here, nor a backbone's weights: its
-            config.json and tokenizer.json are enough.
-        mfu: With --dry-run: share of the devices' peak that will be reached.
-        peak_tflops: With --dry-run: peak of one device in TFLOP/s, from which hours
-            follow (in bfloat16 989 for an H100, 312 for an A100; by default that of
-            the GPU here).
-    """
-
-    dry_run: bool = False
-    mfu: float = 0.4
-    peak_tflops: float | None = None
-
-    def __post_init__(self) -> None:
-        for name in given(self):
-            if not self.dry_run:
-                raise UsageError(f"{name} needs --dry-run")
-
-
-def price_run(
-    options: TrainingOptions,
-    asked: PriceOptions,
-    source_for: Callable[[Any], CorpusExamples],
-    longest: int,
-    plan: UpdatePlan,
-) -> Price:
-    """Price a run, with nothing allocated; the devices need not be here.
-
-    Args:
-        options: of the training.
-        asked: utilisation and peak.
-        source_for: from the model's ``encode`` to the rollouts.
-        longest: steps of a rollout.
-        plan: of the run.
-
-    Raises:
-        UsageError: a setting of the model, the mesh or the price is out of range.
-        DataError: there is no such model, or a prompt of the sample cannot be read.
-    """
-    import jax
-
-    from mprm_jax.data.batches import open_ladder
-    from mprm_jax.train import open_model as models
-    from mprm_jax.train.loop import TrainingJob
-    from mprm_jax.train.open_backbone import planned_model
-    from mprm_jax.train.price import SAMPLE, Throughput, peak_here, price, sample_load
-    from mprm_jax.train.sharding import abstract_mesh
-
-    folder = options.backbone_folder()
-    if folder is not None:
-        model, shapes = planned_model(folder, options.backbone.opening())
-    else:
-        model, params = models.open_model(options.model)
-        shapes = jax.eval_shape(lambda: params)
-    source = source_for(model.encode)
-    job = TrainingJob(model, source, plan, open_ladder(longest), options.config())
-    peak = peak_here() if asked.peak_tflops is None else asked.peak_tflops
-    with wrong_usage():
-        throughput = Throughput(asked.mfu, peak)
-    if peak is None and "--mfu" in given(asked):
-        raise UsageError(
-            "--mfu needs --peak-tflops: the peak of this device is unknown"
-        )
-    mesh = abstract_mesh(options.mesh_shape(plan.batch_size))
-    with progress("reading", min(SAMPLE, len(source)), "prompts") as tick:
-        load = sample_load(job, tick)
-    return price(job, shapes, load, mesh, throughput)

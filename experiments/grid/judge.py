@@ -17,6 +17,7 @@ from mprm_jax.data.loader import Source
 from mprm_jax.data.scored import CandidateSet, Prediction, columns, read_prior
 from mprm_jax.evaluate import (
     Prompts,
+    Scoring,
     Solution,
     of_candidates,
     of_solutions,
@@ -141,8 +142,8 @@ class Bench:
         Raises:
             DataError: a solution cannot be read or scored; the message names it.
         """
-        size = self.batch_size
-        return predictions(self.model, params, self.solutions, self.prompts, size)
+        how = Scoring(self.batch_size)
+        return predictions(self.model, params, self.solutions, self.prompts, how)
 
     def point(self, params: Params) -> dict[str, float | None]:
         """What a learning curve shows of a model: as in :meth:`judge`.
@@ -197,7 +198,8 @@ class Bench:
         """
         if not self.sets:
             return None, []
-        scores = score_prompts(self.model, params, self.candidates, self.batch_size)
+        how = Scoring(self.batch_size)
+        scores = score_prompts(self.model, params, self.candidates, how)
         scored = with_scores(self.sets, scores)
         found = best_of_n(scored, replicates=0)
         names = ("mean", "random", "pass_at_n")

@@ -13,11 +13,11 @@ import tyro
 from experiments.console.corpus import CorpusOptions
 from experiments.console.errors import UsageError
 from experiments.console.options import Hidden, check_least
+from experiments.console.price import PriceOptions
 from experiments.console.training import (
     BackboneOptions,
     LoopOptions,
     ObjectiveOptions,
-    PriceOptions,
     TrainingOptions,
 )
 from experiments.grid.plan import BASE, CONTROLS, FULL, Cell, Grid

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from experiments.console.price import TrainingData, price_run
 from experiments.console.tables import format_table
 from experiments.console.text import count_of, duration
-from experiments.console.training import price_run
 from experiments.grid.inputs import Inputs
 from experiments.grid.options import Options
 from experiments.grid.plan import PASSES_PER_ROLLOUT, Planned
@@ -121,6 +121,17 @@ class Rates:
         return dataclasses.replace(of, tokens=tokens, seconds=seconds)
 
 
+def every_rollout(inputs: Inputs, plan: UpdatePlan) -> TrainingData:
+    """The largest training set of a grid."""
+    lengths = inputs.usable.rollouts.lengths
+
+    def source_for(encode: Any) -> CorpusExamples:
+        every = np.arange(len(lengths))
+        return CorpusExamples(inputs.usable, every, encode, inputs.images)
+
+    return TrainingData(source_for, int(lengths.max()), plan)
+
+
 def rates(options: Options, inputs: Inputs, plan: UpdatePlan) -> Rates:
     """Price an update, with nothing allocated; the devices need not be here.
 
@@ -128,15 +139,7 @@ def rates(options: Options, inputs: Inputs, plan: UpdatePlan) -> Rates:
         UsageError: a setting of the model, the mesh or the price is out of range.
         DataError: there is no such model, or a prompt of the sample cannot be read.
     """
-    lengths = inputs.usable.rollouts.lengths
-
-    def source_for(encode: Any) -> CorpusExamples:
-        every = np.arange(len(lengths))
-        return CorpusExamples(inputs.usable, every, encode, inputs.images)
-
-    run = price_run(
-        options.training(), options.cost, source_for, int(lengths.max()), plan
-    )
+    run = price_run(options.training(), options.cost, every_rollout(inputs, plan))
     forward = run.flops_per_update / run.batch_size / PASSES_PER_ROLLOUT
     return Rates(run, forward * len(inputs.solutions))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shlex
 import sys
 from collections.abc import Sequence
@@ -14,6 +15,7 @@ from experiments.console.compilation import compiling
 from experiments.console.corpus import load_usable
 from experiments.console.errors import print_bad_lines
 from experiments.console.options import given, wrong_usage
+from experiments.console.price import fitted, verdict
 from experiments.console.progress import progress
 from experiments.console.text import count_of
 from experiments.console.training import TINY, open_model
@@ -181,9 +183,17 @@ def _training(
 def _context(options: Options, inputs: Inputs, budget: UpdatePlan) -> GridContext:
     from experiments.grid.cells import Curve, GridContext, InitialParams, open_prompts
     from experiments.grid.judge import MemoryBudget, open_bench
+    from experiments.grid.price import every_rollout
     from mprm_jax.data.batches import open_ladder
     from mprm_jax.train.loop import advised
 
+    training, cost = fitted(options.training(), every_rollout(inputs, budget))
+    if cost is not None:
+        print(f"mprm run {NAME}: {verdict(cost)}", file=sys.stderr)
+    settings = dataclasses.replace(
+        options.settings, backbone=training.backbone, accumulate=training.accumulate
+    )
+    options = dataclasses.replace(options, settings=settings)
     with advised(), progress("loading the model", None):
         model, params, mesh = open_model(options.training(), budget)
 

@@ -25,7 +25,7 @@ from experiments.store.read_subset import Subset, examples
 from experiments.students.arms import Arm
 from experiments.students.runs import GivenTask, Lesson, SeenSteps, arm_scores
 from experiments.students.worlds import BATCH
-from mprm_jax.evaluate import marker_states
+from mprm_jax.evaluate import Scoring, marker_states
 from mprm_jax.records.record import ImageRoot
 from sim.students.evaluation import Split
 from sim.students.train import LEARNING_RATE, Student
@@ -117,7 +117,7 @@ def read_states(
     """
     source = examples(Subset(usable, rows, None), opened[0].encode, images)
     states = []
-    for of_rollout in marker_states(*opened, source, _TOGETHER):
+    for of_rollout in marker_states(*opened, source, Scoring(_TOGETHER)):
         states.append(of_rollout)
         tick()
     whole, kept = usable.rollouts.take(rows), np.array([len(of) for of in states])

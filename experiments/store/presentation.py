@@ -25,9 +25,9 @@ from mprm_jax.train.config import Objective
 
 if TYPE_CHECKING:
     from mprm_jax.data.loader import Source
+    from mprm_jax.judge import Judge
     from mprm_jax.models.model import Model
     from mprm_jax.records.record import ImageRoot
-    from mprm_jax.train.judge import Judge
 
 # Streams of --seed, apart from the order of the rollouts and from each other.
 _MIXTURE, _HELD_OUT = 1, 2
@@ -179,7 +179,7 @@ def labelled_benchmark(
     """
     from mprm_jax.data.scored import read_benchmark, solutions_root, without_repeats
     from mprm_jax.evaluate import Prompts, of_solutions
-    from mprm_jax.train.judge import Judge
+    from mprm_jax.judge import Judge
 
     solutions = without_repeats(read_benchmark(path))
     root = root or solutions_root(path, solutions)
@@ -197,7 +197,7 @@ def labelled_rollouts(
     batch_size: int,
 ) -> Judge:
     """Rollouts that were held out, judged by their own labels."""
-    from mprm_jax.train.judge import Judge
+    from mprm_jax.judge import Judge
     from mprm_jax.train.objective import StepLabeller
 
     held = dataclasses.replace(subset, usable_rows=subset.usable_rows[places])

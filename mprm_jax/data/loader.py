@@ -378,8 +378,7 @@ class Batches:
 
     @functools.cached_property
     def _shuffled(self) -> grain.MapDataset[int]:
-        places = grain.MapDataset.range(len(self.source))
-        return places.seed(_seed(self.order.seed)).shuffle()
+        return shuffled(len(self.source), self.order.seed)
 
     def __len__(self) -> int:
         return -(-self.order.presentations // self.order.batch_size)
@@ -457,6 +456,11 @@ class Batches:
                 )
             )
         )
+
+
+def shuffled(count: int, seed: int) -> grain.MapDataset[int]:
+    """Places of rollouts in the endless order of a run, drawn anew for each pass."""
+    return grain.MapDataset.range(count).seed(_seed(seed)).shuffle()
 
 
 def _seed(seed: int) -> int:

@@ -197,6 +197,8 @@ class CheckpointWriter:
         trees = {PARAMS: by_path(params), TRAINING: by_path(training)}
         schema = WHOLE if self._frozen is None else TRAINED
         shapes = {name: _shapes(arrays) for name, arrays in trees.items()}
+        # As it is now, whatever the run does to it while this is written.
+        progress = msgspec.convert(msgspec.to_builtins(progress), Progress)
         facts = _Facts(progress, shapes, schema, self._frozen)
         partial = self._output / FOLDER / f"{_PARTIAL}{progress.update}"
         begun: list[ocp.StandardCheckpointer] = []

@@ -386,7 +386,7 @@ class _Run:
                 gave_up = best.gave_up(number)
                 if writer is not None and (stopped or due or better or gave_up):
                     progress = Progress(
-                        number, updates, self.name, position, dict(book.totals)
+                        number, updates, self.name, position, book.totals
                     )
                     writer.save(progress, state, frozen)
                     if better:
@@ -444,7 +444,7 @@ class _Run:
         if folder is None:
             return contextlib.nullcontext()
         lies_elsewhere = None
-        if folder.base is not None:
+        if folder.base is not None and jax.tree.leaves(frozen):
             lies_elsewhere = fingerprint(frozen)
             if jax.process_index() == FIRST_HOST:
                 folder.base.write(folder.path)

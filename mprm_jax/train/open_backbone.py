@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from collections.abc import Callable
 from pathlib import Path
 
 import jax
@@ -13,7 +14,7 @@ from jax.sharding import Mesh
 from mprm_jax.models.backbone import Backbone
 from mprm_jax.models.families import FAMILIES, attention_choices, compute_here
 from mprm_jax.models.layers import AttentionChoice, Compute
-from mprm_jax.models.lora import LoraConfig, LoraModel, attach, base_of
+from mprm_jax.models.lora import ADAPTERS, LoraConfig, LoraModel, attach, base_of
 from mprm_jax.models.model import HEAD, Model, Params
 from mprm_jax.models.registry import DESCRIPTION, read_model
 from mprm_jax.models.remat import Remat
@@ -95,15 +96,7 @@ def open_for_training(
 
         def place(model: Model, shapes: Params) -> Params:
             shapes = opening.precisions(_backbone(model, folder), shapes)
-            if mesh is None:
-                return shapes
-            return jax.tree.map(
-                lambda leaf, where: jax.ShapeDtypeStruct(
-                    leaf.shape, leaf.dtype, sharding=where
-                ),
-                shapes,
-                parameter_shardings(mesh, shapes),
-            )
+            return shapes if mesh is None else _on(mesh, shapes)
 
         read, params = load_model(folder, place=place)
         model = _backbone(read, folder)
@@ -127,7 +120,7 @@ def planned_model(folder: Path, opening: Opening) -> tuple[Model, Params]:
     """The same model and the shapes of its parameters, with nothing allocated.
 
     config.json and tokenizer.json are enough; where there are weights, their headers
-    are checked. In bfloat16 the attention is taken to be a GPU's, whatever is here.
+    are checked. Where no GPU is, the attention in bfloat16 is taken to be one's.
 
     Raises:
         DataError: as :func:`open_for_training`.
@@ -137,7 +130,7 @@ def planned_model(folder: Path, opening: Opening) -> tuple[Model, Params]:
     else:
         model = planned_backbone(folder, Compute(), opening.answers)
     model = opening.changed(model, None)
-    if opening.compute == "bfloat16":
+    if opening.compute == "bfloat16" and jax.default_backend() != "gpu":
         compute = dataclasses.replace(
             model.compute, attention="cudnn", tower_attention="cudnn"
         )
@@ -149,6 +142,71 @@ def planned_model(folder: Path, opening: Opening) -> tuple[Model, Params]:
     with_adapters = functools.partial(attach, config=opening.lora)
     return LoraModel(model, opening.lora), jax.eval_shape(
         lambda params, key: with_adapters(params, key=key), shapes, jax.random.key(0)
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class OpeningToScore:
+    """How a model is opened whose parameters are only read.
+
+    Attributes:
+        compute: precision of a backbone's forward pass and parameters; adapters and the
+            head's rows, whose difference is the score, stay float32.
+        mesh_for: from the model and the shapes of its parameters to their mesh; None:
+            one device.
+    """
+
+    compute: Precision = "bfloat16"
+    mesh_for: Callable[[Model, Params], Mesh | None] = lambda model, shapes: None
+
+    def place(self, model: Model, shapes: Params) -> Params:
+        """The shapes, each with its precision and its place."""
+        if isinstance(base_of(model), Backbone):
+            shapes = {
+                name: part
+                if name in (ADAPTERS, HEAD)
+                else jax.tree.map(
+                    lambda leaf: jax.ShapeDtypeStruct(leaf.shape, self.compute), part
+                )
+                for name, part in shapes.items()
+            }
+        if (mesh := self.mesh_for(self.changed(model), shapes)) is None:
+            return shapes
+        return _on(mesh, shapes)
+
+    def changed(self, model: Model, mesh: Mesh | None = None) -> Model:
+        """The same model, computing as this says; one that is no backbone as ever."""
+        if isinstance(model, LoraModel):
+            return dataclasses.replace(model, base=self.changed(model.base, mesh))
+        if not isinstance(model, Backbone):
+            return model
+        return Opening(self.compute, remat="none").changed(model, mesh)
+
+    def released(self, folder: Path) -> tuple[Model, Params]:
+        """A backbone with released weights.
+
+        Raises:
+            DataError: the folder holds none, or not all of one.
+        """
+        model, shapes = planned_model(folder, Opening(self.compute, remat="none"))
+        mesh = self.mesh_for(model, shapes)
+        model, params = load_backbone(
+            folder,
+            dtype=self.compute,
+            frozen_dtype=self.compute,
+            sharding=mesh and functools.partial(parameter_shardings, mesh),
+        )
+        return self.changed(model, mesh), params
+
+
+def _on(mesh: Mesh, shapes: Params) -> Params:
+    """The shapes, each with its place on a mesh."""
+    return jax.tree.map(
+        lambda leaf, where: jax.ShapeDtypeStruct(
+            leaf.shape, leaf.dtype, sharding=where
+        ),
+        shapes,
+        parameter_shardings(mesh, shapes),
     )
 
 

@@ -12,21 +12,37 @@ Operations are those of the matrix products, two per multiply-add, as Chowdhery 
 - Attention of t vectors, each to s, in heads of width w together costs 4 t s w forward
   and 8 t s w backward: 12 L H Q T per token in PaLM's letters.
 - Embeddings are looked up, and reward rows are read at markers only: neither counts.
+
+The bytes decide what nobody asked for: how the model lies on the devices, and how many
+micro-batches an update takes (:func:`choose`).
 """
 
 from __future__ import annotations
 
 import dataclasses
 import math
+import os
+from collections import Counter
 from collections.abc import Callable, Iterator
-from typing import Any
+from concurrent.futures import ThreadPoolExecutor
+from itertools import chain
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import AbstractMesh
 
-from mprm_jax.data.batches import Buckets
+from mprm_jax.data.batches import (
+    Batch,
+    Bucket,
+    Buckets,
+    Sizes,
+    plan_micro_batches,
+    sizes_of,
+)
+from mprm_jax.data.loader import BatchOrder, shuffled
 from mprm_jax.models.backbone import Backbone
 from mprm_jax.models.families import part_of
 from mprm_jax.models.lora import ADAPTERS, base_of
@@ -34,14 +50,27 @@ from mprm_jax.models.model import Model, Params
 from mprm_jax.train.config import OptimizerConfig
 from mprm_jax.train.loop import TrainingJob
 from mprm_jax.train.optimizer import split, transformation
-from mprm_jax.train.sharding import batch_parts, bytes_per_device, moment_shardings
+from mprm_jax.train.sharding import (
+    MeshShape,
+    abstract_mesh,
+    batch_parts,
+    bytes_per_device,
+    check_rows,
+    moment_shardings,
+)
 
 # Dense bfloat16, TFLOP/s, by what a device's kind holds (NVIDIA's data sheets, which
 # state twice as much, with sparsity).
 PEAKS = {"H100 80GB HBM3": 989.0, "H200": 989.0, "A100": 312.0}
 
-# Prompts that are encoded to learn how long they are.
+# At least so many prompts are encoded to learn how long they are: whole batches.
 SAMPLE = 256
+
+_OF_STEPS = [name for name in Batch._fields if name.endswith("_BxS")]
+
+# Of the activations; at full size the estimate was at most 13 % below what XLA's
+# compiler planned (LOG.md, what --dry-run says of the memory).
+_MARGIN = 1.13
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,68 +105,153 @@ def peak_here() -> float | None:
     return next((peak for name, peak in PEAKS.items() if name in kind), None)
 
 
-@dataclasses.dataclass(frozen=True)
-class Load:
-    """What one rollout brings, on average over batches.
+def device_memory() -> int:
+    """Bytes that a device here can give, the least of all; of a CPU its share of the
+    machine's. Every host must ask.
+    """
+    local = jax.local_devices()
+    machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    limits = ((device.memory_stats() or {}).get("bytes_limit") for device in local)
+    least = min(limit or machine // len(local) for limit in limits)
+    if jax.process_count() == 1:
+        return least
+    # Numbers of 32 bits are all that JAX gathers by default.
+    every = multihost_utils.process_allgather(np.array(least >> 20, np.int32))
+    return int(every.min()) << 20
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Prompts:
+    """What is known of the prompts of a run.
 
     Attributes:
-        tokens: real ones.
-        padded_tokens: L of its batch.
-        padded_rows: P of its batch: patches (Qwen2.5-VL) or tiles (InternVL2.5).
-        prompts: that were read to know it.
+        first: sizes of those of the first batches, in order.
+        largest: of the one with most tokens, and of the one with most image rows.
+        tokens: of a prompt, on average.
+        row_bytes: of a row of the images.
+        count: that were read.
     """
 
+    first: Sizes
+    largest: Sizes
     tokens: float
-    padded_tokens: float
-    padded_rows: float
-    prompts: int = 0
+    row_bytes: int
+    count: int
+
+
+def alike(size: Bucket, count: int, row_bytes: int = 0) -> Prompts:
+    """Prompts of one size."""
+    columns = [np.full(count, of) for of in (size.tokens, size.patches, 0, 0, 0)]
+    return _known(Sizes(*columns), Sizes(*columns), row_bytes)
+
+
+def prompts_of(job: TrainingJob, sizes: Sizes) -> Prompts:
+    """What is known where every rollout was measured.
+
+    Raises:
+        DataError: the rollout with most image rows cannot be read.
+    """
+    order = shuffled(len(job.source), job.config.seed)
+    places = np.array([order[i] for i in range(sampled(job))])
+    most = int(sizes.patches.argmax())
+    example = job.source[most] if sizes.patches[most] else None
+    row_bytes = 0 if example is None else example.images_PxD[:1].nbytes
+    return _known(sizes.take(places), sizes, row_bytes)
+
+
+def sample_prompts(
+    job: TrainingJob, tick: Callable[[int], None] = lambda done: None
+) -> Prompts:
+    """Read the first batches of a run, :func:`sampled` rollouts.
+
+    Raises:
+        DataError: a prompt of them cannot be read.
+    """
+    order = shuffled(len(job.source), job.config.seed)
+
+    def size(place: int) -> tuple[Sizes, int]:
+        example = job.source[place]
+        return sizes_of([example]), example.images_PxD[:1].nbytes
+
+    found = []
+    with ThreadPoolExecutor(max(job.config.threads, 1)) as pool:
+        places = [order[i] for i in range(sampled(job))]
+        for done, one in enumerate(pool.map(size, places), 1):
+            found.append(one)
+            tick(done)
+    every, row_bytes = zip(*found, strict=True)
+    sizes = Sizes(*map(np.concatenate, zip(*every, strict=True)))
+    return _known(sizes, sizes, max(row_bytes))
+
+
+def sampled(job: TrainingJob) -> int:
+    """Rollouts of the first batches: whole ones, together at least :data:`SAMPLE`."""
+    batch_size = job.plan.batch_size
+    return min(-(-SAMPLE // batch_size) * batch_size, len(job.source))
+
+
+def _known(first: Sizes, every: Sizes, row_bytes: int) -> Prompts:
+    places = np.array([every.tokens.argmax(), every.patches.argmax()])
+    tokens = float(every.tokens.mean())
+    return Prompts(first, every.take(places), tokens, row_bytes, len(every.tokens))
+
+
+@dataclasses.dataclass(frozen=True)
+class Load:
+    """The padded batches of a run.
+
+    Attributes:
+        rows: of a micro-batch.
+        shapes: of the micro-batches of each of its first updates.
+        largest: of those of an update with the largest prompts.
+    """
+
+    rows: int
+    shapes: tuple[tuple[Bucket, ...], ...]
+    largest: tuple[Bucket, ...]
+
+    @property
+    def padded_tokens(self) -> float:
+        """That the devices compute in an update, on average."""
+        return self.per_update(lambda shape: shape.tokens)
+
+    @property
+    def every_shape(self) -> set[Bucket]:
+        """Those that occur."""
+        return {*self.largest, *chain.from_iterable(self.shapes)}
+
+    def per_update(self, of_rollout: Callable[[Bucket], float]) -> float:
+        """What padded rollouts come to in an update, on average."""
+        times = Counter(chain.from_iterable(self.shapes))
+        total = sum(many * of_rollout(shape) for shape, many in times.items())
+        return self.rows * total / len(self.shapes)
 
 
 def load_of(
-    tokens: np.ndarray, rows: np.ndarray, batch_size: int, buckets: Buckets
+    prompts: Prompts, batch_size: int, accumulate: int, buckets: Buckets
 ) -> Load:
-    """The load of prompts of these lengths, in batches of the order given.
-
-    Of fewer prompts than a batch holds, one batch is made: as long as the longest.
+    """The batches that the loader makes.
 
     Args:
-        tokens: of each prompt.
-        rows: of each prompt's images.
+        prompts: of the run.
         batch_size: B.
+        accumulate: micro-batches of an update, a divisor of B.
         buckets: shapes that batches are padded to.
     """
-    shapes = [
-        buckets.choose(
-            int(tokens[start : start + batch_size].max()),
-            int(rows[start : start + batch_size].max()),
-        )
-        for start in range(0, max(1, len(tokens) - batch_size + 1), batch_size)
-    ]
-    return Load(
-        float(tokens.mean()),
-        float(np.mean([shape.tokens for shape in shapes])),
-        float(np.mean([shape.patches for shape in shapes])),
-        len(tokens),
-    )
+    rows = batch_size // accumulate
 
+    def plan(sizes: Sizes) -> tuple[Bucket, ...]:
+        parts = plan_micro_batches(sizes, buckets, accumulate, rows)
+        return tuple(part.shape for part in parts)
 
-def sample_load(
-    job: TrainingJob, tick: Callable[[int], None] = lambda done: None
-) -> Load:
-    """The load of a seeded sample of a job's rollouts.
-
-    Raises:
-        DataError: a prompt of the sample cannot be read.
-    """
-    order = np.random.default_rng(job.config.seed).permutation(len(job.source))
-    places = order[:SAMPLE].tolist()
-    sizes = []
-    for done, place in enumerate(places, 1):
-        example = job.source[place]
-        sizes.append((len(example.tokens_L), len(example.images_PxD)))
-        tick(done)
-    tokens, rows = np.array(sizes).T
-    return load_of(tokens, rows, job.plan.batch_size, job.buckets)
+    first, places = prompts.first, np.arange(len(prompts.first.tokens))
+    starts = range(0, len(places), batch_size)
+    updates = [first.take(places[at : at + batch_size]) for at in starts]
+    # Two of the first update give way to the largest.
+    columns = zip(first.take(places[:batch_size][2:]), prompts.largest, strict=True)
+    largest = Sizes(*map(np.concatenate, columns))
+    largest = largest.take(np.arange(len(largest.tokens))[-batch_size:])
+    return Load(rows, tuple(map(plan, updates)), plan(largest))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -148,7 +262,11 @@ class Price:
         parameters: in all.
         trained: of them.
         devices: of the mesh.
+        mesh: devices along each axis.
+        accumulate: micro-batches of an update.
         bytes_per_device: by what they hold; ``activations`` is an estimate.
+        host_bytes: of padded batches that are read ahead, on all hosts together.
+        memory: bytes that a device has; None: not known.
         updates: T.
         tokens_per_update: real ones.
         padded_tokens_per_update: that the devices compute.
@@ -160,14 +278,17 @@ class Price:
         prompts_sampled: whether these were not all.
         mfu: share of the peak that is reached.
         peak_tflops: of one device; None: not known.
-        mesh: devices along each axis.
         tokens_per_rollout: real ones.
     """
 
     parameters: int
     trained: int
     devices: int
+    mesh: dict[str, int]
+    accumulate: int
     bytes_per_device: dict[str, int]
+    host_bytes: int
+    memory: int | None
     updates: int
     tokens_per_update: int
     padded_tokens_per_update: int
@@ -179,7 +300,6 @@ class Price:
     prompts_sampled: bool
     mfu: float
     peak_tflops: float | None
-    mesh: dict[str, int]
     tokens_per_rollout: float
 
     @property
@@ -189,59 +309,188 @@ class Price:
             return None
         return 3600 * self.hours / (self.updates * self.flops_per_update)
 
+    @property
+    def bytes_needed(self) -> int:
+        """Of a device, with room for what the estimate may be too little by."""
+        spare = (_MARGIN - 1) * self.bytes_per_device["activations"]
+        return sum(self.bytes_per_device.values()) + math.ceil(spare)
+
+    @property
+    def fits(self) -> bool | None:
+        """Whether a device has the memory; None: that is not known."""
+        return None if self.memory is None else self.bytes_needed <= self.memory
+
+
+@dataclasses.dataclass(frozen=True)
+class Devices:
+    """What a run is given.
+
+    Attributes:
+        count: of all hosts.
+        memory: bytes of each; None: not known, and taken to be enough.
+    """
+
+    count: int
+    memory: int | None = None
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Planned:
+    """A run before anything is allocated.
+
+    Attributes:
+        job: model and settings, but for the number of micro-batches.
+        shapes: of the parameters, as they are kept.
+        prompts: of its rollouts.
+    """
+
+    job: TrainingJob
+    shapes: Params
+    prompts: Prompts
+
+
+def choose(
+    run: Planned,
+    devices: Devices,
+    mesh: MeshShape | None = None,
+    accumulate: int | None = None,
+    throughput: Throughput = Throughput(),
+) -> Price:
+    """The price of the mesh and the number of micro-batches that suit the devices.
+
+    A copy of the model on each device where one fits beside the activations, else one
+    copy in as many parts as there are devices (FSDP); a layer's work is not shared
+    unless that is asked for. Of micro-batches as few as fit.
+
+    Args:
+        run: to be priced.
+        devices: that it is given.
+        mesh: asked for; None: to be chosen.
+        accumulate: asked for; None: to be chosen.
+        throughput: of the devices.
+
+    Returns:
+        the first that fits; if none does, the one that needs least.
+
+    Raises:
+        ValueError: the devices cannot share a batch evenly.
+    """
+    count, batch_size = devices.count, run.job.plan.batch_size
+    meshes = [MeshShape(count, 1), MeshShape(1, count)] if mesh is None else [mesh]
+    found: list[Price] = []
+    for shape in dict.fromkeys(meshes):
+        laid = abstract_mesh(shape)
+        asked = [accumulate] if accumulate else range(1, batch_size + 1)
+        parts = batch_parts(laid)
+        shared = [m for m in asked if batch_size % (m * parts) == 0]
+        if not shared:
+            check_rows(laid, batch_size, accumulate or 1)
+        for micro in shared:
+            found.append(price(run, laid, micro, devices.memory, throughput))
+            if found[-1].fits is not False:
+                return found[-1]
+    return min(found, key=lambda one: one.bytes_needed)
+
 
 def price(
-    job: TrainingJob,
-    shapes: Params,
-    load: Load,
+    run: Planned,
     mesh: AbstractMesh,
+    accumulate: int,
+    memory: int | None = None,
     throughput: Throughput = Throughput(),
 ) -> Price:
     """The cost of a run on a mesh, with nothing allocated.
 
     Args:
-        job: model and settings.
-        shapes: of the parameters, as they are kept.
-        load: of the rollouts.
+        run: to be priced.
         mesh: of devices that need not be here.
+        accumulate: micro-batches of an update.
+        memory: bytes of a device; None: not known.
         throughput: of the devices.
     """
-    model, plan, accumulate = job.model, job.plan, job.config.accumulate
+    job, shapes = run.job, run.shapes
+    model, plan = job.model, job.plan
+    load = load_of(run.prompts, plan.batch_size, accumulate, job.buckets)
     trained, frozen = split(shapes, model.trainable(shapes))
     devices = math.prod(mesh.shape.values())
-    work = plan.batch_size * sum(flops_per_rollout(model, shapes, load).values())
+    work = load.per_update(
+        lambda shape: sum(flops_per_rollout(model, shapes, shape).values())
+    )
     rows = plan.batch_size / accumulate / batch_parts(mesh)
     masters = bytes_per_device(mesh, trained)
     hours = None
     if throughput.peak_tflops is not None:
         reached = devices * throughput.peak_tflops * 1e12 * throughput.mfu
         hours = plan.updates * work / reached / 3600
+    sent = math.ceil(
+        load.per_update(lambda shape: _bytes_of(shape, run.prompts, job.buckets))
+    )
+    ahead = BatchOrder.ahead if job.config.threads else 0
     return Price(
         parameters=_count(shapes),
         trained=_count(trained),
         devices=devices,
+        mesh=dict(mesh.shape),
+        accumulate=accumulate,
         bytes_per_device={
             "frozen weights": bytes_per_device(mesh, frozen),
             "trained weights (float32 masters)": masters,
             "optimiser state": _moment_bytes(job.config.optimizer, trained, mesh),
             # The sum so far and the one being added to it.
             "gradients": masters * (1 if accumulate == 1 else 2),
-            "activations": activation_bytes(model, load, rows, mesh),
+            "activations": max(
+                activation_bytes(model, shape, rows, mesh) for shape in load.every_shape
+            ),
+            # The next update's are sent while this one is computed.
+            "pixels and tokens": math.ceil(2 * sent / batch_parts(mesh)),
         },
+        host_bytes=(ahead + 2) * sent,
+        memory=memory,
         updates=plan.updates,
-        tokens_per_update=round(plan.batch_size * load.tokens),
-        padded_tokens_per_update=round(plan.batch_size * load.padded_tokens),
+        tokens_per_update=round(plan.batch_size * run.prompts.tokens),
+        padded_tokens_per_update=round(load.padded_tokens),
         flops_per_update=work,
         hours=hours,
         rollouts=plan.rollouts,
         batch_size=plan.batch_size,
-        prompts_read=load.prompts,
-        prompts_sampled=load.prompts < plan.rollouts,
+        prompts_read=run.prompts.count,
+        prompts_sampled=run.prompts.count < plan.rollouts,
         mfu=throughput.mfu,
         peak_tflops=throughput.peak_tflops,
-        mesh=dict(mesh.shape),
-        tokens_per_rollout=load.tokens,
+        tokens_per_rollout=run.prompts.tokens,
     )
+
+
+def scoring_mesh(
+    model: Model, shapes: Params, batch_size: int, devices: Devices
+) -> MeshShape:
+    """Where a model lies that scores: a copy on each device where one fits beside a
+    layer's activations of the longest prompts, else in as many parts as devices.
+
+    Args:
+        model: whose parameters are only read.
+        shapes: of these, as they are kept.
+        batch_size: prompts scored at a time, on all devices together.
+        devices: that are here, of known memory.
+    """
+    copies = MeshShape(devices.count, 1)
+    mesh, needed = abstract_mesh(copies), _bytes(shapes)
+    if (backbone := _backbone(model)) is not None:
+        longest = Bucket(backbone.prompting.max_length, 0)
+        rows = math.ceil(batch_size / devices.count)
+        needed += _MARGIN * _decoder_layer(backbone, longest, rows, mesh).computed
+    assert devices.memory is not None
+    return copies if needed <= devices.memory else MeshShape(1, devices.count)
+
+
+def _bytes_of(padded: Bucket, prompts: Prompts, buckets: Buckets) -> int:
+    """Of a padded rollout: rows of images, tokens, and the numbers of every step."""
+    numbers = padded.tokens + len(_OF_STEPS) * buckets.steps
+    return padded.patches * prompts.row_bytes + 4 * numbers
+
+
+def _bytes(shapes: Any) -> int:
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(shapes))
 
 
 def _count(shapes: Any) -> int:
@@ -259,7 +508,7 @@ def _moment_bytes(
     return bytes_per_device(mesh, moments, shardings)
 
 
-def flops_per_rollout(model: Model, shapes: Params, load: Load) -> dict[str, float]:
+def flops_per_rollout(model: Model, shapes: Params, padded: Bucket) -> dict[str, float]:
     """Operations of one padded rollout, forward and backward, by part of the model.
 
     Of a model that is no backbone, attention is left out and every parameter counts
@@ -269,7 +518,7 @@ def flops_per_rollout(model: Model, shapes: Params, load: Load) -> dict[str, flo
     is_trained = model.trainable(shapes)
     if backbone is None:
         trained = _count(split(shapes, is_trained)[0])
-        total = load.padded_tokens * (2 * _count(shapes) + 4 * trained)
+        total = padded.tokens * (2 * _count(shapes) + 4 * trained)
         return {"all parameters": total}
     trained_leaves = jax.tree.leaves(is_trained)
     flat = jax.tree_util.tree_flatten_with_path(shapes)[0]
@@ -285,8 +534,8 @@ def flops_per_rollout(model: Model, shapes: Params, load: Load) -> dict[str, flo
         part = _part(names)
         passes = part == "language" or (part == "projector" and projector_is_trained)
         times = 2 * (1 + passes + train)
-        found[part] += times * leaf.size * _vectors(backbone, part, names, load)
-    found["attention"] = sum(_attention(backbone, load))
+        found[part] += times * leaf.size * _vectors(backbone, part, names, padded)
+    found["attention"] = sum(_attention(backbone, padded))
     return found
 
 
@@ -298,34 +547,37 @@ def _part(names: list[str]) -> str:
     return "language" if names[0] == ADAPTERS else part_of(names)
 
 
-def _vectors(model: Backbone, part: str, names: list[str], load: Load) -> float:
+def _vectors(model: Backbone, part: str, names: list[str], padded: Bucket) -> float:
     """How many vectors of a padded rollout a kernel of a part of the model reads."""
-    family, config, rows = model.family, model.config, load.padded_rows
+    family, config, rows = model.family, model.config, padded.patches
     if part == "language":
-        return load.padded_tokens
+        return padded.tokens
     if part == "projector":
-        return rows * family.tokens_per_row(config)
+        return float(rows * family.tokens_per_row(config))
     if names[1] == "patch":
         return family.patch_reads(config, rows)
     return math.prod(family.sequences(config, rows))
 
 
-def _attention(model: Backbone, load: Load) -> Iterator[float]:
+def _attention(model: Backbone, padded: Bucket) -> Iterator[float]:
     """Operations of the scores and their use, in decoder and tower."""
-    config, rows = model.config, load.padded_rows
+    config, rows = model.config, padded.patches
     language, vision = config.language, config.vision
     inner = language.heads * language.head_width
-    yield 12 * language.layers * inner * load.padded_tokens**2
+    yield 12 * language.layers * inner * padded.tokens**2
     if vision is None:
         return
     count, length = model.family.sequences(config, rows)
     yield 4 * vision.layers * vision.width * count * length**2
 
 
-def activation_bytes(model: Model, load: Load, rows: float, mesh: AbstractMesh) -> int:
+def activation_bytes(
+    model: Model, padded: Bucket, rows: float, mesh: AbstractMesh
+) -> int:
     """An estimate of what lies between forward and backward pass, per device.
 
-    Kept per layer: its input (with remat), or the roughly 4 D + 2 Q + 4 KV + 6 F
+    Kept per layer: its input (remat all), that and what its linear layers give (dots),
+    or (none) the roughly 4 D + 2 Q + 4 KV + 6 F
     numbers of a token that JAX saves for the backward pass (D width, Q and KV width of
     queries and of keys, F of the feed-forward: gate, three of silu, up, product). One
     layer more is being computed, values and gradients, with 3 F after fusion. XLA's
@@ -334,37 +586,57 @@ def activation_bytes(model: Model, load: Load, rows: float, mesh: AbstractMesh) 
 
     Args:
         model: to train.
-        load: of the corpus.
+        padded: shape of the micro-batch.
         rows: rollouts of a micro-batch on one device.
         mesh: whose axis ``tensor`` splits a layer's inside.
     """
     backbone = _backbone(model)
     if backbone is None:
         return 0
-    config, compute, tensor = backbone.config, backbone.compute, mesh.shape["tensor"]
-    language, vision = config.language, config.vision
+    config, compute = backbone.config, backbone.compute
+    layer = _decoder_layer(backbone, padded, rows, mesh)
+    carried = {"all": layer.entering, "dots": layer.entering + layer.linear}
+    carried = carried.get(compute.remat, layer.saved)
+    decoder = config.language.layers * carried + 2 * layer.computed
+    if (vision := config.vision) is None:
+        return round(decoder)
     size = jnp.dtype(compute.dtype).itemsize
-    tokens = rows * load.padded_tokens
+    count, seen = backbone.family.sequences(config, padded.patches)
+    states = rows * count * seen
+    tower = states * (8 * vision.width + 3 * vision.hidden) * size
+    if compute.tower_attention == "xla":
+        tower += 2 * 4 * states * seen * vision.heads
+    return round(max(decoder, tower))
+
+
+class _Layer(NamedTuple):
+    """Bytes of a decoder layer: its input, what its linear layers give, all that the
+    backward pass reads, and what there is at most while it is computed.
+    """
+
+    entering: float
+    linear: float
+    saved: float
+    computed: float
+
+
+def _decoder_layer(
+    model: Backbone, padded: Bucket, rows: float, mesh: AbstractMesh
+) -> _Layer:
+    language, compute = model.config.language, model.compute
+    tensor, size = mesh.shape["tensor"], jnp.dtype(compute.dtype).itemsize
+    tokens = rows * padded.tokens
     queries = language.heads * language.head_width
     keys = language.kv_heads * language.head_width
     inside = (2 * queries + 4 * keys + 3 * language.hidden) / tensor
-    layer = tokens * (4 * language.width + inside) * size
-    saved = layer + tokens * 3 * language.hidden / tensor * size
+    computed = tokens * (4 * language.width + inside) * size
+    saved = computed + tokens * 3 * language.hidden / tensor * size
     if compute.attention == "xla":
-        scores = 2 * 4 * tokens * load.padded_tokens * language.heads / tensor
-        layer, saved = layer + scores, saved + scores
-    entering = tokens * language.width * size
+        scores = 2 * 4 * tokens * padded.tokens * language.heads / tensor
+        computed, saved = computed + scores, saved + scores
     linear = (queries + 2 * keys + 2 * language.hidden) / tensor + language.width
-    carried = {"all": entering, "dots": entering + tokens * linear * size}
-    carried = carried.get(compute.remat, saved)
-    decoder = language.layers * carried + 2 * layer
-    if vision is None:
-        return round(decoder)
-    count, seen = backbone.family.sequences(config, load.padded_rows)
-    states = rows * count * seen
-    tower = states * (8 * vision.width + 3 * vision.hidden) * size
-    tower += 2 * 4 * states * seen * vision.heads
-    return round(max(decoder, tower))
+    entering = tokens * language.width * size
+    return _Layer(entering, tokens * linear * size, saved, computed)
 
 
 def _backbone(model: Model) -> Backbone | None:

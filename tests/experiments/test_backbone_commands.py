@@ -47,10 +47,11 @@ def train(mprm, world, folder, output, *arguments):
     return mprm("train", world, *given)
 
 
-def evaluate(mprm, checkpoint, benchmark, output, world):
+def evaluate(mprm, checkpoint, benchmark, output, world, *arguments):
     done = mprm("evaluate", "--checkpoint", checkpoint, "--benchmark", benchmark,
         "--images", world / "benchmark" / "images", "--output", output, "--json",
         "--threshold", "0.5", "--replicates", 0, "--batch-size", 10,
+        *arguments,
     )  # fmt: skip
     assert done.status == 0, done.err
     scores = [value["prm_scores"] for value in records(output)]
@@ -93,6 +94,13 @@ def test_from_released_weights_to_scores_and_out_again(
     assert len(scores) == found["steps"] + found["steps_neutral"]
     assert ((scores > 0) & (scores < 1)).all()
     assert len(np.unique(scores)) > len(scores) / 2
+    if layout == "internvl":
+        parts = ("--compute", "float32", "--mesh", "1x2x1")
+        whole, exact = evaluate(
+            mprm, tmp_path / "run", test, tmp_path / "c", world, *parts
+        )
+        assert 0 < np.abs(exact - scores).max() < 0.05
+        assert whole["judged"]["parameters"] != found["judged"]["parameters"]
     # The model looks: other pictures, other scores.
     rows = records(test)
     others = [row["image"] for row in rows[1:] + rows[:1]]

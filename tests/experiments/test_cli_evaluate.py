@@ -5,10 +5,15 @@ import re
 import subprocess
 import sys
 
+import jax
 import numpy as np
 import pytest
 from sklearn.metrics import f1_score, roc_auc_score
 
+from experiments.cli.evaluate import Options
+from experiments.console.errors import UsageError
+from mprm_jax.records.problems import DataError
+from tests.mprm_jax.stub_model import StubModel
 from tests.raw_files import benchmark, solution, write_lines, write_pictures
 
 SCORE = "evaluate --json --predictions"
@@ -304,3 +309,29 @@ def test_judging_scores_starts_without_jax(scores):
         "assert not {'jax', 'flax', 'scipy'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+
+
+def test_devices_and_precision_are_those_asked_for(tmp_path):
+    shapes = jax.eval_shape(StubModel().init, jax.random.key(0))
+
+    def placed(**asked):
+        options = Options(checkpoint=tmp_path, benchmark=tmp_path / "b", **asked)
+        return jax.tree.leaves(options.opening().place(StubModel(), shapes))
+
+    # A copy on each of the two devices of these tests, unless parts are asked for.
+    for mesh, sizes in ((None, (2, 1, 1)), ("1x2x1", (1, 2, 1))):
+        for leaf in placed(mesh=mesh):
+            assert tuple(leaf.sharding.mesh.shape.values()) == sizes
+    with pytest.raises(UsageError, match="--compute needs a backbone"):
+        placed(compute="float32")
+    with pytest.raises(UsageError, match="--mesh"):
+        placed(mesh="2x")
+    with pytest.raises(DataError, match="does not use 2 devices"):
+        placed(mesh="1x3x1")
+
+
+@pytest.mark.parametrize("given", ["--mesh 1x2x1", "--compute float32", "--threads -1"])
+def test_what_says_nothing_of_given_scores_is_refused(given, scores, mprm):
+    refused = mprm("evaluate --predictions", scores, given)
+    assert (refused.status, refused.err.count("\n")) == (2, 1)
+    assert given.split()[0] in refused.err

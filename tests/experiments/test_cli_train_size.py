@@ -66,6 +66,49 @@ def test_the_plan_of_a_released_model(train, tmp_path, family):
     hours = work / (8 * 494.5e12 * 0.4) / 3600
     assert told.json["hours"] == pytest.approx(hours)
     assert not (tmp_path / "out").exists()
+    assert told.json["fits"] is None
+
+
+GIB = 2**30
+
+
+def test_a_dry_run_says_first_whether_it_fits(train, tmp_path):
+    folder = full_size(tmp_path, "qwen")
+
+    def asked(*given):
+        done = train(folder, "--dry-run", *given)
+        return done.out.splitlines()[0], train(
+            folder, "--dry-run", *given, "--json"
+        ).json
+
+    line, eight = asked("--devices", 8, "--memory", 80)
+    assert line.startswith("fits: ")
+    assert eight["mesh"] == {"data": 1, "fsdp": 8, "tensor": 1}
+    assert (eight["fits"], eight["memory"]) == (True, 80 * GIB)
+    assert eight["bytes_needed"] >= sum(eight["bytes_per_device"].values())
+    line, one = asked("--devices", 1, "--memory", 80)
+    assert line.startswith("does not fit: ")
+    assert one["fits"] is False
+    _, adapted = asked("--devices", 8, "--memory", 80, "--lora-rank", 16)
+    assert adapted["mesh"]["data"] == 8
+    _, told = asked("--mesh", "2x4x1", "--memory", 80, "--accumulate", 1)
+    assert (told["mesh"]["data"], told["accumulate"]) == (2, 1)
+
+
+def test_what_does_not_fit_is_refused_before_weights_are_read(
+    train, tmp_path, monkeypatch
+):
+    folder = full_size(tmp_path, "qwen")
+    monkeypatch.setattr("mprm_jax.models.weights.tensors.stored_layout", lambda _: 0)
+    monkeypatch.setattr("mprm_jax.train.price.device_memory", lambda: 24 * GIB)
+    refused = train(folder, "--output", tmp_path / "out")
+    assert (refused.status, refused.err.count("\n")) == (1, 1)
+    for word in ("does not fit", "8 devices", "--lora-rank 16"):
+        assert word in refused.err
+    # 16 bytes of each of 7.6 billion trained parameters: 28 GiB in quarters, and with
+    # Adafactor's 8 as much in halves.
+    assert "4 devices" not in refused.err
+    assert "adafactor" not in refused.err
 
 
 def test_adapters_are_trained_on_a_mesh_and_merged_by_export(
@@ -154,6 +197,10 @@ def test_defaults_are_bfloat16_and_recomputed(train, tmp_path):
     output = tmp_path / "model"
     done = train(folder, "--output", output, "--json")
     assert done.status == 0, done.err
+    # What was chosen is said, and kept.
+    assert "2 devices (2 data x 1 fsdp x 1 tensor)" in done.err
+    kept = json.loads((output / "manifest.json").read_text())["price"]
+    assert (kept["mesh"]["data"], kept["accumulate"]) == (2, 1)
     model, params = load_model(output)
     assert isinstance(model, Backbone)
     assert (model.compute.dtype, model.compute.remat) == ("bfloat16", "all")
@@ -198,9 +245,10 @@ def test_too_little_memory_is_one_line_of_advice(train, qwen, tmp_path, monkeypa
     monkeypatch.setattr(loop, "update", full)
     failed = train(qwen, "--output", tmp_path / "model")
     assert failed.status == 1
-    assert failed.err.count("\n") == 1
+    chosen, failure = failed.err.splitlines()
+    assert chosen.startswith("mprm train: fits: ")
     for word in ("17.24GiB", "micro-batches", "devices", "adapters", "Adafactor"):
-        assert word in failed.err
+        assert word in failure
     monkeypatch.setattr(loop, "initial_state", full)
     failed = train(qwen, "--output", tmp_path / "other")
     assert "out of device memory (17.24GiB" in failed.err
@@ -211,6 +259,10 @@ def test_too_little_memory_is_one_line_of_advice(train, qwen, tmp_path, monkeypa
     [
         ("--mesh 1x0x1", 2, "--mesh: fsdp must be at least 1"),
         ("--mesh 1x4x1", 1, "does not use 2 devices"),
+        ("--memory 80", 2, "--memory needs --dry-run"),
+        ("--dry-run --memory 0", 2, "--memory must be finite and positive"),
+        ("--dry-run --devices 4 --mesh 1x2x1", 2, "--devices 4, but --mesh has 2"),
+        ("--accumulate 3", 2, "cannot share a batch of 8"),
         ("--dry-run --model nothing", 1, "nothing: no such model"),
     ],
 )

@@ -72,7 +72,9 @@ def test_what_was_compiled_lies_in_the_users_cache(tmp_path):
     assert all(path.is_relative_to(tmp_path / "mprm/compiled") for path in files)
 
 
-def test_the_users_own_place_and_a_home_that_cannot_be_written(tmp_path, monkeypatch):
+def test_the_users_own_place_and_a_home_that_cannot_be_written(
+    tmp_path, monkeypatch, capsys
+):
     place = "JAX_COMPILATION_CACHE_DIR"
     monkeypatch.delitem(sys.modules, "jax", raising=False)
     monkeypatch.setenv(place, str(tmp_path / "own"))
@@ -85,6 +87,11 @@ def test_the_users_own_place_and_a_home_that_cannot_be_written(tmp_path, monkeyp
         monkeypatch.setenv("XDG_CACHE_HOME", str(home))
         keep_compiled()
         assert place not in os.environ
+        (line,) = capsys.readouterr().err.splitlines()
+        assert str(home) in line
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     keep_compiled()
     assert Path(os.environ[place]).parent == tmp_path / "mprm/compiled"
+    monkeypatch.setenv("JAX_ENABLE_COMPILATION_CACHE", "true")
+    keep_compiled(asked=False)
+    assert os.environ["JAX_ENABLE_COMPILATION_CACHE"] == "false"

@@ -10,8 +10,8 @@ from mprm_jax.data.corpus import read_corpus, usable_rollouts
 from mprm_jax.data.write import has_pictures
 from mprm_jax.models.weights.load import load_backbone
 from mprm_jax.models.weights.tensors import parameter_count
-from mprm_jax.train.open_model import load_model
 from mprm_jax.train.open_backbone import open_for_training
+from mprm_jax.train.open_model import load_model
 from tests.experiments.test_backbone_commands import changed_json
 from tests.mprm_jax.backbone_folder import internvl_folder, picture, text_folder
 from tests.mprm_jax.quick import quick_compilation as quick_compilation

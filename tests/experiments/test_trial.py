@@ -13,7 +13,7 @@ from mprm_jax.data.batches import Example
 from mprm_jax.data.corpus import read_corpus, usable_rollouts
 from mprm_jax.data.images import read_images
 from mprm_jax.data.prompt import QWEN_TEMPLATE
-from mprm_jax.evaluate import marker_states
+from mprm_jax.evaluate import Scoring, marker_states
 from mprm_jax.models import tiny
 from sim.scenes.world import WORLDS
 from tests.cli import run
@@ -199,7 +199,7 @@ def test_a_trial_by_the_command(world, capsys, monkeypatch):
             tokens, pixels, marker, _ = model.encode(one["question"], texts, images)
             ones = np.ones(len(marker), np.int32)
             example = Example(tokens, pixels, marker, 0 * ones, ones)
-            (alone,) = marker_states(model, params, [example], 1)
+            (alone,) = marker_states(model, params, [example], Scoring(1))
             there = hidden[at : at + len(marker)]
             np.testing.assert_allclose(there, alone, atol=2e-4)
             at += len(marker)

@@ -13,12 +13,15 @@ import jax
 import numpy as np
 
 from mprm_jax.data.batches import Batch, Bucket, Buckets, Example, buckets_for
+from mprm_jax.evaluate import Scoring, score_prompts
 from mprm_jax.models.families import Prompting
 from mprm_jax.models.layers import Compute
 from mprm_jax.models.weights.load import load_backbone
 from mprm_jax.train import sharding, update
+from mprm_jax.train.config import Precision
 from mprm_jax.train.loop import TrainConfig, TrainingJob, train
 from mprm_jax.train.objective import Objective, StepLabeller
+from mprm_jax.train.open_backbone import OpeningToScore
 from mprm_jax.train.optimizer import OptimizerConfig
 from mprm_jax.train.run_files import RunFolder, read_metrics
 from mprm_jax.train.sharding import MeshShape
@@ -155,15 +158,41 @@ def elastic():
         }
 
 
+def scores(folder, shape=None, compute: Precision = "float32"):
+    """Of sixteen prompts, by a model that lies on a mesh of this shape."""
+
+    def mesh_for(*_):
+        return shape and sharding.make_mesh(shape)
+
+    model, params = OpeningToScore(compute, mesh_for).released(folder)
+    examples, _ = random_examples(np.random.default_rng(0), model, 16)
+    # Five at a time: eight on eight devices.
+    how = Scoring(5, threads=0 if shape is None else 3)
+    found = score_prompts(model, params, examples, how)
+    assert [len(of) for of in found] == [len(one.marker_S) for one in examples]
+    return np.concatenate(found)
+
+
+def scored(folder, shape, *precisions):
+    """How far scores are from those of one device in float32, and how far they vary."""
+    alone = scores(folder)
+    apart = {of: np.abs(scores(folder, shape, of) - alone).max() for of in precisions}
+    return apart | {"spread": np.std(alone)}
+
+
 def main():
     """One line of JSON: for each way the differences from one device."""
     jax.config.update("jax_disable_most_optimizations", True)
     assert jax.device_count() == 8
-    found = {}
+    found, judged = {}, {}
     # A compilation takes seconds: every way once.
     ways = {
         "qwen": ("fsdp, recomputed", MeshShape(), 1, "all"),
         "internvl": ("hsdp x tensor, accumulated", MeshShape(2, 2, 2), 2, "none"),
+    }
+    judging = {
+        "qwen": (MeshShape(8, 1), "float32"),
+        "internvl": (MeshShape(1, 8), "float32", "bfloat16"),
     }
     for family, make in (("qwen", qwen_folder), ("internvl", internvl_folder)):
         with tempfile.TemporaryDirectory() as folder:
@@ -172,6 +201,7 @@ def main():
             mesh = sharding.make_mesh(MeshShape(data=2, tensor=2))
             rule = partial(sharding.parameter_shardings, mesh)
             split = load_backbone(path, sharding=rule, **LOAD)[1]
+            judged[family] = scored(path, *judging[family])
         jax.tree.map(np.testing.assert_array_equal, split, params)
         batch = random_batch(np.random.default_rng(0), model)
         alone = run(model, params, batch)
@@ -186,7 +216,7 @@ def main():
             "compiled": made[2],
             "learned": alone[0][0] - alone[0][-1],
         }
-    json.dump({"ways": found, "elastic": elastic()}, sys.stdout)
+    json.dump({"ways": found, "elastic": elastic(), "judged": judged}, sys.stdout)
 
 
 if __name__ == "__main__":

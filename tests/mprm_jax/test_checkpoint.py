@@ -206,9 +206,10 @@ def held(monkeypatch):
 
 
 def saved(writer, number, params):
-    """Save parameters after a number of updates."""
-    progress = Progress(number, 9, "run", {}, {})
+    """Save parameters after a number of updates; a run changes its sums after it."""
+    progress = Progress(number, 9, "run", {}, {"steps": number})
     writer.write(progress, params, {"update": np.array(number)})
+    progress.totals["steps"] += 1
 
 
 def test_training_goes_on_while_a_checkpoint_is_written(tmp_path, held):
@@ -228,6 +229,7 @@ def test_training_goes_on_while_a_checkpoint_is_written(tmp_path, held):
     for number, expected in ((1, before), (2, digest(after))):
         found = restore(tmp_path / FOLDER / str(number), SHAPES)
         assert digest(found.params) == expected
+        assert found.progress.totals == {"steps": number}
 
 
 def test_one_that_is_slow_makes_the_next_wait(tmp_path, held, monkeypatch):

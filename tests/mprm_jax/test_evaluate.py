@@ -7,13 +7,14 @@ from scipy.special import expit
 
 from mprm_jax.data.batches import Example, collate
 from mprm_jax.data.scored import columns, read_benchmark, without_repeats
-from mprm_jax.evaluate import _plan, predict, score_prompts
+from mprm_jax.evaluate import Scoring, _plan, predict, score_prompts
 from mprm_jax.records.problems import DataError
 from mprm_jax.records.record import image_root
 from tests.mprm_jax.stub_model import PATCH_DIM, StubModel
 from tests.raw_files import benchmark, solution, write_lines
 
 PARAMS = StubModel().init(jax.random.key(0))
+FOUR = Scoring(4, threads=2)
 
 
 def example(rng, tokens, steps, patches=2):
@@ -45,7 +46,7 @@ def test_padding_and_bucketing_never_change_a_score(batch_size):
         example(rng, int(rng.integers(9, 65)), int(rng.integers(1, 9)), 1 + i % 2)
         for i in range(90)
     ]
-    scores = score_prompts(StubModel(), PARAMS, examples, batch_size)
+    scores = score_prompts(StubModel(), PARAMS, examples, Scoring(batch_size))
     assert len(scores) == 90
     for one, found in zip(examples, scores, strict=True):
         assert found.dtype == np.float64
@@ -67,7 +68,7 @@ def test_few_shapes_are_compiled_and_none_twice(monkeypatch):
     ]
     for _ in range(2):
         # Equal models share what was compiled, whichever object they are.
-        score_prompts(StubModel(vocabulary=12), PARAMS, examples, 8)
+        score_prompts(StubModel(vocabulary=12), PARAMS, examples, Scoring(8))
     assert len(seen) == len(set(seen))
     assert set(seen) <= {(8, tokens, s) for tokens in (32, 48, 64) for s in (8, 16)}
 
@@ -83,10 +84,63 @@ def test_patches_are_padded_to_powers_of_two(monkeypatch):
 
     monkeypatch.setattr("mprm_jax.evaluate.collate", spy)
     examples = [example(rng, 30, 2, (1, 3, 4, 9)[i % 4]) for i in range(16)]
-    score_prompts(StubModel(), PARAMS, examples, 8)
+    score_prompts(StubModel(), PARAMS, examples, Scoring(8))
     assert seen == [(1, {1}), (4, {3, 4}), (16, {9})]
     words = [one._replace(images_PxD=one.images_PxD[:0]) for one in examples]
     assert [shape.shapes[0].patches for _, shape in _plan(words, 16)] == [0]
+
+
+@pytest.mark.parametrize("threads", [1, 5])
+def test_threads_change_no_bit_and_no_place(threads):
+    rng = np.random.default_rng(4)
+    examples = [example(rng, int(rng.integers(9, 65)), 3) for _ in range(70)]
+    plain = score_prompts(StubModel(), PARAMS, examples, Scoring(2))
+    # Windows of 32, the last of them short.
+    read = score_prompts(StubModel(), PARAMS, examples, Scoring(2, threads))
+    assert list(map(bytes, read)) == list(map(bytes, plain))
+
+
+def test_the_next_batch_is_dispatched_before_one_is_waited_for(monkeypatch):
+    done = []
+
+    class Array:
+        def __init__(self, number):
+            self.number = number
+
+        def __array__(self, *_, **__):
+            done.append(("read", self.number))
+            return np.zeros((2, 8, 3), np.float32)
+
+    def dispatch(model, params, batch):
+        done.append(("dispatched", sum(what == "dispatched" for what, _ in done)))
+        return Array(done[-1][1])
+
+    monkeypatch.setattr("mprm_jax.evaluate._logits", dispatch)
+    examples = [example(np.random.default_rng(5), 20, 2) for _ in range(100)]
+    told = []
+    how = Scoring(2, threads=1, tick=told.append)
+    assert len(score_prompts(StubModel(), PARAMS, examples, how)) == 100
+    assert told == list(range(2, 101, 2))
+    order = {one: place for place, one in enumerate(done)}
+    # Across windows, too; and never two behind.
+    for number in range(48):
+        read = order["read", number]
+        assert order["dispatched", number + 1] < read < order["dispatched", number + 2]
+
+
+def test_the_first_prompt_that_cannot_be_read_is_named():
+    rng = np.random.default_rng(6)
+
+    class Damaged(list):
+        def __getitem__(self, place):
+            if place in (41, 43, 90):
+                raise DataError(f"prompt {place}")
+            return super().__getitem__(place)
+
+    examples = Damaged(example(rng, 20, 2) for _ in range(100))
+    for threads in (0, 4):
+        with pytest.raises(DataError, match="prompt 41"):
+            score_prompts(StubModel(), PARAMS, examples, Scoring(1, threads))
 
 
 def with_bias(yes):
@@ -99,7 +153,8 @@ def test_very_sure_scores_stay_apart():
     examples = [example(np.random.default_rng(3), 9, 1) for _ in range(2)]
     sure = [with_bias(30.0), with_bias(30.5)]
     first, second = (
-        score_prompts(StubModel(), params, examples[:1], 1)[0][0] for params in sure
+        score_prompts(StubModel(), params, examples[:1], Scoring(1))[0][0]
+        for params in sure
     )
     margins = [np.log(value / (1 - value)) for value in (first, second)]
     assert margins[1] - margins[0] == pytest.approx(0.5, abs=0.01)
@@ -209,11 +264,11 @@ def test_a_benchmark_is_scored_in_its_own_order(tmp_path):
     solutions = read_benchmark(path)
     told = []
     root = image_root(path, solutions[0].record.images)
-    rows = predict(StubModel(), PARAMS, solutions, root, 2, told.append)
-    assert told == list(range(1, 21))
+    rows = predict(StubModel(), PARAMS, solutions, root, Scoring(2, 2, told.append))
+    assert (told[-1], sorted(set(told))) == (20, told)
     assert [row.record for row in rows] == list(range(1, 21))
     for one, row in zip(solutions, rows, strict=True):
-        alone = predict(StubModel(), PARAMS, [one], root, 1)
+        alone = predict(StubModel(), PARAMS, [one], root, Scoring(1))
         assert row.scores == pytest.approx(alone[0].scores, abs=1e-6)
         assert (row.id, row.labels) == (one.id, one.labels)
     assert columns(rows).n_steps == sum(
@@ -225,7 +280,7 @@ def test_steps_that_do_not_fit_have_no_score_and_are_counted(tmp_path):
     path = benchmark(tmp_path, [solution(0, 8), solution(1, 2)])
     solutions = read_benchmark(path)
     model = StubModel(max_length=100)
-    long, short = predict(model, PARAMS, solutions, tmp_path / "images", 4)
+    long, short = predict(model, PARAMS, solutions, tmp_path / "images", FOUR)
     assert long.truncated > 0
     assert len(long.scores) == len(long.labels) == 8 - long.truncated
     assert long.labels == solutions[0].labels[: len(long.labels)]
@@ -247,14 +302,14 @@ def test_a_bad_solution_is_refused_by_its_number(change, words, tmp_path):
     path = benchmark(tmp_path, [solution(0, 2), solution(1, 1) | change])
     (tmp_path / "images" / "bad.png").write_bytes(b"no image")
     with pytest.raises(DataError, match=words):
-        predict(StubModel(), PARAMS, read_benchmark(path), tmp_path / "images", 4)
+        predict(StubModel(), PARAMS, read_benchmark(path), tmp_path / "images", FOUR)
 
 
 def test_a_score_that_is_no_number_stops_the_evaluation(tmp_path):
     path = benchmark(tmp_path, [solution(0, 2)])
     params = with_bias(np.nan)
     with pytest.raises(DataError, match="record 1: the model's score is not a number"):
-        predict(StubModel(), params, read_benchmark(path), tmp_path / "images", 4)
+        predict(StubModel(), params, read_benchmark(path), tmp_path / "images", FOUR)
 
 
 def test_images_are_looked_for_where_they_are(tmp_path):

@@ -9,7 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mprm_jax.data.batches import Bucket, Buckets
+from mprm_jax.data.batches import Bucket, Buckets, open_ladder, sizes_of
+from mprm_jax.data.loader import Batches, BatchOrder
 from mprm_jax.models.lora import TARGETS, LoraConfig, base_of
 from mprm_jax.train import update
 from mprm_jax.train.loop import TrainConfig, TrainingJob
@@ -17,12 +18,16 @@ from mprm_jax.train.objective import Objective
 from mprm_jax.train.open_backbone import Opening, open_for_training, planned_model
 from mprm_jax.train.optimizer import OptimizerConfig
 from mprm_jax.train.price import (
-    Load,
+    Devices,
+    Planned,
     Throughput,
+    alike,
+    choose,
     flops_per_rollout,
     load_of,
     price,
-    sample_load,
+    prompts_of,
+    sample_prompts,
 )
 from mprm_jax.train.sharding import MeshShape, abstract_mesh
 from mprm_jax.train.update_plan import plan
@@ -36,11 +41,21 @@ LADDER = Buckets((Bucket(16, 2), Bucket(32, 4)), 3)
 PLAIN = Opening("float32", remat="none")
 
 
-def priced(model, shapes, load, sizes=(1, 1, 1), of=(512, 64), **settings):
+ROOFLINE = Throughput(peak_tflops=989.0)
+
+
+def run_of(model, shapes, padded, of=(512, 64), **settings):
+    """A run of prompts that are all alike; each fills its shape but for 24 tokens."""
+    buckets = Buckets((padded,), 3)
+    job = TrainingJob(model, [], plan(*of), buckets, TrainConfig(**settings))
+    size = Bucket(padded.tokens - 24, padded.patches)
+    return Planned(job, shapes, alike(size, of[1], 1176))
+
+
+def priced(model, shapes, padded, sizes=(1, 1, 1), accumulate=1, **settings):
     """The price of one run on a mesh."""
-    job = TrainingJob(model, [], plan(*of), LADDER, TrainConfig(**settings))
-    mesh = abstract_mesh(MeshShape(*sizes))
-    return price(job, shapes, load, mesh, Throughput(peak_tflops=989.0))
+    run, mesh = run_of(model, shapes, padded, **settings), MeshShape(*sizes)
+    return price(run, abstract_mesh(mesh), accumulate, None, ROOFLINE)
 
 
 def products(jaxpr):
@@ -83,9 +98,9 @@ def test_operations_are_those_of_the_traced_update(family, rank, tmp_path):
     opening = dataclasses.replace(PLAIN, lora=lora)
     model, params = open_for_training(folder, opening)
     batch = random_batch(np.random.default_rng(0), base_of(model))
-    load = Load(24, 24, batch.images_BxPxD.shape[1])
+    padded = Bucket(24, batch.images_BxPxD.shape[1])
     shapes = jax.eval_shape(lambda: params)
-    counted = 8 * sum(flops_per_rollout(model, shapes, load).values())
+    counted = 8 * sum(flops_per_rollout(model, shapes, padded).values())
     # Rotary angles and rewards are the small rest.
     assert counted == pytest.approx(traced(model, params, batch), rel=0.06)
     assert counted < traced(model, params, batch)
@@ -93,7 +108,7 @@ def test_operations_are_those_of_the_traced_update(family, rank, tmp_path):
 
 def test_a_trained_decoder_costs_six_per_weight_and_token(tmp_path):
     model, shapes = planned_model(qwen_folder(tmp_path), Opening())
-    found = flops_per_rollout(model, shapes, Load(10, 100, 0))
+    found = flops_per_rollout(model, shapes, Bucket(100, 0))
     layer = shapes["language"]["layers"]
     kernels = sum(layer[name]["kernel"].size for name in TARGETS)
     assert found["language"] == 6 * kernels * 100
@@ -123,8 +138,8 @@ SIZES = {"qwen": (8_292_166_656, 3 * 3584), "internvl": (8_075_365_376, 3 * 4096
 @pytest.mark.parametrize("family", SIZES)
 def test_the_released_models_are_priced_without_weights(family, tmp_path):
     model, shapes = planned_model(full_size(tmp_path, family), Opening())
-    load = Load(1000, 1024, 1024 if family == "qwen" else 8)
-    found = priced(model, shapes, load, (1, 8, 1), (56_509, 512), accumulate=64)
+    padded = Bucket(1024, 1024 if family == "qwen" else 8)
+    found = priced(model, shapes, padded, (1, 8, 1), 64, of=(56_509, 512))
     released, head = SIZES[family]
     assert found.parameters == released + head
     assert found.updates == 111
@@ -149,11 +164,12 @@ def test_the_released_models_are_priced_without_weights(family, tmp_path):
 
 def test_what_saves_memory_shows(tmp_path):
     folder = full_size(tmp_path, "qwen")
-    load = Load(1000, 1024, 1024)
 
     def held(optimizer=OptimizerConfig(), **changes):  # noqa: B008  (frozen)
         model, shapes = planned_model(folder, Opening(**changes))
-        found = priced(model, shapes, load, accumulate=8, optimizer=optimizer)
+        found = priced(
+            model, shapes, Bucket(1024, 1024), accumulate=8, optimizer=optimizer
+        )
         return found, found.bytes_per_device
 
     full, plain = held()
@@ -179,7 +195,7 @@ def test_a_mesh_shares_rows_and_weights(tmp_path):
     model, shapes = planned_model(full_size(tmp_path, "internvl"), Opening())
 
     def held(*sizes):
-        found = priced(model, shapes, Load(1000, 1024, 8), sizes)
+        found = priced(model, shapes, Bucket(1024, 8), sizes)
         assert found.hours is not None
         return found.hours, found.bytes_per_device
 
@@ -192,6 +208,65 @@ def test_a_mesh_shares_rows_and_weights(tmp_path):
     assert four[name] == one[name]
     assert eight[name] == pytest.approx(one[name] / 8, rel=0.01)
     assert eight["activations"] == pytest.approx(one["activations"] / 8, rel=0.01)
+
+
+GIB = 2**30
+
+# (family, adapters), devices, GiB of each, (data, fsdp), fits.
+CHOICES = [
+    ("internvl", True, 1, 80, (1, 1), True),
+    ("internvl", True, 8, 80, (8, 1), True),
+    ("qwen", True, 1, 24, (1, 1), True),
+    ("qwen", True, 1, 16, (1, 1), False),
+    ("qwen", True, 4, 16, (1, 4), True),
+    ("qwen", False, 1, 80, (1, 1), False),
+    ("qwen", False, 8, 80, (1, 8), True),
+    ("internvl", False, 1, 24, (1, 1), False),
+]
+
+
+@pytest.mark.parametrize(("family", "lora", "count", "memory", "mesh", "fits"), CHOICES)
+def test_the_devices_choose_mesh_and_micro_batches(
+    family, lora, count, memory, mesh, fits, tmp_path
+):
+    opening = Opening(lora=LoraConfig(16) if lora else None)
+    model, shapes = planned_model(full_size(tmp_path, family), opening)
+    padded = Bucket(2048, 1024 if family == "qwen" else 8)
+    run = run_of(model, shapes, padded, (5120, 512))
+    devices = Devices(count, memory * GIB)
+    found = choose(run, devices)
+    assert (found.mesh["data"], found.mesh["fsdp"]) == mesh
+    assert (found.mesh["tensor"], found.fits) == (1, fits)
+
+    def needs(micro, sizes=mesh):
+        at = abstract_mesh(MeshShape(*sizes))
+        return price(run, at, micro).bytes_needed
+
+    parts = 512 // count
+    possible = [m for m in range(1, parts + 1) if parts % m == 0]
+    fitting = [m for m in possible if needs(m) <= memory * GIB]
+    if fits:
+        assert found.accumulate == fitting[0]
+    else:
+        assert not fitting
+        assert found.accumulate == min(possible, key=needs)
+    if count > 1 and mesh[0] == 1:
+        # Copies were no choice.
+        assert all(needs(m, (count, 1)) > memory * GIB for m in possible)
+    # What the user says is taken, whether it fits or not.
+    asked = choose(run, devices, MeshShape(count, 1), 2)
+    assert (asked.mesh["data"], asked.accumulate) == (count, 2)
+
+
+def test_devices_that_cannot_share_a_batch_are_refused():
+    shapes = jax.eval_shape(StubModel().init, jax.random.key(0))
+    run = run_of(StubModel(), shapes, Bucket(32, 0))
+    with pytest.raises(ValueError, match="cannot share a batch of 64"):
+        choose(run, Devices(3, GIB))
+    with pytest.raises(ValueError, match="cannot share a batch of 64"):
+        choose(run, Devices(2, GIB), accumulate=5)
+    # Of unknown memory there is enough.
+    assert choose(run, Devices(2)).fits is None
 
 
 def test_the_plan_has_the_shapes_of_what_is_opened(tmp_path):
@@ -214,22 +289,49 @@ def test_the_plan_has_the_shapes_of_what_is_opened(tmp_path):
     assert planned_model(folder, opening)[0] == model
 
 
-def test_loads_are_of_padded_batches():
-    tokens, rows = np.array([3, 10, 20, 7, 9]), np.array([1, 1, 2, 3, 1])
-    # Batches of two: 16 x 2, 32 x 4; the fifth prompt fills no batch.
-    assert load_of(tokens, rows, 2, LADDER) == Load(9.8, 24, 3, 5)
-    assert load_of(tokens, rows, 512, LADDER) == Load(9.8, 32, 4, 5)
-    # Of a small corpus every prompt is read, of a large one a seeded sample.
-    examples = stub_examples(300)
-    for count, read in ((40, 40), (300, 256)):
+@pytest.mark.parametrize("accumulate", [1, 4])
+def test_the_price_s_batches_are_the_loader_s(accumulate):
+    """On the same corpus and seed, known beforehand or read."""
+    examples = stub_examples(60)
+    config = TrainConfig(accumulate=accumulate, seed=3)
+    ladder = open_ladder(4, 64, 8)
+    job = TrainingJob(StubModel(), examples, plan(60, 8), ladder, config)
+    order = BatchOrder(8, 60, 3, accumulate)
+    made = list(Batches(examples, ladder, order).from_first())
+    for known in (sample_prompts(job), prompts_of(job, sizes_of(examples))):
+        load = load_of(known, 8, accumulate, ladder)
+        assert load.padded_tokens == np.mean([batch.padded for batch in made])
+        shapes = {batch.tokens_BxL.shape for of in made for batch in of.batches}
+        assert shapes <= {(load.rows, shape.tokens) for shape in load.every_shape}
+        assert known.tokens == np.mean([len(one.tokens_L) for one in examples])
+        shapes_of = jax.eval_shape(StubModel().init, jax.random.key(0))
+        run = Planned(job, shapes_of, known)
+        found = price(run, abstract_mesh(MeshShape(2, 1)), accumulate)
+        # Two updates on two devices; the batches that threads keep are on the host.
+        numbers = [
+            sum(leaf.nbytes for b in of.batches for leaf in b[:7]) for of in made
+        ]
+        assert found.bytes_per_device["pixels and tokens"] == math.ceil(
+            np.mean(numbers)
+        )
+
+
+def test_whole_batches_are_sampled_and_the_largest_prompts_never_missed():
+    examples = stub_examples(700)
+    for batch_size, read in ((8, 256), (100, 300), (512, 512), (1000, 700)):
         told = []
-        job = TrainingJob(StubModel(), examples[:count], plan(count, 8), LADDER)
-        found = sample_load(job, told.append)
-        assert found.prompts == read
+        steps = plan(700, batch_size)
+        job = TrainingJob(StubModel(), examples, steps, open_ladder(4, 64, 8))
+        assert sample_prompts(job, told.append).count == read
         assert told == list(range(1, read + 1))
-    lengths = [len(example.tokens_L) for example in examples[:40]]
-    small = TrainingJob(StubModel(), examples[:40], plan(40, 8), LADDER)
-    assert sample_load(small).tokens == pytest.approx(np.mean(lengths))
+    long = examples[0]._replace(tokens_L=np.zeros(5000, np.int32))
+    source = [*examples[:699], long]
+    job = dataclasses.replace(job, source=source, plan=plan(700, 8))
+    known = prompts_of(job, sizes_of(source))
+    assert known.count == 700
+    assert (
+        max(s.tokens for s in load_of(known, 8, 2, open_ladder(4)).every_shape) >= 5000
+    )
 
 
 def test_a_utilisation_is_a_share():
@@ -238,14 +340,13 @@ def test_a_utilisation_is_a_share():
             Throughput(mfu)
     with pytest.raises(ValueError, match="peak_tflops"):
         Throughput(0.4, -1.0)
-    job = TrainingJob(StubModel(), [], plan(8, 8), LADDER)
     shapes = jax.eval_shape(StubModel().init, jax.random.key(0))
-    mesh = abstract_mesh(MeshShape(2, 1))
-    unknown = price(job, shapes, Load(8, 8, 0), mesh)
+    run, mesh = run_of(StubModel(), shapes, Bucket(32, 0), (8, 8)), MeshShape(2, 1)
+    unknown = price(run, abstract_mesh(mesh), 1)
     assert (unknown.hours, unknown.seconds_per_flop) == (None, None)
     assert unknown.flops_per_update > 0
     slow, fast = (
-        price(job, shapes, Load(8, 8, 0), mesh, of)
+        price(run, abstract_mesh(mesh), 1, None, of)
         for of in (Throughput(0.4, 1.0), Throughput(0.4, 2.0))
     )
     assert slow.hours is not None

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from mprm_jax.data.scored import read_candidates, same_answer
-from mprm_jax.evaluate import score_candidates
+from mprm_jax.evaluate import Scoring, score_candidates
 from mprm_jax.records.problems import DataError
 from mprm_jax.records.record import image_root
 from mprm_jax.rerank import (
@@ -215,11 +215,11 @@ def test_a_model_scores_every_candidate_in_its_place(tmp_path):
     path = write(tmp_path / "c.jsonl", *problems)
     sets = read_candidates(path, scored=False)
     root = image_root(path, sets[0].images)
-    found = score_candidates(StubModel(), PARAMS, sets, root, 2)
+    found = score_candidates(StubModel(), PARAMS, sets, root, Scoring(2))
     assert [[len(one.scores or ()) for one in of.candidates] for of in found] == [
         [1, 2, 3]
     ] * 3
-    (alone,) = score_candidates(StubModel(), PARAMS, sets[2:], root, 2)
+    (alone,) = score_candidates(StubModel(), PARAMS, sets[2:], root, Scoring(2))
     for one, other in zip(found[2].candidates, alone.candidates, strict=True):
         assert one.scores == pytest.approx(other.scores, abs=1e-6)
         assert one.correct == other.correct
@@ -235,8 +235,10 @@ def test_a_long_candidate_is_judged_by_what_fits(tmp_path):
     problem = {"question": "?", "image": "0.png", "candidates": [candidate]}
     path = write(tmp_path / "c", problem)
     sets = read_candidates(path, scored=False)
-    found = score_candidates(StubModel(max_length=80), PARAMS, sets, tmp_path, 2)
+    found = score_candidates(
+        StubModel(max_length=80), PARAMS, sets, tmp_path, Scoring(2)
+    )
     assert len(found[0].candidates[0].scores or ()) == 2
     assert best_of_n(found).steps_truncated == 1
     with pytest.raises(DataError, match="candidate 1: not one step fits the model"):
-        score_candidates(StubModel(max_length=10), PARAMS, sets, tmp_path, 2)
+        score_candidates(StubModel(max_length=10), PARAMS, sets, tmp_path, Scoring(2))

@@ -62,6 +62,15 @@ def test_a_run_goes_on_on_another_mesh(worker):
     assert found["held"] == 1 / 8
 
 
+def test_scores_are_those_of_one_device(worker):
+    """With a copy on each device, and in eight parts; bfloat16 is near."""
+    assert len(worker["judged"]) == 2
+    for family, found in worker["judged"].items():
+        assert found["spread"] > 1e-3, family
+        assert found["float32"] < 1e-5, family
+    assert 1e-4 < worker["judged"]["internvl"]["bfloat16"] < 0.03
+
+
 def abstract_mesh(data, fsdp, tensor):
     return sharding.abstract_mesh(MeshShape(data, fsdp, tensor))
 

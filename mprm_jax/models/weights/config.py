@@ -194,7 +194,7 @@ class _Text(Struct, kw_only=True):
     tied: bool = field(name="tie_word_embeddings", default=False)
     model_type: Any = "qwen2"
     head_width: Count | UnsetType | None = field(name="head_dim", default=UNSET)
-    architectures: list[str] | UnsetType = UNSET
+    architectures: list[str] | UnsetType | None = UNSET
     rope_theta: Positive | UnsetType | None = UNSET
     rope_scaling: _Rope | UnsetType | None = UNSET
     layer_types: list[str] | UnsetType | None = UNSET

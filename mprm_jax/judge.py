@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from mprm_jax.data.loader import Source
-from mprm_jax.evaluate import score_prompts
+from mprm_jax.evaluate import Scoring, score_prompts
 from mprm_jax.models.model import Model, Params
 from mprm_jax.records.problems import DataError
 from theory.agreement import auroc
@@ -51,7 +51,8 @@ class Judge:
 
         Steps that were cut off have no score and do not count.
         """
-        found = score_prompts(self.model, params, self.examples, self.batch_size)
+        how = Scoring(self.batch_size)
+        found = score_prompts(self.model, params, self.examples, how)
         pairs = zip(self.labels, found, strict=True)
         label = np.concatenate([of[: len(scores)] for of, scores in pairs])
         scores, known = np.concatenate(found)[: len(label)], label != 0
