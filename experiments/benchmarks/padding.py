@@ -33,6 +33,7 @@ from mprm_jax.data.images import (
     smart_size,
     tile_count,
 )
+from mprm_jax.data.packing import plan_rows, row_shape
 from theory.paper import FULL_DATA, TRAINING
 
 # With _SPREAD chosen so that the means are those with which padding was first modelled
@@ -148,6 +149,18 @@ def shares(of: Sizes, batch_size: int, micro_batches: int) -> Shares:
     return Shares(*(real / computed).tolist())
 
 
+def packed_shares(of: Sizes, batch_size: int, tokens: int) -> Shares:
+    """The same of rows of so many tokens, packed as the trainer packs them."""
+    batches = [
+        of.take(np.arange(start, min(start + batch_size, len(of.tokens))))
+        for start in range(0, len(of.tokens), batch_size)
+    ]
+    shape = row_shape(batches[0], of, tokens, int(of.steps.max()))
+    rows = sum(len(plan_rows(batch, shape)) for batch in batches)
+    real = np.array([of.tokens.sum(), of.patches.sum()])
+    return Shares(*(real / (rows * np.array(_area(shape.row)))).tolist())
+
+
 def _area(shape: Bucket) -> tuple[int, int]:
     return shape.tokens, shape.patches
 
@@ -160,12 +173,14 @@ class Options:
         batches: Of this many batches.
         batch_size: Rollouts of each.
         micro_batches: That the loader plans of each.
+        pack: Tokens of a packed row.
         seed: Of the draw.
     """
 
     batches: int = 20
     batch_size: int = TRAINING.batch_size
     micro_batches: int = 32
+    pack: int = TRAINING.max_tokens
     seed: int = 0
 
 
@@ -175,18 +190,23 @@ def main(options: Options) -> None:
     rows = []
     for backbone in READERS:
         of = sizes(drawn, backbone)
-        longest = shares(of, options.batch_size, 1)
-        planned = shares(of, options.batch_size, options.micro_batches)
-        sizes_told = of.tokens.mean(), of.tokens.max(), of.patches.mean()
-        told = (f"{share:.2f}" for share in (*longest, *planned))
-        rows.append((backbone, *(f"{size:,.1f}" for size in sizes_told), *told))
-    header = ("", "tokens", "longest", "image rows", "to the longest: real tokens",
-              "image rows", "as planned: real tokens", "image rows")  # fmt: skip
-    print(format_table(header, rows))
-    print(
-        f"{options.batches} batches of {options.batch_size}, planned in "
-        f"{options.micro_batches} micro-batches"
-    )
+        ways = {
+            "to the longest of the batch": shares(of, options.batch_size, 1),
+            f"in {options.micro_batches} micro-batches": shares(
+                of, options.batch_size, options.micro_batches
+            ),
+            f"packed in rows of {options.pack:,}": packed_shares(
+                of, options.batch_size, options.pack
+            ),
+        }
+        for way, found in ways.items():
+            rows.append((backbone, way, *(f"{share:.2f}" for share in found)))
+        print(
+            f"{backbone}: {of.tokens.mean():,.0f} tokens, at most {of.tokens.max():,}; "
+            f"{of.patches.mean():,.1f} image rows"
+        )
+    print(f"real shares in {options.batches} batches of {options.batch_size}:")
+    print(format_table(("", "padded", "tokens", "image rows"), rows))
 
 
 if __name__ == "__main__":

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import shlex
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -36,6 +35,16 @@ from experiments.console.training import (
     open_model,
     say_if_text,
 )
+from experiments.store.presentation import (
+    EvaluationOptions,
+    Presentation,
+    PresentationOptions,
+    labelled_benchmark,
+    labelled_rollouts,
+    presentation,
+    shown,
+    sizes_shown,
+)
 from experiments.store.read_subset import (
     Subset,
     examples,
@@ -49,10 +58,15 @@ from mprm_jax.train.update_plan import UpdatePlan
 
 if TYPE_CHECKING:
     from mprm_jax.data.batches import Sizes
-    from mprm_jax.data.loader import CorpusExamples
-    from mprm_jax.models.model import Params
+    from mprm_jax.data.loader import Source
+    from mprm_jax.models.model import Model, Params
+    from mprm_jax.records.record import ImageRoot
+    from mprm_jax.train.loop import Watch
 
 MANIFEST = "manifest.json"
+
+# Prompts that a look scores at a time.
+_LOOKED = 8
 
 
 @dataclasses.dataclass(frozen=True)
@@ -115,6 +129,8 @@ class Options(PictureOptions, RuleOptions):
         resume: Go on with the run in --output, bit for bit on the same devices; begin
             it if there is none. --mesh, --accumulate, --remat and the numbers of
             threads and checkpoints may change, what is learned from may not.
+        presented: How often rollouts are shown, and what they weigh.
+        looks: Looks at the model while it is trained.
         settings: How to train.
         cost: What it would cost.
         multi_host: A run on several hosts.
@@ -124,6 +140,10 @@ class Options(PictureOptions, RuleOptions):
     subset: Path | None = None
     output: Path = Path("runs/model")
     resume: bool = False
+    presented: PresentationOptions = dataclasses.field(
+        default_factory=PresentationOptions
+    )
+    looks: EvaluationOptions = dataclasses.field(default_factory=EvaluationOptions)
     settings: TrainingOptions = dataclasses.field(default_factory=TrainingOptions)
     cost: PriceOptions = dataclasses.field(default_factory=PriceOptions)
     multi_host: HostOptions = dataclasses.field(default_factory=HostOptions)
@@ -149,16 +169,13 @@ def run(options: Options) -> None:
     training, subset = _training(options), _subset(options)
     if training.objective.labels == "beta-binomial":
         subset.usable.need_counts("the beta-binomial likelihood")
-    budget = training.budget(len(subset.usable_rows), len(subset.usable.row))
-    longest = int(subset.usable.rollouts.lengths[subset.usable_rows].max())
-    on = TrainingData(_source_for(options, subset), longest, budget)
+    data = _Data.of(options, training, subset)
     if options.cost.dry_run:
-        cost = price_run(training, options.cost, on)
+        cost = price_run(training, options.cost, data.to_plan)
         value = dataclasses.asdict(cost)
         value |= {"fits": cost.fits, "bytes_needed": cost.bytes_needed}
         answer(options.json, value, price_text(cost, options.cost))
         return
-
     with progress("loading the model", None):
         # Imported here: with JAX, which would slow down --help.
         from mprm_jax.data.batches import open_ladder
@@ -166,52 +183,131 @@ def run(options: Options) -> None:
         from mprm_jax.train.open_backbone import attention_of
         from mprm_jax.train.run_files import RunFolder
 
-        encode = encoder(training, on)
+        encode = encoder(training, data.to_plan)
     subset, sizes = _checked(options, subset, encode)
-    budget = training.budget(len(subset.usable_rows), len(subset.usable.row))
-    on = TrainingData(_source_for(options, subset), longest, budget, sizes)
-    training, cost = fitted(training, on)
+    data = _Data.of(options, training, subset, sizes)
+    training, cost = fitted(training, data.to_plan)
     if cost is not None:
-        print(f"mprm train: {verdict(cost)}", file=sys.stderr)
+        say(verdict(cost))
     with advised(), progress("loading the model", None):
-        model, params, mesh = open_model(training, budget)
+        model, params, mesh = open_model(training, data.budget)
     say_if_text(model, subset.usable, subset.usable_rows)
     attention = attention_of(model)
     for part, choice in attention.items():
         if choice.reason:
-            print(f"mprm train: {part} by XLA: {choice.reason}", file=sys.stderr)
+            say(f"{part} by XLA: {choice.reason}")
     last: dict[str, Any] = {}
-    whole = progress("training", budget.updates, "updates", compiling())
+    whole = progress("training", data.budget.updates, "updates", compiling())
     with whole as tick, wrong_usage():
 
         def on_update(update: Update) -> None:
             last.update(update.metrics)
             tick(update.number)
 
-        source = examples(subset, model.encode, options.root)
+        source, plan, config = data.source(model.encode), data.budget, training.config()
+        ladder = open_ladder(data.longest)
         train(
-            TrainingJob(
-                model, source, budget, open_ladder(longest), training.config(), sizes
-            ),
+            TrainingJob(model, source, plan, ladder, config, data.to_plan.sizes),
             params,
             RunFolder(
                 options.output,
                 options.resume,
-                _identity(subset, params),
-                lambda line: print(f"mprm train: {line}", file=sys.stderr),
+                _identity(data, params),
+                say,
                 training.base(),
             ),
             mesh=mesh,
             # A backbone is too large to be kept as it was.
             consume=training.model != TINY,
             on_update=on_update,
+            watch=_watch(options, data, model),
         )
     chosen = {"attention": attention, "price": cost}
-    _finish(options, subset, budget, last, msgspec.to_builtins(chosen))
+    _finish(options, data, last, msgspec.to_builtins(chosen))
 
 
-def _source_for(options: Options, subset: Subset) -> Callable[[Any], CorpusExamples]:
-    return lambda encode: examples(subset, encode, options.root)
+def say(line: str) -> None:
+    """Tell the user, beside what the command answers."""
+    print(f"mprm train: {line}", file=sys.stderr)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Data:
+    """What is trained on, and how often it is shown.
+
+    Attributes:
+        subset: the rollouts.
+        root: of their pictures, if that was said.
+        shown: of them.
+        budget: updates.
+        sizes: of the rollouts; None: they were not measured.
+    """
+
+    subset: Subset
+    root: ImageRoot | None
+    shown: Presentation
+    budget: UpdatePlan
+    sizes: Sizes | None
+
+    @classmethod
+    def of(
+        cls,
+        options: Options,
+        training: TrainingOptions,
+        subset: Subset,
+        sizes: Sizes | None = None,
+    ) -> _Data:
+        """What the options show of a subset."""
+        held_out = options.looks.held_out or 0
+        how = presentation(options.presented, subset, held_out, options.seed)
+        budget = training.budget(len(how.places), len(subset.usable.row))
+        return cls(subset, options.root, how, budget, sizes)
+
+    def source(self, encode: Any) -> Source:
+        """The rollouts as they are shown, as a model reads them."""
+        return shown(examples(self.subset, encode, self.root), self.shown)
+
+    @property
+    def longest(self) -> int:
+        """Steps of a rollout."""
+        rows = self.subset.usable_rows
+        return int(self.subset.usable.rollouts.lengths[rows].max())
+
+    @property
+    def to_plan(self) -> TrainingData:
+        """What the price asks of it."""
+        sizes = sizes_shown(self.sizes, self.shown)
+        return TrainingData(self.source, self.longest, self.budget, sizes)
+
+
+def _watch(options: Options, data: _Data, model: Model) -> Watch | None:
+    """The looks that were asked for.
+
+    Raises:
+        UsageError: several hosts train.
+        DataError: there is nothing to look with.
+    """
+    from mprm_jax.judge import AUROC
+    from mprm_jax.train.loop import Watch
+
+    looks = options.looks
+    if looks.eval_every is None:
+        return None
+    if given(options.multi_host):
+        raise UsageError("--eval-every needs a run on one host")
+    if looks.eval_set is not None:
+        judge = labelled_benchmark(looks.eval_set, options.root, model, _LOOKED)
+    else:
+        source = examples(data.subset, model.encode, data.root)
+        held_out = data.shown.held_out
+        judge = labelled_rollouts(data.subset, source, held_out, model, _LOOKED)
+    every, updates = looks.eval_every, data.budget.updates
+    return Watch(
+        lambda number: number % every == 0 or number == updates,
+        lambda _, params: judge(params),
+        AUROC,
+        looks.patience,
+    )
 
 
 def _training(options: Options) -> TrainingOptions:
@@ -242,7 +338,8 @@ def _checked(
     options: Options, subset: Subset, encode: Any
 ) -> tuple[Subset, Sizes | None]:
     """The subset without what cannot be encoded, and its sizes; a rule chooses again
-    without it. Several hosts must know the sizes, and check whatever is asked.
+    without it. Several hosts, and whoever packs, must know the sizes, and check
+    whatever is asked.
 
     Raises:
         DataError: more rollouts than --max-bad allows cannot be encoded, or all.
@@ -252,7 +349,8 @@ def _checked(
         allowed += subset.usable.bad_lines.total
     from mprm_jax.train.measure import measure
 
-    while options.check_images or given(options.multi_host):
+    pack = options.settings.loop.pack
+    while options.check_images or given(options.multi_host) or pack:
         source = examples(subset, encode, options.root)
         training, threads = _training(options), options.settings.loop.threads
         with progress("checking", len(source), "rollouts") as tick:
@@ -273,33 +371,32 @@ def _checked(
     return subset, None
 
 
-def _identity(subset: Subset, params: Params) -> dict[str, Any]:
+def _identity(data: _Data, params: Params) -> dict[str, Any]:
     """What determines the run beside its settings: data and initial parameters."""
     from mprm_jax.train.run_files import fingerprint
 
-    corpus = subset.usable.corpus
-    rows = subset.usable.row[subset.usable_rows].astype("<i8")
-    return {
-        "corpus": xxhash.xxh3_128_hexdigest("".join(corpus.sha256).encode()),
-        "reading": corpus_reading(subset.usable),
+    usable, shown = data.subset.usable, data.shown
+    rows = usable.row[data.subset.usable_rows].astype("<i8")
+    facts = {
+        "corpus": xxhash.xxh3_128_hexdigest("".join(usable.corpus.sha256).encode()),
+        "reading": corpus_reading(usable),
         "rows": xxhash.xxh3_128_hexdigest(rows.tobytes()),
         "initial_parameters": fingerprint(params),
     }
+    if not shown.is_plain:
+        presented = shown.places.astype("<i8").tobytes() + shown.weight.tobytes()
+        facts["presented"] = xxhash.xxh3_128_hexdigest(presented)
+    return facts
 
 
 def _finish(
-    options: Options,
-    subset: Subset,
-    budget: UpdatePlan,
-    last: dict[str, Any],
-    chosen: dict[str, Any],
+    options: Options, data: _Data, last: dict[str, Any], chosen: dict[str, Any]
 ) -> None:
     """The manifest, and what the user is told; by the first host.
 
     Args:
         options: of the run.
-        subset: that was trained on.
-        budget: of the run.
+        data: that was trained on.
         last: what is known of its last update.
         chosen: the ``attention`` of its parts, and the ``price`` that chose mesh and
             micro-batches.
@@ -310,8 +407,9 @@ def _finish(
 
     if jax.process_index() != FIRST_HOST:
         return
-    usable = subset.usable
-    steps = usable.rollouts.take(subset.usable_rows).n_steps
+    usable, budget = data.subset.usable, data.budget
+    rows = data.subset.usable_rows[data.shown.places]
+    steps = int(usable.rollouts.lengths[rows].sum())
     result = {
         "rollouts": budget.rollouts,
         "steps": steps,
@@ -320,9 +418,11 @@ def _finish(
         "batch_size": budget.batch_size,
         "last_update": last or None,
     }
+    if len(data.shown.held_out):
+        result["held_out"] = len(data.shown.held_out)
     manifest = corpus_manifest(usable) | {
         "arguments": msgspec.to_builtins(options, enc_hook=str),
-        "selection": subset.selection,
+        "selection": data.subset.selection,
         "result": result,
         **chosen,
     }

@@ -17,7 +17,7 @@ from mprm_jax.train.update_plan import UpdatePlan
 
 if TYPE_CHECKING:
     from mprm_jax.data.batches import Sizes
-    from mprm_jax.data.loader import CorpusExamples, Encode
+    from mprm_jax.data.loader import Encode, Source
     from mprm_jax.train.loop import TrainingJob
     from mprm_jax.train.price import Devices, Planned, Price, Throughput
     from mprm_jax.train.sharding import MeshShape
@@ -116,7 +116,7 @@ class TrainingData:
         sizes: of the rollouts; None: they were not measured.
     """
 
-    source_for: Callable[[Any], CorpusExamples]
+    source_for: Callable[[Any], Source]
     longest: int
     plan: UpdatePlan
     sizes: Sizes | None = None

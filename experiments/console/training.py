@@ -165,6 +165,7 @@ class TrainingOptions(CompileOption):
         accumulate: Micro-batches of an update, a divisor of the batch size; they change
             memory and rounding, nothing else. By default as few as fit the devices'
             memory (1 for tiny).
+        epochs: Passes over the rollouts, each in an order of its own.
         matched_updates: As many updates as the whole corpus would get; the subset is
             repeated, in a new order each time.
         objective: The loss.
@@ -177,6 +178,7 @@ class TrainingOptions(CompileOption):
     learning_rate: float | None = None
     head_multiplier: float | None = None
     accumulate: int | None = None
+    epochs: int = 1
     matched_updates: bool = False
     objective: ObjectiveOptions = dataclasses.field(default_factory=ObjectiveOptions)
     loop: LoopOptions = dataclasses.field(default_factory=LoopOptions)
@@ -184,7 +186,11 @@ class TrainingOptions(CompileOption):
     seed: Hidden[int] = 0
 
     def __post_init__(self) -> None:
-        check_least(self, seed=0, batch_size=1, accumulate=1)
+        check_least(self, seed=0, batch_size=1, accumulate=1, epochs=1)
+        if self.matched_updates and self.epochs > 1:
+            raise UsageError("--matched-updates and --epochs exclude each other")
+        if self.loop.pack and self.model == TINY:
+            raise UsageError("--pack needs a backbone")
         self.config()
         if self.model == TINY:
             for name in given(self.backbone):
@@ -216,7 +222,12 @@ class TrainingOptions(CompileOption):
         """
         usual = TINY_RECIPE if self.model == TINY else _PAPER
         matched = whole if self.matched_updates else None
-        return plan(rollouts, self.batch_size or usual[0], matched_to=matched)
+        return plan(
+            rollouts,
+            self.batch_size or usual[0],
+            matched_to=matched,
+            epochs=self.epochs,
+        )
 
     def mesh_shape(self) -> MeshShape | None:
         """The mesh that was asked for.

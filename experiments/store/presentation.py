@@ -5,9 +5,9 @@ kept back to look at the model with.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -24,7 +24,8 @@ from mprm_jax.records.problems import DataError
 from mprm_jax.train.config import Objective
 
 if TYPE_CHECKING:
-    from mprm_jax.data.loader import Source
+    from mprm_jax.data.batches import Sizes
+    from mprm_jax.data.loader import CorpusExamples, Source
     from mprm_jax.judge import Judge
     from mprm_jax.models.model import Model
     from mprm_jax.records.record import ImageRoot
@@ -122,14 +123,14 @@ class Presentation(NamedTuple):
     @property
     def is_plain(self) -> bool:
         """Whether every rollout is shown once, with weight 1."""
-        plain = np.array_equal(self.places, np.arange(len(self.places)))
-        return plain and bool((self.weight == 1).all())
+        once = np.array_equal(self.places, np.arange(len(self.places)))
+        return once and not len(self.held_out) and bool((self.weight == 1).all())
 
 
 def presentation(
     options: PresentationOptions, subset: Subset, held_out: int, seed: int
 ) -> Presentation:
-    """What is shown of a subset.
+    """What is shown of a subset; ``held_out`` rollouts of it are not.
 
     Raises:
         UsageError: a source is not there.
@@ -169,6 +170,22 @@ def presentation(
     return Presentation(places, weight[places], kept_back)
 
 
+def shown(source: Source, how: Presentation) -> Source:
+    """The rollouts of a subset as they are presented."""
+    from mprm_jax.data.loader import Presented
+
+    return source if how.is_plain else Presented(source, how.places, how.weight)
+
+
+def sizes_shown(sizes: Sizes | None, how: Presentation) -> Sizes | None:
+    """Sizes of the presentations; None: those of the rollouts are not known."""
+    if sizes is None or how.is_plain:
+        return sizes
+    of = sizes.take(how.places)
+    steps = np.where(how.weight > 0, of.steps, 0)
+    return of._replace(steps=steps, weight=of.weight * how.weight)
+
+
 def labelled_benchmark(
     path: Path, root: Path | ImageRoot | None, model: Model, batch_size: int
 ) -> Judge:
@@ -189,22 +206,26 @@ def labelled_benchmark(
 
 
 def labelled_rollouts(
-    subset: Subset,
-    places: np.ndarray,
-    objective: Objective,
-    source_of: Callable[[Subset], Source],
-    model: Any,
-    batch_size: int,
+    subset: Subset, source: CorpusExamples, places: np.ndarray, model: Model, rows: int
 ) -> Judge:
-    """Rollouts that were held out, judged by their own labels."""
+    """Rollouts that were held out, judged by their own hard labels.
+
+    Args:
+        subset: that they were chosen from.
+        source: its rollouts.
+        places: of those held out.
+        model: to look at.
+        rows: prompts scored at a time.
+    """
+    from mprm_jax.data.loader import Presented
     from mprm_jax.judge import Judge
     from mprm_jax.train.objective import StepLabeller
 
-    held = dataclasses.replace(subset, usable_rows=subset.usable_rows[places])
     rollouts, labeller = subset.usable.rollouts, StepLabeller(Objective())
     labels = []
-    for row in held.usable_rows.tolist():
+    for row in subset.usable_rows[places].tolist():
         steps = slice(*rollouts.offsets[row : row + 2].tolist())
         target = labeller(rollouts.successes[steps], rollouts.trials[steps])
         labels.append(np.where(target.weight_S, np.where(target.target_S, 1, -1), 0))
-    return Judge(model, source_of(held), labels, batch_size)
+    held_out = Presented(source, places, np.ones(len(places)))
+    return Judge(model, held_out, labels, rows)

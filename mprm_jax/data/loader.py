@@ -6,6 +6,7 @@ on from any update with the data it would have had, on any number of hosts.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import os
 import tempfile
@@ -23,10 +24,10 @@ from PIL import Image
 
 from mprm_jax.data.batches import (
     Batch,
+    Bucket,
     Buckets,
     Example,
     Labeller,
-    MicroBatch,
     Sizes,
     collate,
     plan_micro_batches,
@@ -35,6 +36,7 @@ from mprm_jax.data.batches import (
 )
 from mprm_jax.data.corpus import SelectableCorpus
 from mprm_jax.data.images import read_images
+from mprm_jax.data.packing import Packing, pack, plan_rows
 from mprm_jax.data.write import decode_line, read_lines
 from mprm_jax.records.problems import BadRecord, DataError
 from mprm_jax.records.record import ImageRoot, Record, resolve_unmeasured
@@ -254,12 +256,6 @@ class Presented:
         where = getattr(self.source, "where", lambda at: f"rollout {at}")
         return where(self.places[place].item())
 
-    def sizes(self, sizes: Sizes) -> Sizes:
-        """Sizes of the presentations, from those of the source's rollouts."""
-        of = sizes.take(self.places)
-        steps = np.where(self.weight > 0, of.steps, 0)
-        return of._replace(steps=steps, weight=of.weight * self.weight)
-
 
 def repeated(times: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Places of a mixture, ascending: place i comes ``times[i]`` times on average.
@@ -360,7 +356,10 @@ class Batches:
         order: what each batch holds.
         labeller: what the loss is made from.
         sizes: of all rollouts; needed where the feed is not whole, because no host
-            reads the others' rows and all must run one program.
+            reads the others' rows and all must run one program, and to pack.
+        packing: of several rollouts in a row, of which each part of a micro-batch has
+            one; there are as many micro-batches as that takes. None: a row is one
+            rollout.
 
     Raises:
         ValueError: sizes are needed and not given.
@@ -371,10 +370,14 @@ class Batches:
     order: BatchOrder
     labeller: Labeller = unlabelled
     sizes: Sizes | None = None
+    packing: Packing | None = None
 
     def __post_init__(self) -> None:
-        if self.sizes is None and not self.order.feed.is_whole:
-            raise ValueError("rollouts that other hosts read need known sizes")
+        needed = self.packing is not None or not self.order.feed.is_whole
+        if self.sizes is None and needed:
+            raise ValueError(
+                "rollouts that other hosts read, or that are packed, need known sizes"
+            )
 
     @functools.cached_property
     def _shuffled(self) -> grain.MapDataset[int]:
@@ -399,9 +402,9 @@ class Batches:
             sizes = sizes_of(read.values(), self.labeller)
         else:
             sizes = self.sizes.take(places)
-        plan = plan_micro_batches(sizes, self.buckets, order.micro_batches, order.rows)
+        plan = self._planned(sizes)
         rows = [self._rows_here(part) for part in plan]
-        here = [i for of in rows for i in of if i is not None]
+        here = [i for of in rows for row in of for i in row]
         failure = ""
         try:
             read = read or {i: self.source[places[i].item()] for i in here}
@@ -415,24 +418,48 @@ class Batches:
             collated,
             places[here],
             Sizes(*(column.sum() for column in sizes)),
-            sum(order.rows * part.shape.tokens for part in plan),
+            sum(len(part.rows) * part.shape.tokens for part in plan),
             failure,
         )
 
-    def _rows_here(self, part: MicroBatch) -> list[int | None]:
-        """Of a micro-batch those that are read here; None where one is empty."""
-        feed, size = self.order.feed, self.order.rows // self.order.feed.parts
-        rows = [*part.rows.tolist(), *[None] * (self.order.rows - len(part.rows))]
-        return [i for p in feed.here for i in rows[p * size : (p + 1) * size]]
+    def _planned(self, sizes: Sizes) -> list[_Rows]:
+        """The micro-batches of a global batch; missing rows are empty."""
+        order, parts = self.order, self.order.feed.parts
+        if self.packing is None:
+            return [
+                _filled([[i] for i in part.rows.tolist()], order.rows, part.shape)
+                for part in plan_micro_batches(
+                    sizes, self.buckets, order.micro_batches, order.rows
+                )
+            ]
+        rows, shape = plan_rows(sizes, self.packing.shape), self.packing.shape.row
+        starts = range(0, len(rows), parts)
+        return [_filled(rows[at : at + parts], parts, shape) for at in starts]
+
+    def _rows_here(self, part: _Rows) -> list[list[int]]:
+        """Of a micro-batch those that are read here."""
+        feed = self.order.feed
+        size = len(part.rows) // feed.parts
+        return [i for p in feed.here for i in part.rows[p * size : (p + 1) * size]]
 
     def _collated(
-        self, read: dict[int, Example], part: MicroBatch, rows: list[int | None]
+        self, read: dict[int, Example], part: _Rows, rows: list[list[int]]
     ) -> Batch:
-        buckets = Buckets((part.shape,), self.buckets.steps)
-        examples = [None if i is None else read.get(i) for i in rows]
+        kept = [[i for i in row if i in read] for row in rows]
+        like = next(iter(read.values())) if read else self.like
         try:
-            like = next(iter(read.values())) if read else self.like
-            return collate(examples, buckets, len(rows), self.labeller, like)
+            if self.packing is None:
+                buckets = Buckets((part.shape,), self.buckets.steps)
+                examples = [read[row[0]] if row else None for row in kept]
+                return collate(examples, buckets, len(rows), self.labeller, like)
+            return pack(
+                read,
+                kept,
+                dataclasses.replace(self.packing.shape, rows=len(rows)),
+                self.labeller,
+                like,
+                numbered=self.packing.numbered,
+            )
         except ValueError as error:
             raise DataError(
                 f"rollouts changed since they were measured: {error}"
@@ -456,6 +483,17 @@ class Batches:
                 )
             )
         )
+
+
+class _Rows(NamedTuple):
+    """The rows of a micro-batch: places in the global batch of the rollouts of each."""
+
+    rows: list[list[int]]
+    shape: Bucket
+
+
+def _filled(rows: list[list[int]], count: int, shape: Bucket) -> _Rows:
+    return _Rows(rows + [[] for _ in range(count - len(rows))], shape)
 
 
 def shuffled(count: int, seed: int) -> grain.MapDataset[int]:

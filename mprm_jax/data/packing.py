@@ -7,7 +7,7 @@ sizes of a global batch comes to the same plan.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
@@ -108,6 +108,43 @@ def fit_shape(sizes: Sizes, tokens: int, steps: int) -> PackedShape:
     return dataclasses.replace(shape, rows=rows, steps=steps * documents)
 
 
+@dataclasses.dataclass(frozen=True)
+class Packing:
+    """How the batches of a run are packed.
+
+    Attributes:
+        shape: of a part's share of a micro-batch, which is one row.
+        numbered: see :func:`pack`.
+    """
+
+    shape: PackedShape
+    numbered: bool
+
+
+def row_shape(first: Sizes, every: Sizes, tokens: int, steps: int) -> PackedShape:
+    """One row for all batches of a run, so that one program computes them all.
+
+    Args:
+        first: sizes of the first batches, which say how many rollouts and image rows
+            make a full row.
+        every: sizes of all rollouts, each of which fits.
+        tokens: L.
+        steps: of the rollout with most.
+
+    Raises:
+        ValueError: a rollout is longer than a row.
+    """
+    longest = int(every.tokens.max())
+    if longest > tokens:
+        raise ValueError(
+            f"a packed row of {tokens} tokens does not hold the longest rollout, of "
+            f"{longest}"
+        )
+    full = fit_shape(first, tokens, steps)
+    row = Bucket(tokens, max(full.row.patches, int(every.patches.max())))
+    return dataclasses.replace(full, rows=1, row=row, document_tokens=longest)
+
+
 def _least(enough: Callable[[int], bool], low: int, high: int) -> int:
     """The least size that is enough, by bisection; ``high`` is, and so is what is above
     one that is.
@@ -122,10 +159,11 @@ def _least(enough: Callable[[int], bool], low: int, high: int) -> int:
 
 
 def pack(
-    examples: Sequence[Example],
+    examples: Sequence[Example] | Mapping[int, Example],
     plan: Sequence[Sequence[int]],
     shape: PackedShape,
     labeller: Labeller = unlabelled,
+    like: Example | None = None,
     *,
     numbered: bool,
 ) -> Batch:
@@ -134,10 +172,11 @@ def pack(
     Markers are places in the row; images follow each other as their rollouts do.
 
     Args:
-        examples: at least one.
+        examples: by place.
         plan: of :func:`plan_rows`: places of examples, the longest of a row first.
         shape: with at least as many rows as the plan; the others are empty.
         labeller: what the loss of the steps is made from.
+        like: has images of the kind that the batch shall have; None: the first has.
         numbered: image rows say of which image they are (``place_bytes`` of a family);
             then no two images of a row have one number.
 
@@ -146,7 +185,8 @@ def pack(
     """
     if len(plan) > shape.rows:
         raise ValueError(f"{len(plan)} rows of a plan do not fit {shape.rows}")
-    batch = empty_batch(examples[0].images_PxD, shape.row, shape.rows, shape.steps)
+    kind = (like or examples[0]).images_PxD
+    batch = empty_batch(kind, shape.row, shape.rows, shape.steps)
     sizes = shape.rows, shape.documents, shape.document_tokens
     place_BxKxL = np.full(sizes, -1, np.int32)
     for row, chosen in enumerate(plan):

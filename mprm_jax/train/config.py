@@ -104,6 +104,9 @@ class TrainConfig:
         learning_rate: Peak of the schedule.
         accumulate: Micro-batches of an update, a divisor of the batch size; they change
             memory and rounding, nothing else.
+        pack: Tokens of a row that holds several rollouts one after another, of which
+            none sees another; an update has as many micro-batches of one row per part
+            of the mesh as it takes. 0: a row is one rollout, padded to those beside it.
         seed: Of the order of the rollouts.
         threads: Threads that read rollouts and images ahead; 0 for rollouts in memory.
         checkpoint_every: Updates between checkpoints; 0: only the last.
@@ -120,6 +123,7 @@ class TrainConfig:
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     learning_rate: float = TRAINING.learning_rate
     accumulate: int = 1
+    pack: int = 0
     seed: int = 0
     threads: int = 0
     checkpoint_every: int = 0
@@ -131,6 +135,7 @@ class TrainConfig:
     def __post_init__(self) -> None:
         least = {
             "accumulate": 1,
+            "pack": 0,
             "seed": 0,
             "threads": 0,
             "checkpoint_every": 0,
@@ -140,3 +145,5 @@ class TrainConfig:
             if (value := getattr(self, name)) < bound:
                 raise ValueError(f"{name} must be at least {bound}, not {value}")
         check_positive("learning_rate", self.learning_rate)
+        if self.pack and self.accumulate > 1:
+            raise ValueError("packed rows make their own micro-batches: no accumulate")

@@ -25,7 +25,17 @@ import numpy as np
 from jax.sharding import Mesh
 
 from mprm_jax.data.batches import Batch, Buckets, Sizes, sizes_of
-from mprm_jax.data.loader import Batches, BatchOrder, Feed, Loaded, Source
+from mprm_jax.data.loader import (
+    Batches,
+    BatchOrder,
+    Feed,
+    Loaded,
+    Source,
+    shuffled,
+)
+from mprm_jax.data.packing import Packing, row_shape
+from mprm_jax.models.backbone import Backbone
+from mprm_jax.models.lora import base_of
 from mprm_jax.models.model import Model
 from mprm_jax.records.problems import DataError
 from mprm_jax.train.checkpoint import (
@@ -35,6 +45,7 @@ from mprm_jax.train.checkpoint import (
     updates_kept,
 )
 from mprm_jax.train.config import TrainConfig
+from mprm_jax.train.features import CachedBackbone
 from mprm_jax.train.objective import StepLabeller
 from mprm_jax.train.optimizer import Params, join, split
 from mprm_jax.train.run_files import (
@@ -103,6 +114,7 @@ _FREE = (
     "tracker",
     "profile",
     "accumulate",
+    "pack",
 )
 
 
@@ -226,7 +238,7 @@ def train(
         )
     if len(job.source) != plan.rollouts:
         raise ValueError(f"{len(job.source)} rollouts, planned for {plan.rollouts}")
-    loader = _loader(job, mesh)
+    loader = batches_of(job, mesh)
     iterator = iter(loader.from_first())
     run = _Run(job, mesh, on_update, watch, folder)
     if folder is None:
@@ -246,8 +258,12 @@ def train(
         return run.loop(state, frozen, iterator, totals, stop)
 
 
-def _loader(job: TrainingJob, mesh: Mesh | None) -> Batches:
-    """The run's batches, as far as this host feeds them."""
+def batches_of(job: TrainingJob, mesh: Mesh | None = None) -> Batches:
+    """A run's batches, as far as this host feeds them.
+
+    Raises:
+        ValueError: micro-batches, devices or packed rows cannot share them.
+    """
     plan, config = job.plan, job.config
     feed = Feed() if mesh is None else Feed(batch_parts(mesh), parts_here(mesh))
     order = BatchOrder(
@@ -258,15 +274,40 @@ def _loader(job: TrainingJob, mesh: Mesh | None) -> Batches:
         threads=config.threads,
         feed=feed,
     )
-    labeller, sizes = StepLabeller(config.objective), None
-    if not feed.is_whole:
-        sizes = job.sizes
-        if sizes is None:
-            sizes = sizes_of(
-                map(job.source.__getitem__, range(len(job.source))), labeller
-            )
-    return Batches(job.source, job.buckets, order, labeller, sizes)
+    labeller = StepLabeller(config.objective)
+    if feed.is_whole and not config.pack:
+        return Batches(job.source, job.buckets, order, labeller)
+    sizes = job.sizes
+    if sizes is None:
+        rollouts = map(job.source.__getitem__, range(len(job.source)))
+        sizes = sizes_of(rollouts, labeller)
+    packing = packed(job, sizes) if config.pack else None
+    return Batches(job.source, job.buckets, order, labeller, sizes, packing)
 
+
+def packed(job: TrainingJob, sizes: Sizes) -> Packing:
+    """How the batches of a run are packed.
+
+    Args:
+        job: whose rows have ``config.pack`` tokens.
+        sizes: of all rollouts.
+
+    Raises:
+        ValueError: the model reads no packed rows, or a rollout is longer than a row.
+    """
+    base = base_of(job.model)
+    backbone = base.backbone if isinstance(base, CachedBackbone) else base
+    if not isinstance(backbone, Backbone):
+        raise ValueError(f"{base.name} reads no packed rows: they need a backbone")
+    plan, order = job.plan, shuffled(len(job.source), job.config.seed)
+    count = min(_FITTED * plan.batch_size, len(job.source))
+    first = sizes.take(np.array([order[i] for i in range(count)]))
+    shape = row_shape(first, sizes, job.config.pack, job.buckets.steps)
+    return Packing(shape, backbone.family.place_bytes > 0)
+
+
+# First batches whose rollouts say what a full packed row holds.
+_FITTED = 4
 
 _TRUNCATED, _COUNTED = "truncated_steps", "steps"
 

@@ -43,6 +43,7 @@ from mprm_jax.data.batches import (
     sizes_of,
 )
 from mprm_jax.data.loader import BatchOrder, shuffled
+from mprm_jax.data.packing import plan_rows, row_shape
 from mprm_jax.models.backbone import Backbone
 from mprm_jax.models.families import part_of
 from mprm_jax.models.lora import ADAPTERS, base_of
@@ -254,6 +255,27 @@ def load_of(
     return Load(rows, tuple(map(plan, updates)), plan(largest))
 
 
+def packed_load(run: Planned, parts: int) -> Load:
+    """The packed rows that the loader makes, one for each part of a mesh. Attention is
+    reckoned over the whole row, of which each rollout sees its own part.
+
+    Raises:
+        ValueError: the longest rollout that was read does not fit a row.
+    """
+    job, first = run.job, run.prompts.first
+    batch_size, count = job.plan.batch_size, len(first.tokens)
+    columns = zip(first, run.prompts.largest, strict=True)
+    known = Sizes(*map(np.concatenate, columns))
+    shape = row_shape(first, known, job.config.pack, job.buckets.steps)
+    updates = [
+        first.take(np.arange(at, min(at + batch_size, count)))
+        for at in range(0, count, batch_size)
+    ]
+    rows = [len(plan_rows(sizes, shape)) for sizes in updates]
+    shapes = tuple((shape.row,) * -(-many // parts) for many in rows)
+    return Load(parts, shapes, (shape.row,))
+
+
 @dataclasses.dataclass(frozen=True)
 class Price:
     """The cost of a run, and what it is reckoned from.
@@ -381,6 +403,8 @@ def choose(
     for shape in dict.fromkeys(meshes):
         laid = abstract_mesh(shape)
         asked = [accumulate] if accumulate else range(1, batch_size + 1)
+        if run.job.config.pack:
+            asked = [1]
         parts = batch_parts(laid)
         shared = [m for m in asked if batch_size % (m * parts) == 0]
         if not shared:
@@ -410,13 +434,17 @@ def price(
     """
     job, shapes = run.job, run.shapes
     model, plan = job.model, job.plan
-    load = load_of(run.prompts, plan.batch_size, accumulate, job.buckets)
+    if job.config.pack:
+        load = packed_load(run, batch_parts(mesh))
+        accumulate = max(map(len, load.shapes))
+    else:
+        load = load_of(run.prompts, plan.batch_size, accumulate, job.buckets)
     trained, frozen = split(shapes, model.trainable(shapes))
     devices = math.prod(mesh.shape.values())
     work = load.per_update(
         lambda shape: sum(flops_per_rollout(model, shapes, shape).values())
     )
-    rows = plan.batch_size / accumulate / batch_parts(mesh)
+    rows = load.rows / batch_parts(mesh)
     masters = bytes_per_device(mesh, trained)
     hours = None
     if throughput.peak_tflops is not None:

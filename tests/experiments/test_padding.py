@@ -4,7 +4,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from experiments.benchmarks.padding import READERS, draw, shares, sizes
+from experiments.benchmarks.padding import (
+    READERS,
+    draw,
+    packed_shares,
+    shares,
+    sizes,
+)
 from mprm_jax.data.batches import open_ladder
 from mprm_jax.data.images import PatchGrid, Tiling, patch_images, tile_images
 from theory.paper import FULL_DATA, TRAINING
@@ -56,3 +62,5 @@ def test_the_loader_computes_three_quarters_of_real_tokens(backbone, drawn):
     longest, planned = (shares(of, BATCH, parts) for parts in (1, 64))
     assert min(planned) > 0.75
     assert all(b > 1.4 * a for a, b in zip(longest, planned, strict=True))
+    # Packed, a row of the longest prompt's length is nearly full.
+    assert packed_shares(of, BATCH, TRAINING.max_tokens).tokens > 0.9
