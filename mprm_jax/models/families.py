@@ -100,6 +100,8 @@ class Family:
         tower_attention: (config, dtype): what the tower asks of attention.
         sequences: (config, rows): how many sequences the tower attends within, and the
             length of each.
+        scores: (config, rows): pairs of states that attend to each other, over all
+            layers of the tower.
         patch_reads: (config, rows): vectors that the patch embedding's kernel reads.
     """
 
@@ -119,6 +121,7 @@ class Family:
     positions: Callable[[Any, jax.Array, jax.Array], jax.Array]
     tower_attention: Callable[[Any, str], AttentionUse]
     sequences: Callable[[Any, float], tuple[float, float]]
+    scores: Callable[[Any, float], float]
     patch_reads: Callable[[Any, float], float]
 
 
@@ -199,8 +202,8 @@ QWEN = Family(
     project=qwen.project,
     positions=qwen.rope_positions,
     tower_attention=qwen.tower_attention,
-    # Windows are a mask over all pairs of patches.
     sequences=lambda config, rows: (1, rows),
+    scores=qwen.scores,
     # An image fills all frames alike, so one sum of their kernels is applied.
     patch_reads=lambda config, rows: rows / config.vision.frames,
 )
@@ -222,6 +225,9 @@ INTERNVL = Family(
     tower_attention=internvl.tower_attention,
     # With the class token.
     sequences=lambda config, rows: (rows, config.vision.side**2 + 1),
+    scores=lambda config, rows: (
+        config.vision.layers * rows * (config.vision.side**2 + 1) ** 2
+    ),
     patch_reads=lambda config, rows: rows * config.vision.side**2,
 )
 # Qwen2, Qwen3, Llama 3, SmolLM2: a decoder alone.
@@ -241,6 +247,7 @@ TEXT = Family(
     project=_no_tower,
     positions=_no_tower,
     tower_attention=_no_tower,
+    scores=_no_tower,
     sequences=_no_tower,
     patch_reads=_no_tower,
 )

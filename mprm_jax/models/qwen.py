@@ -6,6 +6,7 @@ projector, makes one token of every block of patches for the decoder, a Qwen2.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import jax
@@ -130,9 +131,18 @@ def unpack_places(rows_BxPxD: jax.Array) -> jax.Array:
     return place[..., 0::2] + 256 * place[..., 1::2]
 
 
-def _same(labels_BxPxK: jax.Array) -> jax.Array:
-    """Pairs of patches whose labels agree [B, 1, P, P]."""
-    return jnp.all(labels_BxPxK[:, :, None] == labels_BxPxK[:, None], axis=-1)[:, None]
+def _windows(
+    vision: QwenVisionConfig, place_BxPx3: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """Order of patches in which windows are whole, and their numbers in it [B, P]."""
+    image_BxPx1, row_column_BxPx2 = jnp.split(place_BxPx3, [1], axis=-1)
+    parts = [image_BxPx1, row_column_BxPx2 // vision.window_patches]
+    window_BxPx3 = jnp.concatenate(parts, axis=-1)
+    image, row, column = jnp.moveaxis(window_BxPx3, -1, 0)
+    order_BxP = jnp.lexsort((column, row, image), axis=1)
+    sorted_BxPx3 = decoder.gather_positions(window_BxPx3, order_BxP)
+    begins = jnp.any(sorted_BxPx3[:, 1:] != sorted_BxPx3[:, :-1], axis=-1)
+    return order_BxP, jnp.pad(jnp.cumsum(begins, axis=1), ((0, 0), (1, 0)))
 
 
 def tower_states(
@@ -140,11 +150,12 @@ def tower_states(
 ) -> jax.Array:
     """What the tower makes of every packed patch, before the merger [B, P, width].
 
-    The reference reorders patches so that windows are contiguous; a mask of equal
-    windows gives the same sums without the reordering, and costs little at the few
-    hundred patches of a training image.
+    As in the reference, patches are brought into the order of their windows, so that
+    those of a window are neighbours, and back at the end.
     """
     vision, tower = config.vision, params["vision"]
+    order_BxP, window_BxP = _windows(vision, unpack_places(images_BxPxD))
+    images_BxPxD = decoder.gather_positions(images_BxPxD, order_BxP)
     pixels_BxPxC, place_BxPx3 = unpack_patches(images_BxPxD)
     # An image fills every frame of a patch alike, so the frames' weights add up.
     kernel = tower["patch"]["kernel"].astype(jnp.float32)
@@ -152,10 +163,8 @@ def tower_states(
     kernel = kernel.reshape(-1, vision.width).astype(compute.dtype)
     x_BxPxD = jnp.einsum("bpc,cd->bpd", pixels_BxPxC.astype(compute.dtype), kernel)
 
-    image_BxPx1, row_column_BxPx2 = place_BxPx3[..., :1], place_BxPx3[..., 1:]
-    windows = row_column_BxPx2 // vision.window_patches
-    in_image = _same(image_BxPx1)
-    in_window = _same(jnp.concatenate([image_BxPx1, windows], axis=-1))
+    image_BxP, row_column_BxPx2 = place_BxPx3[..., 0], place_BxPx3[..., 1:]
+    in_image = (image_BxP[:, :, None] == image_BxP[:, None])[:, None]
     head_width = vision.width // vision.heads
     frequency = frequencies(Rope(vision.theta), head_width // 2)
     angles_BxPxW = jnp.einsum(
@@ -171,17 +180,30 @@ def tower_states(
             nn.split_heads(nn.linear(layer[name], y), vision.heads)
             for name in ("query", "key", "value")
         )
-        attended = nn.attend(
-            rotate(query, turn),
-            rotate(key, turn),
-            value,
-            compute.tower_attention,
-            mask=jnp.where(is_full, in_image, in_window),
+        heads = rotate(query, turn), rotate(key, turn), value
+        attended = jax.lax.cond(
+            is_full,
+            lambda: nn.attend(*heads, compute.tower_attention, mask=in_image),
+            lambda: nn.attend_runs(
+                *heads,
+                window_BxP,
+                vision.window_patches**2,
+                compute.tower_attention,
+            ),
         )
         x += nn.linear(layer["output"], nn.join_heads(attended))
         return x + nn.swiglu(layer, nn.rms_norm(layer["mlp_norm"], x, _EPS))
 
-    return nn.scan_layers(step, x_BxPxD, (tower["layers"], full), compute)
+    x_BxPxD = nn.scan_layers(step, x_BxPxD, (tower["layers"], full), compute)
+    return decoder.gather_positions(x_BxPxD, jnp.argsort(order_BxP, axis=1))
+
+
+def scores(config: QwenVLConfig, rows: float) -> float:
+    """Pairs of patches that the layers of the tower score, of a row of the images."""
+    vision, window = config.vision, config.vision.window_patches**2
+    full = sum(layer in vision.full_layers for layer in range(vision.layers))
+    blocks = math.ceil(rows / window)
+    return full * rows**2 + (vision.layers - full) * 3 * blocks * window**2
 
 
 def tower_attention(config: QwenVLConfig, dtype: str) -> AttentionUse:

@@ -386,7 +386,7 @@ class _Run:
                 gave_up = best.gave_up(number)
                 if writer is not None and (stopped or due or better or gave_up):
                     progress = Progress(
-                        number, updates, self.name, position, book.totals
+                        number, updates, self.name, position, dict(book.totals)
                     )
                     writer.save(progress, state, frozen)
                     if better:

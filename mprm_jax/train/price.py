@@ -567,8 +567,7 @@ def _attention(model: Backbone, padded: Bucket) -> Iterator[float]:
     yield 12 * language.layers * inner * padded.tokens**2
     if vision is None:
         return
-    count, length = model.family.sequences(config, rows)
-    yield 4 * vision.layers * vision.width * count * length**2
+    yield 4 * vision.width * model.family.scores(config, rows)
 
 
 def activation_bytes(

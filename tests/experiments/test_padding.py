@@ -55,4 +55,4 @@ def test_the_loader_computes_three_quarters_of_real_tokens(backbone, drawn):
     of = sizes(drawn, backbone)
     longest, planned = (shares(of, BATCH, parts) for parts in (1, 64))
     assert min(planned) > 0.75
-    assert max(longest) < 0.5
+    assert all(b > 1.4 * a for a, b in zip(longest, planned, strict=True))

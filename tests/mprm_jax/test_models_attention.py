@@ -15,6 +15,7 @@ from mprm_jax.models.layers import (
     AttentionUse,
     Compute,
     attend,
+    attend_runs,
     choose_attention,
 )
 from mprm_jax.records.problems import DataError
@@ -102,6 +103,19 @@ def test_attention_is_its_formula(masked):
     shown = jnp.asarray(mask) if masked else None
     found = attend(*arrays, implementation="xla", causal=not masked, mask=shown)
     np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("count", [5, 8, 21])
+def test_neighbours_of_one_label_attend_as_under_a_mask_of_all_pairs(count):
+    """Runs of one to four, wherever the blocks of four begin; a half-empty last one."""
+    rng = np.random.default_rng(count)
+    lengths = rng.integers(1, 5, (2, count))
+    label = np.stack([np.repeat(np.arange(count), row)[:count] for row in lengths])
+    query, key, value = jnp.asarray(rng.normal(size=(3, 2, count, 2, 3)), jnp.float32)
+    mask = jnp.asarray(label[:, None, :, None] == label[:, None, None])
+    expected = attend(query, key, value, "xla", mask=mask)
+    found = attend_runs(query, key, value, jnp.asarray(label), 4, "xla")
+    np.testing.assert_allclose(found, expected, atol=1e-6)
 
 
 @pytest.mark.parametrize(

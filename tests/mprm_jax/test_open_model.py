@@ -27,7 +27,7 @@ from mprm_jax.train.run_files import BASE, Base, RunFolder, begin, fingerprint
 from mprm_jax.train.sharding import MeshShape, make_mesh, parameter_shardings
 from mprm_jax.train.update import initial_state
 from mprm_jax.train.update_plan import plan
-from tests.mprm_jax.backbone_folder import internvl_folder, qwen_folder
+from tests.mprm_jax.backbone_folder import internvl_folder, qwen_folder, text_folder
 from tests.mprm_jax.quick import quick_compilation as quick_compilation
 from tests.mprm_jax.random_weights import qwen_config
 
@@ -69,7 +69,8 @@ def refused(run, *words):
 
 # InternVL's vocabulary has no row for <prm>: the base's is grown.
 @pytest.mark.parametrize(
-    ("make", "opening"), [(qwen_folder, LORA), (internvl_folder, FULL)]
+    ("make", "opening"),
+    [(qwen_folder, LORA), (internvl_folder, FULL), (text_folder, LORA)],
 )
 def test_what_was_not_trained_is_read_from_the_base(make, opening, tmp_path):
     weights, run = make(tmp_path / "weights"), tmp_path / "run"

@@ -68,6 +68,9 @@ def products(jaxpr):
             inner = math.prod(shape[axis] for axis in contracted)
             total += 2 * inner * math.prod(eqn.outvars[0].aval.shape)
         times = eqn.params["length"] if eqn.primitive.name == "scan" else 1
+        if eqn.primitive.name == "cond":
+            # Of the tower's two layers here, one is of each kind.
+            times = 1 / len(eqn.params["branches"])
         for value in jax.tree.leaves(
             list(eqn.params.values()), is_leaf=lambda v: hasattr(v, "eqns")
         ):

@@ -16,7 +16,7 @@ from mprm_jax.data.batches import buckets_for, collate
 from mprm_jax.data.loader import Batches, BatchOrder
 from mprm_jax.records.problems import DataError
 from mprm_jax.train import loop
-from mprm_jax.train.checkpoint import updates_kept
+from mprm_jax.train.checkpoint import restore_latest, updates_kept
 from mprm_jax.train.loop import (
     TrainConfig,
     TrainingJob,
@@ -28,7 +28,7 @@ from mprm_jax.train.loop import (
 from mprm_jax.train.objective import StepLabeller
 from mprm_jax.train.open_model import load_model
 from mprm_jax.train.optimizer import join
-from mprm_jax.train.run_files import RUN, RunFolder, read_metrics
+from mprm_jax.train.run_files import BASE, RUN, Base, RunFolder, read_metrics
 from mprm_jax.train.update import UpdateRule, compiled_step, initial_state, update
 from mprm_jax.train.update_plan import plan
 from tests.mprm_jax.stub_model import StubModel, read_stub, stub_examples
@@ -152,6 +152,31 @@ def test_the_folder_holds_the_model_and_its_history(run, tmp_path):
     assert [line["update"] for line in lines] == [1, 2, 3, 4, 5]
     assert {"loss", "gradient_norm", "learning_rate", "steps"} <= lines[0].keys()
     assert json.loads((output / RUN).read_text())["seed"] == 0
+
+
+class AllTrained(StubModel):
+    """The stub, with nothing frozen."""
+
+    def trainable(self, params):
+        return jax.tree.map(lambda _: True, params)
+
+
+@pytest.mark.parametrize("model", [StubModel(), AllTrained()])
+def test_who_trains_all_has_no_base(params, tmp_path, model):
+    job = TrainingJob(model, EXAMPLES[:8], plan(8, 8), BUCKETS, CONFIG)
+    weights = tmp_path / "weights"
+    last = train(
+        job, params, RunFolder(tmp_path / "run", base=Base(weights, "float32"))
+    )
+    found = restore_latest(tmp_path / "run", params)
+    assert found is not None
+    # A checkpoint is whole exactly if no parameter is left out.
+    whole = isinstance(model, AllTrained)
+    assert (found.frozen is None) == whole
+    assert (found.params["vision"]["kernel"] is not None) == whole
+    assert (tmp_path / "run" / BASE).exists() != whole
+    for name in ("blocks", "head"):
+        assert digest(found.params[name]) == digest(last[name])
 
 
 def test_callers_may_look_at_the_parameters_after_any_update(run, tmp_path):
