@@ -245,7 +245,7 @@ def test_too_little_memory_is_one_line_of_advice(train, qwen, tmp_path, monkeypa
     monkeypatch.setattr(loop, "update", full)
     failed = train(qwen, "--output", tmp_path / "model")
     assert failed.status == 1
-    chosen, failure = failed.err.splitlines()
+    chosen, *_, failure = failed.err.splitlines()
     assert chosen.startswith("mprm train: fits: ")
     for word in ("17.24GiB", "micro-batches", "devices", "adapters", "Adafactor"):
         assert word in failure
