@@ -1,0 +1,177 @@
+"""How often `mprm train` shows rollouts, what they weigh, and looks at the model."""
+
+import json
+
+import numpy as np
+import pytest
+
+from mprm_jax.train.checkpoint import read_best
+from mprm_jax.train.run_files import read_metrics
+from tests.experiments.test_cli_train import train as train
+from tests.experiments.test_cli_train import weights
+from tests.experiments.test_cli_train import world as world
+from tests.experiments.test_cli_train_size import qwen as qwen
+from tests.mprm_jax.quick import quick_compilation as quick_compilation
+from tests.raw_files import (
+    benchmark,
+    random_records,
+    solution,
+    write_corpus,
+    write_pictures,
+)
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory):
+    """A corpus of 20 rollouts with pictures that a backbone can cut."""
+    folder = tmp_path_factory.mktemp("pictures")
+    records = random_records(np.random.default_rng(1), 20)
+    write_corpus(folder / "annotations", {"a.jsonl": records})
+    write_pictures(folder / "images", 20, (30, 40))
+    return folder
+
+
+def steps_of(world, name):
+    lines = (world / "annotations" / f"{name}.jsonl").read_text().splitlines()
+    return [len(json.loads(line)["steps_with_score"]) for line in lines]
+
+
+def test_sources_are_shown_as_often_as_asked(train, world):
+    whole = {name: sum(steps_of(world, name)) for name in "ab"}
+    done = train("--source-weights", "a=2,b=0", "--epochs", 3, "--json")
+    assert done.status == 0, done.err
+    assert done.json["rollouts"] == 50
+    assert done.json["presentations"] == 150
+    assert done.json["updates"] == 19
+    metrics = read_metrics(world.parent / "model")
+    assert sum(line["steps"] for line in metrics) == 6 * whole["a"]
+
+
+def test_half_of_a_source_is_the_seed_s_half(train):
+    found = {}
+    for name, seed in (("one", 0), ("same", 0), ("other", 1)):
+        chosen = ("--source-weights", "b=.5", "--seed", seed, "--json")
+        found[name] = train(*chosen, output=name).json
+    assert {of["rollouts"] for of in found.values()} == {25 + 8}
+    steps = {name: of["steps"] for name, of in found.items()}
+    assert steps["one"] == steps["same"]
+    assert steps["one"] != steps["other"]
+
+
+@pytest.mark.parametrize(
+    ("text", "status"),
+    [
+        ("a", 2),
+        ("a=", 2),
+        ("=1", 2),
+        ("a=-1", 2),
+        ("a=nan", 2),
+        ("c=1", 2),
+        ("a=0,b=0", 1),
+    ],
+)
+def test_source_weights_without_meaning_are_refused(train, world, text, status):
+    done = train("--source-weights", text)
+    assert (done.status, done.out) == (status, "")
+    assert done.err.count("\n") <= 2
+    assert not (world.parent / "model").exists()
+
+
+def test_a_rollout_of_weight_0_teaches_nothing(train, world, mprm):
+    table = world.parent / "weights.csv"
+    rows = 40
+    table.write_text("mine\n" + "\n".join(["1.0"] * 25 + ["0"] * 15))
+    chosen = ("--loss-weights", table, "--weight-column", "mine")
+    done = train(*chosen, "--json", output="weighted")
+    assert done.status == 0, done.err
+    assert done.json["rollouts"] == rows
+    metrics = read_metrics(world.parent / "weighted")
+    assert sum(line["steps"] for line in metrics) == sum(steps_of(world, "a"))
+    # Weights that are all alike change nothing.
+    table.write_text("mine\n" + "\n".join(["2.0"] * rows))
+    assert train(*chosen, output="alike").status == 0
+    assert train(output="plain").status == 0
+    losses = [
+        [line["loss"] for line in read_metrics(world.parent / name)]
+        for name in ("alike", "plain")
+    ]
+    np.testing.assert_allclose(*losses, rtol=1e-5)
+    for text, words in (("-1", "below 0"), ("nan", str(table))):
+        table.write_text("mine\n" + "\n".join([text] * rows))
+        refused = train(*chosen, output="refused")
+        assert refused.status == 1
+        assert words in refused.err
+
+
+def test_looks_keep_the_best_checkpoint_and_end_a_run(train, world, mprm):
+    looks = ("--held-out", 10, "--eval-every", 1, "--keep-checkpoints", 1)
+    done = train(*looks, "--json")
+    assert done.status == 0, done.err
+    assert (done.json["rollouts"], done.json["held_out"]) == (30, 10)
+    output = world.parent / "model"
+    told = [line["eval_auroc"] for line in read_metrics(output)]
+    best = read_best(output)
+    assert best is not None
+    assert best.update == 1 + int(np.argmax(told))
+    assert best.value == max(told)
+    assert all(line["eval_loss"] > 0 for line in read_metrics(output))
+    # The best one is what is read from then on.
+    again = train("--held-out", 10, "--eval-every", 100, output="last")
+    assert again.status == 0
+    assert (weights(world) == weights(world, "last")) == (best.update == 4)
+    # A run without looks learns the same.
+    assert [line["loss"] for line in read_metrics(output)] == [
+        line["loss"] for line in read_metrics(world.parent / "last")
+    ]
+    ended = train(*looks, "--patience", 1, "--epochs", 5, output="early")
+    assert ended.status == 0, ended.err
+    assert "stopped early" in ended.err
+    assert len(read_metrics(world.parent / "early")) < 19
+
+
+def test_a_look_by_judged_solutions(train, world):
+    path = benchmark(world.parent / "judged", [solution(i, 3) for i in range(6)])
+    done = train("--eval-every", 2, "--eval-set", path)
+    assert done.status == 0, done.err
+    told = ["eval_auroc" in line for line in read_metrics(world.parent / "model")]
+    assert told == [False, True, False, True, True]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("--eval-every", 2),
+        ("--held-out", 5),
+        ("--eval-every", 2, "--held-out", 5, "--eval-set", "x.jsonl"),
+        ("--patience", 2),
+        ("--eval-every", 0, "--held-out", 5),
+        ("--eval-every", 2, "--held-out", 40),
+        ("--matched-updates", "--epochs", 2),
+        ("--epochs", 0),
+        ("--pack", 512),
+    ],
+)
+def test_looks_without_meaning_are_refused(train, world, arguments):
+    done = train(*arguments)
+    assert (done.status, done.out) == (2, "")
+    assert not (world.parent / "model").exists()
+
+
+def test_packed_rows_make_the_run_of_padded_ones(
+    mprm, pictures, qwen, tmp_path, quick_compilation
+):
+    """On two devices, each with a row of its own of every micro-batch."""
+    given = ("--batch-size 8 --threads 1 --compute float32 --learning-rate .01",)
+    ways = {"padded": ("--accumulate", 2), "packed": ("--pack", 256)}
+    found = {}
+    for name, way in ways.items():
+        chosen = ("--model", qwen, *given, "--mesh", "1x2x1", *way)
+        done = mprm("train", pictures, *chosen, "--output", tmp_path / name)
+        assert done.status == 0, done.err
+        found[name] = read_metrics(tmp_path / name)
+    for one, other in zip(*found.values(), strict=True):
+        for name in ("loss", "gradient_norm", "steps", "truncated_steps"):
+            assert one[name] == pytest.approx(other[name], rel=1e-4), name
+    refused = mprm("train", pictures, "--model", qwen, *given, "--pack", 16)
+    assert refused.status == 2
+    assert "16 tokens" in refused.err
