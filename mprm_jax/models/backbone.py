@@ -95,7 +95,9 @@ class Backbone:
         )
 
     def _hidden(self, params: Params, batch: Batch) -> jax.Array:
-        inputs = batch.tokens_BxL, batch.images_BxPxD, self.compute, batch.place_BxKxL
+        most = self.family.rows_per_image(self.config, self.prompting)
+        compute = dataclasses.replace(self.compute, image_rows=most)
+        inputs = batch.tokens_BxL, batch.images_BxPxD, compute, batch.place_BxKxL
         return families.hidden_states(self.config, params, *inputs)
 
     def rewards(

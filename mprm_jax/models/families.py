@@ -85,6 +85,7 @@ class Family:
         template: (config): what stands around a prompt.
         place_bytes: K, bytes at the end of a row of the images that say where it lies.
         init: (config, key): random parameters, float32.
+        rows_per_image: (config, prompting): most rows of an image.
         tokens_per_row: (config): image tokens over rows.
         cut: (config, prompting, images): images_PxD, and the rows of each image.
         alone: rows of one image as they would be if it were the only one.
@@ -111,6 +112,7 @@ class Family:
     template: Callable[[Any], ChatTemplate]
     place_bytes: int
     init: Callable[[Any, jax.Array], Params]
+    rows_per_image: Callable[[Any, Prompting], int]
     tokens_per_row: Callable[[Any], Fraction]
     cut: Callable[[Any, Prompting, tuple[Image, ...]], tuple[np.ndarray, list[int]]]
     alone: Callable[[np.ndarray], np.ndarray]
@@ -196,6 +198,9 @@ QWEN = Family(
     cut=_cut_patches,
     alone=number_images,
     preprocessor=_patch_preprocessor,
+    rows_per_image=lambda config, prompting: (
+        prompting.max_pixels // config.vision.patch**2
+    ),
     tokens_per_row=lambda config: Fraction(1, config.vision.merge**2),
     tower_states=qwen.tower_states,
     state_width=lambda config: config.vision.width,
@@ -217,6 +222,8 @@ INTERNVL = Family(
     cut=_cut_tiles,
     alone=lambda rows_TxD: rows_TxD,
     preprocessor=_tile_preprocessor,
+    # With the thumbnail.
+    rows_per_image=lambda _, prompting: prompting.max_tiles + 1,
     tokens_per_row=lambda config: Fraction(config.tile_tokens),
     tower_states=internvl.tower_states,
     state_width=lambda config: config.vision.side**2 * config.vision.width,
@@ -238,6 +245,7 @@ TEXT = Family(
     template=lambda config: TEXT_TEMPLATES[config.chat],
     place_bytes=0,
     init=text.init,
+    rows_per_image=lambda *_: 0,
     tokens_per_row=lambda _: Fraction(0),
     cut=_refuse_pictures,
     alone=_no_tower,

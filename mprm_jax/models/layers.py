@@ -34,6 +34,7 @@ class Compute:
         residual: sharding of the residual stream [B, L, D]; None leaves it to XLA.
         attention: of the decoder.
         tower_attention: of the vision tower.
+        image_rows: most rows (patches or tiles) of an image; None: not known.
     """
 
     dtype: str = "bfloat16"
@@ -41,6 +42,7 @@ class Compute:
     residual: NamedSharding | None = None
     attention: Implementation = "xla"
     tower_attention: Implementation = "xla"
+    image_rows: int | None = None
 
     def constrain(self, x_BxLxD: jax.Array) -> jax.Array:
         """The same array, pinned to ``residual`` where that is set."""

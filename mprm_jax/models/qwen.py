@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -164,7 +165,8 @@ def tower_states(
     x_BxPxD = jnp.einsum("bpc,cd->bpd", pixels_BxPxC.astype(compute.dtype), kernel)
 
     image_BxP, row_column_BxPx2 = place_BxPx3[..., 0], place_BxPx3[..., 1:]
-    in_image = (image_BxP[:, :, None] == image_BxP[:, None])[:, None]
+    # Of many images in a row, as packed rows have, nearly all pairs are of two images.
+    longest = compute.image_rows
     head_width = vision.width // vision.heads
     frequency = frequencies(Rope(vision.theta), head_width // 2)
     angles_BxPxW = jnp.einsum(
@@ -172,6 +174,13 @@ def tower_states(
     ).reshape(*place_BxPx3.shape[:2], -1)
     turn = rotation(angles_BxPxW)
     full = jnp.asarray([i in vision.full_layers for i in range(vision.layers)])
+
+    def within_images(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
+        how = compute.tower_attention
+        if longest is not None and 3 * longest < image_BxP.shape[1]:
+            return nn.attend_runs(q, k, v, image_BxP, longest, how)
+        in_image = (image_BxP[:, :, None] == image_BxP[:, None])[:, None]
+        return nn.attend(q, k, v, how, mask=in_image)
 
     def step(x: jax.Array, stored: tuple[Params, jax.Array]) -> jax.Array:
         layer, is_full = nn.cast(stored[0], compute.dtype), stored[1]
@@ -183,7 +192,7 @@ def tower_states(
         heads = rotate(query, turn), rotate(key, turn), value
         attended = jax.lax.cond(
             is_full,
-            lambda: nn.attend(*heads, compute.tower_attention, mask=in_image),
+            partial(within_images, *heads),
             lambda: nn.attend_runs(
                 *heads,
                 window_BxP,

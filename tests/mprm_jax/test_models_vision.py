@@ -1,3 +1,5 @@
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -120,6 +122,28 @@ def test_tokens_of_another_window_or_image_have_exactly_no_influence():
         seen = np.asarray(influence(pixels, index))[:, :-6].any(axis=1)
         same = (window == window[4 * index]).all(axis=1)
         np.testing.assert_array_equal(seen, same)
+
+
+def test_many_images_in_a_row_are_seen_as_each_alone():
+    """By layers that attend to the whole image too, in blocks that know no other."""
+    vision = dataclasses.replace(VISION, full_layers=(0,))
+    config = QwenVLConfig(LANGUAGE, vision, image_token=5)
+    params = families.init(config, jax.random.key(0))
+    params = jax.tree.map(lambda leaf: 5 * leaf if leaf.ndim >= 2 else leaf, params)
+    sides = [(56, 84), (28, 28), (84, 84), (28, 56), (56, 56), (84, 28), (84, 84)]
+    images = [picture(*side, seed) for seed, side in enumerate(sides)]
+    rows = jnp.asarray(patch_images(tuple(images), GRID)[None])
+    in_blocks = dataclasses.replace(PLAIN, image_rows=36)
+    assert rows.shape[1] > 3 * 36
+    see = jax.jit(qwen.tower_states, static_argnums=(0, 3))
+    found = see(config, params, rows, in_blocks)
+    np.testing.assert_allclose(found, see(config, params, rows, PLAIN), atol=1e-4)
+    alone = [
+        see(config, params, jnp.asarray(patch_images((image,), GRID)[None]), PLAIN)[0]
+        for image in (images[0], images[-1])
+    ]
+    np.testing.assert_allclose(found[0, :24], alone[0], atol=1e-4)
+    np.testing.assert_allclose(found[0, -36:], alone[1], atol=1e-4)
 
 
 LANGUAGE = DecoderConfig(
