@@ -21,6 +21,7 @@ from types import FrameType
 from typing import Any, NamedTuple
 
 import jax
+import msgspec
 import numpy as np
 from jax.sharding import Mesh
 
@@ -245,6 +246,7 @@ def train(
         return run.loop(state, frozen, iterator, {}, Stop())
     # The other hosts find the run that the first one began, and that it is theirs.
     settings = job.settings() | folder.identity
+    check_agreed(dataclasses.asdict(config) | settings)
     for first in in_turn():
         run.name = begin(folder, job.model, settings, first)
     totals: dict[str, int] = {}
@@ -256,6 +258,24 @@ def train(
         totals = progress.totals
     with stoppable() as stop:
         return run.loop(state, frozen, iterator, totals, stop)
+
+
+def check_agreed(settings: dict[str, Any]) -> None:
+    """Refuse hosts that were not told the same; every host must ask, and waits.
+
+    Raises:
+        DataError: they were not; the same on every host.
+    """
+    said = [
+        msgspec.json.decode(of) for of in gather_bytes(msgspec.json.encode(settings))
+    ]
+    names = [
+        name
+        for name in sorted(set().union(*said))
+        if any(of.get(name) != said[0].get(name) for of in said)
+    ]
+    if names:
+        raise DataError(f"the hosts disagree: {', '.join(names)} differ between them")
 
 
 def batches_of(job: TrainingJob, mesh: Mesh | None = None) -> Batches:

@@ -17,10 +17,11 @@ from mprm_jax.train.sharding import gather_bytes
 
 
 class _Share(msgspec.Struct):
-    """What one host found: (row, reason, detail) of refused rollouts, the columns of
-    the sizes, and why it could not go on.
+    """What one host found: how many rollouts it has, (row, reason, detail) of refused
+    ones, the columns of the sizes, and why it could not go on.
     """
 
+    rollouts: int
     refused: list[tuple[int, str, str]]
     sizes: list[list[float]]
     failure: str = ""
@@ -45,7 +46,8 @@ def measure(
         the others in order; the same on every host.
 
     Raises:
-        DataError: a file changed since it was indexed, on any host.
+        DataError: a file changed since it was indexed, on any host; or they do not read
+            the same rollouts.
     """
     host, hosts = jax.process_index(), jax.process_count()
     labeller = StepLabeller(objective)
@@ -56,14 +58,18 @@ def measure(
     try:
         refused, sizes = source.measure(labeller, threads, share, progress)
         told = [(row, e.reason, e.detail) for row, e in refused.items()]
-        mine = _Share(told, [column.tolist() for column in sizes])
+        columns = [column.tolist() for column in sizes]
+        mine = _Share(len(source), told, columns)
     except DataError as error:
-        mine = _Share([], [], str(error))
+        mine = _Share(len(source), [], [], str(error))
     said = gather_bytes(msgspec.msgpack.encode(mine))
     shares = [msgspec.msgpack.decode(data, type=_Share) for data in said]
     for of in shares:
         if of.failure:
             raise DataError(of.failure)
+    counts = [of.rollouts for of in shares]
+    if len(set(counts)) > 1:
+        raise DataError(f"the hosts disagree: they read {counts} rollouts")
     everywhere = {
         row: BadRecord(reason, detail)
         for of in shares

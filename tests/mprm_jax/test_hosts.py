@@ -76,6 +76,8 @@ def main(address, host, folder):
     assert (jax.process_count(), jax.device_count()) == (2, 2)
     refused = command(folder / "spoilt", folder / "refused", "--mesh", MESHES[0])
     assert refused == 1
+    mesh = "--mesh", MESHES[0]
+    assert command(folder, folder / "torn", *mesh, "--seed", host) == 1
     assert gather_bytes(host.encode()) == [b"0", b"1"]
 
     # Either host may be asked to stop; both do, and go on.
@@ -158,6 +160,18 @@ def test_a_rollout_that_one_host_cannot_read_stops_both_with_the_same_line(told)
     # So does one that is found before the first update.
     for error in errors:
         assert "a.jsonl:18: " in error
+
+
+def test_hosts_that_were_told_different_things_stop_with_the_same_line(told):
+    folder, _, errors = told
+    lines = [
+        {line for line in error.splitlines() if "the hosts disagree" in line}
+        for error in errors
+    ]
+    assert lines[0] == lines[1]
+    (line,) = lines[0]
+    assert "seed differ" in line
+    assert not (folder / "torn").exists()
 
 
 @pytest.mark.parametrize("mesh", MESHES)
