@@ -198,8 +198,7 @@ class CorpusExamples:
                     else:
                         found.append(result)
                 progress(start + len(these))
-        columns = zip(sizes_of([]), *found, strict=True)
-        return refused, Sizes(*map(np.concatenate, columns))
+        return refused, Sizes.joined([sizes_of([]), *found])
 
     def encoded(self, place: int) -> Example:
         """The rollout at a place, encoded.
@@ -253,8 +252,13 @@ class Presented:
 
     def where(self, place: int) -> str:
         """How the source names the rollout."""
-        where = getattr(self.source, "where", lambda at: f"rollout {at}")
-        return where(self.places[place].item())
+        return where(self.source, self.places[place].item())
+
+
+def where(source: Source, place: int) -> str:
+    """A rollout, as its source names it, if that names any."""
+    named = getattr(source, "where", lambda at: f"rollout {at}")
+    return named(place)
 
 
 def repeated(times: np.ndarray, rng: np.random.Generator) -> np.ndarray:

@@ -35,8 +35,6 @@ from mprm_jax.data.loader import (
     shuffled,
 )
 from mprm_jax.data.packing import Packing, row_shape
-from mprm_jax.models.backbone import Backbone
-from mprm_jax.models.lora import base_of
 from mprm_jax.models.model import Model
 from mprm_jax.records.problems import DataError
 from mprm_jax.train.checkpoint import (
@@ -46,7 +44,7 @@ from mprm_jax.train.checkpoint import (
     updates_kept,
 )
 from mprm_jax.train.config import TrainConfig
-from mprm_jax.train.features import CachedBackbone
+from mprm_jax.train.features import backbone_of
 from mprm_jax.train.objective import StepLabeller
 from mprm_jax.train.optimizer import Params, join, split
 from mprm_jax.train.run_files import (
@@ -315,10 +313,9 @@ def packed(job: TrainingJob, sizes: Sizes) -> Packing:
     Raises:
         ValueError: the model reads no packed rows, or a rollout is longer than a row.
     """
-    base = base_of(job.model)
-    backbone = base.backbone if isinstance(base, CachedBackbone) else base
-    if not isinstance(backbone, Backbone):
-        raise ValueError(f"{base.name} reads no packed rows: they need a backbone")
+    backbone = backbone_of(job.model)
+    if backbone is None:
+        raise ValueError(f"{job.model.name} reads no packed rows: they need a backbone")
     plan, order = job.plan, shuffled(len(job.source), job.config.seed)
     count = min(_FITTED * plan.batch_size, len(job.source))
     first = sizes.take(np.array([order[i] for i in range(count)]))

@@ -46,9 +46,10 @@ from mprm_jax.data.loader import BatchOrder, shuffled
 from mprm_jax.data.packing import plan_rows, row_shape
 from mprm_jax.models.backbone import Backbone
 from mprm_jax.models.families import part_of
-from mprm_jax.models.lora import ADAPTERS, base_of
+from mprm_jax.models.lora import ADAPTERS
 from mprm_jax.models.model import Model, Params
 from mprm_jax.train.config import OptimizerConfig
+from mprm_jax.train.features import backbone_of
 from mprm_jax.train.loop import TrainingJob
 from mprm_jax.train.optimizer import split, transformation
 from mprm_jax.train.sharding import (
@@ -97,6 +98,12 @@ class Throughput:
                 f"peak_tflops must be finite and positive, not {self.peak_tflops}"
             )
 
+    def hours(self, flops: float, devices: int) -> float | None:
+        """That devices take for so many operations; None without a peak."""
+        if self.peak_tflops is None:
+            return None
+        return flops / (devices * self.peak_tflops * 1e12 * self.mfu) / 3600
+
 
 def peak_here() -> float | None:
     """Peak of the devices that are here, TFLOP/s; None where it is not known, as of a
@@ -138,6 +145,11 @@ class Prompts:
     tokens: float
     row_bytes: int
     count: int
+
+    def updates(self, batch_size: int) -> list[Sizes]:
+        """Sizes of those of each of the first batches."""
+        starts = range(0, len(self.first.tokens), batch_size)
+        return [self.first.take(slice(at, at + batch_size)) for at in starts]
 
 
 def alike(size: Bucket, count: int, row_bytes: int = 0) -> Prompts:
@@ -181,7 +193,7 @@ def sample_prompts(
             found.append(one)
             tick(done)
     every, row_bytes = zip(*found, strict=True)
-    sizes = Sizes(*map(np.concatenate, zip(*every, strict=True)))
+    sizes = Sizes.joined(every)
     return _known(sizes, sizes, max(row_bytes))
 
 
@@ -245,13 +257,10 @@ def load_of(
         parts = plan_micro_batches(sizes, buckets, accumulate, rows)
         return tuple(part.shape for part in parts)
 
-    first, places = prompts.first, np.arange(len(prompts.first.tokens))
-    starts = range(0, len(places), batch_size)
-    updates = [first.take(places[at : at + batch_size]) for at in starts]
+    updates = prompts.updates(batch_size)
     # Two of the first update give way to the largest.
-    columns = zip(first.take(places[:batch_size][2:]), prompts.largest, strict=True)
-    largest = Sizes(*map(np.concatenate, columns))
-    largest = largest.take(np.arange(len(largest.tokens))[-batch_size:])
+    largest = Sizes.joined([updates[0].take(slice(2, None)), prompts.largest])
+    largest = largest.take(slice(-batch_size, None))
     return Load(rows, tuple(map(plan, updates)), plan(largest))
 
 
@@ -262,15 +271,10 @@ def packed_load(run: Planned, parts: int) -> Load:
     Raises:
         ValueError: the longest rollout that was read does not fit a row.
     """
-    job, first = run.job, run.prompts.first
-    batch_size, count = job.plan.batch_size, len(first.tokens)
-    columns = zip(first, run.prompts.largest, strict=True)
-    known = Sizes(*map(np.concatenate, columns))
-    shape = row_shape(first, known, job.config.pack, job.buckets.steps)
-    updates = [
-        first.take(np.arange(at, min(at + batch_size, count)))
-        for at in range(0, count, batch_size)
-    ]
+    job, prompts = run.job, run.prompts
+    known = Sizes.joined([prompts.first, prompts.largest])
+    shape = row_shape(prompts.first, known, job.config.pack, job.buckets.steps)
+    updates = prompts.updates(job.plan.batch_size)
     rows = [len(plan_rows(sizes, shape)) for sizes in updates]
     shapes = tuple((shape.row,) * -(-many // parts) for many in rows)
     return Load(parts, shapes, (shape.row,))
@@ -446,10 +450,6 @@ def price(
     )
     rows = load.rows / batch_parts(mesh)
     masters = bytes_per_device(mesh, trained)
-    hours = None
-    if throughput.peak_tflops is not None:
-        reached = devices * throughput.peak_tflops * 1e12 * throughput.mfu
-        hours = plan.updates * work / reached / 3600
     sent = math.ceil(
         load.per_update(lambda shape: _bytes_of(shape, run.prompts, job.buckets))
     )
@@ -478,7 +478,7 @@ def price(
         tokens_per_update=round(plan.batch_size * run.prompts.tokens),
         padded_tokens_per_update=round(load.padded_tokens),
         flops_per_update=work,
-        hours=hours,
+        hours=throughput.hours(plan.updates * work, devices),
         rollouts=plan.rollouts,
         batch_size=plan.batch_size,
         prompts_read=run.prompts.count,
@@ -503,7 +503,7 @@ def scoring_mesh(
     """
     copies = MeshShape(devices.count, 1)
     mesh, needed = abstract_mesh(copies), _bytes(shapes)
-    if (backbone := _backbone(model)) is not None:
+    if (backbone := backbone_of(model)) is not None:
         longest = Bucket(backbone.prompting.max_length, 0)
         rows = math.ceil(batch_size / devices.count)
         needed += _MARGIN * _decoder_layer(backbone, longest, rows, mesh).computed
@@ -542,7 +542,7 @@ def flops_per_rollout(model: Model, shapes: Params, padded: Bucket) -> dict[str,
     Of a model that is no backbone, attention is left out and every parameter counts
     as a kernel that reads every token.
     """
-    backbone = _backbone(model)
+    backbone = backbone_of(model)
     is_trained = model.trainable(shapes)
     if backbone is None:
         trained = _count(split(shapes, is_trained)[0])
@@ -617,7 +617,7 @@ def activation_bytes(
         rows: rollouts of a micro-batch on one device.
         mesh: whose axis ``tensor`` splits a layer's inside.
     """
-    backbone = _backbone(model)
+    backbone = backbone_of(model)
     if backbone is None:
         return 0
     config, compute = backbone.config, backbone.compute
@@ -664,8 +664,3 @@ def _decoder_layer(
     linear = (queries + 2 * keys + 2 * language.hidden) / tensor + language.width
     entering = tokens * language.width * size
     return _Layer(entering, tokens * linear * size, saved, computed)
-
-
-def _backbone(model: Model) -> Backbone | None:
-    base = base_of(model)
-    return base if isinstance(base, Backbone) else None
