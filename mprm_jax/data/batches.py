@@ -322,7 +322,9 @@ def fill(
         at_P = slice(patches, patches := patches + len(example.images_PxD))
         at_S = slice(steps, steps := steps + len(example.marker_S))
         if steps > batch.marker_BxS.shape[1]:
-            raise ValueError(f"{steps} steps, room for {batch.marker_BxS.shape[1]}")
+            raise ValueError(
+                f"{steps} steps do not fit {batch.marker_BxS.shape[1]} places"
+            )
         target = labeller(example.successes_S, example.trials_S)
         batch.tokens_BxL[row, at_L] = example.tokens_L
         batch.images_BxPxD[row, at_P] = example.images_PxD

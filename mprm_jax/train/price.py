@@ -31,7 +31,6 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.experimental import multihost_utils
 from jax.sharding import AbstractMesh
 
 from mprm_jax.data.batches import (
@@ -58,6 +57,7 @@ from mprm_jax.train.sharding import (
     batch_parts,
     bytes_per_device,
     check_rows,
+    gather_bytes,
     moment_shardings,
 )
 
@@ -121,11 +121,7 @@ def device_memory() -> int:
     machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     limits = ((device.memory_stats() or {}).get("bytes_limit") for device in local)
     least = min(limit or machine // len(local) for limit in limits)
-    if jax.process_count() == 1:
-        return least
-    # Numbers of 32 bits are all that JAX gathers by default.
-    every = multihost_utils.process_allgather(np.array(least >> 20, np.int32))
-    return int(every.min()) << 20
+    return min(map(int, gather_bytes(str(least).encode())))
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -291,7 +287,7 @@ class Price:
         mesh: devices along each axis.
         accumulate: micro-batches of an update.
         bytes_per_device: by what they hold; ``activations`` is an estimate.
-        host_bytes: of padded batches that are read ahead, on all hosts together.
+        host_bytes: of padded batches, those read ahead too, on all hosts together.
         memory: bytes that a device has; None: not known.
         updates: T.
         tokens_per_update: real ones.
@@ -472,7 +468,8 @@ def price(
             # The next update's are sent while this one is computed.
             "pixels and tokens": math.ceil(2 * sent / batch_parts(mesh)),
         },
-        host_bytes=(ahead + 2) * sent,
+        # Beside those read ahead: the next, the one under way, and the one before it.
+        host_bytes=(ahead + 3) * sent,
         memory=memory,
         updates=plan.updates,
         tokens_per_update=round(plan.batch_size * run.prompts.tokens),
