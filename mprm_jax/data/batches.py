@@ -211,6 +211,11 @@ class Sizes(NamedTuple):
         """Of the rollouts at these places."""
         return Sizes(*(column[places] for column in self))
 
+    def batches(self, size: int) -> list[Sizes]:
+        """Of so many rollouts each; the last may have fewer."""
+        starts = range(0, len(self.tokens), size)
+        return [self.take(slice(start, start + size)) for start in starts]
+
 
 def sizes_of(examples: Iterable[Example], labeller: Labeller = unlabelled) -> Sizes:
     """Sizes of rollouts that are in memory."""

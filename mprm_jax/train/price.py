@@ -41,7 +41,7 @@ from mprm_jax.data.batches import (
     plan_micro_batches,
     sizes_of,
 )
-from mprm_jax.data.loader import BatchOrder, shuffled
+from mprm_jax.data.loader import BatchOrder
 from mprm_jax.data.packing import plan_rows, row_shape
 from mprm_jax.models.backbone import Backbone
 from mprm_jax.models.families import part_of
@@ -49,7 +49,7 @@ from mprm_jax.models.lora import ADAPTERS
 from mprm_jax.models.model import Model, Params
 from mprm_jax.train.config import OptimizerConfig
 from mprm_jax.train.features import backbone_of
-from mprm_jax.train.loop import TrainingJob
+from mprm_jax.train.loop import TrainingJob, first_places
 from mprm_jax.train.optimizer import split, transformation
 from mprm_jax.train.sharding import (
     MeshShape,
@@ -64,9 +64,6 @@ from mprm_jax.train.sharding import (
 # Dense bfloat16, TFLOP/s, by what a device's kind holds (NVIDIA's data sheets, which
 # state twice as much, with sparsity).
 PEAKS = {"H100 80GB HBM3": 989.0, "H200": 989.0, "A100": 312.0}
-
-# At least so many prompts are encoded to learn how long they are: whole batches.
-SAMPLE = 256
 
 _OF_STEPS = [name for name in Batch._fields if name.endswith("_BxS")]
 
@@ -142,11 +139,6 @@ class Prompts:
     row_bytes: int
     count: int
 
-    def updates(self, batch_size: int) -> list[Sizes]:
-        """Sizes of those of each of the first batches."""
-        starts = range(0, len(self.first.tokens), batch_size)
-        return [self.first.take(slice(at, at + batch_size)) for at in starts]
-
 
 def alike(size: Bucket, count: int, row_bytes: int = 0) -> Prompts:
     """Prompts of one size."""
@@ -160,23 +152,20 @@ def prompts_of(job: TrainingJob, sizes: Sizes) -> Prompts:
     Raises:
         DataError: the rollout with most image rows cannot be read.
     """
-    order = shuffled(len(job.source), job.config.seed)
-    places = np.array([order[i] for i in range(sampled(job))])
     most = int(sizes.patches.argmax())
     example = job.source[most] if sizes.patches[most] else None
     row_bytes = 0 if example is None else example.images_PxD[:1].nbytes
-    return _known(sizes.take(places), sizes, row_bytes)
+    return _known(sizes.take(first_places(job)), sizes, row_bytes)
 
 
 def sample_prompts(
     job: TrainingJob, tick: Callable[[int], None] = lambda done: None
 ) -> Prompts:
-    """Read the first batches of a run, :func:`sampled` rollouts.
+    """Read the rollouts of the first batches of a run.
 
     Raises:
         DataError: a prompt of them cannot be read.
     """
-    order = shuffled(len(job.source), job.config.seed)
 
     def size(place: int) -> tuple[Sizes, int]:
         example = job.source[place]
@@ -184,19 +173,13 @@ def sample_prompts(
 
     found = []
     with ThreadPoolExecutor(max(job.config.threads, 1)) as pool:
-        places = [order[i] for i in range(sampled(job))]
+        places = first_places(job).tolist()
         for done, one in enumerate(pool.map(size, places), 1):
             found.append(one)
             tick(done)
     every, row_bytes = zip(*found, strict=True)
     sizes = Sizes.joined(every)
     return _known(sizes, sizes, max(row_bytes))
-
-
-def sampled(job: TrainingJob) -> int:
-    """Rollouts of the first batches: whole ones, together at least :data:`SAMPLE`."""
-    batch_size = job.plan.batch_size
-    return min(-(-SAMPLE // batch_size) * batch_size, len(job.source))
 
 
 def _known(first: Sizes, every: Sizes, row_bytes: int) -> Prompts:
@@ -253,7 +236,7 @@ def load_of(
         parts = plan_micro_batches(sizes, buckets, accumulate, rows)
         return tuple(part.shape for part in parts)
 
-    updates = prompts.updates(batch_size)
+    updates = prompts.first.batches(batch_size)
     # Two of the first update give way to the largest.
     largest = Sizes.joined([updates[0].take(slice(2, None)), prompts.largest])
     largest = largest.take(slice(-batch_size, None))
@@ -270,7 +253,7 @@ def packed_load(run: Planned, parts: int) -> Load:
     job, prompts = run.job, run.prompts
     known = Sizes.joined([prompts.first, prompts.largest])
     shape = row_shape(prompts.first, known, job.config.pack, job.buckets.steps)
-    updates = prompts.updates(job.plan.batch_size)
+    updates = prompts.first.batches(job.plan.batch_size)
     rows = [len(plan_rows(sizes, shape)) for sizes in updates]
     shapes = tuple((shape.row,) * -(-many // parts) for many in rows)
     return Load(parts, shapes, (shape.row,))
