@@ -177,12 +177,13 @@ def planned_run(options: TrainingOptions, on: TrainingData) -> Planned:
         UsageError: a setting of the model is out of range.
         DataError: there is no such model, or a prompt cannot be read.
     """
-    from mprm_jax.train.price import Planned, prompts_of, sample_prompts, sampled
+    from mprm_jax.train.loop import first_places
+    from mprm_jax.train.price import Planned, prompts_of, sample_prompts
 
     job, shapes = planned_job(options, on)
     if on.sizes is not None:
         return Planned(job, shapes, prompts_of(job, on.sizes))
-    with progress("reading", sampled(job), "prompts") as tick:
+    with progress("reading", len(first_places(job)), "prompts") as tick:
         return Planned(job, shapes, sample_prompts(job, tick))
 
 
