@@ -108,8 +108,8 @@ class Options(PictureOptions, RuleOptions):
     On the whole corpus, on a subset that mprm select wrote (--subset), or on what a
     rule keeps (--rule with --keep-ratio). An epoch shows every rollout once, in a
     seeded order; T = ceil(epochs x rollouts / batch size) updates, warm-up over 5 % of
-    them, then cosine to zero. A run that was stopped, or killed, goes on with --resume, on another
-    --mesh if need be.
+    them, then cosine to zero. A run that was stopped, or killed, goes on with --resume,
+    on another --mesh if need be.
 
     Example: mprm train CORPUS --images ROOT --subset bis10.jsonl --output runs/bis10
 

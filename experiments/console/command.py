@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import inspect
 import io
@@ -119,7 +120,9 @@ def _folded_help(arguments: list[str], last: frozenset[str]) -> Iterator[None]:
         yield
         return
     stream, width = sys.stdout, min(80, shutil.get_terminal_size().columns)
-    shown = io.TextIOWrapper(io.BytesIO(), encoding=stream.encoding, errors="replace")
+    # As tyro, which asks whether it may draw boxes, spells it.
+    encoding = codecs.lookup(stream.encoding or "ascii").name
+    shown = io.TextIOWrapper(io.BytesIO(), encoding=encoding, errors="replace")
     # Colours as on the stream it is printed to.
     shown.isatty = stream.isatty
     columns = os.environ.get("COLUMNS")
@@ -150,7 +153,7 @@ def _names_of_reading(options: Any) -> frozenset[str]:
 
 
 def _reading_last(lines: list[str], last: frozenset[str]) -> Iterator[str]:
-    """Lines of help, with some of the options in a box of their own after the others."""
+    """Lines of help, with some of the options in a box of their own at the end."""
     moved: list[str] = []
     header = footer = ""
     inside = moving = False
