@@ -201,7 +201,7 @@ def run(options: Options) -> None:
     with whole as tick, wrong_usage():
 
         def on_update(update: Update) -> None:
-            last.update(update.metrics)
+            last.update(update.metrics, update=update.number)
             tick(update.number)
 
         source, plan, config = data.source(model.encode), data.budget, training.config()
@@ -428,8 +428,9 @@ def _finish(
     }
     with OutputSet() as outputs:
         outputs.add_manifest(options.output / MANIFEST, manifest)
+    made = last.get("update", budget.updates)
     lines = [
-        f"{count_of(budget.updates, 'update')} of {budget.batch_size} on "
+        f"{count_of(made, 'update')} of {budget.batch_size} on "
         f"{count_of(budget.rollouts, 'rollout')} ({count_of(steps, 'step')})"
     ]
     if last:
