@@ -126,7 +126,8 @@ def test_looks_keep_the_best_checkpoint_and_end_a_run(train, world, mprm):
     ended = train(*looks, "--patience", 1, "--epochs", 5, output="early")
     assert ended.status == 0, ended.err
     assert "stopped early" in ended.err
-    assert len(read_metrics(world.parent / "early")) < 19
+    assert (made := len(read_metrics(world.parent / "early"))) < 19
+    assert f"{made} updates" in ended.out
 
 
 def test_a_look_by_judged_solutions(train, world):
