@@ -85,7 +85,10 @@ def test_a_dry_run_says_first_whether_it_fits(train, tmp_path):
     assert line.startswith("fits: ")
     assert eight["mesh"] == {"data": 1, "fsdp": 8, "tensor": 1}
     assert (eight["fits"], eight["memory"]) == (True, 80 * GIB)
-    assert eight["bytes_needed"] >= sum(eight["bytes_per_device"].values())
+    held = eight["bytes_per_device"]
+    # The estimate of the activations may be 13 % too little (LOG.md).
+    needed = sum(held.values()) + 0.13 * held["activations"]
+    assert eight["bytes_needed"] == pytest.approx(needed, abs=1)
     line, one = asked("--devices", 1, "--memory", 80)
     assert line.startswith("does not fit: ")
     assert one["fits"] is False
