@@ -16,8 +16,8 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
-from types import FrameType
+from collections.abc import Callable, Iterator, Mapping
+from types import FrameType, MappingProxyType
 from typing import Any, NamedTuple
 
 import jax
@@ -40,6 +40,7 @@ from mprm_jax.models.lora import base_of
 from mprm_jax.models.model import Model
 from mprm_jax.records.problems import DataError
 from mprm_jax.train.checkpoint import (
+    Best,
     CheckpointWriter,
     Progress,
     restore_latest,
@@ -159,30 +160,25 @@ class Watch:
 
 @dataclasses.dataclass
 class _Best:
-    """The best look so far."""
+    """The best look so far, earlier sessions of the run included."""
 
     watch: Watch | None
-    update: int = 0
-    value: float = -math.inf
-
-    @classmethod
-    def before(cls, watch: Watch | None, writer: CheckpointWriter | None) -> _Best:
-        """Of what the run has made, in earlier sessions of it."""
-        named = None if writer is None else writer.named
-        return cls(watch, named.update, named.value) if named else cls(watch)
+    found: Best | None
 
     def beaten(self, number: int, value: float | None) -> bool:
         """Whether an update is the best; it is noted then."""
-        if value is None or not value > self.value:
+        least = -math.inf if self.found is None else self.found.value
+        if value is None or not value > least:
             return False
-        self.update, self.value = number, value
+        self.found = Best(number, value)
         return True
 
     def gave_up(self, number: int) -> bool:
         """Whether after an update as many looks as the patience were not better."""
         if self.watch is None or self.watch.patience is None:
             return False
-        since = sum(map(self.watch.at, range(self.update + 1, number + 1)))
+        first = 1 if self.found is None else self.found.update + 1
+        since = sum(map(self.watch.at, range(first, number + 1)))
         return since >= self.watch.patience
 
 
@@ -243,21 +239,21 @@ def train(
     iterator = iter(loader.from_first())
     run = _Run(job, mesh, on_update, watch, folder)
     if folder is None:
-        return run.loop(state, frozen, iterator, {}, Stop())
+        return run.loop(state, frozen, iterator, _Before(), Stop())
     # The other hosts find the run that the first one began, and that it is theirs.
     settings = job.settings() | folder.identity
     check_agreed(dataclasses.asdict(config) | settings)
     for first in in_turn():
         run.name = begin(folder, job.model, settings, first)
-    totals: dict[str, int] = {}
+    before = _Before()
     if updates_kept(folder.path):
         with advised():
             state, frozen, progress = run.restored(state, frozen, consume)
         folder.report(f"{folder.path}: goes on after update {progress.update}")
         iterator.set_state(progress.loader)
-        totals = progress.totals
+        before = _Before(progress.totals, progress.best)
     with stoppable() as stop:
-        return run.loop(state, frozen, iterator, totals, stop)
+        return run.loop(state, frozen, iterator, before, stop)
 
 
 def check_agreed(settings: dict[str, Any]) -> None:
@@ -339,6 +335,13 @@ PROFILE = "profile"
 _STOP, _FAILED = range(2)
 
 
+class _Before(NamedTuple):
+    """What earlier sessions of a run have summed and found."""
+
+    totals: Mapping[str, int] = MappingProxyType({})
+    best: Best | None = None
+
+
 class _Waiting(NamedTuple):
     """An update that the devices were given, and whose result nobody has read."""
 
@@ -401,7 +404,7 @@ class _Run:
         state: TrainState,
         frozen: Params,
         iterator: Any,
-        totals: dict[str, int],
+        before: _Before,
         stop: Stop,
     ) -> Params:
         """All updates that are left; the parameters after the last.
@@ -418,8 +421,8 @@ class _Run:
             self.writer(frozen) as writer,
             contextlib.ExitStack() as trace,
         ):
-            book = _Book(self, log, stop, done, totals)
-            best = _Best.before(self.watch, writer)
+            book = _Book(self, log, stop, done, before.totals)
+            best = _Best(self.watch, before.best)
             if best.gave_up(done):
                 updates = done
             following = next(iterator, None)
@@ -447,13 +450,17 @@ class _Run:
                 gave_up = best.gave_up(number)
                 if writer is not None and (stopped or due or better or gave_up):
                     progress = Progress(
-                        number, updates, self.name, position, dict(book.totals)
+                        number,
+                        updates,
+                        self.name,
+                        position,
+                        dict(book.totals),
+                        best.found,
                     )
                     writer.save(progress, state, frozen)
-                    if better:
-                        writer.best(number, best.value)
                 if gave_up:
-                    self.say(f"stopped early: the best is update {best.update}")
+                    named = f"update {best.found.update}" if best.found else "unknown"
+                    self.say(f"stopped early: the best is {named}")
                     break
                 if stopped:
                     if writer is not None:
@@ -542,10 +549,10 @@ class _Book:
         log: RunLog | None,
         stop: Stop,
         done: int,
-        totals: dict[str, int],
+        totals: Mapping[str, int],
     ) -> None:
         self._run, self._log, self._stop, self._done = run, log, stop, done
-        self.totals = {_TRUNCATED: 0, _COUNTED: 0} | totals
+        self.totals = {_TRUNCATED: 0, _COUNTED: 0, **totals}
         self._began, self._tokens = time.perf_counter(), 0
         self.looked: float | None = None
 
