@@ -232,9 +232,9 @@ def fitted(
         raise DataError(f"{verdict(found)}; {_what_would(options, run, devices)}")
     sizes = "x".join(map(str, found.mesh.values()))
     backbone = dataclasses.replace(options.backbone, mesh=sizes)
-    chosen = dataclasses.replace(
-        options, backbone=backbone, accumulate=found.accumulate
-    )
+    # Packed rows make their own micro-batches.
+    accumulate = options.accumulate if options.loop.pack else found.accumulate
+    chosen = dataclasses.replace(options, backbone=backbone, accumulate=accumulate)
     return chosen, found
 
 
