@@ -232,10 +232,9 @@ def fitted(
         raise DataError(f"{verdict(found)}; {_what_would(options, run, devices)}")
     sizes = "x".join(map(str, found.mesh.values()))
     backbone = dataclasses.replace(options.backbone, mesh=sizes)
-    chosen = dataclasses.replace(
-        options, backbone=backbone, accumulate=found.accumulate
-    )
-    return chosen, found
+    # Packed rows make their own micro-batches.
+    parts = None if options.loop.pack else found.accumulate
+    return dataclasses.replace(options, backbone=backbone, accumulate=parts), found
 
 
 def verdict(price: Price) -> str:
