@@ -325,7 +325,8 @@ devices: {price.devices} ({_axes(price)})
 {format_table(("bytes per device", ""), rows)}
 
 {size(price.host_bytes)} of batches read ahead, on all hosts together
-{count_of(price.updates, "update")} of {count_of(price.batch_size, "rollout")}
+{count_of(price.updates, "update")} of up to {count_of(price.batch_size, "rollout")}, \
+{price.rollouts:,} to train on
 {price.tokens_per_update:,} tokens per update, \
 {price.padded_tokens_per_update:,} with padding (from {read})
 {price.flops_per_update:.3g} FLOPs per update: 6 per trained weight and token, \

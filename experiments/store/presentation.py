@@ -60,9 +60,7 @@ class PresentationOptions:
         Raises:
             UsageError: the text does not say so.
         """
-        for part in (
-            (self.source_weights or "").split(",") if self.source_weights else ()
-        ):
+        for part in self.source_weights.split(",") if self.source_weights else ():
             name, _, value = part.rpartition("=")
             try:
                 times = float(value)

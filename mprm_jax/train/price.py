@@ -433,6 +433,7 @@ def price(
         load.per_update(lambda shape: _bytes_of(shape, run.prompts, job.buckets))
     )
     ahead = BatchOrder.ahead if job.config.threads else 0
+    filled = min(plan.batch_size, plan.presentations)
     return Price(
         parameters=_count(shapes),
         trained=_count(trained),
@@ -455,7 +456,7 @@ def price(
         host_bytes=(ahead + 3) * sent,
         memory=memory,
         updates=plan.updates,
-        tokens_per_update=round(plan.batch_size * run.prompts.tokens),
+        tokens_per_update=round(filled * run.prompts.tokens),
         padded_tokens_per_update=round(load.padded_tokens),
         flops_per_update=work,
         hours=throughput.hours(plan.updates * work, devices),

@@ -26,6 +26,7 @@ from mprm_jax.data.loader import (
     repeated,
 )
 from mprm_jax.records.problems import DataError
+from mprm_jax.train.objective import Objective, StepLabeller
 from tests.mprm_jax.stub_model import StubModel, stub_examples
 from tests.raw_files import (
     line,
@@ -225,6 +226,20 @@ def test_truncated_steps_are_counted():
     assert 0 < total == sum(loaded.total.truncated for loaded in read(source, 8))
 
 
+@pytest.mark.parametrize("known", [True, False])
+def test_the_weight_of_a_batch_is_that_of_its_steps(known):
+    """Which the loss is divided by; doubtful steps are on neither side."""
+    source, labeller = stub_examples(20), StepLabeller(Objective("masked"))
+    sizes = sizes_of(source, labeller) if known else None
+    order = BatchOrder(8, 20, 0)
+    made = Batches(source, buckets_for(source), order, labeller, sizes).from_first()
+    for loaded in made:
+        (batch,) = loaded.batches
+        assert loaded.total.weight == batch.weight_BxS.sum()
+        assert loaded.total.steps == (batch.weight_BxS > 0).sum()
+    assert sizes_of(source, labeller).weight.sum() < sizes_of(source).weight.sum()
+
+
 @pytest.fixture
 def world(tmp_path):
     """A corpus in a plain and a compressed file, and its images."""
@@ -254,6 +269,14 @@ def test_examples_are_those_of_the_files(world):
         with Image.open(world / source.record(place).images[0]) as opened:
             expected = np.asarray(opened).reshape(-1, 3)
         np.testing.assert_array_equal(example.images_PxD, expected)
+    labeller = StepLabeller(Objective("masked"))
+    refused, measured = source.measure(labeller, 2, slice(1, 4))
+    assert not refused
+    for found, column in zip(
+        measured, sizes_of([source[i] for i in (1, 2, 3)], labeller), strict=True
+    ):
+        np.testing.assert_array_equal(found, column)
+    assert measured.weight.sum() < sizes_of([source[i] for i in (1, 2, 3)]).weight.sum()
 
 
 def test_steps_that_the_policy_drops_are_not_shown(world):
