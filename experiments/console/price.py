@@ -233,9 +233,8 @@ def fitted(
     sizes = "x".join(map(str, found.mesh.values()))
     backbone = dataclasses.replace(options.backbone, mesh=sizes)
     # Packed rows make their own micro-batches.
-    accumulate = options.accumulate if options.loop.pack else found.accumulate
-    chosen = dataclasses.replace(options, backbone=backbone, accumulate=accumulate)
-    return chosen, found
+    parts = None if options.loop.pack else found.accumulate
+    return dataclasses.replace(options, backbone=backbone, accumulate=parts), found
 
 
 def verdict(price: Price) -> str:
