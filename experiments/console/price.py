@@ -177,12 +177,13 @@ def planned_run(options: TrainingOptions, on: TrainingData) -> Planned:
         UsageError: a setting of the model is out of range.
         DataError: there is no such model, or a prompt cannot be read.
     """
-    from mprm_jax.train.price import Planned, prompts_of, sample_prompts, sampled
+    from mprm_jax.train.loop import first_places
+    from mprm_jax.train.price import Planned, prompts_of, sample_prompts
 
     job, shapes = planned_job(options, on)
     if on.sizes is not None:
         return Planned(job, shapes, prompts_of(job, on.sizes))
-    with progress("reading", sampled(job), "prompts") as tick:
+    with progress("reading", len(first_places(job)), "prompts") as tick:
         return Planned(job, shapes, sample_prompts(job, tick))
 
 
@@ -231,9 +232,9 @@ def fitted(
         raise DataError(f"{verdict(found)}; {_what_would(options, run, devices)}")
     sizes = "x".join(map(str, found.mesh.values()))
     backbone = dataclasses.replace(options.backbone, mesh=sizes)
-    chosen = dataclasses.replace(
-        options, backbone=backbone, accumulate=found.accumulate
-    )
+    # Packed rows make their own micro-batches.
+    accumulate = options.accumulate if options.loop.pack else found.accumulate
+    chosen = dataclasses.replace(options, backbone=backbone, accumulate=accumulate)
     return chosen, found
 
 
@@ -325,7 +326,8 @@ devices: {price.devices} ({_axes(price)})
 {format_table(("bytes per device", ""), rows)}
 
 {size(price.host_bytes)} of batches read ahead, on all hosts together
-{count_of(price.updates, "update")} of {count_of(price.batch_size, "rollout")}
+{count_of(price.updates, "update")} of up to {count_of(price.batch_size, "rollout")}, \
+{price.rollouts:,} to train on
 {price.tokens_per_update:,} tokens per update, \
 {price.padded_tokens_per_update:,} with padding (from {read})
 {price.flops_per_update:.3g} FLOPs per update: 6 per trained weight and token, \

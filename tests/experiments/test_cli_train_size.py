@@ -52,7 +52,7 @@ def test_the_plan_of_a_released_model(train, tmp_path, family):
     done = train(folder, *asked)
     assert done.status == 0, done.err
     count = sum(SIZES[family])
-    for words in (f"{count:,} parameters", "devices: 8 (", "3 updates of 8"):
+    for words in (f"{count:,} parameters", "devices: 8 (", "3 updates of up to 8"):
         assert words in done.out
     # Of no device that is not here.
     assert train(folder, *asked, "--json").json["hours"] is None

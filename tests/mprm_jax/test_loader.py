@@ -137,10 +137,12 @@ def test_a_host_without_a_rollout_takes_part_with_none():
 
 
 class Unreadable(list):
-    """Examples of which one cannot be read."""
+    """Examples of which some cannot be read."""
+
+    refused = (7,)
 
     def __getitem__(self, place):
-        if place == 7:
+        if place in self.refused:
             raise DataError("a.jsonl:8: damaged image")
         return super().__getitem__(place)
 
@@ -167,6 +169,22 @@ def test_a_host_that_cannot_read_its_rows_takes_part_and_says_so():
         assert len(shapes) == 1
     (told,) = {one.failure for of in loaded for one in of} - {""}
     assert told == "a.jsonl:8: damaged image"
+
+
+def test_a_host_whose_files_are_gone_takes_part_and_says_so():
+    source = Unreadable(stub_examples(16))
+    order = BatchOrder(8, 16, 0, feed=Feed(2, (0,)))
+    sizes = sizes_of(list(source))
+    iterator = iter(
+        Batches(source, buckets_for(list(source)), order, sizes=sizes).from_first()
+    )
+    source.refused = range(16)
+    lost, source.refused = next(iterator), ()
+    assert lost.failure
+    assert not lost.batches[0].weight_BxS.any()
+    found = next(iterator)
+    assert not found.failure
+    assert lost.batches[0].images_BxPxD.dtype == found.batches[0].images_BxPxD.dtype
 
 
 def test_micro_batches_hold_every_rollout_once_and_like_with_like():
