@@ -174,16 +174,25 @@ def planned_run(options: TrainingOptions, on: TrainingData) -> Planned:
     sample that is read.
 
     Raises:
-        UsageError: a setting of the model is out of range.
+        UsageError: a setting of the model is out of range, or a rollout longer than a
+            packed row.
         DataError: there is no such model, or a prompt cannot be read.
     """
     from mprm_jax.train.price import Planned, prompts_of, sample_prompts, sampled
 
     job, shapes = planned_job(options, on)
     if on.sizes is not None:
-        return Planned(job, shapes, prompts_of(job, on.sizes))
-    with progress("reading", sampled(job), "prompts") as tick:
-        return Planned(job, shapes, sample_prompts(job, tick))
+        prompts = prompts_of(job, on.sizes)
+    else:
+        with progress("reading", sampled(job), "prompts") as tick:
+            prompts = sample_prompts(job, tick)
+    pack, longest = options.loop.pack, int(prompts.largest.tokens.max())
+    if 0 < pack < longest:
+        raise UsageError(
+            f"--pack {pack}: a rollout has {longest} tokens; give rows at least as "
+            "many, or prompts fewer (--max-length)"
+        )
+    return Planned(job, shapes, prompts)
 
 
 def price_run(options: TrainingOptions, asked: PriceOptions, on: TrainingData) -> Price:
