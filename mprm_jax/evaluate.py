@@ -70,13 +70,11 @@ class Prompt(NamedTuple):
 
 def of_solutions(solutions: Sequence[Solution]) -> list[Prompt]:
     """The prompts of a benchmark."""
-    return [
-        Prompt(
-            of.where, asked.question, [step.text for step in asked.steps], asked.images
-        )
-        for of in solutions
-        for asked in [of.record]
-    ]
+    found = []
+    for of in solutions:
+        texts = [step.text for step in of.record.steps]
+        found.append(Prompt(of.where, of.record.question, texts, of.record.images))
+    return found
 
 
 def of_candidates(sets: Sequence[CandidateSet]) -> list[Prompt]:
@@ -286,10 +284,8 @@ def _at_markers(
             for rows, buckets in plan:
                 of = [left.pop(i) for i in rows]
                 batch = put(collate(of, buckets, batch_size))
-                places, steps = (
-                    [start + i for i in rows],
-                    [len(one.marker_S) for one in of],
-                )
+                places = [start + i for i in rows]
+                steps = [len(one.marker_S) for one in of]
                 yield _Dispatched(places, steps, read(model, params, batch))
             start += _WINDOW * batch_size
 

@@ -55,7 +55,7 @@ class Judge:
         found = score_prompts(self.model, params, self.examples, how)
         pairs = zip(self.labels, found, strict=True)
         label = np.concatenate([of[: len(scores)] for of, scores in pairs])
-        scores, known = np.concatenate(found)[: len(label)], label != 0
+        scores, known = np.concatenate(found), label != 0
         scores, correct = scores[known], label[known] > 0
         chance = np.clip(np.where(correct, scores, 1 - scores), _CLIP, None)
         told = auroc(scores, correct)

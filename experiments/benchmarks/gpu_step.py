@@ -6,11 +6,12 @@ A backbone of the real width and a few decoder layers gets random tensors, which
 sides read from the same safetensors files. Text alone is trained on: the vision tower,
 which is frozen, is not measured. Both sides keep float32 masters and AdamW moments,
 compute in bfloat16, recompute each layer in the backward pass, and read two rows of the
-head at the step markers only. Before anything is timed, the reward logits of both in
-bfloat16 are compared with PyTorch's in float32: ours may err twice as much as theirs.
-Then processes alternate on the same card: JAX, PyTorch as it is, compiled, and compiled
-with its attention held to the flash kernel. An update ends when its loss has been read.
-Each prints a JSON line when it is done; a side that fails says so and the others go on.
+head at the step markers only. Processes alternate on the same card: JAX, PyTorch as it
+is, compiled, and compiled with its attention held to the flash kernel. An update ends
+when its loss has been read. Each prints a JSON line when it is done; a side that fails
+says so and the others go on. Once the first two are done, their reward logits in
+bfloat16 are compared with PyTorch's in float32: where ours err more than twice as much
+as theirs, everything ends, and no verdict is given.
 
 Model FLOPs are those of the matrix products of one forward and one backward pass (three
 forwards), causal attention counted once, recomputation not at all. Without a GPU this
@@ -295,7 +296,7 @@ def _check_parity(folder: Path) -> None:
     told = {"ours": ours, "torch": theirs, "holds": ours <= 2 * theirs}
     print(json.dumps({"error_in_bfloat16": told}), flush=True)
     if not told["holds"]:
-        raise SystemExit("gpu_step: no parity: nothing is timed")
+        raise SystemExit("gpu_step: no parity: these times compare nothing")
 
 
 def verdict(

@@ -141,9 +141,8 @@ def shares(of: Sizes, batch_size: int, micro_batches: int) -> Shares:
     """
     ladder, computed = open_ladder(int(of.steps.max())), np.zeros(2)
     rows = batch_size // micro_batches
-    for start in range(0, len(of.tokens), batch_size):
-        places = np.arange(start, min(start + batch_size, len(of.tokens)))
-        plan = plan_micro_batches(of.take(places), ladder, micro_batches, rows)
+    for batch in of.batches(batch_size):
+        plan = plan_micro_batches(batch, ladder, micro_batches, rows)
         computed += rows * np.array([_area(part.shape) for part in plan]).sum(axis=0)
     real = np.array([of.tokens.sum(), of.patches.sum()])
     return Shares(*(real / computed).tolist())
@@ -151,10 +150,7 @@ def shares(of: Sizes, batch_size: int, micro_batches: int) -> Shares:
 
 def packed_shares(of: Sizes, batch_size: int, tokens: int) -> Shares:
     """The same of rows of so many tokens, packed as the trainer packs them."""
-    batches = [
-        of.take(np.arange(start, min(start + batch_size, len(of.tokens))))
-        for start in range(0, len(of.tokens), batch_size)
-    ]
+    batches = of.batches(batch_size)
     shape = row_shape(batches[0], of, tokens, int(of.steps.max()))
     rows = sum(len(plan_rows(batch, shape)) for batch in batches)
     real = np.array([of.tokens.sum(), of.patches.sum()])

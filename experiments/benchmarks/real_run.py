@@ -11,7 +11,7 @@ last. So are the same updates with every batch on the device beforehand: the bar
 A run that keeps the device busy reaches 100 % of it. Fewer layers make the device
 quicker and the host no slower, so the share is lower than that of a whole model.
 
-One JSON line for each way to batch; a way that this trainer does not have says so.
+One JSON line for each way to batch: rollouts padded, or packed in rows.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ import tyro
 
 from experiments.benchmarks import full_depth, padding
 from tests.mprm_jax.backbone_shapes import BackboneName
+from theory.paper import TRAINING
 
 # A run shall reach this share of its bare step.
-ROW = 8192  # tokens of a packed row: the longest prompt of the paper (Table 7)
 TARGET = 0.85
 
 # Names of the ids that the shapes give to pictures, and to what stands around them.
@@ -204,7 +204,7 @@ def measure(options: Options, corpus: Path, **changes: Any) -> dict[str, Any]:
 
 def main(options: Options) -> None:
     """Write, measure, print a line each."""
-    ways = {"padded": {}, "packed": {"pack": ROW, "accumulate": 1}}
+    ways = {"padded": {}, "packed": {"pack": TRAINING.max_tokens, "accumulate": 1}}
     drawn = padding.draw(options.updates * options.batch_size, seed=0)
     with tempfile.TemporaryDirectory() as folder:
         corpus = Path(folder) / "corpus"

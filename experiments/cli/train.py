@@ -108,10 +108,10 @@ class Options(PictureOptions, RuleOptions):
     """Train a process reward model on Monte-Carlo-labelled rollouts.
 
     On the whole corpus, on a subset that mprm select wrote (--subset), or on what a
-    rule keeps (--rule with --keep-ratio). Every rollout is used once, in a seeded
-    order; T = ceil(rollouts / batch size) updates, warm-up over 5 % of them, then
-    cosine to zero. A run that was stopped, or killed, goes on with --resume, on another
-    --mesh if need be.
+    rule keeps (--rule with --keep-ratio). An epoch shows every rollout once, in a
+    seeded order; T = ceil(epochs x rollouts / batch size) updates, warm-up over 5 % of
+    them, then cosine to zero. A run that was stopped, or killed, goes on with --resume,
+    on another --mesh if need be.
 
     Example: mprm train CORPUS --images ROOT --subset bis10.jsonl --output runs/bis10
 
@@ -131,9 +131,9 @@ class Options(PictureOptions, RuleOptions):
         resume: Go on with the run in --output, bit for bit on the same devices; begin
             it if there is none. --mesh, --accumulate, --remat and the numbers of
             threads and checkpoints may change, what is learned from may not.
-        presented: How often rollouts are shown, and what they weigh.
-        looks: Looks at the model while it is trained.
         settings: How to train.
+        looks: Looks at the model while it is trained.
+        presented: How often rollouts are shown, and what they weigh.
         cost: What it would cost.
         multi_host: A run on several hosts.
     """
@@ -142,11 +142,11 @@ class Options(PictureOptions, RuleOptions):
     subset: Path | None = None
     output: Path = Path("runs/model")
     resume: bool = False
+    settings: TrainingOptions = dataclasses.field(default_factory=TrainingOptions)
+    looks: EvaluationOptions = dataclasses.field(default_factory=EvaluationOptions)
     presented: PresentationOptions = dataclasses.field(
         default_factory=PresentationOptions
     )
-    looks: EvaluationOptions = dataclasses.field(default_factory=EvaluationOptions)
-    settings: TrainingOptions = dataclasses.field(default_factory=TrainingOptions)
     cost: PriceOptions = dataclasses.field(default_factory=PriceOptions)
     multi_host: HostOptions = dataclasses.field(default_factory=HostOptions)
 
@@ -203,7 +203,7 @@ def run(options: Options) -> None:
     with whole as tick, wrong_usage():
 
         def on_update(update: Update) -> None:
-            last.update(update.metrics)
+            last.update(update.metrics, update=update.number)
             tick(update.number)
 
         source, plan, config = data.source(model.encode), data.budget, training.config()
@@ -436,8 +436,9 @@ def _finish(
     }
     with OutputSet() as outputs:
         outputs.add_manifest(options.output / MANIFEST, manifest)
+    made = last.get("update", budget.updates)
     lines = [
-        f"{count_of(budget.updates, 'update')} of {budget.batch_size} on "
+        f"{count_of(made, 'update')} of {budget.batch_size} on "
         f"{count_of(budget.rollouts, 'rollout')} ({count_of(steps, 'step')})"
     ]
     if last:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import inspect
 import io
 import itertools
 import json
 import math
+import os
 import re
 import shutil
 import signal
@@ -29,6 +31,7 @@ from experiments.console.errors import (
     missing_library,
     print_bad_lines,
 )
+from experiments.console.options import option
 from mprm_jax.records.problems import BadCorpus, BadLines, DataError
 
 
@@ -50,7 +53,7 @@ def run_command(name: str, module: ModuleType, arguments: list[str]) -> int:
     # A terminated run cleans up its partial files as an interrupted one does.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
-        with _folded_help(arguments):
+        with _folded_help(arguments, _names_of_reading(module.OPTIONS)):
             options = tyro.cli(
                 module.OPTIONS,
                 prog=f"mprm {name}",
@@ -100,31 +103,76 @@ _OPTIONAL = re.compile(r"\{None\}\|(\w+)")
 _GROUP = re.compile(r"(?:\w+\.)+(\w+ options)")
 
 
+_COLOUR = re.compile(r"\x1b\[[\d;]*m")
+
+
 @contextlib.contextmanager
-def _folded_help(arguments: list[str]) -> Iterator[None]:
+def _folded_help(arguments: list[str], last: frozenset[str]) -> Iterator[None]:
     """A context in which help has no line that a terminal would break within a word
-    (tyro folds what stands in boxes alone) and no name of our fields and types.
+    (tyro folds what stands in boxes alone), no name of our fields and types, and one
+    column of boxes; of the command's own options those of reading come last.
+
+    Args:
+        arguments: of the command.
+        last: options of reading.
     """
     if not {"-h", "--help"} & {*arguments}:
         yield
         return
-    stream = sys.stdout
-    shown = io.TextIOWrapper(io.BytesIO(), encoding=stream.encoding, errors="replace")
+    stream, width = sys.stdout, min(80, shutil.get_terminal_size().columns)
+    # As tyro, which asks whether it may draw boxes, spells it.
+    encoding = codecs.lookup(stream.encoding or "ascii").name
+    shown = io.TextIOWrapper(io.BytesIO(), encoding=encoding, errors="replace")
     # Colours as on the stream it is printed to.
     shown.isatty = stream.isatty
+    columns = os.environ.get("COLUMNS")
+    os.environ["COLUMNS"] = str(width)
     try:
         with contextlib.redirect_stdout(shown):
             yield
     finally:
-        width = min(80, shutil.get_terminal_size().columns)
+        del os.environ["COLUMNS"]
+        if columns is not None:
+            os.environ["COLUMNS"] = columns
         shown.seek(0)
-        for line in shown.read().splitlines():
+        for line in _reading_last(shown.read().splitlines(), last):
             if line.startswith(("╭", "│", "╰", "\x1b")):
                 named = _GROUP.sub(r"\1", line)
                 named = named.replace("╮", "─" * (len(line) - len(named)) + "╮")
                 print(_OPTIONAL.sub(r"\1" + 7 * " ", named))
             else:
                 print(textwrap.fill(_OPTIONAL.sub(r"\1", line), width))
+
+
+def _names_of_reading(options: Any) -> frozenset[str]:
+    """The options that say how a command reads its corpus."""
+    if not (isinstance(options, type) and issubclass(options, CorpusOptions)):
+        return frozenset()
+    own = inspect.get_annotations(CorpusOptions).keys() - {"seed"}
+    return frozenset(map(option, own))
+
+
+def _reading_last(lines: list[str], last: frozenset[str]) -> Iterator[str]:
+    """Lines of help, with some of the options in a box of their own at the end."""
+    moved: list[str] = []
+    header = footer = ""
+    inside = moving = False
+    for line in lines:
+        plain = _COLOUR.sub("", line)
+        if plain.startswith(("╭", "╰")):
+            inside, moving = plain.startswith("╭─ options ─"), False
+            header = plain if inside else header
+            footer = plain
+        elif inside and plain.startswith("│ -"):
+            moving = plain.split()[1] in last
+        if moving:
+            moved.append(line)
+        else:
+            yield line
+    if moved:
+        yield header.replace("options ────────", "reading options ", 1)
+        yield from moved
+        yield footer
 
 
 def _corpus_by_position(options: Any, arguments: list[str]) -> list[str]:

@@ -178,13 +178,14 @@ def planned_run(options: TrainingOptions, on: TrainingData) -> Planned:
             packed row.
         DataError: there is no such model, or a prompt cannot be read.
     """
-    from mprm_jax.train.price import Planned, prompts_of, sample_prompts, sampled
+    from mprm_jax.train.loop import first_places
+    from mprm_jax.train.price import Planned, prompts_of, sample_prompts
 
     job, shapes = planned_job(options, on)
     if on.sizes is not None:
         prompts = prompts_of(job, on.sizes)
     else:
-        with progress("reading", sampled(job), "prompts") as tick:
+        with progress("reading", len(first_places(job)), "prompts") as tick:
             prompts = sample_prompts(job, tick)
     pack, longest = options.loop.pack, int(prompts.largest.tokens.max())
     if 0 < pack < longest:
@@ -334,7 +335,8 @@ devices: {price.devices} ({_axes(price)})
 {format_table(("bytes per device", ""), rows)}
 
 {size(price.host_bytes)} of batches read ahead, on all hosts together
-{count_of(price.updates, "update")} of {count_of(price.batch_size, "rollout")}
+{count_of(price.updates, "update")} of up to {count_of(price.batch_size, "rollout")}, \
+{price.rollouts:,} to train on
 {price.tokens_per_update:,} tokens per update, \
 {price.padded_tokens_per_update:,} with padding (from {read})
 {price.flops_per_update:.3g} FLOPs per update: 6 per trained weight and token, \

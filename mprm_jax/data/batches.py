@@ -196,9 +196,25 @@ class Sizes(NamedTuple):
     weight: np.ndarray
     truncated: np.ndarray
 
-    def take(self, places: np.ndarray) -> Sizes:
+    @classmethod
+    def of(cls, columns: Iterable[Any]) -> Sizes:
+        """Of columns of numbers of any type."""
+        kinds = np.int64, np.int64, np.int64, np.float64, np.int64
+        return cls(*map(np.asarray, columns, kinds))
+
+    @classmethod
+    def joined(cls, parts: Iterable[Sizes]) -> Sizes:
+        """Of the rollouts of all parts, at least one, in order."""
+        return cls(*map(np.concatenate, zip(*parts, strict=True)))
+
+    def take(self, places: np.ndarray | slice) -> Sizes:
         """Of the rollouts at these places."""
         return Sizes(*(column[places] for column in self))
+
+    def batches(self, size: int) -> list[Sizes]:
+        """Of so many rollouts each; the last may have fewer."""
+        starts = range(0, len(self.tokens), size)
+        return [self.take(slice(start, start + size)) for start in starts]
 
 
 def sizes_of(examples: Iterable[Example], labeller: Labeller = unlabelled) -> Sizes:
@@ -209,9 +225,7 @@ def sizes_of(examples: Iterable[Example], labeller: Labeller = unlabelled) -> Si
         weight_S = np.float32(example.weight) * weight_S.astype(np.float32)
         sizes = len(example.tokens_L), len(example.images_PxD), (weight_S > 0).sum()
         rows.append((*sizes, weight_S.sum(dtype=np.float64), example.truncated))
-    columns = np.array(rows, np.float64).reshape(-1, len(Sizes._fields)).T
-    whole = (column.astype(np.int64) for column in columns)
-    return Sizes(*whole)._replace(weight=columns[Sizes._fields.index("weight")])
+    return Sizes.of(np.array(rows, np.float64).reshape(-1, len(Sizes._fields)).T)
 
 
 class MicroBatch(NamedTuple):
@@ -293,59 +307,38 @@ def collate(
     )
     batch = empty_batch(like.images_PxD, shape, rows, buckets.steps)
     for row, example in enumerate(examples):
-        if example is None:
-            continue
-        put(batch, row, example, labeller)
+        if example is not None:
+            fill(batch, row, [example], labeller)
     return batch
 
 
-class Filled(NamedTuple):
-    """How far a row is filled.
-
-    Attributes:
-        tokens: of L.
-        patches: of P.
-        steps: of S.
-    """
-
-    tokens: int = 0
-    patches: int = 0
-    steps: int = 0
-
-
-def put(
-    batch: Batch,
-    row: int,
-    example: Example,
-    labeller: Labeller,
-    filled: Filled = Filled(),  # noqa: B008  (frozen)
-) -> Filled:
-    """Write an example into a row, behind what is there, and say how far it is now.
+def fill(
+    batch: Batch, row: int, examples: Sequence[Example], labeller: Labeller
+) -> list[int]:
+    """Write examples into a row, one behind the other; the first token of each.
 
     Raises:
-        ValueError: its steps have no room.
+        ValueError: their steps have no room.
     """
-    end = Filled(
-        filled.tokens + len(example.tokens_L),
-        filled.patches + len(example.images_PxD),
-        filled.steps + len(example.marker_S),
-    )
-    if end.steps > batch.marker_BxS.shape[1]:
-        raise ValueError(
-            f"{end.steps} steps do not fit {batch.marker_BxS.shape[1]} places"
-        )
-    batch.tokens_BxL[row, filled.tokens : end.tokens] = example.tokens_L
-    batch.images_BxPxD[row, filled.patches : end.patches] = example.images_PxD
-    target, steps = (
-        labeller(example.successes_S, example.trials_S),
-        slice(filled.steps, end.steps),
-    )
-    batch.marker_BxS[row, steps] = example.marker_S + filled.tokens
-    batch.successes_BxS[row, steps] = example.successes_S
-    batch.trials_BxS[row, steps] = example.trials_S
-    batch.label_BxS[row, steps] = target.target_S
-    batch.weight_BxS[row, steps] = example.weight * target.weight_S
-    return end
+    begins, tokens, patches, steps = [], 0, 0, 0
+    for example in examples:
+        begins.append(tokens)
+        at_L = slice(tokens, tokens := tokens + len(example.tokens_L))
+        at_P = slice(patches, patches := patches + len(example.images_PxD))
+        at_S = slice(steps, steps := steps + len(example.marker_S))
+        if steps > batch.marker_BxS.shape[1]:
+            raise ValueError(
+                f"{steps} steps do not fit {batch.marker_BxS.shape[1]} places"
+            )
+        target = labeller(example.successes_S, example.trials_S)
+        batch.tokens_BxL[row, at_L] = example.tokens_L
+        batch.images_BxPxD[row, at_P] = example.images_PxD
+        batch.marker_BxS[row, at_S] = example.marker_S + at_L.start
+        batch.successes_BxS[row, at_S] = example.successes_S
+        batch.trials_BxS[row, at_S] = example.trials_S
+        batch.label_BxS[row, at_S] = target.target_S
+        batch.weight_BxS[row, at_S] = example.weight * target.weight_S
+    return begins
 
 
 def empty_batch(kind: np.ndarray, shape: Bucket, rows: int, steps: int) -> Batch:

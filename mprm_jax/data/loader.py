@@ -6,6 +6,7 @@ on from any update with the data it would have had, on any number of hosts.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import os
@@ -219,8 +220,7 @@ class CorpusExamples:
                     else:
                         found.append(result)
                 progress(start + len(these))
-        columns = zip(sizes_of([]), *found, strict=True)
-        return refused, Sizes(*map(np.concatenate, columns))
+        return refused, Sizes.joined([sizes_of([]), *found])
 
     def encoded(self, place: int) -> Example:
         """The rollout at a place, encoded.
@@ -274,8 +274,13 @@ class Presented:
 
     def where(self, place: int) -> str:
         """How the source names the rollout."""
-        where = getattr(self.source, "where", lambda at: f"rollout {at}")
-        return where(self.places[place].item())
+        return where(self.source, self.places[place].item())
+
+
+def where(source: Source, place: int) -> str:
+    """A rollout, as its source names it, if that names any."""
+    named = getattr(source, "where", lambda at: f"rollout {at}")
+    return named(place)
 
 
 def repeated(times: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -488,12 +493,22 @@ class Batches:
 
     @functools.cached_property
     def like(self) -> Example:
-        """A rollout whose images are of the kind of all."""
-        return self.source[0]
+        """The first rollout that can be read; its images are of the kind of all."""
+        for place in range(len(self.source) - 1):
+            with contextlib.suppress(DataError):
+                return self.source[place]
+        return self.source[len(self.source) - 1]
 
     def from_first(self) -> grain.IterDataset[Loaded]:
-        """All batches in order; the iterator's state can be saved and set."""
+        """All batches in order; the iterator's state can be saved and set.
+
+        Raises:
+            DataError: no rollout can be read.
+        """
         order = self.order
+        if not order.feed.is_whole:
+            # A host whose files are gone later still makes batches for the others.
+            _ = self.like
         return (
             grain.MapDataset.range(len(self))
             .map(self.__getitem__)

@@ -15,11 +15,10 @@ from mprm_jax.data.batches import (
     Batch,
     Bucket,
     Example,
-    Filled,
     Labeller,
     Sizes,
     empty_batch,
-    put,
+    fill,
     unlabelled,
 )
 from mprm_jax.data.images import number_images, patches_per_image
@@ -190,16 +189,25 @@ def pack(
     sizes = shape.rows, shape.documents, shape.document_tokens
     place_BxKxL = np.full(sizes, -1, np.int32)
     for row, chosen in enumerate(plan):
-        begin, filled, images = Filled(), Filled(), 0
-        for document, place in enumerate(chosen):
-            example = examples[place]
-            if document and len(example.tokens_L) > filled.tokens - begin.tokens:
-                raise ValueError(f"row {row} of a plan: a longer rollout comes later")
-            if numbered and len(example.images_PxD):
-                on_PxD = number_images(example.images_PxD, images + 1)
-                images += len(patches_per_image(example.images_PxD))
-                example = example._replace(images_PxD=on_PxD)
-            begin, filled = filled, put(batch, row, example, labeller, filled)
-            stands = np.arange(begin.tokens, filled.tokens)
-            place_BxKxL[row, document, : len(stands)] = stands
+        held = [examples[place] for place in chosen]
+        lengths = [len(example.tokens_L) for example in held]
+        if lengths != sorted(lengths, reverse=True):
+            raise ValueError(f"row {row} of a plan: a longer rollout comes later")
+        if numbered:
+            held = _numbered(held)
+        begins = fill(batch, row, held, labeller)
+        for at, (begin, length) in enumerate(zip(begins, lengths, strict=True)):
+            place_BxKxL[row, at, :length] = np.arange(begin, begin + length)
     return batch._replace(place_BxKxL=place_BxKxL)
+
+
+def _numbered(held: Sequence[Example]) -> list[Example]:
+    """The rollouts of a row, whose images count on from one to the next."""
+    found, images = [], 0
+    for example in held:
+        if len(example.images_PxD):
+            on_PxD = number_images(example.images_PxD, images + 1)
+            images += len(patches_per_image(example.images_PxD))
+            example = example._replace(images_PxD=on_PxD)
+        found.append(example)
+    return found

@@ -121,18 +121,22 @@ def first_pictures(
     usable: SelectableCorpus, usable_rows: np.ndarray
 ) -> tuple[str, ...]:
     """The pictures of the first of some rollouts that has any; of the first 128."""
-    decode = line_decoder(usable.corpus)
-    for row, line in read_lines(usable.corpus, usable.row[usable_rows[:_BATCH]]):
-        if images := decode(row, line).images:
-            return images
-    return ()
+    return next(_pictures(usable, usable_rows[:_BATCH]), ())
 
 
 def has_pictures(usable: SelectableCorpus, usable_rows: np.ndarray) -> bool:
     """Whether any of some rollouts has a picture; reads up to the first that has."""
+    return any(_pictures(usable, usable_rows))
+
+
+def _pictures(
+    usable: SelectableCorpus, usable_rows: np.ndarray
+) -> Iterator[tuple[str, ...]]:
+    """The pictures of each of some rollouts that has any."""
     decode = line_decoder(usable.corpus)
-    lines = read_lines(usable.corpus, usable.row[usable_rows])
-    return any(decode(row, line).images for row, line in lines)
+    for row, line in read_lines(usable.corpus, usable.row[usable_rows]):
+        if images := decode(row, line).images:
+            yield images
 
 
 def count_words(

@@ -129,16 +129,8 @@ def decode(
 
 def attention(config: DecoderConfig, dtype: str) -> AttentionUse:
     """What :func:`decode` asks of attention."""
-    return AttentionUse(
-        config.heads,
-        config.kv_heads,
-        config.head_width,
-        length=64,
-        causal=True,
-        masked=False,
-        trained=True,
-        dtype=dtype,
-    )
+    heads = config.heads, config.kv_heads, config.head_width
+    return AttentionUse(*heads, 64, dtype, causal=True, trained=True)
 
 
 def gather_positions(x_BxLxD: jax.Array, at_BxS: jax.Array) -> jax.Array:

@@ -71,6 +71,10 @@ class Prompting:
     max_pixels: int = TRAINING.max_pixels
 
 
+def _no_tower(*_: Any) -> Any:
+    raise AssertionError("a text model has no tower")
+
+
 @dataclass(frozen=True)
 class Family:
     """What backbones of one family have in common; ``config`` is always the model's.
@@ -115,16 +119,16 @@ class Family:
     rows_per_image: Callable[[Any, Prompting], int]
     tokens_per_row: Callable[[Any], Fraction]
     cut: Callable[[Any, Prompting, tuple[Image, ...]], tuple[np.ndarray, list[int]]]
-    alone: Callable[[np.ndarray], np.ndarray]
-    preprocessor: Callable[[Any, Prompting], dict[str, Any]]
-    tower_states: Callable[[Any, Params, jax.Array, Compute], jax.Array]
-    state_width: Callable[[Any], int]
-    project: Callable[[Any, Params, jax.Array, Compute], jax.Array]
-    positions: Callable[[Any, jax.Array, jax.Array], jax.Array]
-    tower_attention: Callable[[Any, str], AttentionUse]
-    sequences: Callable[[Any, float], tuple[float, float]]
-    scores: Callable[[Any, float], float]
-    patch_reads: Callable[[Any, float], float]
+    alone: Callable[[np.ndarray], np.ndarray] = _no_tower
+    preprocessor: Callable[[Any, Prompting], dict[str, Any]] = _no_tower
+    tower_states: Callable[[Any, Params, jax.Array, Compute], jax.Array] = _no_tower
+    state_width: Callable[[Any], int] = _no_tower
+    project: Callable[[Any, Params, jax.Array, Compute], jax.Array] = _no_tower
+    positions: Callable[[Any, jax.Array, jax.Array], jax.Array] = _no_tower
+    tower_attention: Callable[[Any, str], AttentionUse] = _no_tower
+    sequences: Callable[[Any, float], tuple[float, float]] = _no_tower
+    scores: Callable[[Any, float], float] = _no_tower
+    patch_reads: Callable[[Any, float], float] = _no_tower
 
 
 def _cut_patches(
@@ -182,10 +186,6 @@ def _refuse_pictures(
             "picture for a text model", f"{len(images)}, and the model sees none"
         )
     return np.zeros((0, 0), np.uint8), []
-
-
-def _no_tower(*_: Any) -> Any:
-    raise AssertionError("a text model has no tower")
 
 
 QWEN = Family(
@@ -248,16 +248,6 @@ TEXT = Family(
     rows_per_image=lambda *_: 0,
     tokens_per_row=lambda _: Fraction(0),
     cut=_refuse_pictures,
-    alone=_no_tower,
-    preprocessor=_no_tower,
-    tower_states=_no_tower,
-    state_width=_no_tower,
-    project=_no_tower,
-    positions=_no_tower,
-    tower_attention=_no_tower,
-    scores=_no_tower,
-    sequences=_no_tower,
-    patch_reads=_no_tower,
 )
 FAMILIES = {family.name: family for family in (QWEN, INTERNVL, TEXT)}
 

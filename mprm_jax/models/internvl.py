@@ -162,17 +162,9 @@ def vision_states(
 def tower_attention(config: InternVLConfig, dtype: str) -> AttentionUse:
     """What the tower, which is frozen, asks of attention."""
     vision = config.vision
-    return AttentionUse(
-        vision.heads,
-        vision.heads,
-        vision.width // vision.heads,
-        # With the class token.
-        length=vision.side**2 + 1,
-        causal=False,
-        masked=False,
-        trained=False,
-        dtype=dtype,
-    )
+    heads = vision.heads, vision.heads, vision.width // vision.heads
+    # With the class token.
+    return AttentionUse(*heads, vision.side**2 + 1, dtype)
 
 
 def pixel_shuffle(x_TxRxCxD: jax.Array, factor: int) -> jax.Array:

@@ -74,20 +74,20 @@ class AttentionUse:
         kv_heads: of keys and values.
         head_width: of each.
         length: of a sequence, or one like it in all that matters to a kernel.
+        dtype: of queries, keys and values.
         causal: a token sees none after it.
         masked: any pair of tokens may be hidden.
         trained: there is a backward pass.
-        dtype: of queries, keys and values.
     """
 
     heads: int
     kv_heads: int
     head_width: int
     length: int
-    causal: bool
-    masked: bool
-    trained: bool
     dtype: str
+    causal: bool = False
+    masked: bool = False
+    trained: bool = False
 
     def __str__(self) -> str:
         form = "causal" if self.causal else "masked" if self.masked else "full"

@@ -218,16 +218,8 @@ def scores(config: QwenVLConfig, rows: float) -> float:
 def tower_attention(config: QwenVLConfig, dtype: str) -> AttentionUse:
     """What the tower, which is frozen, asks of attention."""
     vision = config.vision
-    return AttentionUse(
-        vision.heads,
-        vision.heads,
-        vision.width // vision.heads,
-        length=vision.window_patches**2,
-        causal=False,
-        masked=True,
-        trained=False,
-        dtype=dtype,
-    )
+    heads = vision.heads, vision.heads, vision.width // vision.heads
+    return AttentionUse(*heads, vision.window_patches**2, dtype, masked=True)
 
 
 def project(

@@ -39,6 +39,7 @@ from mprm_jax.models import families, reward_head
 from mprm_jax.models.backbone import Backbone
 from mprm_jax.models.families import BackboneConfig, family_of
 from mprm_jax.models.layers import Compute, Params
+from mprm_jax.models.lora import base_of
 from mprm_jax.models.model import Model
 from mprm_jax.records.problems import DataError, faults_of
 
@@ -143,6 +144,13 @@ class CachedBackbone:
             seen = families.SeenImages(states_BxPxM, place_BxPxK)
         inputs = batch.tokens_BxL, seen, model.compute, batch.place_BxKxL
         return families.hidden_from_states(model.config, params, *inputs)
+
+
+def backbone_of(model: Model) -> Backbone | None:
+    """The backbone below adapters and cached features; None: it is another model."""
+    base = base_of(model)
+    base = base.backbone if isinstance(base, CachedBackbone) else base
+    return base if isinstance(base, Backbone) else None
 
 
 def unpack_states(bytes_BxPxN: jax.Array, dtype: np.dtype) -> jax.Array:

@@ -16,8 +16,8 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
-from types import FrameType, MappingProxyType
+from collections.abc import Callable, Iterator
+from types import FrameType
 from typing import Any, NamedTuple
 
 import jax
@@ -35,8 +35,6 @@ from mprm_jax.data.loader import (
     shuffled,
 )
 from mprm_jax.data.packing import Packing, row_shape
-from mprm_jax.models.backbone import Backbone
-from mprm_jax.models.lora import base_of
 from mprm_jax.models.model import Model
 from mprm_jax.records.problems import DataError
 from mprm_jax.train.checkpoint import (
@@ -47,7 +45,7 @@ from mprm_jax.train.checkpoint import (
     updates_kept,
 )
 from mprm_jax.train.config import TrainConfig
-from mprm_jax.train.features import CachedBackbone
+from mprm_jax.train.features import backbone_of
 from mprm_jax.train.objective import StepLabeller
 from mprm_jax.train.optimizer import Params, join, split
 from mprm_jax.train.run_files import (
@@ -157,29 +155,12 @@ class Watch:
     best: str | None = None
     patience: int | None = None
 
-
-@dataclasses.dataclass
-class _Best:
-    """The best look so far, earlier sessions of the run included."""
-
-    watch: Watch | None
-    found: Best | None
-
-    def beaten(self, number: int, value: float | None) -> bool:
-        """Whether an update is the best; it is noted then."""
-        least = -math.inf if self.found is None else self.found.value
-        if value is None or not value > least:
-            return False
-        self.found = Best(number, value)
-        return True
-
-    def gave_up(self, number: int) -> bool:
-        """Whether after an update as many looks as the patience were not better."""
-        if self.watch is None or self.watch.patience is None:
-            return False
-        first = 1 if self.found is None else self.found.update + 1
-        since = sum(map(self.watch.at, range(first, number + 1)))
-        return since >= self.watch.patience
+    def gave_up(self, best: int, number: int) -> bool:
+        """Whether as many looks as the patience, up to the update of this number, were
+        not better than that of the best.
+        """
+        since = sum(map(self.at, range(best + 1, number + 1)))
+        return self.patience is not None and since >= self.patience
 
 
 def train(
@@ -239,19 +220,18 @@ def train(
     iterator = iter(loader.from_first())
     run = _Run(job, mesh, on_update, watch, folder)
     if folder is None:
-        return run.loop(state, frozen, iterator, _Before(), Stop())
+        return run.loop(state, frozen, iterator, None, Stop())
     # The other hosts find the run that the first one began, and that it is theirs.
     settings = job.settings() | folder.identity
     check_agreed(dataclasses.asdict(config) | settings)
     for first in in_turn():
         run.name = begin(folder, job.model, settings, first)
-    before = _Before()
+    before: Progress | None = None
     if updates_kept(folder.path):
         with advised():
-            state, frozen, progress = run.restored(state, frozen, consume)
-        folder.report(f"{folder.path}: goes on after update {progress.update}")
-        iterator.set_state(progress.loader)
-        before = _Before(progress.totals, progress.best)
+            state, frozen, before = run.restored(state, frozen, consume)
+        folder.report(f"{folder.path}: goes on after update {before.update}")
+        iterator.set_state(before.loader)
     with stoppable() as stop:
         return run.loop(state, frozen, iterator, before, stop)
 
@@ -311,19 +291,23 @@ def packed(job: TrainingJob, sizes: Sizes) -> Packing:
     Raises:
         ValueError: the model reads no packed rows, or a rollout is longer than a row.
     """
-    base = base_of(job.model)
-    backbone = base.backbone if isinstance(base, CachedBackbone) else base
-    if not isinstance(backbone, Backbone):
-        raise ValueError(f"{base.name} reads no packed rows: they need a backbone")
-    plan, order = job.plan, shuffled(len(job.source), job.config.seed)
-    count = min(_FITTED * plan.batch_size, len(job.source))
-    first = sizes.take(np.array([order[i] for i in range(count)]))
+    backbone = backbone_of(job.model)
+    if backbone is None:
+        raise ValueError(f"{job.model.name} reads no packed rows: they need a backbone")
+    first = sizes.take(first_places(job))
     shape = row_shape(first, sizes, job.config.pack, job.buckets.steps)
     return Packing(shape, backbone.family.place_bytes > 0)
 
 
-# First batches whose rollouts say what a full packed row holds.
-_FITTED = 4
+def first_places(job: TrainingJob) -> np.ndarray:
+    """Places of the rollouts of the first batches, whole ones, which stand for all."""
+    size, order = job.plan.batch_size, shuffled(len(job.source), job.config.seed)
+    count = min(-(-_SAMPLE // size) * size, len(job.source))
+    return np.array([order[i] for i in range(count)])
+
+
+# At least so many rollouts say how long prompts are, and what a full packed row holds.
+_SAMPLE = 256
 
 _TRUNCATED, _COUNTED = "truncated_steps", "steps"
 
@@ -333,13 +317,6 @@ PROFILE = "profile"
 
 # What hosts tell one another of every update.
 _STOP, _FAILED = range(2)
-
-
-class _Before(NamedTuple):
-    """What earlier sessions of a run have summed and found."""
-
-    totals: Mapping[str, int] = MappingProxyType({})
-    best: Best | None = None
 
 
 class _Waiting(NamedTuple):
@@ -404,7 +381,7 @@ class _Run:
         state: TrainState,
         frozen: Params,
         iterator: Any,
-        before: _Before,
+        before: Progress | None,
         stop: Stop,
     ) -> Params:
         """All updates that are left; the parameters after the last.
@@ -414,22 +391,21 @@ class _Run:
         looked at or saved.
         """
         done, updates = int(state.update), self.job.plan.updates
-        rule, waiting, stopped = self.rule(state), None, False
+        rule, watch, waiting, stopped = self.rule(state), self.watch, None, False
         with (
             advised(),
             self.log(done) as log,
             self.writer(frozen) as writer,
             contextlib.ExitStack() as trace,
         ):
-            book = _Book(self, log, stop, done, before.totals)
-            best = _Best(self.watch, before.best)
-            if best.gave_up(done):
+            book = _Book(self, log, stop, done, before.totals if before else {})
+            best = (before and before.best) or Best(0, -math.inf)
+            if watch is not None and watch.gave_up(best.update, done):
                 updates = done
             following = next(iterator, None)
             for number in range(done + 1, updates + 1):
                 loaded, position = following, dict(iterator.get_state())
-                if loaded is None:
-                    raise RuntimeError(f"no batch for update {number}")
+                assert loaded is not None
                 batches = map(self.placed, loaded.batches)
                 weight = float(loaded.total.weight)
                 state, metrics = update(state, frozen, batches, weight, rule)
@@ -440,27 +416,24 @@ class _Run:
                     stopped = book.read(waiting)
                 waiting = _Waiting(number, loaded, metrics, flags)
                 self.trace(trace, number - done, metrics)
-                looks = self.watch is not None and self.watch.at(number)
+                looks = watch is not None and watch.at(number)
                 due = self.due(number) or number == updates
                 if not (stopped or looks or due):
                     continue
                 stopped |= book.read(waiting, state, frozen)
                 waiting = None
-                better = looks and best.beaten(number, book.looked)
-                gave_up = best.gave_up(number)
+                better = looks and book.looked > best.value
+                if better:
+                    best = Best(number, book.looked)
+                gave_up = watch is not None and watch.gave_up(best.update, number)
                 if writer is not None and (stopped or due or better or gave_up):
-                    progress = Progress(
-                        number,
-                        updates,
-                        self.name,
-                        position,
-                        dict(book.totals),
-                        best.found,
-                    )
-                    writer.save(progress, state, frozen)
+                    found = best if best.update else None
+                    reached = number, updates, self.name, position, book.totals, found
+                    writer.save(Progress(*reached), state, frozen)
                 if gave_up:
-                    named = f"update {best.found.update}" if best.found else "unknown"
-                    self.say(f"stopped early: the best is {named}")
+                    named = f"the best is update {best.update}"
+                    none = "no look could tell right steps from wrong ones"
+                    self.say(f"stopped early: {named if best.update else none}")
                     break
                 if stopped:
                     if writer is not None:
@@ -549,12 +522,12 @@ class _Book:
         log: RunLog | None,
         stop: Stop,
         done: int,
-        totals: Mapping[str, int],
+        totals: dict[str, int],
     ) -> None:
         self._run, self._log, self._stop, self._done = run, log, stop, done
-        self.totals = {_TRUNCATED: 0, _COUNTED: 0, **totals}
+        self.totals = {_TRUNCATED: 0, _COUNTED: 0} | totals
         self._began, self._tokens = time.perf_counter(), 0
-        self.looked: float | None = None
+        self.looked = -math.inf
 
     def read(
         self, waiting: _Waiting, state: TrainState | None = None, frozen: Any = None

@@ -6,7 +6,6 @@ from collections.abc import Callable
 
 import jax
 import msgspec
-import numpy as np
 
 from mprm_jax.data.batches import Sizes
 from mprm_jax.data.loader import CorpusExamples
@@ -75,8 +74,4 @@ def measure(
         for of in shares
         for row, reason, detail in of.refused
     }
-    columns = [
-        np.concatenate(parts) for parts in zip(*(s.sizes for s in shares), strict=True)
-    ]
-    whole = Sizes(*(column.astype(np.int64) for column in columns))
-    return everywhere, whole._replace(weight=columns[Sizes._fields.index("weight")])
+    return everywhere, Sizes.joined(Sizes.of(of.sizes) for of in shares)

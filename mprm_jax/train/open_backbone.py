@@ -22,7 +22,7 @@ from mprm_jax.models.reward_head import ANSWERS
 from mprm_jax.models.weights.load import load_backbone, planned_backbone
 from mprm_jax.records.problems import DataError
 from mprm_jax.train.config import Precision
-from mprm_jax.train.features import CachedBackbone
+from mprm_jax.train.features import backbone_of
 from mprm_jax.train.open_model import load_model
 from mprm_jax.train.sharding import parameter_shardings, residual_sharding
 
@@ -215,11 +215,8 @@ def attention_of(model: Model) -> dict[str, AttentionChoice]:
 
     The parts are named as in :class:`mprm_jax.models.layers.Compute`.
     """
-    inner = base_of(model)
-    inner = inner.backbone if isinstance(inner, CachedBackbone) else inner
-    if not isinstance(inner, Backbone):
-        return {}
-    return attention_choices(inner.config, inner.compute.dtype)
+    inner = backbone_of(model)
+    return attention_choices(inner.config, inner.compute.dtype) if inner else {}
 
 
 def _backbone(model: Model, folder: Path) -> Backbone:

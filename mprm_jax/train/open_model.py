@@ -146,15 +146,13 @@ def _read_frozen(
     if (base / DESCRIPTION).is_file():
 
         def place(_: Model, shapes: Any) -> Any:
-            leaves, form = jax.tree.flatten(shapes)
-            like = [wanted.get(path) for path in by_path(shapes)]
             placed = [
-                leaf
-                if of is None
-                else leaf.update(dtype=of.dtype, sharding=of.sharding)
-                for leaf, of in zip(leaves, like, strict=True)
+                leaf.update(dtype=of.dtype, sharding=of.sharding)
+                if (of := wanted.get(path))
+                else leaf
+                for path, leaf in by_path(shapes).items()
             ]
-            return jax.tree.unflatten(form, placed)
+            return jax.tree.unflatten(jax.tree.structure(shapes), placed)
 
         _, params = load_model(base, place=place, report=lambda line: None)
     else:

@@ -31,7 +31,6 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.experimental import multihost_utils
 from jax.sharding import AbstractMesh
 
 from mprm_jax.data.batches import (
@@ -42,14 +41,15 @@ from mprm_jax.data.batches import (
     plan_micro_batches,
     sizes_of,
 )
-from mprm_jax.data.loader import BatchOrder, shuffled
+from mprm_jax.data.loader import BatchOrder
 from mprm_jax.data.packing import plan_rows, row_shape
 from mprm_jax.models.backbone import Backbone
 from mprm_jax.models.families import part_of
-from mprm_jax.models.lora import ADAPTERS, base_of
+from mprm_jax.models.lora import ADAPTERS
 from mprm_jax.models.model import Model, Params
 from mprm_jax.train.config import OptimizerConfig
-from mprm_jax.train.loop import TrainingJob
+from mprm_jax.train.features import backbone_of
+from mprm_jax.train.loop import TrainingJob, first_places
 from mprm_jax.train.optimizer import split, transformation
 from mprm_jax.train.sharding import (
     MeshShape,
@@ -57,15 +57,13 @@ from mprm_jax.train.sharding import (
     batch_parts,
     bytes_per_device,
     check_rows,
+    gather_bytes,
     moment_shardings,
 )
 
 # Dense bfloat16, TFLOP/s, by what a device's kind holds (NVIDIA's data sheets, which
 # state twice as much, with sparsity).
 PEAKS = {"H100 80GB HBM3": 989.0, "H200": 989.0, "A100": 312.0}
-
-# At least so many prompts are encoded to learn how long they are: whole batches.
-SAMPLE = 256
 
 _OF_STEPS = [name for name in Batch._fields if name.endswith("_BxS")]
 
@@ -97,6 +95,12 @@ class Throughput:
                 f"peak_tflops must be finite and positive, not {self.peak_tflops}"
             )
 
+    def hours(self, flops: float, devices: int) -> float | None:
+        """That devices take for so many operations; None without a peak."""
+        if self.peak_tflops is None:
+            return None
+        return flops / (devices * self.peak_tflops * 1e12 * self.mfu) / 3600
+
 
 def peak_here() -> float | None:
     """Peak of the devices that are here, TFLOP/s; None where it is not known, as of a
@@ -114,11 +118,7 @@ def device_memory() -> int:
     machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     limits = ((device.memory_stats() or {}).get("bytes_limit") for device in local)
     least = min(limit or machine // len(local) for limit in limits)
-    if jax.process_count() == 1:
-        return least
-    # Numbers of 32 bits are all that JAX gathers by default.
-    every = multihost_utils.process_allgather(np.array(least >> 20, np.int32))
-    return int(every.min()) << 20
+    return min(map(int, gather_bytes(str(least).encode())))
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -152,23 +152,20 @@ def prompts_of(job: TrainingJob, sizes: Sizes) -> Prompts:
     Raises:
         DataError: the rollout with most image rows cannot be read.
     """
-    order = shuffled(len(job.source), job.config.seed)
-    places = np.array([order[i] for i in range(sampled(job))])
     most = int(sizes.patches.argmax())
     example = job.source[most] if sizes.patches[most] else None
     row_bytes = 0 if example is None else example.images_PxD[:1].nbytes
-    return _known(sizes.take(places), sizes, row_bytes)
+    return _known(sizes.take(first_places(job)), sizes, row_bytes)
 
 
 def sample_prompts(
     job: TrainingJob, tick: Callable[[int], None] = lambda done: None
 ) -> Prompts:
-    """Read the first batches of a run, :func:`sampled` rollouts.
+    """Read the rollouts of the first batches of a run.
 
     Raises:
         DataError: a prompt of them cannot be read.
     """
-    order = shuffled(len(job.source), job.config.seed)
 
     def size(place: int) -> tuple[Sizes, int]:
         example = job.source[place]
@@ -176,19 +173,13 @@ def sample_prompts(
 
     found = []
     with ThreadPoolExecutor(max(job.config.threads, 1)) as pool:
-        places = [order[i] for i in range(sampled(job))]
+        places = first_places(job).tolist()
         for done, one in enumerate(pool.map(size, places), 1):
             found.append(one)
             tick(done)
     every, row_bytes = zip(*found, strict=True)
-    sizes = Sizes(*map(np.concatenate, zip(*every, strict=True)))
+    sizes = Sizes.joined(every)
     return _known(sizes, sizes, max(row_bytes))
-
-
-def sampled(job: TrainingJob) -> int:
-    """Rollouts of the first batches: whole ones, together at least :data:`SAMPLE`."""
-    batch_size = job.plan.batch_size
-    return min(-(-SAMPLE // batch_size) * batch_size, len(job.source))
 
 
 def _known(first: Sizes, every: Sizes, row_bytes: int) -> Prompts:
@@ -245,13 +236,10 @@ def load_of(
         parts = plan_micro_batches(sizes, buckets, accumulate, rows)
         return tuple(part.shape for part in parts)
 
-    first, places = prompts.first, np.arange(len(prompts.first.tokens))
-    starts = range(0, len(places), batch_size)
-    updates = [first.take(places[at : at + batch_size]) for at in starts]
+    updates = prompts.first.batches(batch_size)
     # Two of the first update give way to the largest.
-    columns = zip(first.take(places[:batch_size][2:]), prompts.largest, strict=True)
-    largest = Sizes(*map(np.concatenate, columns))
-    largest = largest.take(np.arange(len(largest.tokens))[-batch_size:])
+    largest = Sizes.joined([updates[0].take(slice(2, None)), prompts.largest])
+    largest = largest.take(slice(-batch_size, None))
     return Load(rows, tuple(map(plan, updates)), plan(largest))
 
 
@@ -262,15 +250,10 @@ def packed_load(run: Planned, parts: int) -> Load:
     Raises:
         ValueError: the longest rollout that was read does not fit a row.
     """
-    job, first = run.job, run.prompts.first
-    batch_size, count = job.plan.batch_size, len(first.tokens)
-    columns = zip(first, run.prompts.largest, strict=True)
-    known = Sizes(*map(np.concatenate, columns))
-    shape = row_shape(first, known, job.config.pack, job.buckets.steps)
-    updates = [
-        first.take(np.arange(at, min(at + batch_size, count)))
-        for at in range(0, count, batch_size)
-    ]
+    job, prompts = run.job, run.prompts
+    known = Sizes.joined([prompts.first, prompts.largest])
+    shape = row_shape(prompts.first, known, job.config.pack, job.buckets.steps)
+    updates = prompts.first.batches(job.plan.batch_size)
     rows = [len(plan_rows(sizes, shape)) for sizes in updates]
     shapes = tuple((shape.row,) * -(-many // parts) for many in rows)
     return Load(parts, shapes, (shape.row,))
@@ -287,7 +270,7 @@ class Price:
         mesh: devices along each axis.
         accumulate: micro-batches of an update.
         bytes_per_device: by what they hold; ``activations`` is an estimate.
-        host_bytes: of padded batches that are read ahead, on all hosts together.
+        host_bytes: of padded batches, those read ahead too, on all hosts together.
         memory: bytes that a device has; None: not known.
         updates: T.
         tokens_per_update: real ones.
@@ -446,14 +429,11 @@ def price(
     )
     rows = load.rows / batch_parts(mesh)
     masters = bytes_per_device(mesh, trained)
-    hours = None
-    if throughput.peak_tflops is not None:
-        reached = devices * throughput.peak_tflops * 1e12 * throughput.mfu
-        hours = plan.updates * work / reached / 3600
     sent = math.ceil(
         load.per_update(lambda shape: _bytes_of(shape, run.prompts, job.buckets))
     )
     ahead = BatchOrder.ahead if job.config.threads else 0
+    filled = min(plan.batch_size, plan.presentations)
     return Price(
         parameters=_count(shapes),
         trained=_count(trained),
@@ -472,13 +452,14 @@ def price(
             # The next update's are sent while this one is computed.
             "pixels and tokens": math.ceil(2 * sent / batch_parts(mesh)),
         },
-        host_bytes=(ahead + 2) * sent,
+        # Beside those read ahead: the next, the one under way, and the one before it.
+        host_bytes=(ahead + 3) * sent,
         memory=memory,
         updates=plan.updates,
-        tokens_per_update=round(plan.batch_size * run.prompts.tokens),
+        tokens_per_update=round(filled * run.prompts.tokens),
         padded_tokens_per_update=round(load.padded_tokens),
         flops_per_update=work,
-        hours=hours,
+        hours=throughput.hours(plan.updates * work, devices),
         rollouts=plan.rollouts,
         batch_size=plan.batch_size,
         prompts_read=run.prompts.count,
@@ -503,7 +484,7 @@ def scoring_mesh(
     """
     copies = MeshShape(devices.count, 1)
     mesh, needed = abstract_mesh(copies), _bytes(shapes)
-    if (backbone := _backbone(model)) is not None:
+    if (backbone := backbone_of(model)) is not None:
         longest = Bucket(backbone.prompting.max_length, 0)
         rows = math.ceil(batch_size / devices.count)
         needed += _MARGIN * _decoder_layer(backbone, longest, rows, mesh).computed
@@ -542,7 +523,7 @@ def flops_per_rollout(model: Model, shapes: Params, padded: Bucket) -> dict[str,
     Of a model that is no backbone, attention is left out and every parameter counts
     as a kernel that reads every token.
     """
-    backbone = _backbone(model)
+    backbone = backbone_of(model)
     is_trained = model.trainable(shapes)
     if backbone is None:
         trained = _count(split(shapes, is_trained)[0])
@@ -617,7 +598,7 @@ def activation_bytes(
         rows: rollouts of a micro-batch on one device.
         mesh: whose axis ``tensor`` splits a layer's inside.
     """
-    backbone = _backbone(model)
+    backbone = backbone_of(model)
     if backbone is None:
         return 0
     config, compute = backbone.config, backbone.compute
@@ -664,8 +645,3 @@ def _decoder_layer(
     linear = (queries + 2 * keys + 2 * language.hidden) / tensor + language.width
     entering = tokens * language.width * size
     return _Layer(entering, tokens * linear * size, saved, computed)
-
-
-def _backbone(model: Model) -> Backbone | None:
-    base = base_of(model)
-    return base if isinstance(base, Backbone) else None

@@ -18,7 +18,7 @@ import msgspec
 import numpy as np
 import xxhash
 
-from mprm_jax.data.loader import Loaded, Source
+from mprm_jax.data.loader import Loaded, Source, where
 from mprm_jax.data.outputs import OutputSet
 from mprm_jax.models.model import Model
 from mprm_jax.models.registry import model_files
@@ -213,8 +213,9 @@ def not_finite(
         folder: to save to, None: nowhere.
     """
     named = ", ".join(f"{name} {value}" for name, value in metrics.items())
-    where = getattr(source, "where", lambda place: f"rollout {place}")
-    first = where(int(loaded.places[0])) if len(loaded.places) else "no rollout"
+    first = "no rollout"
+    if len(loaded.places):
+        first = where(source, int(loaded.places[0]))
     message = f"update {update}: not finite ({named}); its batch begins with {first}"
     if folder is None:
         return DataError(message)

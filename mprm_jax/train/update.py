@@ -156,17 +156,27 @@ def mean_loss_and_gradient(
 
 
 def add_gradient(
-    sums: Sums, trained: Params, frozen: Params, batch: Batch, weight: Any, rule: Any
+    sums: Sums,
+    trained: Params,
+    frozen: Params,
+    batch: Batch,
+    weight: Any,
+    rule: UpdateRule,
 ) -> Sums:
     """The sums with a micro-batch added; as :func:`mean_loss_and_gradient`."""
     added = mean_loss_and_gradient(trained, frozen, batch, weight, rule)
     total = jax.tree.map(jnp.add, sums, added)
-    if rule.shardings is None:
-        return total
     # The first leaves of the state are the trained parameters.
-    leaves, form = jax.tree.flatten(total.gradient)
+    return total._replace(gradient=_pinned(total.gradient, rule))
+
+
+def _pinned(tree: Any, rule: UpdateRule) -> Any:
+    """The first leaves of a state, each kept where the rule says."""
+    if rule.shardings is None:
+        return tree
+    leaves, form = jax.tree.flatten(tree)
     pinned = map(jax.lax.with_sharding_constraint, leaves, rule.shardings)
-    return total._replace(gradient=jax.tree.unflatten(form, list(pinned)))
+    return jax.tree.unflatten(form, list(pinned))
 
 
 def apply_gradient(
@@ -189,11 +199,7 @@ def apply_gradient(
     )
     trained = apply_directions(state.trained, directions, rate, rule.optimizer)
     after = TrainState(trained, moments, state.update + 1, state.schedule)
-    if rule.shardings is not None:
-        leaves, form = jax.tree.flatten(after)
-        pinned = map(jax.lax.with_sharding_constraint, leaves, rule.shardings)
-        after = jax.tree.unflatten(form, list(pinned))
-    return after, {
+    return _pinned(after, rule), {
         "loss": sums.loss,
         "gradient_norm": optax.tree_utils.tree_norm(sums.gradient),
         "learning_rate": rate,

@@ -52,7 +52,7 @@ def test_the_plan_of_a_released_model(train, tmp_path, family):
     done = train(folder, *asked)
     assert done.status == 0, done.err
     count = sum(SIZES[family])
-    for words in (f"{count:,} parameters", "devices: 8 (", "3 updates of 8"):
+    for words in (f"{count:,} parameters", "devices: 8 (", "3 updates of up to 8"):
         assert words in done.out
     # Of no device that is not here.
     assert train(folder, *asked, "--json").json["hours"] is None
@@ -85,7 +85,10 @@ def test_a_dry_run_says_first_whether_it_fits(train, tmp_path):
     assert line.startswith("fits: ")
     assert eight["mesh"] == {"data": 1, "fsdp": 8, "tensor": 1}
     assert (eight["fits"], eight["memory"]) == (True, 80 * GIB)
-    assert eight["bytes_needed"] >= sum(eight["bytes_per_device"].values())
+    held = eight["bytes_per_device"]
+    # The estimate of the activations may be 13 % too little (LOG.md).
+    needed = sum(held.values()) + 0.13 * held["activations"]
+    assert eight["bytes_needed"] == pytest.approx(needed, abs=1)
     line, one = asked("--devices", 1, "--memory", 80)
     assert line.startswith("does not fit: ")
     assert one["fits"] is False

@@ -8,6 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from experiments.store.presentation import labelled_rollouts
+from experiments.store.read_subset import Subset, examples
+from mprm_jax.data.corpus import read_corpus, usable_rollouts
 from mprm_jax.train import checkpoint
 from mprm_jax.train.checkpoint import read_best
 from mprm_jax.train.run_files import read_metrics
@@ -16,6 +19,7 @@ from tests.experiments.test_cli_train import weights
 from tests.experiments.test_cli_train import world as world
 from tests.experiments.test_cli_train_size import qwen as qwen
 from tests.mprm_jax.quick import quick_compilation as quick_compilation
+from tests.mprm_jax.stub_model import StubModel
 from tests.raw_files import (
     benchmark,
     random_records,
@@ -93,6 +97,8 @@ def test_a_rollout_of_weight_0_teaches_nothing(train, world, mprm):
     assert sum(line["steps"] for line in metrics) == sum(steps_of(world, "a"))
     # Weights that are all alike change nothing.
     table.write_text("mine\n" + "\n".join(["2.0"] * rows))
+    other = train(*chosen, "--resume", output="weighted")
+    assert (other.status, "presented differ" in other.err) == (1, True), other.err
     assert train(*chosen, output="alike").status == 0
     assert train(output="plain").status == 0
     losses = [
@@ -130,7 +136,25 @@ def test_looks_keep_the_best_checkpoint_and_end_a_run(train, world, mprm):
     ended = train(*looks, "--patience", 1, "--epochs", 5, output="early")
     assert ended.status == 0, ended.err
     assert "stopped early" in ended.err
-    assert len(read_metrics(world.parent / "early")) < 19
+    assert (made := len(read_metrics(world.parent / "early"))) < 19
+    assert f"{made} updates" in ended.out
+
+
+def test_held_out_rollouts_are_judged_by_their_own_counts(world):
+    usable = usable_rollouts(read_corpus(world))
+    subset = Subset(usable, np.arange(5, 40), None)
+    model, places = StubModel(), np.array([3, 30])
+    source = examples(subset, model.encode, world / "images")
+    judge = labelled_rollouts(subset, source, places, model, 2)
+    lines = [
+        json.loads(line)
+        for name in "ab"
+        for line in (world / "annotations" / f"{name}.jsonl").read_text().splitlines()
+    ]
+    for place, labels in zip(places, judge.labels, strict=True):
+        steps = lines[5 + place]["steps_with_score"]
+        counts = [(of["num_mc_correct"], of["num_mc_total"]) for of in steps]
+        assert labels.tolist() == [(1 if k else -1) * (n > 0) for k, n in counts]
 
 
 def test_a_run_killed_as_a_checkpoint_is_put_in_place_goes_on_the_same(
@@ -190,8 +214,15 @@ def test_looks_without_meaning_are_refused(train, world, arguments):
 def test_packed_rows_make_the_run_of_padded_ones(
     mprm, pictures, qwen, tmp_path, quick_compilation
 ):
-    """On two devices, each with a row of its own of every micro-batch."""
-    given = ("--batch-size 8 --threads 1 --compute float32 --learning-rate .01",)
+    """On two devices, each with a row of its own of every micro-batch; of rollouts that
+    are shown more often than others, and weigh more or nothing.
+    """
+    table = tmp_path / "weights.csv"
+    table.write_text("weight\n" + "\n".join(["0", "0.5", "1", "2"] * 5))
+    given = (
+        "--batch-size 8 --threads 1 --compute float32 --learning-rate .01",
+        "--source-weights", "a=1.2", "--loss-weights", table,
+    )  # fmt: skip
     ways = {"padded": ("--accumulate", 2), "packed": ("--pack", 256)}
     found = {}
     for name, way in ways.items():

@@ -1,6 +1,7 @@
 """Wrong usage exits with 2, failures are one JSON object, inputs stay as they are."""
 
 import itertools
+import re
 from dataclasses import asdict
 from pathlib import Path
 
@@ -8,7 +9,8 @@ import pytest
 import tyro
 
 from experiments.cli.train import OPTIONS
-from experiments.console.options import given
+from experiments.console.corpus import CorpusOptions
+from experiments.console.options import given, option
 from experiments.console.training import TrainingOptions
 from mprm_jax.train.config import TrainConfig
 from tests.cli import run
@@ -228,6 +230,18 @@ def test_help_fits_a_terminal(capsys, command):
     assert shown.status == 0
     assert "--output" in shown.out
     assert max(map(len, shown.out.splitlines())) <= 80
+
+
+@pytest.mark.parametrize("columns", ["80", "200"])
+def test_help_of_training_has_reading_last(columns, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", columns)
+    shown = run(capsys, "train", "--help").out
+    reading = {option(name) for name in vars(CorpusOptions)["__annotations__"]}
+    own = re.findall(r"^│ (--[\w-]+)", shown, re.MULTILINE)
+    at = own.index("--input-format")
+    assert {*own[at:]} == reading - {"--corpus", "--seed"}
+    assert len(own) == len({*own})
+    assert own.index("--model") < own.index("--eval-every") < at
 
 
 @pytest.mark.parametrize("words", ["simulate", "simulate scene", "simulate --seed 1"])

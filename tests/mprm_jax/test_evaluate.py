@@ -4,10 +4,12 @@ import jax
 import numpy as np
 import pytest
 from scipy.special import expit
+from sklearn.metrics import log_loss, roc_auc_score
 
 from mprm_jax.data.batches import Example, collate
 from mprm_jax.data.scored import columns, read_benchmark, without_repeats
 from mprm_jax.evaluate import Scoring, _plan, predict, score_prompts
+from mprm_jax.judge import Judge
 from mprm_jax.records.problems import DataError
 from mprm_jax.records.record import image_root
 from tests.mprm_jax.stub_model import PATCH_DIM, StubModel
@@ -146,6 +148,22 @@ def test_the_first_prompt_that_cannot_be_read_is_named():
 def with_bias(yes):
     bias = np.array([yes, 0, 0], np.float32)
     return PARAMS | {"head": PARAMS["head"] | {"bias": bias}}
+
+
+def test_a_look_is_the_auroc_and_the_cross_entropy_of_the_known_steps():
+    rng = np.random.default_rng(8)
+    prompts = [example(rng, 30, 3) for _ in range(12)]
+    # A fourth step was cut off.
+    labels = [rng.integers(-1, 2, 4) for _ in prompts]
+    scores = np.concatenate(score_prompts(StubModel(), PARAMS, prompts, Scoring(4)))
+    label = np.concatenate([of[:3] for of in labels])
+    right, scores = label[label != 0] > 0, scores[label != 0]
+    told = Judge(StubModel(), prompts, labels, 4)(PARAMS)
+    assert told["eval_auroc"] == pytest.approx(roc_auc_score(right, scores))
+    assert told["eval_loss"] == pytest.approx(log_loss(right, scores))
+    for of in (np.array([1, 0, 1]), np.array([0])):
+        with pytest.raises(DataError, match="all right, or all wrong"):
+            Judge(StubModel(), prompts[:1], [of], 4)
 
 
 def test_very_sure_scores_stay_apart():

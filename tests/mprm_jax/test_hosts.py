@@ -111,7 +111,12 @@ def told(tmp_path_factory):
     with socket.socket() as free:
         free.bind(("localhost", 0))
         address = f"localhost:{free.getsockname()[1]}"
-    environment = os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""}
+    environment = os.environ | {
+        "JAX_PLATFORMS": "cpu",
+        "XLA_FLAGS": "",
+        # As this process does: each program runs a few times.
+        "JAX_DISABLE_MOST_OPTIMIZATIONS": "true",
+    }
     arguments = [sys.executable, "-m", "tests.mprm_jax.test_hosts", address]
     running = [
         subprocess.Popen(

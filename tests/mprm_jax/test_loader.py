@@ -26,6 +26,7 @@ from mprm_jax.data.loader import (
     repeated,
 )
 from mprm_jax.records.problems import DataError
+from mprm_jax.train.objective import Objective, StepLabeller
 from tests.mprm_jax.stub_model import StubModel, stub_examples
 from tests.raw_files import (
     line,
@@ -136,10 +137,12 @@ def test_a_host_without_a_rollout_takes_part_with_none():
 
 
 class Unreadable(list):
-    """Examples of which one cannot be read."""
+    """Examples of which some cannot be read."""
+
+    refused = (7,)
 
     def __getitem__(self, place):
-        if place == 7:
+        if place in self.refused:
             raise DataError("a.jsonl:8: damaged image")
         return super().__getitem__(place)
 
@@ -166,6 +169,22 @@ def test_a_host_that_cannot_read_its_rows_takes_part_and_says_so():
         assert len(shapes) == 1
     (told,) = {one.failure for of in loaded for one in of} - {""}
     assert told == "a.jsonl:8: damaged image"
+
+
+def test_a_host_whose_files_are_gone_takes_part_and_says_so():
+    source = Unreadable(stub_examples(16))
+    order = BatchOrder(8, 16, 0, feed=Feed(2, (0,)))
+    sizes = sizes_of(list(source))
+    iterator = iter(
+        Batches(source, buckets_for(list(source)), order, sizes=sizes).from_first()
+    )
+    source.refused = range(16)
+    lost, source.refused = next(iterator), ()
+    assert lost.failure
+    assert not lost.batches[0].weight_BxS.any()
+    found = next(iterator)
+    assert not found.failure
+    assert lost.batches[0].images_BxPxD.dtype == found.batches[0].images_BxPxD.dtype
 
 
 def test_micro_batches_hold_every_rollout_once_and_like_with_like():
@@ -207,6 +226,20 @@ def test_truncated_steps_are_counted():
     assert 0 < total == sum(loaded.total.truncated for loaded in read(source, 8))
 
 
+@pytest.mark.parametrize("known", [True, False])
+def test_the_weight_of_a_batch_is_that_of_its_steps(known):
+    """Which the loss is divided by; doubtful steps are on neither side."""
+    source, labeller = stub_examples(20), StepLabeller(Objective("masked"))
+    sizes = sizes_of(source, labeller) if known else None
+    order = BatchOrder(8, 20, 0)
+    made = Batches(source, buckets_for(source), order, labeller, sizes).from_first()
+    for loaded in made:
+        (batch,) = loaded.batches
+        assert loaded.total.weight == batch.weight_BxS.sum()
+        assert loaded.total.steps == (batch.weight_BxS > 0).sum()
+    assert sizes_of(source, labeller).weight.sum() < sizes_of(source).weight.sum()
+
+
 @pytest.fixture
 def world(tmp_path):
     """A corpus in a plain and a compressed file, and its images."""
@@ -236,6 +269,14 @@ def test_examples_are_those_of_the_files(world):
         with Image.open(world / source.record(place).images[0]) as opened:
             expected = np.asarray(opened).reshape(-1, 3)
         np.testing.assert_array_equal(example.images_PxD, expected)
+    labeller = StepLabeller(Objective("masked"))
+    refused, measured = source.measure(labeller, 2, slice(1, 4))
+    assert not refused
+    for found, column in zip(
+        measured, sizes_of([source[i] for i in (1, 2, 3)], labeller), strict=True
+    ):
+        np.testing.assert_array_equal(found, column)
+    assert measured.weight.sum() < sizes_of([source[i] for i in (1, 2, 3)]).weight.sum()
 
 
 def test_steps_that_the_policy_drops_are_not_shown(world):

@@ -17,7 +17,7 @@ from mprm_jax.data.batches import (
     unlabelled,
 )
 from mprm_jax.data.images import number_images, patches_per_image
-from mprm_jax.data.packing import PackedShape, fit_shape, pack, plan_rows
+from mprm_jax.data.packing import PackedShape, fit_shape, pack, plan_rows, row_shape
 from mprm_jax.train.config import Objective
 from mprm_jax.train.features import cached
 from mprm_jax.train.objective import StepLabeller, loss_sum
@@ -71,6 +71,18 @@ def test_a_fitted_shape_needs_no_more_rows(sizes):
     assert len(plan) == len(plan_rows(sizes, free)) == shape.rows
     assert max(map(len, plan)) == shape.documents
     assert shape.steps == 2 * shape.documents
+
+
+def test_one_row_serves_the_batches_that_come_later():
+    """Whose longest rollout, or pictures, are more than any of the first batches."""
+    first, later = sizes([10, 9, 8], [0, 2, 1]), sizes([38, 5], [0, 50])
+    every = Sizes(*map(np.concatenate, zip(first, later, strict=True)))
+    shape = row_shape(first, every, 40, 2)
+    assert (shape.rows, shape.row.tokens, shape.document_tokens) == (1, 40, 38)
+    assert plan_rows(first, shape) == [[0, 1, 2]]
+    assert plan_rows(later, shape) == [[0], [1]]
+    with pytest.raises(ValueError, match="longest rollout, of 38"):
+        row_shape(first, every, 37, 2)
 
 
 @pytest.mark.parametrize("tokens", [2048, 8192])

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from mprm_jax.data.batches import Bucket, Buckets, open_ladder, sizes_of
-from mprm_jax.data.loader import Batches, BatchOrder
+from mprm_jax.data.loader import Batches, BatchOrder, Feed
+from mprm_jax.data.packing import Packing, row_shape
 from mprm_jax.models.lora import TARGETS, LoraConfig, base_of
 from mprm_jax.train import update
 from mprm_jax.train.loop import TrainConfig, TrainingJob
@@ -28,6 +29,7 @@ from mprm_jax.train.price import (
     price,
     prompts_of,
     sample_prompts,
+    scoring_mesh,
 )
 from mprm_jax.train.sharding import MeshShape, abstract_mesh
 from mprm_jax.train.update_plan import plan
@@ -296,7 +298,7 @@ def test_the_plan_has_the_shapes_of_what_is_opened(tmp_path):
 def test_the_price_s_batches_are_the_loader_s(accumulate):
     """On the same corpus and seed, known beforehand or read."""
     examples = stub_examples(60)
-    config = TrainConfig(accumulate=accumulate, seed=3)
+    config = TrainConfig(accumulate=accumulate, seed=3, threads=1)
     ladder = open_ladder(4, 64, 8)
     job = TrainingJob(StubModel(), examples, plan(60, 8), ladder, config)
     order = BatchOrder(8, 60, 3, accumulate)
@@ -314,9 +316,38 @@ def test_the_price_s_batches_are_the_loader_s(accumulate):
         numbers = [
             sum(leaf.nbytes for b in of.batches for leaf in b[:7]) for of in made
         ]
-        assert found.bytes_per_device["pixels and tokens"] == math.ceil(
-            np.mean(numbers)
-        )
+        sent = math.ceil(np.mean(numbers))
+        assert found.bytes_per_device["pixels and tokens"] == sent
+        # Those that wait, the one that is made and the one that is computed.
+        assert found.host_bytes == (BatchOrder.ahead + 2) * sent
+
+
+@pytest.mark.parametrize("parts", [1, 2])
+def test_packed_rows_are_priced_as_the_loader_makes_them(parts):
+    examples = stub_examples(60)
+    sizes, config = sizes_of(examples), TrainConfig(seed=3, pack=20)
+    ladder = open_ladder(4, 64, 8)
+    job = TrainingJob(StubModel(), examples, plan(60, 8), ladder, config)
+    known = prompts_of(job, sizes)
+    shape = row_shape(known.first, sizes, 20, ladder.steps)
+    order = BatchOrder(8, 60, 3, feed=Feed(parts, tuple(range(parts))))
+    packing = Packing(shape, numbered=False)
+    made = Batches(examples, ladder, order, sizes=sizes, packing=packing).from_first()
+    counts, padded = zip(*((len(of.batches), of.padded) for of in made), strict=True)
+    shapes = jax.eval_shape(StubModel().init, jax.random.key(0))
+    run = Planned(job, shapes, known)
+    found = price(run, abstract_mesh(MeshShape(parts, 1)), 1)
+    assert found.accumulate == max(counts) > 1
+    assert found.padded_tokens_per_update == round(np.mean(padded))
+
+
+def test_a_model_that_scores_is_copied_where_a_copy_has_room(tmp_path):
+    model, shapes = planned_model(full_size(tmp_path, "qwen"), Opening())
+    weights = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(shapes))
+    # Scores of one layer of a prompt as long as the context, in bfloat16, take more.
+    for memory, copies in ((3 * weights, 8), (weights, 1), (weights // 2, 1)):
+        found = scoring_mesh(model, shapes, 8, Devices(8, memory))
+        assert found == MeshShape(copies, 8 // copies)
 
 
 def test_whole_batches_are_sampled_and_the_largest_prompts_never_missed():

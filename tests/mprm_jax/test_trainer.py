@@ -41,6 +41,13 @@ CONFIG = TrainConfig(learning_rate=1e-2, checkpoint_every=2)
 ORDER = BatchOrder(PLAN.batch_size, PLAN.presentations, CONFIG.seed)
 
 
+RESUME = {"resume": True}
+
+
+class Killed(Exception):
+    """Stands for a process that ends between two checkpoints."""
+
+
 @pytest.fixture(scope="module")
 def params():
     return MODEL.init(jax.random.key(0))
@@ -274,6 +281,29 @@ def test_the_next_update_is_under_way_before_one_is_read(run, monkeypatch):
         assert after < events.index(("told", number))
 
 
+def test_speed_and_padding_are_those_of_the_session(run, tmp_path):
+    """Of real tokens and rollouts, since the run began or went on."""
+
+    def stop(update):
+        if update.number == 3:
+            raise Killed
+
+    with pytest.raises(Killed):
+        run(tmp_path, on_update=stop)
+    run(tmp_path, folder=RESUME)
+    made, tokens, rollouts = Batches(EXAMPLES, BUCKETS, ORDER).from_first(), 0, 0
+    for line, loaded in zip(read_metrics(tmp_path), made, strict=True):
+        total = loaded.total.tokens
+        assert line["real_token_share"] == total / loaded.padded
+        # Resumed from the checkpoint of the second update.
+        began_here = line["update"] == 3
+        tokens = total if began_here else tokens + total
+        rollouts = 8 if began_here else rollouts + 8
+        for name, count in (("tokens", tokens), ("rollouts", rollouts)):
+            told = line[f"{name}_per_second"] * line["seconds"]
+            assert told == pytest.approx(count), (name, line["update"])
+
+
 def test_micro_batches_of_their_own_shapes_make_the_same_run(run):
     """Sorted by length and padded each to its own: the loss does not notice."""
     buckets = buckets_for(EXAMPLES, 3)
@@ -289,19 +319,12 @@ def test_micro_batches_of_their_own_shapes_make_the_same_run(run):
             assert other.metrics[name] == pytest.approx(one.metrics[name], rel=1e-5)
 
 
-RESUME = {"resume": True}
-
-
 def stop_at(number, how):
     def on_update(update):
         if update.number == number:
             how()
 
     return on_update
-
-
-class Killed(Exception):
-    """Stands for a process that ends between two checkpoints."""
 
 
 def kill():

@@ -96,7 +96,8 @@ def read(folder, value):
     return read_config(folder)
 
 
-# The numbers of parameters in the headers of the released files.
+# As published: of the first two from the headers of the released files, of the others
+# from memory.
 @pytest.mark.parametrize(
     ("value", "count"),
     [

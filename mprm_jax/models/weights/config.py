@@ -99,7 +99,7 @@ _ONLY: dict[str, dict[str, Any]] = {
         "vision_config": _VIT,
         "ps_version": "v2",
         "select_layer": -1,
-        # Positions of the V2PE models; InternVL3's released code does without.
+        # Every visual token has a position of its own: V2PE is not computed.
         "rope_pos_id_version": "default",
     },
     **dict.fromkeys(_CLASSES, _DECODER),
