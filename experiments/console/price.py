@@ -59,7 +59,7 @@ class PriceOptions:
             if not self.dry_run:
                 raise UsageError(f"{name} needs --dry-run")
         check_least(self, devices=1)
-        if self.memory is not None and not 0 < self.memory < float("inf"):
+        if self.memory is not None and not 0 < self.memory * _GIB < float("inf"):
             raise UsageError(f"--memory must be finite and positive, not {self.memory}")
 
     def throughput(self) -> Throughput:
