@@ -17,6 +17,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from types import FrameType
 from typing import Any, NamedTuple
 
@@ -453,8 +454,7 @@ class _Run:
         if self.folder is None or not self.job.config.profile:
             return
         if number == _TRACED.start - 1:
-            path = self.folder.path / PROFILE
-            traces.enter_context(jax.profiler.trace(path))
+            traces.enter_context(_traced(self.folder.path / PROFILE))
         elif number == _TRACED.stop - 1:
             jax.block_until_ready(metrics)
             traces.close()
@@ -506,6 +506,32 @@ class _Run:
             shardings = tuple(leaf.sharding for leaf in jax.tree.leaves(state))
         config = self.job.config
         return UpdateRule(self.job.model, config.optimizer, config.objective, shardings)
+
+
+@contextlib.contextmanager
+def _traced(path: Path) -> Iterator[None]:
+    """A trace of the devices, in a folder.
+
+    Raises:
+        DataError: it cannot be written.
+    """
+
+    @contextlib.contextmanager
+    def failing() -> Iterator[None]:
+        # A full disk is told as a full device would be.
+        try:
+            yield
+        except (OSError, RuntimeError) as error:
+            said = " ".join(str(error).split())[:200]
+            raise DataError(f"{path}: no trace can be written: {said}") from error
+
+    with failing():
+        jax.profiler.start_trace(path)
+    try:
+        yield
+    finally:
+        with failing():
+            jax.profiler.stop_trace()
 
 
 class _Book:

@@ -5,6 +5,7 @@ import os
 import shutil
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 
@@ -265,3 +266,15 @@ def test_packed_rows_keep_the_micro_batches_that_they_make(
     assert done.status == 0, done.err
     assert "in 1 micro-batch" not in done.err
     assert (jobs[0].config.pack, jobs[0].config.accumulate) == (64, 1)
+
+
+def test_a_disk_too_full_for_a_trace_is_no_full_device(train, monkeypatch):
+    def full():
+        stop()
+        raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: No space left on device")
+
+    stop = jax.profiler.stop_trace
+    monkeypatch.setattr(jax.profiler, "stop_trace", full)
+    failed = train("--profile")
+    assert (failed.status, "model/profile: " in failed.err) == (1, True), failed.err
+    assert "memory" not in failed.err
