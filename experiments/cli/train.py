@@ -44,6 +44,7 @@ from experiments.store.presentation import (
     shown,
     sizes_shown,
 )
+from experiments.store.provenance import file_sha256
 from experiments.store.read_subset import (
     Subset,
     examples,
@@ -51,6 +52,7 @@ from experiments.store.read_subset import (
     read_subset,
 )
 from experiments.store.write_subset import choose, corpus_manifest, corpus_reading
+from mprm_jax.data.framing import corpus_files
 from mprm_jax.data.outputs import OutputSet
 from mprm_jax.records.problems import DataError
 from mprm_jax.train.update_plan import UpdatePlan
@@ -207,7 +209,7 @@ def run(options: Options) -> None:
             RunFolder(
                 options.output,
                 options.resume,
-                _identity(data, params),
+                _identity(data, params, options.looks.eval_set),
                 say,
                 training.base(),
             ),
@@ -311,7 +313,9 @@ def _watch(options: Options, data: _Data, model: Model) -> Watch | None:
     if given(options.multi_host):
         raise UsageError("--eval-every needs a run on one host")
     if looks.eval_set is not None:
-        judge = labelled_benchmark(looks.eval_set, options.root, model, _LOOKED)
+        judge = labelled_benchmark(
+            looks.eval_set, options.root, model, _LOOKED, options.check_images
+        )
     else:
         source = examples(data.subset, model.encode, data.root)
         held_out = data.shown.held_out
@@ -386,8 +390,10 @@ def _checked(
     return subset, None
 
 
-def _identity(data: _Data, params: Params) -> dict[str, Any]:
-    """What determines the run beside its settings: data and initial parameters."""
+def _identity(data: _Data, params: Params, eval_set: Path | None) -> dict[str, Any]:
+    """What determines the run beside its settings: data, initial parameters, and what
+    its best update is found with.
+    """
     from mprm_jax.train.run_files import fingerprint
 
     usable, shown = data.subset.usable, data.shown
@@ -401,6 +407,8 @@ def _identity(data: _Data, params: Params) -> dict[str, Any]:
     if not shown.is_plain:
         presented = shown.places.astype("<i8").tobytes() + shown.weight.tobytes()
         facts["presented"] = xxhash.xxh3_128_hexdigest(presented)
+    if eval_set is not None:
+        facts["eval_set"] = [file_sha256(of.path) for of in corpus_files(eval_set)]
     return facts
 
 

@@ -59,7 +59,7 @@ class PriceOptions:
             if not self.dry_run:
                 raise UsageError(f"{name} needs --dry-run")
         check_least(self, devices=1)
-        if self.memory is not None and not 0 < self.memory < float("inf"):
+        if self.memory is not None and not 0 < self.memory * _GIB < float("inf"):
             raise UsageError(f"--memory must be finite and positive, not {self.memory}")
 
     def throughput(self) -> Throughput:
@@ -174,7 +174,8 @@ def planned_run(options: TrainingOptions, on: TrainingData) -> Planned:
     sample that is read.
 
     Raises:
-        UsageError: a setting of the model is out of range.
+        UsageError: a setting of the model is out of range, or a rollout longer than a
+            packed row.
         DataError: there is no such model, or a prompt cannot be read.
     """
     from mprm_jax.train.loop import first_places
@@ -182,9 +183,17 @@ def planned_run(options: TrainingOptions, on: TrainingData) -> Planned:
 
     job, shapes = planned_job(options, on)
     if on.sizes is not None:
-        return Planned(job, shapes, prompts_of(job, on.sizes))
-    with progress("reading", len(first_places(job)), "prompts") as tick:
-        return Planned(job, shapes, sample_prompts(job, tick))
+        prompts = prompts_of(job, on.sizes)
+    else:
+        with progress("reading", len(first_places(job)), "prompts") as tick:
+            prompts = sample_prompts(job, tick)
+    pack, longest = options.loop.pack, int(prompts.largest.tokens.max())
+    if 0 < pack < longest:
+        raise UsageError(
+            f"--pack {pack}: a rollout has {longest} tokens; give rows at least as "
+            "many, or prompts fewer (--max-length)"
+        )
+    return Planned(job, shapes, prompts)
 
 
 def price_run(

@@ -219,12 +219,13 @@ class TrainingOptions(CompileOption):
         """
         usual = TINY_RECIPE if self.model == TINY else _PAPER
         matched = whole if self.matched_updates else None
-        return plan(
-            rollouts,
-            self.batch_size or usual[0],
-            matched_to=matched,
-            epochs=self.epochs,
-        )
+        with wrong_usage():
+            return plan(
+                rollouts,
+                self.batch_size or usual[0],
+                matched_to=matched,
+                epochs=self.epochs,
+            )
 
     def mesh_shape(self) -> MeshShape | None:
         """The mesh that was asked for.

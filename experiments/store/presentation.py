@@ -5,7 +5,6 @@ kept back to look at the model with.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -41,7 +40,8 @@ class PresentationOptions:
     Attributes:
         source_weights: How many times an epoch shows the rollouts of a source, as
             NAME=TIMES,NAME=TIMES; .5: half of them, drawn by --seed. Other sources: 1.
-        loss_weights: Table with what the loss of each rollout counts, one row for each
+        loss_weights: Table with what the loss of each rollout counts beside the
+            others', at least 0, one row for each
             rollout of the corpus: JSON lines, .csv, Parquet, joined as --scores of mprm
             select.
         weight_column: Column of --loss-weights.
@@ -52,14 +52,15 @@ class PresentationOptions:
     weight_column: str = "weight"
 
     def __post_init__(self) -> None:
-        list(self.times())
+        self.times()
 
-    def times(self) -> Iterator[tuple[str, float]]:
-        """(source, times) of each that is named.
+    def times(self) -> dict[str, float]:
+        """How many times each source is shown that is named.
 
         Raises:
             UsageError: the text does not say so.
         """
+        found: dict[str, float] = {}
         for part in self.source_weights.split(",") if self.source_weights else ():
             name, _, value = part.rpartition("=")
             try:
@@ -70,7 +71,10 @@ class PresentationOptions:
                 raise UsageError(
                     f"--source-weights {part!r}: write NAME=TIMES, TIMES at least 0"
                 )
-            yield name, times
+            if name in found:
+                raise UsageError(f"--source-weights: {name!r} is named twice")
+            found[name] = times
+        return found
 
 
 @dataclasses.dataclass(frozen=True)
@@ -139,7 +143,7 @@ def presentation(
     rollouts = subset.usable.rollouts
     names, source = rollouts.source_names, rollouts.source[subset.usable_rows]
     times = np.ones(len(source))
-    for name, wanted in options.times():
+    for name, wanted in options.times().items():
         if name not in names:
             raise UsageError(
                 f"--source-weights: the corpus has no source {name!r}; it has "
@@ -165,7 +169,9 @@ def presentation(
             raise DataError(f"{table.path}: a loss weight is below 0")
     if not len(places) or not weight[places].any():
         raise DataError("nothing is left to train on: every weight is 0")
-    return Presentation(places, weight[places], kept_back)
+    # Only their ratios count, and no unit of theirs leaves the range of float32.
+    weight = weight[places] / weight[places].max()
+    return Presentation(places, weight, kept_back)
 
 
 def shown(source: Source, how: Presentation) -> Source:
@@ -185,9 +191,16 @@ def sizes_shown(sizes: Sizes | None, how: Presentation) -> Sizes | None:
 
 
 def labelled_benchmark(
-    path: Path, root: Path | ImageRoot | None, model: Model, batch_size: int
+    path: Path, root: Path | ImageRoot | None, model: Model, rows: int, check: bool
 ) -> Judge:
     """Judged solutions to look at a model with.
+
+    Args:
+        path: of them.
+        root: of their pictures, if that was said.
+        model: to look at.
+        rows: prompts scored at a time.
+        check: encode all once, rather than find at the first look what cannot be.
 
     Raises:
         DataError: they cannot be read, or judge nothing.
@@ -200,7 +213,12 @@ def labelled_benchmark(
     root = root or solutions_root(path, solutions)
     labels = [np.array(of.labels) for of in solutions]
     prompts = Prompts(model, of_solutions(solutions), root)
-    return Judge(model, prompts, labels, batch_size)
+    if check:
+        with progress("checking", len(prompts), "judged solutions") as tick:
+            for place in range(len(prompts)):
+                prompts[place]
+                tick(place + 1)
+    return Judge(model, prompts, labels, rows)
 
 
 def labelled_rollouts(

@@ -38,7 +38,7 @@ from mprm_jax.data.batches import (
 from mprm_jax.data.corpus import SelectableCorpus
 from mprm_jax.data.images import read_images
 from mprm_jax.data.packing import Packing, pack, plan_rows
-from mprm_jax.data.write import decode_line, read_lines
+from mprm_jax.data.write import decode_line, read_lines, record_of
 from mprm_jax.records.problems import BadRecord, DataError
 from mprm_jax.records.record import ImageRoot, Record, resolve_unmeasured
 
@@ -51,6 +51,9 @@ Encode = Callable[
 
 # Rollouts that are checked before progress is told.
 _CHECKED = 64
+
+# Decoded lines that are kept: as many as are read together.
+_LINES = 128
 
 
 class Source(Protocol):
@@ -84,6 +87,15 @@ class Loaded(NamedTuple):
     failure: str = ""
 
 
+@dataclass(frozen=True)
+class _Line:
+    """Where a line stands, and one of the rows that it holds."""
+
+    file: int
+    offset: int
+    row: int = dataclasses.field(compare=False)
+
+
 @dataclass(eq=False)
 class CorpusExamples:
     """The chosen rollouts of a corpus, read and encoded one by one when asked for.
@@ -115,11 +127,16 @@ class CorpusExamples:
         self._unpacked: dict[int, tuple[int, int]] = {}
         self._file = tempfile.TemporaryFile() if packed.any() else None  # noqa: SIM115
         if self._file is not None:
+            written, place = None, (0, 0)
             for row, line in read_lines(corpus, rows[packed[corpus.file[rows]]]):
-                self._unpacked[row] = (self._file.tell(), len(line))
-                self._file.write(line)
+                if line is not written:
+                    written, place = line, (self._file.tell(), len(line))
+                    self._file.write(line)
+                self._unpacked[row] = place
             self._file.flush()
             weakref.finalize(self, self._file.close)
+        # Where few lines hold all rollouts, each is not decoded again for every one.
+        self._records = functools.lru_cache(_LINES)(self._decoded)
 
     def __len__(self) -> int:
         return len(self.usable_rows)
@@ -136,16 +153,20 @@ class CorpusExamples:
             DataError: the file changed since it was indexed.
         """
         corpus, row = self.usable.corpus, int(self.usable.row[self.usable_rows[place]])
-        if self._file is not None and row in self._unpacked:
-            offset, size = self._unpacked[row]
-            data = os.pread(self._file.fileno(), size, offset)
-        else:
-            ((_, data),) = read_lines(corpus, np.array([row]))
-        record = decode_line(corpus, row, data)
+        line = _Line(int(corpus.file[row]), int(corpus.offset[row]), row)
+        record = record_of(corpus, row, self._records(line))
         resolved = resolve_unmeasured(record, self.usable.unmeasured)
         if resolved is None:
             raise BadRecord("no steps", "nothing is left of it")
         return resolved
+
+    def _decoded(self, line: _Line) -> tuple[Record, ...]:
+        corpus, row = self.usable.corpus, line.row
+        if self._file is not None and row in self._unpacked:
+            offset, size = self._unpacked[row]
+            return decode_line(corpus, os.pread(self._file.fileno(), size, offset))
+        ((_, data),) = read_lines(corpus, np.array([row]))
+        return decode_line(corpus, data)
 
     def __getitem__(self, place: int) -> Example:
         """The rollout at a place, encoded.

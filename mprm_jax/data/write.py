@@ -73,24 +73,28 @@ def line_decoder(corpus: Corpus) -> Callable[[int, bytes], Record]:
     Rollouts of one record that follow one another cost one decoding.
     """
     decoded: tuple[bytes, tuple[Record, ...]] = (b"", ())
-    decode = by_name(corpus.format).decode
 
     def decode_row(row: int, data: bytes) -> Record:
         nonlocal decoded
         if data is not decoded[0]:
-            decoded = data, decode(data, corpus.options)
-        record = decoded[1][corpus.part[row]]
-        if record.source is None:
-            name = corpus.rollouts.source_names[corpus.rollouts.source[row]]
-            record = msgspec.structs.replace(record, source=name)
-        return record
+            decoded = data, decode_line(corpus, data)
+        return record_of(corpus, row, decoded[1])
 
     return decode_row
 
 
-def decode_line(corpus: Corpus, row: int, data: bytes) -> Record:
-    """The record of one indexed row; of many see :func:`line_decoder`."""
-    return line_decoder(corpus)(row, data)
+def decode_line(corpus: Corpus, data: bytes) -> tuple[Record, ...]:
+    """All rollouts of the bytes of a record."""
+    return by_name(corpus.format).decode(data, corpus.options)
+
+
+def record_of(corpus: Corpus, row: int, records: tuple[Record, ...]) -> Record:
+    """Of the rollouts of its line that of an indexed row, with its source's name."""
+    record = records[corpus.part[row]]
+    if record.source is None:
+        name = corpus.rollouts.source_names[corpus.rollouts.source[row]]
+        record = msgspec.structs.replace(record, source=name)
+    return record
 
 
 def picture_root(

@@ -16,8 +16,9 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
-from types import FrameType, MappingProxyType
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import FrameType
 from typing import Any, NamedTuple
 
 import jax
@@ -220,19 +221,18 @@ def train(
     iterator = iter(loader.from_first())
     run = _Run(job, mesh, on_update, watch, folder)
     if folder is None:
-        return run.loop(state, frozen, iterator, _Before(), Stop())
+        return run.loop(state, frozen, iterator, None, Stop())
     # The other hosts find the run that the first one began, and that it is theirs.
     settings = job.settings() | folder.identity
     check_agreed(dataclasses.asdict(config) | settings)
     for first in in_turn():
         run.name = begin(folder, job.model, settings, first)
-    before = _Before()
+    before: Progress | None = None
     if updates_kept(folder.path):
         with advised():
-            state, frozen, progress = run.restored(state, frozen, consume)
-        folder.report(f"{folder.path}: goes on after update {progress.update}")
-        iterator.set_state(progress.loader)
-        before = _Before(progress.totals, progress.best)
+            state, frozen, before = run.restored(state, frozen, consume)
+        folder.report(f"{folder.path}: goes on after update {before.update}")
+        iterator.set_state(before.loader)
     with stoppable() as stop:
         return run.loop(state, frozen, iterator, before, stop)
 
@@ -320,13 +320,6 @@ PROFILE = "profile"
 _STOP, _FAILED = range(2)
 
 
-class _Before(NamedTuple):
-    """What earlier sessions of a run have summed and found."""
-
-    totals: Mapping[str, int] = MappingProxyType({})
-    best: Best | None = None
-
-
 class _Waiting(NamedTuple):
     """An update that the devices were given, and whose result nobody has read."""
 
@@ -389,7 +382,7 @@ class _Run:
         state: TrainState,
         frozen: Params,
         iterator: Any,
-        before: _Before,
+        before: Progress | None,
         stop: Stop,
     ) -> Params:
         """All updates that are left; the parameters after the last.
@@ -406,8 +399,8 @@ class _Run:
             self.writer(frozen) as writer,
             contextlib.ExitStack() as trace,
         ):
-            book = _Book(self, log, stop, done, before.totals)
-            best = before.best or Best(0, -math.inf)
+            book = _Book(self, log, stop, done, before.totals if before else {})
+            best = (before and before.best) or Best(0, -math.inf)
             if watch is not None and watch.gave_up(best.update, done):
                 updates = done
             following = next(iterator, None)
@@ -435,11 +428,13 @@ class _Run:
                     best = Best(number, book.looked)
                 gave_up = watch is not None and watch.gave_up(best.update, number)
                 if writer is not None and (stopped or due or better or gave_up):
-                    named = best if best.update else None
-                    reached = number, updates, self.name, position, dict(book.totals)
-                    writer.save(Progress(*reached, named), state, frozen)
+                    found = best if best.update else None
+                    reached = number, updates, self.name, position, book.totals, found
+                    writer.save(Progress(*reached), state, frozen)
                 if gave_up:
-                    self.say(f"stopped early: the best is update {best.update}")
+                    named = f"the best is update {best.update}"
+                    none = "no look could tell right steps from wrong ones"
+                    self.say(f"stopped early: {named if best.update else none}")
                     break
                 if stopped:
                     if writer is not None:
@@ -459,8 +454,7 @@ class _Run:
         if self.folder is None or not self.job.config.profile:
             return
         if number == _TRACED.start - 1:
-            path = self.folder.path / PROFILE
-            traces.enter_context(jax.profiler.trace(path))
+            traces.enter_context(_traced(self.folder.path / PROFILE))
         elif number == _TRACED.stop - 1:
             jax.block_until_ready(metrics)
             traces.close()
@@ -514,6 +508,32 @@ class _Run:
         return UpdateRule(self.job.model, config.optimizer, config.objective, shardings)
 
 
+@contextlib.contextmanager
+def _traced(path: Path) -> Iterator[None]:
+    """A trace of the devices, in a folder.
+
+    Raises:
+        DataError: it cannot be written.
+    """
+
+    @contextlib.contextmanager
+    def failing() -> Iterator[None]:
+        # A full disk is told as a full device would be.
+        try:
+            yield
+        except (OSError, RuntimeError) as error:
+            said = " ".join(str(error).split())[:200]
+            raise DataError(f"{path}: no trace can be written: {said}") from error
+
+    with failing():
+        jax.profiler.start_trace(path)
+    try:
+        yield
+    finally:
+        with failing():
+            jax.profiler.stop_trace()
+
+
 class _Book:
     """What is known of the updates that were read, and where it is told.
 
@@ -528,10 +548,10 @@ class _Book:
         log: RunLog | None,
         stop: Stop,
         done: int,
-        totals: Mapping[str, int],
+        totals: dict[str, int],
     ) -> None:
         self._run, self._log, self._stop, self._done = run, log, stop, done
-        self.totals = {_TRUNCATED: 0, _COUNTED: 0, **totals}
+        self.totals = {_TRUNCATED: 0, _COUNTED: 0} | totals
         self._began, self._tokens = time.perf_counter(), 0
         self.looked = -math.inf
 

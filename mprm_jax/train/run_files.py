@@ -68,8 +68,23 @@ def read_base(run: Path) -> Base:
     """The base of a run, whether or not the run or the base was moved.
 
     Raises:
-        DataError: the run names none, or there is no folder where it says.
+        DataError: the run names none, or there is no folder where it says, or that has
+            the run for its own base.
     """
+    found = _named_base(run)
+    below, at = {os.path.realpath(run)}, found.folder
+    while (at / BASE).is_file():
+        if (place := os.path.realpath(at)) in below:
+            raise DataError(
+                f"{run / BASE}: names a folder that has the run for its own base; "
+                "write there which model the run was trained from (folder)"
+            )
+        below.add(place)
+        at = _named_base(at).folder
+    return found
+
+
+def _named_base(run: Path) -> Base:
     path = run / BASE
     with faults_of(path, "names no base"):
         try:

@@ -126,7 +126,8 @@ def check_rows(mesh: AnyMesh, batch_size: int, accumulate: int) -> None:
     if batch_size % (accumulate * parts):
         raise ValueError(
             f"{parts} parts of the mesh cannot share a batch of {batch_size} in "
-            f"{accumulate} micro-batches evenly"
+            f"{accumulate} micro-batches evenly: give a multiple of "
+            f"{accumulate * parts}"
         )
 
 

@@ -7,6 +7,9 @@ from dataclasses import dataclass
 
 from theory.paper import TRAINING
 
+# Devices count them in int32.
+_MOST_UPDATES = 2**31 - 1
+
 
 @dataclass(frozen=True)
 class UpdatePlan:
@@ -61,6 +64,8 @@ def plan(
     if matched_to is not None and _updates(matched_to, batch_size) > updates:
         updates = _updates(matched_to, batch_size)
         presentations = updates * batch_size
+    if updates > _MOST_UPDATES:
+        raise ValueError(f"epochs must be fewer: they make {updates:,} updates")
     warmup = math.ceil(warmup_share * updates)
     return UpdatePlan(rollouts, batch_size, updates, warmup, presentations)
 

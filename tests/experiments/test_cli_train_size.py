@@ -264,6 +264,7 @@ def test_too_little_memory_is_one_line_of_advice(train, qwen, tmp_path, monkeypa
         ("--mesh 1x4x1", 1, "does not use 2 devices"),
         ("--memory 80", 2, "--memory needs --dry-run"),
         ("--dry-run --memory 0", 2, "--memory must be finite and positive"),
+        ("--dry-run --memory 1e300", 2, "--memory must be finite and positive"),
         ("--dry-run --devices 4 --mesh 1x2x1", 2, "--devices 4, but --mesh has 2"),
         ("--accumulate 3", 2, "cannot share a batch of 8"),
         ("--dry-run --model nothing", 1, "nothing: no such model"),

@@ -12,7 +12,7 @@ import pytest
 from mprm_jax.data.corpus import read_corpus
 from mprm_jax.data.formats import FORMATS, by_name
 from mprm_jax.data.formats.base import ReadOptions, WriteOptions
-from mprm_jax.data.write import decode_line, read_lines
+from mprm_jax.data.write import decode_line, read_lines, record_of
 from mprm_jax.records.problems import BadRecord
 from mprm_jax.records.record import Record, Step
 from tests.cli import run
@@ -213,7 +213,7 @@ def test_what_a_file_holds_is_read_or_said_to_be_refused(form, tmp_path):
     read: dict[int, list[Record]] = {}
     rows = np.arange(corpus.rollouts.n_rollouts)
     for row, data in read_lines(corpus, rows):
-        record = decode_line(corpus, row, data)
+        record = record_of(corpus, row, decode_line(corpus, data))
         read.setdefault(int(corpus.line[row]) - 1, []).append(record)
     assert len(read) + corpus.bad_lines.total == len(values) == corpus.lines
     assert 80 < len(read) < 350

@@ -16,8 +16,10 @@ from mprm_jax.data.corpus import read_corpus, usable_rollouts
 from mprm_jax.data.formats import by_name, raw
 from mprm_jax.data.formats.base import Format, ReadOptions, WriteOptions
 from mprm_jax.data.formats.raw import RAW
+from mprm_jax.data.loader import CorpusExamples
 from mprm_jax.data.write import count_words, encoded_lines, read_lines
 from mprm_jax.records.problems import BadCorpus
+from tests.mprm_jax.stub_model import StubModel
 from tests.raw_files import line, random_records, record, write_corpus
 
 COLUMNS = [*index.COLUMNS, "sha256", "lines", "blank", "source_names"]
@@ -228,6 +230,11 @@ def test_a_line_of_many_rollouts_is_read_once_for_all_of_them(
     assert work["decode"] == 9
     # One more of each reading opens with the hash of no bytes.
     assert work["hash"] <= 3 + 2 * 4
+    # To train on, in any order.
+    source = CorpusExamples(usable, every, StubModel().encode, None)
+    texts = [source.record(i).steps[0].text for i in every[::-1].tolist()]
+    assert [text.count("so") for text in texts] == words[::-1].tolist()
+    assert work["decode"] == 12
 
 
 def test_a_json_array_is_read_like_lines(tmp_path):

@@ -116,6 +116,12 @@ def test_run_and_base_may_move(finished, world, tmp_path):
     refused(run, "/gone/weights, which is gone", world / "weights", run / BASE)
     _edit(run / BASE, folder=str(tmp_path / "elsewhere"))
     assert digest(load_model(run)[1]) == finished[1]
+    beside = run.parent / "two"
+    shutil.copytree(run, beside)
+    _edit(beside / BASE, folder=str(run))
+    for itself in (run, beside):
+        _edit(run / BASE, folder=str(itself))
+        refused(run, "for its own base", run / BASE)
     (run / BASE).write_text("{")
     refused(run, "names no base")
     # Adapters alone.
