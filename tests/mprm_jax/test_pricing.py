@@ -318,8 +318,8 @@ def test_the_price_s_batches_are_the_loader_s(accumulate):
         ]
         sent = math.ceil(np.mean(numbers))
         assert found.bytes_per_device["pixels and tokens"] == sent
-        # Those that wait, the one that is made and the one that is computed.
-        assert found.host_bytes == (BatchOrder.ahead + 2) * sent
+        # Those that wait, the next, the one that is computed, the one that is read.
+        assert found.host_bytes == (BatchOrder.ahead + 3) * sent
 
 
 @pytest.mark.parametrize("parts", [1, 2])
