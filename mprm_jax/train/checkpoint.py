@@ -17,7 +17,6 @@ import logging
 import os
 import shutil
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -30,7 +29,6 @@ import msgspec
 import orbax.checkpoint as ocp
 import xxhash
 
-from mprm_jax.data.outputs import OutputSet
 from mprm_jax.models.model import Params
 from mprm_jax.records.problems import DataError, faults_of
 from mprm_jax.train.optimizer import join
@@ -39,7 +37,6 @@ from mprm_jax.train.update import TrainState
 
 FOLDER = "checkpoints"
 MANIFEST = "manifest.json"
-BEST = "best.json"
 # Of a checkpoint with all parameters, and of one with the trained ones.
 WHOLE, TRAINED = "mprm-checkpoint/1", "mprm-checkpoint/2"
 
@@ -59,7 +56,14 @@ class Damaged(DataError):
         super().__init__(f"{folder}: damaged: {what}")
 
 
-class Progress(msgspec.Struct, frozen=True):
+class Best(msgspec.Struct, frozen=True):
+    """The update that an evaluation found best, and what it found."""
+
+    update: int
+    value: float
+
+
+class Progress(msgspec.Struct, frozen=True, omit_defaults=True):
     """What a checkpoint says beside its arrays.
 
     Attributes:
@@ -68,6 +72,8 @@ class Progress(msgspec.Struct, frozen=True):
         run: identity of the run.
         loader: state of the iterator over batches, ``update`` batches taken.
         totals: running sums that metrics go on from.
+        best: of the updates up to this one, whose checkpoint stays; None: none was
+            evaluated.
     """
 
     update: int
@@ -75,13 +81,7 @@ class Progress(msgspec.Struct, frozen=True):
     run: str
     loader: dict[str, Any]
     totals: dict[str, int]
-
-
-class Best(msgspec.Struct, frozen=True):
-    """The update that an evaluation found best, and what it found."""
-
-    update: int
-    value: float
+    best: Best | None = None
 
 
 class _Facts(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -137,13 +137,11 @@ class CheckpointWriter:
 
     Args:
         output: folder of the run.
-        keep: checkpoints that stay, the newest; the best stays beside them.
+        keep: checkpoints that stay, the newest; the best, as the newest of them names
+            it, stays beside them.
         frozen: fingerprint of the parameters that are not trained and lie elsewhere;
             None: checkpoints hold all parameters.
         report: told, once, if a checkpoint has to wait for the one before.
-
-    Attributes:
-        named: the best so far, those of earlier sessions of the run included.
     """
 
     def __init__(
@@ -159,11 +157,6 @@ class CheckpointWriter:
         self._first = jax.process_index() == FIRST_HOST
         self._background = ThreadPoolExecutor(1, "checkpoint")
         self._begun: Future[None] | None = None
-        # Of what is in place: the best is named, and others go, from two threads.
-        self._lock = threading.Lock()
-        named = read_best(output)
-        there = named is not None and named.update in updates_kept(output)
-        self.named = named if there else None
 
     def __enter__(self) -> CheckpointWriter:
         return self
@@ -234,18 +227,6 @@ class CheckpointWriter:
         begun.result()
         barrier("checkpoint: in place")
 
-    def best(self, update: int, value: float) -> None:
-        """Name the best update; its checkpoint stays until another is named.
-
-        Call it after :meth:`save` of that update.
-
-        Raises:
-            DataError: the name cannot be written.
-        """
-        with self._lock:
-            self.named = Best(update, value)
-            self._name_best()
-
     def _wait_for_the_one_before(self) -> None:
         began = time.perf_counter()
         self.settle()
@@ -272,15 +253,13 @@ class CheckpointWriter:
             if not self._first:
                 return
             _seal(partial, facts)
-            with self._lock:
-                # A damaged checkpoint of the same update, from before a resumption.
-                _remove(final)
-                os.rename(partial, final)
-                self._name_best()
-                best = self.named and self.named.update
-                for old in updates_kept(self._output)[self._keep :]:
-                    if old != best:
-                        _remove(partial.with_name(str(old)))
+            # A damaged checkpoint of the same update, from before a resumption.
+            _remove(final)
+            os.rename(partial, final)
+            best = facts.progress.best
+            for old in updates_kept(self._output)[self._keep :]:
+                if best is None or old != best.update:
+                    _remove(partial.with_name(str(old)))
 
     @contextlib.contextmanager
     def _failing(self, partial: Path, quiet: contextlib.ExitStack) -> Iterator[None]:
@@ -300,28 +279,17 @@ class CheckpointWriter:
                 f"{final}: cannot be written: {_one_line(error)}"
             ) from error
 
-    def _name_best(self) -> None:
-        """Say which is best, once it is in place."""
-        best = self.named
-        if best is None or not self._first:
-            return
-        if (self._output / FOLDER / str(best.update)).is_dir():
-            with OutputSet() as outputs:
-                outputs.add(self._output / BEST).write(msgspec.json.encode(best))
-
 
 def read_best(output: Path) -> Best | None:
-    """The update that was named best in a run; None: none was.
-
-    Raises:
-        DataError: the file that names it cannot be read.
+    """The best update of a run, as the newest readable of its checkpoints names it;
+    None: none does, or that one's checkpoint is gone.
     """
-    path = output / BEST
-    with faults_of(path, "names no update"):
-        try:
-            return msgspec.json.decode(path.read_bytes(), type=Best)
-        except FileNotFoundError:
-            return None
+    kept = updates_kept(output)
+    for number in kept:
+        with contextlib.suppress(Damaged):
+            best = _read_manifest(output / FOLDER / str(number)).facts.progress.best
+            return best if best is not None and best.update in kept else None
+    return None
 
 
 def _close(begun: list[ocp.StandardCheckpointer], suppress: bool = False) -> None:

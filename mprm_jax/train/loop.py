@@ -16,8 +16,8 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
-from types import FrameType
+from collections.abc import Callable, Iterator, Mapping
+from types import FrameType, MappingProxyType
 from typing import Any, NamedTuple
 
 import jax
@@ -220,21 +220,21 @@ def train(
     iterator = iter(loader.from_first())
     run = _Run(job, mesh, on_update, watch, folder)
     if folder is None:
-        return run.loop(state, frozen, iterator, {}, Stop())
+        return run.loop(state, frozen, iterator, _Before(), Stop())
     # The other hosts find the run that the first one began, and that it is theirs.
     settings = job.settings() | folder.identity
     check_agreed(dataclasses.asdict(config) | settings)
     for first in in_turn():
         run.name = begin(folder, job.model, settings, first)
-    totals: dict[str, int] = {}
+    before = _Before()
     if updates_kept(folder.path):
         with advised():
             state, frozen, progress = run.restored(state, frozen, consume)
         folder.report(f"{folder.path}: goes on after update {progress.update}")
         iterator.set_state(progress.loader)
-        totals = progress.totals
+        before = _Before(progress.totals, progress.best)
     with stoppable() as stop:
-        return run.loop(state, frozen, iterator, totals, stop)
+        return run.loop(state, frozen, iterator, before, stop)
 
 
 def check_agreed(settings: dict[str, Any]) -> None:
@@ -320,6 +320,13 @@ PROFILE = "profile"
 _STOP, _FAILED = range(2)
 
 
+class _Before(NamedTuple):
+    """What earlier sessions of a run have summed and found."""
+
+    totals: Mapping[str, int] = MappingProxyType({})
+    best: Best | None = None
+
+
 class _Waiting(NamedTuple):
     """An update that the devices were given, and whose result nobody has read."""
 
@@ -382,7 +389,7 @@ class _Run:
         state: TrainState,
         frozen: Params,
         iterator: Any,
-        totals: dict[str, int],
+        before: _Before,
         stop: Stop,
     ) -> Params:
         """All updates that are left; the parameters after the last.
@@ -399,8 +406,8 @@ class _Run:
             self.writer(frozen) as writer,
             contextlib.ExitStack() as trace,
         ):
-            book = _Book(self, log, stop, done, totals)
-            best = (writer and writer.named) or Best(0, -math.inf)
+            book = _Book(self, log, stop, done, before.totals)
+            best = before.best or Best(0, -math.inf)
             if watch is not None and watch.gave_up(best.update, done):
                 updates = done
             following = next(iterator, None)
@@ -428,10 +435,9 @@ class _Run:
                     best = Best(number, book.looked)
                 gave_up = watch is not None and watch.gave_up(best.update, number)
                 if writer is not None and (stopped or due or better or gave_up):
-                    reached = number, updates, self.name, position, book.totals
-                    writer.save(Progress(*reached), state, frozen)
-                    if better:
-                        writer.best(number, best.value)
+                    named = best if best.update else None
+                    reached = number, updates, self.name, position, dict(book.totals)
+                    writer.save(Progress(*reached, named), state, frozen)
                 if gave_up:
                     self.say(f"stopped early: the best is update {best.update}")
                     break
@@ -522,10 +528,10 @@ class _Book:
         log: RunLog | None,
         stop: Stop,
         done: int,
-        totals: dict[str, int],
+        totals: Mapping[str, int],
     ) -> None:
         self._run, self._log, self._stop, self._done = run, log, stop, done
-        self.totals = {_TRUNCATED: 0, _COUNTED: 0} | totals
+        self.totals = {_TRUNCATED: 0, _COUNTED: 0, **totals}
         self._began, self._tokens = time.perf_counter(), 0
         self.looked = -math.inf
 

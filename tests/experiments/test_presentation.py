@@ -1,6 +1,9 @@
 """How often `mprm train` shows rollouts, what they weigh, and looks at the model."""
 
 import json
+import os
+import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,6 +11,7 @@ import pytest
 from experiments.store.presentation import labelled_rollouts
 from experiments.store.read_subset import Subset, examples
 from mprm_jax.data.corpus import read_corpus, usable_rollouts
+from mprm_jax.train import checkpoint
 from mprm_jax.train.checkpoint import read_best
 from mprm_jax.train.run_files import read_metrics
 from tests.experiments.test_cli_train import train as train
@@ -151,6 +155,32 @@ def test_held_out_rollouts_are_judged_by_their_own_counts(world):
         steps = lines[5 + place]["steps_with_score"]
         counts = [(of["num_mc_correct"], of["num_mc_total"]) for of in steps]
         assert labels.tolist() == [(1 if k else -1) * (n > 0) for k, n in counts]
+
+
+def test_a_run_killed_as_a_checkpoint_is_put_in_place_goes_on_the_same(
+    train, world, monkeypatch
+):
+    looks = ("--held-out", 10, "--eval-every", 1, "--patience", 2, "--epochs", 3)
+    output, rename, killed = world.parent / "model", os.rename, []
+
+    def renamed(old, new):
+        rename(old, new)
+        if Path(new).parent == output / "checkpoints":
+            killed.append(world.parent / f"killed-{len(killed)}")
+            shutil.copytree(output, killed[-1])
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint.os, "rename", renamed)
+        assert train(*looks, "--checkpoint-every", 2).status == 0
+    facts = ("loss", "eval_auroc")
+    learned = [[line[name] for name in facts] for line in read_metrics(output)]
+    assert len(killed) > 2
+    for folder in killed:
+        again = train(*looks, "--resume", "--checkpoint-every", 2, output=folder)
+        assert again.status == 0, again.err
+        lines = read_metrics(folder)
+        assert [[line[name] for name in facts] for line in lines] == learned
+        assert read_best(folder) == read_best(output)
 
 
 def test_a_look_by_judged_solutions(train, world):

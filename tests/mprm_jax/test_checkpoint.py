@@ -25,7 +25,6 @@ from mprm_jax.models.registry import DESCRIPTION
 from mprm_jax.records.problems import DataError
 from mprm_jax.train import checkpoint
 from mprm_jax.train.checkpoint import (
-    BEST,
     FOLDER,
     MANIFEST,
     Best,
@@ -205,9 +204,9 @@ def held(monkeypatch):
     go.set()
 
 
-def saved(writer, number, params):
+def saved(writer, number, params, best=None):
     """Save parameters after a number of updates; a run changes its sums after it."""
-    progress = Progress(number, 9, "run", {}, {"steps": number})
+    progress = Progress(number, 9, "run", {}, {"steps": number}, best)
     writer.write(progress, params, {"update": np.array(number)})
     progress.totals["steps"] += 1
 
@@ -286,11 +285,10 @@ def test_what_goes_wrong_in_the_background_is_raised(tmp_path, monkeypatch, told
 def test_the_best_stays_and_is_the_one_that_is_loaded(finished, copied, held):
     params, said = StubModel().init(jax.random.key(1)), []
     held.set()
+    assert read_best(copied) is None
     with CheckpointWriter(copied, 2) as writer:
-        assert writer.named is None
-        writer.best(6, 0.75)
         for number in (9, 10):
-            saved(writer, number, params)
+            saved(writer, number, params, best=Best(6, 0.75))
     assert updates_kept(copied) == [10, 9, 6]
     _, found = load_model(copied, read=read_stub, report=said.append)
     assert digest(found) == finished[1][6]
@@ -300,31 +298,26 @@ def test_the_best_stays_and_is_the_one_that_is_loaded(finished, copied, held):
     # A run goes on from the newest; and knows the best of those before it.
     latest = restore_latest(copied, SHAPES)
     assert latest is not None
-    assert latest.progress.update == 10
+    assert (latest.progress.update, latest.progress.best) == (10, Best(6, 0.75))
     held.clear()
     with CheckpointWriter(copied, 1) as writer:
-        assert writer.named == Best(6, 0.75)
-        saved(writer, 11, params)
-        writer.best(11, 0.8)
+        saved(writer, 11, params, best=Best(11, 0.8))
         # Not before it is whole.
         assert read_best(copied) == Best(6, 0.75)
         held.set()
     assert (read_best(copied), updates_kept(copied)) == (Best(11, 0.8), [11])
     # One that is damaged is not the one that is used.
     with CheckpointWriter(copied, 1) as writer:
-        saved(writer, 12, params)
+        saved(writer, 12, params, best=Best(11, 0.8))
     (copied / FOLDER / "11" / MANIFEST).write_bytes(b"")
     said.clear()
     load_model(copied, read=read_stub, report=said.append)
     assert len(said) == 1
     assert said[0].startswith(f"{copied / FOLDER / '11'}: damaged: ")
     assert f"{copied / FOLDER / '12'} is whole" in said[0]
-    # Nor does one that is gone bind a run that begins anew.
-    shutil.rmtree(copied / FOLDER)
-    assert CheckpointWriter(copied, 1).named is None
-    (copied / BEST).write_bytes(b"{}")
-    with pytest.raises(DataError, match=f"{BEST}: names no update"):
-        load_model(copied, read=read_stub)
+    # Nor does one that is gone, and the name it has is that of the newest readable.
+    shutil.rmtree(copied / FOLDER / "11")
+    assert read_best(copied) is None
 
 
 def test_arrays_go_where_the_template_s_lie(finished):
