@@ -171,10 +171,10 @@ def run(options: Options) -> None:
         subset.usable.need_counts("the beta-binomial likelihood")
     data = _Data.of(options, training, subset)
     if options.cost.dry_run:
-        cost = price_run(training, options.cost, data.to_plan)
+        cost, would = price_run(training, options.cost, data.to_plan)
         value = dataclasses.asdict(cost)
         value |= {"fits": cost.fits, "bytes_needed": cost.bytes_needed}
-        answer(options.json, value, price_text(cost, options.cost))
+        answer(options.json, value, price_text(cost, options.cost, would))
         return
     with progress("loading the model", None):
         # Imported here: with JAX, which would slow down --help.

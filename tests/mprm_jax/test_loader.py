@@ -1,4 +1,5 @@
 import gzip
+from collections.abc import Container
 from itertools import chain
 
 import grain
@@ -141,7 +142,7 @@ def test_a_host_without_a_rollout_takes_part_with_none():
 class Unreadable(list):
     """Examples of which some cannot be read."""
 
-    refused = (7,)
+    refused: Container[int] = (7,)
 
     def __getitem__(self, place):
         if place in self.refused:
