@@ -361,7 +361,8 @@ def test_whole_batches_are_sampled_and_the_largest_prompts_never_missed():
     long = examples[0]._replace(tokens_L=np.zeros(5000, np.int32))
     # Shown last, so in none of the batches that are looked at.
     source = [*examples]
-    assert (last := shuffled(700, 0)[699]) is not None
+    last = shuffled(700, 0)[699]
+    assert last is not None
     source[last] = long
     job = dataclasses.replace(job, source=source, plan=plan(700, 8))
     known = prompts_of(job, sizes_of(source))
