@@ -146,23 +146,20 @@ def draw(model: Any, key: Any) -> Any:
 
 def measure(options: Options, name: BackboneName) -> dict[str, Any]:
     """What is said, compiled and seen of one backbone."""
-    import time
-
     import jax
-    import jax.numpy as jnp
 
+    from experiments.benchmarks.updates import compile_update, peak_bytes, time_updates
     from mprm_jax.data.batches import Bucket, Buckets
     from mprm_jax.train.loop import TrainConfig, TrainingJob
     from mprm_jax.train.objective import Objective
     from mprm_jax.train.optimizer import OptimizerConfig
     from mprm_jax.train.price import Planned, alike, price
     from mprm_jax.train.sharding import MeshShape, abstract_mesh
-    from mprm_jax.train.update import UpdateRule, compiled_step, initial_state
+    from mprm_jax.train.update import UpdateRule, initial_state
     from mprm_jax.train.update_plan import plan
 
     model = make_model(options, name)
     batch = make_batch(options, model.base)
-    dtype = jnp.dtype(model.base.compute.dtype)
     settings, budget = OptimizerConfig(), plan(options.batch_size, options.batch_size)
 
     def beginning(made: Any) -> Any:
@@ -182,26 +179,17 @@ def measure(options: Options, name: BackboneName) -> dict[str, Any]:
         start = beginning(draw(model, key))
     else:
         start = jax.eval_shape(beginning, shapes)
-    began = time.perf_counter()
-    rule = UpdateRule(model, settings, Objective())
-    weight = np.float32(batch.weight_BxS.sum())
-    step = compiled_step.lower(*start, batch, weight, rule=rule).compile()
-    compile_seconds = time.perf_counter() - began
-    compiled = step.memory_analysis()
+    made = compile_update(start, batch, UpdateRule(model, settings, Objective()))
+    compiled = made.step.memory_analysis()
     assert compiled is not None
-    before = _peak_bytes()
-    seconds, state, frozen = [], *start
-    del start
-    for _ in range(options.updates + 1 if allocate else 0):
-        began = time.perf_counter()
-        state, metrics = step(state, frozen, batch, weight)
-        if not np.isfinite(float(metrics["loss"])):
-            raise SystemExit(f"full_depth: {name}: the loss is not finite")
-        seconds.append(time.perf_counter() - began)
+    before, count = peak_bytes(), options.updates + 1 if allocate else 0
+    timed = time_updates(made, start, batch, count)
+    if not np.isfinite(timed.losses).all():
+        raise SystemExit(f"full_depth: {name}: the loss is not finite")
     return {
         "name": name,
         "device": jax.local_devices()[0].device_kind,
-        "dtype": str(dtype),
+        "dtype": model.base.compute.dtype,
         "parameters": said.parameters,
         "trained": said.trained,
         "said": said.bytes_per_device,
@@ -209,17 +197,11 @@ def measure(options: Options, name: BackboneName) -> dict[str, Any]:
             "kept": compiled.argument_size_in_bytes,
             "temporary": compiled.temp_size_in_bytes,
         },
-        "compile_seconds": compile_seconds,
-        "seconds": seconds[1:],
+        "compile_seconds": made.seconds,
+        "seconds": timed.seconds[1:],
         "peak_bytes_before": before,
-        "peak_bytes": _peak_bytes(),
+        "peak_bytes": peak_bytes(),
     }
-
-
-def _peak_bytes() -> int | None:
-    import jax
-
-    return (jax.local_devices()[0].memory_stats() or {}).get("peak_bytes_in_use")
 
 
 def main(options: Options) -> None:

@@ -132,12 +132,11 @@ def make_case(options: Options) -> None:
 
 def jax_worker(options: Options) -> dict[str, Any]:
     """Reward logits before training, then timed updates, by this package."""
-    import time
-
     import jax
     import jax.numpy as jnp
     from tokenizers import Tokenizer, models
 
+    from experiments.benchmarks.updates import compile_update, peak_bytes, time_updates
     from mprm_jax.data.batches import Batch
     from mprm_jax.models import reward_head
     from mprm_jax.models.backbone import Backbone
@@ -147,7 +146,7 @@ def jax_worker(options: Options) -> dict[str, Any]:
     from mprm_jax.models.weights import tensors
     from mprm_jax.train.objective import Objective
     from mprm_jax.train.optimizer import OptimizerConfig
-    from mprm_jax.train.update import UpdateRule, compiled_step, initial_state
+    from mprm_jax.train.update import UpdateRule, initial_state
     from mprm_jax.train.update_plan import plan
 
     stored = np.load(options.folder / "batch.npz")
@@ -157,13 +156,8 @@ def jax_worker(options: Options) -> dict[str, Any]:
     compute = compute_here(config, Compute())
     if options.attention is not None:
         compute = dataclasses.replace(compute, attention=options.attention)
-    model = Backbone(
-        config,
-        head,
-        Prompting(options.tokens),
-        compute,
-        Tokenizer(models.BPE()),
-    )
+    prompting = Prompting(options.tokens)
+    model = Backbone(config, head, prompting, compute, Tokenizer(models.BPE()))
     row_bytes = model.cut(())[0].shape[1]
     ones = np.ones(stored["labels"].shape, np.int32)
     batch = Batch(
@@ -179,28 +173,18 @@ def jax_worker(options: Options) -> dict[str, Any]:
     np.save(options.folder / "jax.npy", np.asarray(logits, np.float32))
     settings = OptimizerConfig()
     budget = plan(1000 * options.batch_size, options.batch_size)
-    state, frozen = initial_state(model, params, budget, settings, 1e-5)
+    start = initial_state(model, params, budget, settings, 1e-5)
     del params
     batch = jax.device_put(batch)
-    began = time.perf_counter()
-    rule = UpdateRule(model, settings, Objective())
-    weight = np.float32(ones.sum())
-    step = compiled_step.lower(state, frozen, batch, weight, rule=rule).compile()
-    compiled = time.perf_counter() - began
-    seconds, losses = [], []
-    for _ in range(options.warmup + options.updates):
-        began = time.perf_counter()
-        state, metrics = step(state, frozen, batch, weight)
-        losses.append(float(metrics["loss"]))
-        seconds.append(time.perf_counter() - began)
-    stats = jax.local_devices()[0].memory_stats() or {}
+    made = compile_update(start, batch, UpdateRule(model, settings, Objective()))
+    timed = time_updates(made, start, batch, options.warmup + options.updates)
     return {
         "device": jax.local_devices()[0].device_kind,
         "attention": model.compute.attention,
-        "compile_seconds": compiled,
-        "seconds": seconds[options.warmup :],
-        "losses": losses,
-        "peak_bytes": stats.get("peak_bytes_in_use"),
+        "compile_seconds": made.seconds,
+        "seconds": timed.seconds[options.warmup :],
+        "losses": timed.losses,
+        "peak_bytes": peak_bytes(),
         "matmul_flops": matmul_rate(256 if options.toy else 8192),
     }
 

@@ -33,7 +33,6 @@ from experiments.console.training import (
     ObjectiveOptions,
     TrainingOptions,
     open_model,
-    say_if_text,
 )
 from experiments.store.presentation import (
     EvaluationOptions,
@@ -61,6 +60,7 @@ from mprm_jax.train.update_plan import UpdatePlan
 if TYPE_CHECKING:
     from mprm_jax.data.batches import Sizes
     from mprm_jax.data.loader import Source
+    from mprm_jax.models.layers import AttentionChoice
     from mprm_jax.models.model import Model, Params
     from mprm_jax.records.record import ImageRoot
     from mprm_jax.train.loop import Watch
@@ -173,16 +173,15 @@ def run(options: Options) -> None:
         subset.usable.need_counts("the beta-binomial likelihood")
     data = _Data.of(options, training, subset)
     if options.cost.dry_run:
-        cost = price_run(training, options.cost, data.to_plan)
+        cost, would = price_run(training, options.cost, data.to_plan)
         value = dataclasses.asdict(cost)
         value |= {"fits": cost.fits, "bytes_needed": cost.bytes_needed}
-        answer(options.json, value, price_text(cost, options.cost))
+        answer(options.json, value, price_text(cost, options.cost, would))
         return
     with progress("loading the model", None):
         # Imported here: with JAX, which would slow down --help.
         from mprm_jax.data.batches import open_ladder
         from mprm_jax.train.loop import TrainingJob, Update, advised, train
-        from mprm_jax.train.open_backbone import attention_of
         from mprm_jax.train.run_files import RunFolder
 
         encode = encoder(training, data.to_plan)
@@ -193,11 +192,7 @@ def run(options: Options) -> None:
         say(verdict(cost))
     with advised(), progress("loading the model", None):
         model, params, mesh = open_model(training, data.budget)
-    say_if_text(model, subset.usable, subset.usable_rows)
-    attention = attention_of(model)
-    for part, choice in attention.items():
-        if choice.reason:
-            say(f"{part} by XLA: {choice.reason}")
+    chosen = {"attention": _attention_told(model, subset), "price": cost}
     last: dict[str, Any] = {}
     whole = progress("training", data.budget.updates, "updates", compiling())
     with whole as tick, wrong_usage():
@@ -224,13 +219,33 @@ def run(options: Options) -> None:
             on_update=on_update,
             watch=_watch(options, data, model),
         )
-    chosen = {"attention": attention, "price": cost}
     _finish(options, data, last, msgspec.to_builtins(chosen))
 
 
 def say(line: str) -> None:
     """Tell the user, beside what the command answers."""
     print(f"mprm train: {line}", file=sys.stderr)
+
+
+def _attention_told(model: Model, subset: Subset) -> dict[str, AttentionChoice]:
+    """Which attention the parts of a model use; said where it is not the fused one, and
+    where a model that sees has no picture to look at.
+    """
+    from mprm_jax.data.write import has_pictures
+    from mprm_jax.models.families import sees
+    from mprm_jax.train.open_backbone import attention_of
+
+    rows = subset.usable_rows
+    if sees(model.name) and not has_pictures(subset.usable, rows):
+        say(
+            f"none of the {len(rows):,} rollouts has a picture: {model.name} is "
+            "trained on text alone, its vision tower unused"
+        )
+    attention = attention_of(model)
+    for part, choice in attention.items():
+        if choice.reason:
+            say(f"{part} by XLA: {choice.reason}")
+    return attention
 
 
 @dataclasses.dataclass(frozen=True)

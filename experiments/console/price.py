@@ -196,8 +196,13 @@ def planned_run(options: TrainingOptions, on: TrainingData) -> Planned:
     return Planned(job, shapes, prompts)
 
 
-def price_run(options: TrainingOptions, asked: PriceOptions, on: TrainingData) -> Price:
+def price_run(
+    options: TrainingOptions, asked: PriceOptions, on: TrainingData
+) -> tuple[Price, str]:
     """Price a run, with nothing allocated; the devices need not be here.
+
+    Returns:
+        its price, and what would fit if it does not.
 
     Raises:
         UsageError: a setting of the model, the mesh or the price is out of range.
@@ -211,8 +216,15 @@ def price_run(options: TrainingOptions, asked: PriceOptions, on: TrainingData) -
     accumulate = options.accumulate
     if options.backbone_folder() is None:
         accumulate = accumulate or 1
-    with wrong_usage("--mesh"):
-        return choose(run, devices, mesh, accumulate, throughput)
+    with wrong_usage(_who_shares(mesh)):
+        found = choose(run, devices, mesh, accumulate, throughput)
+    would = _what_would(options, run, devices) if found.fits is False else ""
+    return found, would
+
+
+def _who_shares(mesh: MeshShape | None) -> str:
+    """The option to name where devices cannot share a batch."""
+    return "--batch-size" if mesh is None else "--mesh"
 
 
 def fitted(
@@ -235,16 +247,15 @@ def fitted(
         return options, None
     run = planned_run(options, on)
     devices = Devices(jax.device_count(), device_memory())
-    with wrong_usage("--mesh"):
+    with wrong_usage(_who_shares(mesh)):
         found = choose(run, devices, mesh, options.accumulate)
     if not found.fits:
         raise DataError(f"{verdict(found)}; {_what_would(options, run, devices)}")
     sizes = "x".join(map(str, found.mesh.values()))
     backbone = dataclasses.replace(options.backbone, mesh=sizes)
     # Packed rows make their own micro-batches.
-    accumulate = options.accumulate if options.loop.pack else found.accumulate
-    chosen = dataclasses.replace(options, backbone=backbone, accumulate=accumulate)
-    return chosen, found
+    parts = None if options.loop.pack else found.accumulate
+    return dataclasses.replace(options, backbone=backbone, accumulate=parts), found
 
 
 def verdict(price: Price) -> str:
@@ -308,8 +319,8 @@ def _alternatives(
             yield f"--lora-rank {_LORA_RANK}"
 
 
-def price_text(price: Price, asked: PriceOptions) -> str:
-    """The price as a page of text; whether it fits comes first."""
+def price_text(price: Price, asked: PriceOptions, would: str = "") -> str:
+    """The price as a page of text; whether it fits, or what would, comes first."""
     rows = [
         (what + " (estimate)" * (what == "activations"), size(held))
         for what, held in price.bytes_per_device.items()
@@ -327,7 +338,7 @@ def price_text(price: Price, asked: PriceOptions) -> str:
             f"{price.peak_tflops:,g} TFLOP/s per device ({whose})"
         )
     return f"""\
-{verdict(price)}
+{"; ".join(filter(None, (verdict(price), would)))}
 
 {price.parameters:,} parameters, {price.trained:,} of them trained
 devices: {price.devices} ({_axes(price)})

@@ -5,7 +5,6 @@ the library makes of them. JAX is imported once something is to be computed.
 from __future__ import annotations
 
 import dataclasses
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -26,10 +25,8 @@ from mprm_jax.train.update_plan import UpdatePlan, plan
 from theory.paper import TRAINING
 
 if TYPE_CHECKING:
-    import numpy as np
     from jax.sharding import Mesh
 
-    from mprm_jax.data.corpus import SelectableCorpus
     from mprm_jax.models.model import Model, Params
     from mprm_jax.train.open_backbone import Opening
     from mprm_jax.train.run_files import Base
@@ -238,8 +235,9 @@ class TrainingOptions(CompileOption):
         """
         from mprm_jax.train.sharding import parse_mesh
 
+        mesh = self.backbone.mesh
         with wrong_usage("--mesh"):
-            return (self.backbone.mesh and parse_mesh(self.backbone.mesh)) or None
+            return parse_mesh(mesh) if mesh else None
 
     def backbone_folder(self) -> Path | None:
         """The folder of the backbone to train; None: another model, or none at all."""
@@ -260,26 +258,25 @@ class TrainingOptions(CompileOption):
 def open_model(
     options: TrainingOptions, budget: UpdatePlan
 ) -> tuple[Model, Params, Mesh | None]:
-    """The model to train, its parameters, and the mesh they lie on, or None.
+    """The model to train, its parameters, and the mesh they lie on: the one asked for
+    or chosen by :func:`experiments.console.price.fitted`, or None.
 
     Raises:
         DataError: there is none, or the mesh does not use the devices that are here.
         UsageError: the devices cannot share a batch.
     """
-    import jax
-
     from mprm_jax.models.lora import LoraModel
     from mprm_jax.train import open_model as models
     from mprm_jax.train.features import cached
     from mprm_jax.train.open_backbone import open_for_training
-    from mprm_jax.train.sharding import MeshShape, check_rows, make_mesh
+    from mprm_jax.train.sharding import check_rows, make_mesh
 
     folder, backbone = options.backbone_folder(), options.backbone
     if folder is None:
         return *models.open_model(options.model), None
     mesh = None
-    if backbone.mesh is not None or jax.device_count() > 1:
-        mesh = make_mesh(options.mesh_shape() or MeshShape(jax.device_count(), 1))
+    if (shape := options.mesh_shape()) is not None:
+        mesh = make_mesh(shape)
         with wrong_usage("--mesh"):
             check_rows(mesh, budget.batch_size, options.accumulate or 1)
     model, params = open_for_training(folder, backbone.opening(), mesh, options.seed)
@@ -288,22 +285,3 @@ def open_model(
         inner = cached(model.base if adapted else model, params, backbone.feature_cache)
         model = dataclasses.replace(model, base=inner) if adapted else inner
     return model, params, mesh
-
-
-def say_if_text(model: Model, usable: SelectableCorpus, rows: np.ndarray) -> None:
-    """Say on stderr that a model which sees has no picture to look at.
-
-    Args:
-        model: to train.
-        usable: the corpus.
-        rows: of its rollouts, to train on.
-    """
-    from mprm_jax.data.write import has_pictures
-    from mprm_jax.models.families import sees
-
-    if sees(model.name) and not has_pictures(usable, rows):
-        print(
-            f"mprm train: none of the {len(rows):,} rollouts has a picture: "
-            f"{model.name} is trained on text alone, its vision tower unused",
-            file=sys.stderr,
-        )

@@ -139,7 +139,7 @@ def rates(options: Options, inputs: Inputs, plan: UpdatePlan) -> Rates:
         UsageError: a setting of the model, the mesh or the price is out of range.
         DataError: there is no such model, or a prompt of the sample cannot be read.
     """
-    run = price_run(options.training(), options.cost, every_rollout(inputs, plan))
+    run, _ = price_run(options.training(), options.cost, every_rollout(inputs, plan))
     forward = run.flops_per_update / run.batch_size / PASSES_PER_ROLLOUT
     return Rates(run, forward * len(inputs.solutions))
 

@@ -231,16 +231,16 @@ def test_looks_without_meaning_are_refused(train, world, arguments):
 def test_packed_rows_make_the_run_of_padded_ones(
     mprm, pictures, qwen, tmp_path, quick_compilation
 ):
-    """On two devices, each with a row of its own of every micro-batch; of rollouts that
-    are shown more often than others, and weigh more or nothing.
+    """On two devices, each with a row of its own of each of several micro-batches; of
+    rollouts that are shown more often than others, and weigh more or nothing.
     """
     table = tmp_path / "weights.csv"
     table.write_text("weight\n" + "\n".join(["0", "0.5", "1", "2"] * 5))
     given = (
-        "--batch-size 8 --threads 1 --compute float32 --learning-rate .01",
+        "--batch-size 16 --threads 1 --compute float32 --learning-rate .01",
         "--source-weights", "a=1.2", "--loss-weights", table,
     )  # fmt: skip
-    ways = {"padded": ("--accumulate", 2), "packed": ("--pack", 256)}
+    ways = {"padded": ("--accumulate", 4), "packed": ("--pack", 128)}
     found = {}
     for name, way in ways.items():
         chosen = ("--model", qwen, *given, "--mesh", "1x2x1", *way)

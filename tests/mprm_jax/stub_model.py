@@ -12,10 +12,13 @@ import jax.numpy as jnp
 import numpy as np
 from PIL import Image
 
-from mprm_jax.data.batches import Batch, Example
+from mprm_jax.data.batches import Batch, Bucket, Buckets, Example
 from mprm_jax.models.model import Params
 
 PATCHES, PATCH_DIM = 2, 3
+
+# Shapes of the examples below, all of which occur in a run of some.
+SHAPES = Buckets(tuple(Bucket(length, PATCHES) for length in (8, 12, 20)), 4)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -16,7 +16,7 @@ import pytest
 
 from experiments.benchmarks.kill_resume import digest
 from experiments.cli import main as mprm
-from mprm_jax.data.batches import buckets_for, sizes_of
+from mprm_jax.data.batches import sizes_of
 from mprm_jax.records.problems import DataError
 from mprm_jax.train.checkpoint import updates_kept
 from mprm_jax.train.loop import TrainConfig, TrainingJob, train
@@ -26,7 +26,7 @@ from mprm_jax.train.sharding import gather_bytes, in_turn, on_any_host
 from mprm_jax.train.update_plan import plan
 from tests.mprm_jax.backbone_folder import internvl_folder
 from tests.mprm_jax.quick import quick_compilation as quick_compilation
-from tests.mprm_jax.stub_model import StubModel, read_stub, stub_examples
+from tests.mprm_jax.stub_model import SHAPES, StubModel, read_stub, stub_examples
 from tests.raw_files import random_records, write_corpus, write_pictures
 
 ROOT = Path(__file__).parents[2]
@@ -46,11 +46,9 @@ class Unreadable(list):
 def one_run(output, resume=False, source=EXAMPLES, **options):
     """Five updates of the stub, checkpointed."""
     model = StubModel()
-    config = TrainConfig(learning_rate=0.01, checkpoint_every=2)
+    config = TrainConfig(learning_rate=0.01, checkpoint_every=2, accumulate=2)
     sizes = sizes_of(EXAMPLES)
-    job = TrainingJob(
-        model, source, plan(40, 8), buckets_for(EXAMPLES, 3), config, sizes
-    )
+    job = TrainingJob(model, source, plan(40, 8), SHAPES, config, sizes)
     params = model.init(jax.random.key(0))
     return train(job, params, RunFolder(output, resume), **options)
 

@@ -1,4 +1,5 @@
 import gzip
+from collections.abc import Container
 from itertools import chain
 
 import grain
@@ -27,7 +28,7 @@ from mprm_jax.data.loader import (
 )
 from mprm_jax.records.problems import DataError
 from mprm_jax.train.objective import Objective, StepLabeller
-from tests.mprm_jax.stub_model import StubModel, stub_examples
+from tests.mprm_jax.stub_model import SHAPES, StubModel, stub_examples
 from tests.raw_files import (
     line,
     random_records,
@@ -97,8 +98,10 @@ def test_an_iterator_goes_on_from_its_state(threads):
 def test_hosts_share_every_batch(rollouts, micro_batches):
     """What two hosts read together is what one would read, part by part."""
     source = stub_examples(rollouts)
-    options = {"buckets": buckets_for(source, 3), "micro_batches": micro_batches}
+    options = {"buckets": SHAPES, "micro_batches": micro_batches}
     whole = [*read(source, 8, **options)]
+    shapes = {batch.tokens_BxL.shape for one in whole for batch in one.batches}
+    assert len(shapes) >= micro_batches
     hosts = [[*read(source, 8, feed=Feed(2, (part,)), **options)] for part in (0, 1)]
     for one, *parts in zip(whole, *hosts, strict=True):
         assert one.total == parts[0].total == parts[1].total
@@ -139,7 +142,7 @@ def test_a_host_without_a_rollout_takes_part_with_none():
 class Unreadable(list):
     """Examples of which some cannot be read."""
 
-    refused = (7,)
+    refused: Container[int] = (7,)
 
     def __getitem__(self, place):
         if place in self.refused:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from mprm_jax.data.batches import Bucket, Buckets, open_ladder, sizes_of
-from mprm_jax.data.loader import Batches, BatchOrder, Feed
+from mprm_jax.data.loader import Batches, BatchOrder, Feed, shuffled
 from mprm_jax.data.packing import Packing, row_shape
 from mprm_jax.models.lora import TARGETS, LoraConfig, base_of
 from mprm_jax.train import update
@@ -318,8 +318,8 @@ def test_the_price_s_batches_are_the_loader_s(accumulate):
         ]
         sent = math.ceil(np.mean(numbers))
         assert found.bytes_per_device["pixels and tokens"] == sent
-        # Those that wait, the one that is made and the one that is computed.
-        assert found.host_bytes == (BatchOrder.ahead + 2) * sent
+        # Those that wait, the next, the one that is computed and the one before it.
+        assert found.host_bytes == (BatchOrder.ahead + 3) * sent
 
 
 @pytest.mark.parametrize("parts", [1, 2])
@@ -359,13 +359,15 @@ def test_whole_batches_are_sampled_and_the_largest_prompts_never_missed():
         assert sample_prompts(job, told.append).count == read
         assert told == list(range(1, read + 1))
     long = examples[0]._replace(tokens_L=np.zeros(5000, np.int32))
-    source = [*examples[:699], long]
+    # Shown last, so in none of the batches that are looked at.
+    source = [*examples]
+    source[shuffled(700, 0)[699]] = long
     job = dataclasses.replace(job, source=source, plan=plan(700, 8))
     known = prompts_of(job, sizes_of(source))
     assert known.count == 700
-    assert (
-        max(s.tokens for s in load_of(known, 8, 2, open_ladder(4)).every_shape) >= 5000
-    )
+    assert known.first.tokens.max() < 100
+    load = load_of(known, 8, 2, open_ladder(4))
+    assert max(shape.tokens for shape in load.every_shape) >= 5000
 
 
 def test_a_utilisation_is_a_share():

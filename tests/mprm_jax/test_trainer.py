@@ -31,7 +31,7 @@ from mprm_jax.train.optimizer import join
 from mprm_jax.train.run_files import BASE, RUN, Base, RunFolder, read_metrics
 from mprm_jax.train.update import UpdateRule, compiled_step, initial_state, update
 from mprm_jax.train.update_plan import plan
-from tests.mprm_jax.stub_model import StubModel, read_stub, stub_examples
+from tests.mprm_jax.stub_model import SHAPES, StubModel, read_stub, stub_examples
 
 MODEL = StubModel()
 EXAMPLES = stub_examples(40)
@@ -306,11 +306,13 @@ def test_speed_and_padding_are_those_of_the_session(run, tmp_path):
 
 def test_micro_batches_of_their_own_shapes_make_the_same_run(run):
     """Sorted by length and padded each to its own: the loss does not notice."""
-    buckets = buckets_for(EXAMPLES, 3)
+    order = BatchOrder(8, 40, 0, micro_batches=2)
+    made = Batches(EXAMPLES, SHAPES, order).from_first()
+    assert len({batch.tokens_BxL.shape for of in made for batch in of.batches}) > 1
     told = {parts: [] for parts in (1, 2)}
     for parts, seen in told.items():
         run(
-            buckets=buckets,
+            buckets=SHAPES,
             config=TrainConfig(learning_rate=1e-2, accumulate=parts),
             on_update=seen.append,
         )
