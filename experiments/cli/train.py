@@ -154,6 +154,8 @@ class Options(PictureOptions, RuleOptions):
         super().__post_init__()
         if self.subset is not None and self.rule is not None:
             raise UsageError("--subset and --rule exclude each other")
+        if self.looks.eval_every is not None and given(self.multi_host):
+            raise UsageError("--eval-every needs a run on one host")
         self.need_rule()
 
     @property
@@ -228,11 +230,13 @@ def say(line: str) -> None:
 
 
 def _attention_told(model: Model, subset: Subset) -> dict[str, AttentionChoice]:
-    """Which attention the parts of a model use; said where it is not the fused one, and
-    where a model that sees has no picture to look at.
+    """Which attention the parts of a model use; said where it is not the fused one,
+    where a model that sees has no picture to look at, and where a text model's chat is
+    not known.
     """
     from mprm_jax.data.write import has_pictures
     from mprm_jax.models.families import sees
+    from mprm_jax.train.features import backbone_of
     from mprm_jax.train.open_backbone import attention_of
 
     rows = subset.usable_rows
@@ -241,6 +245,9 @@ def _attention_told(model: Model, subset: Subset) -> dict[str, AttentionChoice]:
             f"none of the {len(rows):,} rollouts has a picture: {model.name} is "
             "trained on text alone, its vision tower unused"
         )
+    backbone = backbone_of(model)
+    if backbone is not None and getattr(backbone.config, "chat", "") == "none":
+        say("the model's chat template is none that is known: prompts have no chat")
     attention = attention_of(model)
     for part, choice in attention.items():
         if choice.reason:
@@ -301,7 +308,6 @@ def _watch(options: Options, data: _Data, model: Model) -> Watch | None:
     """The looks that were asked for.
 
     Raises:
-        UsageError: several hosts train.
         DataError: there is nothing to look with.
     """
     from mprm_jax.judge import AUROC
@@ -310,8 +316,6 @@ def _watch(options: Options, data: _Data, model: Model) -> Watch | None:
     looks = options.looks
     if looks.eval_every is None:
         return None
-    if given(options.multi_host):
-        raise UsageError("--eval-every needs a run on one host")
     if looks.eval_set is not None:
         judge = labelled_benchmark(
             looks.eval_set, options.root, model, _LOOKED, options.check_images

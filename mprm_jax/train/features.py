@@ -247,9 +247,14 @@ class FeatureStore:
                 group[one.path] = one
             if len(group) == self._together(shape):
                 break
-        if not group:
-            return
-        seen = self._see([one.rows_PxD for one in group.values()])
+        try:
+            seen = self._see([one.rows_PxD for one in group.values()]) if group else []
+        except Exception:
+            if len(group) == 1:
+                raise
+            # Whichever is at fault shall fail alone, when it is the first.
+            group = {first.path: first} if first.states is None else {}
+            seen = self._see([first.rows_PxD]) if group else []
         for one, states in zip(group.values(), seen, strict=True):
             assert states.shape == (len(one.rows_PxD), self.row_bytes)
             one.states, one.made = states, True

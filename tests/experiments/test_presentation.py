@@ -216,6 +216,7 @@ def test_judged_solutions_are_checked_first_and_stay_the_same(train, world):
         ("--patience", 2),
         ("--eval-every", 0, "--held-out", 5),
         ("--eval-every", 2, "--held-out", 40),
+        ("--eval-every", 2, "--held-out", 5, "--join-hosts"),
         ("--matched-updates", "--epochs", 2),
         ("--epochs", 0),
         ("--epochs", 10**12),
