@@ -33,7 +33,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-# A machine is lent for so long at a time, start and end included.
+# Of all parts together.
 BUDGET_SECONDS = 600
 
 # How long a part that is to end may take to say what it has found so far.

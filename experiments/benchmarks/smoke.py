@@ -130,6 +130,8 @@ def chosen_attention(options: Options) -> dict[str, Any]:
 
 def attention(options: Options, heads: Heads) -> dict[str, Any]:
     """cuDNN's gradients against XLA's, and milliseconds of both."""
+    from mprm_jax.models.layers import attend
+
     keys = jax.random.split(jax.random.key(0), 4)
     numbers = heads.queries, heads.keys, heads.keys, heads.queries
     q, k, v, weight = (
@@ -139,9 +141,7 @@ def attention(options: Options, heads: Heads) -> dict[str, Any]:
 
     def gradients_by(implementation: Any) -> Callable[[], Any]:
         def total(q: Any, k: Any, v: Any, weight: Any) -> jax.Array:
-            mixed = jax.nn.dot_product_attention(
-                q, k, v, is_causal=heads.causal, implementation=implementation
-            )
+            mixed = attend(q, k, v, implementation, causal=heads.causal)
             return (mixed * weight).astype(jnp.float32).sum()
 
         gradients = jax.jit(jax.grad(total, (0, 1, 2)))

@@ -208,6 +208,19 @@ def smart_size(height: int, width: int, grid: PatchGrid) -> tuple[int, int]:
     return tall, wide
 
 
+def most_patches(grid: PatchGrid) -> int:
+    """No image has more patches, whatever its sides: ``max_pixels``, but where one side
+    is held at ``factor`` or small images are enlarged, by
+
+    max(max_pixels, factor sqrt(a max_pixels), (sqrt(a min_pixels) + factor)
+    (sqrt(min_pixels) + factor)) / patch^2, a the largest ratio of the sides.
+    """
+    unit, least, most = grid.factor, grid.min_pixels, grid.max_pixels
+    narrow = unit * math.sqrt(MAX_ASPECT * most)
+    grown = (math.sqrt(MAX_ASPECT * least) + unit) * (math.sqrt(least) + unit)
+    return math.ceil(max(most, narrow, grown) / grid.patch**2)
+
+
 def patch_image(image: Image.Image, number: int, grid: PatchGrid) -> np.ndarray:
     """One image as rows [P, 3 patch^2 + 6], uint8, in blocks of merge x merge.
 

@@ -147,7 +147,7 @@ QWEN_TEMPLATE = ChatTemplate(
     image="<|vision_start|><|image_pad|><|vision_end|>",
     image_token="<|image_pad|>",
 )
-# The system turn with which InternVL2.5 and InternVL3 were trained.
+# The system turn with which InternVL2.5 was trained; InternVL3 is given the same.
 INTERNVL_TEMPLATE = ChatTemplate(
     before=_chatml(
         "你是书生·万象，英文名是InternVL，是由上海人工智能实验室、"

@@ -23,6 +23,7 @@ from mprm_jax.data.images import (
     PLACE_BYTES,
     PatchGrid,
     Tiling,
+    most_patches,
     number_images,
     patch_images,
     patches_per_image,
@@ -131,12 +132,16 @@ class Family:
     patch_reads: Callable[[Any, float], float] = _no_tower
 
 
+def _grid(config: QwenVLConfig, prompting: Prompting) -> PatchGrid:
+    vision = config.vision
+    limits = prompting.min_pixels, prompting.max_pixels
+    return PatchGrid(vision.patch, vision.merge, *limits)
+
+
 def _cut_patches(
     config: QwenVLConfig, prompting: Prompting, images: tuple[Image, ...]
 ) -> tuple[np.ndarray, list[int]]:
-    vision = config.vision
-    limits = prompting.min_pixels, prompting.max_pixels
-    rows_PxD = patch_images(images, PatchGrid(vision.patch, vision.merge, *limits))
+    rows_PxD = patch_images(images, _grid(config, prompting))
     return rows_PxD, patches_per_image(rows_PxD)
 
 
@@ -198,9 +203,7 @@ QWEN = Family(
     cut=_cut_patches,
     alone=number_images,
     preprocessor=_patch_preprocessor,
-    rows_per_image=lambda config, prompting: (
-        prompting.max_pixels // config.vision.patch**2
-    ),
+    rows_per_image=lambda config, prompting: most_patches(_grid(config, prompting)),
     tokens_per_row=lambda config: Fraction(1, config.vision.merge**2),
     tower_states=qwen.tower_states,
     state_width=lambda config: config.vision.width,

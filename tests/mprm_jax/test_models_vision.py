@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -13,6 +13,7 @@ from mprm_jax.data.images import (
     CLIP_STD,
     PatchGrid,
     Tiling,
+    most_patches,
     patch_images,
     patches_per_image,
     smart_size,
@@ -67,6 +68,27 @@ def test_sides_are_whole_blocks_within_bounds(height, width):
     assert GRID.min_pixels <= tall * wide
     # Very long images keep one block on their short side.
     assert tall * wide <= GRID.max_pixels or min(tall, wide) == 28
+
+
+@given(
+    st.integers(1, 4000),
+    st.integers(1, 4000),
+    st.sampled_from([(784, 200_704), (784, 3136), (3136, 3136), (50_000, 50_176)]),
+)
+def test_no_image_has_more_patches_than_is_said(height, width, limits):
+    """In blocks of which a longer image than said would lose keys."""
+    grid = PatchGrid(min_pixels=limits[0], max_pixels=limits[1])
+    assume(max(height, width) <= 200 * min(height, width))
+    tall, wide = smart_size(height, width, grid)
+    assert tall * wide // 14**2 <= most_patches(grid)
+
+
+def test_at_the_paper_s_limits_no_image_has_more_patches_than_pixels_allow():
+    assert most_patches(GRID) == 200_704 // 14**2 == 1024
+    # Below them a long image has: its short side keeps a block.
+    narrow = PatchGrid(min_pixels=784, max_pixels=3136)
+    tall, wide = smart_size(20, 4000, narrow)
+    assert 3136 // 14**2 < tall * wide // 14**2 <= most_patches(narrow)
 
 
 @pytest.mark.parametrize("sizes", [(0, 5), (5, 0), (40_000, 40_000)])
