@@ -27,6 +27,7 @@ from tests.parity import remote_torch
 from tests.parity.references import (
     VOCABULARY,
     Case,
+    language_fields,
     pad_rows,
     random_image,
     random_rows,
@@ -71,19 +72,16 @@ SHAPES = {
 
 
 def text_fields(shape: Shape) -> dict[str, Any]:
-    width = shape.heads * 16
-    return {
-        "vocab_size": shape.vocabulary,
-        "hidden_size": width,
-        "intermediate_size": 3 * width // 2,
-        "num_hidden_layers": 3,
-        "num_attention_heads": shape.heads,
-        "num_key_value_heads": shape.kv_heads,
-        "rms_norm_eps": 1e-5,
-        "rope_theta": 1e6,
-        "max_position_embeddings": 512,
-        "tie_word_embeddings": shape.tied,
-    } | ({"head_dim": 32} if shape.family == "qwen3" else {})
+    return (
+        language_fields(shape)
+        | {
+            "rms_norm_eps": 1e-5,
+            "rope_theta": 1e6,
+            "max_position_embeddings": 512,
+            "tie_word_embeddings": shape.tied,
+        }
+        | ({"head_dim": 32} if shape.family == "qwen3" else {})
+    )
 
 
 def vision_fields(shape: Shape) -> dict[str, Any]:

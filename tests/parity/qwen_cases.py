@@ -18,6 +18,7 @@ from mprm_jax.models.weights.config import QWEN
 from tests.parity.references import (
     VOCABULARY,
     Case,
+    language_fields,
     pad_rows,
     random_image,
     random_rows,
@@ -58,13 +59,7 @@ SHAPES = {
 
 def qwen_config(shape: Shape) -> Any:
     width = shape.heads * 16
-    text = {
-        "vocab_size": shape.vocabulary,
-        "hidden_size": width,
-        "intermediate_size": 3 * width // 2,
-        "num_hidden_layers": 3,
-        "num_attention_heads": shape.heads,
-        "num_key_value_heads": shape.kv_heads,
+    text = language_fields(shape) | {
         "rms_norm_eps": 1e-6,
         "bos_token_id": 0,
         "eos_token_id": 0,

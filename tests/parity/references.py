@@ -33,6 +33,23 @@ def relative(found: Any, expected: Any) -> float:
     return float(np.linalg.norm(found - expected) / (scale if scale else 1.0))
 
 
+def language_fields(shape: Any) -> dict[str, Any]:
+    """What the configurations of all small decoders of the tests have in common.
+
+    Args:
+        shape: has ``heads`` of 16, ``kv_heads`` and ``vocabulary``.
+    """
+    width = shape.heads * 16
+    return {
+        "vocab_size": shape.vocabulary,
+        "hidden_size": width,
+        "intermediate_size": 3 * width // 2,
+        "num_hidden_layers": 3,
+        "num_attention_heads": shape.heads,
+        "num_key_value_heads": shape.kv_heads,
+    }
+
+
 def randomise(model: Any, kind: str, seed: int) -> None:
     """The weights that ``random_tensor`` draws for the same checkpoint."""
     with torch.no_grad():

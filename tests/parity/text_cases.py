@@ -15,6 +15,7 @@ from tests.parity.references import (
     MARKER,
     VOCABULARY,
     Case,
+    language_fields,
     pad_rows,
     random_rows,
     randomise,
@@ -55,14 +56,7 @@ SHAPES = {
 
 def save_text(shape: Shape, folder: Path) -> Any:
     """Save a random model of this shape into the folder."""
-    width = shape.heads * 16
-    fields: dict[str, Any] = {
-        "vocab_size": shape.vocabulary,
-        "hidden_size": width,
-        "intermediate_size": 3 * width // 2,
-        "num_hidden_layers": 3,
-        "num_attention_heads": shape.heads,
-        "num_key_value_heads": shape.kv_heads,
+    fields = language_fields(shape) | {
         "rms_norm_eps": 1e-5,
         "rope_parameters": {"rope_type": "default", "rope_theta": 1e4},
         "max_position_embeddings": 512,
