@@ -31,7 +31,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -40,6 +39,7 @@ import numpy as np
 import xxhash
 from msgspec import UNSET, UnsetType
 
+from mprm_jax.data.answers import same_answer
 from mprm_jax.data.formats import FORMATS, detect
 from mprm_jax.data.formats.base import Format, ReadOptions
 from mprm_jax.data.formats.json_record import (
@@ -629,15 +629,3 @@ def _correct(value: _Candidate, answer: Any, where: str) -> tuple[bool, bool]:
 
 def _is_blank(answer: Any) -> bool:
     return answer is None or (isinstance(answer, str) and not answer.strip())
-
-
-def same_answer(one: str, other: str) -> bool:
-    """Whether two answers are the same text, whatever the case, or the same number."""
-    one, other = one.strip().casefold(), other.strip().casefold()
-    if one == other:
-        return True
-    try:
-        numbers = Decimal(one), Decimal(other)
-    except InvalidOperation:
-        return False
-    return all(number.is_finite() for number in numbers) and numbers[0] == numbers[1]

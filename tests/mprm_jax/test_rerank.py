@@ -8,7 +8,8 @@ import jax
 import numpy as np
 import pytest
 
-from mprm_jax.data.scored import read_candidates, same_answer
+from mprm_jax.data.answers import same_answer
+from mprm_jax.data.scored import read_candidates
 from mprm_jax.evaluate import Scoring, score_candidates
 from mprm_jax.records.problems import DataError
 from mprm_jax.records.record import image_root
