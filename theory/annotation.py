@@ -402,6 +402,64 @@ def plan_continuations(
     return more
 
 
+def expected_gain(
+    rollouts: Rollouts,
+    more: ArrayLike,
+    options: PlanOptions | None = None,
+    *,
+    prior: tuple[ArrayLike, ArrayLike] | None = None,
+    content: np.ndarray | None = None,
+) -> np.ndarray:
+    """What a plan is worth, step by step: the criterion's value of ``more``.
+
+    Args:
+        rollouts: the corpus.
+        more: continuations, integer >= 0, a scalar or ``[n_steps]``; of the criterion
+            cut a scalar.
+        options: as in :func:`plan_continuations`; so are prior and content.
+
+    Returns:
+        float64 ``[n_steps]``.
+
+    Raises:
+        ValueError: as :func:`plan_continuations`.
+    """
+    options = PlanOptions() if options is None else options
+    prior = moment_prior(rollouts) if prior is None else prior
+    if options.criterion == "cut":
+        return cut_change(rollouts, int(np.asarray(more)), options, content, prior)
+    first, state = _states(rollouts, prior, more)
+    columns = (rollouts.successes, rollouts.trials, more, *prior)
+    k, n, more, a, b = (np.broadcast_to(x, rollouts.n_steps)[first] for x in columns)
+    return _gain(options, (k, n), more, (a, b))[state]
+
+
+def _gain(
+    options: PlanOptions,
+    counts: tuple[ArrayLike, ArrayLike],
+    more: ArrayLike,
+    prior: tuple[ArrayLike, ArrayLike],
+) -> np.ndarray:
+    if options.criterion == "flip":
+        return flip_probability(*counts, more, *prior, options.threshold)
+    return information_gain(*counts, more, *prior, options.tau)
+
+
+def _states(
+    rollouts: Rollouts, prior: tuple[ArrayLike, ArrayLike], more: ArrayLike = 0
+) -> tuple[np.ndarray, np.ndarray]:
+    """A step of each distinct (prior, K, N, more), and which of them each step is."""
+    a, b = (check_positive(*item) for item in zip("ab", prior, strict=True))
+    k, n = (x.astype(np.int64) for x in (rollouts.successes, rollouts.trials))
+    # N is at most 2^20.
+    code = np.zeros((), np.int64)
+    for column in (a + 1j * b, np.asarray(more), n << 21 | k):
+        values, place = np.unique(column, return_inverse=True)
+        code = code * len(values) + place.reshape(column.shape)
+    _, first, state = np.unique(code, return_index=True, return_inverse=True)
+    return first, state
+
+
 def _values(
     rollouts: Rollouts,
     options: PlanOptions,
@@ -409,24 +467,16 @@ def _values(
     content: np.ndarray | None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Value of 0, 1, ... blocks in each state, and the state of each step."""
-    k, n = (x.astype(np.int64) for x in (rollouts.successes, rollouts.trials))
-    least = int(np.min(n, initial=options.most))
+    least = int(np.min(rollouts.trials, initial=options.most))
     every = range(options.block, options.most - least + 1, options.block)
-    a, b = (check_positive(*item) for item in zip("ab", prior, strict=True))
     if options.criterion == "cut":
         state = np.arange(rollouts.n_steps)
-        gains = [cut_change(rollouts, more, options, content, (a, b)) for more in every]
+        gains = [cut_change(rollouts, m, options, content, prior) for m in every]
         return np.stack([np.zeros(len(state)), *gains], axis=-1), state
-    _, law = np.unique(a + 1j * b, return_inverse=True)
-    # N is at most 2^20.
-    packed = law.reshape(np.shape(a + b)) << 42 | n << 21 | k
-    _, first, state = np.unique(packed, return_index=True, return_inverse=True)
-    k, n = k[first], n[first]
-    a, b = (np.broadcast_to(x, rollouts.n_steps)[first] for x in (a, b))
-    if options.criterion == "flip":
-        gains = [flip_probability(k, n, m, a, b, options.threshold) for m in every]
-    else:
-        gains = [information_gain(k, n, m, a, b, options.tau) for m in every]
+    first, state = _states(rollouts, prior)
+    columns = (rollouts.successes, rollouts.trials, *prior)
+    k, n, a, b = (np.broadcast_to(x, rollouts.n_steps)[first] for x in columns)
+    gains = [_gain(options, (k, n), m, (a, b)) for m in every]
     return np.stack([np.zeros(len(first)), *gains], axis=-1), state
 
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from bisect import bisect_left
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -418,7 +419,7 @@ def _outcome(where: str, of: _Answers) -> Outcome:
         return Outcome(where, texts=[text and final_answer(text) for text in texts])
     if of.answers is not None:
         texts = [None if text is None else str(text) for text in of.answers]
-        return Outcome(where, texts=[text and text.strip() or None for text in texts])
+        return Outcome(where, texts=[(text and text.strip()) or None for text in texts])
     if of.correct is not None:
         return Outcome(where, right=of.correct)
     if of.successes is None or of.trials is None:
@@ -553,19 +554,21 @@ def merged_files(corpus: Corpus, added: Added) -> Iterator[tuple[str, Iterator[b
         with RecordFile(file) as records:
             if file.is_table or records.starts_array():
                 raise DataError(
-                    f"{file.path}: records that are not lines; mprm_jax.data writes "
-                    "raw JSON lines"
+                    f"{file.path}: its records are no lines; write them as raw JSON "
+                    "lines first"
                 )
         name = file.path.name.removesuffix(".gz")
         yield name, _merged(file, lines.get(number, {}))
 
 
 def _merged(file: Any, lines: Mapping[int, Mapping[int, Any]]) -> Iterator[bytes]:
+    numbers = sorted(lines)
     with RecordFile(file) as records:
         for chunk in records.chunks():
             if chunk.too_long:
                 raise DataError(f"{file.path}:{chunk.line}: too long to be copied")
-            if not any(chunk.line <= n < chunk.line + len(chunk.ends) for n in lines):
+            after = bisect_left(numbers, chunk.line + len(chunk.ends))
+            if bisect_left(numbers, chunk.line) == after:
                 yield chunk.data
                 continue
             end = -1
