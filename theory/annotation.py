@@ -4,7 +4,7 @@ A step has K successes in N continuations and ``r ~ Beta(a, b)``, so its next m
 continuations succeed k' times by the predictive law ``BetaBinomial(m; a + K, b + N -
 K)``. Three values of those m are exact sums over it:
 
-- ``flip``: the chance that the hard label ``1[K/N > threshold]`` becomes another;
+- ``flip``: the chance that the hard label ``1[K/N > t]`` becomes another;
 - ``information``: the expected rise of the information that the count holds about the
   truth ``1[r >= tau]``;
 - ``cut``: the chance that the step's rollout enters or leaves a rule's subset.
@@ -41,16 +41,19 @@ class PlanOptions:
     """What a plan values, and how finely it may spend.
 
     Attributes:
-        criterion: what a continuation is worth.
-        block: continuations are given in multiples of it.
-        most: continuations that a step may have in all; twice the paper's N.
-        threshold: of hard labels, in [0, 1) (criterion flip).
-        tau: reliability threshold of the truth, in [0, 1] (criterion information).
-        rule: whose subset counts (criterion cut): any that ranks.
-        keep_ratio: of that subset.
-        alpha: of the rule.
-        per_source: whether each source has a budget of its own.
-        seed: of the order of ties, of rollouts and of steps.
+        criterion: What a continuation is worth: the chance that it flips the hard
+            label, what it tells of the truth, or the chance that it moves the rollout
+            across a rule's cut.
+        block: Continuations are given in multiples of it.
+        most: Continuations that a step may have in all; twice the paper's N.
+        label_threshold: Threshold of hard labels, in [0, 1); for flip.
+        tau: Reliability threshold, in [0, 1]: steps are right if r >= tau; for
+            information.
+        rule: Whose subset counts; any that ranks; for cut.
+        keep_ratio: Of that subset.
+        alpha: BIS's alpha.
+        per_source: Whether each source has a budget of its own.
+        seed: Of the order of ties, of rollouts and of steps.
 
     Raises:
         ValueError: a value is outside its range.
@@ -59,7 +62,7 @@ class PlanOptions:
     criterion: Criterion = "information"
     block: int = 4
     most: int = 2 * paper.TRIALS
-    threshold: float = 0.0
+    label_threshold: float = 0.0
     tau: float = 0.5
     rule: RuleName = "bis"
     keep_ratio: float = 0.25
@@ -73,8 +76,10 @@ class PlanOptions:
         check_count("block", self.block, low=1)
         check_count("most", self.most, low=1)
         check_probability("tau", self.tau)
-        if not 0 <= self.threshold < 1:
-            raise ValueError(f"threshold must be in [0, 1), not {self.threshold}")
+        if not 0 <= self.label_threshold < 1:
+            raise ValueError(
+                f"label_threshold must be in [0, 1), not {self.label_threshold}"
+            )
         selection.budget(1, self.keep_ratio)
         if self.rule in selection.UNRANKED or self.rule == "ccs":
             raise ValueError(f"rule {self.rule} has no cut that counts could cross")
@@ -86,7 +91,7 @@ def flip_probability(
     more: ArrayLike,
     a: ArrayLike,
     b: ArrayLike,
-    threshold: float = 0.0,
+    label_threshold: float = 0.0,
 ) -> np.ndarray:
     """Chance that the hard label of a step is another after ``more`` continuations.
 
@@ -100,7 +105,7 @@ def flip_probability(
         more: m, integer >= 0.
         a: of the prior, > 0.
         b: of the prior, > 0.
-        threshold: t in [0, 1).
+        label_threshold: t in [0, 1).
 
     Returns:
         in [0, 1], of the broadcast shape.
@@ -114,8 +119,8 @@ def flip_probability(
     """
     pmf, successes, trials = _outcomes(k, n, more, a, b)
     k, n = np.asarray(k), np.asarray(n)
-    label = k / np.maximum(n, 1) > threshold
-    changed = successes / np.maximum(trials, 1) > threshold
+    label = k / np.maximum(n, 1) > label_threshold
+    changed = successes / np.maximum(trials, 1) > label_threshold
     changed = np.where((n == 0)[..., None], trials > 0, changed != label[..., None])
     return np.minimum((pmf * changed).sum(axis=-1), 1.0)
 
@@ -441,7 +446,7 @@ def _gain(
     prior: tuple[ArrayLike, ArrayLike],
 ) -> np.ndarray:
     if options.criterion == "flip":
-        return flip_probability(*counts, more, *prior, options.threshold)
+        return flip_probability(*counts, more, *prior, options.label_threshold)
     return information_gain(*counts, more, *prior, options.tau)
 
 

@@ -42,12 +42,15 @@ _NAMES = {
 }
 
 
-def write_plan_page(output: Path, corpus: str, value: dict[str, Any]) -> None:
+def write_plan_page(
+    output: Path, corpus: str, command: str, value: dict[str, Any]
+) -> None:
     """Write the page.
 
     Args:
         output: of the page.
         corpus: its name.
+        command: that made the plan.
         value: the JSON object of the command.
 
     Raises:
@@ -65,6 +68,7 @@ def write_plan_page(output: Path, corpus: str, value: dict[str, Any]) -> None:
     expected = [{"name": _NAMES[name], **of} for name, of in value["expected"].items()]
     page = page_template("annotation.html.j2").render(
         corpus=corpus,
+        command=command,
         value=value,
         charts=charts,
         parts=tabulate("By place in the rollout.", value["parts"], _PARTS),

@@ -325,7 +325,7 @@ class _Answers(msgspec.Struct):
 
 
 _BOXED = re.compile(r"\\boxed\s*\{")
-_STATED = re.compile(r"(?:final answer|answer is)\s*:?\s*(?:is\b)?\s*([^\n]*)", re.I)
+_STATED = re.compile(r"(?:final answer|answer is)(?:\s*(?::|is\b))*\s*([^\n]*)", re.I)
 
 
 def final_answer(text: str) -> str | None:

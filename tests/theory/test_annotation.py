@@ -135,7 +135,7 @@ def test_a_plan_is_the_best_of_all_plans_of_its_cost(criterion):
     k, n = np.array([0, 1, 2, 3]), np.array([2, 4, 4, 4])
     x = Rollouts(k, n, np.array([0, 2, 4]), np.zeros(2, int), ("a",))
     threshold = 0.3
-    options = PlanOptions(criterion, block=2, most=8, threshold=threshold)
+    options = PlanOptions(criterion, block=2, most=8, label_threshold=threshold)
 
     def value(more):
         if criterion == "flip":
@@ -224,7 +224,7 @@ def test_budgets_that_buy_nothing_are_refused(budget, named):
         {"block": 0},
         {"most": 0},
         {"tau": 2},
-        {"threshold": 1},
+        {"label_threshold": 1},
         {"keep_ratio": 0},
         {"rule": "random"},
         {"rule": "ccs"},

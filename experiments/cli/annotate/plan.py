@@ -6,10 +6,11 @@ import dataclasses
 import shlex
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 import numpy as np
+import tyro
 from scipy.special import betaincc
 
 from experiments.console.command import answer
@@ -21,8 +22,10 @@ from experiments.console.options import (
     OptionalPath,
     OptionalStr,
     PictureOptions,
+    given,
 )
 from experiments.console.tables import format_table
+from experiments.store.manifests import command_line
 from experiments.store.write_subset import check_output, corpus_manifest
 from mprm_jax.data.continuations import Prefix, batch_request, prefixes
 from mprm_jax.data.corpus import SelectableCorpus
@@ -49,9 +52,15 @@ _DEAR = 1e12
 
 @dataclasses.dataclass(frozen=True)
 class PlanGroup(Checked, PlanOptions):
-    """What a continuation is worth."""
+    """What a continuation is worth.
 
+    Attributes:
+        global_: One budget of the rule for the whole corpus, not one per source.
+    """
+
+    per_source: Hidden[bool] = True
     seed: Hidden[int] = 0
+    global_: Annotated[bool, tyro.conf.arg(name="global")] = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,7 +115,9 @@ def run(options: Options) -> None:
     usable = load_usable(options)
     usable.need_counts("a plan")
     counts = usable.rollouts
-    wanted = dataclasses.replace(options.plan, seed=options.seed)
+    wanted = dataclasses.replace(
+        options.plan, seed=options.seed, per_source=not options.plan.global_
+    )
     open_steps = np.ones(counts.n_steps, bool)
     if not options.last_steps:
         open_steps[counts.offsets[1:] - 1] = False
@@ -137,7 +148,10 @@ def run(options: Options) -> None:
     if options.page is not None:
         from experiments.page.annotation import write_plan_page
 
-        write_plan_page(options.page, options.corpus.name, value)
+        command = command_line(
+            "mprm annotate plan", {str(options.corpus): True, **given(options)}
+        )
+        write_plan_page(options.page, options.corpus.name, command, value)
         value["page"] = str(options.page)
     answer(options.json, value, lambda: _text(options, facts))
 
@@ -213,6 +227,7 @@ def _facts(
     bins[counts.trials == 0] = len(_SCORES) - 1
     return {
         "prior": prior,
+        "tau": wanted.tau,
         "prefixes": int(np.count_nonzero(more)),
         "continuations": spent,
         "most": int(more.max()),
@@ -220,10 +235,21 @@ def _facts(
             name: {"plan": float(plan.sum()), "even": float(evenly.sum())}
             for name, (plan, evenly) in expected.items()
         },
+        "doubt": _doubt(counts, open_steps, wanted.tau, prior),
         "most_telling_trials": _most_telling(prior, wanted),
         "parts": [of_steps(name, part == i) for i, name in enumerate(_PARTS)],
         "scores": [of_steps(name, bins == i) for i, name in enumerate(_SCORES)],
     }
+
+
+def _doubt(
+    counts: Rollouts, steps: np.ndarray, tau: float, prior: tuple[float, float]
+) -> float:
+    """Sum of ``Var(1[r >= tau] | K)`` over the steps."""
+    pairs = np.stack([counts.successes[steps], counts.trials[steps]]).astype(float)
+    (k, n), times = np.unique(pairs, axis=1, return_counts=True)
+    right = betaincc(prior[0] + k, prior[1] + n - k, tau)
+    return float((times * right * (1 - right)).sum())
 
 
 def _most_telling(prior: tuple[float, float], wanted: PlanOptions) -> int | None:
@@ -258,10 +284,10 @@ def _text(options: Options, facts: dict[str, Any]) -> str:
         f"{facts['continuations']:,} continuations of {facts['prefixes']:,} steps, at "
         f"most {facts['most']:,} each"
         + (f"; {left:,} of the budget buy nothing." if left else "."),
-        f"Expected: {flips['plan']:,.1f} hard labels flip (spread evenly: "
-        f"{flips['even']:,.1f}), and the counts",
-        f"tell {told['plan']:,.2f} more of the truth (evenly: {told['even']:,.2f}), "
-        "in right-or-wrong variances.",
+        f"Expected to flip: {flips['plan']:,.1f} hard labels (spread evenly: "
+        f"{flips['even']:,.1f}).",
+        f"Expected to settle: {told['plan']:,.2f} (evenly: {told['even']:,.2f}) of "
+        f"{facts['doubt']:,.2f}, the variance of right or wrong.",
     ]
     if (best := facts["most_telling_trials"]) is not None:
         tau = f"{options.plan.tau:g}".removeprefix("0")
