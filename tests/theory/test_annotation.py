@@ -18,11 +18,13 @@ from theory.annotation import (
     cut_change,
     flip_probability,
     information_gain,
+    neighbour_prior,
     plan_continuations,
 )
 from theory.beta_binomial import class_conditional_counts
 from theory.label_noise import count_information
 from theory.rollouts import Rollouts
+from theory.scores import moment_prior
 from theory.selection import select
 
 A, B = 0.7, 0.3
@@ -200,6 +202,46 @@ def test_a_step_that_was_never_sampled_comes_first_by_flips():
     )
     plan = plan_continuations(x, 1, PlanOptions("flip", block=1), prior=(A, B))
     assert plan.tolist() == [0, 0, 1]
+
+
+def test_the_prior_of_a_step_is_that_of_steps_with_neighbours_alike():
+    """Banded one by one; two kinds of rollouts are told apart."""
+    rng = np.random.default_rng(7)
+    lengths = rng.integers(1, 5, 1500)
+    offsets = np.concatenate([[0], np.cumsum(lengths)])
+    kind = np.repeat(np.arange(1500) % 2, lengths)
+    k = rng.binomial(
+        8, np.where(kind, rng.beta(6, 1, len(kind)), rng.beta(1, 6, len(kind)))
+    )
+    sources = np.zeros(1500, int), ("a",)
+    x = Rollouts(k, np.full(len(k), 8), offsets, *sources)
+    only = rng.random(len(k)) < 0.9
+    a, b = neighbour_prior(x, only)
+    bands: dict = {}
+    for first, end in itertools.pairwise(offsets):
+        for j in range(first, end):
+            beside = [i for i in (j - 1, j + 1) if first <= i < end]
+            share = Fraction(int(k[beside].sum()), 8 * len(beside)) if beside else None
+            band = (
+                None
+                if share is None
+                else sum(share > c / 4 for c in range(4)) + (share == 1)
+            )
+            bands.setdefault(band, []).append(j)
+    assert len(bands) == 7
+    for band, steps in bands.items():
+        fitted = np.flatnonzero(only) if band is None else [j for j in steps if only[j]]
+        assert len(fitted) >= 100
+        alone = Rollouts(
+            k[fitted],
+            np.full(len(fitted), 8),
+            np.array([0, len(fitted)]),
+            *(np.zeros(1, int), ("a",)),
+        )
+        expected = moment_prior(alone)
+        assert {(p, q) for p, q in zip(a[steps], b[steps], strict=True)} == {expected}
+    mean = a / (a + b)
+    assert mean[bands[5]].min() > 0.8 > 0.2 > mean[bands[0]].max()
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import shlex
 from collections.abc import Iterator
@@ -33,7 +34,12 @@ from mprm_jax.data.outputs import OutputSet, manifest_path
 from mprm_jax.data.write import picture_root
 from mprm_jax.records.problems import DataError
 from mprm_jax.records.record import UnmeasuredPolicy, resolve_image
-from theory.annotation import PlanOptions, expected_gain, plan_continuations
+from theory.annotation import (
+    PlanOptions,
+    expected_gain,
+    neighbour_prior,
+    plan_continuations,
+)
 from theory.continuations import continuations_per_step, one_beta
 from theory.placement import part_of_rollout
 from theory.rollouts import Rollouts
@@ -42,12 +48,12 @@ from theory.scores import moment_prior
 # Where in its rollout a step stands.
 _PARTS = ("first fifth", "second", "third", "fourth", "last fifth")
 
+# A step's cost in continuations where only their number is asked.
+_DEAR = 1e12
+
 # K/N up to each of these, and the names of what lies between; the last has no N.
 _SHARES = (0.0, 0.25, 0.5, 0.75, 1 - 1e-9)
 _SCORES = ("0", "to 1/4", "to 1/2", "to 3/4", "below 1", "1", "never sampled")
-
-# A step's cost in continuations where only their number is asked.
-_DEAR = 1e12
 
 
 @dataclasses.dataclass(frozen=True)
@@ -122,7 +128,7 @@ def run(options: Options) -> None:
     if not options.last_steps:
         open_steps[counts.offsets[1:] - 1] = False
     try:
-        prior = moment_prior(_of_steps(counts, open_steps))
+        prior = neighbour_prior(counts, open_steps)
         more = plan_continuations(
             counts,
             options.budget,
@@ -148,19 +154,10 @@ def run(options: Options) -> None:
     if options.page is not None:
         from experiments.page.annotation import write_plan_page
 
-        command = command_line(
-            "mprm annotate plan", {str(options.corpus): True, **given(options)}
-        )
+        command = command_line("mprm annotate plan", given(options))
         write_plan_page(options.page, options.corpus.name, command, value)
         value["page"] = str(options.page)
     answer(options.json, value, lambda: _text(options, facts))
-
-
-def _of_steps(counts: Rollouts, steps: np.ndarray) -> Rollouts:
-    """Counts of some of the steps, as those of one rollout."""
-    offsets = np.array([0, np.count_nonzero(steps)])
-    k, n = counts.successes[steps], counts.trials[steps]
-    return Rollouts(k, n, offsets, np.zeros(1, np.int64), ("corpus",))
 
 
 def _lines(
@@ -191,7 +188,7 @@ def _facts(
     more: np.ndarray,
     open_steps: np.ndarray,
     wanted: PlanOptions,
-    prior: tuple[float, float],
+    prior: tuple[np.ndarray, np.ndarray],
 ) -> dict[str, Any]:
     """What is continued where, and what is expected of it, beside the same number of
     continuations spread evenly.
@@ -226,7 +223,7 @@ def _facts(
     bins = np.searchsorted(_SHARES, share, side="left")
     bins[counts.trials == 0] = len(_SCORES) - 1
     return {
-        "prior": prior,
+        "priors": np.unique(np.stack(prior, axis=1), axis=0).tolist(),
         "tau": wanted.tau,
         "prefixes": int(np.count_nonzero(more)),
         "continuations": spent,
@@ -235,35 +232,37 @@ def _facts(
             name: {"plan": float(plan.sum()), "even": float(evenly.sum())}
             for name, (plan, evenly) in expected.items()
         },
+        "most_telling_trials": _most_telling(counts, wanted),
         "doubt": _doubt(counts, open_steps, wanted.tau, prior),
-        "most_telling_trials": _most_telling(prior, wanted),
         "parts": [of_steps(name, part == i) for i, name in enumerate(_PARTS)],
         "scores": [of_steps(name, bins == i) for i, name in enumerate(_SCORES)],
     }
 
 
 def _doubt(
-    counts: Rollouts, steps: np.ndarray, tau: float, prior: tuple[float, float]
+    counts: Rollouts,
+    steps: np.ndarray,
+    tau: float,
+    prior: tuple[np.ndarray, np.ndarray],
 ) -> float:
     """Sum of ``Var(1[r >= tau] | K)`` over the steps."""
-    pairs = np.stack([counts.successes[steps], counts.trials[steps]]).astype(float)
-    (k, n), times = np.unique(pairs, axis=1, return_counts=True)
-    right = betaincc(prior[0] + k, prior[1] + n - k, tau)
+    k, n = (x.astype(np.int64) for x in (counts.successes, counts.trials))
+    columns = np.stack([prior[0] + k, prior[1] + n - k])[:, steps]
+    pairs, times = np.unique(columns, axis=1, return_counts=True)
+    right = betaincc(*pairs, tau)
     return float((times * right * (1 - right)).sum())
 
 
-def _most_telling(prior: tuple[float, float], wanted: PlanOptions) -> int | None:
+def _most_telling(counts: Rollouts, wanted: PlanOptions) -> int | None:
     """The N at which 1[K > 0] tells most of r >= tau; None where tau leaves one class
     no probability.
     """
+    prior = moment_prior(counts)
     share = float(betaincc(*prior, wanted.tau))
-    try:
-        counts = one_beta(*prior, wanted.tau)
-        return int(
-            continuations_per_step(share, counts, _DEAR, "hard", max(wanted.most, 1))
-        )
-    except ValueError:
-        return None
+    with contextlib.suppress(ValueError):
+        laws = one_beta(*prior, wanted.tau)
+        return int(continuations_per_step(share, laws, _DEAR, "hard", wanted.most))
+    return None
 
 
 def _text(options: Options, facts: dict[str, Any]) -> str:
@@ -287,7 +286,8 @@ def _text(options: Options, facts: dict[str, Any]) -> str:
         f"Expected to flip: {flips['plan']:,.1f} hard labels (spread evenly: "
         f"{flips['even']:,.1f}).",
         f"Expected to settle: {told['plan']:,.2f} (evenly: {told['even']:,.2f}) of "
-        f"{facts['doubt']:,.2f}, the variance of right or wrong.",
+        f"{facts['doubt']:,.2f}, the",
+        "variance of right or wrong over all steps that may be continued.",
     ]
     if (best := facts["most_telling_trials"]) is not None:
         tau = f"{options.plan.tau:g}".removeprefix("0")
