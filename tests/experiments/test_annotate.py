@@ -1,5 +1,6 @@
 """`mprm annotate`: plan, run and merge, as a user types them."""
 
+import gzip
 import json
 import subprocess
 import sys
@@ -209,6 +210,58 @@ def test_a_record_without_an_answer_is_named(mprm, tmp_path):
     assert merged(mprm, corpus, plan, path, tmp_path / "m").json["trials"] == 3
 
 
+def test_copies_bad_lines_and_compressed_files_keep_their_places(mprm, tmp_path):
+    same = line(record(COUNTS[0]))
+    lines = [same, "no record", same, line(record(COUNTS[1], 1))]
+    folder = tmp_path / "c"
+    folder.mkdir()
+    data = gzip.compress("\n".join(lines).encode())
+    (folder / "a.jsonl.gz").write_bytes(data)
+    plan, out = tmp_path / "p.jsonl", tmp_path / "m"
+    options = "--max-bad 1 --budget 8 --criterion flip"
+    _, rows = planned(mprm, folder, plan, options)
+    assert [(row["line"], row["step"]) for row in rows] == [(1, 3), (3, 3)]
+    answers = answers_file(
+        tmp_path / "a.jsonl",
+        [
+            {
+                "id": row["id"],
+                "answers": ["3"] * row["line"] + ["4"] * (4 - row["line"]),
+            }
+            for row in rows
+        ],
+    )
+    found = merged(mprm, folder, plan, answers, out, "--max-bad 1")
+    assert found.status == 0, found.err
+    after = (out / "a.jsonl").read_text().split("\n")
+    assert [after[1], after[3]] == [lines[1], lines[3]]
+    for i, k in ((0, 1), (2, 3)):
+        assert json.loads(after[i])["steps_with_score"][2] == step(k, 8, "step 2 of 0")
+    kept = "select --max-bad 1 --json --output", tmp_path / "s.jsonl"
+    assert mprm(*kept, out).json["subset"]["rollouts"] == 1
+
+
+def test_scores_without_counts_get_them_and_other_files_are_refused(mprm, tmp_path):
+    bare = record(COUNTS[0])
+    for of in bare["steps_with_score"]:
+        del of["num_mc_correct"], of["num_mc_total"]
+    corpus = write_corpus(tmp_path / "c", {"a.jsonl": [bare]})
+    array = tmp_path / "d"
+    array.mkdir()
+    (array / "a.json").write_text("[" + line(record(COUNTS[0])) + "]")
+    plan, answers = tmp_path / "p.jsonl", tmp_path / "a.jsonl"
+    assert mprm("annotate plan", corpus, "--budget 4 --output", plan).status == 1
+    for folder, status in ((corpus, 0), (array, 1)):
+        _, rows = planned(mprm, folder, plan, "--budget 4 --criterion flip --trials 4")
+        answers_file(answers, [{"id": rows[0]["id"], "successes": 1, "trials": 4}])
+        out = tmp_path / f"m{status}"
+        found = merged(mprm, folder, plan, answers, out, "--trials 4")
+        assert found.status == status, found.err
+        assert out.exists() is (status == 0)
+    (after,) = (tmp_path / "m0" / "a.jsonl").read_text().splitlines()
+    assert json.loads(after)["steps_with_score"][2] == step(1, 8, "step 2 of 0")
+
+
 @pytest.mark.parametrize(
     ("words", "status"),
     [
@@ -250,6 +303,12 @@ def test_the_policy_continues_its_own_world_and_the_counts_stay_true(mprm, tmp_p
             "annotate run", corpus, "--plan", plan, "--output", answers, "--json"
         )
         assert made.json["answers"] == value["continuations"] > 300
+        again = tmp_path / "again.jsonl"
+        for seed in (1, 0):
+            words = "--json --output", again, f"--seed {seed}"
+            assert mprm("annotate run", corpus, "--plan", plan, *words).status == 0
+            same = again.read_bytes() == answers.read_bytes()
+            assert same is (seed == 0)
         found = merged(mprm, corpus, plan, answers, out, "--no-cache")
         assert found.status == 0, found.err
         now = read_corpus(out, use_cache=False).rollouts
