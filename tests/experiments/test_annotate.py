@@ -11,6 +11,7 @@ import pytest
 from experiments.corpora.scenes import read_truth, write_world
 from mprm_jax.data.continuations import final_answer
 from mprm_jax.data.corpus import read_corpus
+from mprm_jax.data.formats.raw import recount
 from sim.scenes.world import PLENTIFUL
 from tests.raw_files import line, record, step, write_corpus
 
@@ -321,6 +322,8 @@ def test_the_policy_continues_its_own_world_and_the_counts_stay_true(mprm, tmp_p
         assert np.all(k[added > 0][r[added > 0] == 0] == 0)
         start, corpus = now, out
     assert np.abs(z).max() < 4
+    rounds = json.loads((out / "manifest.json").read_text())["merged"]
+    assert [of["trials"] for of in rounds] == [600, found.json["trials"]]
     assert (tmp_path / "page.html").read_text().count("<svg") == 2
     assert mprm("stats", corpus, "--json --no-cache").status == 0
     # Another world's prefixes, and a corpus of no world.
@@ -340,6 +343,14 @@ def test_plan_and_merge_start_without_jax(small, tmp_path):
     subprocess.run(
         [sys.executable, "-c", script, *words, str(tmp_path / "p.jsonl")], check=True
     )
+
+
+def test_of_equal_steps_the_right_one_is_counted_anew_and_empty_ones_are_passed_over():
+    steps = [step(1, 4, "a"), step(0, 4, " "), step(1, 4, "a"), step(1, 4, "a")]
+    old = record(steps_with_score=steps)
+    new = json.loads(recount(line(old).encode(), {1: (3, 6)}))
+    steps[2] = step(3, 6, "a")
+    assert new == old
 
 
 @pytest.mark.parametrize(

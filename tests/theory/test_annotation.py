@@ -160,6 +160,7 @@ def test_a_plan_is_the_best_of_all_plans_of_its_cost(criterion):
         part = max(value(p) for p in every if np.count_nonzero(p) == 1)
         assert best - part < value(plan) <= best + 1e-12
         if criterion == "information":
+            assert spent == budget
             assert value(plan) > 0.9 * best
 
 
