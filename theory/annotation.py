@@ -393,7 +393,7 @@ def plan_continuations(
     Of every step the value v(m) is known for ``m = block, 2 block, ...``. Its
     increments need not fall, so blocks are joined along the concave majorant of v, and
     the parts with the largest value per cost are bought until the budget is spent: the
-    best plan for the sum of values, up to the last part, which is cut short. What is
+    best plan for the sum of values, up to the last parts, which are cut short. What is
     worth nothing is not bought, so that some budget may be left.
 
     Args:
@@ -426,10 +426,11 @@ def plan_continuations(
     """
     options = PlanOptions() if options is None else options
     a, b = moment_prior(rollouts) if prior is None else prior
-    cost = np.broadcast_to(check_positive("cost", cost), rollouts.n_steps)
+    price = np.broadcast_to(check_positive("cost", cost), rollouts.n_steps)
+    price = price * options.block
     values, state = _values(rollouts, options, (a, b), content)
     room = np.maximum(options.most - rollouts.trials.astype(np.int64), 0)
-    cheapest = options.block * np.min(cost, initial=np.inf)
+    cheapest = np.min(price, initial=np.inf)
     if not budget >= cheapest:
         raise ValueError(
             f"a budget of {budget:g} buys nothing: a block costs {cheapest:g}"
@@ -440,12 +441,12 @@ def plan_continuations(
         raise ValueError("the budget buys nothing: no step can gain by continuations")
     row = np.repeat(np.arange(rollouts.n_rollouts), rollouts.lengths)
     tie = _step_order(rollouts, row, content, options.seed)
-    step, rate, length = (
+    step, rate, blocks = (
         np.concatenate(column)
         for column in zip(
             *(
-                (at, gain[state[at]] / cost[at], blocks[state[at]] * options.block)
-                for gain, blocks in parts
+                (at, gain[state[at]] / price[at], part[state[at]])
+                for gain, part in parts
                 for at in [np.flatnonzero((gain[state] > 0) & allowed)]
             ),
             strict=True,
@@ -453,14 +454,40 @@ def plan_continuations(
     )
     # Parts of a step come in order, as its rates fall and the sort is stable.
     best = np.lexsort((tie[step], -rate))
-    step, length = step[best], length[best]
-    spent = np.cumsum(length * cost[step])
+    more = _bought(step[best], blocks[best], (values, state), budget, price)
+    if not more.any():
+        raise ValueError(f"a budget of {budget:g} buys nothing: too small for a gain")
+    return more * options.block
+
+
+def _bought(
+    step: np.ndarray,
+    blocks: np.ndarray,
+    worth: tuple[np.ndarray, np.ndarray],
+    budget: float,
+    price: np.ndarray,
+) -> np.ndarray:
+    """Blocks of each step, the parts being bought in their order while they last; what
+    is left buys the beginning of later ones, where that is worth anything.
+    """
+    values, state = worth
+    spent = np.cumsum(blocks * price[step])
     whole = int(np.searchsorted(spent, budget, side="right"))
-    more = np.bincount(step[:whole], length[:whole], rollouts.n_steps).astype(np.int64)
-    if whole < len(step):
-        left = budget - (spent[whole - 1] if whole else 0)
-        blocks = int(left // (cost[step[whole]] * options.block))
-        more[step[whole]] += blocks * options.block
+    more = np.bincount(step[:whole], blocks[:whole], len(price)).astype(np.int64)
+    left = budget - (spent[whole - 1] if whole else 0)
+    cheapest, passed = price.min(), set()
+    for at, most in zip(step[whole:].tolist(), blocks[whole:].tolist(), strict=True):
+        if left < cheapest:
+            break
+        if at in passed:
+            continue
+        fit = min(most, int(left // price[at]))
+        worth_now, worth_then = values[state[at], [more[at], more[at] + fit]]
+        if worth_then > worth_now:
+            more[at] += fit
+            left -= fit * price[at]
+        if worth_then <= worth_now or fit < most:
+            passed.add(at)
     return more
 
 

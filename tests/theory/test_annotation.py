@@ -178,6 +178,31 @@ def test_a_plan_does_not_depend_on_the_order_of_the_rollouts(criterion):
     np.testing.assert_array_equal(again, plan[steps])
 
 
+def test_a_part_that_does_not_fit_is_cut_short_where_that_is_worth_anything():
+    """At t = .3 the first step needs 2 successes at once (1/5, then 2/6), and 3 parts
+    of a block join; the second flips with the first.
+    """
+    x = Rollouts(
+        np.array([0, 1]), np.array([4, 4]), np.array([0, 2]), np.zeros(1, int), ("a",)
+    )
+    options = PlanOptions("flip", block=1, most=8, label_threshold=0.3)
+    values = [flip_probability([0, 1], 4, m, A, B, 0.3) for m in range(5)]
+    assert values[1][0] == 0 < values[2][0]
+
+    def bought(budget, only=None):
+        return plan_continuations(x, budget, options, prior=(A, B), only=only).tolist()
+
+    first, second = np.array([True, False]), np.array([False, True])
+    assert bought(1) == [0, 1]
+    assert bought(2, first) == [2, 0]
+    assert bought(2, second)[1] in (1, 2)
+    with pytest.raises(ValueError, match="buys nothing"):
+        bought(1, first)
+    sizes = PlanOptions("information", block=2, most=12)
+    flat = plan_continuations(x, 6, sizes, prior=(8.0, 8.0), only=second)
+    assert flat.tolist() == [0, 6]
+
+
 def test_costs_and_priors_of_steps_decide():
     x = Rollouts(
         np.zeros(4, int), np.full(4, 2), np.array([0, 4]), np.zeros(1, int), ("a",)
