@@ -198,9 +198,16 @@ def test_a_part_that_does_not_fit_is_cut_short_where_that_is_worth_anything():
     assert bought(2, second)[1] in (1, 2)
     with pytest.raises(ValueError, match="buys nothing"):
         bought(1, first)
-    sizes = PlanOptions("information", block=2, most=12)
-    flat = plan_continuations(x, 6, sizes, prior=(8.0, 8.0), only=second)
-    assert flat.tolist() == [0, 6]
+    # A rare truth: what m tells is convex, all of the room is one part.
+    rare = PlanOptions("information", block=1, most=8, tau=0.9)
+    three = Rollouts(
+        np.zeros(3, int), np.full(3, 4), np.array([0, 3]), np.zeros(1, int), ("a",)
+    )
+    told = information_gain(0, 4, np.arange(5), A, B, 0.9)
+    assert np.all(np.diff(told, 2) > 0)
+    for budget, parts in ((3, [0, 0, 3]), (6, [0, 2, 4]), (11, [3, 4, 4])):
+        plan = plan_continuations(three, budget, rare, prior=(A, B))
+        assert sorted(plan) == parts
 
 
 def test_costs_and_priors_of_steps_decide():
