@@ -13,6 +13,7 @@ from experiments.corpora.scenes import world_corpus
 from experiments.corpora.simulated import MADE_HERE, made_here
 from mprm_jax.data.continuations import Generator, Prefix
 from mprm_jax.records.problems import DataError
+from sim.scenes.policy import Care
 from sim.scenes.solutions import Solutions, continued
 from sim.scenes.world import WORLDS
 
@@ -85,7 +86,13 @@ def scene_generator(folder: Path, *seeds: int) -> Generator:
     return continue_prefixes
 
 
-def _continue(solutions: Solutions, prefixes: Sequence[Prefix], care, rng):
+def _continue(
+    solutions: Solutions,
+    prefixes: Sequence[Prefix],
+    care: Care,
+    rng: np.random.Generator,
+) -> np.ndarray:
+    """Final answers of every prefix, as many as the longest asks for."""
     first = solutions.offsets[[prefix.line - 1 for prefix in prefixes]]
     steps = first + np.array([prefix.step for prefix in prefixes]) - 1
     most = max(prefix.n for prefix in prefixes)

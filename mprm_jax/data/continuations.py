@@ -27,7 +27,7 @@ import numpy as np
 from mprm_jax.data.answers import same_answer
 from mprm_jax.data.corpus import Corpus, SelectableCorpus
 from mprm_jax.data.formats.raw import RAW, recount, reference_answer
-from mprm_jax.data.framing import RecordFile
+from mprm_jax.data.framing import CorpusFile, RecordFile
 from mprm_jax.data.outputs import manifest_path
 from mprm_jax.data.write import line_decoder, read_lines
 from mprm_jax.records.problems import BadRecord, DataError, faults_of
@@ -251,8 +251,7 @@ def read_plan(path: Path) -> Plan:
     with faults_of(manifest, "no manifest of a plan"):
         made = msgspec.json.decode(manifest.read_bytes(), type=_PlanManifest)
     asked: dict[str, Asked] = {}
-    digest = hashlib.sha256()
-    for where, line in _json_lines(path, digest):
+    for where, line in _json_lines(path):
         with faults_of(where, "no prefix"):
             of = msgspec.json.decode(line, type=_Asked)
         name, n = of.id, of.n
@@ -270,7 +269,8 @@ def read_plan(path: Path) -> Plan:
     if not asked:
         raise DataError(f"{path}: asks for nothing")
     inputs = {file.file: file.sha256 for file in made.inputs}
-    return Plan(path, asked, inputs, digest.hexdigest())
+    sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
+    return Plan(path, asked, inputs, sha256)
 
 
 def read_prefixes(path: Path) -> list[Prefix]:
@@ -280,17 +280,16 @@ def read_prefixes(path: Path) -> list[Prefix]:
         DataError: a line is none.
     """
     found = []
-    for where, line in _json_lines(path, hashlib.sha256()):
+    for where, line in _json_lines(path):
         with faults_of(where, "no prefix in the form of records"):
             found.append(msgspec.json.decode(line, type=Prefix))
     return found
 
 
-def _json_lines(path: Path, digest: Any) -> Iterator[tuple[str, bytes]]:
+def _json_lines(path: Path) -> Iterator[tuple[str, bytes]]:
     """(``file:line``, bytes) of the lines that are not blank."""
     with faults_of(path), open(path, "rb") as file:
         for number, line in enumerate(file, 1):
-            digest.update(line)
             if line.strip():
                 yield f"{path}:{number}", line
 
@@ -372,7 +371,7 @@ class Outcome(NamedTuple):
         """Continuations, those without an answer included."""
         if self.counts is not None:
             return self.counts[1]
-        return len(self.texts if self.right is None else self.right)  # type: ignore
+        return len(self.right or self.texts or ())
 
 
 def read_outcomes(path: Path, plan: Plan, partial: bool = False) -> dict[str, Outcome]:
@@ -388,7 +387,7 @@ def read_outcomes(path: Path, plan: Plan, partial: bool = False) -> dict[str, Ou
             continuations are not as many as the plan asked for.
     """
     found: dict[str, Outcome] = {}
-    for where, line in _json_lines(path, hashlib.sha256()):
+    for where, line in _json_lines(path):
         with faults_of(where, "no answers"):
             of = msgspec.json.decode(line, type=_Answers)
         name = of.id if of.custom_id is None else of.custom_id
@@ -561,7 +560,9 @@ def merged_files(corpus: Corpus, added: Added) -> Iterator[tuple[str, Iterator[b
         yield name, _merged(file, lines.get(number, {}))
 
 
-def _merged(file: Any, lines: Mapping[int, Mapping[int, Any]]) -> Iterator[bytes]:
+def _merged(
+    file: CorpusFile, lines: Mapping[int, Mapping[int, tuple[int, int]]]
+) -> Iterator[bytes]:
     numbers = sorted(lines)
     with RecordFile(file) as records:
         for chunk in records.chunks():

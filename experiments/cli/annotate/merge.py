@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import os
 from pathlib import Path
 from typing import Annotated, Any
@@ -16,6 +15,7 @@ from experiments.console.errors import UsageError
 from experiments.console.options import given
 from experiments.console.text import count_of
 from experiments.corpora.simulated import MADE_HERE, made_here
+from experiments.store.provenance import file_sha256
 from experiments.store.write_subset import corpus_manifest, folders_of
 from mprm_jax.data.continuations import (
     Added,
@@ -81,7 +81,7 @@ def run(options: Options) -> None:
     before = made_here(_folder(corpus))
     plan = read_plan(options.plan)
     with faults_of(options.answers):
-        answers = hashlib.sha256(options.answers.read_bytes()).hexdigest()
+        answers = file_sha256(options.answers)
     history = before.get("merged", [])
     if any(of["answers"] == answers for of in history):
         raise DataError(f"{options.answers}: was merged into {corpus.path} before")
