@@ -43,6 +43,9 @@ class StepScores:
         source_names: sorted.
         keys: uint64 ``[n_rollouts]``, hash of what identifies the rollout; every split
             is made by it, so it does not depend on the order of the rollouts.
+        length: int64 ``[n_rollouts]``, steps with a score, neutral ones counted in.
+        least_is_last: float64 ``[n_rollouts]``, 1/m where the last scored step is one
+            of m with the rollout's least score, else 0.
         cut: bool ``[n_rollouts]``, whether steps without a score follow; none if None.
     """
 
@@ -53,6 +56,8 @@ class StepScores:
     source: np.ndarray
     source_names: tuple[str, ...]
     keys: np.ndarray
+    length: np.ndarray
+    least_is_last: np.ndarray
     cut: np.ndarray | None = None
 
     @property
@@ -83,6 +88,8 @@ class StepScores:
             self.source[rows],
             self.source_names,
             self.keys[rows],
+            self.length[rows],
+            self.least_is_last[rows],
             None if self.cut is None else self.cut[rows],
         )
 
@@ -114,6 +121,9 @@ def step_scores(
     label = np.array([one for of in labels for one in of], np.int64)
     counted = label != 0
     starts = np.repeat(np.cumsum(lengths) - lengths, lengths)
+    least_is_last = [of[-1] == min(of) and 1 / of.count(of[-1]) for of in scores if of]
+    ends = np.zeros(len(lengths))
+    ends[lengths > 0] = least_is_last
     return StepScores(
         np.array([one for of in scores for one in of], np.float64)[counted],
         label[counted] > 0,
@@ -122,6 +132,8 @@ def step_scores(
         np.array([index[name] for name in sources], np.int64),
         names,
         np.array([xxhash.xxh3_64_intdigest(one.encode()) for one in ids], np.uint64),
+        lengths,
+        ends,
         None if cut is None else np.array(cut, bool),
     )
 
@@ -147,15 +159,19 @@ class F1(NamedTuple):
     """What F1 says of several sources together, each in [0, 1] and of one shape.
 
     Attributes:
-        micro_f1: mean of the sources' macro-F1, weighted by their counted steps (the
-            benchmark's "micro-F1").
-        macro_f1_pooled: macro-F1 of all steps as one source.
+        micro_f1: mean of the sources' macro-F1, weighted by their counted steps: how
+            the paper reads VisualProcessBench's "micro average of the score from
+            different data sources" (Wang et al. 2025, Table 3).
+        macro_f1_pooled: macro-F1 of all steps as one source: how others read it.
+        source_mean_f1: mean of the sources' macro-F1, each source alike: the "average"
+            of tables that have a column for each source.
         f1_positive: F1 of the correct steps, pooled.
         f1_negative: F1 of the wrong steps, pooled.
     """
 
     micro_f1: np.ndarray
     macro_f1_pooled: np.ndarray
+    source_mean_f1: np.ndarray
     f1_positive: np.ndarray
     f1_negative: np.ndarray
 
@@ -182,24 +198,37 @@ def macro_f1(counts: Confusion) -> np.ndarray:
 
 def combined_f1(by_source: Iterable[Confusion]) -> F1:
     """F1 over the sources, taken one at a time (they may be long)."""
-    pooled, weighted = None, None
+    pooled, weighted, sources, total = None, 0.0, 0, 0.0
     for counts in by_source:
-        term = counts.steps * macro_f1(counts)
-        weighted = term if weighted is None else weighted + term
+        of_source = macro_f1(counts)
+        weighted = weighted + counts.steps * of_source
+        total = total + of_source
+        sources = sources + (counts.steps > 0)
         pooled = (
             counts
             if pooled is None
             else Confusion(*(a + b for a, b in zip(pooled, counts, strict=True)))
         )
-    if pooled is None or weighted is None:
+    if pooled is None:
         raise ValueError("no source")
     positive, negative = f1_by_class(pooled)
     return F1(
         weighted / np.maximum(pooled.steps, 1),
         (positive + negative) / 2,
+        total / np.maximum(sources, 1),
         positive,
         negative,
     )
+
+
+def error_rates(counts: Confusion) -> tuple[np.ndarray, np.ndarray]:
+    """(False-positive rate, false-negative rate): the share of the wrong steps that are
+    predicted correct, and of the correct ones predicted wrong; NaN without such steps.
+    """
+    wrong = counts.false_positive + counts.true_negative
+    right = counts.true_positive + counts.false_negative
+    with np.errstate(invalid="ignore"):
+        return counts.false_positive / wrong, counts.false_negative / right
 
 
 def confusion(
@@ -410,16 +439,99 @@ def auroc(
     return float(wins.sum()) / total if total else None
 
 
-def average_precision(scores: np.ndarray, correct: np.ndarray) -> float | None:
-    """Sum over distinct thresholds of precision times gain in recall; None without
-    correct steps. In [0, 1]; its value for a useless score is the share of correct
-    steps."""
-    total = int(np.count_nonzero(correct))
-    if not total:
-        return None
-    order = np.argsort(-scores)
+@dataclass(frozen=True, eq=False)
+class RankPlan:
+    """Steps sorted once, the highest first, to rank them under many weightings.
+
+    Attributes:
+        unit: int64 ``[n_steps]``, unit of each step, in that order.
+        marked: bool ``[n_steps]``, in that order.
+        start: int64 ``[n_runs]``, where each run of equal scores begins.
+    """
+
+    unit: np.ndarray
+    marked: np.ndarray
+    start: np.ndarray
+
+
+class Ranks(NamedTuple):
+    """Weights along the order of a plan; float64 ``[n_runs + 1, W]``.
+
+    Attributes:
+        seen: of the steps before each run; last: of all.
+        marked: of the marked ones among them.
+    """
+
+    seen: np.ndarray
+    marked: np.ndarray
+
+
+def rank_plan(
+    scores: np.ndarray, marked: np.ndarray, unit: np.ndarray | None = None
+) -> RankPlan:
+    """Sort steps for :func:`count_ranks`; ``unit`` as in :func:`pair_plan`."""
+    unit = np.arange(len(scores)) if unit is None else unit
+    order = np.argsort(-scores, kind="stable")
     ordered = scores[order]
-    last = np.flatnonzero(np.append(ordered[1:] != ordered[:-1], True))
-    hits = np.cumsum(correct[order])[last]
-    precision = hits / (last + 1)
-    return float(np.sum(np.diff(hits, prepend=0) * precision) / total)
+    starts = np.append(True, ordered[1:] != ordered[:-1])[: len(order)]
+    return RankPlan(unit[order], marked[order], np.flatnonzero(starts))
+
+
+def count_ranks(plan: RankPlan, weights_UxW: np.ndarray) -> Ranks:
+    """Weights of all and of the marked steps up to each run of the order."""
+    weights = weights_UxW[plan.unit]
+
+    def upto(of: np.ndarray) -> np.ndarray:
+        sums = np.zeros((len(plan.start) + 1, of.shape[1]))
+        if len(plan.start) < len(of):
+            of = np.add.reduceat(of, plan.start, axis=0)
+        np.cumsum(of, axis=0, out=sums[1:])
+        return sums
+
+    return Ranks(upto(weights), upto(weights * plan.marked[:, None]))
+
+
+def weighted_average_precision(ranks: Ranks) -> np.ndarray:
+    """Sum over distinct thresholds of precision times gain in recall, ``[W]``; NaN
+    without marked steps. In [0, 1]; of a useless score the share of the marked.
+    """
+    with np.errstate(invalid="ignore"):
+        precision = ranks.marked[1:] / np.maximum(ranks.seen[1:], 1)
+        gains = np.diff(ranks.marked, axis=0)
+        return np.sum(gains * precision, axis=0) / ranks.marked[-1]
+
+
+def average_precision(scores: np.ndarray, correct: np.ndarray) -> float | None:
+    """:func:`weighted_average_precision` of the correct steps; None without any."""
+    if not correct.any():
+        return None
+    ranks = count_ranks(rank_plan(scores, correct), np.ones((len(scores), 1)))
+    return float(weighted_average_precision(ranks)[0])
+
+
+def risk_coverage_area(ranks: Ranks) -> np.ndarray:
+    """Area under the risk-coverage curve, ``[W]``; NaN without steps.
+
+    ``AURC = 1/n sum_k e_k / k``: steps are ranked by confidence, and e_k of the k most
+    confident ones are misjudged (marked). Where confidences tie, e_k is its expectation
+    over all orders of the tie: in a run of m steps, e of them misjudged, behind a
+    others, e_{a+i} = e_a + i e/m, whose terms sum to (e_a - a e/m)(H_{a+m} - H_a) + e
+    with the harmonic numbers H. In [0, 1], and the share misjudged for confidences
+    that say nothing. Weights must be whole numbers.
+    Source: Geifman and El-Yaniv 2017; the area, Geifman, Uziel and El-Yaniv 2019.
+    """
+    total = int(ranks.seen[-1].max(initial=0))
+    harmonic = np.append(0, np.cumsum(1 / np.arange(1, total + 1)))
+    gain = np.diff(harmonic[ranks.seen.astype(np.int64)], axis=0)
+    misjudged = np.diff(ranks.marked, axis=0)
+    share = misjudged / np.maximum(np.diff(ranks.seen, axis=0), 1)
+    terms = (ranks.marked[:-1] - ranks.seen[:-1] * share) * gain + misjudged
+    with np.errstate(invalid="ignore"):
+        return terms.sum(axis=0) / ranks.seen[-1]
+
+
+def risk_at_coverage(ranks: Ranks, coverage: np.ndarray) -> np.ndarray:
+    """Risk ``e_k / k`` of :func:`risk_coverage_area` under the first weighting, at the
+    numbers of steps k >= 1 given.
+    """
+    return np.interp(coverage, ranks.seen[:, 0], ranks.marked[:, 0]) / coverage

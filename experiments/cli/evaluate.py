@@ -34,8 +34,9 @@ from mprm_jax.data.scored import (
     read_predictions,
     read_prior,
 )
+from mprm_jax.decision import HELD_OUT_SHARE, ThresholdChoice, decide
 from mprm_jax.records.problems import DataError
-from mprm_jax.summary import HELD_OUT_SHARE, ThresholdChoice, decide, evaluation
+from mprm_jax.summary import evaluation
 from theory.agreement import StepScores
 
 

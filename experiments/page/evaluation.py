@@ -22,7 +22,7 @@ from experiments.page.html import (
 )
 from experiments.store.provenance import versions
 from mprm_jax.data.outputs import OutputSet
-from mprm_jax.summary import first_error_sweep
+from mprm_jax.decision import first_error_sweep
 from theory.agreement import StepScores, decision_thresholds, sweep
 
 # Points of a threshold curve: more than its pixels.
