@@ -29,6 +29,7 @@ from theory.agreement import (
     RankPlan,
     StepScores,
     auroc,
+    average_precision,
     combined_f1,
     confusion,
     count_pairs,
@@ -80,9 +81,7 @@ _IN_BOTH = frozenset(_OF_GROUPS) | {
     "within_position_auroc", "f1_positive", "f1_negative", "average_precision_wrong",
     "aurc", "later_error_auroc",
 }  # fmt: skip
-_OVERALL = frozenset(
-    {"micro_f1", "macro_f1_pooled", "source_mean_f1", "average_precision", "brier"}
-)
+_OVERALL = frozenset({"micro_f1", "macro_f1_pooled", "source_mean_f1", "brier"})
 
 
 def within_position_auroc(steps: StepScores) -> float | None:
@@ -334,23 +333,17 @@ def _plan_of(
 
 
 def rank_metrics(steps: StepScores, threshold: float | np.ndarray) -> Metrics:
-    """``average_precision`` of the correct and ``average_precision_wrong`` of the wrong
-    steps; and ``aurc``, the area under the risk-coverage curve.
+    """``average_precision_wrong``, of the wrong steps, the lowest scores first, and
+    ``aurc``, the area under the risk-coverage curve.
     """
-    right = rank_plan(steps.scores, steps.correct, steps.rollout)
     wrong = rank_plan(-steps.scores, ~steps.correct, steps.rollout)
     sure = confidence_plan(steps, threshold)
-
-    def metrics(weights_NxW: np.ndarray) -> dict[str, np.ndarray]:
-        precisions = (
-            weighted_average_precision(count_ranks(of, weights_NxW))
-            for of in (right, wrong)
-        )
-        names = ("average_precision", "average_precision_wrong")
-        area = risk_coverage_area(count_ranks(sure, weights_NxW))
-        return dict(zip(names, precisions, strict=True)) | {"aurc": area}
-
-    return metrics
+    return lambda weights: {
+        "average_precision_wrong": weighted_average_precision(
+            count_ranks(wrong, weights)
+        ),
+        "aurc": risk_coverage_area(count_ranks(sure, weights)),
+    }
 
 
 def confidence_plan(steps: StepScores, threshold: float | np.ndarray) -> RankPlan:
@@ -577,8 +570,8 @@ class Evaluation:
         rollouts: with counted steps.
         sources: every source that has counted steps.
         prior: what the given prior would score; None: none was given.
-        intervals: of all metrics but position_auroc, ece and the expected shares, by
-            name; None: not asked for.
+        intervals: of all metrics but position_auroc, average_precision, ece and the
+            expected shares, by name; None: not asked for.
         replicates: of the bootstrap behind the intervals.
     """
 
@@ -721,6 +714,7 @@ def evaluation(
         steps=steps.n_steps,
         per_source={name: found.number(name, "micro_f1") for name in described},
         position_auroc=position_auroc(steps),
+        average_precision=average_precision(steps.scores, steps.correct),
         risk_coverage=_risk_coverage(steps, threshold),
         last_minimum=_last_minimum(steps, found),
         processbench=processbench(steps, decision),

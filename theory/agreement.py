@@ -441,29 +441,40 @@ def auroc(
 
 @dataclass(frozen=True, eq=False)
 class RankPlan:
-    """Steps sorted once, the highest first, to rank them under many weightings.
+    """Steps sorted once, the highest first, to rank the marked ones among them under
+    many weightings.
+
+    A run is what ties; only runs with marked steps are told.
 
     Attributes:
         unit: int64 ``[n_steps]``, unit of each step, in that order.
-        marked: bool ``[n_steps]``, in that order.
-        start: int64 ``[n_runs]``, where each run of equal scores begins.
+        marked: int64 ``[n_marked]``, unit of each marked step, in that order.
+        run_start: int64 ``[n_runs]``, first marked step of each run.
+        start: int64 ``[n_runs]``, steps before each run.
+        end: int64 ``[n_runs]``, steps before the next.
     """
 
     unit: np.ndarray
     marked: np.ndarray
+    run_start: np.ndarray
     start: np.ndarray
+    end: np.ndarray
 
 
 class Ranks(NamedTuple):
-    """Weights along the order of a plan; float64 ``[n_runs + 1, W]``.
+    """Weights of the runs of a plan; float64 ``[n_runs, W]``, and ``[W]``.
 
     Attributes:
-        seen: of the steps before each run; last: of all.
-        marked: of the marked ones among them.
+        marked: of the marked steps in the run.
+        before: of all steps before it.
+        upto: of these and the run.
+        total: of all steps.
     """
 
-    seen: np.ndarray
     marked: np.ndarray
+    before: np.ndarray
+    upto: np.ndarray
+    total: np.ndarray
 
 
 def rank_plan(
@@ -472,33 +483,34 @@ def rank_plan(
     """Sort steps for :func:`count_ranks`; ``unit`` as in :func:`pair_plan`."""
     unit = np.arange(len(scores)) if unit is None else unit
     order = np.argsort(-scores, kind="stable")
-    ordered = scores[order]
-    starts = np.append(True, ordered[1:] != ordered[:-1])[: len(order)]
-    return RankPlan(unit[order], marked[order], np.flatnonzero(starts))
+    ordered, of = scores[order], marked[order]
+    new = np.append(True, ordered[1:] != ordered[:-1])[: len(order)]
+    run = np.cumsum(new)[of] - 1
+    bounds = np.append(np.flatnonzero(new), len(order))
+    first = np.flatnonzero(np.append(True, run[1:] != run[:-1])[: len(run)])
+    told = run[first]
+    unit = unit[order]
+    return RankPlan(unit, unit[of], first, bounds[told], bounds[told + 1])
 
 
 def count_ranks(plan: RankPlan, weights_UxW: np.ndarray) -> Ranks:
-    """Weights of all and of the marked steps up to each run of the order."""
-    weights = weights_UxW[plan.unit]
-
-    def upto(of: np.ndarray) -> np.ndarray:
-        sums = np.zeros((len(plan.start) + 1, of.shape[1]))
-        if len(plan.start) < len(of):
-            of = np.add.reduceat(of, plan.start, axis=0)
-        np.cumsum(of, axis=0, out=sums[1:])
-        return sums
-
-    return Ranks(upto(weights), upto(weights * plan.marked[:, None]))
+    """Weights before, in and behind the runs of a plan."""
+    seen = np.zeros((len(plan.unit) + 1, weights_UxW.shape[1]))
+    np.cumsum(weights_UxW[plan.unit], axis=0, out=seen[1:])
+    marked = weights_UxW[plan.marked]
+    if len(plan.run_start) < len(marked):
+        marked = np.add.reduceat(marked, plan.run_start, axis=0)
+    return Ranks(marked, seen[plan.start], seen[plan.end], seen[-1])
 
 
 def weighted_average_precision(ranks: Ranks) -> np.ndarray:
     """Sum over distinct thresholds of precision times gain in recall, ``[W]``; NaN
     without marked steps. In [0, 1]; of a useless score the share of the marked.
     """
+    hits = np.cumsum(ranks.marked, axis=0)
+    gained = ranks.marked * hits / np.maximum(ranks.upto, 1)
     with np.errstate(invalid="ignore"):
-        precision = ranks.marked[1:] / np.maximum(ranks.seen[1:], 1)
-        gains = np.diff(ranks.marked, axis=0)
-        return np.sum(gains * precision, axis=0) / ranks.marked[-1]
+        return gained.sum(axis=0) / ranks.marked.sum(axis=0)
 
 
 def average_precision(scores: np.ndarray, correct: np.ndarray) -> float | None:
@@ -513,25 +525,30 @@ def risk_coverage_area(ranks: Ranks) -> np.ndarray:
     """Area under the risk-coverage curve, ``[W]``; NaN without steps.
 
     ``AURC = 1/n sum_k e_k / k``: steps are ranked by confidence, and e_k of the k most
-    confident ones are misjudged (marked). Where confidences tie, e_k is its expectation
-    over all orders of the tie: in a run of m steps, e of them misjudged, behind a
-    others, e_{a+i} = e_a + i e/m, whose terms sum to (e_a - a e/m)(H_{a+m} - H_a) + e
-    with the harmonic numbers H. In [0, 1], and the share misjudged for confidences
-    that say nothing. Weights must be whole numbers.
+    confident ones are misjudged (marked). One at rank r adds H_n - H_{r-1} to the sum,
+    H being the harmonic numbers; where confidences tie, its expectation over all
+    orders of the tie: of ranks a+1 to b, H_n - (G_b - G_a) / (b - a) with
+    G_x = H_0 + ... + H_{x-1} = x (H_x - 1). In [0, 1], and the share misjudged where
+    confidence says nothing. Weights must be whole numbers.
     Source: Geifman and El-Yaniv 2017; the area, Geifman, Uziel and El-Yaniv 2019.
     """
-    total = int(ranks.seen[-1].max(initial=0))
-    harmonic = np.append(0, np.cumsum(1 / np.arange(1, total + 1)))
-    gain = np.diff(harmonic[ranks.seen.astype(np.int64)], axis=0)
-    misjudged = np.diff(ranks.marked, axis=0)
-    share = misjudged / np.maximum(np.diff(ranks.seen, axis=0), 1)
-    terms = (ranks.marked[:-1] - ranks.seen[:-1] * share) * gain + misjudged
+    ranks_1 = np.arange(1, int(ranks.total.max(initial=0)) + 1)
+    harmonic = np.append(0, np.cumsum(1 / ranks_1))
+    sums = np.append(0, ranks_1 * (harmonic[1:] - 1))
+    before, upto = (of.astype(np.int64) for of in (ranks.before, ranks.upto))
+    mean = (sums[upto] - sums[before]) / np.maximum(upto - before, 1)
+    added = ranks.marked * (harmonic[ranks.total.astype(np.int64)] - mean)
     with np.errstate(invalid="ignore"):
-        return terms.sum(axis=0) / ranks.seen[-1]
+        return added.sum(axis=0) / ranks.total
 
 
-def risk_at_coverage(ranks: Ranks, coverage: np.ndarray) -> np.ndarray:
+def risk_at_coverage(ranks: Ranks, covered: np.ndarray) -> np.ndarray:
     """Risk ``e_k / k`` of :func:`risk_coverage_area` under the first weighting, at the
-    numbers of steps k >= 1 given.
+    numbers of steps k >= 1 given, ascending.
     """
-    return np.interp(coverage, ranks.seen[:, 0], ranks.marked[:, 0]) / coverage
+    ends = np.stack([ranks.before[:, 0], ranks.upto[:, 0]], axis=1).ravel()
+    hits = np.cumsum(ranks.marked[:, 0])
+    marked = np.stack([hits - ranks.marked[:, 0], hits], axis=1).ravel()
+    if not len(ends):
+        return np.zeros(len(covered))
+    return np.interp(covered, ends, marked) / covered

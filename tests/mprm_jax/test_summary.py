@@ -7,22 +7,31 @@ import numpy as np
 import pytest
 from sklearn.metrics import brier_score_loss, roc_auc_score
 
-from mprm_jax.records.problems import DataError
-from mprm_jax.summary import (
+from mprm_jax.decision import (
     Decision,
     FirstError,
-    calibration,
     decide,
-    evaluation,
     first_error_sweep,
-    fitted_auroc,
     held_out,
-    macro_f1_per_source,
-    position_auroc,
-    prior_auroc,
     processbench,
-    replicate,
     second_half,
+)
+from mprm_jax.records.problems import DataError
+from mprm_jax.summary import (
+    Metrics,
+    auroc_metrics,
+    calibration,
+    evaluation,
+    fitted_auroc,
+    group_metrics,
+    joined,
+    model_metrics,
+    of_each_source,
+    position_auroc,
+    position_starts,
+    prior_auroc,
+    replicate,
+    under,
     within_position_auroc,
 )
 from tests.judged_steps import picked_steps, random_steps
@@ -129,33 +138,40 @@ def test_a_rollout_cut_before_its_error_is_left_out_of_processbench():
     assert first_error_f1(steps.take(np.array([0])), 0.5).wrong_found == 1
 
 
+def at_once(metrics: Metrics, steps):
+    """The metrics of the data set itself."""
+    found = metrics(np.ones((steps.n_rollouts, 1)))
+    return {key: of[..., 0] for key, of in found.items()}
+
+
+PROCESSBENCH = ("processbench_f1", "wrong_found", "right_passed")
+
+
+def metrics_of_all(steps):
+    """Everything that is resampled, of a data set and of its sources."""
+    decision = Decision(0.4, "fixed")
+    whole = model_metrics(steps, decision)
+    groups = group_metrics(steps, 0.4, np.minimum(steps.position, 3))
+    parts = of_each_source(steps, lambda part: model_metrics(part, decision))
+    return joined(under("all", whole), under("groups", groups), parts)
+
+
 def test_a_replicate_is_the_data_set_with_rollouts_repeated():
     rows = random_steps(np.random.default_rng(1), 30, levels=6)
-    steps = step_scores(*rows)
+    steps = step_scores(*rows, [i % 7 == 0 for i in range(30)])
     weights = draw_weights(steps.source, 7, np.random.default_rng(9))
-    drawn = replicate(steps, 0.4, 7, np.random.default_rng(9))
+    drawn = replicate(metrics_of_all(steps), steps, 7, np.random.default_rng(9))
+    assert len(drawn) > 80
     for r in range(7):
         picked = np.repeat(np.arange(30), weights[r].astype(int))
-        data = picked_steps(rows, picked)
-        for name, value in f1_at(data, 0.4)._asdict().items():
-            assert getattr(drawn.f1, name)[r] == pytest.approx(value)
-        assert drawn.auroc[r] == pytest.approx(auroc(data.scores, data.correct))
-        assert drawn.within_position_auroc[r] == pytest.approx(
-            within_position_auroc(data)
-        )
-        for i, name in enumerate(steps.source_names):
-            of = np.flatnonzero(data.source == data.source_names.index(name))
-            part = data.take(of)
-            assert drawn.source_macro_f1[i, r] == pytest.approx(
-                f1_at(part, 0.4).micro_f1
-            )
-            for values, expected in (
-                (drawn.source_auroc, auroc(part.scores, part.correct)),
-                (drawn.source_within_position, within_position_auroc(part)),
-            ):
-                assert values[i, r] == pytest.approx(
-                    np.nan if expected is None else expected, nan_ok=True
-                )
+        columns = ([column[i] for i in picked] for column in rows)
+        data = step_scores(*columns, [i % 7 == 0 for i in picked])
+        for key, expected in at_once(metrics_of_all(data), data).items():
+            value = drawn[key][..., r]
+            # Means over sources need all of them.
+            if key[1] not in PROCESSBENCH or np.isfinite(value):
+                assert value == pytest.approx(expected, nan_ok=True), key
+    assert np.isfinite(drawn["all", "processbench_f1"]).sum() > 3
 
 
 def test_the_interval_covers_the_truth_about_as_often_as_it_says():
@@ -172,8 +188,8 @@ def test_the_interval_covers_the_truth_about_as_often_as_it_says():
             [[one] * 4 for one in scores],
             [str(i) for i in range(150)],
         )
-        drawn = replicate(steps, 0.5, 200, rng)
-        ends = percentile_interval(drawn.auroc)
+        drawn = replicate(auroc_metrics(steps), steps, 200, rng)
+        ends = percentile_interval(drawn["auroc"])
         assert ends is not None
         covered += ends.low <= truth <= ends.high
     assert 51 <= covered <= 60
@@ -336,7 +352,6 @@ def test_the_summary_is_json_and_agrees_with_its_parts():
     for name in ("micro_f1", "auroc", "within_position_auroc", "f1_negative"):
         low, high = value["intervals"][name]
         assert low < value[name] < high
-    assert found.per_source == macro_f1_per_source(steps, 0.0)
     for i, (name, of) in enumerate(value["sources"].items()):
         low, high = of["intervals"]["macro_f1"]
         assert low < value["per_source"][name] < high
