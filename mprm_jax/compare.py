@@ -310,14 +310,17 @@ def _of_scope(
     compared = {}
     for name in COMPARED:
         first, second = (float(of[scope, name][0]) for of in values)
-        known = [value if math.isfinite(value) else None for value in (first, second)]
-        compared[name] = Compared(*known)
-        if None in known:
-            continue
-        compared[name] = Compared(*known, second - first)
-        if drawn is not None:
-            told = resampled_difference(second - first, drawn[scope, name])
-            compared[name] = Compared(*known, *told)
+        found = Compared(
+            first if math.isfinite(first) else None,
+            second if math.isfinite(second) else None,
+        )
+        difference = second - first
+        if math.isfinite(difference):
+            found = replace(found, difference=difference)
+            if drawn is not None:
+                told = resampled_difference(difference, drawn[scope, name])
+                found = replace(found, interval=told.interval, p=told.p)
+        compared[name] = found
     return compared
 
 

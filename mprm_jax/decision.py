@@ -265,16 +265,24 @@ def processbench(steps: StepScores, decision: Decision) -> ProcessBench:
     names = steps.source_names
     parts = [steps.take(np.flatnonzero(steps.source == i)) for i in range(len(names))]
     sources = {
-        name: FirstError(*_at_once(part, decision))
+        name: FirstError(**_at_once(part, decision))
         for name, part in zip(names, parts, strict=True)
         if part.n_steps
     }
-    return ProcessBench(*_at_once(steps, decision), chosen, sources, cut)
+    return ProcessBench(
+        **_at_once(steps, decision),
+        threshold=chosen,
+        sources=sources,
+        rollouts_cut=cut,
+    )
 
 
-def _at_once(steps: StepScores, decision: Decision) -> list[float | None]:
+def _at_once(steps: StepScores, decision: Decision) -> dict[str, float | None]:
     told = processbench_metrics(steps, decision)(np.ones((steps.n_rollouts, 1)))
-    return [None if np.isnan(of[0]) else float(of[0]) for of in told.values()]
+    return {
+        name.removeprefix("processbench_"): None if np.isnan(of[0]) else float(of[0])
+        for name, of in told.items()
+    }
 
 
 def processbench_metrics(

@@ -442,10 +442,12 @@ def group_metrics(
         "first_error_auroc": _plan_of(steps, _order(steps), 0, group),
     }
 
-    def metrics(weights_NxW: np.ndarray) -> dict[str, np.ndarray]:
+    def metrics(weights_NxW: np.ndarray) -> dict[Any, np.ndarray]:
         rates = error_rates(Confusion(*(counts_4xGxN @ weights_NxW)))
-        names = ("false_positive_rate", "false_negative_rate")
-        found = dict(zip(names, rates, strict=True))
+        found: dict[Any, np.ndarray] = {
+            "false_positive_rate": rates[0],
+            "false_negative_rate": rates[1],
+        }
         for name, plan in plans.items():
             found[name] = np.full((groups, weights_NxW.shape[1]), np.nan)
             wins, pairs = count_pairs(plan, weights_NxW)
@@ -642,7 +644,8 @@ class _Findings:
     value: dict[Any, np.ndarray]
     drawn: dict[Any, np.ndarray] | None
 
-    def number(self, scope: Any, name: str, *at: int) -> float | None:
+    def number(self, scope: Any, name: str, *at: int) -> Any:
+        """A float; None where the metric is not defined."""
         found = self.value[scope, name][(*at, 0)]
         return float(found) if np.isfinite(found) else None
 
@@ -762,13 +765,14 @@ def _groups(
     first = _order(steps) == 0
 
     def described(i: int) -> StepGroup:
-        counts = (
-            int(np.count_nonzero((group == i) & of))
-            for of in (True, ~steps.correct, first)
-        )
-        values = (found.number(scope, key, i) for key in _OF_GROUPS)
+        of = group == i
         return StepGroup(
-            names[i], *counts, *values, found.intervals(scope, _OF_GROUPS, i)
+            names[i],
+            steps=int(np.count_nonzero(of)),
+            steps_wrong=int(np.count_nonzero(of & ~steps.correct)),
+            first_errors=int(np.count_nonzero(of & first)),
+            **{key: found.number(scope, key, i) for key in _OF_GROUPS},
+            intervals=found.intervals(scope, _OF_GROUPS, i),
         )
 
     return tuple(map(described, np.unique(group).tolist()))
