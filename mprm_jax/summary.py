@@ -74,10 +74,10 @@ MEANS_OVER_SOURCES = frozenset(
 )
 
 # Metrics of a group of steps, of a source and of all, and of all only.
-_OF_GROUPS = (
+OF_GROUPS = (
     "auroc", "first_error_auroc", "false_positive_rate", "false_negative_rate",
 )  # fmt: skip
-_IN_BOTH = frozenset(_OF_GROUPS) | {
+_IN_BOTH = frozenset(OF_GROUPS) | {
     "within_position_auroc", "f1_positive", "f1_negative", "average_precision_wrong",
     "aurc", "later_error_auroc",
 }  # fmt: skip
@@ -771,8 +771,8 @@ def _groups(
             steps=int(np.count_nonzero(of)),
             steps_wrong=int(np.count_nonzero(of & ~steps.correct)),
             first_errors=int(np.count_nonzero(of & first)),
-            **{key: found.number(scope, key, i) for key in _OF_GROUPS},
-            intervals=found.intervals(scope, _OF_GROUPS, i),
+            **{key: found.number(scope, key, i) for key in OF_GROUPS},
+            intervals=found.intervals(scope, OF_GROUPS, i),
         )
 
     return tuple(map(described, np.unique(group).tolist()))

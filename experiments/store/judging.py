@@ -62,7 +62,7 @@ def all_metrics(value: dict[str, Any]) -> dict[str, Any]:
     return value["processbench"] | value | value.get("prmbench", {}) | least
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class ThresholdOptions(SeedOption):
     """Where decision thresholds come from.
 
@@ -107,12 +107,13 @@ class ThresholdOptions(SeedOption):
         return chosen_on, 0.5, self.threshold_source
 
     def command(self, name: str) -> str:
-        """The command with the options given, but for --json."""
+        """The command with the options given, but for --json and what has its place."""
         given = {
             option(field.name): value
             for field in dataclasses.fields(self)
             if (value := getattr(self, field.name)) != field.default
-            and field.name not in ("json", "first", "second")
+            and field.default is not dataclasses.MISSING
+            and field.name != "json"
         }
         return command_line(name, given)
 
