@@ -108,11 +108,10 @@ def _write_page(
 
     files = options.first, options.second
     check_page(page, *files)
-    inputs = {
-        str(of.path): file_sha256(of.path) for f in files for of in corpus_files(f)
-    }
-    named = f"mprm compare {options.first} {options.second}"
-    write_comparison(page, pair, value, Made(options.command(named), inputs))
+    read = [of.path for path in files for of in corpus_files(path)]
+    inputs = {str(path): file_sha256(path) for path in read}
+    command = f"{options.command('mprm compare')} {shlex.join(map(str, files))}"
+    write_comparison(page, pair, value, Made(command, inputs))
     value["page"] = str(page)
 
 

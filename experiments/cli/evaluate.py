@@ -318,15 +318,15 @@ def _third_table(value: dict[str, Any]) -> str:
 
 
 _EXPLAINED = (
-    "micro-F1 is the mean of the sources' macro-F1 weighted by their steps; tables of",
-    "other papers may show their plain mean, or the macro-F1 of all steps pooled.",
+    "micro-F1 is the mean of the sources' macro-F1 weighted by their steps; other",
+    "papers' tables show their plain mean, or the macro-F1 of all steps pooled.",
     "ProcessBench F1 is the harmonic mean of the next two: the first wrong step is",
     "found; no step is called wrong where none is. Of several sources, their mean.",
     "FPR: wrong steps called correct; FNR: correct ones called wrong. AUROC at",
-    "position: pairs of steps of the same position only; of first errors: each against",
-    "the correct steps before any. AURC: the most confident steps first, by distance",
-    "from the threshold, the share misjudged among the first k, meaned over all k.",
-    "Least score is the last: far above chance, the answer is judged, not the steps.",
+    "position: pairs of steps of the same position only; of first errors: against the",
+    "correct steps before any. AURC: of the k steps farthest from the threshold, the",
+    "share misjudged, its mean over all k. Least score is the last: far above chance,",
+    "the answer is judged, not the steps.",
 )
 
 

@@ -130,7 +130,12 @@ def _ends(ends: Sequence[float] | None) -> str | None:
 def _metrics(value: dict[str, Any]) -> Table:
     intervals, metrics = value.get("intervals", {}), all_metrics(value)
     items = [
-        {"name": name, "value": metrics[key], "ends": _ends(intervals.get(key))}
+        # An indent that a page keeps.
+        {
+            "name": name.replace("  ", "\N{NO-BREAK SPACE}" * 3),
+            "value": metrics[key],
+            "ends": _ends(intervals.get(key)),
+        }
         for key, name in METRIC_NAMES.items()
         if key in metrics
     ]
