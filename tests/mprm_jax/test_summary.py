@@ -34,7 +34,7 @@ from mprm_jax.summary import (
     under,
     within_position_auroc,
 )
-from tests.judged_steps import random_steps
+from tests.judged_steps import picked_steps, random_steps
 from theory.agreement import (
     Confusion,
     auroc,
@@ -164,8 +164,7 @@ def test_a_replicate_is_the_data_set_with_rollouts_repeated():
     assert len(drawn) > 80
     for r in range(7):
         picked = np.repeat(np.arange(90), weights[r].astype(int))
-        columns = ([column[i] for i in picked] for column in rows)
-        data = step_scores(*columns, [i % 13 == 0 for i in picked])
+        data = picked_steps(rows, picked, [i % 13 == 0 for i in picked])
         for key, expected in at_once(metrics_of_all(data), data).items():
             value = drawn[key][..., r]
             # Means over sources need all of them.
