@@ -14,7 +14,12 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from mprm_jax.records.problems import DataError
-from theory.agreement import StepScores, best_threshold, decision_thresholds
+from theory.agreement import (
+    StepScores,
+    best_threshold,
+    decision_thresholds,
+    ratio,
+)
 
 ThresholdChoice = Literal["held-out", "cross-fitted", "source", "fixed", "test"]
 
@@ -154,7 +159,8 @@ def _chosen(
 class FirstError:
     """How well the first wrong step is found (ProcessBench, Zheng et al. 2024).
 
-    A neutral step is neither the first wrong one nor a false alarm.
+    A neutral step is neither the first wrong one nor a false alarm. The first step with
+    a score below the threshold is the prediction; the benchmark leaves ties open.
 
     Attributes:
         f1: harmonic mean of the other two; None where one is missing.
@@ -172,7 +178,8 @@ class FirstError:
 @dataclass(frozen=True)
 class ProcessBench(FirstError):
     """The same of all sources: each attribute is the mean over those that have it, as
-    ProcessBench averages over its subsets; of one source they are its own.
+    ProcessBench averages over its subsets (a script for TRL's models weights these by
+    their problems); of one source they are its own.
 
     Attributes:
         threshold: of the decision, chosen for this F1; None: it could not be chosen.
@@ -301,8 +308,7 @@ def processbench_metrics(
 
     def share(kind: np.ndarray, weights_NxW: np.ndarray) -> np.ndarray:
         weights = weights_NxW[rollout[kind]]
-        with np.errstate(invalid="ignore"):
-            return hit[kind] @ weights / weights.sum(axis=0)
+        return ratio(hit[kind] @ weights, weights.sum(axis=0))
 
     def mean(rows: list[np.ndarray], width: int) -> np.ndarray:
         known = rows if chosen is not None else []

@@ -39,6 +39,7 @@ from theory.agreement import (
     macro_f1,
     pair_plan,
     rank_plan,
+    ratio,
     risk_at_coverage,
     risk_coverage_area,
     weighted_average_precision,
@@ -302,8 +303,7 @@ def auroc_metrics(steps: StepScores) -> Metrics:
 
 def _auroc(plan: PairPlan, weights_NxW: np.ndarray) -> np.ndarray:
     wins, pairs = count_pairs(plan, weights_NxW)
-    with np.errstate(invalid="ignore"):
-        return wins.sum(axis=0) / pairs.sum(axis=0)
+    return ratio(wins.sum(axis=0), pairs.sum(axis=0))
 
 
 def first_error_metrics(steps: StepScores) -> Metrics:
@@ -375,7 +375,7 @@ def minimum_metrics(steps: StepScores) -> Metrics:
 
     def metrics(weights_NxW: np.ndarray) -> dict[str, np.ndarray]:
         return {
-            name + ending: _mean(column[of], weights_NxW[of])
+            name + ending: ratio(column[of] @ weights_NxW[of], weights_NxW[of].sum(0))
             for name, column in columns.items()
             for ending, of in kinds.items()
         }
@@ -394,19 +394,13 @@ def minimum_kinds(steps: StepScores) -> dict[str, np.ndarray]:
     return {ending: np.flatnonzero(of) for ending, of in kinds.items()}
 
 
-def _mean(values_N: np.ndarray, weights_NxW: np.ndarray) -> np.ndarray:
-    with np.errstate(invalid="ignore"):
-        return values_N @ weights_NxW / weights_NxW.sum(axis=0)
-
-
 def brier_metrics(steps: StepScores) -> Metrics:
     """``brier``, as in :class:`Calibration`."""
     known = calibration(steps.scores, steps.correct) is not None
     error = (steps.scores - steps.correct) ** 2 if known else steps.scores * np.nan
     sums = np.bincount(steps.rollout, error, steps.n_rollouts)
     size = np.bincount(steps.rollout, minlength=steps.n_rollouts)
-    with np.errstate(invalid="ignore"):
-        return lambda weights: {"brier": sums @ weights / (size @ weights)}
+    return lambda weights: {"brier": ratio(sums @ weights, size @ weights)}
 
 
 def model_metrics(steps: StepScores, decision: Decision) -> Metrics:
@@ -450,9 +444,7 @@ def group_metrics(
         }
         for name, plan in plans.items():
             found[name] = np.full((groups, weights_NxW.shape[1]), np.nan)
-            wins, pairs = count_pairs(plan, weights_NxW)
-            with np.errstate(invalid="ignore"):
-                found[name][plan.groups] = wins / pairs
+            found[name][plan.groups] = ratio(*count_pairs(plan, weights_NxW))
         return found
 
     return metrics

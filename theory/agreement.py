@@ -221,14 +221,19 @@ def combined_f1(by_source: Iterable[Confusion]) -> F1:
     )
 
 
+def ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
+    """``part / whole``, NaN where that is 0/0."""
+    with np.errstate(invalid="ignore"):
+        return part / whole
+
+
 def error_rates(counts: Confusion) -> tuple[np.ndarray, np.ndarray]:
     """(False-positive rate, false-negative rate): the share of the wrong steps that are
     predicted correct, and of the correct ones predicted wrong; NaN without such steps.
     """
     wrong = counts.false_positive + counts.true_negative
     right = counts.true_positive + counts.false_negative
-    with np.errstate(invalid="ignore"):
-        return counts.false_positive / wrong, counts.false_negative / right
+    return ratio(counts.false_positive, wrong), ratio(counts.false_negative, right)
 
 
 def confusion(
@@ -509,8 +514,7 @@ def weighted_average_precision(ranks: Ranks) -> np.ndarray:
     """
     hits = np.cumsum(ranks.marked, axis=0)
     gained = ranks.marked * hits / np.maximum(ranks.upto, 1)
-    with np.errstate(invalid="ignore"):
-        return gained.sum(axis=0) / ranks.marked.sum(axis=0)
+    return ratio(gained.sum(axis=0), ranks.marked.sum(axis=0))
 
 
 def average_precision(scores: np.ndarray, correct: np.ndarray) -> float | None:
@@ -538,8 +542,7 @@ def risk_coverage_area(ranks: Ranks) -> np.ndarray:
     before, upto = (of.astype(np.int64) for of in (ranks.before, ranks.upto))
     mean = (sums[upto] - sums[before]) / np.maximum(upto - before, 1)
     added = ranks.marked * (harmonic[ranks.total.astype(np.int64)] - mean)
-    with np.errstate(invalid="ignore"):
-        return added.sum(axis=0) / ranks.total
+    return ratio(added.sum(axis=0), ranks.total)
 
 
 def risk_at_coverage(ranks: Ranks, covered: np.ndarray) -> np.ndarray:
