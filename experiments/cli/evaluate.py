@@ -57,7 +57,9 @@ class Options(ThresholdOptions, ScoringOptions):
     are left out. "micro-F1" is the mean of the sources' macro-F1 weighted by steps, as
     VisualProcessBench defines it. "ProcessBench F1" is the harmonic mean of how often
     the first wrong step is found and of how often a solution without one passes,
-    averaged over sources, at a threshold of its own.
+    averaged over sources, at a threshold of its own. Of PRMBench's classes of error
+    there are its PRMScores. Rates of both mistakes, how well confidence tells where
+    the scores err, and where in a solution they err are told, too.
 
     Thresholds are by default chosen on a fifth of the rollouts, drawn by the hash of
     their id (or of their number in the file), which are then left out of every metric.
@@ -67,8 +69,8 @@ class Options(ThresholdOptions, ScoringOptions):
     Attributes:
         benchmark: File of judged solutions that --checkpoint scores, or a folder of
             such files.
-        page: Where a page of the result goes (one HTML file): threshold curve,
-            calibration, sources; by default beside the scores of --checkpoint.
+        page: Where a page of the result goes (one HTML file): curves of
+            thresholds, calibration, confidence and position, sources; by default beside the scores of --checkpoint.
         prior: Field that holds something known beforehand, such as slip_rate, a number
             or one per step; its own AUROC is reported.
         prior_file: File of that field, a record for each record of the scores; by

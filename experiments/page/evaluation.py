@@ -106,7 +106,7 @@ def write_evaluation(output: Path, judged: Judged) -> None:
             "risk": risk_chart(models),
             "positions": position_chart(models, "auroc", "first_error_auroc"),
             "errors": position_chart(
-                models, "false_positive_rate", "false_negative_rate", "wrong"
+                models, "false_positive_rate", "false_negative_rate"
             ),
         }
 
@@ -119,7 +119,7 @@ def write_evaluation(output: Path, judged: Judged) -> None:
         file=judged.file,
         metrics=_metrics(value),
         sources=_sources(value),
-        thirds=_thirds(value),
+        places=_places(value),
     )
 
 
@@ -185,17 +185,18 @@ _GROUP_NAMES = {
     "first_error_auroc": "AUROC of first errors",
     "false_positive_rate": "wrong steps called correct",
     "false_negative_rate": "correct steps called wrong",
-    "wrong": "wrong steps",
 }
 
 
-def _with_share(groups: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    return [of | {"wrong": of["steps_wrong"] / of["steps"]} for of in groups]
-
-
-def _thirds(value: dict[str, Any]) -> Table:
+def _places(value: dict[str, Any]) -> Table:
+    """Metrics by position, where there are groups of them, and by third."""
+    positions = value["positions"] if len(value["positions"]) > 1 else []
+    items = [
+        of | {"wrong": of["steps_wrong"] / of["steps"]}
+        for of in (*positions, *value["thirds"])
+    ]
     columns = (
-        ("of the solution", "name", text),
+        ("position", "name", text),
         ("steps", "steps", count),
         ("wrong steps", "wrong", share, 1),
         ("first errors", "first_errors", count),
@@ -204,8 +205,7 @@ def _thirds(value: dict[str, Any]) -> Table:
         ("false positives", "false_positive_rate", share, 1),
         ("false negatives", "false_negative_rate", share, 1),
     )
-    caption = "By third of the solution."
-    return tabulate(caption, _with_share(value["thirds"]), columns, "AUROC")
+    return tabulate("By place in the solution.", items, columns, "AUROC")
 
 
 def risk_chart(models: dict[str, dict[str, Any]]) -> Chart:
@@ -231,48 +231,27 @@ def risk_chart(models: dict[str, dict[str, Any]]) -> Chart:
 
 def position_chart(models: dict[str, dict[str, Any]], *keys: str) -> Chart | None:
     """Metrics by the position of the step, of evaluations as JSON by the name of the
-    model; None where no solution has a second group of positions.
+    model; None where positions are not told apart.
     """
     from paper_figures import page
 
-    curves: list[Any] = []
+    curves = []
     for name, value in models.items():
-        groups = _with_share(value["positions"])
-        if len(groups) < 2:
-            return None
         for key in keys:
-            known = [of for of in groups if of[key] is not None]
-            ends = [of.get("intervals", {}).get(key) or (of[key],) * 2 for of in known]
-            half = [
-                [of[key] - low for of, (low, _) in zip(known, ends, strict=True)],
-                [high - of[key] for of, (_, high) in zip(known, ends, strict=True)],
-            ]
-            shown = f"{name}: {_GROUP_NAMES[key]}" if name else _GROUP_NAMES[key]
+            known = [of for of in value["positions"] if of[key] is not None]
+            ends = [of.get("intervals", {}).get(key) or [of[key]] * 2 for of in known]
+            y = np.array([of[key] for of in known])
+            half = np.abs(np.reshape(ends, (-1, 2)).T - y)
             x = [int(of["name"].split()[0]) for of in known]
-            y = [of[key] for of in known]
-            curves.append(page.Curve(shown, x, y, np.abs(half), len(curves)))
-    figure = page.lines(
-        curves, "position of the step, from 1", "share of steps or pairs"
-    )
-    first, items = next(iter(models.values())), []
-    for i, of in enumerate(_with_share(first["positions"])):
-        items.append(of | {
-            f"{name}{key}": _with_share(value["positions"])[i][key]
-            for name, value in models.items() for key in keys
-        })  # fmt: skip
-    columns = (
-        ("position", "name", text),
-        ("steps", "steps", count),
-        *(
-            (f"{name} {_GROUP_NAMES[key]}".strip(), f"{name}{key}", num)
-            for name in models
-            for key in keys
-        ),
-    )
-    numbers = tabulate("By position of the step.", items, columns)
+            shown = f"{name}: {_GROUP_NAMES[key]}" if name else _GROUP_NAMES[key]
+            curves.append(page.Curve(shown, x, y.tolist(), half, len(curves)))
+    if max(len(of.x) for of in curves) < 2:
+        return None
+    y_label = "AUROC" if "auroc" in keys else "share of steps"
+    figure = page.lines(curves, "position of the step, from 1", y_label)
     title = " and ".join(_GROUP_NAMES[key] for key in keys)
     title = f"{title[:1].upper()}{title[1:]}, by position"
-    return chart_of(f"position-{keys[0]}", title, figure, title, numbers)
+    return chart_of(f"position-{keys[0]}", title, figure, title)
 
 
 def _threshold_curve(judged: Judged) -> Chart | None:

@@ -464,6 +464,15 @@ def test_a_threshold_needs_steps_on_both_sides():
             decide(neutral, chosen_on)
 
 
+def test_draws_without_a_counted_step_are_no_failure():
+    scores = [[0.9], [0.2], [0.9, 0.1], [0.4]]
+    steps = step_scores(["a"] * 4, [[0], [1], [0, 0], [-1]], scores, list("wxyz"))
+    found = evaluation(steps, Decision(0.3, "fixed"), replicates=200)
+    assert (found.false_positive_rate, found.false_negative_rate) == (1, 1)
+    assert found.intervals is not None
+    assert found.intervals["false_positive_rate"] == (1, 1)
+
+
 def test_the_summary_is_json_and_agrees_with_its_parts():
     steps = step_scores(*random_steps(np.random.default_rng(8), 120))
     found = evaluation(steps, Decision(0.0, "fixed"), replicates=200)
