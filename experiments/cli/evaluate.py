@@ -70,7 +70,8 @@ class Options(ThresholdOptions, ScoringOptions):
         benchmark: File of judged solutions that --checkpoint scores, or a folder of
             such files.
         page: Where a page of the result goes (one HTML file): curves of
-            thresholds, calibration, confidence and position, sources; by default beside the scores of --checkpoint.
+            thresholds, calibration, confidence and position, sources; by default
+            beside the scores of --checkpoint.
         prior: Field that holds something known beforehand, such as slip_rate, a number
             or one per step; its own AUROC is reported.
         prior_file: File of that field, a record for each record of the scores; by
