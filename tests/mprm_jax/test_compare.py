@@ -77,11 +77,13 @@ def test_a_model_does_not_differ_from_itself():
 
 def test_records_without_ids_are_matched_by_their_number():
     nameless = predictions(ROWS, "record {}")
-    matched, compared = found(nameless, OTHER)
+    matched, _ = found(nameless, OTHER)
     assert matched.by == "number"
     assert matched.second[5].scores == OTHER[5].scores
     # The same are held out for both, whatever the one's ids are.
-    assert compared.rollouts == found(nameless, nameless)[1].rollouts
+    compared = found(nameless, ONE)[1]
+    assert compared.thresholds[0] == compared.thresholds[1]
+    assert all(of.interval == (0, 0) for of in compared.metrics.values())
 
 
 def changed(row, **values):

@@ -45,7 +45,7 @@ from theory.agreement import (
     macro_f1,
     step_scores,
 )
-from theory.intervals import draw_weights, percentile_interval
+from theory.intervals import basic_interval, draw_weights, percentile_interval
 
 
 def test_the_held_out_split_depends_on_ids_alone():
@@ -462,6 +462,20 @@ def test_a_threshold_needs_steps_on_both_sides():
     for chosen_on in ("held-out", "cross-fitted", "fixed", "test"):
         with pytest.raises(DataError, match="no counted steps"):
             decide(neutral, chosen_on)
+
+
+def test_means_over_sources_have_the_basic_interval_and_others_the_percentile():
+    steps = step_scores(*random_steps(np.random.default_rng(8), 120))
+    decision = Decision(0.0, "fixed")
+    found = evaluation(steps, decision, replicates=100)
+    whole = model_metrics(steps, decision)
+    drawn = replicate(whole, steps, 100, np.random.default_rng(0))
+    assert found.intervals is not None
+    for name in ("micro_f1", "source_mean_f1"):
+        expected = basic_interval(getattr(found, name), drawn[name])
+        assert found.intervals[name] == pytest.approx(expected)
+    for name in ("macro_f1_pooled", "aurc", "false_positive_rate"):
+        assert found.intervals[name] == percentile_interval(drawn[name])
 
 
 def test_draws_without_a_counted_step_are_no_failure():
