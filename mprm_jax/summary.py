@@ -82,6 +82,7 @@ _IN_BOTH = frozenset(OF_GROUPS) | {
     "within_position_auroc", "f1_positive", "f1_negative", "average_precision_wrong",
     "aurc", "later_error_auroc",
 }  # fmt: skip
+_FIRST_ERRORS = ("processbench_f1", "wrong_found", "right_passed")
 _OVERALL = frozenset({"micro_f1", "macro_f1_pooled", "source_mean_f1", "brier"})
 
 
@@ -259,12 +260,13 @@ def f1_metrics(steps: StepScores, threshold: float | np.ndarray) -> Metrics:
     counts_4xN = np.stack(by_rollout).astype(float)
     names = steps.source_names
     rows = [np.flatnonzero(steps.source == i) for i in range(len(names))]
+    counted = {names[i] for i in np.unique(steps.step_source)}
     dimensions = {
         dimension: shown
         for dimension, classes in DIMENSIONS.items()
-        if (shown := [name for name in classes if name in names])
+        if (shown := [name for name in classes if name in counted])
     }
-    if {*names} - {CORRECT, *(of for some in dimensions.values() for of in some)}:
+    if counted - {CORRECT, *(of for some in dimensions.values() for of in some)}:
         dimensions = {}
 
     def metrics(weights_NxW: np.ndarray) -> dict[str, np.ndarray]:
@@ -501,7 +503,8 @@ class SourceSummary:
         rollouts: with counted steps.
         steps: counted.
         steps_wrong: of them.
-        intervals: of its metrics, and of macro_f1; None: not asked for.
+        intervals: of its metrics, of macro_f1 and of ProcessBench's; None: not asked
+            for.
     """
 
     rollouts: int
@@ -734,7 +737,7 @@ def _sources(steps: StepScores, found: _Findings) -> dict[str, SourceSummary]:
         of = steps.step_source == i
         if not of.any():
             continue
-        intervals = found.intervals(name, found.names(name))
+        intervals = found.intervals(name, (*_IN_BOTH, "micro_f1", *_FIRST_ERRORS))
         if intervals is not None:
             intervals["macro_f1"] = intervals.pop("micro_f1")
         described[name] = SourceSummary(

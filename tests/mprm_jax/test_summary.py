@@ -258,6 +258,9 @@ def test_prm_scores_as_the_benchmark_counts_them():
         rows[1].extend([[1, 1, 1]] * 20)
         rows[2].extend(rng.normal(size=(20, 3)).tolist())
         rows[3].extend(f"{name} {i}" for i in range(20))
+    # A class of which nothing is judged does not count.
+    for column, value in zip(rows, ("deception", [0], [1.0], "none"), strict=True):
+        column.append(value)
     found = evaluation(step_scores(*rows), Decision(0.0, "fixed"), replicates=50)
 
     def both(*of):
