@@ -31,16 +31,17 @@ from mprm_jax.summary import (
 from theory.agreement import StepScores
 from theory.intervals import LEVEL, REPLICATES, Interval, holm, resampled_difference
 
-# What is compared, and whether a larger value is the better one.
-COMPARED = {
-    "micro_f1": True,
-    "processbench_f1": True,
-    "auroc": True,
-    "within_position_auroc": True,
-    "average_precision_wrong": True,
-    "false_positive_rate": False,
-    "aurc": False,
-}
+# What is compared; prm_score of all classes of PRMBench together.
+COMPARED = (
+    "micro_f1",
+    "processbench_f1",
+    "prm_score",
+    "auroc",
+    "within_position_auroc",
+    "average_precision_wrong",
+    "false_positive_rate",
+    "aurc",
+)
 
 
 class Unmatched(DataError):
@@ -309,6 +310,9 @@ def _of_scope(
 ) -> dict[str, Compared]:
     compared = {}
     for name in COMPARED:
+        of_classes = name == "prm_score"
+        if (scope, name) not in values[0] or (of_classes and scope is not _ALL):
+            continue
         first, second = (float(of[scope, name][0]) for of in values)
         found = Compared(
             first if math.isfinite(first) else None,

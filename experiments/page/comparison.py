@@ -13,7 +13,7 @@ from experiments.page.evaluation import (
 )
 from experiments.page.html import Table, chart_of, num, sign, tabulate, text
 from experiments.store.judging import METRIC_NAMES
-from mprm_jax.compare import COMPARED, Pair
+from mprm_jax.compare import Pair
 from mprm_jax.summary import evaluation
 
 
@@ -34,7 +34,7 @@ def write_comparison(
     from paper_figures import page
 
     models = {
-        f"{letter}": evaluation(steps, decision, replicates=0).as_json()
+        letter: evaluation(steps, decision, replicates=0).as_json()
         for letter, steps, decision in zip("AB", pair[:2], pair.thresholds, strict=True)
     }
     told = {k: of for k, of in value["metrics"].items() if of["difference"] is not None}
@@ -60,22 +60,22 @@ def write_comparison(
             "positions": position_chart(models, "auroc"),
         }
 
-    tables = [_table("All sources together.", value["metrics"])]
-    tables += [_table(f"Source {name}.", of) for name, of in value["sources"].items()]
+    tables = [_table("All sources together.", value["metrics"], "micro-F1")]
+    tables += [
+        _table(f"Source {name}.", of, "macro-F1")
+        for name, of in value["sources"].items()
+    ]
     write_page(output, "comparison.html.j2", charts, made, value=value, tables=tables)
 
 
-def _table(caption: str, metrics: dict[str, dict[str, Any]]) -> Table:
-    items = [
-        metrics[key]
-        | {
-            "name": "macro-F1" if caption[:6] == "Source" and key == "micro_f1"
-            else METRIC_NAMES[key],
-            "ends": (ends := metrics[key]["interval"])
-            and f"{sign(ends[0])} to {sign(ends[1])}",
-        }
-        for key in COMPARED
-    ]  # fmt: skip
+def _table(caption: str, metrics: dict[str, dict[str, Any]], first: str) -> Table:
+    """A row per metric, of which ``first`` is what micro-F1 is called here."""
+    items = []
+    for key, of in metrics.items():
+        low, high = of["interval"] or (None, None)
+        ends = None if low is None else f"{sign(low)} to {sign(high)}"
+        name = first if key == "micro_f1" else METRIC_NAMES[key]
+        items.append(of | {"name": name, "ends": ends})
     columns = (
         ("metric", "name", text),
         ("A", "first", num),

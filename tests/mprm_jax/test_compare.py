@@ -7,7 +7,7 @@ import pytest
 
 from mprm_jax.compare import Scores, Unmatched, compare, decide_both, match
 from mprm_jax.data.scored import Prediction, columns
-from mprm_jax.decision import ThresholdChoice, decide
+from mprm_jax.decision import Decision, ThresholdChoice, decide
 from mprm_jax.records.problems import DataError
 from mprm_jax.summary import evaluation
 from tests.judged_steps import random_steps
@@ -64,6 +64,20 @@ def test_metrics_are_those_of_each_evaluation_and_differences_theirs():
     known = [of for of in every if of.p is not None]
     assert [of.adjusted_p for of in known] == holm([of.p or 0.0 for of in known])
     assert len(known) > 15
+
+
+def test_prm_scores_are_compared_over_all_classes_of_error():
+    names = {"a": "circular", "b": "confidence", "c": "deception"}
+    pair = [
+        [changed(row, data_source=names[row.data_source]) for row in rows]
+        for rows in (ONE, OTHER)
+    ]
+    compared = found(pair[0], pair[1], "fixed")[1]
+    expected = evaluation(columns(pair[1]), Decision(0.5, "fixed"), replicates=0)
+    assert expected.prmbench is not None
+    assert compared.metrics["prm_score"].second == expected.prmbench["prm_score"]
+    assert "prm_score" not in compared.sources["circular"]
+    assert "prm_score" not in found(ONE, OTHER, "fixed")[1].metrics
 
 
 def test_a_model_does_not_differ_from_itself():
