@@ -259,8 +259,8 @@ def test_prm_scores_as_the_benchmark_counts_them():
         rows[2].extend(rng.normal(size=(20, 3)).tolist())
         rows[3].extend(f"{name} {i}" for i in range(20))
     # A class of which nothing is judged does not count.
-    for column, value in zip(rows, ("deception", [0], [1.0], "none"), strict=True):
-        column.append(value)
+    unjudged = (["deception"], [[0]], [[1.0]], ["none"])
+    rows = [[*column, *more] for column, more in zip(rows, unjudged, strict=True)]
     found = evaluation(step_scores(*rows), Decision(0.0, "fixed"), replicates=50)
 
     def both(*of):
