@@ -19,13 +19,13 @@ the budget is spent, or the cap has reached :data:`MOST`.
 first with K = 0; those after it are labelled wrong unseen. ``first-success``: a step
 until one continuation succeeds, at most 16: 1[K > 0] is that of N = 16 by construction.
 ``confidence``: a step until its 95 % confidence sequence, valid at every time, leaves
-out :data:`theory.labelling.DOUBTFUL`. ``binary-search``: N continuations of the middle
-step, then of the half that holds the first error; labels of other steps follow. ``flip``,
-``information``, ``cut``: :func:`theory.annotation.plan_continuations` by the chance that
-a label flips, the posterior Fisher information, and the change at the cut of BIS-10 %;
-two continuations of every step, then :data:`ROUNDS` equal rounds; the smallest budget is
-their start, and is left out. Controls: true labels, and ``uniform`` at 16, the full
-annotation.
+out :data:`theory.labelling.DOUBTFUL`. ``binary-search``: N continuations of the
+middle step, then of the half that holds the first error; labels of other steps follow.
+``flip``, ``information``, ``cut``: :func:`theory.annotation.plan_continuations` by the
+chance that 1[K > 0] flips, the posterior Fisher information, and the change at the cut
+of BIS-10 %; two continuations of every step, which give the prior, then :data:`ROUNDS`
+equal rounds; at most 32 of a step; the smallest budget is their start, and is left out.
+Controls: true labels, and ``uniform`` at 16, the full annotation.
 
 **Readings.** ``positive``: 1[K > 0]. ``posterior``: Pr(right | K, N) >= 1/2 where K is
 distributed as in judged corpora (:data:`theory.continuations.JUDGED`) and
@@ -46,12 +46,13 @@ annotation: counted as wrong, K/N is biased by exactly -e r; left out, by nothin
 
 1. ``half``: error of an arm at 8 less that of uniform 16, by each reading.
 2. ``equal``: error of an arm at 4 less that of uniform 4, by each reading.
-3. ``kept``: overlap of BIS-10 % of an arm at 8 less that of uniform 8.
-4. ``student``: AUROC of an arm at 8, all steps, less that of uniform 16, by each reading.
+3. ``kept``: overlap of BIS-10 % of an arm at 8 less that of uniform 8, by 1[K > 0].
+4. ``student``: AUROC of an arm at 8, all steps, less uniform 16's, by each reading.
+5. ``fewer``: error of uniform 4 less that of uniform 16, by each reading.
 
 Beside them, per arm and reading, the continuations at which its error first reaches
-that of uniform 16, interpolated in the logarithm of the cost, and in how many corpora it
-does.
+that of uniform 16, interpolated in the logarithm of the cost, and in how many corpora
+it does.
 
 **Expected, and what would refute it.**
 
@@ -77,6 +78,10 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from theory.selection import RuleName
+
+WORLDS = ("scarce", "plentiful", "forgiving", "difficult", "unrepaired")
+
 BUDGETS = (2, 4, 8, 16)
 FULL = max(BUDGETS)
 
@@ -87,6 +92,9 @@ MOST = 64
 ROUNDS = 4
 
 READINGS = ("positive", "posterior")
+
+# Rules whose subsets are compared, of which the first teaches a student.
+RULES: tuple[RuleName, ...] = ("bis", "contrast")
 KEEP_RATIO = 0.1
 
 # Shares of right answers on which a checker raises.
