@@ -23,7 +23,6 @@ from paper_figures.style import (
 from theory.beta_binomial_fit import fit_from_mean_and_zero_rate
 from theory.continuations import (
     JUDGED,
-    JUDGED_RIGHT,
     Counts,
     Target,
     continuations_per_step,
@@ -33,6 +32,8 @@ from theory.continuations import (
 from theory.label_noise import shares_kept
 from theory.paper import FULL_DATA, TRIALS
 
+# Share of right steps where the judged counts come from, about.
+_RIGHT = 0.85
 _RATIO = 10.0
 
 # What no label exceeds: behind the curves, so that one that coincides is seen on it.
@@ -49,7 +50,7 @@ def _worlds() -> tuple[tuple[str, float, Counts], ...]:
         (f"$r \\geq$ {tau:g}", float(betaincc(a, b, tau)), one_beta(a, b, tau))
         for tau in (0.5, 0.1)
     )
-    return ("as judged", JUDGED_RIGHT, JUDGED), *split
+    return ("as judged", _RIGHT, JUDGED), *split
 
 
 def targets() -> Drawing:
@@ -111,13 +112,13 @@ def continuations() -> Drawing:
         look |= _BAND if target == "count" else curve(i)
         y = continuations_per_step(q, JUDGED, _RATIO, target, most=64)
         plot(rows, over_truth, f"N*, c0/c1 = {_RATIO:g}", target, q, y, **look)
-        y = continuations_per_step(JUDGED_RIGHT, JUDGED, ratio, target, most=64)
-        plot(rows, over_cost, f"N*, q = {JUDGED_RIGHT:g}", target, ratio, y, **look)
+        y = continuations_per_step(_RIGHT, JUDGED, ratio, target, most=64)
+        plot(rows, over_cost, f"N*, q = {_RIGHT:g}", target, ratio, y, **look)
     over_truth.set_title(f"as judged, $c_0 / c_1$ = {_RATIO:g}")
     over_truth.set_xlabel("truth $q$")
     over_truth.set_ylabel("best number of continuations $N^*$")
     over_truth.set_xlim(0, 1)
-    over_cost.set_title(f"as judged, $q$ = {JUDGED_RIGHT:g}")
+    over_cost.set_title(f"as judged, $q$ = {_RIGHT:g}")
     over_cost.set_xlabel("cost of a step / of a continuation")
     over_cost.set_ylim(bottom=0)
     over_truth.set_ylim(bottom=0)

@@ -58,9 +58,6 @@ def two_betas(wrong: tuple[float, float], right: tuple[float, float]) -> Counts:
 # right or wrong.
 JUDGED = two_betas((0.13, 1.0), (0.73, 0.30))
 
-# Share of right steps in those corpora, about.
-JUDGED_RIGHT = 0.85
-
 
 def one_beta(a: float, b: float, tau: float) -> Counts:
     """Counts where r ~ Beta(a, b) and a step is right iff r >= tau, as

@@ -7,15 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from typing import NamedTuple
 
 import numpy as np
 from scipy.special import betaln, xlog1py, xlogy
 
-from experiments.phase.annotation_design import FULL, KEEP_RATIO, MOST, ROUNDS
+from experiments.phase.annotation_design import FULL, KEEP_RATIO, MOST, RELIABLE, ROUNDS
 from theory.annotation import PlanOptions, plan_continuations
-from theory.continuations import JUDGED, JUDGED_RIGHT
+from theory.beta_binomial import unreliability_posterior
 from theory.labelling import DOUBTFUL
 from theory.rollouts import Rollouts
 from theory.scores import moment_prior
@@ -45,6 +45,12 @@ class Outcomes:
         """``U ~ Bernoulli(r)``, :data:`MOST` a step."""
         succeeds = rng.random((len(r_S), MOST)) < r_S[:, None]
         return cls(rollouts, running(succeeds), rng.permutation(rollouts.n_rollouts))
+
+    @cached_property
+    def prior(self) -> tuple[float, float]:
+        """Beta prior of r, by moments of the first continuations of every step."""
+        trials = np.full(self.rollouts.n_steps, PLAN_START)
+        return moment_prior(counted(self.rollouts, _seen(self, trials)))
 
     def after(self, trials_S: np.ndarray) -> np.ndarray:
         """K of each step after its N."""
@@ -168,12 +174,15 @@ def spend(arm: str, outcomes: Outcomes, budget: int) -> Allocation:
 
     cap_R = np.zeros(rollouts.n_rollouts, np.int64)
     spent = costs(cap_R)
-    while cap_R[0] < most and (dearer := costs(cap_R + 1)).sum() <= budget:
-        cap_R, spent = cap_R + 1, dearer
-    if cap_R[0] < most:
+    while cap_R.min() < most:
+        dearer = costs(cap_R + 1)
         rise = np.cumsum((dearer - spent)[outcomes.order])
         affordable = np.flatnonzero(rise <= budget - spent.sum())
-        cap_R[outcomes.order[: affordable.max(initial=-1) + 1]] += 1
+        raised = outcomes.order[: affordable.max(initial=-1) + 1]
+        cap_R[raised] += 1
+        if len(raised) < len(cap_R):
+            break
+        spent = dearer
     return allocate(outcomes, np.repeat(cap_R, rollouts.lengths))
 
 
@@ -198,22 +207,30 @@ def plan(arm: str, outcomes: Outcomes, budget: int, content: np.ndarray) -> Allo
         budget: continuations in all; a plan leaves what would change nothing.
         content: hashes of the rollouts, which order ties.
     """
-    trials = np.full(outcomes.rollouts.n_steps, PLAN_START)
-    prior = None
+    options, rollouts = PLANNED[arm], outcomes.rollouts
+    trials = np.full(rollouts.n_steps, PLAN_START)
     for left in range(ROUNDS, 0, -1):
-        counts = counted(outcomes.rollouts, _seen(outcomes, trials))
-        prior = moment_prior(counts) if prior is None else prior
         share = (budget - int(trials.sum())) // left
-        options = PLANNED[arm]
-        if share < options.block or trials.min() > options.most - options.block:
+        if share < options.block:
             continue
         try:
             trials = trials + plan_continuations(
-                counts, share, options, prior=prior, content=content
+                counted(rollouts, _seen(outcomes, trials)),
+                share,
+                options,
+                prior=outcomes.prior,
+                content=content,
             )
         except ValueError:  # nothing that it could draw would change anything
             break
     return _seen(outcomes, trials)
+
+
+def repeat(outcomes: Outcomes) -> Allocation:
+    """Full annotation by continuations that the full annotation does not read."""
+    trials = np.full(outcomes.rollouts.n_steps, FULL)
+    successes = outcomes.after(2 * trials) - outcomes.after(trials)
+    return Allocation(trials, successes, np.zeros_like(trials))
 
 
 # --- what an allocation says ----------------------------------------------------------
@@ -227,32 +244,27 @@ def counted(rollouts: Rollouts, of: Allocation) -> Rollouts:
     )  # fmt: skip
 
 
-def read(rollouts: Rollouts, of: Allocation, reading: str) -> Rollouts:
+def read(outcomes: Outcomes, of: Allocation, reading: str) -> Rollouts:
     """Counts whose 1[K > 0] is the label by a reading.
 
     An inferred label counts as one continuation that said so; where a reading calls a
     step right without a success, as one success, and wrong, as none.
     """
     label = of.successes > 0
-    if reading == "posterior":
-        label = _likely_right()[of.trials, of.successes]
+    if reading == "reliable":
+        label = _reliable(outcomes.prior)[of.trials, of.successes]
     label = np.where(of.inferred == 0, label, of.inferred > 0)
     successes = np.where(label, np.maximum(of.successes, 1), 0)
-    return counted(
-        rollouts, Allocation(np.maximum(of.trials, 1), successes, of.inferred)
-    )
+    filled = of._replace(trials=np.maximum(of.trials, 1), successes=successes)
+    return counted(outcomes.rollouts, filled)
 
 
 @cache
-def _likely_right() -> np.ndarray:
-    """Whether Pr(right | K, N) >= 1/2, by N and K."""
-    table = np.zeros((MOST + 1, MOST + 1), bool)
-    table[0] = True
-    for trials in range(1, MOST + 1):
-        wrong, right = JUDGED(trials)
-        odds = JUDGED_RIGHT * right, (1 - JUDGED_RIGHT) * wrong
-        table[trials, : trials + 1] = odds[0] >= odds[1]
-    return table
+def _reliable(prior: tuple[float, float]) -> np.ndarray:
+    """Whether Pr(r >= 1/2 | K, N) >= 1/2, by N and K."""
+    n, k = np.ogrid[1 : MOST + 1, : MOST + 1]
+    eta = unreliability_posterior(np.minimum(k, n), *prior, n, RELIABLE)
+    return np.pad(eta <= 0.5, [(1, 0), (0, 0)])
 
 
 def checked(

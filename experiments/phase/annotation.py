@@ -13,6 +13,7 @@ from experiments.console.tables import format_table
 from experiments.console.text import count_of
 from experiments.phase.annotation_design import (
     FULL,
+    KEEP_RATIO,
     READINGS,
     RULES,
     SIZES,
@@ -28,6 +29,7 @@ NAME = "annotate"
 _HALF, _QUARTER = FULL // 2, FULL // 4
 
 _BASELINE = "uniform"
+_CONTROLS = (_BASELINE, FULL), ("repeat", FULL)
 _CHECKER = "checker"
 
 
@@ -107,8 +109,8 @@ def column(
 
 
 def arms_of(cells: Cells) -> list[str]:
-    """The ways to spend, without the checker's."""
-    return [arm for arm in cells[0]["arms"] if not arm.startswith(_CHECKER)]
+    """The ways to spend."""
+    return [arm for arm, of in cells[0]["arms"].items() if f"{_HALF}" in of]
 
 
 Family = dict[tuple[str, str, str], Verdict]
@@ -138,12 +140,12 @@ def contrasts(by_world: Mapping[str, Cells]) -> dict[str, Family]:
     return found
 
 
-def needed(cost: Sequence[float], error: Sequence[float], goal: float) -> float | None:
+def needed(cost: np.ndarray, error: np.ndarray, goal: float) -> float | None:
     """Cost at which the error first is at most the goal, linear in its logarithm
     between budgets; the least cost where it is so there; None: it never is.
     """
     order = np.argsort(cost, kind="stable")
-    cost, error = np.asarray(cost)[order], np.asarray(error)[order]
+    cost, error = cost[order], error[order]
     met = np.flatnonzero(error <= goal)
     if not len(met):
         return None
@@ -156,8 +158,8 @@ def needed(cost: Sequence[float], error: Sequence[float], goal: float) -> float 
 
 def needed_by_arm(cells: Cells) -> dict[str, dict[str, Any]]:
     """By arm and reading, continuations a step until it errs no more than the full
-    annotation: geometric mean of the corpora in which it gets there, their number, and
-    the 95 % interval where all do.
+    annotation: geometric mean of the corpora in which it gets there, their number,
+    how many of them do at the least cost, and the 95 % interval where all do.
     """
     found: dict[str, dict[str, Any]] = {}
     for arm in arms_of(cells):
@@ -167,7 +169,8 @@ def needed_by_arm(cells: Cells) -> dict[str, dict[str, Any]]:
             goal = column(cells, _BASELINE, FULL, "error", reading)
             error = [column(cells, arm, level, "error", reading) for level in levels]
             each = list(map(needed, cost.T, np.transpose(error), goal))
-            logs = np.log([x for x in each if x is not None])
+            met = [of for of in zip(each, cost.T, strict=True) if of[0] is not None]
+            logs = np.log(np.array([x for x, _ in met], float))
             mean, half = mean_and_half_width(logs) if len(logs) else (np.nan, np.nan)
             whole = len(logs) == len(cells) and np.isfinite(half)
             found.setdefault(arm, {})[reading] = {
@@ -175,12 +178,13 @@ def needed_by_arm(cells: Cells) -> dict[str, dict[str, Any]]:
                 "low": float(np.exp(mean - half)) if whole else None,
                 "high": float(np.exp(mean + half)) if whole else None,
                 "reached": len(logs),
+                "at_once": sum(of <= x.min() for of, x in met),
                 "corpora": len(cells),
             }
     return found
 
 
-def _means(cells: Cells) -> dict[str, Any]:
+def _means(cells: Sequence[Any]) -> Any:
     """Means over the corpora, shaped as a cell; None where one has none."""
     first = cells[0]
     if isinstance(first, Mapping):
@@ -194,11 +198,11 @@ def _means(cells: Cells) -> dict[str, Any]:
 def _text(by_world: Mapping[str, Cells], found: Mapping[str, Family]) -> str:
     count = len(next(iter(by_world.values())))
     parts = [
-        f"Means over {count} corpora a world, at {_HALF} continuations a step (less "
-        "where an arm\nneeds less). wrong: labels in per cent by 1[K > 0] and by "
-        "posterior; * told apart\nfrom uniform 16 (Holm); kept: of BIS-10 % of the "
-        "full annotation; needed:\ncontinuations for the error of uniform 16 (-: never; "
-        "(k): in k corpora)."
+        f"""\
+Means over {count} corpora a world, at {_HALF} continuations a step or as many as an arm
+needs. wrong: labels in per cent, by 1[K > 0] and by r >= 1/2; *: told apart from
+those of uniform {FULL} (Holm); kept: of its BIS-{100 * KEEP_RATIO:g} %; AUROC: of a student;
+needed: continuations for as few wrong labels ((k): in k corpora; -: in none)."""
     ]
     parts += [_world_text(world, cells, found) for world, cells in by_world.items()]
     return "\n\n".join([*parts, _checker_text(by_world), *map(_count, found.items())])
@@ -208,7 +212,7 @@ def _world_text(world: str, cells: Cells, found: Mapping[str, Family]) -> str:
     means, reach = _means(cells), needed_by_arm(cells)
     facts = means["corpus"]
     rows = []
-    for arm, level in [*((arm, _HALF) for arm in arms_of(cells)), (_BASELINE, FULL)]:
+    for arm, level in [*((arm, _HALF) for arm in arms_of(cells)), *_CONTROLS]:
         of = means["arms"][arm][f"{level}"]
         half = found["half"] if level == _HALF else {}
         rows.append(
@@ -227,8 +231,8 @@ def _world_text(world: str, cells: Cells, found: Mapping[str, Family]) -> str:
         )
     clean = means["clean"]["all"]
     header = (
-        world, "cost", "steps", "wrong", "post.", "kept", "AUROC", "post.",
-        "needed", "post.",
+        world, "cost", "steps", "wrong", "r>=.5", "kept", "AUROC", "r>=.5",
+        "needed", "r>=.5",
     )  # fmt: skip
     return "\n".join(
         [
@@ -248,7 +252,8 @@ def _reached(of: Mapping[str, Any]) -> str:
     if of["mean"] is None:
         return "-"
     some = "" if of["reached"] == of["corpora"] else f" ({of['reached']})"
-    return f"{of['mean']:.1f}{some}"
+    below = "<=" if of["at_once"] == of["reached"] else ""
+    return f"{below}{of['mean']:.1f}{some}"
 
 
 def _checker_text(by_world: Mapping[str, Cells]) -> str:
@@ -273,7 +278,7 @@ def _checker_text(by_world: Mapping[str, Cells]) -> str:
                     f"{kept:.2f}",
                 )
             )
-    header = ("exceptions on right answers", "K/N - r", "wrong", "post.", "kept")
+    header = ("exceptions on right answers", "K/N - r", "wrong", "r>=.5", "kept")
     return (
         "A checker that raises, full annotation, mean over worlds\n\n"
         + format_table(header, rows)

@@ -18,6 +18,7 @@ from experiments.phase.allocations import (
     counted,
     plan,
     read,
+    repeat,
     spend,
 )
 from experiments.phase.annotation_design import (
@@ -86,7 +87,7 @@ def annotate(world: str, design: Annotation, seed: int) -> dict[str, Any]:
     corpus = corpus_of(world, design, seed)
     spent = _allocations(corpus)
     tasks = [
-        replace(corpus.task, rollouts=read(corpus.scenes.rollouts, of, reading))
+        replace(corpus.task, rollouts=read(corpus.outcomes, of, reading))
         for of in spent.values()
         for reading in READINGS
     ]
@@ -95,7 +96,7 @@ def annotate(world: str, design: Annotation, seed: int) -> dict[str, Any]:
     for (arm, level), of in spent.items():
         arms.setdefault(arm, {})[level] = _measure(corpus, of) | {
             reading: _quality(corpus, of, reading)
-            | {f"auroc_{of}": x for of, x in zip(_TAUGHT, next(taught), strict=True)}
+            | {f"auroc_{x}": y for x, y in zip(_TAUGHT, next(taught), strict=True)}
             for reading in READINGS
         }
     clean = [replace(arm, labels="clean") for arm in _TAUGHT.values()]
@@ -137,6 +138,7 @@ def _allocations(corpus: Corpus) -> dict[tuple[str, str], Allocation]:
         for arm in PLANNED
         for level in BUDGETS[1:]
     }
+    found["repeat", f"{FULL}"] = repeat(corpus.outcomes)
     return found | {
         (f"checker {counts}", f"{raises:g}"): checked(
             corpus.outcomes, raises, counts,
@@ -180,7 +182,7 @@ def _measure(corpus: Corpus, of: Allocation) -> dict[str, Any]:
 
 def _quality(corpus: Corpus, of: Allocation, reading: str) -> dict[str, Any]:
     """Wrong labels, and what selection by them keeps of that by full annotation."""
-    told, full = (read(corpus.scenes.rollouts, x, reading) for x in (of, corpus.full))
+    told, full = (read(corpus.outcomes, x, reading) for x in (of, corpus.full))
     right, label = corpus.scenes.right_S, told.successes > 0
     found = {
         "error": np.mean(label != right),
