@@ -178,7 +178,7 @@ def needed_by_arm(cells: Cells) -> dict[str, dict[str, Any]]:
                 "low": float(np.exp(mean - half)) if whole else None,
                 "high": float(np.exp(mean + half)) if whole else None,
                 "reached": len(logs),
-                "at_once": sum(of <= x.min() for of, x in met),
+                "at_once": sum(bool(of <= x.min()) for of, x in met),
                 "corpora": len(cells),
             }
     return found
@@ -199,10 +199,11 @@ def _text(by_world: Mapping[str, Cells], found: Mapping[str, Family]) -> str:
     count = len(next(iter(by_world.values())))
     parts = [
         f"""\
-Means over {count} corpora a world, at {_HALF} continuations a step or as many as an arm
-needs. wrong: labels in per cent, by 1[K > 0] and by r >= 1/2; *: told apart from
-those of uniform {FULL} (Holm); kept: of its BIS-{100 * KEEP_RATIO:g} %; AUROC: of a student;
-needed: continuations for as few wrong labels ((k): in k corpora; -: in none)."""
+Means over {count} corpora a world, at {_HALF} continuations a step or as many as an
+arm needs. wrong: labels in per cent, by 1[K > 0] and by r >= 1/2; *: told apart from
+those of uniform {FULL} (Holm); kept: of its BIS-{100 * KEEP_RATIO:g} %; AUROC: of a
+student; needed: continuations for as few wrong labels ((k): in k corpora; <=: at the
+least budget; -: never)."""
     ]
     parts += [_world_text(world, cells, found) for world, cells in by_world.items()]
     return "\n\n".join([*parts, _checker_text(by_world), *map(_count, found.items())])

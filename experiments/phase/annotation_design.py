@@ -42,7 +42,8 @@ after :data:`STAGE` updates (at the end of its pretraining the benchmark is satu
 trained on all steps and on BIS-10 %.
 
 **Checker.** An answer checker that raises on a right answer with probability e, at full
-annotation: counted as wrong, K/N is biased by exactly -e r; left out, by nothing.
+annotation: counted as wrong, K/N is biased by exactly -e r; left out, by
+``-e r (1 - r) / (1 - e r)``, as no wrong answer raises.
 
 **Contrasts**, paired over corpora, Holm within each family, all reported:
 
