@@ -26,6 +26,8 @@ _HOMES = {
     "best_count_threshold": "label_noise",
     "step_targets": "labelling",
     "continuations_per_step": "continuations",
+    "plan_continuations": "annotation",
+    "confidence_sequence": "confidence",
     "selection_efficiency": "contrast",
     "best_subset": "contrast",
     "expected_contrast": "contrast",

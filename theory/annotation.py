@@ -324,6 +324,7 @@ def plan_continuations(
     prior: tuple[ArrayLike, ArrayLike] | None = None,
     content: np.ndarray | None = None,
     cost: ArrayLike = 1.0,
+    only: np.ndarray | None = None,
 ) -> np.ndarray:
     """How many more continuations each step gets.
 
@@ -341,6 +342,8 @@ def plan_continuations(
             :func:`theory.scores.moment_prior` of the corpus.
         content: uint64 ``[n_rollouts]``, hashes that order ties; None: row numbers.
         cost: of a continuation, > 0, a scalar or ``[n_steps]``.
+        only: the steps that may be continued, bool ``[n_steps]`` (nothing is left to
+            continue behind a final answer); None: all.
 
     Returns:
         int64 ``[n_steps]``, multiples of the block; no step has more than ``most`` with
@@ -370,7 +373,8 @@ def plan_continuations(
             f"a budget of {budget:g} buys nothing: a block costs {cheapest:g}"
         )
     parts = _majorant(values, (room // options.block)[_first(state, len(values))])
-    if not parts:
+    allowed = np.ones(rollouts.n_steps, bool) if only is None else only
+    if not (parts and np.any((parts[0][0][state] > 0) & allowed)):
         raise ValueError("the budget buys nothing: no step can gain by continuations")
     row = np.repeat(np.arange(rollouts.n_rollouts), rollouts.lengths)
     tie = _step_order(rollouts, row, content, options.seed)
@@ -380,7 +384,7 @@ def plan_continuations(
             *(
                 (at, gain[state[at]] / cost[at], blocks[state[at]] * options.block)
                 for gain, blocks in parts
-                for at in [np.flatnonzero(gain[state] > 0)]
+                for at in [np.flatnonzero((gain[state] > 0) & allowed)]
             ),
             strict=True,
         )
