@@ -12,9 +12,11 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from paper_figures.style import (
+    COLOURS,
+    DASHES,
     GREY,
+    MARKERS,
     Drawing,
-    curve,
     legend_below,
     named_ticks,
     new_figure,
@@ -24,13 +26,13 @@ from theory.intervals import mean_and_half_width
 Cells = Sequence[Mapping[str, Any]]
 
 _FULL = ("uniform", "16")
-# What a panel shows: reading, metric, and the control that it is compared with.
+# What a panel shows: reading and metric.
 _ROWS = {
-    "wrong by $K > 0$, %": ("positive", "error", _FULL),
-    r"wrong by $r \geq 1/2$, %": ("reliable", "error", _FULL),
-    "BIS-10 % kept, %": ("positive", "bis", ("repeat", "16")),
+    "wrong by $K > 0$, %": ("positive", "error"),
+    r"wrong by $r \geq 1/2$, %": ("reliable", "error"),
+    "BIS-10 % kept, %": ("positive", "bis"),
 }
-_MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
+_MARKERS = (*MARKERS, "P", "X", "*")
 HEADER = ("world", "panel", "arm", "budget", "cost", "mean", "half_width")
 
 
@@ -44,19 +46,16 @@ def annotation(cells: Cells) -> Drawing:
     for axes_of, world in zip(axes.T, worlds, strict=True):
         of_world = [c["metrics"] for c in cells if c["config"]["world"] == world]
         axes_of[0].set_title(world)
-        for axis, (panel, (reading, metric, control)) in zip(
-            axes_of, _ROWS.items(), strict=True
-        ):
-            told = _Told(of_world, reading, metric)
-            rows += [(world, panel, *row) for row in _draw(axis, told, control)]
+        for axis, (panel, of) in zip(axes_of, _ROWS.items(), strict=True):
+            told = _Told(of_world, *of)
+            rows += [(world, panel, *row) for row in _draw(axis, told)]
     for axis, panel in zip(axes[:, 0], _ROWS, strict=True):
         axis.set_ylabel(panel)
-    figure.supxlabel(
-        "continuations a step. Grey: full annotation (N = 16); below, how much of "
-        "its subset another one keeps",
-        fontsize=7,
+    title = (
+        "over continuations a step; grey: full annotation (N = 16); kept: by another "
+        "full annotation"
     )
-    legend_below(figure, axes[0, 0], 4)
+    legend_below(figure, axes[0, 0], 4, title=title, title_fontsize=7)
     return Drawing(figure, HEADER, rows)
 
 
@@ -80,20 +79,21 @@ class _Told:
         return float(np.mean([x["cost"] for x in of])), mean, half
 
 
-def _draw(axis: Axes, told: _Told, control: tuple[str, str]) -> list[tuple[Any, ...]]:
+def _draw(axis: Axes, told: _Told) -> list[tuple[Any, ...]]:
     rows = []
-    _, level, half = told.at(*control)
+    _, level, half = told.at(*_FULL)
     axis.axhspan(level - half, level + half, color=GREY, alpha=0.35, linewidth=0)
-    rows.append((*control, *told.at(*control)))
     for i, (arm, levels) in enumerate(told.arms.items()):
         points = [told.at(arm, of) for of in levels]
         cost, mean, half = np.transpose(points)
         look: dict[str, Any] = {"marker": _MARKERS[i], "markersize": 3.2}
-        # Planned arms are hollow: they share colours and dashes with the first ones.
-        if i >= 5:
-            look |= {"markerfacecolor": "white"}
-        look |= curve(i) | {"linewidth": 1.0, "elinewidth": 0.6, "label": arm}
-        axis.errorbar(cost, mean, np.nan_to_num(half), **look)
+        # More arms than colours: the last ones go through them backwards, hollow.
+        colour = COLOURS[i] if i < len(COLOURS) else COLOURS[len(COLOURS) - 1 - i]
+        if i >= len(COLOURS):
+            look |= {"markerfacecolor": "white", "markersize": 4.5, "zorder": 3}
+        look |= {"color": colour, "linestyle": DASHES[i % len(DASHES)]}
+        look |= {"linewidth": 1.0, "elinewidth": 0.6, "markeredgewidth": 0.8}
+        axis.errorbar(cost, mean, np.nan_to_num(half), label=arm, **look)
         rows += [(arm, of, *at) for of, at in zip(levels, points, strict=True)]
     named_ticks(axis, [2, 4, 8, 16], ["2", "4", "8", "16"])
     axis.grid(visible=True)

@@ -11,56 +11,14 @@ from functools import cache, cached_property
 from typing import NamedTuple
 
 import numpy as np
-from scipy.special import betaln, xlog1py, xlogy
 
 from experiments.phase.annotation_design import FULL, KEEP_RATIO, MOST, RELIABLE, ROUNDS
 from theory.annotation import PlanOptions, plan_continuations
 from theory.beta_binomial import unreliability_posterior
+from theory.confidence import confidence_sequence
 from theory.labelling import DOUBTFUL
 from theory.rollouts import Rollouts
 from theory.scores import moment_prior
-
-# Of confidence sequences.
-_LEVEL = 0.95
-
-
-@dataclass(frozen=True, eq=False)
-class Outcomes:
-    """Continuations of every step, in the order in which they are drawn.
-
-    Attributes:
-        rollouts: whose steps; the counts do not matter.
-        successes_SxM: K after 0, 1, ... continuations, ``[n_steps, most + 1]``.
-        order: of the rollouts in which caps are raised.
-    """
-
-    rollouts: Rollouts
-    successes_SxM: np.ndarray
-    order: np.ndarray
-
-    @classmethod
-    def draw(
-        cls, rollouts: Rollouts, r_S: np.ndarray, rng: np.random.Generator
-    ) -> Outcomes:
-        """``U ~ Bernoulli(r)``, :data:`MOST` a step."""
-        succeeds = rng.random((len(r_S), MOST)) < r_S[:, None]
-        return cls(rollouts, running(succeeds), rng.permutation(rollouts.n_rollouts))
-
-    @cached_property
-    def prior(self) -> tuple[float, float]:
-        """Beta prior of r, by moments of the first continuations of every step."""
-        trials = np.full(self.rollouts.n_steps, PLAN_START)
-        return moment_prior(counted(self.rollouts, _seen(self, trials)))
-
-    def after(self, trials_S: np.ndarray) -> np.ndarray:
-        """K of each step after its N."""
-        return self.successes_SxM[np.arange(len(trials_S)), trials_S]
-
-
-def running(succeeds_SxM: np.ndarray) -> np.ndarray:
-    """K after 0, 1, ... continuations, ``[S, M + 1]``."""
-    counts = np.cumsum(succeeds_SxM, axis=1, dtype=np.int16)
-    return np.pad(counts, [(0, 0), (1, 0)])
 
 
 class Allocation(NamedTuple):
@@ -75,6 +33,44 @@ class Allocation(NamedTuple):
     trials: np.ndarray
     successes: np.ndarray
     inferred: np.ndarray
+
+
+@dataclass(frozen=True, eq=False)
+class Outcomes:
+    """Continuations of every step, in the order in which they are drawn.
+
+    Attributes:
+        rollouts: whose steps; the counts do not matter.
+        successes_SxM: K after 0, 1, ... continuations, ``[n_steps, most + 1]``.
+        again: another full annotation, whose continuations no arm reads.
+        order: of the rollouts in which caps are raised.
+    """
+
+    rollouts: Rollouts
+    successes_SxM: np.ndarray
+    again: Allocation
+    order: np.ndarray
+
+    @classmethod
+    def draw(
+        cls, rollouts: Rollouts, r_S: np.ndarray, rng: np.random.Generator
+    ) -> Outcomes:
+        """``U ~ Bernoulli(r)``, :data:`MOST` a step."""
+        succeeds = rng.random((len(r_S), MOST)) < r_S[:, None]
+        table = np.pad(np.cumsum(succeeds, axis=1, dtype=np.int16), [(0, 0), (1, 0)])
+        again = rng.binomial(FULL, r_S)
+        seen = Allocation(np.full(len(r_S), FULL), again, np.zeros(len(r_S), np.int8))
+        return cls(rollouts, table, seen, rng.permutation(rollouts.n_rollouts))
+
+    @cached_property
+    def prior(self) -> tuple[float, float]:
+        """Beta prior of r, by moments of the first continuations of every step."""
+        trials = np.full(self.rollouts.n_steps, PLAN_START)
+        return moment_prior(counted(self.rollouts, _seen(self, trials)))
+
+    def after(self, trials_S: np.ndarray) -> np.ndarray:
+        """K of each step after its N."""
+        return self.successes_SxM[np.arange(len(trials_S)), trials_S]
 
 
 # --- arms with a cap on the continuations of a step -----------------------------------
@@ -139,9 +135,8 @@ def _until(met_SxM: np.ndarray, cap_S: np.ndarray) -> np.ndarray:
 def _decided() -> np.ndarray:
     """Whether the sequence of (N, K) leaves out DOUBTFUL."""
     n, k = np.ogrid[: MOST + 1, : MOST + 1]
-    k = np.minimum(k, n)
-    against = xlogy(k, DOUBTFUL) + xlog1py(n - k, -DOUBTFUL)
-    return betaln(1 + k, 1 + n - k) - against >= -np.log(1 - _LEVEL)
+    low, high = confidence_sequence(np.minimum(k, n), n)
+    return (low > DOUBTFUL) | (high < DOUBTFUL)
 
 
 Capped = Callable[[Outcomes, np.ndarray], Allocation]
@@ -224,13 +219,6 @@ def plan(arm: str, outcomes: Outcomes, budget: int, content: np.ndarray) -> Allo
         except ValueError:  # nothing that it could draw would change anything
             break
     return _seen(outcomes, trials)
-
-
-def repeat(outcomes: Outcomes) -> Allocation:
-    """Full annotation by continuations that the full annotation does not read."""
-    trials = np.full(outcomes.rollouts.n_steps, FULL)
-    successes = outcomes.after(2 * trials) - outcomes.after(trials)
-    return Allocation(trials, successes, np.zeros_like(trials))
 
 
 # --- what an allocation says ----------------------------------------------------------

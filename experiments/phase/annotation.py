@@ -12,6 +12,7 @@ from experiments.console.command import answer
 from experiments.console.tables import format_table
 from experiments.console.text import count_of
 from experiments.phase.annotation_design import (
+    FIRST,
     FULL,
     KEEP_RATIO,
     READINGS,
@@ -29,7 +30,6 @@ NAME = "annotate"
 _HALF, _QUARTER = FULL // 2, FULL // 4
 
 _BASELINE = "uniform"
-_CONTROLS = (_BASELINE, FULL), ("repeat", FULL)
 _CHECKER = "checker"
 
 
@@ -59,7 +59,8 @@ def run(options: Options) -> None:
     def compute(chosen: list[int]) -> list[dict[str, Any]]:
         from experiments.phase.pay_off import annotate
 
-        seeds = [1000 * options.seed + units[i][1] for i in chosen]
+        first = 1000 * options.seed + FIRST
+        seeds = [first + units[i][1] for i in chosen]
         return [
             annotate(units[i][0], design, seed)
             for i, seed in zip(chosen, seeds, strict=True)
@@ -201,9 +202,9 @@ def _text(by_world: Mapping[str, Cells], found: Mapping[str, Family]) -> str:
         f"""\
 Means over {count} corpora a world, at {_HALF} continuations a step or as many as an
 arm needs. wrong: labels in per cent, by 1[K > 0] and by r >= 1/2; *: told apart from
-those of uniform {FULL} (Holm); kept: of its BIS-{100 * KEEP_RATIO:g} %; AUROC: of a
-student; needed: continuations for as few wrong labels ((k): in k corpora; <=: at the
-least budget; -: never)."""
+those of uniform {FULL} (Holm); kept: of BIS-{100 * KEEP_RATIO:g} %, by another full
+annotation; AUROC: of a student; needed: continuations for as few wrong labels ((k):
+in k corpora; <=: at the least budget; -: never)."""
     ]
     parts += [_world_text(world, cells, found) for world, cells in by_world.items()]
     return "\n\n".join([*parts, _checker_text(by_world), *map(_count, found.items())])
@@ -213,7 +214,7 @@ def _world_text(world: str, cells: Cells, found: Mapping[str, Family]) -> str:
     means, reach = _means(cells), needed_by_arm(cells)
     facts = means["corpus"]
     rows = []
-    for arm, level in [*((arm, _HALF) for arm in arms_of(cells)), *_CONTROLS]:
+    for arm, level in [*((arm, _HALF) for arm in arms_of(cells)), (_BASELINE, FULL)]:
         of = means["arms"][arm][f"{level}"]
         half = found["half"] if level == _HALF else {}
         rows.append(

@@ -18,7 +18,6 @@ from experiments.phase.allocations import (
     counted,
     plan,
     read,
-    repeat,
     spend,
 )
 from experiments.phase.annotation_design import (
@@ -138,7 +137,6 @@ def _allocations(corpus: Corpus) -> dict[tuple[str, str], Allocation]:
         for arm in PLANNED
         for level in BUDGETS[1:]
     }
-    found["repeat", f"{FULL}"] = repeat(corpus.outcomes)
     return found | {
         (f"checker {counts}", f"{raises:g}"): checked(
             corpus.outcomes, raises, counts,
@@ -181,8 +179,11 @@ def _measure(corpus: Corpus, of: Allocation) -> dict[str, Any]:
 
 
 def _quality(corpus: Corpus, of: Allocation, reading: str) -> dict[str, Any]:
-    """Wrong labels, and what selection by them keeps of that by full annotation."""
-    told, full = (read(corpus.outcomes, x, reading) for x in (of, corpus.full))
+    """Wrong labels, and how much of a selection full annotation keeps as well."""
+    told, full, again = (
+        read(corpus.outcomes, x, reading)
+        for x in (of, corpus.full, corpus.outcomes.again)
+    )
     right, label = corpus.scenes.right_S, told.successes > 0
     found = {
         "error": np.mean(label != right),
@@ -190,17 +191,17 @@ def _quality(corpus: Corpus, of: Allocation, reading: str) -> dict[str, Any]:
         "false_positives": np.mean(label[~right]),
         "false_negatives": np.mean(~label[right]),
     }
-    return _rounded(found | {rule: _kept(corpus, told, full, rule) for rule in RULES})
+    return _rounded(found | {rule: _kept(corpus, told, again, rule) for rule in RULES})
 
 
-def _kept(corpus: Corpus, told: Rollouts, full: Rollouts, rule: Any) -> float | None:
-    """Share of one subset that the other one has, too; None where the rule finds no
-    prior: first successes alone do not vary as a Beta prior would make them.
+def _kept(corpus: Corpus, told: Rollouts, again: Rollouts, rule: Any) -> float | None:
+    """Share of the subset that another full annotation keeps, too; None where the rule
+    finds no prior: first successes alone do not vary as a Beta prior would make them.
     """
     try:
         ours, theirs = (
             select(of, rule, KEEP_RATIO, corpus.task.content).rows
-            for of in (told, full)
+            for of in (told, again)
         )
     except ValueError:
         return None
