@@ -39,7 +39,7 @@ class Options(SizedOptions):
 
     Uniform N, early stop, stop at the first success, confidence sequences, binary
     search for the first error, and the plans of mprm annotate, on five visual worlds
-    whose truth is known: wrong labels, overlap of the selection with that of full
+    whose truth is known: wrong labels, overlap of the selection with that of a full
     annotation (N = 16), and AUROC of a student; and what a checker's exceptions do. The
     design was written down before it was run (experiments/phase/annotation_design.py).
 
@@ -200,11 +200,11 @@ def _text(by_world: Mapping[str, Cells], found: Mapping[str, Family]) -> str:
     count = len(next(iter(by_world.values())))
     parts = [
         f"""\
-Means over {count} corpora a world, at {_HALF} continuations a step or as many as an
-arm needs. wrong: labels in per cent, by 1[K > 0] and by r >= 1/2; *: told apart from
-those of uniform {FULL} (Holm); kept: of BIS-{100 * KEEP_RATIO:g} %, by another full
-annotation; AUROC: of a student; needed: continuations for as few wrong labels ((k):
-in k corpora; <=: at the least budget; -: never)."""
+Means over {count} corpora a world, at {_HALF} continuations a step or as many as an arm
+needs. steps: that they write; wrong: labels in per cent, by 1[K > 0] and by
+r >= 1/2; *: told apart from those of uniform {FULL} (Holm); kept: of {RULES[0]}'s
+{100 * KEEP_RATIO:g} %, by another full annotation; AUROC: of a student; needed: continuations
+for as few wrong labels (<=: at the least budget; -: not in every corpus)."""
     ]
     parts += [_world_text(world, cells, found) for world, cells in by_world.items()]
     return "\n\n".join([*parts, _checker_text(by_world), *map(_count, found.items())])
@@ -238,8 +238,8 @@ def _world_text(world: str, cells: Cells, found: Mapping[str, Family]) -> str:
     )  # fmt: skip
     return "\n".join(
         [
-            f"{world}: {100 * facts['wrong']:.1f} % of the steps wrong, mean r "
-            f"{facts['r_wrong']:.2f} (right: {facts['r_right']:.2f}); AUROC with true "
+            f"{world}: {100 * facts['wrong']:.1f} % of the steps wrong, r = "
+            f"{facts['r_wrong']:.2f} (right: {facts['r_right']:.2f}); AUROC, true "
             f"labels {100 * clean:.1f}\n",
             format_table(header, rows),
         ]
@@ -251,11 +251,10 @@ def _star(verdict: Verdict | None) -> str:
 
 
 def _reached(of: Mapping[str, Any]) -> str:
-    if of["mean"] is None:
+    if of["reached"] < of["corpora"]:
         return "-"
-    some = "" if of["reached"] == of["corpora"] else f" ({of['reached']})"
-    below = "<=" if of["at_once"] == of["reached"] else ""
-    return f"{below}{of['mean']:.1f}{some}"
+    below = "<=" if of["at_once"] == of["corpora"] else ""
+    return f"{below}{of['mean']:.1f}"
 
 
 def _checker_text(by_world: Mapping[str, Cells]) -> str:

@@ -204,7 +204,8 @@ def test_the_command_runs_resumes_and_is_drawn(tmp_path, monkeypatch, capsys):
     sizes = {name: len(of) for name, of in told["contrasts"].items()}
     assert sizes == {"half": 14, "equal": 14, "kept": 7, "student": 14, "fewer": 2}
     again = run(capsys, *command)
-    assert "0 corpora annotated" in again.out
-    assert max(map(len, again.out.splitlines())) <= 80 + len(str(tmp_path))
+    *table, ran = again.out.splitlines()
+    assert ran.startswith("0 corpora annotated")
+    assert max(map(len, table)) <= 80
     drawn, left_out = draw_all(["annotation"], tmp_path, tmp_path / "figures")
     assert (len(drawn), left_out) == (3, {})
