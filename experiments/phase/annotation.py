@@ -197,17 +197,35 @@ def _means(cells: Sequence[Any]) -> Any:
 
 
 def _text(by_world: Mapping[str, Cells], found: Mapping[str, Family]) -> str:
-    count = len(next(iter(by_world.values())))
+    count, percent = len(next(iter(by_world.values()))), f"{100 * KEEP_RATIO:g} %"
     parts = [
         f"""\
 Means over {count} corpora a world, at {_HALF} continuations a step or as many as an arm
 needs. steps: that they write; wrong: labels in per cent, by 1[K > 0] and by
 r >= 1/2; *: told apart from those of uniform {FULL} (Holm); kept: of {RULES[0]}'s
-{100 * KEEP_RATIO:g} %, by another full annotation; AUROC: of a student; needed: continuations
+{percent}, by another full annotation; AUROC: of a student; needed: continuations
 for as few wrong labels (<=: at the least budget; -: not in every corpus)."""
     ]
     parts += [_world_text(world, cells, found) for world, cells in by_world.items()]
-    return "\n\n".join([*parts, _checker_text(by_world), *map(_count, found.items())])
+    parts += [_checker_text(by_world), "\n".join(map(_count, found.items()))]
+    return "\n\n".join([*parts, _aim_text(by_world)])
+
+
+def _aim_text(by_world: Mapping[str, Cells]) -> str:
+    """Which arms reach the quality of full annotation at half its cost everywhere."""
+    reach = [needed_by_arm(cells) for cells in by_world.values()]
+    lines = [
+        f"As few wrong labels as uniform {FULL} in every world by {_HALF} continuations "
+        "or fewer\na step (upper end of the interval, worst world):"
+    ]
+    for reading, name in zip(READINGS, ("1[K > 0]", "r >= 1/2"), strict=True):
+        most = {
+            arm: max(of[arm][reading]["high"] or np.inf for of in reach)
+            for arm in reach[0]
+        }
+        told = [f"{arm} {x:.1f}" for arm, x in most.items() if x <= _HALF]
+        lines.append(f"  {name}: {', '.join(told) or 'none'}")
+    return "\n".join(lines)
 
 
 def _world_text(world: str, cells: Cells, found: Mapping[str, Family]) -> str:
@@ -238,9 +256,9 @@ def _world_text(world: str, cells: Cells, found: Mapping[str, Family]) -> str:
     )  # fmt: skip
     return "\n".join(
         [
-            f"{world}: {100 * facts['wrong']:.1f} % of the steps wrong, r = "
-            f"{facts['r_wrong']:.2f} (right: {facts['r_right']:.2f}); AUROC, true "
-            f"labels {100 * clean:.1f}\n",
+            f"{world}: {100 * facts['wrong']:.1f} % of steps wrong, r = "
+            f"{facts['r_wrong']:.2f} (right: {facts['r_right']:.2f}); AUROC by "
+            f"truth {100 * clean:.1f}\n",
             format_table(header, rows),
         ]
     )
