@@ -27,6 +27,7 @@ _HOMES = {
     "step_targets": "labelling",
     "continuations_per_step": "continuations",
     "plan_continuations": "annotation",
+    "neighbour_prior": "annotation",
     "confidence_sequence": "confidence",
     "selection_efficiency": "contrast",
     "best_subset": "contrast",

@@ -4,7 +4,7 @@ A step has K successes in N continuations and ``r ~ Beta(a, b)``, so its next m
 continuations succeed k' times by the predictive law ``BetaBinomial(m; a + K, b + N -
 K)``. Three values of those m are exact sums over it:
 
-- ``flip``: the chance that the hard label ``1[K/N > threshold]`` becomes another;
+- ``flip``: the chance that the hard label ``1[K/N > t]`` becomes another;
 - ``information``: the expected rise of the information that the count holds about the
   truth ``1[r >= tau]``;
 - ``cut``: the chance that the step's rollout enters or leaves a rule's subset.
@@ -14,6 +14,7 @@ Steps are valued one at a time: what the rollout's other steps may get does not 
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, get_args
@@ -41,16 +42,19 @@ class PlanOptions:
     """What a plan values, and how finely it may spend.
 
     Attributes:
-        criterion: what a continuation is worth.
-        block: continuations are given in multiples of it.
-        most: continuations that a step may have in all; twice the paper's N.
-        threshold: of hard labels, in [0, 1) (criterion flip).
-        tau: reliability threshold of the truth, in [0, 1] (criterion information).
-        rule: whose subset counts (criterion cut): any that ranks.
-        keep_ratio: of that subset.
-        alpha: of the rule.
-        per_source: whether each source has a budget of its own.
-        seed: of the order of ties, of rollouts and of steps.
+        criterion: What a continuation is worth: the chance that it flips the hard
+            label, what it tells of the truth, or the chance that it moves the rollout
+            across a rule's cut.
+        block: Continuations are given in multiples of it.
+        most: Continuations that a step may have in all; twice the paper's N.
+        label_threshold: Threshold of hard labels, in [0, 1); for flip.
+        tau: Reliability threshold, in [0, 1]: steps are right if r >= tau; for
+            information.
+        rule: Whose subset counts; any that ranks; for cut.
+        keep_ratio: Of that subset.
+        alpha: BIS's alpha.
+        per_source: Whether each source has a budget of its own.
+        seed: Of the order of ties, of rollouts and of steps.
 
     Raises:
         ValueError: a value is outside its range.
@@ -59,7 +63,7 @@ class PlanOptions:
     criterion: Criterion = "information"
     block: int = 4
     most: int = 2 * paper.TRIALS
-    threshold: float = 0.0
+    label_threshold: float = 0.0
     tau: float = 0.5
     rule: RuleName = "bis"
     keep_ratio: float = 0.25
@@ -73,8 +77,10 @@ class PlanOptions:
         check_count("block", self.block, low=1)
         check_count("most", self.most, low=1)
         check_probability("tau", self.tau)
-        if not 0 <= self.threshold < 1:
-            raise ValueError(f"threshold must be in [0, 1), not {self.threshold}")
+        if not 0 <= self.label_threshold < 1:
+            raise ValueError(
+                f"label_threshold must be in [0, 1), not {self.label_threshold}"
+            )
         selection.budget(1, self.keep_ratio)
         if self.rule in selection.UNRANKED or self.rule == "ccs":
             raise ValueError(f"rule {self.rule} has no cut that counts could cross")
@@ -86,7 +92,7 @@ def flip_probability(
     more: ArrayLike,
     a: ArrayLike,
     b: ArrayLike,
-    threshold: float = 0.0,
+    label_threshold: float = 0.0,
 ) -> np.ndarray:
     """Chance that the hard label of a step is another after ``more`` continuations.
 
@@ -100,7 +106,7 @@ def flip_probability(
         more: m, integer >= 0.
         a: of the prior, > 0.
         b: of the prior, > 0.
-        threshold: t in [0, 1).
+        label_threshold: t in [0, 1).
 
     Returns:
         in [0, 1], of the broadcast shape.
@@ -114,8 +120,8 @@ def flip_probability(
     """
     pmf, successes, trials = _outcomes(k, n, more, a, b)
     k, n = np.asarray(k), np.asarray(n)
-    label = k / np.maximum(n, 1) > threshold
-    changed = successes / np.maximum(trials, 1) > threshold
+    label = k / np.maximum(n, 1) > label_threshold
+    changed = successes / np.maximum(trials, 1) > label_threshold
     changed = np.where((n == 0)[..., None], trials > 0, changed != label[..., None])
     return np.minimum((pmf * changed).sum(axis=-1), 1.0)
 
@@ -316,6 +322,62 @@ def _boundary(
     return _Boundary(kept, order, rival_key, rival)
 
 
+# Shares of success beside a step, up to which each band reaches; perfect neighbours are
+# the last.
+_BANDS = (0.0, 0.25, 0.5, 0.75, np.nextafter(1.0, 0.0))
+
+# Of 100 steps with r ~ Beta(1.2, .2) and N = 16 the moments give a + b to within a
+# quarter, two times in three; a band of fewer takes the corpus's law.
+_LEAST = 100
+
+
+def neighbour_prior(
+    rollouts: Rollouts, only: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Beta(a, b) of each step given how the steps beside it fared.
+
+    Steps of a rollout are alike, so that one without success among perfect neighbours
+    is another than one among failures. Steps are banded by the share of success of the
+    step before and the step after, both pooled, and each band has its own
+    :func:`theory.scores.moment_prior` (empirical Bayes: a step's own count does not say
+    to which band it belongs).
+
+    Args:
+        rollouts: the corpus.
+        only: the steps whose law is fitted, bool ``[n_steps]``; None: all.
+
+    Returns:
+        a and b, float64 ``[n_steps]`` each; that of all steps in a band of under 100
+        steps or without a fit, and of a step without measured neighbours.
+
+    Raises:
+        ValueError: all these steps have no Beta prior.
+    """
+    k, n = (x.astype(np.int64) for x in (rollouts.successes, rollouts.trials))
+    fitted = (np.ones(len(k), bool) if only is None else only) & (n >= 2)
+    row = np.repeat(np.arange(rollouts.n_rollouts), rollouts.lengths)
+    beside = np.zeros((2, len(k)), np.int64)
+    same = row[1:] == row[:-1]
+    for total, column in zip(beside, (k, n), strict=True):
+        total[1:] += np.where(same, column[:-1], 0)
+        total[:-1] += np.where(same, column[1:], 0)
+    band = np.searchsorted(_BANDS, beside[0] / np.maximum(beside[1], 1))
+    band[beside[1] == 0] = -1
+
+    def prior(steps: np.ndarray) -> tuple[float, float]:
+        offsets = np.array([0, np.count_nonzero(steps)])
+        only_source = np.zeros(1, np.int64), ("steps",)
+        return moment_prior(Rollouts(k[steps], n[steps], offsets, *only_source))
+
+    a, b = (np.full(len(k), value) for value in prior(fitted))
+    for number in range(len(_BANDS) + 1):
+        steps = fitted & (band == number)
+        if np.count_nonzero(steps) >= _LEAST:
+            with contextlib.suppress(ValueError):
+                a[band == number], b[band == number] = prior(steps)
+    return a, b
+
+
 def plan_continuations(
     rollouts: Rollouts,
     budget: float,
@@ -331,7 +393,7 @@ def plan_continuations(
     Of every step the value v(m) is known for ``m = block, 2 block, ...``. Its
     increments need not fall, so blocks are joined along the concave majorant of v, and
     the parts with the largest value per cost are bought until the budget is spent: the
-    best plan for the sum of values, up to the last part, which is cut short. What is
+    best plan for the sum of values, up to the last parts, which are cut short. What is
     worth nothing is not bought, so that some budget may be left.
 
     Args:
@@ -364,10 +426,11 @@ def plan_continuations(
     """
     options = PlanOptions() if options is None else options
     a, b = moment_prior(rollouts) if prior is None else prior
-    cost = np.broadcast_to(check_positive("cost", cost), rollouts.n_steps)
+    price = np.broadcast_to(check_positive("cost", cost), rollouts.n_steps)
+    price = price * options.block
     values, state = _values(rollouts, options, (a, b), content)
     room = np.maximum(options.most - rollouts.trials.astype(np.int64), 0)
-    cheapest = options.block * np.min(cost, initial=np.inf)
+    cheapest = np.min(price, initial=np.inf)
     if not budget >= cheapest:
         raise ValueError(
             f"a budget of {budget:g} buys nothing: a block costs {cheapest:g}"
@@ -378,12 +441,12 @@ def plan_continuations(
         raise ValueError("the budget buys nothing: no step can gain by continuations")
     row = np.repeat(np.arange(rollouts.n_rollouts), rollouts.lengths)
     tie = _step_order(rollouts, row, content, options.seed)
-    step, rate, length = (
+    step, rate, blocks = (
         np.concatenate(column)
         for column in zip(
             *(
-                (at, gain[state[at]] / cost[at], blocks[state[at]] * options.block)
-                for gain, blocks in parts
+                (at, gain[state[at]] / price[at], part[state[at]])
+                for gain, part in parts
                 for at in [np.flatnonzero((gain[state] > 0) & allowed)]
             ),
             strict=True,
@@ -391,15 +454,99 @@ def plan_continuations(
     )
     # Parts of a step come in order, as its rates fall and the sort is stable.
     best = np.lexsort((tie[step], -rate))
-    step, length = step[best], length[best]
-    spent = np.cumsum(length * cost[step])
+    more = _bought(step[best], blocks[best], (values, state), budget, price)
+    if not more.any():
+        raise ValueError(f"a budget of {budget:g} buys nothing: too small for a gain")
+    return more * options.block
+
+
+def _bought(
+    step: np.ndarray,
+    blocks: np.ndarray,
+    worth: tuple[np.ndarray, np.ndarray],
+    budget: float,
+    price: np.ndarray,
+) -> np.ndarray:
+    """Blocks of each step, the parts being bought in their order while they last; what
+    is left buys the beginning of later ones, where that is worth anything.
+    """
+    values, state = worth
+    spent = np.cumsum(blocks * price[step])
     whole = int(np.searchsorted(spent, budget, side="right"))
-    more = np.bincount(step[:whole], length[:whole], rollouts.n_steps).astype(np.int64)
-    if whole < len(step):
-        left = budget - (spent[whole - 1] if whole else 0)
-        blocks = int(left // (cost[step[whole]] * options.block))
-        more[step[whole]] += blocks * options.block
+    more = np.bincount(step[:whole], blocks[:whole], len(price)).astype(np.int64)
+    left = budget - (spent[whole - 1] if whole else 0)
+    cheapest, passed = price.min(), set()
+    for at, most in zip(step[whole:].tolist(), blocks[whole:].tolist(), strict=True):
+        if left < cheapest:
+            break
+        if at in passed:
+            continue
+        fit = min(most, int(left // price[at]))
+        worth_now, worth_then = values[state[at], [more[at], more[at] + fit]]
+        if worth_then > worth_now:
+            more[at] += fit
+            left -= fit * price[at]
+        if worth_then <= worth_now or fit < most:
+            passed.add(at)
     return more
+
+
+def expected_gain(
+    rollouts: Rollouts,
+    more: ArrayLike,
+    options: PlanOptions | None = None,
+    *,
+    prior: tuple[ArrayLike, ArrayLike] | None = None,
+    content: np.ndarray | None = None,
+) -> np.ndarray:
+    """What a plan is worth, step by step: the criterion's value of ``more``.
+
+    Args:
+        rollouts: the corpus.
+        more: continuations, integer >= 0, a scalar or ``[n_steps]``; of the criterion
+            cut a scalar.
+        options: as in :func:`plan_continuations`; so are prior and content.
+
+    Returns:
+        float64 ``[n_steps]``.
+
+    Raises:
+        ValueError: as :func:`plan_continuations`.
+    """
+    options = PlanOptions() if options is None else options
+    prior = moment_prior(rollouts) if prior is None else prior
+    if options.criterion == "cut":
+        return cut_change(rollouts, int(np.asarray(more)), options, content, prior)
+    first, state = _states(rollouts, prior, more)
+    columns = (rollouts.successes, rollouts.trials, more, *prior)
+    k, n, more, a, b = (np.broadcast_to(x, rollouts.n_steps)[first] for x in columns)
+    return _gain(options, (k, n), more, (a, b))[state]
+
+
+def _gain(
+    options: PlanOptions,
+    counts: tuple[ArrayLike, ArrayLike],
+    more: ArrayLike,
+    prior: tuple[ArrayLike, ArrayLike],
+) -> np.ndarray:
+    if options.criterion == "flip":
+        return flip_probability(*counts, more, *prior, options.label_threshold)
+    return information_gain(*counts, more, *prior, options.tau)
+
+
+def _states(
+    rollouts: Rollouts, prior: tuple[ArrayLike, ArrayLike], more: ArrayLike = 0
+) -> tuple[np.ndarray, np.ndarray]:
+    """A step of each distinct (prior, K, N, more), and which of them each step is."""
+    a, b = (check_positive(*item) for item in zip("ab", prior, strict=True))
+    k, n = (x.astype(np.int64) for x in (rollouts.successes, rollouts.trials))
+    # N is at most 2^20.
+    code = np.zeros((), np.int64)
+    for column in (a + 1j * b, np.asarray(more), n << 21 | k):
+        values, place = np.unique(column, return_inverse=True)
+        code = code * len(values) + place.reshape(column.shape)
+    _, first, state = np.unique(code, return_index=True, return_inverse=True)
+    return first, state
 
 
 def _values(
@@ -409,24 +556,16 @@ def _values(
     content: np.ndarray | None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Value of 0, 1, ... blocks in each state, and the state of each step."""
-    k, n = (x.astype(np.int64) for x in (rollouts.successes, rollouts.trials))
-    least = int(np.min(n, initial=options.most))
+    least = int(np.min(rollouts.trials, initial=options.most))
     every = range(options.block, options.most - least + 1, options.block)
-    a, b = (check_positive(*item) for item in zip("ab", prior, strict=True))
     if options.criterion == "cut":
         state = np.arange(rollouts.n_steps)
-        gains = [cut_change(rollouts, more, options, content, (a, b)) for more in every]
+        gains = [cut_change(rollouts, m, options, content, prior) for m in every]
         return np.stack([np.zeros(len(state)), *gains], axis=-1), state
-    _, law = np.unique(a + 1j * b, return_inverse=True)
-    # N is at most 2^20.
-    packed = law.reshape(np.shape(a + b)) << 42 | n << 21 | k
-    _, first, state = np.unique(packed, return_index=True, return_inverse=True)
-    k, n = k[first], n[first]
-    a, b = (np.broadcast_to(x, rollouts.n_steps)[first] for x in (a, b))
-    if options.criterion == "flip":
-        gains = [flip_probability(k, n, m, a, b, options.threshold) for m in every]
-    else:
-        gains = [information_gain(k, n, m, a, b, options.tau) for m in every]
+    first, state = _states(rollouts, prior)
+    columns = (rollouts.successes, rollouts.trials, *prior)
+    k, n, a, b = (np.broadcast_to(x, rollouts.n_steps)[first] for x in columns)
+    gains = [_gain(options, (k, n), m, (a, b)) for m in every]
     return np.stack([np.zeros(len(first)), *gains], axis=-1), state
 
 

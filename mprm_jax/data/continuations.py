@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from bisect import bisect_left
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +27,7 @@ import numpy as np
 from mprm_jax.data.answers import same_answer
 from mprm_jax.data.corpus import Corpus, SelectableCorpus
 from mprm_jax.data.formats.raw import RAW, recount, reference_answer
-from mprm_jax.data.framing import RecordFile
+from mprm_jax.data.framing import CorpusFile, RecordFile
 from mprm_jax.data.outputs import manifest_path
 from mprm_jax.data.write import line_decoder, read_lines
 from mprm_jax.records.problems import BadRecord, DataError, faults_of
@@ -250,8 +251,7 @@ def read_plan(path: Path) -> Plan:
     with faults_of(manifest, "no manifest of a plan"):
         made = msgspec.json.decode(manifest.read_bytes(), type=_PlanManifest)
     asked: dict[str, Asked] = {}
-    digest = hashlib.sha256()
-    for where, line in _json_lines(path, digest):
+    for where, line in _json_lines(path):
         with faults_of(where, "no prefix"):
             of = msgspec.json.decode(line, type=_Asked)
         name, n = of.id, of.n
@@ -269,7 +269,8 @@ def read_plan(path: Path) -> Plan:
     if not asked:
         raise DataError(f"{path}: asks for nothing")
     inputs = {file.file: file.sha256 for file in made.inputs}
-    return Plan(path, asked, inputs, digest.hexdigest())
+    sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
+    return Plan(path, asked, inputs, sha256)
 
 
 def read_prefixes(path: Path) -> list[Prefix]:
@@ -279,17 +280,16 @@ def read_prefixes(path: Path) -> list[Prefix]:
         DataError: a line is none.
     """
     found = []
-    for where, line in _json_lines(path, hashlib.sha256()):
+    for where, line in _json_lines(path):
         with faults_of(where, "no prefix in the form of records"):
             found.append(msgspec.json.decode(line, type=Prefix))
     return found
 
 
-def _json_lines(path: Path, digest: Any) -> Iterator[tuple[str, bytes]]:
+def _json_lines(path: Path) -> Iterator[tuple[str, bytes]]:
     """(``file:line``, bytes) of the lines that are not blank."""
     with faults_of(path), open(path, "rb") as file:
         for number, line in enumerate(file, 1):
-            digest.update(line)
             if line.strip():
                 yield f"{path}:{number}", line
 
@@ -324,7 +324,7 @@ class _Answers(msgspec.Struct):
 
 
 _BOXED = re.compile(r"\\boxed\s*\{")
-_STATED = re.compile(r"(?:final answer|answer is)\s*:?\s*(?:is\b)?\s*([^\n]*)", re.I)
+_STATED = re.compile(r"(?:final answer|answer is)(?:\s*(?::|is\b))*\s*([^\n]*)", re.I)
 
 
 def final_answer(text: str) -> str | None:
@@ -371,7 +371,7 @@ class Outcome(NamedTuple):
         """Continuations, those without an answer included."""
         if self.counts is not None:
             return self.counts[1]
-        return len(self.texts if self.right is None else self.right)  # type: ignore
+        return len(self.right or self.texts or ())
 
 
 def read_outcomes(path: Path, plan: Plan, partial: bool = False) -> dict[str, Outcome]:
@@ -387,7 +387,7 @@ def read_outcomes(path: Path, plan: Plan, partial: bool = False) -> dict[str, Ou
             continuations are not as many as the plan asked for.
     """
     found: dict[str, Outcome] = {}
-    for where, line in _json_lines(path, hashlib.sha256()):
+    for where, line in _json_lines(path):
         with faults_of(where, "no answers"):
             of = msgspec.json.decode(line, type=_Answers)
         name = of.id if of.custom_id is None else of.custom_id
@@ -418,7 +418,7 @@ def _outcome(where: str, of: _Answers) -> Outcome:
         return Outcome(where, texts=[text and final_answer(text) for text in texts])
     if of.answers is not None:
         texts = [None if text is None else str(text) for text in of.answers]
-        return Outcome(where, texts=[text and text.strip() or None for text in texts])
+        return Outcome(where, texts=[(text and text.strip()) or None for text in texts])
     if of.correct is not None:
         return Outcome(where, right=of.correct)
     if of.successes is None or of.trials is None:
@@ -553,19 +553,23 @@ def merged_files(corpus: Corpus, added: Added) -> Iterator[tuple[str, Iterator[b
         with RecordFile(file) as records:
             if file.is_table or records.starts_array():
                 raise DataError(
-                    f"{file.path}: records that are not lines; mprm_jax.data writes "
-                    "raw JSON lines"
+                    f"{file.path}: its records are no lines; write them as raw JSON "
+                    "lines first"
                 )
         name = file.path.name.removesuffix(".gz")
         yield name, _merged(file, lines.get(number, {}))
 
 
-def _merged(file: Any, lines: Mapping[int, Mapping[int, Any]]) -> Iterator[bytes]:
+def _merged(
+    file: CorpusFile, lines: Mapping[int, Mapping[int, tuple[int, int]]]
+) -> Iterator[bytes]:
+    numbers = sorted(lines)
     with RecordFile(file) as records:
         for chunk in records.chunks():
             if chunk.too_long:
                 raise DataError(f"{file.path}:{chunk.line}: too long to be copied")
-            if not any(chunk.line <= n < chunk.line + len(chunk.ends) for n in lines):
+            after = bisect_left(numbers, chunk.line + len(chunk.ends))
+            if bisect_left(numbers, chunk.line) == after:
                 yield chunk.data
                 continue
             end = -1

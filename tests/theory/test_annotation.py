@@ -18,11 +18,13 @@ from theory.annotation import (
     cut_change,
     flip_probability,
     information_gain,
+    neighbour_prior,
     plan_continuations,
 )
 from theory.beta_binomial import class_conditional_counts
 from theory.label_noise import count_information
 from theory.rollouts import Rollouts
+from theory.scores import moment_prior
 from theory.selection import select
 
 A, B = 0.7, 0.3
@@ -135,7 +137,7 @@ def test_a_plan_is_the_best_of_all_plans_of_its_cost(criterion):
     k, n = np.array([0, 1, 2, 3]), np.array([2, 4, 4, 4])
     x = Rollouts(k, n, np.array([0, 2, 4]), np.zeros(2, int), ("a",))
     threshold = 0.3
-    options = PlanOptions(criterion, block=2, most=8, threshold=threshold)
+    options = PlanOptions(criterion, block=2, most=8, label_threshold=threshold)
 
     def value(more):
         if criterion == "flip":
@@ -158,6 +160,7 @@ def test_a_plan_is_the_best_of_all_plans_of_its_cost(criterion):
         part = max(value(p) for p in every if np.count_nonzero(p) == 1)
         assert best - part < value(plan) <= best + 1e-12
         if criterion == "information":
+            assert spent == budget
             assert value(plan) > 0.9 * best
 
 
@@ -173,6 +176,38 @@ def test_a_plan_does_not_depend_on_the_order_of_the_rollouts(criterion):
     steps = np.concatenate([np.arange(x.offsets[i], x.offsets[i + 1]) for i in order])
     again = plan_continuations(x.take(order), 40, options, content=content[order])
     np.testing.assert_array_equal(again, plan[steps])
+
+
+def test_a_part_that_does_not_fit_is_cut_short_where_that_is_worth_anything():
+    """At t = .3 the first step needs 2 successes at once (1/5, then 2/6), and 3 parts
+    of a block join; the second flips with the first.
+    """
+    x = Rollouts(
+        np.array([0, 1]), np.array([4, 4]), np.array([0, 2]), np.zeros(1, int), ("a",)
+    )
+    options = PlanOptions("flip", block=1, most=8, label_threshold=0.3)
+    values = [flip_probability([0, 1], 4, m, A, B, 0.3) for m in range(5)]
+    assert values[1][0] == 0 < values[2][0]
+
+    def bought(budget, only=None):
+        return plan_continuations(x, budget, options, prior=(A, B), only=only).tolist()
+
+    first, second = np.array([True, False]), np.array([False, True])
+    assert bought(1) == [0, 1]
+    assert bought(2, first) == [2, 0]
+    assert bought(2, second)[1] in (1, 2)
+    with pytest.raises(ValueError, match="buys nothing"):
+        bought(1, first)
+    # A rare truth: what m tells is convex, all of the room is one part.
+    rare = PlanOptions("information", block=1, most=8, tau=0.9)
+    three = Rollouts(
+        np.zeros(3, int), np.full(3, 4), np.array([0, 3]), np.zeros(1, int), ("a",)
+    )
+    told = information_gain(0, 4, np.arange(5), A, B, 0.9)
+    assert np.all(np.diff(told, 2) > 0)
+    for budget, parts in ((3, [0, 0, 3]), (6, [0, 2, 4]), (11, [3, 4, 4])):
+        plan = plan_continuations(three, budget, rare, prior=(A, B))
+        assert sorted(plan) == parts
 
 
 def test_costs_and_priors_of_steps_decide():
@@ -202,6 +237,46 @@ def test_a_step_that_was_never_sampled_comes_first_by_flips():
     assert plan.tolist() == [0, 0, 1]
 
 
+def test_the_prior_of_a_step_is_that_of_steps_with_neighbours_alike():
+    """Banded one by one; two kinds of rollouts are told apart."""
+    rng = np.random.default_rng(7)
+    lengths = rng.integers(1, 5, 1500)
+    offsets = np.concatenate([[0], np.cumsum(lengths)])
+    kind = np.repeat(np.arange(1500) % 2, lengths)
+    k = rng.binomial(
+        8, np.where(kind, rng.beta(6, 1, len(kind)), rng.beta(1, 6, len(kind)))
+    )
+    sources = np.zeros(1500, int), ("a",)
+    x = Rollouts(k, np.full(len(k), 8), offsets, *sources)
+    only = rng.random(len(k)) < 0.9
+    a, b = neighbour_prior(x, only)
+    bands: dict = {}
+    for first, end in itertools.pairwise(offsets):
+        for j in range(first, end):
+            beside = [i for i in (j - 1, j + 1) if first <= i < end]
+            share = Fraction(int(k[beside].sum()), 8 * len(beside)) if beside else None
+            band = (
+                None
+                if share is None
+                else sum(share > c / 4 for c in range(4)) + (share == 1)
+            )
+            bands.setdefault(band, []).append(j)
+    assert len(bands) == 7
+    for band, steps in bands.items():
+        fitted = np.flatnonzero(only) if band is None else [j for j in steps if only[j]]
+        assert len(fitted) >= 100
+        alone = Rollouts(
+            k[fitted],
+            np.full(len(fitted), 8),
+            np.array([0, len(fitted)]),
+            *(np.zeros(1, int), ("a",)),
+        )
+        expected = moment_prior(alone)
+        assert {(p, q) for p, q in zip(a[steps], b[steps], strict=True)} == {expected}
+    mean = a / (a + b)
+    assert mean[bands[5]].min() > 0.8 > 0.2 > mean[bands[0]].max()
+
+
 @pytest.mark.parametrize(
     ("budget", "named"),
     [
@@ -224,7 +299,7 @@ def test_budgets_that_buy_nothing_are_refused(budget, named):
         {"block": 0},
         {"most": 0},
         {"tau": 2},
-        {"threshold": 1},
+        {"label_threshold": 1},
         {"keep_ratio": 0},
         {"rule": "random"},
         {"rule": "ccs"},

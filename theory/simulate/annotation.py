@@ -9,10 +9,10 @@ from theory.simulate.draw import DRAWS, Estimate, twin
 
 
 @twin(annotation.flip_probability)
-def flip_probability(k, n, more, a, b, threshold=0.0, *, rng, draws=DRAWS):
+def flip_probability(k, n, more, a, b, label_threshold=0.0, *, rng, draws=DRAWS):
     """Share of steps with this count whose label the next continuations change."""
     drawn = rng.binomial(more, rng.beta(a + k, b + n - k, draws))
-    return ((k + drawn) / (n + more) > threshold) != (k / n > threshold)
+    return ((k + drawn) / (n + more) > label_threshold) != (k / n > label_threshold)
 
 
 @twin(annotation.information_gain)
