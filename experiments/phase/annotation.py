@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -215,8 +216,8 @@ def _aim_text(by_world: Mapping[str, Cells]) -> str:
     """Which arms reach the quality of full annotation at half its cost everywhere."""
     reach = [needed_by_arm(cells) for cells in by_world.values()]
     lines = [
-        f"As few wrong labels as uniform {FULL} in every world by {_HALF} continuations "
-        "or fewer\na step (upper end of the interval, worst world):"
+        f"As few wrong labels as uniform {FULL} in every world, at {_HALF} or fewer "
+        "continuations\n(upper end of the interval, worst world):"
     ]
     for reading, name in zip(READINGS, ("1[K > 0]", "r >= 1/2"), strict=True):
         most = {
@@ -224,7 +225,10 @@ def _aim_text(by_world: Mapping[str, Cells]) -> str:
             for arm in reach[0]
         }
         told = [f"{arm} {x:.1f}" for arm, x in most.items() if x <= _HALF]
-        lines.append(f"  {name}: {', '.join(told) or 'none'}")
+        line = f"{name}: {', '.join(told) or 'none'}"
+        lines.append(
+            textwrap.fill(line, 80, initial_indent="  ", subsequent_indent="    ")
+        )
     return "\n".join(lines)
 
 
