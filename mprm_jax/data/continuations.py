@@ -16,7 +16,7 @@ from __future__ import annotations
 import hashlib
 import re
 from bisect import bisect_left
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Protocol, get_args
@@ -65,20 +65,18 @@ class Prefix(msgspec.Struct, frozen=True):
 
 
 class Generator(Protocol):
-    """What continues prefixes: a model behind a server, a policy, a person.
+    """What continues prefixes: any function of them, around a model or a server.
 
     Example:
-        >>> class Guess:
-        ...     def __call__(self, prefixes):
-        ...         for prefix in prefixes:
-        ...             yield ["12"] * (prefix.n - 1) + [None]
-        >>> asked = Prefix("0f-1", "a.jsonl", 1, 1, "6 + 6?", None, ("a",), 2, 0, 4)
-        >>> guess: Generator = Guess()
-        >>> [answer_line(p, a) for p, a in zip([asked], guess([asked]))]
+        >>> def guess(prefixes):
+        ...     return [["12"] * (prefix.n - 1) + [None] for prefix in prefixes]
+        >>> generator: Generator = guess
+        >>> asked = [Prefix("0f-1", "a.jsonl", 1, 1, "6 + 6?", None, ("a",), 2, 0, 4)]
+        >>> [answer_line(*pair) for pair in zip(asked, generator(asked))]
         [b'{"id":"0f-1","answers":["12",null]}\\n']
     """
 
-    def __call__(self, prefixes: Sequence[Prefix]) -> Iterator[Sequence[str | None]]:
+    def __call__(self, prefixes: Sequence[Prefix], /) -> Iterable[Sequence[str | None]]:
         """Final answers of each prefix in turn, ``prefix.n`` of them; None: it gave
         none.
         """

@@ -173,7 +173,7 @@ def test_a_plan_does_not_depend_on_the_order_of_the_rollouts(criterion):
     plan = plan_continuations(x, 40, options, content=content)
     assert 0 < plan.sum() <= 40
     order = rng.permutation(30)
-    steps = np.concatenate([np.arange(x.offsets[i], x.offsets[i + 1]) for i in order])
+    steps = np.concatenate([np.arange(*x.offsets[i : i + 2].tolist()) for i in order])
     again = plan_continuations(x.take(order), 40, options, content=content[order])
     np.testing.assert_array_equal(again, plan[steps])
 

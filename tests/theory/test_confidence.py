@@ -93,7 +93,8 @@ def test_coverage_is_that_of_all_paths_one_by_one():
     found = coverage_under_stopping(
         lambda k, n: wilson_interval(k, n, 0.7), stop, rate, most
     )
-    np.testing.assert_allclose(found, (at_stop, always, trials), rtol=1e-12)
+    exact = np.array([at_stop, always, trials], float)
+    np.testing.assert_allclose(np.array(found), exact, rtol=1e-12)
     assert at_stop < 0.9 < found.trials
 
 

@@ -27,7 +27,7 @@ from mprm_jax.data.continuations import (
 )
 from mprm_jax.data.corpus import Corpus
 from mprm_jax.data.outputs import OutputSet
-from mprm_jax.records.problems import DataError, faults_of
+from mprm_jax.records.problems import DataError
 from mprm_jax.records.record import UnmeasuredPolicy
 
 
@@ -80,10 +80,9 @@ def run(options: Options) -> None:
         raise DataError(f"{options.output}: is the corpus's own folder; choose another")
     before = made_here(_folder(corpus))
     plan = read_plan(options.plan)
-    with faults_of(options.answers):
-        answers = file_sha256(options.answers)
-    history = before.get("merged", [])
-    if any(of["answers"] == answers for of in history):
+    answers = file_sha256(options.answers)
+    history = [of for of in before.get("merged", ()) if isinstance(of, dict)]
+    if any(of.get("answers") == answers for of in history):
         raise DataError(f"{options.answers}: was merged into {corpus.path} before")
     plan.fits(corpus)
     outcomes = read_outcomes(options.answers, plan, options.partial)
