@@ -322,8 +322,8 @@ def _of_scope(
         if math.isfinite(difference):
             found = replace(found, difference=difference)
             if drawn is not None:
-                told = resampled_difference(difference, drawn[scope, name])
-                found = replace(found, interval=told.interval, p=told.p)
+                interval, p = resampled_difference(difference, drawn[scope, name])
+                found = replace(found, interval=interval, p=p)
         compared[name] = found
     return compared
 

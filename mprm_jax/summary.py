@@ -18,9 +18,10 @@ import numpy as np
 from mprm_jax.data.formats.prmbench import CORRECT, DIMENSIONS, NEVER_WRONG
 from mprm_jax.decision import (
     Decision,
+    FirstError,
     ProcessBench,
     first_wrong,
-    processbench,
+    first_wrong_unknown,
     processbench_metrics,
 )
 from theory.agreement import (
@@ -78,12 +79,12 @@ MEANS_OVER_SOURCES = frozenset(
 OF_GROUPS = (
     "auroc", "first_error_auroc", "false_positive_rate", "false_negative_rate",
 )  # fmt: skip
-_IN_BOTH = frozenset(OF_GROUPS) | {
-    "within_position_auroc", "f1_positive", "f1_negative", "average_precision_wrong",
-    "aurc", "later_error_auroc",
-}  # fmt: skip
+_IN_BOTH = (
+    *OF_GROUPS, "within_position_auroc", "f1_positive", "f1_negative",
+    "average_precision_wrong", "aurc", "later_error_auroc",
+)  # fmt: skip
 _FIRST_ERRORS = ("processbench_f1", "wrong_found", "right_passed")
-_OVERALL = frozenset({"micro_f1", "macro_f1_pooled", "source_mean_f1", "brier"})
+_OVERALL = ("micro_f1", "macro_f1_pooled", "source_mean_f1", "brier")
 
 
 def within_position_auroc(steps: StepScores) -> float | None:
@@ -708,14 +709,14 @@ def evaluation(
     )
     dimensions = [name for name in ("prm_score", *DIMENSIONS) if name in own]
     return Evaluation(
-        **{name: own[name] for name in _IN_BOTH | _OVERALL},
+        **{name: own[name] for name in (*_IN_BOTH, *_OVERALL)},
         steps=steps.n_steps,
         per_source={name: found.number(name, "micro_f1") for name in described},
         position_auroc=position_auroc(steps),
         average_precision=average_precision(steps.scores, steps.correct),
         risk_coverage=_risk_coverage(steps, threshold),
         last_minimum=_last_minimum(steps, found),
-        processbench=processbench(steps, decision),
+        processbench=_processbench(steps, decision, found),
         prmbench={name: own[name] for name in dimensions} or None,
         ece=calibrated and calibrated.ece,
         reliability=calibrated.curve if calibrated else (),
@@ -793,6 +794,22 @@ def _risk_coverage(
     covered = np.unique(np.ceil(np.arange(1, CURVE_POINTS + 1) * n / CURVE_POINTS))
     risk = risk_at_coverage(ranks, covered)
     return tuple(zip((covered / n).tolist(), risk.tolist(), strict=True))
+
+
+def _processbench(
+    steps: StepScores, decision: Decision, found: _Findings
+) -> ProcessBench:
+    def at(scope: Any) -> list[float | None]:
+        return [found.number(scope, name) for name in _FIRST_ERRORS]
+
+    chosen = decision.of_first_errors
+    counted = [steps.source_names[i] for i in np.unique(steps.step_source)]
+    return ProcessBench(
+        *at(_ALL),
+        chosen,
+        {} if chosen is None else {name: FirstError(*at(name)) for name in counted},
+        int(np.count_nonzero(first_wrong_unknown(steps))),
+    )
 
 
 def _last_minimum(steps: StepScores, found: _Findings) -> dict[str, LastMinimum]:

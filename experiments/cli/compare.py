@@ -104,7 +104,7 @@ def _write_page(
     options: Options, page: Path, pair: Pair, value: dict[str, Any]
 ) -> None:
     from experiments.page.comparison import write_comparison
-    from experiments.page.evaluation import Made
+    from experiments.page.html import Made
 
     files = options.first, options.second
     check_page(page, *files)

@@ -116,12 +116,13 @@ def run(options: Options) -> None:
         value |= {"predictions": str(output), "judged": judged}
         write_scored(output, options, file, lines, value, judged)
     if page is not None:
-        from experiments.page.evaluation import Judged, Made, write_evaluation
+        from experiments.page.evaluation import write_evaluation
+        from experiments.page.html import Made
 
         check_page(page, file, value.get("predictions", file))
         inputs = {str(of.path): file_sha256(of.path) for of in corpus_files(file)}
         made = Made(options.command("mprm evaluate"), inputs)
-        write_evaluation(page, Judged(value, steps, file, made))
+        write_evaluation(page, value, steps, file, made)
         value["page"] = str(page)
     answer(options.json, value, lambda: _text(value))
 

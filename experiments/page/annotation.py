@@ -7,15 +7,14 @@ from typing import Any
 
 from experiments.page.html import (
     Chart,
+    Made,
     chart_of,
     count,
     num,
-    page_template,
     tabulate,
     text,
+    write_page,
 )
-from experiments.store.provenance import versions
-from mprm_jax.data.outputs import OutputSet
 
 _PARTS = (
     ("part of rollout", "part", text),
@@ -43,44 +42,39 @@ _NAMES = {
 
 
 def write_plan_page(
-    output: Path, corpus: str, command: str, value: dict[str, Any]
+    output: Path, corpus: str, value: dict[str, Any], made: Made
 ) -> None:
     """Write the page.
 
     Args:
         output: of the page.
         corpus: its name.
-        command: that made the plan.
         value: the JSON object of the command.
+        made: by which command, of what.
 
     Raises:
         DataError: it cannot be written.
     """
-    import matplotlib as mpl
 
-    from paper_figures.page import SETTINGS
+    def charts() -> dict[str, Chart | None]:
+        titles = {"parts": "place", "scores": "K/N today"}
+        return {key: _drawn(key, of, value[key]) for key, of in titles.items()}
 
-    with mpl.rc_context(SETTINGS):
-        charts = [
-            _drawn("parts", "Continuations per step, by place", value["parts"]),
-            _drawn("scores", "Continuations per step, by K/N today", value["scores"]),
-        ]
     expected = [{"name": _NAMES[name], **of} for name, of in value["expected"].items()]
-    page = page_template("annotation.html.j2").render(
+    write_page(
+        output,
+        "annotation.html.j2",
+        charts,
+        made,
         corpus=corpus,
-        command=command,
         value=value,
-        charts=charts,
         parts=tabulate("By place in the rollout.", value["parts"], _PARTS),
         scores=tabulate("By share of successes.", value["scores"], _COUNTS),
         expected=tabulate("What the plan is worth.", expected, _EXPECTED),
-        versions=versions(),
     )
-    with OutputSet() as outputs:
-        outputs.add(output).write(page.encode())
 
 
-def _drawn(key: str, title: str, parts: list[dict[str, Any]]) -> Chart:
+def _drawn(key: str, by: str, parts: list[dict[str, Any]]) -> Chart:
     from paper_figures.page import Term, terms
 
     means = [of["continuations"] / max(of["steps"], 1) for of in parts]
@@ -89,4 +83,5 @@ def _drawn(key: str, title: str, parts: list[dict[str, Any]]) -> Chart:
         for of, mean in zip(parts, means, strict=True)
     ]
     told = ", ".join(f"{row.label} {row.told}" for row in rows)
+    title = f"Continuations per step, by {by}"
     return chart_of(key, title, terms(rows, "continuations per step"), told)

@@ -5,13 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from experiments.page.evaluation import (
+from experiments.page.evaluation import position_chart, risk_chart
+from experiments.page.html import (
     Made,
-    position_chart,
-    risk_chart,
+    Table,
+    chart_of,
+    num,
+    sign,
+    tabulate,
+    text,
     write_page,
 )
-from experiments.page.html import Table, chart_of, num, sign, tabulate, text
 from experiments.store.judging import METRIC_NAMES
 from mprm_jax.compare import Pair
 from mprm_jax.summary import evaluation

@@ -1,16 +1,19 @@
-"""What the page is made of: escaped text, numbers as printed, tables and charts."""
+"""What pages are made of: escaped text, numbers as printed, tables and charts."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import jinja2
 from markupsafe import Markup
 
 from experiments.console.text import number, percent, signed
+from experiments.store.provenance import versions
+from mprm_jax.data.outputs import OutputSet
 from theory.intervals import Estimate
 
 # What must not act on a page: controls, halves of surrogate pairs, and the characters
@@ -128,3 +131,47 @@ def page_template(name: str) -> jinja2.Template:
     environment.filters |= {"num": num, "percent": share, "count": count, "sign": sign}
     environment.filters["truth"] = _TRUTH.__getitem__
     return environment.get_template(name)
+
+
+@dataclass(frozen=True)
+class Made:
+    """How a page came about.
+
+    Attributes:
+        command: that made it.
+        inputs: SHA-256 of every file read.
+    """
+
+    command: str
+    inputs: dict[str, str]
+
+
+def write_page(
+    output: Path,
+    template: str,
+    charts: Callable[[], dict[str, Chart | None]],
+    made: Made,
+    **values: Any,
+) -> None:
+    """Write a page; the same values give the same text.
+
+    Args:
+        output: the file.
+        template: its name.
+        charts: draws them, by name.
+        made: by which command.
+        values: of the template.
+
+    Raises:
+        DataError: it cannot be written.
+    """
+    import matplotlib as mpl
+
+    from paper_figures.page import SETTINGS
+
+    with mpl.rc_context(SETTINGS):
+        drawn = charts()
+    values |= {"charts": drawn, "made": made, "versions": versions()}
+    page = page_template(template).render(values).encode()
+    with OutputSet() as outputs:
+        outputs.add(output).write(page)

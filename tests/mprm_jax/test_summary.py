@@ -13,7 +13,7 @@ from mprm_jax.decision import (
     decide,
     first_error_sweep,
     held_out,
-    processbench,
+    processbench_metrics,
     second_half,
 )
 from mprm_jax.records.problems import DataError
@@ -62,7 +62,8 @@ def test_the_held_out_split_depends_on_ids_alone():
 def first_error_f1(steps, threshold):
     """Of all sources as one."""
     one = replace(steps, source=np.zeros_like(steps.source), source_names=("all",))
-    return processbench(one, Decision(threshold, "fixed")).sources["all"]
+    found = at_once(processbench_metrics(one, Decision(threshold, "fixed")), one)
+    return FirstError(*(None if np.isnan(x) else float(x) for x in found.values()))
 
 
 def plain_first_error(rows, threshold):

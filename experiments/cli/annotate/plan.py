@@ -153,9 +153,12 @@ def run(options: Options) -> None:
     value = {"output": str(options.output), **facts, **line_rows(usable)}
     if options.page is not None:
         from experiments.page.annotation import write_plan_page
+        from experiments.page.html import Made
 
         command = command_line("mprm annotate plan", given(options))
-        write_plan_page(options.page, options.corpus.name, command, value)
+        inputs = {of["file"]: of["sha256"] for of in manifest["inputs"]}
+        made = Made(command, inputs)
+        write_plan_page(options.page, options.corpus.name, value, made)
         value["page"] = str(options.page)
     answer(options.json, value, lambda: _text(options, facts))
 
