@@ -799,16 +799,18 @@ def _risk_coverage(
 def _processbench(
     steps: StepScores, decision: Decision, found: _Findings
 ) -> ProcessBench:
-    def at(scope: Any) -> list[float | None]:
-        return [found.number(scope, name) for name in _FIRST_ERRORS]
+    def at(scope: Any) -> dict[str, float | None]:
+        names = ("f1", "wrong_found", "right_passed")
+        of = zip(names, _FIRST_ERRORS, strict=True)
+        return {name: found.number(scope, key) for name, key in of}
 
     chosen = decision.of_first_errors
     counted = [steps.source_names[i] for i in np.unique(steps.step_source)]
     return ProcessBench(
-        *at(_ALL),
-        chosen,
-        {} if chosen is None else {name: FirstError(*at(name)) for name in counted},
-        int(np.count_nonzero(first_wrong_unknown(steps))),
+        **at(_ALL),
+        threshold=chosen,
+        sources={} if chosen is None else {of: FirstError(**at(of)) for of in counted},
+        rollouts_cut=int(np.count_nonzero(first_wrong_unknown(steps))),
     )
 
 

@@ -41,7 +41,7 @@ from theory.annotation import (
     plan_continuations,
 )
 from theory.continuations import continuations_per_step, one_beta
-from theory.placement import part_of_rollout
+from theory.placement import part_of_rollout, relative_position
 from theory.rollouts import Rollouts
 from theory.scores import moment_prior
 
@@ -206,10 +206,7 @@ def _facts(
         expected[name] = [
             expected_gain(counts, n, value, prior=prior) for n in (more, even)
         ]
-    length = np.repeat(counts.lengths, counts.lengths)
-    first = np.repeat(counts.offsets[:-1], counts.lengths)
-    place = (np.arange(counts.n_steps) - first) / np.maximum(length - 1, 1)
-    part = part_of_rollout(place, len(_PARTS))
+    part = part_of_rollout(relative_position(counts), len(_PARTS))
     flips = expected["flip"][0]
 
     def of_steps(name: str, of: np.ndarray) -> dict[str, Any]:
