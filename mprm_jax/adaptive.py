@@ -2,20 +2,20 @@
 
 Candidates come one at a time in random order, and the best mean score leads. Three
 rules say when to stop: "posterior" once Pr(mean success rate of the leader's steps >=
-t) >= 1 - delta, with the concentrations of its steps; "score" once the leader's mean
-score is at least t; "fixed" after N candidates. One number, t or N, trades accuracy for
-cost. Costs and accuracies are exact over the orders (:mod:`theory.stopping`).
+level) >= t, by the concentrations of its steps; "score" once the leader's mean score is
+at least t; "fixed" after N = t candidates. Costs and accuracies are exact over the
+orders (:mod:`theory.stopping`).
 
-So that nothing is chosen on what it is judged by, t and N come for each half of the
-problems (by the hash of their id) from the other half: what costs least there of all
-that are at least as accurate as best-of-M.
+So that nothing is chosen on what it is judged by, level and t come for each half of the
+problems (by the hash of their id) from the other half: the cheapest there that are as
+accurate as best-of-M, or, for a budget, the most accurate that keep to it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal
 
 import numpy as np
 import xxhash
@@ -34,46 +34,46 @@ from theory.intervals import Interval, percentile_interval
 from theory.stopping import Candidates, Stopped, stop_at_leader
 
 Rule = Literal["posterior", "score", "fixed"]
-RULES: tuple[Rule, ...] = get_args(Rule)
 Unit = Literal["tokens", "words", "steps"]
 
-# Thresholds that are tried: quantiles of what leaders are judged by.
-_THRESHOLDS = 64
+# Quantiles that are tried: of candidates' mean scores as level, of what they are stopped
+# by as t. Steps between them are small beside what sampling of problems leaves open.
+_LEVELS, _THRESHOLDS = 6, 32
 
 
 @dataclass(frozen=True)
 class Point:
-    """What one threshold gives on all problems.
+    """What a budget buys.
 
     Attributes:
-        threshold: t, or N.
+        budget: share of the cost of all candidates that may be spent.
+        cost: share that is spent.
         accuracy: in [0, 1].
-        drawn: mean number of candidates.
-        cost: share of the cost of all candidates.
     """
 
-    threshold: float
-    accuracy: float
-    drawn: float
+    budget: float
     cost: float
+    accuracy: float
 
 
 @dataclass(frozen=True)
 class Judged:
-    """A rule with thresholds chosen on one half of the problems, judged on the other.
+    """A rule, set on one half of the problems and judged on the other, both ways.
 
     Attributes:
-        thresholds: t or N of the first half of the problems, and of the second.
+        thresholds: t of the first half of the problems, and of the second.
+        levels: of "posterior", likewise.
         accuracy: in [0, 1].
         change: accuracy less that of best-of-M.
         drawn: mean number of candidates.
         cost: share of the cost of all candidates.
         intervals: of change and cost, problems resampled within sources; None without
             replicates.
-        frontier: all thresholds, the cheapest first.
+        frontier: accuracy by budget.
     """
 
     thresholds: tuple[float, float]
+    levels: tuple[float, float] | None
     accuracy: float
     change: float
     drawn: float
@@ -88,63 +88,18 @@ class Adaptive:
 
     Attributes:
         unit: of costs.
-        delta: of "posterior".
         accuracy: of best-of-M by the mean.
         rules: None where concentrations are not known.
-        saved: cost of "score" less that of "posterior", as a share of all cost; None
-            where the latter is.
+        saved: cost of "score" less that of "posterior", as a share of the cost of all
+            candidates; None where the latter is.
         saved_interval: of it.
     """
 
     unit: Unit
-    delta: float
     accuracy: float
     rules: dict[Rule, Judged | None]
     saved: float | None
     saved_interval: Interval | None
-
-
-def lower_bounds(sets: Sequence[CandidateSet], delta: float) -> list[np.ndarray] | None:
-    """Of each problem the delta-quantile of each candidate's mean success rate.
-
-    The mean of S steps with rates Beta(c m, c (1 - m)), taken as independent, has mean
-    sum m / S and variance sum m (1 - m) / (c + 1) / S^2; it is taken for the Beta of
-    these moments. None where a candidate has no concentrations.
-
-    Args:
-        sets: with scores.
-        delta: in (0, 1).
-    """
-    from scipy.special import betaincinv
-
-    moments = []
-    for of in sets:
-        for one, scores in zip(of.candidates, steps_of(of), strict=True):
-            if one.concentrations is None:
-                return None
-            m, c = np.array(scores), np.array(one.concentrations)
-            moments.append((m.mean(), (m * (1 - m) / (c + 1)).sum() / len(m) ** 2))
-    mean, variance = np.array(moments).T
-    spread = variance > 0
-    bound = mean.copy()
-    c = mean[spread] * (1 - mean[spread]) / variance[spread] - 1
-    bound[spread] = betaincinv(c * mean[spread], c * (1 - mean[spread]), delta)
-    return np.split(bound, np.cumsum([len(of.candidates) for of in sets])[:-1])
-
-
-def costs(sets: Sequence[CandidateSet]) -> tuple[Unit, list[list[float]]]:
-    """What each candidate of each problem cost, in tokens if all of them say so, else
-    in words, else in steps.
-    """
-    every = [one for of in sets for one in of.candidates]
-    if all(one.tokens is not None for one in every):
-        unit, of_one = "tokens", [one.tokens or 0 for one in every]
-    elif all(one.words is not None for one in every):
-        unit, of_one = "words", [one.words or 0 for one in every]
-    else:
-        unit, of_one = "steps", [len(one.scores or ()) + one.truncated for one in every]
-    following = iter(map(float, of_one))
-    return unit, [[next(following) for _ in of.candidates] for of in sets]
 
 
 @dataclass(frozen=True, eq=False)
@@ -157,6 +112,7 @@ class _Problems:
         total: cost of all candidates in each, ``[n]``.
         second: which are in the second half, bool ``[n]``.
         source: of each, int ``[n]``.
+        how: the bootstrap.
     """
 
     candidates: list[Candidates]
@@ -164,64 +120,156 @@ class _Problems:
     total: np.ndarray
     second: np.ndarray
     source: np.ndarray
+    how: Choosing
+
+    def halves(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Places of the problems of each half, and of the other."""
+        for half in (False, True):
+            here = self.second == half
+            yield np.flatnonzero(here), np.flatnonzero(~here)
 
 
 @dataclass(frozen=True, eq=False)
 class _Table:
-    """What every threshold, ascending, gives in every problem: ``[n, n_thresholds]``."""
+    """What each setting of a rule gives in every problem, ``[n, n_settings]``.
 
-    thresholds: np.ndarray
+    Attributes:
+        settings: (level, t); the last one draws all candidates.
+        stopped: accuracy, drawn, cost.
+    """
+
+    settings: list[tuple[float, float]]
     stopped: Stopped
 
+    def chosen(
+        self, on: _Problems, choose: Callable[[np.ndarray, np.ndarray, np.ndarray], int]
+    ) -> tuple[list[int], Stopped]:
+        """Settings of both halves, and what they give in each problem, ``[n]``.
 
-def adaptive(
-    sets: Sequence[CandidateSet], delta: float, how: Choosing
-) -> Adaptive | None:
-    """Every rule, judged; None where one half of the problems is empty.
+        Args:
+            on: the problems.
+            choose: the place of a setting, by accuracy and cost of each in some
+                problems, whose places come last.
+        """
+        places, place = [], np.zeros(len(on.second), int)
+        for here, other in on.halves():
+            accuracy, cost = self.stopped.accuracy[other], self.stopped.cost[other]
+            places.append(choose(accuracy.mean(axis=0), cost.sum(axis=0), other))
+            place[here] = places[-1]
+        rows = np.arange(len(place))
+        return places, Stopped(*(column[rows, place] for column in self.stopped))
+
+
+def success_chances(sets: Sequence[CandidateSet], level: float) -> list[np.ndarray]:
+    """Pr(mean success rate of a candidate's steps >= level), by problem, ``[M]``.
+
+    The mean of S steps with rates Beta(c m, c (1 - m)), taken as independent, has mean
+    sum m / S and variance sum m (1 - m) / (c + 1) / S^2; it is taken for the Beta of
+    these moments.
+
+    Args:
+        sets: with scores and concentrations.
+        level: in (0, 1).
+    """
+    from scipy.special import betainc
+
+    moments = []
+    for of in sets:
+        for one in of.candidates:
+            m, c = np.array(one.scores), np.array(one.concentrations)
+            moments.append((m.mean(), (m * (1 - m) / (c + 1)).sum() / len(m) ** 2))
+    mean, variance = np.array(moments).T
+    chance = (mean >= level).astype(float)
+    spread = variance > 0
+    mean, variance = mean[spread], variance[spread]
+    c = mean * (1 - mean) / variance - 1
+    chance[spread] = 1 - betainc(c * mean, c * (1 - mean), level)
+    return np.split(chance, np.cumsum([len(of.candidates) for of in sets])[:-1])
+
+
+def candidate_costs(sets: Sequence[CandidateSet]) -> tuple[Unit, list[list[float]]]:
+    """What each candidate of each problem cost, in tokens if all of them say so, else
+    in words, else in steps.
+    """
+    every = [one for of in sets for one in of.candidates]
+    if all(one.tokens is not None for one in every):
+        unit, cost = "tokens", [one.tokens or 0 for one in every]
+    elif all(one.words is not None for one in every):
+        unit, cost = "words", [one.words or 0 for one in every]
+    else:
+        unit, cost = "steps", [len(one.scores or ()) + one.truncated for one in every]
+    following = iter(map(float, cost))
+    return unit, [[next(following) for _ in of.candidates] for of in sets]
+
+
+def adaptive(sets: Sequence[CandidateSet], how: Choosing) -> Adaptive | None:
+    """Every rule, judged; None where one half of the problems is empty, or a problem's
+    candidates cost nothing.
 
     Args:
         sets: problems with scores.
-        delta: of "posterior", in (0, 1).
         how: the bootstrap.
     """
-    unit, cost = costs(sets)
-    candidates, whole = [], []
-    for of, each in zip(sets, cost, strict=True):
-        means = [aggregate(scores, "mean")[0] for scores in steps_of(of)]
-        candidates.append(Candidates(means, means, correct_of(of), each))
-        whole.append(best_at(means, correct_of(of), [len(means)])[0])
+    unit, costs = candidate_costs(sets)
+    candidates = [
+        Candidates(means, means, correct_of(of), cost)
+        for of, cost in zip(sets, costs, strict=True)
+        for means in [[aggregate(scores, "mean")[0] for scores in steps_of(of)]]
+    ]
     second = [xxhash.xxh3_64_intdigest(of.id.encode()) >> 63 == 1 for of in sets]
     _, source = np.unique([of.source for of in sets], return_inverse=True)
-    total = np.array([sum(of) for of in cost])
-    on = _Problems(candidates, np.array(whole), total, np.array(second), source)
-    if on.second.all() or not on.second.any() or not total.all():
+    on = _Problems(
+        candidates,
+        np.array(
+            [best_at(of.values, of.right, [len(of.right)])[0] for of in candidates]
+        ),
+        np.array([sum(cost) for cost in costs]),
+        np.array(second),
+        source,
+        how,
+    )
+    if on.second.all() or not on.second.any() or not on.total.all():
         return None
-    bounds = lower_bounds(sets, delta)
     tables: dict[Rule, _Table | None] = {
-        "posterior": None if bounds is None else _by_index(on, bounds),
-        "score": _by_index(on, [np.array(of.values) for of in candidates]),
+        "posterior": _by_posterior(on, sets),
+        "score": _stopping(on, [(np.nan, [np.array(of.values) for of in candidates])]),
         "fixed": _fixed(on),
     }
     saved, interval = None, None
     if (posterior := tables["posterior"]) and (score := tables["score"]):
-        less = _cross_fitted(on, score)[1].cost - _cross_fitted(on, posterior)[1].cost
-        saved = float(less.sum() / total.sum())
-        interval = _share_interval(on, less, how)
+        less = _as_accurate(on, score)[1].cost - _as_accurate(on, posterior)[1].cost
+        saved = float(less.sum() / on.total.sum())
+        interval = _share_interval(on, less)
     judged: dict[Rule, Judged | None] = {
-        rule: of and _judged(on, of, how) for rule, of in tables.items()
+        rule: of and _judged(on, of) for rule, of in tables.items()
     }
-    return Adaptive(unit, delta, float(on.whole.mean()), judged, saved, interval)
+    return Adaptive(unit, float(on.whole.mean()), judged, saved, interval)
 
 
-def _by_index(on: _Problems, indices: Sequence[np.ndarray]) -> _Table:
-    """Stopping at thresholds of an index of each candidate."""
-    levels = np.quantile(np.concatenate(indices), np.linspace(0, 1, _THRESHOLDS))
-    thresholds = np.append(np.unique(levels), np.inf)
-    rows = [
-        stop_at_leader(of._replace(indices=index.tolist()), thresholds.tolist())
-        for of, index in zip(on.candidates, indices, strict=True)
-    ]
-    return _Table(thresholds, Stopped(*map(np.array, zip(*rows, strict=True))))
+def _by_posterior(on: _Problems, sets: Sequence[CandidateSet]) -> _Table | None:
+    if any(one.concentrations is None for of in sets for one in of.candidates):
+        return None
+    means = np.concatenate([of.values for of in on.candidates])
+    levels = np.unique(np.quantile(means, (np.arange(_LEVELS) + 0.5) / _LEVELS))
+    return _stopping(on, [(at, success_chances(sets, at)) for at in levels.tolist()])
+
+
+def _stopping(
+    on: _Problems, indices: Sequence[tuple[float, Sequence[np.ndarray]]]
+) -> _Table:
+    """Stopping at thresholds of indices of the candidates, a level each."""
+    settings, found = [], []
+    for level, index in indices:
+        quantiles = np.quantile(np.concatenate(index), np.linspace(0, 1, _THRESHOLDS))
+        thresholds = [*np.unique(quantiles).tolist(), np.inf]
+        settings += [(level, threshold) for threshold in thresholds]
+        rows = [
+            stop_at_leader(of._replace(indices=each.tolist()), thresholds)
+            for of, each in zip(on.candidates, index, strict=True)
+        ]
+        found.append(Stopped(*map(np.array, zip(*rows, strict=True))))
+    columns = zip(*found, strict=True)
+    return _Table(settings, Stopped(*(np.concatenate(of, axis=1) for of in columns)))
 
 
 def _fixed(on: _Problems) -> _Table:
@@ -231,54 +279,64 @@ def _fixed(on: _Problems) -> _Table:
     drawn = np.minimum(sizes, m[:, None])
     accuracy = [best_at(of.values, of.right, sizes.tolist()) for of in on.candidates]
     cost = on.total[:, None] * drawn / m[:, None]
-    return _Table(sizes, Stopped(np.array(accuracy), drawn, cost))
+    settings = [(np.nan, float(n)) for n in sizes]
+    return _Table(settings, Stopped(np.array(accuracy), drawn, cost))
 
 
-def _cross_fitted(on: _Problems, of: _Table) -> tuple[tuple[int, int], Stopped]:
-    """Places of the thresholds of both halves, each chosen on the other, and what they
-    give in each problem, ``[n]``: of those as accurate as best-of-M the first, which is
-    the cheapest.
-    """
-    places = []
-    for half in (False, True):
-        other = on.second != half
-        accuracy = of.stopped.accuracy[other].mean(axis=0)
-        # All candidates are as good as they are, whatever rounding says.
-        enough = accuracy >= min(on.whole[other].mean(), accuracy[-1]) - 1e-12
-        places.append(int(np.argmax(enough)))
-    place = np.where(on.second, places[1], places[0])
-    rows = np.arange(len(place))
-    found = Stopped(*(column[rows, place] for column in of.stopped))
-    return (places[0], places[1]), found
+def _as_accurate(on: _Problems, of: _Table) -> tuple[list[int], Stopped]:
+    """The cheapest setting that is as accurate as best-of-M."""
+
+    def choose(accuracy: np.ndarray, cost: np.ndarray, problems: np.ndarray) -> int:
+        # Drawing all is as good as it is: ties in the mean are broken another way.
+        least = min(on.whole[problems].mean(), accuracy[-1]) - 1e-12
+        return int(np.where(accuracy >= least, cost, np.inf).argmin())
+
+    return of.chosen(on, choose)
 
 
-def _judged(on: _Problems, of: _Table, how: Choosing) -> Judged:
-    places, found = _cross_fitted(on, of)
-    first, second = (float(of.thresholds[place]) for place in places)
+def _judged(on: _Problems, of: _Table) -> Judged:
+    places, found = _as_accurate(on, of)
+    (level, first), (other_level, second) = (of.settings[place] for place in places)
     change = found.accuracy - on.whole
     intervals = None
-    if how.replicates:
-        (ends,) = resampled_ends([change], on.source, how)
-        intervals = {"change": ends, "cost": _share_interval(on, found.cost, how)}
-    means = (of.stopped.accuracy.mean(axis=0), of.stopped.drawn.mean(axis=0))
-    shares = of.stopped.cost.sum(axis=0) / on.total.sum()
+    if on.how.replicates:
+        (ends,) = resampled_ends([change], on.source, on.how)
+        intervals = {"change": ends, "cost": _share_interval(on, found.cost)}
     return Judged(
         (first, second),
+        None if np.isnan(level) else (level, other_level),
         float(found.accuracy.mean()),
         float(change.mean()),
         float(found.drawn.mean()),
         float(found.cost.sum() / on.total.sum()),
         intervals,
-        [
-            Point(*map(float, row))
-            for row in zip(of.thresholds, *means, shares, strict=True)
-        ],
+        _frontier(on, of),
     )
 
 
-def _share_interval(on: _Problems, cost: np.ndarray, how: Choosing) -> Interval | None:
-    """Interval of a cost as a share of all cost."""
-    if not how.replicates:
+def _frontier(on: _Problems, of: _Table) -> list[Point]:
+    """The most accurate setting of each budget of 1/M, 2/M, ... 1."""
+    m = max(len(one.values) for one in on.candidates)
+    points = []
+    for n in range(1, m + 1):
+
+        def choose(
+            accuracy: np.ndarray, cost: np.ndarray, problems: np.ndarray, n: int = n
+        ) -> int:
+            most = on.total[problems].sum() * n / m * (1 + 1e-12)
+            if not (cost <= most).any():
+                return int(cost.argmin())
+            return int(np.where(cost <= most, accuracy, -1).argmax())
+
+        _, found = of.chosen(on, choose)
+        cost = float(found.cost.sum() / on.total.sum())
+        points.append(Point(n / m, cost, float(found.accuracy.mean())))
+    return points
+
+
+def _share_interval(on: _Problems, cost: np.ndarray) -> Interval | None:
+    """Interval of a cost as a share of the cost of all candidates."""
+    if not on.how.replicates:
         return None
-    part, whole = resampled_means([cost, on.total], on.source, how)
+    part, whole = resampled_means([cost, on.total], on.source, on.how)
     return percentile_interval(part / whole)

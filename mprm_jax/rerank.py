@@ -30,9 +30,10 @@ from theory.intervals import (
 
 Aggregate = Literal["mean", "min", "product", "last", "first_error"]
 AGGREGATES: tuple[Aggregate, ...] = get_args(Aggregate)
-VOTES = ("majority", "weighted_majority")
+Vote = Literal["majority", "weighted_majority"]
 # Ways to choose, and what bounds them.
-WAYS: tuple[str, ...] = (*AGGREGATES, *VOTES, "random", "pass_at_n")
+Way = Literal[Aggregate, Vote, "random", "pass_at_n"]
+WAYS: tuple[Way, ...] = get_args(Way)
 
 # Of first_error: a step that is more likely wrong than right is an error.
 THRESHOLD = 0.5
@@ -82,7 +83,7 @@ def correct_of(of: CandidateSet) -> list[bool]:
 
 
 def accuracy_at(
-    of: CandidateSet, how: str, sizes: Sequence[int], threshold: float = THRESHOLD
+    of: CandidateSet, how: Way, sizes: Sequence[int], threshold: float = THRESHOLD
 ) -> np.ndarray:
     """Accuracy of one way of choosing among N candidates of a problem, ``[n_sizes]``.
 
@@ -101,18 +102,17 @@ def accuracy_at(
     if how == "pass_at_n":
         return pass_at(right, sizes)
     undefined = np.full(len(sizes), np.nan)
-    if how in VOTES and of.classes is None:
-        return undefined
-    if how == "majority":
-        return majority_at(of.classes or (), right, sizes)
     bounded = all(map(in_unit_interval, steps))
     if how in ("weighted_majority", "product") and not bounded:
         return undefined
-    if how == "weighted_majority":
+    if how == "majority" or how == "weighted_majority":
+        if of.classes is None:
+            return undefined
+        if how == "majority":
+            return majority_at(of.classes, right, sizes)
         weights = [aggregate(scores, "mean")[0] for scores in steps]
-        return weighted_at(of.classes or (), weights, right, sizes)
-    name = next(one for one in AGGREGATES if one == how)
-    return best_at([aggregate(one, name, threshold) for one in steps], right, sizes)
+        return weighted_at(of.classes, weights, right, sizes)
+    return best_at([aggregate(one, how, threshold) for one in steps], right, sizes)
 
 
 @dataclass(frozen=True)
