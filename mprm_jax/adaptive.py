@@ -36,8 +36,8 @@ from theory.stopping import Candidates, Stopped, stop_at_leader
 Rule = Literal["posterior", "score", "fixed"]
 Unit = Literal["tokens", "words", "steps"]
 
-# Quantiles that are tried: of candidates' mean scores as level, of what they are stopped
-# by as t. Steps between them are small beside what sampling of problems leaves open.
+# Quantiles that are tried: of candidates' mean scores as level, of what stops them as t.
+# What lies between them is small beside what sampling of problems leaves open.
 _LEVELS, _THRESHOLDS = 6, 32
 
 

@@ -23,7 +23,7 @@ from matplotlib.patches import Rectangle
 
 from paper_figures import phase, style
 from paper_figures.corpus import coverage_panel
-from paper_figures.selection import beside, keep_axis, update_axis
+from paper_figures.selection import beside, keep_axis, named_ticks, update_axis
 from paper_figures.style import DASHES, GREY, MARKERS, MUTED
 
 # Inches; with fonts of 8 points, text keeps 10 px on a phone 360 px wide.
@@ -177,6 +177,8 @@ def lines(
     y_label: str,
     marks: Sequence[Mark] = (),
     ideal: bool = False,
+    *,
+    doublings: bool = False,
 ) -> Figure:
     """Curves over a common axis with their intervals, y in [0, 1].
 
@@ -186,6 +188,7 @@ def lines(
         y_label: name of y.
         marks: vertical lines.
         ideal: whether to draw y = x, which is then named so.
+        doublings: whether a doubling of x is as wide wherever it is.
     """
     figure, axis = _figure(2.8)
     if ideal:
@@ -202,6 +205,10 @@ def lines(
     for mark in marks:
         axis.axvline(mark.x, label=mark.name, linewidth=0.9, **style.curve(mark.look))
     axis.set_ylim(0, 1.02)
+    if doublings:
+        ticks = sorted({x for one in curves for x in one.x})
+        axis.set_xscale("log", base=2)
+        named_ticks(axis, ticks, [f"{x:,}" for x in ticks])
     axis.set_xlabel(x_label)
     axis.set_ylabel(y_label)
     axis.grid(axis="y")

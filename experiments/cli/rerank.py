@@ -10,10 +10,11 @@ from typing import Any
 from experiments.console.command import answer
 from experiments.console.compilation import compiling
 from experiments.console.errors import UsageError
-from experiments.console.options import OptionalPath
+from experiments.console.options import OptionalPath, given
 from experiments.console.progress import progress
 from experiments.console.tables import format_table, printable
 from experiments.console.text import count_of, percent
+from experiments.page.rerank import CHOICES, STOPS, Reranked, write_reranked
 from experiments.store.manifests import command_line
 from experiments.store.provenance import file_sha256
 from experiments.store.scoring import (
@@ -27,6 +28,7 @@ from experiments.store.scoring import (
 from mprm_jax.data.answers import AnswerRule
 from mprm_jax.data.framing import corpus_files
 from mprm_jax.data.scored import CandidateSet, read_candidates
+from mprm_jax.records.problems import DataError
 from mprm_jax.rerank import THRESHOLD, Choosing, best_of_n, encode_scored
 
 
@@ -133,12 +135,16 @@ def _judge(options: Options, sets: list[CandidateSet]) -> dict[str, Any]:
 
 
 def _write_page(options: Options, value: dict[str, Any], file: Path) -> None:
-    from experiments.page.rerank import Reranked, write_reranked
-
     inputs = {str(of.path): file_sha256(of.path) for of in corpus_files(file)}
     assert options.page is not None
-    reranked = Reranked(value, file, command_line("rerank", options), inputs)
-    write_reranked(options.page, reranked)
+    taken = [*inputs, value.get("predictions", file)]
+    if options.page.resolve() in {Path(name).resolve() for name in taken}:
+        raise DataError(
+            f"{options.page}: holds candidates; choose another file for --page"
+        )
+    told = {name: of for name, of in given(options).items() if name != "--json"}
+    made = command_line("mprm rerank", told)
+    write_reranked(options.page, Reranked(value, file, made, inputs))
     value["page"] = str(options.page)
 
 
@@ -151,8 +157,8 @@ def _notes(value: dict[str, Any]) -> list[str]:
         )
     if value["answers_unknown"]:
         notes.append(
-            f"Of {count_of(value['answers_unknown'], 'candidate')} only is told whether "
-            'they are right, but no "answer": no votes.'
+            f"{count_of(value['answers_unknown'], 'candidate')} told right or wrong "
+            'without an "answer": no votes.'
         )
     if value["unanswered"]:
         notes.append(
@@ -174,7 +180,7 @@ def _notes(value: dict[str, Any]) -> list[str]:
         how = max(value["tied"], key=value["tied"].__getitem__)
         notes.append(
             "Right and wrong candidates tie for the best in up to "
-            f"{count_of(tied, 'problem')} (by {_CHOICES[how]}); each of them counts "
+            f"{count_of(tied, 'problem')} (by {CHOICES[how]}); each of them counts "
             "with the expectation over its ties."
         )
     curve = value["curve"]
@@ -192,32 +198,13 @@ def _notes(value: dict[str, Any]) -> list[str]:
 
 def _adaptive_notes(early: dict[str, Any] | None) -> list[str]:
     if early is None:
-        return ["Too few problems for two halves, or none that cost: no --adaptive."]
+        return ["Stopping early needs problems in both halves, and costs."]
     if early["rules"]["posterior"] is None:
         return [
             "Not every candidate has prm_concentrations: nothing stops by how sure "
             "scores are."
         ]
     return []
-
-
-# Of the outcome.
-_CHOICES = {
-    "random": "random choice",
-    "mean": "best mean",
-    "min": "best min",
-    "product": "best product",
-    "last": "best last",
-    "first_error": "first error",
-    "majority": "majority vote",
-    "weighted_majority": "weighted vote",
-    "pass_at_n": "pass@N (bound)",
-}
-_RULES = {
-    "fixed": "fixed number",
-    "score": "high score",
-    "posterior": "high chance",
-}
 
 
 def _text(value: dict[str, Any]) -> str:
@@ -245,7 +232,7 @@ def _text(value: dict[str, Any]) -> str:
 def _choices(value: dict[str, Any]) -> str:
     ends = value.get("intervals", {})
     rows = []
-    for key, name in _CHOICES.items():
+    for key, name in CHOICES.items():
         gain, tied = value["gain"].get(key), value["tied"].get(key)
         rows.append(
             (
@@ -266,7 +253,7 @@ def _curve(curve: dict[str, list[Any]]) -> str:
     sizes = curve["n"][-8:]
     rows = [
         (name, *("-" if one is None else f"{one:.3f}" for one in curve[key][-8:]))
-        for key, name in _CHOICES.items()
+        for key, name in CHOICES.items()
         if key in curve
     ]
     return format_table(("accuracy among N =", *map(str, sizes)), rows)
@@ -274,7 +261,7 @@ def _curve(curve: dict[str, list[Any]]) -> str:
 
 def _adaptive(early: dict[str, Any]) -> str:
     rows = []
-    for key, name in _RULES.items():
+    for key, name in STOPS.items():
         if (of := early["rules"][key]) is not None:
             ends = of["intervals"] or {}
             rows.append(
