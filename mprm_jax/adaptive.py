@@ -36,7 +36,7 @@ from theory.stopping import Candidates, Stopped, stop_at_leader
 Rule = Literal["posterior", "score", "fixed"]
 Unit = Literal["tokens", "words", "steps"]
 
-# Quantiles that are tried: of candidates' mean scores as level, of what stops them as t.
+# Quantiles that are tried: of candidates' mean scores as level, of what stops as t.
 # What lies between them is small beside what sampling of problems leaves open.
 _LEVELS, _THRESHOLDS = 6, 32
 
