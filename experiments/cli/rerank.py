@@ -58,7 +58,8 @@ class Options(ScoringOptions):
         adaptive: Also stop drawing candidates once the best mean so far is high enough,
             or is so with enough probability by the "prm_concentrations" (which a model
             trained with --labels beta-binomial gives); what is enough is chosen on one
-            half of the problems and judged on the other.
+            half of the problems and judged on the other. Cost is "tokens" where every
+            candidate says so, else words.
         page: Where a page of the result goes (one HTML file).
     """
 

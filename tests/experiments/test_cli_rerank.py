@@ -55,14 +55,16 @@ def test_a_checkpoint_scores_candidates(stub, tmp_path, capsys):
     path = write_lines(tmp_path / "c.jsonl", *problems)
     output = tmp_path / "out" / "scored.jsonl"
     given = f"--checkpoint={tmp_path}", f"--candidates={path}", f"--output={output}"
-    done = run(capsys, "rerank", *given, "--json")
+    done = run(capsys, "rerank", *given, "--adaptive", "--json")
     assert done.status == 0, done.err
     value = done.json
     assert value["random"] == pytest.approx(1 / 3)
     assert value["unanswered"] == 6
     assert value.pop("predictions") == str(output)
     assert value.pop("judged")["folder"] == str(tmp_path)
-    assert run(capsys, "rerank", "--predictions", output, "--json").json == value
+    assert value["adaptive"]["unit"] == "words"
+    again = run(capsys, "rerank", "--predictions", output, "--adaptive", "--json")
+    assert again.json == value
 
 
 @pytest.mark.parametrize("blank", [{"answer": None}, {"answer": " "}, {}])
