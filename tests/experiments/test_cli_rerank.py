@@ -50,7 +50,7 @@ def test_a_checkpoint_scores_candidates(stub, tmp_path, capsys):
                 for j, k in enumerate((1, 2, 3))
             ],
         }
-        for i in range(6)
+        for i in range(4, 10)
     ]
     path = write_lines(tmp_path / "c.jsonl", *problems)
     output = tmp_path / "out" / "scored.jsonl"
