@@ -21,6 +21,9 @@ import numpy as np
 _MEMBERS = 1 << 21
 _VOTERS = 128
 
+# Sums of weights in [0, 1] that differ by less differ by rounding.
+_ROUNDING = 1e-12
+
 
 def best_at(
     values: Sequence[float] | Sequence[tuple[float, ...]],
@@ -141,8 +144,7 @@ def weighted_at(
     """Accuracy of the answer whose candidates among N weigh most together.
 
     By enumeration of the subsets as far as M C(M, N) <= 2^21, so of up to 17 candidates
-    at any size; else NaN. Sums that agree to 12 digits are ties; what weighs nothing
-    loses.
+    at any size; else NaN. Sums within 1e-12 are ties; what weighs nothing loses.
 
     Args:
         classes: as of :func:`majority_at`.
@@ -160,11 +162,11 @@ def weighted_at(
         if not len(accuracy):
             found[place] = 0
         elif m * math.comb(m, n) <= _MEMBERS:
-            sums_PxG = (_members(m, n) @ table_MxG).round(12)
-            best_P = sums_PxG.max(axis=1, keepdims=True)
-            ties_PxG = (sums_PxG == best_P) & (best_P > 0)
-            count_P = np.maximum(ties_PxG.sum(axis=1), 1)
-            found[place] = (ties_PxG @ accuracy / count_P).mean()
+            sums_PxG = _members(m, n) @ table_MxG
+            best_P = sums_PxG.max(axis=1)
+            ties_PxG = (sums_PxG > (best_P - _ROUNDING)[:, None]).astype(float)
+            won_P = ties_PxG @ accuracy / ties_PxG.sum(axis=1)
+            found[place] = won_P[best_P > 0].sum() / len(won_P)
     return found
 
 
