@@ -18,13 +18,14 @@ CANDIDATES = st.lists(
 
 def one_order(of, order, threshold):
     """Accuracy, number and cost of the candidates drawn in this order."""
-    for n in range(1, len(order) + 1):
-        seen = order[:n]
-        leader = max((of.values[i], of.indices[i]) for i in seen)
-        if leader[1] >= threshold or n == len(order):
-            break
-    tied = [of.right[i] for i in seen if (of.values[i], of.indices[i]) == leader]
-    return np.mean(tied), n, sum(of.costs[i] for i in seen)
+    key = list(zip(of.values, of.indices, strict=True))
+    n = 1
+    while max(key[i] for i in order[:n])[1] < threshold and n < len(order):
+        n += 1
+    seen = order[:n]
+    leader = max(key[i] for i in seen)
+    accuracy = float(np.mean([of.right[i] for i in seen if key[i] == leader]))
+    return accuracy, n, sum(of.costs[i] for i in seen)
 
 
 @given(CANDIDATES)
@@ -40,8 +41,9 @@ def test_the_chain_of_leaders_is_the_mean_over_all_orders(candidates):
 
 def test_a_threshold_of_the_value_itself_stops_at_the_first_that_reaches_it():
     """Waiting time for one of g good ones among M without return: (M + 1) / (g + 1)."""
-    values = np.arange(40.0)
-    found = stop_at_leader(Candidates(values, values, values > 30, [2] * 40), [35])
+    values = [float(i) for i in range(40)]
+    right = [value > 30 for value in values]
+    found = stop_at_leader(Candidates(values, values, right, [2] * 40), [35])
     assert found.drawn == pytest.approx([41 / 6])
     assert found.cost == pytest.approx([82 / 6])
     assert found.accuracy == pytest.approx([1])
