@@ -285,12 +285,11 @@ def _fixed(on: _Problems) -> _Table:
 
 
 def _as_accurate(on: _Problems, of: _Table) -> tuple[list[int], Stopped]:
-    """The cheapest setting that is as accurate as best-of-M."""
+    """The cheapest setting that is as accurate as drawing all."""
 
     def choose(accuracy: np.ndarray, cost: np.ndarray, problems: np.ndarray) -> int:
-        # Drawing all is as good as it is: ties in the mean are broken another way.
-        least = min(on.whole[problems].mean(), accuracy[-1]) - 1e-12
-        return int(np.where(accuracy >= least, cost, np.inf).argmin())
+        enough = accuracy >= accuracy[-1] - 1e-12
+        return int(np.where(enough, cost, np.inf).argmin())
 
     return of.chosen(on, choose)
 

@@ -91,11 +91,37 @@ def test_rules_cost_less_than_all_and_stay_accurate(sets):
             best_of_n(sets, QUICK).accuracy["random"]
         )
         assert len(judged.frontier) == 6
+        assert judged.intervals is not None
+        for name in ("change", "cost"):
+            low, high = judged.intervals[name] or (0, 0)
+            assert low <= getattr(judged, name) <= high
+            assert high - low < 0.5
     posterior, score = found.rules["posterior"], found.rules["score"]
     assert posterior is not None
     assert score is not None
     assert posterior.levels is not None
     assert found.saved == pytest.approx(score.cost - posterior.cost)
+
+
+def test_nothing_is_saved_where_only_the_best_of_all_is_right(tmp_path):
+    lines = [
+        {
+            "id": i,
+            "candidates": [
+                {"correct": k == 0, "prm_scores": [0.9 - 0.01 * i - 0.1 * k]}
+                for k in range(2 + i % 3)
+            ],
+        }
+        for i in range(12)
+    ]
+    sets = read_candidates(write_lines(tmp_path / "c", *lines), scored=True)
+    found = adaptive(sets, QUICK)
+    assert found is not None
+    fixed = found.rules["fixed"]
+    assert fixed is not None
+    assert (fixed.thresholds, fixed.accuracy, fixed.change) == ((4, 4), 1, 0)
+    assert (fixed.cost, fixed.drawn) == (1, 3)
+    assert fixed.intervals == {"change": (0, 0), "cost": (1, 1)}
 
 
 def test_what_is_chosen_does_not_see_what_it_is_judged_by(sets):

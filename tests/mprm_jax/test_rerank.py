@@ -154,6 +154,9 @@ def test_votes_by_hand(tmp_path):
         {"answer": "7.0", "prm_scores": [0.5]},
         {"answer": None, "prm_scores": [1.0]},
     ]
+    # Who is told to be right is not counted as wrong for want of an answer.
+    told = {"candidates": [candidates[3] | {"correct": True}]}
+    assert result(tmp_path / "c", told, replicates=0).unanswered == 0
     value = result(tmp_path / "c", {"answer": 8, "candidates": candidates})
     assert value.accuracy["majority"] == 0
     assert value.accuracy["weighted_majority"] == 1
