@@ -3,20 +3,21 @@
 Candidates come one at a time in random order, and the best mean score leads. Three
 rules say when to stop: "posterior" once Pr(mean success rate of the leader's steps >=
 level) >= t, by the concentrations of its steps; "score" once the leader's mean score is
-at least t; "fixed" after N = t candidates. Costs and accuracies are exact over the
-orders (:mod:`theory.stopping`). BetaPRM (arXiv:2605.15529) reports up to a third of
-best-of-16's tokens saved by concentrations; its rule also continues doubtful prefixes.
+at least t; both after N candidates at the latest; "fixed" after N. Costs and accuracies
+are exact over the orders (:mod:`theory.stopping`). BetaPRM (arXiv:2605.15529) reports up
+to a third of best-of-16's tokens saved by concentrations; its rule also continues
+doubtful prefixes.
 
-So that nothing is chosen on what it is judged by, level and t come for each half of the
-problems (by the hash of their id) from the other half: the cheapest there that are as
-accurate as best-of-M, or, for a budget, the most accurate that keep to it.
+So that nothing is chosen on what it is judged by, level, t and N come for each half of
+the problems (by the hash of their id) from the other half: the cheapest there that are
+as accurate as best-of-M, or, for a budget, the most accurate that keep to it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 import xxhash
@@ -37,9 +38,9 @@ from theory.stopping import Candidates, Stopped, stop_at_leader
 Rule = Literal["posterior", "score", "fixed"]
 Unit = Literal["tokens", "words", "steps"]
 
-# Quantiles that are tried: of candidates' mean scores as level, of what stops as t.
-# What lies between them is small beside what sampling of problems leaves open.
-_LEVELS, _THRESHOLDS = 6, 32
+# Quantiles that are tried, of candidates' mean scores as level, of what stops as t, and
+# numbers N. What lies between is small beside what sampling of problems leaves open.
+_LEVELS, _THRESHOLDS, _NUMBERS = 4, 16, 16
 
 
 @dataclass(frozen=True)
@@ -57,13 +58,26 @@ class Point:
     accuracy: float
 
 
+class Setting(NamedTuple):
+    """When a rule stops; inf where only the number does.
+
+    Attributes:
+        most: N.
+        threshold: t.
+        level: of "posterior".
+    """
+
+    most: int
+    threshold: float
+    level: float | None
+
+
 @dataclass(frozen=True)
 class Judged:
     """A rule, set on one half of the problems and judged on the other, both ways.
 
     Attributes:
-        thresholds: t of the first half of the problems, and of the second.
-        levels: of "posterior", likewise.
+        settings: of the first half of the problems, and of the second.
         accuracy: in [0, 1].
         change: accuracy less that of best-of-M.
         drawn: mean number of candidates.
@@ -73,8 +87,7 @@ class Judged:
         frontier: accuracy by budget.
     """
 
-    thresholds: tuple[float, float]
-    levels: tuple[float, float] | None
+    settings: tuple[Setting, Setting]
     accuracy: float
     change: float
     drawn: float
@@ -135,11 +148,11 @@ class _Table:
     """What each setting of a rule gives in every problem, ``[n, n_settings]``.
 
     Attributes:
-        settings: (level, t); the last one draws all candidates.
+        settings: the last one draws all candidates.
         stopped: accuracy, drawn, cost.
     """
 
-    settings: list[tuple[float, float]]
+    settings: list[Setting]
     stopped: Stopped
 
     def chosen(
@@ -231,10 +244,11 @@ def adaptive(sets: Sequence[CandidateSet], how: Choosing) -> Adaptive | None:
     )
     if on.second.all() or not on.second.any() or not on.total.all():
         return None
+    means = [np.array(of.values) for of in candidates]
     tables: dict[Rule, _Table | None] = {
         "posterior": _by_posterior(on, sets),
-        "score": _stopping(on, [(np.nan, [np.array(of.values) for of in candidates])]),
-        "fixed": _fixed(on),
+        "score": _stopping(on, [(None, means)], _THRESHOLDS),
+        "fixed": _stopping(on, [(None, means)], 0),
     }
     saved, interval = None, None
     if (posterior := tables["posterior"]) and (score := tables["score"]):
@@ -252,36 +266,33 @@ def _by_posterior(on: _Problems, sets: Sequence[CandidateSet]) -> _Table | None:
         return None
     means = np.concatenate([of.values for of in on.candidates])
     levels = np.unique(np.quantile(means, (np.arange(_LEVELS) + 0.5) / _LEVELS))
-    return _stopping(on, [(at, success_chances(sets, at)) for at in levels.tolist()])
+    indices = [(at, success_chances(sets, at)) for at in levels.tolist()]
+    return _stopping(on, indices, _THRESHOLDS)
 
 
 def _stopping(
-    on: _Problems, indices: Sequence[tuple[float, Sequence[np.ndarray]]]
+    on: _Problems,
+    indices: Sequence[tuple[float | None, Sequence[np.ndarray]]],
+    levels: int,
 ) -> _Table:
-    """Stopping at thresholds of indices of the candidates, a level each."""
+    """Stopping at numbers and so many quantiles of indices of the candidates, each with
+    the level that it is of.
+    """
+    counts = np.array([len(of.values) for of in on.candidates])
+    most = np.unique(np.linspace(1, counts.max(), _NUMBERS).round().astype(int))
     settings, found = [], []
     for level, index in indices:
-        quantiles = np.quantile(np.concatenate(index), np.linspace(0, 1, _THRESHOLDS))
+        quantiles = np.quantile(np.concatenate(index), np.linspace(0, 1, levels))
         thresholds = [*np.unique(quantiles).tolist(), np.inf]
-        settings += [(level, threshold) for threshold in thresholds]
-        rows = [
-            stop_at_leader(of._replace(indices=each.tolist()), thresholds)
-            for of, each in zip(on.candidates, index, strict=True)
-        ]
-        found.append(Stopped(*map(np.array, zip(*rows, strict=True))))
-    columns = zip(*found, strict=True)
-    return _Table(settings, Stopped(*(np.concatenate(of, axis=1) for of in columns)))
-
-
-def _fixed(on: _Problems) -> _Table:
-    """Drawing N candidates, or all where there are fewer."""
-    m = np.array([len(of.values) for of in on.candidates])
-    sizes = np.arange(1, m.max() + 1)
-    drawn = np.minimum(sizes, m[:, None])
-    accuracy = [best_at(of.values, of.right, sizes.tolist()) for of in on.candidates]
-    cost = on.total[:, None] * drawn / m[:, None]
-    settings = [(np.nan, float(n)) for n in sizes]
-    return _Table(settings, Stopped(np.array(accuracy), drawn, cost))
+        settings += [Setting(int(n), at, level) for at in thresholds for n in most]
+        rows = []
+        for of, each, count in zip(on.candidates, index, counts, strict=True):
+            stopped = stop_at_leader(of._replace(indices=each.tolist()), thresholds)
+            upto = np.minimum(most, count) - 1
+            rows.append([column[:, upto].ravel() for column in stopped])
+        found.append(np.array(rows))
+    every = np.concatenate(found, axis=2)
+    return _Table(settings, Stopped(*every.swapaxes(0, 1)))
 
 
 def _as_accurate(on: _Problems, of: _Table) -> tuple[list[int], Stopped]:
@@ -296,15 +307,13 @@ def _as_accurate(on: _Problems, of: _Table) -> tuple[list[int], Stopped]:
 
 def _judged(on: _Problems, of: _Table) -> Judged:
     places, found = _as_accurate(on, of)
-    (level, first), (other_level, second) = (of.settings[place] for place in places)
     change = found.accuracy - on.whole
     intervals = None
     if on.how.replicates:
         (ends,) = resampled_ends([change], on.source, on.how)
         intervals = {"change": ends, "cost": _share_interval(on, found.cost)}
     return Judged(
-        (first, second),
-        None if np.isnan(level) else (level, other_level),
+        (of.settings[places[0]], of.settings[places[1]]),
         float(found.accuracy.mean()),
         float(change.mean()),
         float(found.drawn.mean()),

@@ -27,7 +27,7 @@ class Candidates(NamedTuple):
 
 
 class Stopped(NamedTuple):
-    """What comes of drawing, ``[n_thresholds]`` each, or of several problems.
+    """What comes of drawing at most 1, 2, ... M candidates, ``[n_thresholds, M]`` each.
 
     Attributes:
         accuracy: probability that the leader is right when drawing stops.
@@ -41,8 +41,8 @@ class Stopped(NamedTuple):
 
 
 def stop_at_leader(of: Candidates, thresholds: Sequence[float]) -> Stopped:
-    """Draw in random order until the leader's index is at least a threshold; if none
-    is, take the leader of all.
+    """Draw in random order until the leader's index is at least a threshold, or as many
+    are drawn as may be.
 
     After n draws without a stop the leader is a Markov chain. Given leader k, no
     candidate above it was drawn, whatever the order below it was, so each is next with
@@ -60,7 +60,7 @@ def stop_at_leader(of: Candidates, thresholds: Sequence[float]) -> Stopped:
 
     Args:
         of: the candidates.
-        thresholds: of the index; inf never stops early.
+        thresholds: of the index; with inf only the number stops.
     """
     m = len(of.values)
     key = list(zip(of.values, of.indices, strict=True))
@@ -74,6 +74,7 @@ def stop_at_leader(of: Candidates, thresholds: Sequence[float]) -> Stopped:
     stops = index >= np.asarray(thresholds)[:, None]
     u = d = np.zeros(stops.shape)
     accuracy = drawn = spent = np.zeros(len(stops))
+    found = []
     for n in range(m):
         left = m - n
         # Leaders below each; before the first draw, all there is.
@@ -87,6 +88,6 @@ def stop_at_leader(of: Candidates, thresholds: Sequence[float]) -> Stopped:
         stay = 1 - above / left
         d = d * stay + (upto * u - d) / left + arrive_d * ~stops
         u = u * stay + arrive_u * ~stops
-    return Stopped(
-        accuracy + u @ share, drawn + m * u.sum(axis=1), spent + d.sum(axis=1)
-    )
+        last = accuracy + u @ share, drawn + (n + 1) * u.sum(1), spent + d.sum(1)
+        found.append(last)
+    return Stopped(*(np.stack(of, axis=1) for of in zip(*found, strict=True)))

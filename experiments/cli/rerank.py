@@ -55,11 +55,11 @@ class Options(ScoringOptions):
         answers: When two answers are the same: text, upper and lower case alike, or the
             same number; math also compares expressions (needs math-verify).
         threshold: A step that scores less is an error, for "first error".
-        adaptive: Also stop drawing candidates once the best mean so far is high enough,
-            or is so with enough probability by the "prm_concentrations" (which a model
-            trained with --labels beta-binomial gives); what is enough is chosen on one
-            half of the problems and judged on the other. Cost is "tokens" where every
-            candidate says so, else words.
+        adaptive: Also stop drawing candidates after a number of them, or before, once
+            the best mean so far is high, or is so with enough probability by the
+            "prm_concentrations" (which a model trained with --labels beta-binomial
+            gives). What is enough is chosen on one half of the problems and judged on
+            the other. Cost is "tokens" where every candidate says so, else words.
         page: Where a page of the result goes (one HTML file).
     """
 

@@ -99,7 +99,8 @@ def test_rules_cost_less_than_all_and_stay_accurate(sets):
     posterior, score = found.rules["posterior"], found.rules["score"]
     assert posterior is not None
     assert score is not None
-    assert posterior.levels is not None
+    assert None not in [of.level for of in posterior.settings]
+    assert {of.level for of in score.settings} == {None}
     assert found.saved == pytest.approx(score.cost - posterior.cost)
 
 
@@ -119,7 +120,8 @@ def test_nothing_is_saved_where_only_the_best_of_all_is_right(tmp_path):
     assert found is not None
     fixed = found.rules["fixed"]
     assert fixed is not None
-    assert (fixed.thresholds, fixed.accuracy, fixed.change) == ((4, 4), 1, 0)
+    assert [of.most for of in fixed.settings] == [4, 4]
+    assert (fixed.accuracy, fixed.change) == (1, 0)
     assert (fixed.cost, fixed.drawn) == (1, 3)
     assert fixed.intervals == {"change": (0, 0), "cost": (1, 1)}
 
@@ -147,9 +149,8 @@ def test_what_is_chosen_does_not_see_what_it_is_judged_by(sets):
         one, two = before.rules[rule], after.rules[rule]
         assert one is not None
         assert two is not None
-        assert one.thresholds[1] == two.thresholds[1]
-        assert (one.levels or (0, 0))[1] == (two.levels or (0, 0))[1]
-        changed += one.thresholds[0] != two.thresholds[0]
+        assert one.settings[1] == two.settings[1]
+        changed += one.settings[0] != two.settings[0]
     assert changed
 
 
