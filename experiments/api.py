@@ -36,9 +36,10 @@ from mprm_jax.data import corpus as corpora
 from mprm_jax.data.corpus import SelectableCorpus, usable_rollouts
 from mprm_jax.data.formats.base import LabelKind, ReadOptions, WriteOptions
 from mprm_jax.data.scored import Prediction, columns, read_predictions
+from mprm_jax.decision import decide
 from mprm_jax.records.problems import BadCorpus
 from mprm_jax.records.record import UnmeasuredPolicy
-from mprm_jax.summary import Evaluation, decide, evaluation
+from mprm_jax.summary import Evaluation, evaluation
 from mprm_jax.train.config import LossKind
 from theory.domain import check_count
 from theory.intervals import REPLICATES

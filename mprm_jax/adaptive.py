@@ -3,10 +3,10 @@
 Candidates come one at a time in random order, and the best mean score leads. Three
 rules say when to stop: "posterior" once Pr(mean success rate of the leader's steps >=
 level) >= t, by the concentrations of its steps; "score" once the leader's mean score is
-at least t; both after N candidates at the latest; "fixed" after N. Costs and accuracies
-are exact over the orders (:mod:`theory.stopping`). BetaPRM (arXiv:2605.15529) reports up
-to a third of best-of-16's tokens saved by concentrations; its rule also continues
-doubtful prefixes.
+at least t; both after N candidates at the latest; "fixed" after N. What they cost and
+bring is exact over the orders (:mod:`theory.stopping`). BetaPRM (arXiv:2605.15529)
+reports up to a third of best-of-16's tokens saved by concentrations; its rule also
+continues doubtful prefixes.
 
 So that nothing is chosen on what it is judged by, level, t and N come for each half of
 the problems (by the hash of their id) from the other half: the cheapest there that are

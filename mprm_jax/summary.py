@@ -8,29 +8,41 @@ keep their sizes. The decision threshold stays what it is in every replicate.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass
 from functools import partial
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from mprm_jax.records.problems import DataError
+from mprm_jax.data.formats.prmbench import CORRECT, DIMENSIONS, NEVER_WRONG
+from mprm_jax.decision import (
+    Decision,
+    ProcessBench,
+    first_wrong,
+    processbench,
+    processbench_metrics,
+)
 from theory.agreement import (
-    F1,
     Confusion,
     PairPlan,
+    RankPlan,
     StepScores,
     auroc,
     average_precision,
-    best_threshold,
     combined_f1,
     confusion,
     count_pairs,
-    decision_thresholds,
-    f1_at,
+    count_ranks,
+    error_rates,
+    f1_by_class,
     macro_f1,
     pair_plan,
+    rank_plan,
+    ratio,
+    risk_at_coverage,
+    risk_coverage_area,
+    weighted_average_precision,
 )
 from theory.intervals import (
     LEVEL,
@@ -41,12 +53,6 @@ from theory.intervals import (
     weight_chunks,
 )
 
-ThresholdChoice = Literal["held-out", "cross-fitted", "source", "fixed", "test"]
-
-# A fifth: some 570 of the benchmark's solutions, about 5,000 steps for one number.
-HELD_OUT_SHARE = 0.2
-
-
 # Parts of the cross-fit of position; comparisons are made inside each part only.
 FOLDS = 5
 
@@ -56,323 +62,28 @@ PRIOR_CLASSES = 10
 # Bins of the calibration curve.
 BINS = 15
 
+# Correct and wrong steps in a group of positions: Var(AUROC) <= 1/4 / min(correct,
+# wrong) (Birnbaum and Klose 1957), so that its standard error is .1 at most.
+LEAST_OF_A_KIND = 25
 
-def held_out(steps: StepScores) -> np.ndarray:
-    """Which rollouts the hash of the rollout holds out, bool ``[n_rollouts]``."""
-    # The high bits decide here, the low ones in the folds of a fit: independent.
-    return (steps.keys >> np.uint64(11)) * 2.0**-53 < HELD_OUT_SHARE
+# Points of the risk-coverage curve, one a hundredth.
+CURVE_POINTS = 100
 
+# Biased down in each source, and less variable than each: the basic interval.
+MEANS_OVER_SOURCES = frozenset(
+    {"micro_f1", "source_mean_f1", "processbench_f1", *DIMENSIONS}
+)
 
-def second_half(steps: StepScores) -> np.ndarray:
-    """Which rollouts the hash of the rollout puts into the second of two halves, bool
-    ``[n_rollouts]``.
-    """
-    return steps.keys >> np.uint64(63) == 1
-
-
-@dataclass(frozen=True)
-class Decision:
-    """A decision threshold and where it comes from.
-
-    Attributes:
-        threshold: a step is predicted correct iff its score is at least this; where
-            ``halves`` are given, their mean.
-        chosen_on: "held-out": best micro-F1 on rollouts that are then left out;
-            "cross-fitted": best micro-F1 on the half of the rollouts that a step is not
-            in; "source": best micro-F1 on one source, as ProcessBench chooses on GSM8K;
-            "fixed": given; "test": best micro-F1 on the evaluated steps themselves,
-            which flatters.
-        rollouts: on which it was chosen; 0 if fixed.
-        steps: on which it was chosen; 0 if fixed.
-        halves: thresholds of the rollouts of the first and of the second half.
-        source: on which it was chosen, if on one.
-        first_error: the threshold of ProcessBench's F1, chosen on the same rollouts for
-            that F1; None if fixed, or if no rollouts there have an error, or all have.
-    """
-
-    threshold: float
-    chosen_on: ThresholdChoice
-    rollouts: int = 0
-    steps: int = 0
-    halves: tuple[float, float] | None = None
-    source: str | None = None
-    first_error: Decision | None = None
-
-    def at(self, steps: StepScores) -> np.ndarray | float:
-        """The threshold of each step, ``[n_steps]``, or the one of all."""
-        if self.halves is None:
-            return self.threshold
-        return np.where(second_half(steps)[steps.rollout], *self.halves[::-1])
-
-
-def decide(
-    steps: StepScores,
-    chosen_on: ThresholdChoice,
-    fixed: float = 0.5,
-    source: str | None = None,
-) -> tuple[Decision, np.ndarray]:
-    """The decision threshold, and the rows of the rollouts that are left to evaluate.
-
-    What a fifth held out leaves to chance, its small number and the four fifths left,
-    is less when cross-fitted: every rollout is judged, none by a threshold that it
-    helped to choose.
-
-    Args:
-        steps: all there are.
-        chosen_on: see :class:`Decision`.
-        fixed: the threshold, if fixed.
-        source: name of the source to choose on, if on one; it is evaluated, too.
-
-    Raises:
-        DataError: there is no counted step, or none where the threshold is chosen or
-            evaluated.
-    """
-    left = np.arange(steps.n_rollouts)
-    if not steps.n_steps:
-        raise DataError(
-            "no counted steps: every label is 0 (neutral), or there is none"
-        )
-    lacking, of_source = "choose a decision threshold", None
-    match chosen_on:
-        case "fixed":
-            return Decision(fixed, "fixed"), left
-        case "test":
-            parts = [steps]
-        case "cross-fitted":
-            second = second_half(steps)
-            parts = [steps.take(np.flatnonzero(of)) for of in (second, ~second)]
-            lacking = "choose the decision threshold of each half on the other"
-        case "source":
-            names, of_source = steps.source_names, source
-            if source not in names:
-                known = ", ".join(f"{name[:40]!r}" for name in names[:12])
-                raise DataError(f"no source {source!r}; there are: {known}")
-            parts = [steps.take(np.flatnonzero(steps.source == names.index(source)))]
-            lacking = f"choose the decision threshold on {source!r}"
-        case "held-out":
-            out = held_out(steps)
-            parts, left = [steps.take(np.flatnonzero(out))], np.flatnonzero(~out)
-            lacking = "hold some out for the decision threshold"
-            if parts[0].n_steps == steps.n_steps:
-                parts = [steps.take(left)]
-    if not all(part.n_steps for part in parts):
-        raise DataError(
-            f"{steps.n_rollouts} rollouts are too few to {lacking}; give one "
-            "(--threshold 0.5)"
-        )
-    decision = _chosen(parts, best_threshold, chosen_on, of_source)
-    assert decision is not None
-    first_error = _chosen(parts, best_first_error_threshold, chosen_on, of_source)
-    return replace(decision, first_error=first_error), left
-
-
-def _chosen(
-    parts: Sequence[StepScores],
-    best: Callable[[StepScores], float | None],
-    chosen_on: ThresholdChoice,
-    source: str | None,
-) -> Decision | None:
-    """What is best on the one part, or on each of two halves for the other."""
-    found = [threshold for part in parts if (threshold := best(part)) is not None]
-    if len(found) < len(parts):
-        return None
-    rollouts, steps = (
-        sum(of.n_rollouts for of in parts),
-        sum(of.n_steps for of in parts),
-    )
-    halves = (found[0], found[1]) if len(found) == 2 else None
-    mean = sum(found) / len(found)
-    return Decision(mean, chosen_on, rollouts, steps, halves, source)
-
-
-@dataclass(frozen=True)
-class FirstError:
-    """How well the first wrong step is found (ProcessBench, Zheng et al. 2024).
-
-    A neutral step is neither the first wrong one nor a false alarm.
-
-    Attributes:
-        f1: harmonic mean of the other two; None where one is missing.
-        wrong_found: share of the rollouts with a wrong step whose first wrong step is
-            the first one predicted wrong; None without such rollouts.
-        right_passed: share of the rollouts without a wrong step of which no step is
-            predicted wrong; None without such rollouts.
-    """
-
-    f1: float | None
-    wrong_found: float | None
-    right_passed: float | None
-
-
-@dataclass(frozen=True)
-class ProcessBench(FirstError):
-    """The same of all sources: each attribute is the mean over those that have it, as
-    ProcessBench averages over its subsets; of one source they are its own.
-
-    Attributes:
-        threshold: of the decision, chosen for this F1; None: it could not be chosen.
-        sources: of each source, at that threshold.
-        rollouts_cut: rollouts left out because their first wrong step may be among
-            those without a score.
-    """
-
-    threshold: Decision | None
-    sources: dict[str, FirstError]
-    rollouts_cut: int
-
-
-class _Verdicts(NamedTuple):
-    """At which decision thresholds each judged rollout's first wrong step is found, or
-    all its steps pass if none is wrong: low < threshold <= high.
-    """
-
-    rollout: np.ndarray
-    wrong: np.ndarray
-    low: np.ndarray
-    high: np.ndarray
-
-
-def _verdicts(steps: StepScores) -> _Verdicts:
-    # Steps before the first wrong one must pass, and that one must not.
-    n, none = steps.n_rollouts, np.iinfo(np.int64).max
-    first = np.full(n, none)
-    of = ~steps.correct
-    np.minimum.at(first, steps.rollout[of], steps.position[of])
-    before = steps.position < first[steps.rollout]
-    high, low = np.full(n, np.inf), np.full(n, -np.inf)
-    np.minimum.at(high, steps.rollout[before], steps.scores[before])
-    at = steps.position == first[steps.rollout]
-    low[steps.rollout[at]] = steps.scores[at]
-    judged = np.bincount(steps.rollout, minlength=n) > 0
-    rows = np.flatnonzero(judged & ~_unknown(steps, first < none))
-    return _Verdicts(rows, first[rows] < none, low[rows], high[rows])
-
-
-def _unknown(steps: StepScores, wrong: np.ndarray) -> np.ndarray:
-    """Rollouts whose first wrong step may lie behind the last one with a score."""
-    return np.zeros(len(wrong), bool) if steps.cut is None else steps.cut & ~wrong
-
-
-def _hits(
-    steps: StepScores, threshold: float | np.ndarray
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Of judged rollouts: (row, whether a step is wrong, whether judged so)."""
-    of = _verdicts(steps)
-    threshold_N = np.zeros(steps.n_rollouts)
-    threshold_N[steps.rollout] = threshold
-    at = threshold_N[of.rollout]
-    return of.rollout, of.wrong, (of.low < at) & (at <= of.high)
-
-
-def _first_error(wrong: np.ndarray, hit: np.ndarray) -> FirstError:
-    found, passed = (
-        float(hit[of].mean()) if of.any() else None for of in (wrong, ~wrong)
-    )
-    if found is None or passed is None:
-        return FirstError(None, found, passed)
-    return FirstError(
-        float(_harmonic(np.array(found), np.array(passed))), found, passed
-    )
-
-
-def _harmonic(one: np.ndarray, other: np.ndarray) -> np.ndarray:
-    both = one + other
-    return 2 * one * other / np.where(both == 0, 1, both)
-
-
-def _first_error_decision(decision: Decision) -> Decision | None:
-    return decision if decision.chosen_on == "fixed" else decision.first_error
-
-
-def processbench(steps: StepScores, decision: Decision) -> ProcessBench:
-    """ProcessBench's F1 of every source, and its mean over the sources.
-
-    Args:
-        steps: to evaluate.
-        decision: whose ``first_error`` threshold is used, or itself if it is fixed.
-    """
-    chosen = _first_error_decision(decision)
-    cut = 0
-    if steps.cut is not None:
-        wrong = np.bincount(steps.rollout, ~steps.correct, steps.n_rollouts) > 0
-        cut = int(np.count_nonzero(_unknown(steps, wrong)))
-    if chosen is None:
-        return ProcessBench(None, None, None, None, {}, cut)
-    rollout, wrong, hit = _hits(steps, chosen.at(steps))
-    source = steps.source[rollout]
-    sources = {
-        steps.source_names[i]: _first_error(wrong[source == i], hit[source == i])
-        for i in np.unique(source)
-    }
-
-    def mean(name: str) -> float | None:
-        known = [v for of in sources.values() if (v := getattr(of, name)) is not None]
-        return sum(known) / len(known) if known else None
-
-    means = mean("f1"), mean("wrong_found"), mean("right_passed")
-    return ProcessBench(*means, chosen, sources, cut)
-
-
-def processbench_replicates(
-    steps: StepScores, decision: Decision, replicates: int, rng: np.random.Generator
-) -> np.ndarray:
-    """ProcessBench's F1 of resampled data sets, ``[R]``, NaN where a source that has
-    one lacks it; the threshold stays.
-    """
-    chosen = _first_error_decision(decision)
-    if chosen is None:
-        return np.full(replicates, np.nan)
-    rollout, wrong, hit = _hits(steps, chosen.at(steps))
-    source = steps.source[rollout]
-    # Of each source that has both, its rollouts with an error and those without.
-    pairs = [
-        [kind for kind in (wrong & (source == i), ~wrong & (source == i)) if kind.any()]
-        for i in np.unique(source)
-    ]
-    pairs = [pair for pair in pairs if len(pair) == 2]
-    if not pairs:
-        return np.full(replicates, np.nan)
-    drawn = []
-    for weights_WxN in weight_chunks(steps.source, replicates, rng, steps.n_steps):
-        weights = weights_WxN[:, rollout]
-        with np.errstate(invalid="ignore"):
-            shares = [
-                [weights[:, kind] @ hit[kind] / weights[:, kind].sum(1) for kind in of]
-                for of in pairs
-            ]
-        drawn.append(np.mean([_harmonic(*of) for of in shares], axis=0))
-    return np.concatenate(drawn)
-
-
-def first_error_sweep(steps: StepScores, thresholds: np.ndarray) -> np.ndarray | None:
-    """ProcessBench's F1, mean over sources, at ascending decision thresholds.
-
-    Returns:
-        float64, as many; None where no source has rollouts with and without an error.
-    """
-    of = _verdicts(steps)
-    source, possible = steps.source[of.rollout], of.low < of.high
-    found = []
-    for i in np.unique(source):
-        kinds = [(source == i) & kind for kind in (of.wrong, ~of.wrong)]
-        if not all(kind.any() for kind in kinds):
-            continue
-        shares = []
-        for kind in kinds:
-            low, high = (np.sort(end[kind & possible]) for end in (of.low, of.high))
-            hits = np.searchsorted(low, thresholds) - np.searchsorted(high, thresholds)
-            shares.append(hits / np.count_nonzero(kind))
-        found.append(_harmonic(*shares))
-    return np.mean(found, axis=0) if found else None
-
-
-def best_first_error_threshold(steps: StepScores) -> float | None:
-    """The decision threshold of the largest ProcessBench F1, the lowest of equal ones;
-    None where that F1 is not defined.
-    """
-    thresholds = decision_thresholds(steps)
-    swept = first_error_sweep(steps, thresholds)
-    return None if swept is None else float(thresholds[np.argmax(swept)])
+# Metrics of a group of steps, of a source and of all, and of all only.
+OF_GROUPS = (
+    "auroc", "first_error_auroc", "false_positive_rate", "false_negative_rate",
+)  # fmt: skip
+_IN_BOTH = frozenset(OF_GROUPS) | {
+    "within_position_auroc", "f1_positive", "f1_negative", "average_precision_wrong",
+    "aurc", "later_error_auroc",
+}  # fmt: skip
+_FIRST_ERRORS = ("processbench_f1", "wrong_found", "right_passed")
+_OVERALL = frozenset({"micro_f1", "macro_f1_pooled", "source_mean_f1", "brier"})
 
 
 def within_position_auroc(steps: StepScores) -> float | None:
@@ -491,106 +202,309 @@ def calibration(scores: np.ndarray, correct: np.ndarray) -> Calibration | None:
     )
 
 
-def macro_f1_per_source(
-    steps: StepScores, threshold: float | np.ndarray
-) -> dict[str, float]:
-    """Macro-F1 of every source that has counted steps."""
-    counts = confusion(steps, threshold, groups=len(steps.source_names))
-    named = zip(steps.source_names, macro_f1(counts), counts.steps, strict=True)
-    return {name: float(value) for name, value, n in named if n}
+# From how often each rollout counts, ``[n_rollouts, W]``, whole numbers, to metrics,
+# ``[..., W]`` each, NaN where one is not defined. Weights of 1 give the metric, drawn
+# ones its bootstrap replicates, and those of two models on the same draw are paired.
+Metrics = Callable[[np.ndarray], dict[Any, np.ndarray]]
 
 
-class Replicates(NamedTuple):
-    """Metrics of R resampled data sets; NaN where a replicate does not define one.
+def joined(*parts: Metrics) -> Metrics:
+    """The metrics of all parts."""
+    return lambda weights: {k: of for part in parts for k, of in part(weights).items()}
 
-    Attributes:
-        f1: of all sources together, each ``[R]``.
-        auroc: ``[R]``.
-        within_position_auroc: ``[R]``.
-        source_macro_f1: of each source, ``[n_sources, R]``.
-        source_auroc: likewise.
-        source_within_position: likewise, of pairs within the source only.
-    """
 
-    f1: F1
-    auroc: np.ndarray
-    within_position_auroc: np.ndarray
-    source_macro_f1: np.ndarray
-    source_auroc: np.ndarray
-    source_within_position: np.ndarray
+def under(scope: Any, metrics: Metrics) -> Metrics:
+    """The metrics by (scope, name)."""
+    return lambda weights: {(scope, k): of for k, of in metrics(weights).items()}
+
+
+def of_each_source(
+    steps: StepScores, metrics_of: Callable[[StepScores], Metrics]
+) -> Metrics:
+    """Metrics of every source that has counted steps, by (source, name)."""
+
+    def part(i: int) -> Metrics | None:
+        rows = np.flatnonzero(steps.source == i)
+        of = steps.take(rows)
+        if not of.n_steps:
+            return None
+        metrics = under(steps.source_names[i], metrics_of(of))
+        return lambda weights: metrics(weights[rows])
+
+    parts = map(part, range(len(steps.source_names)))
+    return joined(*(of for of in parts if of is not None))
 
 
 def replicate(
-    steps: StepScores,
-    threshold: float | np.ndarray,
-    replicates: int,
-    rng: np.random.Generator,
-) -> Replicates:
-    """Metrics of resampled data sets; the threshold, or those ``[n_steps]``, stay.
-
-    Raises:
-        ValueError: there is no counted step.
+    metrics: Metrics, steps: StepScores, replicates: int, rng: np.random.Generator
+) -> dict[Any, np.ndarray]:
+    """Metrics ``[..., R]`` of data sets whose rollouts are drawn from those of each
+    source, with replacement.
     """
-    if not steps.n_steps:
-        raise ValueError("no counted steps")
-    by_rollout = confusion(steps, threshold, steps.rollout, steps.n_rollouts)
-    counts_Nx4 = np.stack(by_rollout, axis=1).astype(float)
-    n_sources = len(steps.source_names)
-    rows = [np.flatnonzero(steps.source == i) for i in range(n_sources)]
-    step_source = steps.step_source
-    n_positions = int(steps.position.max()) + 1
-    cell = step_source * n_positions + steps.position
-    everything, at_position, in_source, in_cell = (
-        pair_plan(steps.scores, steps.correct, group, steps.rollout)
-        for group in (None, steps.position, step_source, cell)
-    )
-    parts = []
-    for weights_WxN in weight_chunks(steps.source, replicates, rng, steps.n_steps):
-        by_source = [Confusion(*(weights_WxN[:, of] @ counts_Nx4[of]).T) for of in rows]
-        weights_NxW = np.ascontiguousarray(weights_WxN.T)
-        parts.append(
-            Replicates(
-                combined_f1(by_source),
-                _auroc(everything, weights_NxW),
-                _auroc(at_position, weights_NxW),
-                np.stack([macro_f1(counts) for counts in by_source]),
-                _merged_auroc(in_source, weights_NxW, in_source.groups, n_sources),
-                _merged_auroc(
-                    in_cell, weights_NxW, in_cell.groups // n_positions, n_sources
-                ),
-            )
-        )
-    f1, *others = zip(*parts, strict=True)
+    chunks = weight_chunks(steps.source, replicates, rng, steps.n_steps)
+    parts = [metrics(np.ascontiguousarray(weights.T)) for weights in chunks]
     join = partial(np.concatenate, axis=-1)
-    return Replicates(F1(*map(join, zip(*f1, strict=True))), *map(join, others))
+    return {key: join([part[key] for part in parts]) for key in parts[0]}
+
+
+def f1_metrics(steps: StepScores, threshold: float | np.ndarray) -> Metrics:
+    """Every F1 of :class:`theory.agreement.F1`, ``false_positive_rate`` and
+    ``false_negative_rate``, and of PRMBench's classes what PRMBench reports.
+
+    Its PRMScore of a class is the class's macro-F1, of "multi_solutions", where nothing
+    is wrong, the F1 of the correct steps; of a dimension the mean of its classes; of
+    all, the macro-F1 of their steps as one source. Original processes do not count.
+    Source: Song et al. 2025, Sec. 3.4 and their evaluation code.
+    """
+    by_rollout = confusion(steps, threshold, steps.rollout, steps.n_rollouts)
+    counts_4xN = np.stack(by_rollout).astype(float)
+    names = steps.source_names
+    rows = [np.flatnonzero(steps.source == i) for i in range(len(names))]
+    counted = {names[i] for i in np.unique(steps.step_source)}
+    dimensions = {
+        dimension: shown
+        for dimension, classes in DIMENSIONS.items()
+        if (shown := [name for name in classes if name in counted])
+    }
+    if counted - {CORRECT, *(of for some in dimensions.values() for of in some)}:
+        dimensions = {}
+
+    def metrics(weights_NxW: np.ndarray) -> dict[str, np.ndarray]:
+        by_source = [Confusion(*(counts_4xN[:, of] @ weights_NxW[of])) for of in rows]
+        wrong, missed = error_rates(Confusion(*np.sum(by_source, axis=0)))
+        found = combined_f1(by_source)._asdict()
+        found |= {"false_positive_rate": wrong, "false_negative_rate": missed}
+        if not dimensions:
+            return found
+        of_class = dict(zip(names, by_source, strict=True))
+        of_class.pop(CORRECT, None)
+        found["prm_score"] = combined_f1(of_class.values()).macro_f1_pooled
+        for dimension, classes in dimensions.items():
+            scores = [_prm_score(name, of_class[name]) for name in classes]
+            found[dimension] = np.mean(scores, axis=0)
+        return found
+
+    return metrics
+
+
+def _prm_score(name: str, counts: Confusion) -> np.ndarray:
+    return f1_by_class(counts)[0] if name == NEVER_WRONG else macro_f1(counts)
+
+
+def auroc_metrics(steps: StepScores) -> Metrics:
+    """``auroc`` and ``within_position_auroc``."""
+    plans = {
+        name: pair_plan(steps.scores, steps.correct, group, steps.rollout)
+        for name, group in (
+            ("auroc", None),
+            ("within_position_auroc", steps.position),
+        )
+    }
+    return lambda weights: {name: _auroc(of, weights) for name, of in plans.items()}
 
 
 def _auroc(plan: PairPlan, weights_NxW: np.ndarray) -> np.ndarray:
-    """AUROC over the pairs of all groups, ``[W]``."""
-    return _merged_auroc(plan, weights_NxW, np.zeros_like(plan.groups), 1)[0]
-
-
-def _merged_auroc(
-    plan: PairPlan, weights_NxW: np.ndarray, into: np.ndarray, n: int
-) -> np.ndarray:
-    """AUROC over the pairs of the groups that go ``into`` each of n, ``[n, W]``."""
     wins, pairs = count_pairs(plan, weights_NxW)
-    member = np.arange(n)[:, None] == into
-    with np.errstate(invalid="ignore"):
-        return (member @ wins) / (member @ pairs)
+    return ratio(wins.sum(axis=0), pairs.sum(axis=0))
+
+
+def first_error_metrics(steps: StepScores) -> Metrics:
+    """``first_error_auroc`` and ``later_error_auroc``: of rollouts' first wrong steps,
+    and of the wrong ones behind, each against the correct steps before any wrong one.
+    """
+    order = _order(steps)
+    plans = {
+        name: _plan_of(steps, order, against)
+        for name, against in (("first_error_auroc", 0), ("later_error_auroc", 1))
+    }
+    return lambda weights: {name: _auroc(of, weights) for name, of in plans.items()}
+
+
+def _order(steps: StepScores) -> np.ndarray:
+    """-1 before the rollout's first wrong step, 0 at it, 1 behind; ``[n_steps]``."""
+    return np.sign(steps.position - first_wrong(steps)[steps.rollout])
+
+
+def _plan_of(
+    steps: StepScores, order: np.ndarray, kind: int, group: np.ndarray | None = None
+) -> PairPlan:
+    """Pairs of a correct step before any wrong one, and a wrong one of that order."""
+    of = (order < 0) | ((order == kind) & ~steps.correct)
+    groups = None if group is None else group[of]
+    return pair_plan(steps.scores[of], steps.correct[of], groups, steps.rollout[of])
+
+
+def rank_metrics(steps: StepScores, threshold: float | np.ndarray) -> Metrics:
+    """``average_precision_wrong``, of the wrong steps, the lowest scores first, and
+    ``aurc``, the area under the risk-coverage curve.
+    """
+    wrong = rank_plan(-steps.scores, ~steps.correct, steps.rollout)
+    sure = confidence_plan(steps, threshold)
+    return lambda weights: {
+        "average_precision_wrong": weighted_average_precision(
+            count_ranks(wrong, weights)
+        ),
+        "aurc": risk_coverage_area(count_ranks(sure, weights)),
+    }
+
+
+def confidence_plan(steps: StepScores, threshold: float | np.ndarray) -> RankPlan:
+    """Steps by confidence, which is the distance of the score from the decision
+    threshold; the misjudged ones are marked.
+    """
+    with np.errstate(over="ignore"):
+        confidence = np.abs(steps.scores - threshold)
+    misjudged = (steps.scores >= threshold) != steps.correct
+    return rank_plan(confidence, misjudged, steps.rollout)
+
+
+def minimum_metrics(steps: StepScores) -> Metrics:
+    """``last_minimum``: how often a rollout's least score is its last, ties shared
+    among the steps that tie, and ``last_minimum_expected``, the mean of 1/n, which it
+    would be were the place of the minimum uniform; of rollouts of two or more steps, n
+    with the neutral ones, that are scored to the end. The same of those ``_right``,
+    without a wrong step, and ``_wrong``.
+
+    A share far above the expected one says that the model judges the answer, not the
+    steps. Source: Zhang et al. 2025 ("The Lessons of Developing Process Reward Models
+    in Mathematical Reasoning"), Sec. 3.
+    """
+    kinds = minimum_kinds(steps)
+    columns = {
+        "last_minimum": steps.least_is_last,
+        "last_minimum_expected": 1 / np.maximum(steps.length, 1),
+    }
+
+    def metrics(weights_NxW: np.ndarray) -> dict[str, np.ndarray]:
+        return {
+            name + ending: ratio(column[of] @ weights_NxW[of], weights_NxW[of].sum(0))
+            for name, column in columns.items()
+            for ending, of in kinds.items()
+        }
+
+    return metrics
+
+
+def minimum_kinds(steps: StepScores) -> dict[str, np.ndarray]:
+    """Rows of the rollouts of :func:`minimum_metrics`, by the ending of its names."""
+    judged = np.bincount(steps.rollout, minlength=steps.n_rollouts) > 0
+    wrong = np.bincount(steps.rollout, ~steps.correct, steps.n_rollouts) > 0
+    usable = judged & (steps.length > 1)
+    if steps.cut is not None:
+        usable &= ~steps.cut
+    kinds = {"": usable, "_right": usable & ~wrong, "_wrong": usable & wrong}
+    return {ending: np.flatnonzero(of) for ending, of in kinds.items()}
+
+
+def brier_metrics(steps: StepScores) -> Metrics:
+    """``brier``, as in :class:`Calibration`."""
+    known = calibration(steps.scores, steps.correct) is not None
+    error = (steps.scores - steps.correct) ** 2 if known else steps.scores * np.nan
+    sums = np.bincount(steps.rollout, error, steps.n_rollouts)
+    size = np.bincount(steps.rollout, minlength=steps.n_rollouts)
+    return lambda weights: {"brier": ratio(sums @ weights, size @ weights)}
+
+
+def model_metrics(steps: StepScores, decision: Decision) -> Metrics:
+    """All of the above, and ProcessBench's, of one model on all sources together."""
+    threshold = decision.at(steps)
+    return joined(
+        f1_metrics(steps, threshold),
+        auroc_metrics(steps),
+        rank_metrics(steps, threshold),
+        first_error_metrics(steps),
+        processbench_metrics(steps, decision),
+        minimum_metrics(steps),
+        brier_metrics(steps),
+    )
+
+
+def group_metrics(
+    steps: StepScores, threshold: float | np.ndarray, group: np.ndarray
+) -> Metrics:
+    """Of the steps of each group, ``[n_groups, W]``: ``auroc``, ``first_error_auroc``
+    and the rates of :func:`f1_metrics`.
+
+    Args:
+        steps: to evaluate.
+        threshold: of the decision, one or ``[n_steps]``.
+        group: int ``[n_steps]``, at least 0.
+    """
+    n, groups = steps.n_rollouts, int(group.max(initial=0)) + 1
+    cells = confusion(steps, threshold, group * n + steps.rollout, groups * n)
+    counts_4xGxN = np.stack([of.reshape(groups, n) for of in cells]).astype(float)
+    plans = {
+        "auroc": pair_plan(steps.scores, steps.correct, group, steps.rollout),
+        "first_error_auroc": _plan_of(steps, _order(steps), 0, group),
+    }
+
+    def metrics(weights_NxW: np.ndarray) -> dict[Any, np.ndarray]:
+        rates = error_rates(Confusion(*(counts_4xGxN @ weights_NxW)))
+        found: dict[Any, np.ndarray] = {
+            "false_positive_rate": rates[0],
+            "false_negative_rate": rates[1],
+        }
+        for name, plan in plans.items():
+            found[name] = np.full((groups, weights_NxW.shape[1]), np.nan)
+            found[name][plan.groups] = ratio(*count_pairs(plan, weights_NxW))
+        return found
+
+    return metrics
+
+
+def position_starts(steps: StepScores) -> np.ndarray:
+    """Where groups of positions begin, int64 ascending from 0: each is as short as it
+    can be with 25 correct and 25 wrong steps; what is left at the end joins the last.
+    """
+    size = int(steps.position.max(initial=0)) + 1
+    kinds = (steps.correct, ~steps.correct)
+    counts_2xP = np.stack([np.bincount(steps.position, of, size) for of in kinds])
+    starts, begun = [0], np.zeros(2)
+    for position in range(size):
+        begun += counts_2xP[:, position]
+        if begun.min() >= LEAST_OF_A_KIND:
+            starts.append(position + 1)
+            begun = np.zeros(2)
+    return np.array(starts[:-1] or [0])
+
+
+@dataclass(frozen=True)
+class StepGroup:
+    """The steps that stand in one part of their solutions.
+
+    Attributes:
+        name: of the part.
+        steps: counted.
+        steps_wrong: of them.
+        first_errors: of those, the first wrong ones of their rollouts.
+        auroc: of the group's steps.
+        first_error_auroc: as in :func:`first_error_metrics`, within the group.
+        false_positive_rate: this and the next as in :func:`f1_metrics`.
+        false_negative_rate: likewise.
+        intervals: of the last four; None: not asked for.
+    """
+
+    name: str
+    steps: int
+    steps_wrong: int
+    first_errors: int
+    auroc: float | None
+    first_error_auroc: float | None
+    false_positive_rate: float | None
+    false_negative_rate: float | None
+    intervals: dict[str, Interval | None] | None = None
 
 
 @dataclass(frozen=True)
 class SourceSummary:
-    """One source of the benchmark.
+    """One source of the benchmark; metrics as in :class:`Evaluation`.
 
     Attributes:
         rollouts: with counted steps.
         steps: counted.
         steps_wrong: of them.
-        auroc: of the source's steps.
-        within_position_auroc: likewise.
-        intervals: of macro_f1, auroc and within_position_auroc; None: not asked for.
+        intervals: of its metrics, of macro_f1 and of ProcessBench's; None: not asked
+            for.
     """
 
     rollouts: int
@@ -598,7 +512,29 @@ class SourceSummary:
     steps_wrong: int
     auroc: float | None
     within_position_auroc: float | None
+    f1_positive: float | None
+    f1_negative: float | None
+    false_positive_rate: float | None
+    false_negative_rate: float | None
+    average_precision_wrong: float | None
+    aurc: float | None
+    first_error_auroc: float | None
+    later_error_auroc: float | None
     intervals: dict[str, Interval | None] | None = None
+
+
+class LastMinimum(NamedTuple):
+    """How often the least score is the last; see :func:`minimum_metrics`.
+
+    Attributes:
+        share: of the rollouts; None without any.
+        expected: were the place of the least score uniform.
+        rollouts: so many.
+    """
+
+    share: float | None
+    expected: float | None
+    rollouts: int
 
 
 @dataclass(frozen=True)
@@ -607,26 +543,42 @@ class Evaluation:
 
     Attributes:
         micro_f1: this and the other F1 as in :class:`theory.agreement.F1`.
+        false_positive_rate: share of the wrong steps that are predicted correct.
+        false_negative_rate: share of the correct steps that are predicted wrong.
         steps: counted.
         per_source: macro-F1 of every source that has counted steps.
         auroc: of all steps.
         within_position_auroc: over pairs of the same position.
         position_auroc: of the position alone.
         average_precision: of the correct steps.
+        average_precision_wrong: of the wrong ones.
+        aurc: area under the risk-coverage curve, confidence being the distance from the
+            threshold (:func:`theory.agreement.risk_coverage_area`).
+        risk_coverage: (share of the steps that is covered, share misjudged of those).
+        first_error_auroc: this and the next as in :func:`first_error_metrics`.
+        later_error_auroc: likewise.
+        last_minimum: of "all" rollouts, the "right" and the "wrong" ones.
         processbench: how well the first wrong step is found.
+        prmbench: PRMScore of all classes and by dimension, see :func:`f1_metrics`; None
+            where the sources are other than PRMBench's classes.
         ece: this, ``brier`` and the curve ``reliability`` as in :class:`Calibration`.
+        positions: steps by position, see :func:`position_starts`.
+        thirds: steps by third of their solution.
         rollouts: with counted steps.
         sources: every source that has counted steps.
         prior: what the given prior would score; None: none was given.
-        intervals: of the four F1, auroc, within_position_auroc and processbench_f1;
-            None: not asked for.
+        intervals: of all metrics but position_auroc, average_precision, ece and the
+            expected shares, by name; None: not asked for.
         replicates: of the bootstrap behind the intervals.
     """
 
     micro_f1: float
     macro_f1_pooled: float
+    source_mean_f1: float
     f1_positive: float
     f1_negative: float
+    false_positive_rate: float | None
+    false_negative_rate: float | None
     steps: int
     per_source: dict[str, float]
     auroc: float | None
@@ -634,10 +586,18 @@ class Evaluation:
     position_auroc: float | None
     average_precision: float | None
     average_precision_wrong: float | None
+    aurc: float | None
+    risk_coverage: tuple[tuple[float, float], ...]
+    first_error_auroc: float | None
+    later_error_auroc: float | None
+    last_minimum: dict[str, LastMinimum]
     processbench: ProcessBench
+    prmbench: dict[str, float] | None
     ece: float | None
     brier: float | None
     reliability: tuple[ReliabilityBin, ...]
+    positions: tuple[StepGroup, ...]
+    thirds: tuple[StepGroup, ...]
     rollouts: int
     steps_wrong: int
     threshold: Decision
@@ -653,14 +613,57 @@ class Evaluation:
         value["threshold"].pop("first_error")
         (value["processbench"]["threshold"] or {}).pop("first_error", None)
         value["processbench_f1"] = self.processbench.f1
-        if self.prior is None:
-            del value["prior"]
+        value["last_minimum"] = {k: of._asdict() for k, of in self.last_minimum.items()}
+        for name in ("prior", "prmbench"):
+            if value[name] is None:
+                del value[name]
         if self.intervals is None:
-            for of in (value, *value["sources"].values()):
+            groups = (*value["positions"], *value["thirds"])
+            for of in (value, *value["sources"].values(), *groups):
                 del of["intervals"]
         else:
             value["intervals"] |= {"level": LEVEL, "replicates": replicates}
         return value
+
+
+# Scopes of metrics, beside the names of sources.
+_ALL, _POSITIONS, _THIRDS = range(3)
+
+_THIRD_NAMES = ("first third", "middle third", "last third")
+
+
+@dataclass(frozen=True)
+class _Findings:
+    """Metrics by (scope, name), ``[..., 1]``, and replicates of them, if any."""
+
+    value: dict[Any, np.ndarray]
+    drawn: dict[Any, np.ndarray] | None
+
+    def number(self, scope: Any, name: str, *at: int) -> Any:
+        """A float; None where the metric is not defined."""
+        found = self.value[scope, name][(*at, 0)]
+        return float(found) if np.isfinite(found) else None
+
+    def interval(self, scope: Any, name: str, *at: int) -> Interval | None:
+        assert self.drawn is not None
+        found = self.number(scope, name, *at)
+        if found is None:
+            return None
+        drawn = self.drawn[scope, name][at]
+        if name in MEANS_OVER_SOURCES and scope == _ALL:
+            return basic_interval(found, drawn)
+        return percentile_interval(drawn)
+
+    def intervals(
+        self, scope: Any, names: Iterable[str], *at: int
+    ) -> dict[str, Interval | None] | None:
+        if self.drawn is None:
+            return None
+        return {name: self.interval(scope, name, *at) for name in names}
+
+    def names(self, scope: Any) -> list[str]:
+        of = [name for where, name in self.value if where == scope]
+        return [name for name in of if not name.startswith("last_minimum_expected")]
 
 
 def evaluation(
@@ -680,67 +683,124 @@ def evaluation(
         seed: of the bootstrap.
         prior: float64 ``[n_steps]``, known beforehand (see ``prior_auroc``).
     """
-    drawn, intervals = None, None
-    threshold = decision.at(steps)
-    f1 = {name: float(of) for name, of in f1_at(steps, threshold)._asdict().items()}
-    if replicates:
-        rng = np.random.default_rng(seed)
-        drawn = replicate(steps, threshold, replicates, rng)
-        intervals = _intervals(f1["micro_f1"], drawn)
-        found = processbench_replicates(steps, decision, replicates, rng)
-        intervals["processbench_f1"] = percentile_interval(found)
+    threshold, starts = decision.at(steps), position_starts(steps)
+    group = {
+        _POSITIONS: np.searchsorted(starts, steps.position, side="right") - 1,
+        # By the middle of the step: of two steps one is first, the other last.
+        _THIRDS: (6 * steps.position + 3) // (2 * steps.length[steps.rollout]),
+    }
+    metrics = joined(
+        under(_ALL, model_metrics(steps, decision)),
+        *(under(k, group_metrics(steps, threshold, of)) for k, of in group.items()),
+        of_each_source(steps, lambda part: model_metrics(part, decision)),
+    )
+    rng = np.random.default_rng(seed)
+    found = _Findings(
+        metrics(np.ones((steps.n_rollouts, 1))),
+        replicate(metrics, steps, replicates, rng) if replicates else None,
+    )
+    own = {name: found.number(_ALL, name) for name in found.names(_ALL)}
+    described = _sources(steps, found)
     calibrated = calibration(steps.scores, steps.correct)
+    scopes = (_POSITIONS, _position_names(starts)), (_THIRDS, _THIRD_NAMES)
+    positions, thirds = (
+        _groups(steps, group[scope], found, scope, names) for scope, names in scopes
+    )
+    dimensions = [name for name in ("prm_score", *DIMENSIONS) if name in own]
     return Evaluation(
-        **f1,
+        **{name: own[name] for name in _IN_BOTH | _OVERALL},
         steps=steps.n_steps,
-        per_source=macro_f1_per_source(steps, threshold),
-        auroc=auroc(steps.scores, steps.correct),
-        within_position_auroc=within_position_auroc(steps),
+        per_source={name: found.number(name, "micro_f1") for name in described},
         position_auroc=position_auroc(steps),
         average_precision=average_precision(steps.scores, steps.correct),
-        average_precision_wrong=average_precision(-steps.scores, ~steps.correct),
+        risk_coverage=_risk_coverage(steps, threshold),
+        last_minimum=_last_minimum(steps, found),
         processbench=processbench(steps, decision),
+        prmbench={name: own[name] for name in dimensions} or None,
         ece=calibrated and calibrated.ece,
-        brier=calibrated and calibrated.brier,
         reliability=calibrated.curve if calibrated else (),
+        positions=positions,
+        thirds=thirds,
         rollouts=len(np.unique(steps.rollout)),
         steps_wrong=int(np.count_nonzero(~steps.correct)),
         threshold=decision,
-        sources=_sources(steps, drawn),
+        sources=described,
         prior=None if prior is None else prior_auroc(steps, prior),
-        intervals=intervals,
+        intervals=found.intervals(_ALL, own),
         replicates=replicates,
     )
 
 
-def _intervals(micro_f1: float, drawn: Replicates) -> dict[str, Interval | None]:
-    metrics = drawn.f1._asdict()
-    metrics["auroc"] = drawn.auroc
-    metrics["within_position_auroc"] = drawn.within_position_auroc
-    found = {name: percentile_interval(of) for name, of in metrics.items()}
-    # A mean over sources, whose macro-F1 are all biased down, varies less than each.
-    return found | {"micro_f1": basic_interval(micro_f1, drawn.f1.micro_f1)}
-
-
-_OF_SOURCES: tuple[str, ...] = ("macro_f1", "auroc", "within_position_auroc")
-
-
-def _sources(steps: StepScores, drawn: Replicates | None) -> dict[str, SourceSummary]:
+def _sources(steps: StepScores, found: _Findings) -> dict[str, SourceSummary]:
     described = {}
     for i, name in enumerate(steps.source_names):
-        part = steps.take(np.flatnonzero(steps.source == i))
-        if not part.n_steps:
+        of = steps.step_source == i
+        if not of.any():
             continue
-        intervals = None
-        if drawn is not None:
-            found = (percentile_interval(of[i]) for of in drawn[3:])
-            intervals = dict(zip(_OF_SOURCES, found, strict=True))
+        intervals = found.intervals(name, (*_IN_BOTH, "micro_f1", *_FIRST_ERRORS))
+        if intervals is not None:
+            intervals["macro_f1"] = intervals.pop("micro_f1")
         described[name] = SourceSummary(
-            rollouts=len(np.unique(part.rollout)),
-            steps=part.n_steps,
-            steps_wrong=int(np.count_nonzero(~part.correct)),
-            auroc=auroc(part.scores, part.correct),
-            within_position_auroc=within_position_auroc(part),
+            rollouts=len(np.unique(steps.rollout[of])),
+            steps=int(np.count_nonzero(of)),
+            steps_wrong=int(np.count_nonzero(of & ~steps.correct)),
+            **{key: found.number(name, key) for key in _IN_BOTH},
             intervals=intervals,
         )
     return described
+
+
+def _groups(
+    steps: StepScores,
+    group: np.ndarray,
+    found: _Findings,
+    scope: int,
+    names: Sequence[str],
+) -> tuple[StepGroup, ...]:
+    first = _order(steps) == 0
+
+    def described(i: int) -> StepGroup:
+        of = group == i
+        return StepGroup(
+            names[i],
+            steps=int(np.count_nonzero(of)),
+            steps_wrong=int(np.count_nonzero(of & ~steps.correct)),
+            first_errors=int(np.count_nonzero(of & first)),
+            **{key: found.number(scope, key, i) for key in OF_GROUPS},
+            intervals=found.intervals(scope, OF_GROUPS, i),
+        )
+
+    return tuple(map(described, np.unique(group).tolist()))
+
+
+def _position_names(starts: np.ndarray) -> list[str]:
+    """Positions from 1."""
+    ends = [*starts[1:].tolist(), None]
+    return [
+        f"{start + 1} on" if end is None else f"{start + 1}"
+        if end == start + 1 else f"{start + 1} to {end}"
+        for start, end in zip(starts.tolist(), ends, strict=True)
+    ]  # fmt: skip
+
+
+def _risk_coverage(
+    steps: StepScores, threshold: float | np.ndarray
+) -> tuple[tuple[float, float], ...]:
+    ranks = count_ranks(
+        confidence_plan(steps, threshold), np.ones((steps.n_rollouts, 1))
+    )
+    n = steps.n_steps
+    covered = np.unique(np.ceil(np.arange(1, CURVE_POINTS + 1) * n / CURVE_POINTS))
+    risk = risk_at_coverage(ranks, covered)
+    return tuple(zip((covered / n).tolist(), risk.tolist(), strict=True))
+
+
+def _last_minimum(steps: StepScores, found: _Findings) -> dict[str, LastMinimum]:
+    return {
+        ending[1:] or "all": LastMinimum(
+            found.number(_ALL, f"last_minimum{ending}"),
+            found.number(_ALL, f"last_minimum_expected{ending}"),
+            len(rows),
+        )
+        for ending, rows in minimum_kinds(steps).items()
+    }

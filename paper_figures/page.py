@@ -107,7 +107,8 @@ class Curve(NamedTuple):
         name: in the legend.
         x: ascending.
         y: at each x.
-        half: half the width of the interval at each x, NaN for none.
+        half: half the width of the interval at each x, NaN for none; or what lies below
+            y, and what above, ``[2, n]``.
         look: which curve of the style.
         grey: for reference only.
     """
@@ -115,7 +116,7 @@ class Curve(NamedTuple):
     name: str
     x: Sequence[float]
     y: Sequence[float]
-    half: Sequence[float]
+    half: Sequence[float] | np.ndarray
     look: int = 0
     grey: bool = False
 
@@ -177,10 +178,9 @@ def lines(
     y_label: str,
     marks: Sequence[Mark] = (),
     ideal: bool = False,
-    *,
-    doublings: bool = False,
+    top: float = 1.02,
 ) -> Figure:
-    """Curves over a common axis with their intervals, y in [0, 1].
+    """Curves over a common axis with their intervals, y from 0.
 
     Args:
         curves: NaN in ``half`` for no interval there; markers where they are few.
@@ -188,7 +188,7 @@ def lines(
         y_label: name of y.
         marks: vertical lines.
         ideal: whether to draw y = x, which is then named so.
-        doublings: whether a doubling of x is as wide wherever it is.
+        top: where the y axis ends.
     """
     figure, axis = _figure(2.8)
     if ideal:
@@ -204,15 +204,24 @@ def lines(
             axis.errorbar(one.x, one.y, yerr=half, elinewidth=0.9, **look)
     for mark in marks:
         axis.axvline(mark.x, label=mark.name, linewidth=0.9, **style.curve(mark.look))
-    axis.set_ylim(0, 1.02)
-    if doublings:
-        ticks = sorted({x for one in curves for x in one.x})
-        axis.set_xscale("log", base=2)
-        named_ticks(axis, ticks, [f"{x:,}" for x in ticks])
+    axis.set_ylim(0, top)
     axis.set_xlabel(x_label)
     axis.set_ylabel(y_label)
     axis.grid(axis="y")
     _legend(figure, axis)
+    return figure
+
+
+def by_doublings(figure: Figure, x: Sequence[int]) -> Figure:
+    """Curves of :func:`lines` with a doubling of x as wide wherever it is.
+
+    Args:
+        figure: of the curves.
+        x: named on the axis.
+    """
+    axis = figure.axes[0]
+    axis.set_xscale("log", base=2)
+    named_ticks(axis, x, [f"{of:,}" for of in x])
     return figure
 
 

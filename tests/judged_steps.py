@@ -17,7 +17,7 @@ def random_steps(rng, rollouts=40, levels=None, sources=SOURCES):
     return names, labels, scores, [f"id {i}" for i in range(rollouts)]
 
 
-def picked_steps(rows, picked):
+def picked_steps(rows, picked, cut=None):
     """The columns of some of the rollouts, in the given order."""
     names, labels, scores, ids = ([column[i] for i in picked] for column in rows)
-    return step_scores(names, labels, scores, ids)
+    return step_scores(names, labels, scores, ids, cut)

@@ -43,6 +43,9 @@ class StepScores:
         source_names: sorted.
         keys: uint64 ``[n_rollouts]``, hash of what identifies the rollout; every split
             is made by it, so it does not depend on the order of the rollouts.
+        length: int64 ``[n_rollouts]``, steps with a score, neutral ones counted in.
+        least_is_last: float64 ``[n_rollouts]``, 1/m where the last scored step is one
+            of m with the rollout's least score, else 0.
         cut: bool ``[n_rollouts]``, whether steps without a score follow; none if None.
     """
 
@@ -53,6 +56,8 @@ class StepScores:
     source: np.ndarray
     source_names: tuple[str, ...]
     keys: np.ndarray
+    length: np.ndarray
+    least_is_last: np.ndarray
     cut: np.ndarray | None = None
 
     @property
@@ -83,6 +88,8 @@ class StepScores:
             self.source[rows],
             self.source_names,
             self.keys[rows],
+            self.length[rows],
+            self.least_is_last[rows],
             None if self.cut is None else self.cut[rows],
         )
 
@@ -114,6 +121,9 @@ def step_scores(
     label = np.array([one for of in labels for one in of], np.int64)
     counted = label != 0
     starts = np.repeat(np.cumsum(lengths) - lengths, lengths)
+    least_is_last = [of[-1] == min(of) and 1 / of.count(of[-1]) for of in scores if of]
+    ends = np.zeros(len(lengths))
+    ends[lengths > 0] = least_is_last
     return StepScores(
         np.array([one for of in scores for one in of], np.float64)[counted],
         label[counted] > 0,
@@ -122,6 +132,8 @@ def step_scores(
         np.array([index[name] for name in sources], np.int64),
         names,
         np.array([xxhash.xxh3_64_intdigest(one.encode()) for one in ids], np.uint64),
+        lengths,
+        ends,
         None if cut is None else np.array(cut, bool),
     )
 
@@ -147,15 +159,19 @@ class F1(NamedTuple):
     """What F1 says of several sources together, each in [0, 1] and of one shape.
 
     Attributes:
-        micro_f1: mean of the sources' macro-F1, weighted by their counted steps (the
-            benchmark's "micro-F1").
-        macro_f1_pooled: macro-F1 of all steps as one source.
+        micro_f1: mean of the sources' macro-F1, weighted by their counted steps: how
+            the paper reads VisualProcessBench's "micro average of the score from
+            different data sources" (Wang et al. 2025, Table 3).
+        macro_f1_pooled: macro-F1 of all steps as one source: how others read it.
+        source_mean_f1: mean of the sources' macro-F1, each source alike: the "average"
+            of tables that have a column for each source.
         f1_positive: F1 of the correct steps, pooled.
         f1_negative: F1 of the wrong steps, pooled.
     """
 
     micro_f1: np.ndarray
     macro_f1_pooled: np.ndarray
+    source_mean_f1: np.ndarray
     f1_positive: np.ndarray
     f1_negative: np.ndarray
 
@@ -182,24 +198,42 @@ def macro_f1(counts: Confusion) -> np.ndarray:
 
 def combined_f1(by_source: Iterable[Confusion]) -> F1:
     """F1 over the sources, taken one at a time (they may be long)."""
-    pooled, weighted = None, None
+    pooled, weighted, sources, total = None, 0.0, 0, 0.0
     for counts in by_source:
-        term = counts.steps * macro_f1(counts)
-        weighted = term if weighted is None else weighted + term
+        of_source = macro_f1(counts)
+        weighted = weighted + counts.steps * of_source
+        total = total + of_source
+        sources = sources + (counts.steps > 0)
         pooled = (
             counts
             if pooled is None
             else Confusion(*(a + b for a, b in zip(pooled, counts, strict=True)))
         )
-    if pooled is None or weighted is None:
+    if pooled is None:
         raise ValueError("no source")
     positive, negative = f1_by_class(pooled)
     return F1(
         weighted / np.maximum(pooled.steps, 1),
         (positive + negative) / 2,
+        total / np.maximum(sources, 1),
         positive,
         negative,
     )
+
+
+def ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
+    """``part / whole``, NaN where that is 0/0."""
+    with np.errstate(invalid="ignore"):
+        return part / whole
+
+
+def error_rates(counts: Confusion) -> tuple[np.ndarray, np.ndarray]:
+    """(False-positive rate, false-negative rate): the share of the wrong steps that are
+    predicted correct, and of the correct ones predicted wrong; NaN without such steps.
+    """
+    wrong = counts.false_positive + counts.true_negative
+    right = counts.true_positive + counts.false_negative
+    return ratio(counts.false_positive, wrong), ratio(counts.false_negative, right)
 
 
 def confusion(
@@ -410,16 +444,114 @@ def auroc(
     return float(wins.sum()) / total if total else None
 
 
+@dataclass(frozen=True, eq=False)
+class RankPlan:
+    """Steps sorted once, the highest first, to rank the marked ones among them under
+    many weightings.
+
+    A run is what ties; only runs with marked steps are told.
+
+    Attributes:
+        unit: int64 ``[n_steps]``, unit of each step, in that order.
+        marked: int64 ``[n_marked]``, unit of each marked step, in that order.
+        run_start: int64 ``[n_runs]``, first marked step of each run.
+        start: int64 ``[n_runs]``, steps before each run.
+        end: int64 ``[n_runs]``, steps before the next.
+    """
+
+    unit: np.ndarray
+    marked: np.ndarray
+    run_start: np.ndarray
+    start: np.ndarray
+    end: np.ndarray
+
+
+class Ranks(NamedTuple):
+    """Weights of the runs of a plan; float64 ``[n_runs, W]``, and ``[W]``.
+
+    Attributes:
+        marked: of the marked steps in the run.
+        before: of all steps before it.
+        upto: of these and the run.
+        total: of all steps.
+    """
+
+    marked: np.ndarray
+    before: np.ndarray
+    upto: np.ndarray
+    total: np.ndarray
+
+
+def rank_plan(
+    scores: np.ndarray, marked: np.ndarray, unit: np.ndarray | None = None
+) -> RankPlan:
+    """Sort steps for :func:`count_ranks`; ``unit`` as in :func:`pair_plan`."""
+    unit = np.arange(len(scores)) if unit is None else unit
+    order = np.argsort(-scores, kind="stable")
+    ordered, of = scores[order], marked[order]
+    new = np.append(True, ordered[1:] != ordered[:-1])[: len(order)]
+    run = np.cumsum(new)[of] - 1
+    bounds = np.append(np.flatnonzero(new), len(order))
+    first = np.flatnonzero(np.append(True, run[1:] != run[:-1])[: len(run)])
+    told = run[first]
+    unit = unit[order]
+    return RankPlan(unit, unit[of], first, bounds[told], bounds[told + 1])
+
+
+def count_ranks(plan: RankPlan, weights_UxW: np.ndarray) -> Ranks:
+    """Weights before, in and behind the runs of a plan."""
+    seen = np.zeros((len(plan.unit) + 1, weights_UxW.shape[1]))
+    np.cumsum(weights_UxW[plan.unit], axis=0, out=seen[1:])
+    marked = weights_UxW[plan.marked]
+    if len(plan.run_start) < len(marked):
+        marked = np.add.reduceat(marked, plan.run_start, axis=0)
+    return Ranks(marked, seen[plan.start], seen[plan.end], seen[-1])
+
+
+def weighted_average_precision(ranks: Ranks) -> np.ndarray:
+    """Sum over distinct thresholds of precision times gain in recall, ``[W]``; NaN
+    without marked steps. In [0, 1]; of a useless score the share of the marked.
+    """
+    hits = np.cumsum(ranks.marked, axis=0)
+    gained = ranks.marked * hits / np.maximum(ranks.upto, 1)
+    return ratio(gained.sum(axis=0), ranks.marked.sum(axis=0))
+
+
 def average_precision(scores: np.ndarray, correct: np.ndarray) -> float | None:
-    """Sum over distinct thresholds of precision times gain in recall; None without
-    correct steps. In [0, 1]; its value for a useless score is the share of correct
-    steps."""
-    total = int(np.count_nonzero(correct))
-    if not total:
+    """:func:`weighted_average_precision` of the correct steps; None without any."""
+    if not correct.any():
         return None
-    order = np.argsort(-scores)
-    ordered = scores[order]
-    last = np.flatnonzero(np.append(ordered[1:] != ordered[:-1], True))
-    hits = np.cumsum(correct[order])[last]
-    precision = hits / (last + 1)
-    return float(np.sum(np.diff(hits, prepend=0) * precision) / total)
+    ranks = count_ranks(rank_plan(scores, correct), np.ones((len(scores), 1)))
+    return float(weighted_average_precision(ranks)[0])
+
+
+def risk_coverage_area(ranks: Ranks) -> np.ndarray:
+    """Area under the risk-coverage curve, ``[W]``; NaN without steps.
+
+    ``AURC = 1/n sum_k e_k / k``: steps are ranked by confidence, and e_k of the k most
+    confident ones are misjudged (marked). One at rank r adds H_n - H_{r-1} to the sum,
+    H being the harmonic numbers; where confidences tie, its expectation over all
+    orders of the tie: of ranks a+1 to b, H_n - (G_b - G_a) / (b - a) with
+    G_x = H_0 + ... + H_{x-1} = x (H_x - 1). In [0, 1], and the share misjudged where
+    confidence says nothing. Weights must be whole numbers.
+    Source: Geifman and El-Yaniv 2017; the area, Geifman, Uziel and El-Yaniv 2019.
+    """
+    ranks_1 = np.arange(1, int(ranks.total.max(initial=0)) + 1)
+    harmonic = np.append(0, np.cumsum(1 / ranks_1))
+    sums = np.append(0, ranks_1 * (harmonic[1:] - 1))
+    before, upto = (of.astype(np.int64) for of in (ranks.before, ranks.upto))
+    mean = (sums[upto] - sums[before]) / np.maximum(upto - before, 1)
+    added = ranks.marked * (harmonic[ranks.total.astype(np.int64)] - mean)
+    return ratio(added.sum(axis=0), ranks.total)
+
+
+def risk_at_coverage(ranks: Ranks, covered: np.ndarray) -> np.ndarray:
+    """Risk ``e_k / k`` of :func:`risk_coverage_area` under the first weighting, at the
+    numbers of steps k >= 1 given, ascending.
+    """
+    ends = np.stack([ranks.before[:, 0], ranks.upto[:, 0]], axis=1).ravel()
+    hits = np.cumsum(ranks.marked[:, 0])
+    marked = np.stack([hits - ranks.marked[:, 0], hits], axis=1).ravel()
+    if not len(ends):
+        return np.zeros(len(covered))
+    return np.interp(covered, ends, marked) / covered

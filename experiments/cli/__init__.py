@@ -19,6 +19,7 @@ COMMANDS = {
     "simulate": "a corpus whose truth is known, in the real on-disk format",
     "train": "a process reward model, on a corpus or on a subset of it",
     "evaluate": "how well does a model, or anyone's scores, find wrong steps?",
+    "compare": "do two models' step scores differ on the same benchmark?",
     "rerank": "best-of-N accuracy of a model on candidate solutions",
     "pretrain": "the tiny backbone, on the simulated world's own solutions",
     "export": "a trained backbone as transformers and PyTorch read it",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +11,17 @@ import numpy as np
 from experiments.console.command import answer
 from experiments.console.compilation import compiling
 from experiments.console.errors import UsageError
-from experiments.console.options import option
 from experiments.console.progress import progress
 from experiments.console.tables import format_table, percent_cell, printable
 from experiments.console.text import count_of
-from experiments.store.manifests import command_line
+from experiments.store.judging import (
+    METRIC_NAMES,
+    PROCESSBENCH_SUBSETS,
+    ThresholdOptions,
+    all_metrics,
+    check_page,
+    origin,
+)
 from experiments.store.provenance import file_sha256
 from experiments.store.scoring import (
     ScoringOptions,
@@ -34,13 +39,14 @@ from mprm_jax.data.scored import (
     read_predictions,
     read_prior,
 )
+from mprm_jax.decision import decide
 from mprm_jax.records.problems import DataError
-from mprm_jax.summary import HELD_OUT_SHARE, ThresholdChoice, decide, evaluation
+from mprm_jax.summary import evaluation
 from theory.agreement import StepScores
 
 
 @dataclasses.dataclass(frozen=True)
-class Options(ScoringOptions):
+class Options(ThresholdOptions, ScoringOptions):
     """How well does a model, or anyone's scores, find wrong steps?
 
     Scores the solutions of a benchmark (VisualProcessBench, ProcessBench, PRMBench,
@@ -51,7 +57,9 @@ class Options(ScoringOptions):
     are left out. "micro-F1" is the mean of the sources' macro-F1 weighted by steps, as
     VisualProcessBench defines it. "ProcessBench F1" is the harmonic mean of how often
     the first wrong step is found and of how often a solution without one passes,
-    averaged over sources, at a threshold of its own.
+    averaged over sources, at a threshold of its own. Of PRMBench's classes of error
+    there are its PRMScores. Rates of both mistakes, how well confidence tells where
+    the scores err, and where in a solution they err are told, too.
 
     Thresholds are by default chosen on a fifth of the rollouts, drawn by the hash of
     their id (or of their number in the file), which are then left out of every metric.
@@ -61,14 +69,9 @@ class Options(ScoringOptions):
     Attributes:
         benchmark: File of judged solutions that --checkpoint scores, or a folder of
             such files.
-        threshold: A fixed decision threshold, for both kinds of F1.
-        threshold_on: Where the decision threshold is chosen, by default held-out;
-            cross-fitted: of each half of the rollouts on the other, and all are judged;
-            on the test set itself it flatters, and the output says so.
-        threshold_source: Source on which thresholds are chosen for all, such as gsm8k
-            as in ProcessBench; it is judged, too.
-        page: Where a page of the result goes (one HTML file): threshold curve,
-            calibration, sources; by default beside the scores of --checkpoint.
+        page: Where a page of the result goes (one HTML file): curves of
+            thresholds, calibration, confidence and position, sources; by default
+            beside the scores of --checkpoint.
         prior: Field that holds something known beforehand, such as slip_rate, a number
             or one per step; its own AUROC is reported.
         prior_file: File of that field, a record for each record of the scores; by
@@ -76,9 +79,6 @@ class Options(ScoringOptions):
     """
 
     benchmark: Path | None = None
-    threshold: float | None = None
-    threshold_on: ThresholdChoice | None = None
-    threshold_source: str | None = None
     page: Path | None = None
     prior: str | None = None
     prior_file: Path | None = None
@@ -87,22 +87,6 @@ class Options(ScoringOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.threshold is not None:
-            if not math.isfinite(self.threshold):
-                raise UsageError(f"--threshold must be finite, not {self.threshold}")
-            if self.threshold_on not in (None, "fixed"):
-                raise UsageError(
-                    f"--threshold and --threshold-on {self.threshold_on} exclude each "
-                    "other"
-                )
-        if (self.threshold_on == "source") > (self.threshold_source is not None):
-            raise UsageError("--threshold-on source needs --threshold-source NAME")
-        if self.threshold_source is not None and not (
-            self.threshold is None and self.threshold_on in (None, "source")
-        ):
-            raise UsageError(
-                "--threshold-source excludes --threshold and another --threshold-on"
-            )
         if self.prior_file is not None and self.prior is None:
             raise UsageError("--prior-file needs --prior FIELD")
 
@@ -132,25 +116,14 @@ def run(options: Options) -> None:
         value |= {"predictions": str(output), "judged": judged}
         write_scored(output, options, file, lines, value, judged)
     if page is not None:
-        from experiments.page.evaluation import Judged, write_evaluation
+        from experiments.page.evaluation import Judged, Made, write_evaluation
 
+        check_page(page, file, value.get("predictions", file))
         inputs = {str(of.path): file_sha256(of.path) for of in corpus_files(file)}
-        taken = [*inputs, value.get("predictions", file)]
-        if page.resolve() in {Path(name).resolve() for name in taken}:
-            raise DataError(f"{page}: holds scores; choose another file for the page")
-        write_evaluation(page, Judged(value, steps, file, _command(options), inputs))
+        made = Made(options.command("mprm evaluate"), inputs)
+        write_evaluation(page, Judged(value, steps, file, made))
         value["page"] = str(page)
     answer(options.json, value, lambda: _text(value))
-
-
-def _command(options: Options) -> str:
-    given = {
-        option(field.name): value
-        for field in dataclasses.fields(options)
-        if (value := getattr(options, field.name)) != field.default
-        and field.name != "json"
-    }
-    return command_line("mprm evaluate", given)
 
 
 def _predict(
@@ -176,16 +149,8 @@ def _judge(
     options: Options, rows: list[Prediction], file: Path, repeats: int = 0
 ) -> tuple[dict[str, Any], StepScores]:
     steps = columns(rows)
-    fixed = options.threshold is not None
-    named = options.threshold_source is not None and "source"
-    chosen_on = "fixed" if fixed else options.threshold_on or named or "held-out"
     try:
-        decision, left = decide(
-            steps,
-            chosen_on,
-            0.5 if options.threshold is None else options.threshold,
-            options.threshold_source,
-        )
+        decision, left = decide(steps, *options.protocol())
     except DataError as error:
         raise DataError(f"{file}: {error}") from None
     prior = None
@@ -221,6 +186,11 @@ def _notes(value: dict[str, Any], steps: StepScores) -> list[str]:
             f"Thresholds were chosen on the source {printable(source, 24)}: its own F1 "
             "flatters."
         )
+    elif {"gsm8k"} <= {*value["sources"]} <= PROCESSBENCH_SUBSETS:
+        notes.append(
+            "ProcessBench's paper chooses the threshold on GSM8K: --threshold-source "
+            "gsm8k."
+        )
     if value["steps_truncated"]:
         notes.append(
             f"{count_of(value['steps_truncated'], 'step')} without a score, not "
@@ -254,18 +224,8 @@ def _notes(value: dict[str, Any], steps: StepScores) -> list[str]:
 
 def _text(value: dict[str, Any]) -> str:
     threshold, first = value["threshold"], value["processbench"]["threshold"]
-    origin = {
-        "fixed": "given",
-        "test": "best micro-F1 ON THE TEST SET",
-        "cross-fitted": "for each half best micro-F1 on the other; their mean",
-        "source": f"best micro-F1 on {printable(str(threshold['source']), 24)}",
-    }.get(
-        threshold["chosen_on"],
-        f"best micro-F1 on {count_of(threshold['rollouts'], 'held-out rollout')} "
-        f"({HELD_OUT_SHARE:.0%})",
-    )
     lines = [
-        f"decision threshold {threshold['threshold']:.4g}: {origin}",
+        f"decision threshold {threshold['threshold']:.4g}: {origin(threshold)}",
         *(
             [f"  of ProcessBench F1 {first['threshold']:.4g}, chosen for it likewise"]
             if first is not None and threshold["chosen_on"] != "fixed"
@@ -278,13 +238,14 @@ def _text(value: dict[str, Any]) -> str:
         "",
         _source_table(value),
         "",
+        _rate_table(value),
+        "",
         *_processbench_table(value),
         _metric_table(value),
         "",
-        "micro-F1 is the mean of the sources' macro-F1, weighted by their steps.",
-        "ProcessBench F1 is the harmonic mean of the next two: the first wrong step is",
-        "found; no step is called wrong where none is. Of several sources, their mean.",
-        "AUROC at position: pairs of steps of the same position only.",
+        _third_table(value),
+        "",
+        *_EXPLAINED,
     ]
     page = value.get("page")
     lines.append(f"wrote {page}" if page else "With --page FILE all this is a page.")
@@ -323,31 +284,65 @@ def _processbench_table(value: dict[str, Any]) -> list[str]:
     return [format_table(header, rows), ""]
 
 
-# Of the evaluation, or of its processbench.
-_METRICS = {
-    "micro_f1": "micro-F1",
-    "macro_f1_pooled": "macro-F1, pooled",
-    "f1_positive": "F1 of correct steps",
-    "f1_negative": "F1 of wrong steps",
-    "auroc": "AUROC",
-    "within_position_auroc": "AUROC at position",
-    "position_auroc": "AUROC of position alone",
-    "average_precision": "average precision, correct",
-    "average_precision_wrong": "average precision, wrong",
-    "processbench_f1": "ProcessBench F1",
-    "wrong_found": "  first error found",
-    "right_passed": "  no error passed",
-    "ece": "calibration error (ECE)",
-    "brier": "Brier score",
-}
+def _rate_table(value: dict[str, Any]) -> str:
+    """What is misjudged at the threshold, by source."""
+    rows = []
+    for name, of in value["sources"].items():
+        ends = of.get("intervals", {})
+        rates = (
+            cell
+            for key in ("false_positive_rate", "false_negative_rate")
+            for cell in (number(of[key]), between(ends.get(key)))
+        )
+        both = (number(of["f1_positive"]), number(of["f1_negative"]))
+        rows.append((printable(name, 12), *both, *rates))
+    header = ("source", "F1 right", "F1 wrong", "FPR", "95 %", "FNR", "95 %")
+    return format_table(header, rows)
+
+
+def _third_table(value: dict[str, Any]) -> str:
+    """Where errors stand, and how they are judged there."""
+    rows = [
+        (
+            of["name"],
+            f"{of['steps']:,}",
+            percent_cell(of["steps_wrong"] / of["steps"], 1),
+            f"{of['first_errors']:,}",
+            *(number(of[key]) for key in ("auroc", "first_error_auroc")),
+            *(
+                number(of[key])
+                for key in ("false_positive_rate", "false_negative_rate")
+            ),
+        )
+        for of in value["thirds"]
+    ]
+    header = ("solution's", "steps", "wrong", "first err.", "AUROC", "of first")
+    return format_table((*header, "FPR", "FNR"), rows)
+
+
+_EXPLAINED = (
+    "micro-F1 is the mean of the sources' macro-F1 weighted by their steps; other",
+    "papers' tables show their plain mean, or the macro-F1 of all steps pooled.",
+    "ProcessBench F1 is the harmonic mean of the next two: the first wrong step is",
+    "found; no step is called wrong where none is. Of several sources, their mean.",
+    "FPR: wrong steps called correct; FNR: correct ones called wrong. AUROC at",
+    "position: pairs of steps of the same position only; of first errors: against the",
+    "correct steps before any. AURC: of the k steps farthest from the threshold, the",
+    "share misjudged, its mean over all k. Least score is the last: far above chance,",
+    "the answer is judged, not the steps.",
+)
 
 
 def _metric_table(value: dict[str, Any]) -> str:
-    ends, metrics = value.get("intervals", {}), value["processbench"] | value
+    ends, metrics = value.get("intervals", {}), all_metrics(value)
     rows = [
         (name, number(metrics[key]), between(ends[key]) if key in ends else "")
-        for key, name in _METRICS.items()
+        for key, name in METRIC_NAMES.items()
+        if key in metrics
     ]
+    if (expected := value["last_minimum"]["all"]["expected"]) is not None:
+        place = [key for key in METRIC_NAMES if key in metrics].index("last_minimum")
+        rows.insert(place + 1, ("  by chance", number(expected), ""))
     if prior := value.get("prior"):
         name = f"AUROC of {printable(prior['field'], 24)} alone"
         rows.append((name, number(prior["auroc"]), ""))

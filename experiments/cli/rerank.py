@@ -14,7 +14,9 @@ from experiments.console.options import OptionalPath, given
 from experiments.console.progress import progress
 from experiments.console.tables import format_table, printable
 from experiments.console.text import count_of, percent
-from experiments.page.rerank import CHOICES, STOPS, Reranked, write_reranked
+from experiments.page.evaluation import Made
+from experiments.page.rerank import CHOICES, STOPS, write_reranked
+from experiments.store.judging import check_page
 from experiments.store.manifests import command_line
 from experiments.store.provenance import file_sha256
 from experiments.store.scoring import (
@@ -28,7 +30,6 @@ from experiments.store.scoring import (
 from mprm_jax.data.answers import AnswerRule
 from mprm_jax.data.framing import corpus_files
 from mprm_jax.data.scored import CandidateSet, read_candidates
-from mprm_jax.records.problems import DataError
 from mprm_jax.rerank import THRESHOLD, Choosing, best_of_n, encode_scored
 
 
@@ -136,16 +137,12 @@ def _judge(options: Options, sets: list[CandidateSet]) -> dict[str, Any]:
 
 
 def _write_page(options: Options, value: dict[str, Any], file: Path) -> None:
-    inputs = {str(of.path): file_sha256(of.path) for of in corpus_files(file)}
     assert options.page is not None
-    taken = [*inputs, value.get("predictions", file)]
-    if options.page.resolve() in {Path(name).resolve() for name in taken}:
-        raise DataError(
-            f"{options.page}: holds candidates; choose another file for --page"
-        )
+    check_page(options.page, file, value.get("predictions", file))
+    inputs = {str(of.path): file_sha256(of.path) for of in corpus_files(file)}
     told = {name: of for name, of in given(options).items() if name != "--json"}
-    made = command_line("mprm rerank", told)
-    write_reranked(options.page, Reranked(value, file, made, inputs))
+    made = Made(command_line("mprm rerank", told), inputs)
+    write_reranked(options.page, value, file, made)
     value["page"] = str(options.page)
 
 

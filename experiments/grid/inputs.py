@@ -33,10 +33,10 @@ from mprm_jax.data.scored import (
     solutions_root,
 )
 from mprm_jax.data.write import picture_root
+from mprm_jax.decision import decide
 from mprm_jax.models.folder import model_folder
 from mprm_jax.records.problems import DataError, faults_of
 from mprm_jax.records.record import ImageRoot
-from mprm_jax.summary import decide
 from theory.agreement import step_scores
 
 TINY = "tiny"

@@ -15,6 +15,7 @@ from experiments.grid.inputs import Inputs
 from mprm_jax.data.batches import Example
 from mprm_jax.data.loader import Source
 from mprm_jax.data.scored import CandidateSet, Prediction, columns, read_prior
+from mprm_jax.decision import decide
 from mprm_jax.evaluate import (
     Prompts,
     Scoring,
@@ -27,7 +28,15 @@ from mprm_jax.evaluate import (
 )
 from mprm_jax.models.model import Model, Params
 from mprm_jax.rerank import Choosing, best_of_n, replicate_accuracy
-from mprm_jax.summary import decide, evaluation, replicate, within_position_auroc
+from mprm_jax.summary import (
+    auroc_metrics,
+    evaluation,
+    f1_metrics,
+    joined,
+    of_each_source,
+    replicate,
+    within_position_auroc,
+)
 from theory.agreement import StepScores, auroc, best_threshold, f1_at
 
 # Resamples of the benchmark that the results keep: the same for every model.
@@ -173,8 +182,8 @@ class Bench:
         decision, _ = decide(steps, "cross-fitted")
         prior = self.prior and read_prior(self.prior, "slip_prior", rows)
         metrics = evaluation(steps, decision, replicates=0, prior=prior)
-        rng = np.random.default_rng(0)
-        drawn = replicate(steps, decision.at(steps), REPLICATES, rng)
+        own = joined(f1_metrics(steps, decision.at(steps)), auroc_metrics(steps))
+        drawn = replicate(own, steps, REPLICATES, np.random.default_rng(0))
         found = {name: getattr(metrics, name) for name in _STORED}
         if prior is not None:
             found["slip_prior_auroc"] = metrics.prior and metrics.prior.auroc
@@ -183,9 +192,8 @@ class Bench:
             "threshold": decision.threshold,
             "thresholds": decision.halves,
             "bootstrap": {
-                "micro_f1": _json_numbers(drawn.f1.micro_f1),
-                "auroc": _json_numbers(drawn.auroc),
-                "within_position_auroc": _json_numbers(drawn.within_position_auroc),
+                name: _json_numbers(drawn[name])
+                for name in ("micro_f1", "auroc", "within_position_auroc")
             },
         }
 
@@ -221,10 +229,11 @@ class Bench:
         steps = columns(self.predict(params))
         blind = self.with_permuted_images(np.random.default_rng(0))
         unseen = columns(blind.predict(params))
-        drawn = replicate(steps, 0.5, REPLICATES, np.random.default_rng(0))
+        own = of_each_source(steps, auroc_metrics)
+        drawn = replicate(own, steps, REPLICATES, np.random.default_rng(0))
         rows = []
         for i, name in enumerate(steps.source_names):
-            low = float(np.nanquantile(drawn.source_within_position[i], 0.025))
+            low = float(np.nanquantile(drawn[name, "within_position_auroc"], 0.025))
             rows.append(
                 {
                     "source": name,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,9 +20,10 @@ from experiments.page.html import (
     tabulate,
     text,
 )
+from experiments.store.judging import METRIC_NAMES, all_metrics
 from experiments.store.provenance import versions
 from mprm_jax.data.outputs import OutputSet
-from mprm_jax.summary import first_error_sweep
+from mprm_jax.decision import first_error_sweep
 from theory.agreement import StepScores, decision_thresholds, sweep
 
 # Points of a threshold curve: more than its pixels.
@@ -33,6 +34,19 @@ _LARGEST = 1e100
 
 
 @dataclass(frozen=True)
+class Made:
+    """How a page came about.
+
+    Attributes:
+        command: that made it.
+        inputs: SHA-256 of every file read.
+    """
+
+    command: str
+    inputs: dict[str, str]
+
+
+@dataclass(frozen=True)
 class Judged:
     """What an evaluation said, and of what.
 
@@ -40,63 +54,73 @@ class Judged:
         value: the JSON object of the command.
         steps: that were evaluated.
         file: the scores or the benchmark.
-        command: that made it.
-        inputs: SHA-256 of every file read.
+        made: by which command.
     """
 
     value: dict[str, Any]
     steps: StepScores
     file: Path
-    command: str
-    inputs: dict[str, str]
+    made: Made
 
 
-def write_evaluation(output: Path, judged: Judged) -> None:
-    """Write the page.
+def write_page(
+    output: Path,
+    template: str,
+    charts: Callable[[], dict[str, Chart | None]],
+    made: Made,
+    **values: Any,
+) -> None:
+    """Write a page; the same values give the same text.
+
+    Args:
+        output: the file.
+        template: name of it.
+        charts: draws them, by name.
+        made: by which command.
+        values: of the template.
 
     Raises:
         DataError: it cannot be written.
     """
-    page = render_evaluation(judged).encode()
-    with OutputSet() as outputs:
-        outputs.add(output).write(page)
-
-
-def render_evaluation(judged: Judged) -> str:
-    """The page as HTML; the same evaluation gives the same text."""
     import matplotlib as mpl
 
     from paper_figures.page import SETTINGS
 
-    value = judged.value
     with mpl.rc_context(SETTINGS):
-        charts = {
+        drawn = charts()
+    values |= {"charts": drawn, "made": made, "versions": versions()}
+    page = page_template(template).render(values).encode()
+    with OutputSet() as outputs:
+        outputs.add(output).write(page)
+
+
+def write_evaluation(output: Path, judged: Judged) -> None:
+    """Write the page of an evaluation; as :func:`write_page`."""
+    value = judged.value
+    models = {"": value}
+
+    def charts() -> dict[str, Chart | None]:
+        return {
             "thresholds": _threshold_curve(judged),
             "calibration": _reliability(value["reliability"]),
+            "risk": risk_chart(models),
+            "positions": position_chart(models, "auroc", "first_error_auroc"),
+            "errors": position_chart(
+                models, "false_positive_rate", "false_negative_rate"
+            ),
         }
-    return page_template("evaluation.html.j2").render(
-        judged=judged,
+
+    write_page(
+        output,
+        "evaluation.html.j2",
+        charts,
+        judged.made,
         value=value,
-        charts=charts,
+        file=judged.file,
         metrics=_metrics(value),
         sources=_sources(value),
-        versions=versions(),
+        places=_places(value),
     )
-
-
-_METRICS = (
-    ("micro_f1", "micro-F1"),
-    ("processbench_f1", "ProcessBench F1"),
-    ("auroc", "AUROC"),
-    ("within_position_auroc", "AUROC at position"),
-    ("position_auroc", "AUROC of position alone"),
-    ("macro_f1_pooled", "macro-F1, pooled"),
-    ("f1_positive", "F1 of correct steps"),
-    ("f1_negative", "F1 of wrong steps"),
-    ("average_precision_wrong", "average precision, wrong steps"),
-    ("ece", "calibration error (ECE)"),
-    ("brier", "Brier score"),
-)
 
 
 def _ends(ends: Sequence[float] | None) -> str | None:
@@ -104,10 +128,16 @@ def _ends(ends: Sequence[float] | None) -> str | None:
 
 
 def _metrics(value: dict[str, Any]) -> Table:
-    intervals = value.get("intervals", {})
+    intervals, metrics = value.get("intervals", {}), all_metrics(value)
     items = [
-        {"name": name, "value": value[key], "ends": _ends(intervals.get(key))}
-        for key, name in _METRICS
+        # An indent that a page keeps.
+        {
+            "name": name.replace("  ", "\N{NO-BREAK SPACE}" * 3),
+            "value": metrics[key],
+            "ends": _ends(intervals.get(key)),
+        }
+        for key, name in METRIC_NAMES.items()
+        if key in metrics
     ]
     columns = (
         ("metric", "name", text),
@@ -137,6 +167,10 @@ def _sources(value: dict[str, Any]) -> Table:
         ("wrong steps", "wrong", share, 1),
         ("macro-F1", "macro_f1", num),
         ("95 %", "ends", text),
+        ("F1, correct", "f1_positive", num),
+        ("F1, wrong", "f1_negative", num),
+        ("false positives", "false_positive_rate", share, 1),
+        ("false negatives", "false_negative_rate", share, 1),
         ("AUROC", "auroc", num),
         ("AUROC at position", "within_position_auroc", num),
         ("ProcessBench F1", "f1", num),
@@ -144,6 +178,80 @@ def _sources(value: dict[str, Any]) -> Table:
         ("no error passed", "right_passed", share, 1),
     )
     return tabulate("By source.", items, columns, "macro-F1")
+
+
+_GROUP_NAMES = {
+    "auroc": "AUROC",
+    "first_error_auroc": "AUROC of first errors",
+    "false_positive_rate": "wrong steps called correct",
+    "false_negative_rate": "correct steps called wrong",
+}
+
+
+def _places(value: dict[str, Any]) -> Table:
+    """Metrics by position, where there are groups of them, and by third."""
+    positions = value["positions"] if len(value["positions"]) > 1 else []
+    items = [
+        of | {"wrong": of["steps_wrong"] / of["steps"]}
+        for of in (*positions, *value["thirds"])
+    ]
+    columns = (
+        ("position", "name", text),
+        ("steps", "steps", count),
+        ("wrong steps", "wrong", share, 1),
+        ("first errors", "first_errors", count),
+        ("AUROC", "auroc", num),
+        ("AUROC of first errors", "first_error_auroc", num),
+        ("false positives", "false_positive_rate", share, 1),
+        ("false negatives", "false_negative_rate", share, 1),
+    )
+    return tabulate("By place in the solution.", items, columns, "AUROC")
+
+
+def risk_chart(models: dict[str, dict[str, Any]]) -> Chart:
+    """Risk-coverage curves of evaluations as JSON, by the name of the model."""
+    from paper_figures import page
+
+    curves, told = [], []
+    for look, (name, value) in enumerate(models.items()):
+        covered, risk = zip(*value["risk_coverage"], strict=True)
+        none = [np.nan] * len(risk)
+        curves.append(page.Curve(name or "misjudged", covered, risk, none, look))
+        area = f"area {num(value['aurc'])}, {share(risk[-1], 1)} misjudged in all"
+        told.append(f"{name}: {area}" if name else area)
+    top = max(max(of.y) for of in curves)
+    figure = page.lines(
+        curves, "share of steps covered, most confident first", "share misjudged",
+        top=1.1 * top or 1.0,
+    )  # fmt: skip
+    said = "; ".join(told)
+    chart = chart_of("risk", "Risk against coverage", figure, said)
+    return replace(chart, note=f"{said[:1].upper()}{said[1:]}.")
+
+
+def position_chart(models: dict[str, dict[str, Any]], *keys: str) -> Chart | None:
+    """Metrics by the position of the step, of evaluations as JSON by the name of the
+    model; None where positions are not told apart.
+    """
+    from paper_figures import page
+
+    curves = []
+    for name, value in models.items():
+        for key in keys:
+            known = [of for of in value["positions"] if of[key] is not None]
+            ends = [of.get("intervals", {}).get(key) or [of[key]] * 2 for of in known]
+            y = np.array([of[key] for of in known])
+            half = np.abs(np.reshape(ends, (-1, 2)).T - y)
+            x = [int(of["name"].split()[0]) for of in known]
+            shown = f"{name}: {_GROUP_NAMES[key]}" if name else _GROUP_NAMES[key]
+            curves.append(page.Curve(shown, x, y.tolist(), half, len(curves)))
+    if max(len(of.x) for of in curves) < 2:
+        return None
+    y_label = "AUROC" if "auroc" in keys else "share of steps"
+    figure = page.lines(curves, "position of the step, from 1", y_label)
+    title = " and ".join(_GROUP_NAMES[key] for key in keys)
+    title = f"{title[:1].upper()}{title[1:]}, by position"
+    return chart_of(f"position-{keys[0]}", title, figure, title)
 
 
 def _threshold_curve(judged: Judged) -> Chart | None:

@@ -125,6 +125,6 @@ def page_template(name: str) -> jinja2.Template:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"num": num, "percent": share, "count": count}
+    environment.filters |= {"num": num, "percent": share, "count": count, "sign": sign}
     environment.filters["truth"] = _TRUTH.__getitem__
     return environment.get_template(name)

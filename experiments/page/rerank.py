@@ -3,26 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from experiments.page.evaluation import Made, write_page
 from experiments.page.html import (
     Chart,
     Table,
     chart_of,
     count,
     num,
-    page_template,
     share,
     sign,
     tabulate,
     text,
 )
-from experiments.store.provenance import versions
-from mprm_jax.data.outputs import OutputSet
 from mprm_jax.rerank import AGGREGATES, WAYS
 
 # Ways to choose and rules to stop by, as people read them.
@@ -41,54 +38,41 @@ STOPS = {"fixed": "fixed number", "score": "high score", "posterior": "high chan
 _BOUNDS = ("random", "pass_at_n")
 
 
-@dataclass(frozen=True)
-class Reranked:
-    """What a reranking said, and of what.
+def write_reranked(output: Path, value: dict[str, Any], file: Path, made: Made) -> None:
+    """Write the page.
 
-    Attributes:
+    Args:
+        output: the file.
         value: the JSON object of the command.
         file: the candidates.
-        command: that made it.
-        inputs: SHA-256 of every file read.
-    """
-
-    value: dict[str, Any]
-    file: Path
-    command: str
-    inputs: dict[str, str]
-
-
-def write_reranked(output: Path, reranked: Reranked) -> None:
-    """Write the page; the same result gives the same text.
+        made: by which command.
 
     Raises:
         DataError: it cannot be written.
     """
-    import matplotlib as mpl
+    early = value.get("adaptive")
 
-    from paper_figures.page import SETTINGS
+    def charts() -> dict[str, Chart | None]:
+        votes = ("mean", "majority", "weighted_majority")
+        return {
+            "aggregates": _curve(value, "aggregates", "Best candidate", AGGREGATES),
+            "votes": _curve(value, "votes", "Votes", votes),
+            "frontier": early and _frontier(early),
+        }
 
-    value, early = reranked.value, reranked.value.get("adaptive")
-    with mpl.rc_context(SETTINGS):
-        charts = [
-            _curve(value, "aggregates", "Best candidate", AGGREGATES),
-            _curve(value, "votes", "Votes", ("mean", "majority", "weighted_majority")),
-        ]
-        frontier = early and _frontier(early)
-    page = page_template("rerank.html.j2").render(
-        reranked=reranked,
+    write_page(
+        output,
+        "rerank.html.j2",
+        charts,
+        made,
         value=value,
-        charts=charts,
-        frontier=frontier,
+        file=file,
         choices=_choices(value),
         stops=early and _stops(early),
         sources=_sources(value),
         best=max((how for how in WAYS if how != "pass_at_n"), key=_or_none(value)),
         names=CHOICES,
-        versions=versions(),
     )
-    with OutputSet() as outputs:
-        outputs.add(output).write(page.encode())
 
 
 def _or_none(value: Mapping[str, Any]) -> Any:
@@ -131,14 +115,14 @@ def _curve(value: dict[str, Any], key: str, title: str, ways: Sequence[str]) -> 
     shown = [how for how in (*ways, *_BOUNDS) if how in curve]
     curves = []
     for look, how in enumerate(shown):
-        half = [
-            np.nan if of is None else (of[1] - of[0]) / 2
-            for of in ends.get(how, [None] * len(curve["n"]))
-        ]
         y = [np.nan if one is None else one for one in curve[how]]
+        around = ends.get(how, [None] * len(y))
+        sides = [(np.nan, np.nan) if of is None else of for of in around]
+        half = np.abs(np.array(sides).T - y)
         grey = how in _BOUNDS
         curves.append(page.Curve(CHOICES[how], curve["n"], y, half, look, grey))
-    figure = page.lines(curves, "candidates N", "accuracy", doublings=True)
+    figure = page.lines(curves, "candidates N", "accuracy")
+    figure = page.by_doublings(figure, curve["n"])
     items = [
         {"n": n} | {how: curve[how][i] for how in shown}
         for i, n in enumerate(curve["n"])

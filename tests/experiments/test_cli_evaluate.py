@@ -254,7 +254,7 @@ def test_the_page_holds_what_the_command_prints_and_nothing_from_elsewhere(
         assert f"{value[name]:.3f}" in html
     for word in ("Micro-F1", "ProcessBench F1", "AUROC", "calibrated", "harmonic mean"):
         assert word in html
-    assert html.count("<svg") == 2
+    assert html.count("<svg") == 3
     assert "<script" not in html
     assert not re.search(r'(src|href)="(?!#|data:)', html)
     assert html.count("<img") == 0

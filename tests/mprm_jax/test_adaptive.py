@@ -5,11 +5,13 @@ import dataclasses
 import msgspec
 import numpy as np
 import pytest
+import xxhash
 
 from mprm_jax.adaptive import adaptive, candidate_costs, success_chances
 from mprm_jax.data.scored import read_candidates
 from mprm_jax.rerank import Choosing, best_of_n
 from tests.raw_files import write_lines
+from theory.stopping import Candidates, stop_at_leader
 
 QUICK = Choosing(replicates=50)
 
@@ -101,6 +103,16 @@ def test_rules_cost_less_than_all_and_stay_accurate(sets):
     assert score is not None
     assert None not in [of.level for of in posterior.settings]
     assert {of.level for of in score.settings} == {None}
+    # What is told of a setting is what it does.
+    second = [xxhash.xxh3_64_intdigest(of.id.encode()) >> 63 for of in sets]
+    drawn = []
+    for of, half in zip(sets, second, strict=True):
+        means = [float(np.mean(one.scores or ())) for one in of.candidates]
+        right = [one.correct for one in of.candidates]
+        at = score.settings[half]
+        each = Candidates(means, means, right, [1] * 6)
+        drawn.append(stop_at_leader(each, [at.threshold]).drawn[0, at.most - 1])
+    assert np.mean(drawn) == pytest.approx(score.drawn)
     assert found.saved == pytest.approx(score.cost - posterior.cost)
 
 
@@ -128,7 +140,6 @@ def test_nothing_is_saved_where_only_the_best_of_all_is_right(tmp_path):
 
 def test_what_is_chosen_does_not_see_what_it_is_judged_by(sets):
     """Turning all judgements of one half leaves its own settings as they are."""
-    import xxhash
 
     def turned(of):
         return msgspec.structs.replace(

@@ -5,24 +5,33 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from sklearn.metrics import brier_score_loss, roc_auc_score
+from sklearn.metrics import brier_score_loss, f1_score, roc_auc_score
 
-from mprm_jax.records.problems import DataError
-from mprm_jax.summary import (
+from mprm_jax.decision import (
     Decision,
     FirstError,
-    calibration,
     decide,
-    evaluation,
     first_error_sweep,
-    fitted_auroc,
     held_out,
-    macro_f1_per_source,
-    position_auroc,
-    prior_auroc,
     processbench,
-    replicate,
     second_half,
+)
+from mprm_jax.records.problems import DataError
+from mprm_jax.summary import (
+    Metrics,
+    auroc_metrics,
+    calibration,
+    evaluation,
+    fitted_auroc,
+    group_metrics,
+    joined,
+    model_metrics,
+    of_each_source,
+    position_auroc,
+    position_starts,
+    prior_auroc,
+    replicate,
+    under,
     within_position_auroc,
 )
 from tests.judged_steps import picked_steps, random_steps
@@ -36,7 +45,7 @@ from theory.agreement import (
     macro_f1,
     step_scores,
 )
-from theory.intervals import draw_weights, percentile_interval
+from theory.intervals import basic_interval, draw_weights, percentile_interval
 
 
 def test_the_held_out_split_depends_on_ids_alone():
@@ -129,33 +138,166 @@ def test_a_rollout_cut_before_its_error_is_left_out_of_processbench():
     assert first_error_f1(steps.take(np.array([0])), 0.5).wrong_found == 1
 
 
+def at_once(metrics: Metrics, steps):
+    """The metrics of the data set itself."""
+    found = metrics(np.ones((steps.n_rollouts, 1)))
+    return {key: of[..., 0] for key, of in found.items()}
+
+
+PROCESSBENCH = ("processbench_f1", "wrong_found", "right_passed")
+
+
+def metrics_of_all(steps):
+    """Everything that is resampled, of a data set and of its sources."""
+    decision = Decision(0.2, "fixed")
+    whole = model_metrics(steps, decision)
+    groups = group_metrics(steps, 0.2, np.minimum(steps.position, 3))
+    parts = of_each_source(steps, lambda part: model_metrics(part, decision))
+    return joined(under("all", whole), under("groups", groups), parts)
+
+
 def test_a_replicate_is_the_data_set_with_rollouts_repeated():
-    rows = random_steps(np.random.default_rng(1), 30, levels=6)
-    steps = step_scores(*rows)
+    rows = random_steps(np.random.default_rng(1), 90, levels=6)
+    steps = step_scores(*rows, [i % 13 == 0 for i in range(90)])
     weights = draw_weights(steps.source, 7, np.random.default_rng(9))
-    drawn = replicate(steps, 0.4, 7, np.random.default_rng(9))
+    drawn = replicate(metrics_of_all(steps), steps, 7, np.random.default_rng(9))
+    assert len(drawn) > 80
     for r in range(7):
-        picked = np.repeat(np.arange(30), weights[r].astype(int))
-        data = picked_steps(rows, picked)
-        for name, value in f1_at(data, 0.4)._asdict().items():
-            assert getattr(drawn.f1, name)[r] == pytest.approx(value)
-        assert drawn.auroc[r] == pytest.approx(auroc(data.scores, data.correct))
-        assert drawn.within_position_auroc[r] == pytest.approx(
-            within_position_auroc(data)
-        )
-        for i, name in enumerate(steps.source_names):
-            of = np.flatnonzero(data.source == data.source_names.index(name))
-            part = data.take(of)
-            assert drawn.source_macro_f1[i, r] == pytest.approx(
-                f1_at(part, 0.4).micro_f1
-            )
-            for values, expected in (
-                (drawn.source_auroc, auroc(part.scores, part.correct)),
-                (drawn.source_within_position, within_position_auroc(part)),
-            ):
-                assert values[i, r] == pytest.approx(
-                    np.nan if expected is None else expected, nan_ok=True
-                )
+        picked = np.repeat(np.arange(90), weights[r].astype(int))
+        data = picked_steps(rows, picked, [i % 13 == 0 for i in picked])
+        for key, expected in at_once(metrics_of_all(data), data).items():
+            value = drawn[key][..., r]
+            # Means over sources need all of them.
+            if key[1] not in PROCESSBENCH or np.isfinite(value):
+                assert value == pytest.approx(expected, nan_ok=True), key
+    assert np.nansum(drawn["all", "processbench_f1"]) > 0
+
+
+def plain_rollouts(rows):
+    """Labels and scores of each rollout."""
+    return list(zip(*rows[1:3], strict=True))
+
+
+def auroc_of(right, wrong):
+    """Share of pairs that are in order, ties half."""
+    pairs = [(a > b) + (a == b) / 2 for a in right for b in wrong]
+    return np.mean(pairs) if pairs else np.nan
+
+
+def test_rates_and_errors_by_their_definitions():
+    rows = random_steps(np.random.default_rng(4), 60, levels=5)
+    found = evaluation(step_scores(*rows), Decision(0.4, "fixed"), replicates=0)
+    pairs = [p for of in plain_rollouts(rows) for p in zip(*of, strict=True)]
+    wrong, right = ([b for a, b in pairs if a == kind] for kind in (-1, 1))
+    assert found.false_positive_rate == np.mean([b >= 0.4 for b in wrong])
+    assert found.false_negative_rate == np.mean([b < 0.4 for b in right])
+    before, first, later = [], [], []
+    for labels, scores in plain_rollouts(rows):
+        at = labels.index(-1) if -1 in labels else len(labels)
+        before += [b for a, b in zip(labels[:at], scores, strict=False) if a == 1]
+        first += scores[at : at + 1]
+        behind = zip(labels[at + 1 :], scores[at + 1 :], strict=True)
+        later += [b for a, b in behind if a == -1]
+    assert found.first_error_auroc == pytest.approx(auroc_of(before, first))
+    assert found.later_error_auroc == pytest.approx(auroc_of(before, later))
+    assert sum(of.first_errors for of in found.thirds) == len(first)
+
+
+def test_how_often_the_least_score_is_the_last():
+    labels = [[1, 0, 1], [1, -1], [1, 0], [1], [1, 1, 1], [1, 1]]
+    scores = [[3, 2, 1], [1, 1], [1, 2], [1], [1, 5, 1], [2, 1]]
+    # 1; 1/2 of two that tie; 0; one step does not count; 1/2; cut: nobody knows.
+    cut = [False] * 5 + [True]
+    steps = step_scores(["a"] * 6, labels, scores, list("uvwxyz"), cut)
+    found = evaluation(steps, Decision(1.5, "fixed"), replicates=0).last_minimum
+    assert found["all"] == (0.5, pytest.approx((2 / 3 + 1) / 4), 4)
+    assert found["wrong"] == (0.5, 0.5, 1)
+    assert found["right"] == (0.5, pytest.approx((2 / 3 + 1 / 2) / 3), 3)
+
+
+def test_a_step_belongs_to_the_third_that_its_middle_is_in():
+    for n, parts in ((1, [1]), (2, [0, 2]), (3, [0, 1, 2]), (4, [0, 1, 1, 2])):
+        steps = step_scores(["a"], [[1] * n], [[1.0] * n], ["x"])
+        found = evaluation(steps, Decision(0.5, "fixed"), replicates=0).thirds
+        names = ["first third", "middle third", "last third"]
+        counts = {names[i]: parts.count(i) for i in sorted({*parts})}
+        assert {of.name: of.steps for of in found} == counts
+
+
+def test_positions_are_taken_together_until_both_kinds_are_many():
+    rng = np.random.default_rng(6)
+    lengths = rng.integers(1, 12, 300)
+    labels = [rng.choice([1, 1, 1, -1], n).tolist() for n in lengths]
+    scores = [rng.normal(size=n).tolist() for n in lengths]
+    steps = step_scores(["a"] * 300, labels, scores, [str(i) for i in range(300)])
+    starts = position_starts(steps).tolist()
+    assert starts[0] == 0
+    assert len(starts) > 3
+    for start, end in zip(starts, [*starts[1:], 99], strict=True):
+        of = steps.correct[(steps.position >= start) & (steps.position < end)]
+        assert min(of.sum(), (~of).sum()) >= 25
+        short = steps.correct[(steps.position >= start) & (steps.position < end - 1)]
+        assert end == 99 or min(short.sum(), (~short).sum()) < 25
+    found = evaluation(steps, Decision(0.0, "fixed"), replicates=50)
+    last = steps.take(np.arange(300))
+    of = last.position >= starts[-1]
+    assert found.positions[-1].name == f"{starts[-1] + 1} on"
+    expected = roc_auc_score(last.correct[of], last.scores[of])
+    assert found.positions[-1].auroc == pytest.approx(expected)
+    assert sum(one.steps for one in found.positions) == steps.n_steps
+    few = step_scores(["a"], [[1, -1]], [[1.0, 2.0]], ["x"])
+    assert position_starts(few).tolist() == [0]
+
+
+def test_prm_scores_as_the_benchmark_counts_them():
+    rng = np.random.default_rng(2)
+    names = ["redundency", "circular", "confidence", "multi_solutions", "correct"]
+    rows = random_steps(rng, 150, sources=[n for n in names if n not in names[3:]])
+    for name in names[3:]:
+        rows[0].extend([name] * 20)
+        rows[1].extend([[1, 1, 1]] * 20)
+        rows[2].extend(rng.normal(size=(20, 3)).tolist())
+        rows[3].extend(f"{name} {i}" for i in range(20))
+    # A class of which nothing is judged does not count.
+    unjudged = (["deception"], [[0]], [[1.0]], ["none"])
+    rows = [[*column, *more] for column, more in zip(rows, unjudged, strict=True)]
+    found = evaluation(step_scores(*rows), Decision(0.0, "fixed"), replicates=50)
+
+    def both(*of):
+        y, z = [], []
+        for name, labels, scores, _ in zip(*rows, strict=True):
+            if name in of:
+                y += [a for a in labels if a]
+                pairs = zip(labels, scores, strict=True)
+                z += [1 if b >= 0 else -1 for a, b in pairs if a]
+        return [f1_score(y, z, pos_label=kind) for kind in (1, -1)]
+
+    assert found.prmbench == {
+        "prm_score": pytest.approx(np.mean(both(*names[:4]))),
+        "simplicity": pytest.approx(np.mean([both(of) for of in names[:2]])),
+        "soundness": pytest.approx(np.mean(both("confidence"))),
+        "sensitivity": pytest.approx(both("multi_solutions")[0]),
+    }
+    assert found.intervals is not None
+    assert found.intervals["simplicity"] is not None
+    other = step_scores(*random_steps(rng, 30, sources=["circular", "b", "c"]))
+    assert evaluation(other, Decision(0.0, "fixed"), replicates=0).prmbench is None
+
+
+def test_the_risk_coverage_curve_ends_at_the_share_misjudged():
+    steps = step_scores(*random_steps(np.random.default_rng(7), 90, levels=8))
+    found = evaluation(steps, Decision(0.4, "fixed"), replicates=0)
+    misjudged = (steps.scores >= 0.4) != steps.correct
+    sure = np.abs(steps.scores - 0.4)
+    share, risk = found.risk_coverage[-1]
+    assert (share, risk) == (1, pytest.approx(misjudged.mean()))
+    # At the end of a tie nothing is left to expectation.
+    known = dict(found.risk_coverage)
+    ends = {np.mean(sure >= c): misjudged[sure >= c].mean() for c in np.unique(sure)}
+    both = [(known[at], ends[at]) for at in known.keys() & ends.keys()]
+    assert len(both) >= 1
+    for value, expected in both:
+        assert value == pytest.approx(expected)
 
 
 def test_the_interval_covers_the_truth_about_as_often_as_it_says():
@@ -172,8 +314,8 @@ def test_the_interval_covers_the_truth_about_as_often_as_it_says():
             [[one] * 4 for one in scores],
             [str(i) for i in range(150)],
         )
-        drawn = replicate(steps, 0.5, 200, rng)
-        ends = percentile_interval(drawn.auroc)
+        drawn = replicate(auroc_metrics(steps), steps, 200, rng)
+        ends = percentile_interval(drawn["auroc"])
         assert ends is not None
         covered += ends.low <= truth <= ends.high
     assert 51 <= covered <= 60
@@ -325,6 +467,29 @@ def test_a_threshold_needs_steps_on_both_sides():
             decide(neutral, chosen_on)
 
 
+def test_means_over_sources_have_the_basic_interval_and_others_the_percentile():
+    steps = step_scores(*random_steps(np.random.default_rng(8), 120))
+    decision = Decision(0.0, "fixed")
+    found = evaluation(steps, decision, replicates=100)
+    whole = model_metrics(steps, decision)
+    drawn = replicate(whole, steps, 100, np.random.default_rng(0))
+    assert found.intervals is not None
+    for name in ("micro_f1", "source_mean_f1"):
+        expected = basic_interval(getattr(found, name), drawn[name])
+        assert found.intervals[name] == pytest.approx(expected)
+    for name in ("macro_f1_pooled", "aurc", "false_positive_rate"):
+        assert found.intervals[name] == percentile_interval(drawn[name])
+
+
+def test_draws_without_a_counted_step_are_no_failure():
+    scores = [[0.9], [0.2], [0.9, 0.1], [0.4]]
+    steps = step_scores(["a"] * 4, [[0], [1], [0, 0], [-1]], scores, list("wxyz"))
+    found = evaluation(steps, Decision(0.3, "fixed"), replicates=200)
+    assert (found.false_positive_rate, found.false_negative_rate) == (1, 1)
+    assert found.intervals is not None
+    assert found.intervals["false_positive_rate"] == (1, 1)
+
+
 def test_the_summary_is_json_and_agrees_with_its_parts():
     steps = step_scores(*random_steps(np.random.default_rng(8), 120))
     found = evaluation(steps, Decision(0.0, "fixed"), replicates=200)
@@ -336,7 +501,6 @@ def test_the_summary_is_json_and_agrees_with_its_parts():
     for name in ("micro_f1", "auroc", "within_position_auroc", "f1_negative"):
         low, high = value["intervals"][name]
         assert low < value[name] < high
-    assert found.per_source == macro_f1_per_source(steps, 0.0)
     for i, (name, of) in enumerate(value["sources"].items()):
         low, high = of["intervals"]["macro_f1"]
         assert low < value["per_source"][name] < high

@@ -6,7 +6,12 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from sklearn.metrics import average_precision_score, f1_score, roc_auc_score
+from sklearn.metrics import (
+    average_precision_score,
+    f1_score,
+    recall_score,
+    roc_auc_score,
+)
 
 from tests.judged_steps import picked_steps, random_steps
 from theory.agreement import (
@@ -14,9 +19,15 @@ from theory.agreement import (
     auroc,
     average_precision,
     best_threshold,
+    confusion,
     count_pairs,
+    count_ranks,
+    error_rates,
     f1_at,
     pair_plan,
+    rank_plan,
+    risk_at_coverage,
+    risk_coverage_area,
     step_scores,
     sweep,
 )
@@ -232,3 +243,49 @@ def test_average_precision_is_scikit_learns(seed, levels):
 
 def test_average_precision_needs_a_correct_step():
     assert average_precision(np.array([0.3]), np.array([False])) is None
+
+
+def test_the_area_under_the_risk_coverage_curve_is_its_mean_over_orders_of_ties():
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        n = int(rng.integers(1, 7))
+        sure, misjudged = rng.integers(0, 3, n) / 4, rng.random(n) < 0.4
+        areas, risks = [], []
+        for order in itertools.permutations(range(n)):
+            if all(sure[a] >= sure[b] for a, b in itertools.pairwise(order)):
+                risk = np.cumsum(misjudged[list(order)]) / np.arange(1, n + 1)
+                risks.append(risk)
+                areas.append(risk.mean())
+        ranks = count_ranks(rank_plan(sure, misjudged), np.ones((n, 1)))
+        assert risk_coverage_area(ranks)[0] == pytest.approx(np.mean(areas))
+        curve = risk_at_coverage(ranks, np.arange(1, n + 1))
+        assert curve == pytest.approx(np.mean(risks, axis=0))
+
+
+def test_useless_confidence_has_the_share_misjudged_for_area():
+    misjudged = np.array([True, False, False, True, False])
+    ranks = count_ranks(rank_plan(np.ones(5), misjudged), np.ones((5, 1)))
+    assert risk_coverage_area(ranks)[0] == pytest.approx(0.4)
+
+
+def test_rates_are_misses_of_recall():
+    rng = np.random.default_rng(3)
+    y, z = rng.random((2, 200)) < 0.6
+    counts = confusion(JudgedSteps(z * 1.0, y, np.zeros(200, int)), 0.5)
+    wrong, missed = error_rates(counts)
+    assert wrong[0] == pytest.approx(1 - recall_score(y, z, pos_label=False))
+    assert missed[0] == pytest.approx(1 - recall_score(y, z))
+    none = confusion(JudgedSteps(np.ones(1), np.ones(1, bool), np.zeros(1, int)), 0.5)
+    assert np.isnan(error_rates(none)[0][0])
+
+
+def test_a_source_without_steps_does_not_count_in_the_mean_of_sources():
+    steps = step_scores(*random_steps(np.random.default_rng(1), 60))
+    expected = [
+        f1_score(steps.correct[of], steps.scores[of] >= 0, average="macro")
+        for of in (steps.step_source == i for i in range(3))
+    ]
+    of_all = f1_at(steps, 0.0).source_mean_f1
+    assert of_all == pytest.approx(np.mean(expected))
+    two = steps.take(np.flatnonzero(steps.source != 1))
+    assert f1_at(two, 0.0).source_mean_f1 == pytest.approx(np.mean(expected[::2]))

@@ -25,6 +25,18 @@ from mprm_jax.records.record import Record, Step
 
 CORRECT = "correct"
 
+# The class whose solutions have no wrong step: another way to the answer.
+NEVER_WRONG = "multi_solutions"
+
+# Classes of error by what they ask of a model.
+DIMENSIONS = {
+    "simplicity": ("redundency", "circular"),
+    "soundness": (
+        "counterfactual", "step_contradiction", "domain_inconsistency", "confidence",
+    ),
+    "sensitivity": ("missing_condition", "deception", NEVER_WRONG),
+}  # fmt: skip
+
 
 class _Pair(Pictured, frozen=True):
     modified_process: tuple[str, ...]
