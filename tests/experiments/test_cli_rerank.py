@@ -1,5 +1,6 @@
 """`mprm rerank` as a user meets it."""
 
+import re
 import sys
 
 import pytest
@@ -55,9 +56,15 @@ def test_a_checkpoint_scores_candidates(stub, tmp_path, capsys):
     path = write_lines(tmp_path / "c.jsonl", *problems)
     output = tmp_path / "out" / "scored.jsonl"
     given = f"--checkpoint={tmp_path}", f"--candidates={path}", f"--output={output}"
-    done = run(capsys, "rerank", *given, "--adaptive", "--json")
+    page = tmp_path / "p.html"
+    done = run(capsys, "rerank", *given, "--adaptive", f"--page={page}", "--json")
     assert done.status == 0, done.err
     value = done.json
+    # The stub is of no update; a method of what tells so is no update either.
+    judged = re.search("Judged:.*parameters", page.read_text())
+    assert judged is not None
+    assert "update" not in judged[0]
+    assert value.pop("page") == str(page)
     assert value["random"] == pytest.approx(1 / 3)
     assert value["unanswered"] == 6
     assert value.pop("predictions") == str(output)
