@@ -17,6 +17,7 @@ COMMANDS = {
     "convert": "the same rollouts in another format",
     "overlap": "does a benchmark hold questions or pictures of this corpus?",
     "simulate": "a corpus whose truth is known, in the real on-disk format",
+    "annotate": "which steps deserve more continuations? Plans, merges",
     "train": "a process reward model, on a corpus or on a subset of it",
     "evaluate": "how well does a model, or anyone's scores, find wrong steps?",
     "compare": "do two models' step scores differ on the same benchmark?",
@@ -31,12 +32,29 @@ COMMANDS = {
 }
 
 # Where the second word makes it another command, with options of its own.
-TWO_WORDS = {("simulate", "scenes"): "simulate_scenes"}
+TWO_WORDS = {
+    ("simulate", "scenes"): "simulate_scenes",
+    ("annotate", "plan"): "annotate.plan",
+    ("annotate", "run"): "annotate.run",
+    ("annotate", "merge"): "annotate.merge",
+}
 
-_SIMULATED = ("corpus", "scenes")
+# The second words of commands that need one.
+_SECOND = {"simulate": ("corpus", "scenes"), "annotate": ("plan", "run", "merge")}
+
+_ANNOTATE = """usage: mprm annotate plan|run|merge CORPUS [options]
+
+Spend continuations where they tell most:
+  plan   which steps to continue, as prefixes for any generator
+  run    continue them with the policy of a simulated world
+  merge  the corpus with the counts that the answers add
+
+mprm annotate plan --help explains a step. For example:
+  mprm annotate plan CORPUS --budget 10000 --output prefixes.jsonl
+  mprm annotate merge CORPUS --plan prefixes.jsonl --answers answers.jsonl"""
 
 # These multiply no matrices.
-COUNTING = {"stats", "score", "select", "verify", "convert"}
+COUNTING = {"stats", "score", "select", "verify", "convert", "annotate"}
 
 
 def usage() -> str:
@@ -119,13 +137,17 @@ def _dispatch(arguments: list[str]) -> int:
         from experiments.cli.run import main as run_experiment
 
         return run_experiment(arguments[1:])
-    if name == "simulate" and not {*_SIMULATED, "-h", "--help"} & {*arguments}:
+    second = _SECOND.get(name, ())
+    asks_help = bool({"-h", "--help"} & {*arguments})
+    if second and not {*second} & {*arguments} and not asks_help:
         print(
-            f"mprm simulate: {' or '.join(_SIMULATED)}? mprm simulate --help explains "
-            "both",
+            f"mprm {name}: {' or '.join(second)}? mprm {name} --help explains them",
             file=sys.stderr,
         )
         return 2
+    if name == "annotate" and tuple(arguments[:2]) not in TWO_WORDS:
+        print(_ANNOTATE, file=sys.stdout if asks_help else sys.stderr)
+        return 0 if asks_help else 2
     from experiments.console.command import run_command
 
     if tuple(arguments[:2]) in TWO_WORDS:

@@ -81,10 +81,8 @@ def write_world(
         DataError: it cannot be written, or ``folder`` holds files that no simulation
             wrote.
     """
-    # The first four are of the first corpus, the benchmark, the candidates, and the
-    # pictures of all these; each further corpus has two of its own.
-    streams = np.random.default_rng(seed).spawn(4 + 2 * number)
-    corpus = sample_corpus(world, rollouts, streams[-2 if number else 0])
+    streams = _streams(seed, number)
+    corpus = world_corpus(world, rollouts, seed, number)
     arguments = {
         "world": world.name,
         "rollouts": rollouts,
@@ -104,6 +102,20 @@ def write_world(
         manifest = {"versions": versions(), **arguments}
         (new / MADE_HERE).write_bytes(manifest_bytes(manifest, OUTPUT_SCHEMA))
     return corpus
+
+
+def world_corpus(
+    world: World, rollouts: int, seed: int, number: int = 0
+) -> list[Labelled]:
+    """A world's corpus as :func:`write_world` writes it, source by source."""
+    stream = _streams(seed, number)[-2 if number else 0]
+    return sample_corpus(world, rollouts, stream)
+
+
+def _streams(seed: int, number: int) -> list[np.random.Generator]:
+    # The first four are of the first corpus, the benchmark, the candidates, and the
+    # pictures of all these; each further corpus has two of its own.
+    return np.random.default_rng(seed).spawn(4 + 2 * number)
 
 
 class Truth(msgspec.Struct, frozen=True):

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterator
 from typing import Any
 
 import mpmath as mp
 import numpy as np
-from scipy.special import betaincc
+from scipy.special import betaincc, ndtri
 
 from experiments.theory_table.statement import Statement, both, label_information
-from theory import continuations, label_noise
+from theory import confidence, continuations, label_noise
 from theory.beta_binomial_fit import fit_from_mean_and_zero_rate
 from theory.continuations import JUDGED, Counts, one_beta, two_rates
 from theory.paper import FULL_DATA, LABELS, TRIALS
@@ -163,6 +164,75 @@ def _bend(information: Any) -> float:
     return float(three - 2 * two + one)
 
 
+# --- where the next ones go, and when to stop ----------------------------------------
+
+_STEP = 4, TRIALS, TRIALS, _A, _B
+_FAIR, _LOOKS = 0.5, 12
+
+
+def _spread_of_posteriors() -> Any:
+    """Variance of Pr(r >= 1/2) over the next counts of a step."""
+    k, n, more, a, b = _STEP
+    shape = mp.mpf(a) + k, mp.mpf(b) + n - k
+
+    def variance(right: Any) -> Any:
+        return right * (1 - right)
+
+    left = mp.mpf(0)
+    for j in range(more + 1):
+        after = shape[0] + j, shape[1] + more - j
+        weight = mp.binomial(more, j) * mp.beta(*after) / mp.beta(*shape)
+        left += weight * variance(mp.betainc(*after, 0.5, 1, regularized=True))
+    return variance(mp.betainc(*shape, 0.5, 1, regularized=True)) - left
+
+
+def _on_one_side(interval: Any) -> Any:
+    """Stops once the interval leaves 1/2, after four trials at least."""
+
+    def stop(k: Any, n: int) -> Any:
+        low, high = interval(k, n)
+        return (n >= 4) & ((low > _FAIR) | (high < _FAIR))
+
+    return stop
+
+
+def _covered_by_paths(holds: Any) -> float:
+    """Share of the paths of fair trials that hold 1/2 up to, and at, their stop: what
+    does not hold it stops.
+    """
+    paths = itertools.product((0, 1), repeat=_LOOKS)
+    return sum(
+        all(holds(sum(path[:n]), n) for n in range(4, _LOOKS + 1)) for path in paths
+    ) / (2**_LOOKS)
+
+
+def _wilson_holds(k: int, n: int) -> bool:
+    return (k / n - _FAIR) ** 2 <= ndtri(0.025) ** 2 * _FAIR * (1 - _FAIR) / n
+
+
+def _sequence_holds(k: int, n: int) -> bool:
+    mixed = mp.beta(k + 0.5, n - k + 0.5) / mp.pi
+    return mixed * mp.mpf(2) ** n < 20
+
+
+def _stopped(name: str, interval: Any, holds: Any, note: str) -> Statement:
+    return Statement(
+        f"stopped_{name}",
+        f"{name}, stopped at a verdict",
+        "enumeration",
+        **both(
+            "coverage_under_stopping",
+            interval,
+            _on_one_side(interval),
+            _FAIR,
+            _LOOKS,
+            part=0,
+        ),
+        oracle=lambda: _covered_by_paths(holds),
+        note=note,
+    )
+
+
 STATEMENTS: tuple[Statement, ...] = (
     *(statement for world in _WORLDS for statement in _shares(world)),
     Statement(
@@ -227,5 +297,33 @@ STATEMENTS: tuple[Statement, ...] = (
         tolerance=1e-12,
         note="I_N grows with N but need not be concave: where a class is rare a step "
         "without cost of its own may deserve many continuations (here 20)",
+    ),
+    Statement(
+        "flip_of_a_negative",
+        "K 0 of 16: flips in 16 more",
+        "mpmath",
+        **both("flip_probability", 0, TRIALS, TRIALS, _A, _B),
+        oracle=lambda: (
+            1 - mp.beta(_A, mp.mpf(_B) + 2 * TRIALS) / mp.beta(_A, mp.mpf(_B) + TRIALS)
+        ),
+    ),
+    Statement(
+        "information_of_the_next_continuations",
+        "K 4 of 16: gained by 16 more",
+        "mpmath",
+        **both("information_gain", *_STEP),
+        oracle=_spread_of_posteriors,
+    ),
+    _stopped(
+        "Wilson",
+        confidence.wilson_interval,
+        _wilson_holds,
+        "a 95 % interval for a fixed N, looked at after each of 12 trials at r = 1/2",
+    ),
+    _stopped(
+        "sequence",
+        confidence.confidence_sequence,
+        _sequence_holds,
+        "at least .95 at all N together, whatever stops",
     ),
 )

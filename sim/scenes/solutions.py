@@ -218,21 +218,37 @@ def rerun(
 ) -> np.ndarray:
     """Successes K among ``trials`` continuations really run from each step, [n_steps].
 
-    A continuation starts from what the step states, reads the remaining cells, checks
-    and answers; it succeeds if the answer is right.
+    A continuation succeeds if its answer is right.
     """
-    rollout, start = solutions.rollout, solutions.cells_read
+    truth = solutions.problems.true_results()[solutions.rollout, -1]
+    steps = np.arange(len(truth))
+    answers = continued(solutions, steps, care, trials, rng)
+    return (answers == truth[:, None]).sum(axis=1)
+
+
+def continued(
+    solutions: Solutions,
+    steps: np.ndarray,
+    care: Care,
+    trials: int,
+    rng: np.random.Generator,
+) -> np.ndarray:
+    """Final answers of ``trials`` continuations of each of the steps, [steps, trials].
+
+    A continuation starts from what the step states, reads the remaining cells, checks
+    and answers; behind a final answer nothing is left to do.
+    """
+    rollout, start = solutions.rollout[steps], solutions.cells_read[steps]
+    final = solutions.action[steps] == FINAL
     problems = solutions.problems
     true = problems.true_results()
-    shape = (len(start), trials)
-    result = np.broadcast_to(solutions.result[:, None], shape).copy()
-    origin = np.broadcast_to(solutions.origin[:, None], shape).copy()
+    shape = (len(steps), trials)
+    stated = solutions.result[steps, None]
+    result = np.broadcast_to(stated, shape).copy()
+    origin = np.broadcast_to(solutions.origin[steps, None], shape).copy()
     for item in range(problems.cells.shape[1]):
-        going = np.flatnonzero(
-            (start <= item)
-            & (item < problems.n_items[rollout])
-            & (solutions.action != FINAL)
-        )
+        more = item < problems.n_items[rollout]
+        going = np.flatnonzero((start <= item) & more & ~final)
         if not len(going):
             continue
         rows = rollout[going]
@@ -242,6 +258,4 @@ def rerun(
     answers, _ = check_answer(
         problems.take(rollout), State(result, origin), rng, true[rollout, -1]
     )
-    final = solutions.action[:, None] == FINAL
-    answers = np.where(final, solutions.result[:, None], answers)
-    return (answers == true[rollout, -1][:, None]).sum(axis=1)
+    return np.where(final[:, None], stated, answers)

@@ -10,6 +10,7 @@ from hypothesis import given, seed, settings
 from hypothesis import strategies as st
 
 from theory import simulate
+from theory.confidence import confidence_sequence, wilson_interval
 from theory.continuations import two_rates
 from theory.rollouts import Rollouts
 from theory.simulate import draw
@@ -146,6 +147,18 @@ ARGUMENTS = {
     "target_information": TARGETS,
     "trials_information": st.tuples(
         Q, TRIALS, LAWS, st.sampled_from(["count", "hard", "soft"])
+    ),
+    "flip_probability": st.tuples(
+        st.integers(0, 1), st.integers(1, 3), LENGTH, SHAPE, SHAPE, inside(0, 0.4)
+    ),
+    "information_gain": st.tuples(
+        st.integers(0, 1), st.integers(1, 3), LENGTH, SHAPE, SHAPE, TAU
+    ),
+    "coverage_under_stopping": st.tuples(
+        st.sampled_from([wilson_interval, confidence_sequence]),
+        st.just(lambda k, n: (k >= 2) & (k < n)),
+        Q,
+        st.integers(3, 12),
     ),
     "unreliability_posterior": st.tuples(st.integers(0, 1), *ANNOTATOR, TAU),
     "positive_label_prob": st.tuples(*ANNOTATOR),

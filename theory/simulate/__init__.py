@@ -28,6 +28,8 @@ _NAMES = {
         "target_information",
     ],
     "continuations": ["trials_information"],
+    "annotation": ["flip_probability", "information_gain"],
+    "confidence": ["coverage_under_stopping"],
     "beta_binomial": [
         "unreliability_posterior",
         "positive_label_prob",

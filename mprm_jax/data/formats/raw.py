@@ -13,7 +13,7 @@ other format that is written has a place for them.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from decimal import Decimal
 from itertools import chain
 from operator import attrgetter
@@ -50,6 +50,10 @@ class _Step(msgspec.Struct, gc=False):
     num_mc_total: int | UnsetType = UNSET
 
 
+class _Answered(msgspec.Struct):
+    answer: str | int | float = ""
+
+
 class _Rollout(Pictured, frozen=True, gc=False):
     steps_with_score: list[_Step] = msgspec.field(default_factory=list)
     question: str | None = None
@@ -57,6 +61,7 @@ class _Rollout(Pictured, frozen=True, gc=False):
 
 
 _DECODER = msgspec.json.Decoder(_Rollout)
+_ANSWER = msgspec.json.Decoder(_Answered)
 
 _IMAGE = attrgetter("image")
 # UNSET is false; a key that is there but empty says nothing that another does not.
@@ -297,6 +302,56 @@ def cut(line: bytes, kept: int | None = None, unlabelled: Sequence[int] = ()) ->
         steps[j] = msgspec.Raw(msgspec.json.encode(step | none))
     value["steps_with_score"] = msgspec.Raw(msgspec.json.encode(steps))
     return msgspec.json.encode(value)
+
+
+def recount(line: bytes, counts: Mapping[int, tuple[int, int]]) -> bytes:
+    """The raw line with other counts; all else, white space included, keeps its bytes.
+
+    Args:
+        line: of a corpus.
+        counts: K and N of steps, by number from 0 among those that say something.
+
+    Raises:
+        BadRecord: the line cannot be taken apart.
+
+    Example:
+        >>> old = b'{"steps_with_score": [{"step": "a", "score": 0}], "id": 7}'
+        >>> recount(old, {0: (3, 4)})[:45]
+        b'{"steps_with_score": [{"step":"a","score":0.7'
+    """
+    value, steps = _parts(line)
+    old = bytes(value["steps_with_score"])
+    new, done, number = b"", 0, -1
+    for raw in map(bytes, steps):
+        at = old.index(raw, done)  # elements follow one another
+        number += bool(_STEP.decode(raw).step.strip())
+        changed = raw
+        if (pair := counts.get(number)) and _STEP.decode(raw).step.strip():
+            k, n = pair
+            stated = {"score": k / n, "num_mc_correct": k, "num_mc_total": n}
+            changed = msgspec.json.encode(_FIELDS.decode(raw) | stated)
+        new += old[done:at] + changed
+        done = at + len(raw)
+    new += old[done:]
+    if line.count(old) == 1:
+        return line.replace(old, new)
+    value["steps_with_score"] = msgspec.Raw(new)
+    return msgspec.json.encode(value)
+
+
+def reference_answer(line: bytes) -> str:
+    """The answer that a raw line says is right.
+
+    Raises:
+        BadRecord: it says none.
+    """
+    try:
+        answer = _ANSWER.decode(line).answer
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise BadRecord("no answer", str(error)) from None
+    if not str(answer).strip():
+        raise BadRecord("no answer", "nothing to compare answers with")
+    return str(answer)
 
 
 def _parts(line: bytes) -> tuple[dict[str, msgspec.Raw], list[msgspec.Raw]]:

@@ -1,0 +1,1 @@
+"""`mprm annotate`: which steps deserve more continuations, and what they say."""

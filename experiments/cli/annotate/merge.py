@@ -1,0 +1,170 @@
+"""`mprm annotate merge`: the corpus with the counts that new continuations add."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+
+from experiments.console.command import answer
+from experiments.console.corpus import CorpusOptions, line_rows, load_usable
+from experiments.console.errors import UsageError
+from experiments.console.options import given
+from experiments.console.text import count_of
+from experiments.corpora.simulated import MADE_HERE, made_here
+from experiments.store.provenance import file_sha256
+from experiments.store.write_subset import corpus_manifest, folders_of
+from mprm_jax.data.continuations import (
+    Added,
+    Unanswered,
+    added_counts,
+    merged_files,
+    read_outcomes,
+    read_plan,
+)
+from mprm_jax.data.corpus import Corpus
+from mprm_jax.data.outputs import OutputSet
+from mprm_jax.records.problems import DataError
+from mprm_jax.records.record import UnmeasuredPolicy
+
+
+@dataclasses.dataclass(frozen=True)
+class Options(CorpusOptions):
+    """Add the answers of new continuations to the counts of a corpus.
+
+    Answers are compared with those of the records; each line has the id of a prefix and
+    its final answers, or whether they are correct, or their counts, or is a response of
+    the OpenAI batch API. Nothing else of the corpus changes by a byte. What would count
+    a continuation twice is refused: a corpus that is not the plan's, an id that comes
+    twice, answers that were merged before.
+
+    Example: mprm annotate merge CORPUS --plan prefixes.jsonl --answers answers.jsonl
+    --output runs/merged
+
+    Attributes:
+        plan: What mprm annotate plan wrote, with its manifest beside it.
+        answers: Answers, one JSON object a line.
+        output: Folder to write into, one file for each of the corpus's.
+        unmeasured: Steps that were never sampled stay as they are.
+        partial: Let prefixes have fewer continuations than asked for, or none; they are
+            counted.
+        unanswered: Continuations without an answer: skip does not count them; wrong
+            counts them as failures, which biases every label down.
+    """
+
+    plan: Path = dataclasses.field(kw_only=True)
+    answers: Path = dataclasses.field(kw_only=True)
+    output: Path = Path("runs/merged")
+    unmeasured: Annotated[UnmeasuredPolicy, tyro.conf.Suppress] = "keep"
+    partial: bool = False
+    unanswered: Unanswered = "skip"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if "--unmeasured" in given(self):
+            raise UsageError("annotate merge leaves steps never sampled as they are")
+
+
+OPTIONS = Options
+
+
+def run(options: Options) -> None:
+    """Check, count, and write."""
+    usable = load_usable(options)
+    usable.need_counts("a merge")
+    corpus = usable.corpus
+    if os.path.realpath(options.output) in folders_of([f.path for f in corpus.files]):
+        raise DataError(f"{options.output}: is the corpus's own folder; choose another")
+    before = made_here(_folder(corpus))
+    plan = read_plan(options.plan)
+    answers = file_sha256(options.answers)
+    history = [of for of in before.get("merged", ()) if isinstance(of, dict)]
+    if any(of.get("answers") == answers for of in history):
+        raise DataError(f"{options.answers}: was merged into {corpus.path} before")
+    plan.fits(corpus)
+    outcomes = read_outcomes(options.answers, plan, options.partial)
+    added = added_counts(corpus, plan, outcomes, options.unanswered)
+    if not added.trials:
+        raise DataError(f"{options.answers}: adds no continuation")
+    _check_folder(options.output, corpus)
+    facts = {
+        "plan": plan.sha256,
+        "answers": answers,
+        "unanswered": options.unanswered,
+        **_totals(added),
+    }
+    with OutputSet() as outputs:
+        written = []
+        for name, parts in merged_files(corpus, added):
+            output = outputs.add(options.output / name)
+            for part in parts:
+                output.write(part)
+            written.append(output.facts())
+        manifest = corpus_manifest(usable) | {
+            "merged": [*history, facts],
+            "outputs": written,
+            "added": _places(corpus, added),
+            # What draws the corpus's world again.
+            "simulated": before.get("simulated", before if "world" in before else {}),
+        }
+        outputs.add_manifest(options.output / MADE_HERE, manifest)
+    value = {"output": str(options.output), **facts, "rounds": len(history) + 1}
+    answer(options.json, value | line_rows(usable), _text(options, added))
+
+
+def _folder(corpus: Corpus) -> Path:
+    """Where the manifest of a corpus lies."""
+    folder = corpus.files[0].path.parent
+    return folder.parent if folder.name == "annotations" else folder
+
+
+def _check_folder(folder: Path, corpus: Corpus) -> None:
+    """Refuse a folder with files that would be read as a part of the result."""
+    names = {file.path.name.removesuffix(".gz") for file in corpus.files}
+    for file in sorted(folder.iterdir()) if folder.is_dir() else ():
+        if ".jsonl" in file.suffixes and file.name not in names:
+            raise DataError(
+                f"{file}: was there before and would be read as a part of the result; "
+                "choose an empty --output"
+            )
+
+
+def _totals(added: Added) -> dict[str, int]:
+    return {
+        "records": len(added.counts),
+        "steps": sum(map(len, added.counts.values())),
+        "successes": added.successes,
+        "trials": added.trials,
+        "without_answer": added.unanswered,
+        "short": added.short,
+    }
+
+
+def _places(corpus: Corpus, added: Added) -> list[list[Any]]:
+    """[file, line, [[step, K, N], ...]] of every record that changed."""
+    return [
+        [
+            corpus.files[corpus.file[row]].path.name,
+            int(corpus.line[row]),
+            [[j + 1, *pair] for j, pair in sorted(steps.items())],
+        ]
+        for row, steps in sorted(added.counts.items())
+    ]
+
+
+def _text(options: Options, added: Added) -> str:
+    totals = _totals(added)
+    lines = [
+        f"{added.successes:,} successes in {added.trials:,} continuations of "
+        f"{count_of(totals['steps'], 'step')} added."
+    ]
+    if added.unanswered:
+        what = "not counted" if options.unanswered == "skip" else "counted as wrong"
+        lines.append(f"{added.unanswered:,} without an answer, {what} (--unanswered).")
+    if added.short:
+        lines.append(f"{added.short:,} fewer than the plan asked for (--partial).")
+    lines.append(f"\nwrote {options.output}\nnext: mprm stats {options.output}")
+    return "\n".join(lines)
