@@ -15,6 +15,7 @@ from experiments.page.html import (
     Table,
     chart_of,
     count,
+    ends_of,
     num,
     share,
     tabulate,
@@ -71,10 +72,6 @@ def write_evaluation(
     )
 
 
-def _ends(ends: Sequence[float] | None) -> str | None:
-    return None if ends is None else f"{num(ends[0])} to {num(ends[1])}"
-
-
 def _metrics(value: dict[str, Any]) -> Table:
     intervals, metrics = value.get("intervals", {}), all_metrics(value)
     items = [
@@ -82,7 +79,7 @@ def _metrics(value: dict[str, Any]) -> Table:
         {
             "name": name.replace("  ", "\N{NO-BREAK SPACE}" * 3),
             "value": metrics[key],
-            "ends": _ends(intervals.get(key)),
+            "ends": ends_of(intervals.get(key)),
         }
         for key, name in METRIC_NAMES.items()
         if key in metrics
@@ -104,7 +101,7 @@ def _sources(value: dict[str, Any]) -> Table:
             "name": name,
             "wrong": of["steps_wrong"] / of["steps"],
             "macro_f1": value["per_source"][name],
-            "ends": _ends(of.get("intervals", {}).get("macro_f1")),
+            "ends": ends_of(of.get("intervals", {}).get("macro_f1")),
         }
         for name, of in value["sources"].items()
     ]

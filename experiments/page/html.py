@@ -46,6 +46,11 @@ count = _or_dash(lambda value: f"{int(value):,}")
 mean = _or_dash(lambda of, *args: num(of.mean, *args))
 
 
+def ends_of(ends: Sequence[float] | None, form: Callable[..., str] = num) -> str | None:
+    """Both ends of an interval."""
+    return None if ends is None else f"{form(ends[0])} to {form(ends[1])}"
+
+
 def plus_minus(of: Estimate | None, form: Callable[..., str] = num, *args: int) -> str:
     """A mean, and half the width of its interval where there is one."""
     if of is None or of.half_width is None:

@@ -8,33 +8,23 @@ from typing import Any
 
 import numpy as np
 
-from experiments.page.evaluation import Made, write_page
 from experiments.page.html import (
     Chart,
+    Made,
     Table,
     chart_of,
     count,
+    ends_of,
     num,
     share,
     sign,
     tabulate,
     text,
+    write_page,
 )
+from experiments.store.judging import CHOICES, STOPS
 from mprm_jax.rerank import AGGREGATES, WAYS
 
-# Ways to choose and rules to stop by, as people read them.
-CHOICES = {
-    "random": "random choice",
-    "mean": "best mean",
-    "min": "best min",
-    "product": "best product",
-    "last": "best last",
-    "first_error": "first error",
-    "majority": "majority vote",
-    "weighted_majority": "weighted vote",
-    "pass_at_n": "pass@N (bound)",
-}
-STOPS = {"fixed": "fixed number", "score": "high score", "posterior": "high chance"}
 _BOUNDS = ("random", "pass_at_n")
 
 
@@ -79,18 +69,14 @@ def _or_none(value: Mapping[str, Any]) -> Any:
     return lambda how: -1 if value[how] is None else value[how]
 
 
-def _ends(ends: Sequence[float] | None, form: Any = num) -> str | None:
-    return None if ends is None else f"{form(ends[0])} to {form(ends[1])}"
-
-
 def _choices(value: dict[str, Any]) -> Table:
     ends = value.get("intervals", {})
     items = [
-        {"name": name, "accuracy": value[how], "ends": _ends(ends.get(how))}
+        {"name": name, "accuracy": value[how], "ends": ends_of(ends.get(how))}
         | {"tied": value["tied"].get(how)}
         | {key: value[key].get(how) for key in ("gain", "gain_over_majority")}
         | {
-            f"{key}_ends": _ends(ends.get(key, {}).get(how), sign)
+            f"{key}_ends": ends_of(ends.get(key, {}).get(how), sign)
             for key in ("gain", "gain_over_majority")
         }
         for how, name in CHOICES.items()
@@ -141,7 +127,7 @@ def _stops(early: dict[str, Any]) -> Table:
     items = [
         {"name": name}
         | of
-        | {key: _ends(ends, form) for key, ends, form in _intervals(of)}
+        | {key: ends_of(ends, form) for key, ends, form in _intervals(of)}
         for rule, name in STOPS.items()
         if (of := early["rules"][rule]) is not None
     ]

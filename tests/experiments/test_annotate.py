@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import re
 import subprocess
 import sys
 
@@ -326,7 +327,13 @@ def test_the_policy_continues_its_own_world_and_the_counts_stay_true(mprm, tmp_p
     assert np.abs(z).max() < 4
     rounds = json.loads((out / "manifest.json").read_text())["merged"]
     assert [of["trials"] for of in rounds] == added_trials
-    assert (tmp_path / "page.html").read_text().count("<svg") == 2
+    html = (tmp_path / "page.html").read_text()
+    assert html.count("<svg") == 2
+    # Typed again, the page's command makes the same plan.
+    (command,) = re.findall("mprm (annotate plan .*)</pre>", html)
+    same = tmp_path / "same.jsonl"
+    assert mprm(command.replace(str(plan), str(same))).status == 0
+    assert same.read_bytes() == plan.read_bytes()
     assert mprm("stats", corpus, "--json --no-cache").status == 0
     # Another world's prefixes, and a corpus of no world.
     other = tmp_path / "other"

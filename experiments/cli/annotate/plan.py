@@ -23,10 +23,9 @@ from experiments.console.options import (
     OptionalPath,
     OptionalStr,
     PictureOptions,
-    given,
 )
 from experiments.console.tables import format_table
-from experiments.store.manifests import command_line
+from experiments.store.manifests import command_of
 from experiments.store.write_subset import check_output, corpus_manifest
 from mprm_jax.data.continuations import Prefix, batch_request, prefixes
 from mprm_jax.data.corpus import SelectableCorpus
@@ -155,8 +154,8 @@ def run(options: Options) -> None:
         from experiments.page.annotation import write_plan_page
         from experiments.page.html import Made
 
-        command = command_line("mprm annotate plan", given(options))
         inputs = {of["file"]: of["sha256"] for of in manifest["inputs"]}
+        command = command_of("mprm annotate plan", options, options.corpus)
         made = Made(command, inputs)
         write_plan_page(options.page, options.corpus.name, value, made)
         value["page"] = str(options.page)
