@@ -209,7 +209,7 @@ class Compared:
 
 
 @dataclass(frozen=True)
-class Comparison:
+class ScoreComparison:
     """Two models on the same steps.
 
     Attributes:
@@ -242,7 +242,10 @@ class Pair(NamedTuple):
 
 
 def decide_both(
-    match: Match, chosen_on: ThresholdChoice, fixed: float, source: str | None
+    match: Match,
+    chosen_on: ThresholdChoice,
+    fixed: float = 0.5,
+    source: str | None = None,
 ) -> Pair:
     """Each model's threshold by the same protocol, on the same rollouts, and what is
     left to evaluate; arguments and errors as :func:`mprm_jax.decision.decide`.
@@ -253,7 +256,7 @@ def decide_both(
     return Pair(first.take(left), second.take(left), (one, other))
 
 
-def compare(pair: Pair, replicates: int = REPLICATES, seed: int = 0) -> Comparison:
+def compare(pair: Pair, replicates: int = REPLICATES, seed: int = 0) -> ScoreComparison:
     """Differences of two models' metrics. Rollouts are resampled within their sources,
     the same ones for both models, and the thresholds stay.
 
@@ -276,7 +279,7 @@ def compare(pair: Pair, replicates: int = REPLICATES, seed: int = 0) -> Comparis
     scopes = list(dict.fromkeys(scope for scope, _ in values[0]))
     metrics, *_ = _adjusted({_ALL: _of_scope(_ALL, values, drawn)}).values()
     sources = {of: _of_scope(of, values, drawn) for of in scopes if of is not _ALL}
-    return Comparison(
+    return ScoreComparison(
         len(np.unique(pair.first.rollout)),
         pair.first.n_steps,
         pair.thresholds,
