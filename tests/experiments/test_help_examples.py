@@ -17,6 +17,7 @@ def example(command):
     """The arguments of the example in a command's help."""
     module = importlib.import_module(f"experiments.cli.{command.replace(' ', '.')}")
     found = re.search(r"Example: (mprm .+?)\n\n", module.OPTIONS.__doc__, re.DOTALL)
+    assert found is not None
     program, *arguments = shlex.split(found[1])
     assert program == "mprm"
     return arguments
