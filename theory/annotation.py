@@ -26,7 +26,7 @@ from theory import paper, selection
 from theory.beta_binomial import count_pmf
 from theory.domain import check_count, check_positive, check_probability
 from theory.rollouts import Rollouts
-from theory.scores import DEFAULT_ALPHA, moment_prior
+from theory.scores import DEFAULT_ALPHA, check_alpha, moment_prior
 from theory.selection import RuleName, mix_hash
 
 Criterion = Literal["flip", "information", "cut"]
@@ -81,6 +81,7 @@ class PlanOptions:
                 f"label_threshold must be in [0, 1), not {self.label_threshold}"
             )
         selection.budget(1, self.keep_ratio)
+        check_alpha(self.alpha)
         if self.rule in selection.UNRANKED or self.rule == "ccs":
             raise ValueError(f"rule {self.rule} has no cut that counts could cross")
 

@@ -104,21 +104,6 @@ def changed(row, **values):
     return Prediction(**{f: getattr(row, f) for f in row.__struct_fields__} | values)
 
 
-@pytest.mark.parametrize(
-    ("other", "where"),
-    [
-        ([*ONE[:2], changed(ONE[2], id="id 1"), *ONE[3:]], "B: record 3: "),
-        ([changed(ONE[0], labels=(0,) * len(ONE[0].labels)), *ONE[1:]], "B: record 1"),
-        ([*ONE, changed(ONE[0], scores=ONE[1].scores, labels=(), record=121)], "121"),
-        ([changed(row, id=f"other {i}") for i, row in enumerate(ONE)], "A: record 1: "),
-    ],
-)
-def test_what_does_not_match_is_refused_with_its_place(other, where):
-    one = [changed(ONE[0], labels=(1,) * len(ONE[0].labels)), *ONE[1:]]
-    with pytest.raises(DataError, match=where):
-        match(Scores("A", one), Scores("B", other))
-
-
 def test_what_one_lacks_is_refused_or_left_out():
     cut = changed(ONE[9], labels=ONE[9].labels[:1], scores=ONE[9].scores[:1])
     n = len(ONE[9].labels)

@@ -322,13 +322,6 @@ def test_the_interval_covers_the_truth_about_as_often_as_it_says():
     assert 51 <= covered <= 60
 
 
-@pytest.mark.parametrize("seed", range(3))
-def test_within_position_auroc_compares_equal_positions_only(seed):
-    steps = step_scores(*random_steps(np.random.default_rng(seed), 30, 7))
-    expected = auroc(steps.scores, steps.correct, steps.position)
-    assert within_position_auroc(steps) == expected
-
-
 def test_a_score_of_position_alone_is_worth_nothing_within_positions():
     rng = np.random.default_rng(0)
     labels = [
