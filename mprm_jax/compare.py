@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, NamedTuple
 
@@ -78,9 +78,6 @@ class Match:
     repeats: int
 
 
-_Key = tuple[str | int, int]
-
-
 def match(first: Scores, second: Scores, common: bool = False) -> Match:
     """Match responses by id, or by the number of their record where a file has no ids.
 
@@ -136,11 +133,16 @@ def _where(of: Scores, row: Prediction) -> str:
     return f"{of.name}: record {row.record}"
 
 
-def _by_key(of: Scores, by_id: bool) -> dict[_Key, Prediction]:
+def _by_key(of: Scores, by_id: bool) -> dict[Any, Prediction]:
     """Responses by id or record, and by their place among those of the record."""
-    found: dict[_Key, Prediction] = {}
-    for row, key in zip(of.rows, _keys(of.rows, by_id), strict=True):
-        before = found.setdefault(key, row)
+    found: dict[tuple[str | int, int], Prediction] = {}
+    last, seen = None, {}
+    for row in of.rows:
+        if row.record != last:
+            last, seen = row.record, {}
+        name = row.id if by_id else row.record
+        seen[name] = seen.get(name, 0) + 1
+        before = found.setdefault((name, seen[name]), row)
         if before is not row and (before.labels, before.scores, before.data_source) != (
             row.labels,
             row.scores,
@@ -151,16 +153,6 @@ def _by_key(of: Scores, by_id: bool) -> dict[_Key, Prediction]:
                 f"{before.record}, too"
             )
     return found
-
-
-def _keys(rows: Sequence[Prediction], by_id: bool) -> Iterator[_Key]:
-    last, seen = None, {}
-    for row in rows:
-        if row.record != last:
-            last, seen = row.record, {}
-        name = row.id if by_id else row.record
-        seen[name] = seen.get(name, 0) + 1
-        yield name, seen[name]
 
 
 def _paired(
