@@ -407,7 +407,7 @@ def brier_metrics(steps: StepScores) -> Metrics:
 
 
 def model_metrics(steps: StepScores, decision: Decision) -> Metrics:
-    """All of the above, and ProcessBench's, of one model on all sources together."""
+    """Every metric of one model on all sources together."""
     threshold = decision.at(steps)
     return joined(
         f1_metrics(steps, threshold),

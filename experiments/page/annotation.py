@@ -24,12 +24,7 @@ _PARTS = (
     ("continuations", "continuations", count),
     ("expected flips", "flips", num, 1),
 )
-_COUNTS = (
-    ("K/N today", "part", text),
-    ("steps", "steps", count),
-    ("continued", "continued", count),
-    ("continuations", "continuations", count),
-)
+_COUNTS = (("K/N today", "part", text), _PARTS[1], *_PARTS[3:5])
 _EXPECTED = (
     ("expected", "name", text),
     ("by this plan", "plan", num, 2),

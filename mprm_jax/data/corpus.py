@@ -76,6 +76,12 @@ class Corpus:
     stated: np.ndarray
     reused: int
 
+    @property
+    def folder(self) -> Path:
+        """Where its manifest and pictures lie: its files' folder, or above annotations/."""
+        folder = self.files[0].path.parent
+        return folder.parent if folder.name == "annotations" else folder
+
     def where(self, row: int) -> str:
         """``file:line`` of a rollout."""
         return f"{self.files[self.file[row]].path}:{self.line[row]}"

@@ -78,7 +78,7 @@ def run(options: Options) -> None:
     corpus = usable.corpus
     if os.path.realpath(options.output) in folders_of([f.path for f in corpus.files]):
         raise DataError(f"{options.output}: is the corpus's own folder; choose another")
-    before = made_here(_folder(corpus))
+    before = made_here(corpus.folder)
     plan = read_plan(options.plan)
     answers = file_sha256(options.answers)
     history = [of for of in before.get("merged", ()) if isinstance(of, dict)]
@@ -113,12 +113,6 @@ def run(options: Options) -> None:
         outputs.add_manifest(options.output / MADE_HERE, manifest)
     value = {"output": str(options.output), **facts, "rounds": len(history) + 1}
     answer(options.json, value | line_rows(usable), _text(options, added))
-
-
-def _folder(corpus: Corpus) -> Path:
-    """Where the manifest of a corpus lies."""
-    folder = corpus.files[0].path.parent
-    return folder.parent if folder.name == "annotations" else folder
 
 
 def _check_folder(folder: Path, corpus: Corpus) -> None:
