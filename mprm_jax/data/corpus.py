@@ -78,7 +78,7 @@ class Corpus:
 
     @property
     def folder(self) -> Path:
-        """Where its manifest and pictures lie: with its files, or above annotations/."""
+        """Where manifest and pictures lie: with the files, or above annotations/."""
         folder = self.files[0].path.parent
         return folder.parent if folder.name == "annotations" else folder
 
