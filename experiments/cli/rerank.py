@@ -49,7 +49,7 @@ class Options(ScoringOptions):
     Accuracy among N = 1, 2, 4, ... candidates is exact: the mean over all sets of N.
     Ties are broken by expectation.
 
-    Example: mprm rerank --checkpoint runs/model --candidates candidates.jsonl
+    Example: mprm rerank --predictions candidates.jsonl --adaptive --page rerank.html
 
     Attributes:
         candidates: File of candidate solutions that --checkpoint scores.
