@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from experiments.phase.annotation_design import FULL, KEEP_RATIO, MOST, RELIABLE, ROUNDS
-from theory.annotation import PlanOptions, plan_continuations
+from theory.annotation import PlanOptions, neighbour_prior, plan_continuations
 from theory.beta_binomial import unreliability_posterior
 from theory.confidence import confidence_sequence
 from theory.labelling import DOUBTFUL
@@ -194,7 +194,8 @@ PLANNED = {
 
 
 def plan(arm: str, outcomes: Outcomes, budget: int, content: np.ndarray) -> Allocation:
-    """Start with two of every step, and plan the rest in equal rounds.
+    """Start with two of every step, and plan the rest in equal rounds, each as `mprm
+    annotate plan` does: by neighbours' counts, and without last steps.
 
     Args:
         arm: of :data:`PLANNED`.
@@ -204,17 +205,21 @@ def plan(arm: str, outcomes: Outcomes, budget: int, content: np.ndarray) -> Allo
     """
     options, rollouts = PLANNED[arm], outcomes.rollouts
     trials = np.full(rollouts.n_steps, PLAN_START)
+    inner = np.ones(rollouts.n_steps, bool)
+    inner[rollouts.offsets[1:] - 1] = False
     for left in range(ROUNDS, 0, -1):
         share = (budget - int(trials.sum())) // left
         if share < options.block:
             continue
+        so_far = counted(rollouts, _seen(outcomes, trials))
         try:
             trials = trials + plan_continuations(
-                counted(rollouts, _seen(outcomes, trials)),
+                so_far,
                 share,
                 options,
-                prior=outcomes.prior,
+                prior=neighbour_prior(so_far, inner),
                 content=content,
+                only=inner,
             )
         except ValueError:  # nothing that it could draw would change anything
             break
