@@ -58,8 +58,7 @@ def answer_classes(answers: Sequence[str | None], rule: AnswerRule) -> AnswerCla
     for answer in answers:
         if answer is None or (key := _key(answer)) in number:
             continue
-        value = _mathematics(answer) if rule == "math" else key
-        place = len(first)
+        place, value = len(first), _mathematics(answer) if rule == "math" else None
         for i, other in enumerate(first if rule == "math" else ()):
             if same := _same_value(value, other):
                 place = i

@@ -273,6 +273,7 @@ def test_pictures_of_candidates_are_read_under_every_key(key, tmp_path):
         (beliefs([0.5], [math.inf]), True, "not positive and finite"),
         (beliefs([1.5], [2]), True, r"outside \[0, 1\]"),
         (beliefs([0.5], [2], tokens=-1), True, "not a candidates record"),
+        (beliefs([0.5], [2], truncated=-1), True, "not a candidates record"),
     ],
 )
 def test_bad_candidates_are_refused_by_record(problem, has_scores, words, tmp_path):
