@@ -184,6 +184,11 @@ def _notes(value: dict[str, Any]) -> list[str]:
             f"{count_of(value['steps_truncated'], 'step')} did not fit the model; "
             "their candidates are judged by the steps that did."
         )
+    if value["repeated"]:
+        notes.append(
+            f"{count_of(value['repeated'], 'problem')} with the id of another: intervals "
+            "take them for different ones."
+        )
     tied = max(value["tied"].values())
     if tied:
         how = max(value["tied"], key=value["tied"].__getitem__)

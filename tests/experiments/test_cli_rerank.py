@@ -29,6 +29,10 @@ def test_scores_of_any_model_can_be_judged(tmp_path, capsys):
     assert value["pass_at_n"] == 1
     assert (value["problems"], value["candidates"]) == (12, [4, 4])
     assert value["tied"]["last"] == 12
+    assert value["repeated"] == 0
+    write_lines(path, *SCORED, *(problem | {"id": 0} for problem in SCORED))
+    value = run(capsys, "rerank", "--predictions", path, "--json").json
+    assert (value["repeated"], len(value["notes"])) == (11, 3)
 
 
 def test_the_table_fits_80_columns(tmp_path, capsys):
