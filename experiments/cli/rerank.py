@@ -186,8 +186,8 @@ def _notes(value: dict[str, Any]) -> list[str]:
         )
     if value["repeated"]:
         notes.append(
-            f"{count_of(value['repeated'], 'problem')} with the id of another: intervals "
-            "take them for different ones."
+            f"{count_of(value['repeated'], 'problem')} with the id of another: to "
+            "intervals they are different ones."
         )
     tied = max(value["tied"].values())
     if tied:
