@@ -40,7 +40,7 @@ def test_the_threshold_and_the_seed_are_those_that_are_given(tmp_path, capsys):
     some = [{"correct": False, "prm_scores": late}, {"correct": True}]
     some[1] |= {"prm_scores": early}
     path = write_lines(tmp_path / "c.jsonl", {"candidates": some}, *SCORED)
-    given = "--predictions", path, "--json"
+    given = "--predictions", path, "--json", "--replicates=9"
     usual = run(capsys, "rerank", *given).json
     other = run(capsys, "rerank", *given, "--threshold=.05", "--seed=1").json
     assert other["first_error"] == pytest.approx(usual["first_error"] + 1 / 13)
