@@ -9,6 +9,7 @@ from experiments.page.evaluation import position_chart, risk_chart
 from experiments.page.html import (
     Made,
     Table,
+    chance,
     chart_of,
     ends_of,
     num,
@@ -86,6 +87,6 @@ def _table(caption: str, metrics: dict[str, dict[str, Any]], first: str) -> Tabl
         ("B", "second", num),
         ("B less A", "difference", sign),
         ("95 %", "ends", text),
-        ("p (Holm)", "adjusted_p", num),
+        ("p (Holm)", "adjusted_p", chance),
     )
     return tabulate(caption, items, columns, "B less A")

@@ -11,7 +11,7 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from experiments.console.text import number, percent, signed
+from experiments.console.text import number, p_value, percent, signed
 from experiments.store.provenance import versions
 from mprm_jax.data.outputs import OutputSet
 from theory.intervals import Estimate
@@ -42,6 +42,7 @@ def _or_dash(form: Callable[..., str]) -> Callable[..., str]:
 
 # Forms of a value in the page; None is a dash.
 text, num, sign, share = map(_or_dash, (str, number, signed, percent))
+chance = _or_dash(p_value)
 count = _or_dash(lambda value: f"{int(value):,}")
 mean = _or_dash(lambda of, *args: num(of.mean, *args))
 
