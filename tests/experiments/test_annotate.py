@@ -80,7 +80,7 @@ def test_a_plan_as_openai_requests_is_merged_alike(mprm, tmp_path):
     assert body["messages"][-1]["role"] == "assistant"
     assert body["messages"][-1]["content"].endswith("step 2 of 0\n\n")
     assert (body["model"], body["continue_final_message"]) == ("m", True)
-    texts = ["Final answer: 3", "it is \\boxed{3.0}", "no", "The answer is 4."]
+    texts = ["Final answer: 3", "it is \\boxed{3.0}", "", "The answer is 4."]
     answers = answers_file(
         tmp_path / "a.jsonl",
         [
@@ -243,7 +243,7 @@ def test_copies_bad_lines_and_compressed_files_keep_their_places(mprm, tmp_path)
 
 
 def test_scores_without_counts_get_them_and_other_files_are_refused(mprm, tmp_path):
-    bare = record(COUNTS[0])
+    bare = record(COUNTS[0], image=None)
     for of in bare["steps_with_score"]:
         del of["num_mc_correct"], of["num_mc_total"]
     corpus = write_corpus(tmp_path / "c", {"a.jsonl": [bare]})
@@ -261,6 +261,81 @@ def test_scores_without_counts_get_them_and_other_files_are_refused(mprm, tmp_pa
         assert out.exists() is (status == 0)
     (after,) = (tmp_path / "m0" / "a.jsonl").read_text().splitlines()
     assert json.loads(after)["steps_with_score"][2] == step(1, 8, "step 2 of 0")
+    # Requests do not say with which N they were planned; their manifest does.
+    options = "--budget 4 --criterion flip --trials 4 --form openai"
+    (row,) = planned(mprm, corpus, plan, options)[1]
+    answers_file(answers, [{"id": row["custom_id"], "successes": 1, "trials": 4}])
+    found = merged(mprm, corpus, plan, answers, tmp_path / "m2", "--trials 8")
+    assert found.status == 1
+    assert found.json["error"].startswith(str(plan))
+
+
+def test_no_output_takes_the_place_of_an_input(mprm, tmp_path):
+    world = tmp_path / "world"
+    write_world(world, PLENTIFUL, rollouts=20, judged=5, problems=5, seed=4)
+    data = sorted((world / "annotations").glob("*.jsonl"))
+    plan, answers = tmp_path / data[0].name, tmp_path / data[1].name
+    _, rows = planned(mprm, world, plan, "--budget 20 --no-cache")
+    answers_file(answers, [{"id": r["id"], "answers": ["3"] * r["n"]} for r in rows])
+    manifest = tmp_path / (plan.name + ".manifest.json")
+    made = world / "manifest.json"
+    inputs = {
+        path: path.read_bytes() for path in (*data, plan, answers, manifest, made)
+    }
+    again = tmp_path / "p.html"
+    for words, outputs in (
+        (f"annotate plan {world} --budget 20 --output", (data[0], made)),
+        (
+            f"annotate plan {world} --budget 20 --output {again} --page",
+            (data[0], made, again),
+        ),
+        (
+            f"annotate run {world} --plan {plan} --output",
+            (data[0], plan, manifest, made),
+        ),
+        (
+            f"annotate merge {world} --plan {plan} --answers {answers} --output",
+            (world, world / "annotations", tmp_path),
+        ),
+    ):
+        for output in outputs:
+            status = 2 if output == again else 1
+            assert (
+                mprm(
+                    words,
+                    output,
+                    "--json --no-cache" if "run" not in words else "--json",
+                ).status
+                == status
+            ), (words, output)
+    assert {path: path.read_bytes() for path in inputs} == inputs
+    assert not again.exists()
+
+
+def test_a_merge_of_what_it_cannot_name_or_hold(mprm, small, tmp_path):
+    plan, answers = tmp_path / "p.jsonl", tmp_path / "a.jsonl"
+    # A manifest of somebody else's beside the corpus says nothing of merges.
+    (small / "manifest.json").write_text('{"merged": 5}')
+    _, (row, *_) = planned(mprm, small, plan, "--budget 8 --criterion flip")
+    answers_file(answers, [{"id": row["id"], "successes": 1, "trials": 4}])
+    found = merged(mprm, small, plan, answers, tmp_path / "m", "--partial")
+    assert found.json["rounds"] == 1
+    # More than a record may hold.
+    plan.write_text(plan.read_text().replace('"n":4', '"n":65532', 1))
+    answers_file(answers, [{"id": row["id"], "successes": 1, "trials": 65532}])
+    found = merged(mprm, small, plan, answers, tmp_path / "n", "--partial")
+    assert found.status == 1
+    assert found.json["error"].startswith(f"{small}/one.jsonl:1:")
+    # Two files that would be one.
+    (small / "one.jsonl.gz").write_bytes(
+        gzip.compress(line(record(COUNTS[0], 9)).encode())
+    )
+    _, (row, *_) = planned(mprm, small, plan, "--budget 8 --criterion flip")
+    answers_file(answers, [{"id": row["id"], "successes": 1, "trials": row["n"]}])
+    found = merged(mprm, small, plan, answers, tmp_path / "n", "--partial")
+    assert found.status == 1
+    assert found.json["error"].startswith(f"{small}/one.jsonl.gz:")
+    assert not (tmp_path / "n").exists()
 
 
 @pytest.mark.parametrize(
