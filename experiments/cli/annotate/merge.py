@@ -26,6 +26,7 @@ from mprm_jax.data.continuations import (
     read_plan,
 )
 from mprm_jax.data.corpus import Corpus
+from mprm_jax.data.framing import annotations_folder
 from mprm_jax.data.outputs import OutputSet, manifest_path
 from mprm_jax.records.problems import DataError
 from mprm_jax.records.record import UnmeasuredPolicy
@@ -139,8 +140,10 @@ def _check_folder(options: Options, corpus: Corpus) -> None:
     for name in (*names, MADE_HERE):
         if os.path.realpath(folder / name) in taken:
             raise DataError(f"{folder / name}: is an input; choose another --output")
+    if annotations_folder(folder) != folder:
+        raise DataError(f"{folder}: holds another corpus; choose an empty --output")
     for file in sorted(folder.iterdir()) if folder.is_dir() else ():
-        if ".jsonl" in file.suffixes and file.name not in names:
+        if file.name.endswith((".jsonl", ".jsonl.gz")) and file.name not in names:
             raise DataError(
                 f"{file}: was there before and would be read as a part of the result; "
                 "choose an empty --output"
