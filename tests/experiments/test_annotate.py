@@ -7,13 +7,17 @@ import sys
 
 import numpy as np
 import pytest
+from scipy.stats import beta
 
 from experiments.corpora.scenes import read_truth, write_world
 from mprm_jax.data.continuations import final_answer
 from mprm_jax.data.corpus import read_corpus
 from mprm_jax.data.formats.raw import recount
 from sim.scenes.world import PLENTIFUL
-from tests.raw_files import line, record, step, write_corpus
+from tests.raw_files import line, record, step, write_corpus, write_pictures
+from theory.annotation import flip_probability
+from theory.rollouts import Rollouts
+from theory.scores import moment_prior
 
 COUNTS = [((4, 4), (2, 4), (0, 4), (0, 4)), ((4, 4), (4, 4)), ((1, 4), (0, 0), (0, 4))]
 
@@ -62,6 +66,17 @@ def test_a_plan_names_the_steps_and_spends_no_more_than_its_budget(
         assert (row["successes"], row["trials"]) == counts[row["step"] - 1]
         assert len(row["steps"]) == row["step"]
     assert len({row["id"] for row in rows}) == len(rows)
+    # Too few for a law by neighbours: one law, of all steps but the last ones.
+    k, n = np.array([of for counts in COUNTS for of in counts[:-1]]).T
+    (law,) = value["priors"]
+    rollouts = Rollouts(k, n, np.array([0, 3, 4, 6]), np.zeros(3, int), ("a",))
+    assert law == pytest.approx(moment_prior(rollouts))
+    asked = np.array([[row["successes"], row["trials"], row["n"]] for row in rows]).T
+    assert value["expected"]["flip"]["plan"] == pytest.approx(
+        flip_probability(*asked, *law).sum()
+    )
+    right = beta.sf(0.5, law[0] + k, law[1] + n - k)
+    assert value["doubt"] == pytest.approx((right * (1 - right)).sum())
     last, _ = planned(
         mprm, small, out, "--budget 100 --criterion flip --last-steps --most 8"
     )
@@ -105,6 +120,29 @@ def test_a_plan_as_openai_requests_is_merged_alike(mprm, tmp_path):
     assert found["successes"] == sum(sum(i % 4 < 2 for i in range(m)) for m in n)
     assert found["without_answer"] == sum(sum(i % 4 == 2 for i in range(m)) for m in n)
     assert found["trials"] == sum(n) - found["without_answer"]
+
+
+def test_equal_steps_are_planned_alike_in_whatever_order_they_stand(mprm, tmp_path):
+    records = [record(COUNTS[0], i) for i in range(12)]
+    found = []
+    for name, rows in (("c", records), ("d", records[::-1])):
+        corpus = write_corpus(tmp_path / name, {"a.jsonl": rows})
+        _, asked = planned(mprm, corpus, tmp_path / f"{name}.jsonl", "--budget 12")
+        found.append({(row["id"], row["n"]) for row in asked})
+    assert found[0] == found[1]
+    assert len(found[0]) < 12
+
+
+def test_requests_show_the_pictures_of_their_record(mprm, small, tmp_path):
+    write_pictures(tmp_path / "root" / "images", 3)
+    options = "--budget 12 --criterion flip --form openai --images", tmp_path / "root"
+    _, rows = planned(mprm, small, tmp_path / "p.jsonl", *options)
+    assert rows
+    for row in rows:
+        picture, question = row["body"]["messages"][0]["content"]
+        number = question["text"].split()[-1].strip("?")
+        path = tmp_path / "root" / "images" / f"{number}.png"
+        assert picture == {"type": "image_url", "image_url": {"url": path.as_uri()}}
 
 
 @pytest.mark.parametrize("unanswered", ["skip", "wrong"])
@@ -167,6 +205,7 @@ def test_what_would_count_twice_or_not_at_all_is_refused_with_its_place(
     refused([first, {**second, "id": "0-1"}], f"{path}:2: id 0-1")
     refused([first], f"{path}: no answers for 1")
     refused([first, {**second, "trials": 5}], f"{path}:2: 5 continuations")
+    refused([{**second, "trials": 5}], f"{path}:1: 5 continuations", "--partial")
     refused([first, {**second, "trials": 3}], f"{path}:2: 3 continuations")
     refused([first, {**second, "successes": 9}], f"{path}:2: 9 successes")
     refused([first, {"id": second["id"]}], f"{path}:2: no answers")
@@ -386,6 +425,12 @@ def test_the_policy_continues_its_own_world_and_the_counts_stay_true(mprm, tmp_p
             assert mprm("annotate run", corpus, "--plan", plan, *words).status == 0
             same = again.read_bytes() == answers.read_bytes()
             assert same is (seed == 0)
+        # Another plan, of the same prefixes: other continuations.
+        text = plan.read_bytes()
+        plan.write_bytes(text + b"\n")
+        assert mprm("annotate run", corpus, "--plan", plan, *words).status == 0
+        assert again.read_bytes() != answers.read_bytes()
+        plan.write_bytes(text)
         found = merged(mprm, corpus, plan, answers, out, "--no-cache")
         assert found.status == 0, found.err
         now = read_corpus(out, use_cache=False).rollouts
@@ -428,6 +473,11 @@ def test_of_equal_steps_the_right_one_is_counted_anew_and_empty_ones_are_passed_
     new = json.loads(recount(line(old).encode(), {1: (3, 6)}))
     steps[2] = step(3, 6, "a")
     assert new == old
+    # The same bytes elsewhere in the line are something else.
+    old = {"raw": {"steps_with_score": [step(1, 4)]}} | record([(1, 4)], 0)
+    old["steps_with_score"] = [step(1, 4)]
+    new = json.loads(recount(line(old).encode(), {0: (3, 6)}))
+    assert new == old | {"steps_with_score": [step(3, 6)]}
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import brier_score_loss, f1_score, roc_auc_score
 
+from mprm_jax.data.formats.prmbench import DIMENSIONS
 from mprm_jax.decision import (
     Decision,
     FirstError,
@@ -468,7 +469,9 @@ def test_a_threshold_needs_steps_on_both_sides():
 
 
 def test_means_over_sources_have_the_basic_interval_and_others_the_percentile():
-    steps = step_scores(*random_steps(np.random.default_rng(8), 120))
+    of, *columns = random_steps(np.random.default_rng(8), 120)
+    classes = dict(zip(sorted(set(of)), DIMENSIONS["soundness"], strict=False))
+    steps = step_scores([classes[name] for name in of], *columns)
     decision = Decision(0.0, "fixed")
     found = evaluation(steps, decision, replicates=100)
     whole = model_metrics(steps, decision)
@@ -477,7 +480,11 @@ def test_means_over_sources_have_the_basic_interval_and_others_the_percentile():
     for name in ("micro_f1", "source_mean_f1"):
         expected = basic_interval(getattr(found, name), drawn[name])
         assert found.intervals[name] == pytest.approx(expected)
-    for name in ("macro_f1_pooled", "aurc", "false_positive_rate"):
+    assert found.prmbench is not None
+    assert found.intervals["soundness"] == pytest.approx(
+        basic_interval(found.prmbench["soundness"], drawn["soundness"])
+    )
+    for name in ("macro_f1_pooled", "prm_score", "aurc", "false_positive_rate"):
         assert found.intervals[name] == percentile_interval(drawn[name])
 
 

@@ -121,7 +121,7 @@ def test_information_of_two_stages_is_that_of_all_continuations():
 @pytest.mark.parametrize(
     "rule", ["bis", "max-drop", "mixed", "posterior-fisher", "contrast"]
 )
-def test_cut_change_is_what_selecting_again_finds(rule):
+def test_cut_change_is_what_selecting_again_finds(rule, monkeypatch):
     """Each outcome of each step is put into the corpus, and all of it selected anew."""
     rng = np.random.default_rng(1)
     x = corpus(rng)
@@ -148,6 +148,10 @@ def test_cut_change_is_what_selecting_again_finds(rule):
             weight = comb(3, j) * np.exp(betaln(a + j, b + 3 - j) - betaln(a, b))
             exact += weight * (now[row] != today[row])
         assert found[step] == pytest.approx(exact, abs=1e-12), step
+    # A few steps at a time.
+    monkeypatch.setattr("theory.annotation._CHUNK", 30)
+    again = cut_change(x, 3, options, content, (A, B))
+    np.testing.assert_array_equal(again, found)
     if rule in ("bis", "posterior-fisher"):
         assert found.max() > 0.1
 
@@ -293,6 +297,9 @@ def test_the_prior_of_a_step_is_that_of_steps_with_neighbours_alike():
         )
         expected = moment_prior(alone)
         assert {(p, q) for p, q in zip(a[steps], b[steps], strict=True)} == {expected}
+    few = x.take(np.arange(20))
+    law = {(p, q) for p, q in zip(*neighbour_prior(few), strict=True)}
+    assert law == {moment_prior(few)}
     mean = a / (a + b)
     assert mean[bands[5]].min() > 0.8 > 0.2 > mean[bands[0]].max()
 
