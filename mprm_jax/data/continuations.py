@@ -336,7 +336,12 @@ class _Answers(msgspec.Struct):
 
 
 _BOXED = re.compile(r"\\boxed\s*\{")
-_STATED = re.compile(r"(?:final answer|answer is)(?:\s*(?::|is\b))*\s*([^\n]*)", re.I)
+# The last of them, as in "Final answer: the final answer is 4. I hope it is correct."
+# (the format of Minerva's prompts, Lewkowycz et al. 2022).
+_STATED = re.compile(
+    r"(?s:.*)(?:final answer|answer is)(?:\s*(?::|is\b))*\s*([^\n]*)", re.I
+)
+_HOPED = "I hope it is correct"
 
 
 def final_answer(text: str) -> str | None:
@@ -359,8 +364,10 @@ def final_answer(text: str) -> str | None:
             if depth == 0:
                 return text[start:at].strip() or None
         return None
-    found = _STATED.findall(text)
-    return (found[-1].strip(" \t\r.*$") or None) if found else None
+    found = _STATED.match(text)
+    if found is None:
+        return None
+    return found[1].partition(_HOPED)[0].strip(" \t\r.*$") or None
 
 
 class Outcome(NamedTuple):

@@ -487,6 +487,8 @@ def test_of_equal_steps_the_right_one_is_counted_anew_and_empty_ones_are_passed_
         ("\\boxed{2", None),
         ("The answer is 3\nFinal answer: **12.5**", "12.5"),
         ("Final answer is: blue.", "blue"),
+        ("Final Answer: The final answer is $4$. I hope it is correct.", "4"),
+        ("Final answer:\n\n4\nDone", "4"),
         ("so the answer is", None),
         ("", None),
     ],
