@@ -359,6 +359,14 @@ def test_a_merge_of_what_it_cannot_name_or_hold(mprm, small, tmp_path):
     answers_file(answers, [{"id": row["id"], "successes": 1, "trials": 4}])
     found = merged(mprm, small, plan, answers, tmp_path / "m", "--partial")
     assert found.json["rounds"] == 1
+    # What a killed run left is no stranger; another corpus is let alone.
+    (tmp_path / "m" / ".one.jsonl.0123456789abcdef.partial").write_text("{}")
+    found = merged(mprm, small, plan, answers, tmp_path / "m", "--partial")
+    assert found.status == 0, found.err
+    (tmp_path / "n" / "annotations").mkdir(parents=True)
+    assert merged(mprm, small, plan, answers, tmp_path / "n", "--partial").status == 1
+    assert [path.name for path in (tmp_path / "n").iterdir()] == ["annotations"]
+    (tmp_path / "n" / "annotations").rmdir()
     # More than a record may hold.
     plan.write_text(plan.read_text().replace('"n":4', '"n":65532', 1))
     answers_file(answers, [{"id": row["id"], "successes": 1, "trials": 65532}])
@@ -374,7 +382,7 @@ def test_a_merge_of_what_it_cannot_name_or_hold(mprm, small, tmp_path):
     found = merged(mprm, small, plan, answers, tmp_path / "n", "--partial")
     assert found.status == 1
     assert found.json["error"].startswith(f"{small}/one.jsonl.gz:")
-    assert not (tmp_path / "n").exists()
+    assert not list((tmp_path / "n").iterdir())
 
 
 @pytest.mark.parametrize(

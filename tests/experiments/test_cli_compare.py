@@ -41,6 +41,9 @@ def test_a_better_model_is_told_from_another(files, mprm):
         assert alone["rollouts"] == value["rollouts"]
     back = mprm("compare --json", *files[::-1]).json
     ends = value["metrics"]["aurc"]["interval"]
+    drawn = mprm("compare --json --seed 1", *files).json["metrics"]["aurc"]
+    assert drawn["difference"] == value["metrics"]["aurc"]["difference"]
+    assert drawn["interval"] != ends
     assert back["metrics"]["aurc"]["interval"] == pytest.approx(
         [-x for x in ends[::-1]]
     )

@@ -91,6 +91,9 @@ def test_a_prior_beside_the_scores_is_judged(scores, tmp_path, mprm):
     assert "slip_rate" in mprm("evaluate", *given, "--prior-file", truth).out
     failed = mprm("evaluate", *given)
     assert (failed.status, "slip_rate" in failed.err) == (1, True)
+    before = truth.read_bytes()
+    assert mprm("evaluate", *given, "--prior-file", truth, "--page", truth).status == 1
+    assert truth.read_bytes() == before
 
 
 ONE = {"data_source": "a", "labels_per_step": [1, -1], "prm_scores": [3.0, -2.0]}
