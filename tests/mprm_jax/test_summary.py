@@ -431,7 +431,8 @@ def test_the_default_threshold_is_chosen_where_nothing_is_evaluated():
 def test_a_cross_fitted_threshold_is_chosen_on_the_half_that_it_does_not_judge():
     steps = step_scores(*random_steps(np.random.default_rng(0), 300))
     decision, left = decide(steps, "cross-fitted")
-    assert len(left) == 300
+    assert len(left) == decision.rollouts == 300
+    assert decision.steps == steps.n_steps
     second = second_half(steps)
     # Of like size, within a fold of a fit, too.
     for other in (second | True, steps.keys % np.uint64(5) == 0):
