@@ -7,7 +7,7 @@ are computed with there: every batch is split over its copies and parts.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -29,6 +29,7 @@ from mprm_jax.data.scored import Candidate, CandidateSet, Prediction, Solution
 from mprm_jax.models.model import Model, Params
 from mprm_jax.records.problems import BadRecord, DataError
 from mprm_jax.records.record import ImageRoot
+from mprm_jax.train.objective import MAX_LOG_CONCENTRATION
 from mprm_jax.train.sharding import batch_parts, place_batch
 
 # Examples are encoded, sorted by length and scored this many batches at a time: images
@@ -181,7 +182,7 @@ def score_candidates(
     how: Scoring,
 ) -> list[CandidateSet]:
     """The sets with the model's scores of all candidates, whose images lie below
-    ``root``.
+    ``root``, and with their concentrations where the model was trained to give them.
 
     A candidate that is too long is judged by the steps that fit; its scores are fewer
     than its steps.
@@ -190,27 +191,37 @@ def score_candidates(
         DataError: a candidate cannot be encoded or scored; the message names it.
     """
     prompts = Prompts(model, of_candidates(sets), root)
-    return with_scores(sets, score_prompts(model, params, prompts, how))
+    return with_scores(sets, step_beliefs(model, params, prompts, how))
 
 
 def with_scores(
-    sets: Sequence[CandidateSet], scores: Iterable[np.ndarray]
+    sets: Sequence[CandidateSet], beliefs: Sequence[StepBeliefs]
 ) -> list[CandidateSet]:
-    """The sets with the scores of all candidates' steps, candidate by candidate.
+    """The sets with what is believed of all candidates' steps, candidate by candidate.
+
+    The row of the log concentration begins at zero and stays there unless it is
+    trained; then the concentrations, all 1, say nothing and are left out.
 
     Raises:
         DataError: a candidate has no score, or one that is not a number.
     """
-    following = iter(scores)
+    following = iter(beliefs)
+    trained = any((of.concentrations != 1).any() for of in beliefs)
 
     def scored(of: CandidateSet) -> Iterator[Candidate]:
         for number, one in enumerate(of.candidates, 1):
             where = f"{of.where}: candidate {number}"
-            found = _finite(next(following), where)
+            belief = next(following)
+            found = _finite(belief.scores, where)
             if not found:
                 raise DataError(f"{where}: not one step fits the model")
-            truncated = len(one.steps) - len(found)
-            yield msgspec.structs.replace(one, scores=found, truncated=truncated)
+            spread = tuple(belief.concentrations.tolist()) if trained else None
+            yield msgspec.structs.replace(
+                one,
+                scores=found,
+                concentrations=spread,
+                truncated=len(one.steps) - len(found),
+            )
 
     return [msgspec.structs.replace(of, candidates=tuple(scored(of))) for of in sets]
 
@@ -225,11 +236,32 @@ def score_prompts(
     So a model is compiled for each such shape that occurs, a handful. A causal model
     gives the same scores whatever an example is batched with.
     """
-    scores = []
+    return [of.scores for of in step_beliefs(model, params, examples, how)]
+
+
+class StepBeliefs(NamedTuple):
+    """What a model believes of the success rates of an example's steps.
+
+    Attributes:
+        scores: their means m, float64 ``[S]``.
+        concentrations: c of Beta(c m, c (1 - m)), float64 ``[S]``; 1 of every step
+            unless the model was trained on counts.
+    """
+
+    scores: np.ndarray
+    concentrations: np.ndarray
+
+
+def step_beliefs(
+    model: Model, params: Params, examples: Source, how: Scoring
+) -> list[StepBeliefs]:
+    """As :func:`score_prompts`, with the concentrations."""
+    found = []
     for logits_Sx3 in _at_markers(_logits, model, params, examples, how):
-        yes_S, no_S, _ = logits_Sx3.astype(np.float64).T
-        scores.append(expit(yes_S - no_S))
-    return scores
+        yes_S, no_S, log_S = logits_Sx3.astype(np.float64).T
+        log_S = log_S.clip(-MAX_LOG_CONCENTRATION, MAX_LOG_CONCENTRATION)
+        found.append(StepBeliefs(expit(yes_S - no_S), np.exp(log_S)))
+    return found
 
 
 def marker_states(

@@ -23,7 +23,7 @@ from matplotlib.patches import Rectangle
 
 from paper_figures import phase, style
 from paper_figures.corpus import coverage_panel
-from paper_figures.selection import beside, keep_axis, update_axis
+from paper_figures.selection import beside, keep_axis, named_ticks, update_axis
 from paper_figures.style import DASHES, GREY, MARKERS, MUTED
 
 # Inches; with fonts of 8 points, text keeps 10 px on a phone 360 px wide.
@@ -209,6 +209,19 @@ def lines(
     axis.set_ylabel(y_label)
     axis.grid(axis="y")
     _legend(figure, axis)
+    return figure
+
+
+def by_doublings(figure: Figure, x: Sequence[int]) -> Figure:
+    """Curves of :func:`lines` with a doubling of x as wide wherever it is.
+
+    Args:
+        figure: of the curves.
+        x: named on the axis.
+    """
+    axis = figure.axes[0]
+    axis.set_xscale("log", base=2)
+    named_ticks(axis, x, [f"{of:,}" for of in x])
     return figure
 
 

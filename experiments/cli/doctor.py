@@ -29,6 +29,7 @@ _LIBRARIES = {
     "pyarrow": "Parquet and Arrow files (extra: parquet)",
     "pandas": "mprm.frame (extra: pandas)",
     "imagehash": "mprm overlap, similar pictures (extra: overlap)",
+    "math-verify": "mprm rerank --answers math (extra: math)",
     "distributed": "--dask (extra: dask)",
 }
 

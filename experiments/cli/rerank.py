@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from pathlib import Path
 from typing import Any
 
 from experiments.console.command import answer
 from experiments.console.compilation import compiling
+from experiments.console.errors import UsageError
+from experiments.console.options import OptionalPath, given
 from experiments.console.progress import progress
 from experiments.console.tables import format_table, printable
-from experiments.console.text import count_of
+from experiments.console.text import count_of, percent
+from experiments.page.evaluation import Made
+from experiments.page.rerank import CHOICES, STOPS, write_reranked
+from experiments.store.judging import check_page
+from experiments.store.manifests import command_line
+from experiments.store.provenance import file_sha256
 from experiments.store.scoring import (
     ScoringOptions,
     between,
@@ -19,50 +27,82 @@ from experiments.store.scoring import (
     number,
     write_scored,
 )
+from mprm_jax.data.answers import AnswerRule
+from mprm_jax.data.framing import corpus_files
 from mprm_jax.data.scored import CandidateSet, read_candidates
-from mprm_jax.rerank import AGGREGATES, best_of_n, encode_scored
+from mprm_jax.rerank import THRESHOLD, Choosing, best_of_n, encode_scored
 
 
 @dataclasses.dataclass(frozen=True)
 class Options(ScoringOptions):
-    """Best-of-N accuracy of a model on candidate solutions.
+    """How well do scores choose among candidate solutions, and how many are needed?
 
     Scores every candidate's steps with a checkpoint, or reads their scores, and takes
-    the candidate of the best mean (the paper's), minimum, product or last score. FILE
-    holds JSON lines, or one JSON list, of {"question", "image", "answer",
-    "candidates": [{"steps": [...], "answer" or "correct": true}]}; for --predictions
-    every candidate has "prm_scores", and the texts may be left out. A candidate without
-    an answer counts as wrong.
+    the candidate of the best mean (the paper's), minimum, product, last score or share
+    of steps before the first error, or the answer that most candidates give, or whose
+    candidates' mean scores sum highest. FILE holds JSON lines, or one JSON list, of
+    {"question", "image", "answer", "candidates": [{"steps": [...], "answer" or
+    "correct": true}]}; for --predictions every candidate has "prm_scores", and the
+    texts may be left out. A candidate without an answer counts as wrong and votes for
+    nothing.
 
-    Ties are broken by expectation. Random choice and pass@N are exact.
+    Accuracy among N = 1, 2, 4, ... candidates is exact: the mean over all sets of N.
+    Ties are broken by expectation.
 
-    Example: mprm rerank --checkpoint runs/model --candidates candidates.jsonl
+    Example: mprm rerank --predictions candidates.jsonl --adaptive --page rerank.html
 
     Attributes:
         candidates: File of candidate solutions that --checkpoint scores.
+        answers: When two answers are the same: text, upper and lower case alike, or the
+            same number; math also compares expressions (needs math-verify).
+        threshold: A step that scores less is an error, for "first error".
+        adaptive: Also stop drawing candidates after a number of them, or before, once
+            the best mean so far is high, or is so with enough probability by the
+            "prm_concentrations" (which a model trained with --labels beta-binomial
+            gives). What is enough is chosen on one half of the problems and judged on
+            the other. Cost is "tokens" where every candidate says so, else words.
+        page: Where a page of the result goes (one HTML file).
     """
 
     candidates: Path | None = None
+    answers: AnswerRule = "text"
+    threshold: float = THRESHOLD
+    adaptive: bool = False
+    page: OptionalPath = None
 
     SCORED = "candidates"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not math.isfinite(self.threshold):
+            raise UsageError(f"--threshold must be finite, not {self.threshold}")
+
+    @property
+    def choosing(self) -> Choosing:
+        """How candidates are chosen."""
+        return Choosing(self.threshold, True, self.replicates, self.seed)
 
 
 OPTIONS = Options
 
 
 def run(options: Options) -> None:
-    """Score if need be, and choose."""
-    if options.predictions is not None:
-        value = _judge(options, read_candidates(options.predictions, scored=True))
+    """Score if need be, choose, and write the page."""
+    if (file := options.predictions) is not None:
+        sets = read_candidates(file, scored=True, answers=options.answers)
+        value = _judge(options, sets)
     else:
         assert options.checkpoint is not None
         assert options.candidates is not None
-        sets, judged = _score(options, options.checkpoint, options.candidates)
+        file = options.candidates
+        sets, judged = _score(options, options.checkpoint, file)
         value = _judge(options, sets) | {"judged": judged}
         output = options.output or Path("runs/candidates.jsonl")
         value["predictions"] = str(output)
         lines = map(encode_scored, sets)
-        write_scored(output, options, options.candidates, lines, value, judged)
+        write_scored(output, options, file, lines, value, judged)
+    if options.page is not None:
+        _write_page(options, value, file)
     answer(options.json, value, lambda: _text(value))
 
 
@@ -73,7 +113,7 @@ def _score(
     from mprm_jax.evaluate import Scoring, score_candidates
     from mprm_jax.records.record import image_root
 
-    sets = read_candidates(file, scored=False)
+    sets = read_candidates(file, scored=False, answers=options.answers)
     images = next((of.images for of in sets if of.images), ())
     root = options.root or image_root(file, images)
     model, params, facts = load_checkpoint(checkpoint, options.opening())
@@ -85,21 +125,48 @@ def _score(
 
 
 def _judge(options: Options, sets: list[CandidateSet]) -> dict[str, Any]:
-    found = best_of_n(sets, replicates=options.replicates, seed=options.seed)
+    found = best_of_n(sets, options.choosing)
     value = found.as_json()
+    if options.adaptive:
+        from mprm_jax.adaptive import adaptive
+
+        early = adaptive(sets, options.choosing)
+        value["adaptive"] = early and dataclasses.asdict(early)
     value["notes"] = _notes(value)
     return value
+
+
+def _write_page(options: Options, value: dict[str, Any], file: Path) -> None:
+    assert options.page is not None
+    check_page(options.page, file, value.get("predictions", file))
+    inputs = {str(of.path): file_sha256(of.path) for of in corpus_files(file)}
+    told = {name: of for name, of in given(options).items() if name != "--json"}
+    made = Made(command_line("mprm rerank", told), inputs)
+    write_reranked(options.page, value, file, made)
+    value["page"] = str(options.page)
 
 
 def _notes(value: dict[str, Any]) -> list[str]:
     """What a reader of the numbers must know, a sentence each."""
     notes = []
     if value["product"] is None:
-        notes.append("Scores outside [0, 1] are no probabilities: no product.")
+        notes.append(
+            "Scores outside [0, 1] are no probabilities: no product, no weighted vote."
+        )
+    if value["answers_unknown"]:
+        notes.append(
+            f"{count_of(value['answers_unknown'], 'candidate')} told right or wrong "
+            'without an "answer": no votes.'
+        )
     if value["unanswered"]:
         notes.append(
             f"{count_of(value['unanswered'], 'candidate')} without an answer counted "
             "as wrong."
+        )
+    if value["undecided"]:
+        notes.append(
+            f"{count_of(value['undecided'], 'comparison')} of answers took too long or "
+            "made no mathematics; they count as different."
         )
     if value["steps_truncated"]:
         notes.append(
@@ -111,26 +178,59 @@ def _notes(value: dict[str, Any]) -> list[str]:
         how = max(value["tied"], key=value["tied"].__getitem__)
         notes.append(
             "Right and wrong candidates tie for the best in up to "
-            f"{count_of(tied, 'problem')} "
-            f"(by {how}); each of them counts with the expectation over its ties."
+            f"{count_of(tied, 'problem')} (by {CHOICES[how]}); each of them counts "
+            "with the expectation over its ties."
         )
+    curve = value["curve"]
+    if None in curve.get("weighted_majority", ()) or None in curve.get("majority", ()):
+        notes.append(
+            "Some votes among N of so many candidates cost too much to be exact, and "
+            "are left out."
+        )
+    if value["candidates"][0] < value["candidates"][1]:
+        notes.append("A problem with fewer than N candidates counts with all it has.")
+    if "adaptive" in value:
+        notes += _adaptive_notes(value["adaptive"])
     return notes
 
 
-# Of the outcome.
-_CHOICES = {
-    "random": "random choice",
-    **{how: f"best {how}" for how in AGGREGATES},
-    "pass_at_n": "pass@N (bound)",
-}
+def _adaptive_notes(early: dict[str, Any] | None) -> list[str]:
+    if early is None:
+        return ["Stopping early needs problems in both halves, and costs."]
+    if early["rules"]["posterior"] is None:
+        return [
+            "Not every candidate has prm_concentrations: nothing stops by how sure "
+            "scores are."
+        ]
+    return []
 
 
 def _text(value: dict[str, Any]) -> str:
     low, high = value["candidates"]
     per = f"{low}" if low == high else f"{low} to {high}"
+    lines = [f"{count_of(value['problems'], 'problem')}, {per} candidates each", ""]
+    lines += [_choices(value), "", _curve(value["curve"]), ""]
+    if value.get("adaptive"):
+        lines += [_adaptive(value["adaptive"]), ""]
+    if len(value["per_source"]) > 1:
+        header = ("source", "problems", "random", "best mean", "majority", "pass@N")
+        shown = ("random", "mean", "majority", "pass_at_n")
+        sources = [
+            (
+                printable(name, 24),
+                f"{of['problems']:,}",
+                *(number(of.get(key)) for key in shown),
+            )
+            for name, of in value["per_source"].items()
+        ]
+        lines += [format_table(header, sources), ""]
+    return "\n".join([*lines, *closing(value)])
+
+
+def _choices(value: dict[str, Any]) -> str:
     ends = value.get("intervals", {})
     rows = []
-    for key, name in _CHOICES.items():
+    for key, name in CHOICES.items():
         gain, tied = value["gain"].get(key), value["tied"].get(key)
         rows.append(
             (
@@ -143,17 +243,34 @@ def _text(value: dict[str, Any]) -> str:
             )
         )
     header = ("choice", "accuracy", "95 %", "less random", "95 %", "tied")
-    lines = [f"{count_of(value['problems'], 'problem')}, {per} candidates each", ""]
-    lines += [format_table(header, rows), ""]
-    if len(value["per_source"]) > 1:
-        header = ("source", "problems", "random", "best mean", "pass@N")
-        sources = [
-            (
-                printable(name, 24),
-                f"{of['problems']:,}",
-                *(number(of[key]) for key in ("random", "mean", "pass_at_n")),
+    return format_table(header, rows)
+
+
+def _curve(curve: dict[str, list[Any]]) -> str:
+    """Accuracy by N; of more than eight, the last eight."""
+    sizes = curve["n"][-8:]
+    rows = [
+        (name, *("-" if one is None else f"{one:.3f}" for one in curve[key][-8:]))
+        for key, name in CHOICES.items()
+        if key in curve
+    ]
+    return format_table(("accuracy among N =", *map(str, sizes)), rows)
+
+
+def _adaptive(early: dict[str, Any]) -> str:
+    rows = []
+    for key, name in STOPS.items():
+        if (of := early["rules"][key]) is not None:
+            ends = of["intervals"] or {}
+            rows.append(
+                (
+                    name,
+                    number(of["accuracy"]),
+                    f"{of['change']:+.4f}",
+                    between(ends.get("change")),
+                    f"{of['drawn']:.2f}",
+                    percent(of["cost"], 1).replace("\N{NO-BREAK SPACE}", " "),
+                )
             )
-            for name, of in value["per_source"].items()
-        ]
-        lines += [format_table(header, sources), ""]
-    return "\n".join([*lines, *closing(value)])
+    header = ("stop at", "accuracy", "less all", "95 %", "drawn", early["unit"])
+    return format_table(header, rows)

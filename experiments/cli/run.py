@@ -40,6 +40,7 @@ EXPERIMENTS = {
         "phase.candidates",
         "which rule, with labels, in probes and nets?",
     ),
+    "annotate": ("phase.annotation", "where should continuations go?"),
 }
 
 # These need what only the user has, so `mprm run all` leaves them out.

@@ -26,6 +26,7 @@ _EXTRAS = {
     "transformers": "hub",
     "huggingface_hub": "hub",
     "imagehash": "overlap",
+    "math_verify": "math",
 }
 
 

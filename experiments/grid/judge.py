@@ -23,11 +23,11 @@ from mprm_jax.evaluate import (
     of_candidates,
     of_solutions,
     predictions,
-    score_prompts,
+    step_beliefs,
     with_scores,
 )
 from mprm_jax.models.model import Model, Params
-from mprm_jax.rerank import best_of_n, replicate_accuracy
+from mprm_jax.rerank import Choosing, best_of_n, replicate_accuracy
 from mprm_jax.summary import (
     auroc_metrics,
     evaluation,
@@ -207,14 +207,13 @@ class Bench:
         if not self.sets:
             return None, []
         how = Scoring(self.batch_size)
-        scores = score_prompts(self.model, params, self.candidates, how)
-        scored = with_scores(self.sets, scores)
-        found = best_of_n(scored, replicates=0)
+        beliefs = step_beliefs(self.model, params, self.candidates, how)
+        scored = with_scores(self.sets, beliefs)
+        found = best_of_n(scored, Choosing(curve=False, replicates=0))
         names = ("mean", "random", "pass_at_n")
         accuracy: dict[str, Any] = {name: found.accuracy[name] for name in names}
         accuracy["n"] = found.candidates[1]
-        rng = np.random.default_rng(0)
-        drawn = replicate_accuracy(scored, "mean", REPLICATES, rng)
+        drawn = replicate_accuracy(scored, "mean", REPLICATES)
         return accuracy, _json_numbers(drawn)
 
     def learnability(self, params: Params) -> list[dict[str, Any]]:

@@ -77,6 +77,7 @@ FIGURES = {
     "phase-students": Source("phase:students", ("phase_students", "judges")),
     "phase-probes": Source("phase:probes", ("phase_probes", "judges")),
     "phase-nets": Source("phase:nets", ("phase_nets", "judges")),
+    "annotation": Source("annotation:annotation", ("annotate",)),
 }
 
 

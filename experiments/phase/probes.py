@@ -25,7 +25,7 @@ from mprm_jax.models import tiny
 from mprm_jax.records.problems import DataError, faults_of
 from sim.scenes.pictures import draw
 from sim.scenes.solutions import Solutions
-from sim.scenes.world import WORLDS, sample_benchmark, sample_corpus
+from sim.scenes.world import WORLDS, World, sample_benchmark, sample_corpus
 from sim.students.evaluation import Split
 from sim.students.train import Student
 from theory.rollouts import Rollouts
@@ -55,6 +55,7 @@ class Scenes(NamedTuple):
         solutions: of each source, the corpus's first.
         rollouts: counts of the corpus.
         right_S: truth of its steps.
+        r_S: exact success probability of a continuation from each.
         judged: steps of the benchmark that are not neutral.
         split: their truth and source.
         held_out: whether the threshold is chosen on them.
@@ -63,25 +64,26 @@ class Scenes(NamedTuple):
     solutions: Sequence[Solutions]
     rollouts: Rollouts
     right_S: np.ndarray
+    r_S: np.ndarray
     judged: np.ndarray
     split: Split
     held_out: np.ndarray
 
 
 @cache
-def drawn(world: str, rollouts: int, judged: int, seed: int) -> Scenes:
+def drawn(world: World, rollouts: int, judged: int, seed: int) -> Scenes:
     """A corpus and a benchmark of a visual world, those that
     :func:`experiments.corpora.scenes.write_world` writes for this seed.
     """
     streams = np.random.default_rng(seed).spawn(2)
-    parts = sample_corpus(WORLDS[world], rollouts, streams[0])
+    parts = sample_corpus(world, rollouts, streams[0])
     test = [part.solutions for part in sample_benchmark(judged, streams[1])]
     train = [part.solutions for part in parts]
     successes = np.concatenate([part.successes for part in parts])
     lengths = np.concatenate([np.diff(of.offsets) for of in train])
     counts = Rollouts(
         successes,
-        np.full(len(successes), WORLDS[world].trials),
+        np.full(len(successes), world.trials),
         np.concatenate([[0], np.cumsum(lengths)]),
         np.repeat(np.arange(len(train)), [len(of.problems) for of in train]),
         tuple(of.problems.source.name for of in train),
@@ -96,6 +98,7 @@ def drawn(world: str, rollouts: int, judged: int, seed: int) -> Scenes:
         (*train, *test),
         counts,
         np.concatenate([truth_of(of) for of in train]),
+        np.concatenate([part.r for part in parts]),
         judged_steps,
         Split(correct[judged_steps] == 1, source[judged_steps]),
         held_out[judged_steps],
@@ -104,7 +107,7 @@ def drawn(world: str, rollouts: int, judged: int, seed: int) -> Scenes:
 
 def scenes_of(design: Probes | Nets, world: str, seed: int) -> Scenes:
     """The scenes of a diagram."""
-    return drawn(world, design.rollouts, design.judged, seed)
+    return drawn(WORLDS[world], design.rollouts, design.judged, seed)
 
 
 def truth_of(solutions: Solutions) -> np.ndarray:

@@ -15,12 +15,14 @@ too. One list of scores is for its first solution, several are for all it holds.
 Candidate sets are several solutions of one problem, of which a model picks the best:
 
 ``{"question", "image"?, "answer"?, "data_source"?, "candidates": [{"steps": [s1, s2],
-"answer" or "correct", "prm_scores"?}]}``
+"answer" or "correct", "prm_scores"?, "prm_concentrations"?, "tokens"?}]}``
 
-A candidate is correct if ``correct`` says so, else if its answer is the problem's: the
-same text, upper and lower case alike, or the same decimal number; one without an answer
-(none was found in its text: ``null``, empty, or no such key) is wrong. ``prm_scores``
-are the scores of a model, one per step; with them the texts may be left out.
+A candidate is correct if ``correct`` says so, else if its answer is the problem's by a
+rule of :mod:`mprm_jax.data.answers`; one without an answer (none was found in its text:
+``null``, empty, or no such key) is wrong. ``prm_scores`` are the scores of a model, one
+per step; with them the texts may be left out. ``prm_concentrations`` c beside them say
+that the success rate of a step of score m is Beta(c m, c (1 - m)). ``tokens`` (else the
+``words`` of the texts) are what a candidate cost.
 
 Scores may stand under any name in :class:`Scored`. Other keys may be there. Instead of
 one record per line the file may be one JSON list; a folder of such files is read as
@@ -32,14 +34,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Annotated, Any, NamedTuple, TypeVar
 
 import msgspec
 import numpy as np
 import xxhash
 from msgspec import UNSET, UnsetType
 
-from mprm_jax.data.answers import same_answer
+from mprm_jax.data.answers import AnswerRule, answer_classes
 from mprm_jax.data.formats import FORMATS, detect
 from mprm_jax.data.formats.base import Format, ReadOptions
 from mprm_jax.data.formats.json_record import (
@@ -155,14 +157,20 @@ class Candidate(msgspec.Struct, frozen=True):
         correct: whether its answer is right.
         scores: one per step, where given.
         truncated: steps at the end without a score, because they did not fit the model.
-        answered: whether it has an answer; wrong if not.
+        answer: None: none was found; UNSET: nobody says, only whether it is right.
+        concentrations: of the steps' success rates about their scores, where given.
+        tokens: that it cost, where given.
+        words: of its steps; None where neither they nor their texts are given.
     """
 
     steps: tuple[str, ...]
     correct: bool
     scores: tuple[float, ...] | None = None
     truncated: int = 0
-    answered: bool = True
+    answer: str | UnsetType | None = UNSET
+    concentrations: tuple[float, ...] | None = None
+    tokens: int | None = None
+    words: int | None = None
 
 
 class CandidateSet(msgspec.Struct, frozen=True):
@@ -174,6 +182,10 @@ class CandidateSet(msgspec.Struct, frozen=True):
         images: paths below the image root.
         source: name of its source; empty if not given.
         candidates: at least one.
+        id: of the problem; by default a hash of what is asked (question, image paths).
+        classes: which of the candidates have the same answer, -1 for none; None: of
+            some nobody says what they answer.
+        undecided: comparisons of answers that mathematics gave up.
     """
 
     where: str
@@ -181,12 +193,9 @@ class CandidateSet(msgspec.Struct, frozen=True):
     images: tuple[str, ...]
     source: str
     candidates: tuple[Candidate, ...]
-
-    @property
-    def id(self) -> str:
-        """Hash of what is asked (question, image paths), not of the answers."""
-        content = msgspec.json.encode([self.question, self.images])
-        return xxhash.xxh3_64_hexdigest(content)
+    id: str
+    classes: tuple[int, ...] | None
+    undecided: int
 
 
 class _Candidate(Scored):
@@ -194,10 +203,14 @@ class _Candidate(Scored):
     answer: str | int | float | UnsetType | None = UNSET
     correct: bool | int | None = None
     truncated: int = 0
+    prm_concentrations: list[float] | None = None
+    tokens: Annotated[int, msgspec.Meta(ge=0)] | None = None
+    words: Annotated[int, msgspec.Meta(ge=0)] | None = None
 
 
 class _Problem(Pictured, frozen=True):
     candidates: list[_Candidate]
+    id: str | int | None = None
     question: str = ""
     answer: str | int | float | None = None
     data_source: str | None = None
@@ -543,27 +556,33 @@ def finite_scores(scores: Sequence[float]) -> tuple[float, ...]:
     return tuple(scores)
 
 
-def read_candidates(path: Path, scored: bool) -> list[CandidateSet]:
+def read_candidates(
+    path: Path, scored: bool, answers: AnswerRule = "text"
+) -> list[CandidateSet]:
     """The candidate sets of a file.
 
     Args:
         path: the file.
         scored: whether scores must be there; else texts must.
+        answers: when two answers are the same.
 
     Raises:
         DataError: the file cannot be used; the message names the record.
+        ModuleNotFoundError: the rule needs a library.
     """
 
     def read(place: Place, data: bytes) -> CandidateSet:
         value = parse(data, _PROBLEM, "candidates", lenient=True)
         if not value.paths():
             check_pictures(data)
-        return _candidate_set(place.where, value, scored)
+        return _candidate_set(place, value, scored, answers)
 
     return list(read_records(path, read))
 
 
-def _candidate_set(where: str, value: _Problem, scored: bool) -> CandidateSet:
+def _candidate_set(
+    place: Place, value: _Problem, scored: bool, answers: AnswerRule
+) -> CandidateSet:
     if not value.candidates:
         raise BadRecord("no candidates")
     asked = without_placeholders(Record(value.question.strip(), (), value.paths()))
@@ -573,59 +592,100 @@ def _candidate_set(where: str, value: _Problem, scored: bool) -> CandidateSet:
         raise BadRecord("question missing")
     check_text(asked.question, "the question")
     check_encodable(value.data_source or "", "data_source")
+    given = [
+        UNSET if one.answer is UNSET and one.correct is not None else _text(one.answer)
+        for one in value.candidates
+    ]
+    told = [_text(value.answer), *(one or None for one in given)]
+    found = answer_classes(told, answers)
+    truth, *classes = found.of
+    candidates = []
+    for number, one in enumerate(value.candidates, 1):
+        where = f"candidate {number}"
+        read = _scored_candidate(one, where) if scored else _texts(one, where)
+        candidates.append(
+            msgspec.structs.replace(
+                read,
+                correct=_correct(one, truth, classes[number - 1], where),
+                answer=given[number - 1],
+                tokens=one.tokens,
+                words=sum(len(step.split()) for step in read.steps) or one.words,
+            )
+        )
     return CandidateSet(
-        where,
+        place.where,
         asked.question,
         asked.images,
         value.data_source or "",
-        tuple(
-            _candidate(one, value.answer, f"candidate {number}", scored)
-            for number, one in enumerate(value.candidates, 1)
-        ),
+        tuple(candidates),
+        _id(value, asked, place),
+        None if UNSET in given else tuple(classes),
+        found.undecided,
     )
 
 
-def _candidate(value: _Candidate, answer: Any, where: str, scored: bool) -> Candidate:
+def _id(value: _Problem, asked: Record, place: Place) -> str:
+    if value.id is None and not asked.question:
+        return f"record {place.number}"
+    content = msgspec.json.encode([asked.question, asked.images])
+    name = xxhash.xxh3_64_hexdigest(content) if value.id is None else str(value.id)
+    check_encodable(name, "id")
+    return name
+
+
+def _scored_candidate(value: _Candidate, where: str) -> Candidate:
     steps = tuple(step.strip() for step in value.steps)
-    if scored:
-        try:
-            scores = value.given()
-        except BadRecord as error:
-            raise BadRecord(error.reason, f"{where}: {error.detail}") from None
-        if len(scores) != 1 or not scores[0]:
-            raise BadRecord("no scores", f"{where} has not one list of them")
-        if steps and len(steps) != len(scores[0]) + value.truncated:
+    try:
+        scores = value.given()
+    except BadRecord as error:
+        raise BadRecord(error.reason, f"{where}: {error.detail}") from None
+    if len(scores) != 1 or not scores[0]:
+        raise BadRecord("no scores", f"{where} has not one list of them")
+    if steps and len(steps) != len(scores[0]) + value.truncated:
+        raise BadRecord(
+            "steps and scores differ in number",
+            f"{where} has {len(steps)} steps, {len(scores[0])} scores",
+        )
+    found, how = finite_scores(scores[0]), value.prm_concentrations
+    if how is not None:
+        if len(how) != len(found):
             raise BadRecord(
-                "steps and scores differ in number",
-                f"{where} has {len(steps)} steps, {len(scores[0])} scores",
+                "scores and concentrations differ in number",
+                f"{where} has {len(found)} scores, {len(how)} prm_concentrations",
             )
-        correct, answered = _correct(value, answer, where)
-        values = finite_scores(scores[0])
-        return Candidate(steps, correct, values, value.truncated, answered)
+        if not all(0 < one < math.inf for one in how):
+            raise BadRecord("concentration is not positive and finite", where)
+        if not all(0 <= one <= 1 for one in found):
+            raise BadRecord("concentrations beside scores outside [0, 1]", where)
+    of = None if how is None else tuple(how)
+    return Candidate(steps, False, found, value.truncated, concentrations=of)
+
+
+def _texts(value: _Candidate, where: str) -> Candidate:
+    steps = tuple(step.strip() for step in value.steps)
     if not steps or not all(steps):
         raise BadRecord("empty step" if steps else "no steps", where)
     for number, step in enumerate(steps, 1):
         check_text(step, f"{where}, step {number}")
-    correct, answered = _correct(value, answer, where)
-    return Candidate(steps, correct, answered=answered)
+    return Candidate(steps, False)
 
 
-def _correct(value: _Candidate, answer: Any, where: str) -> tuple[bool, bool]:
-    """Whether the candidate is right, and whether it has an answer."""
-    given = value.answer
+def _correct(value: _Candidate, truth: int, answer: int, where: str) -> bool:
+    """Whether the candidate is right, by word or by the classes of the answers."""
     if value.correct is not None:
         if value.correct not in (0, 1):
             raise BadRecord("correct is not true or false", f"{where}: {value.correct}")
-        return bool(value.correct), bool(value.correct) or not _is_blank(given)
-    if answer is UNSET or _is_blank(answer):
+        return bool(value.correct)
+    if truth < 0:
         raise BadRecord(
             "answer missing",
             f'the problem has no "answer", and {where} is not told "correct"',
         )
-    if given is UNSET or _is_blank(given):
-        return False, False
-    return same_answer(str(given), str(answer)), True
+    return answer == truth
 
 
-def _is_blank(answer: Any) -> bool:
-    return answer is None or (isinstance(answer, str) and not answer.strip())
+def _text(answer: Any) -> str | None:
+    """An answer as text; None where there is none, or it is empty."""
+    text = "" if answer is None or answer is UNSET else str(answer).strip()
+    check_encodable(text, "answer")
+    return text or None

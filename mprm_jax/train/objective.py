@@ -23,7 +23,7 @@ YES, NO, LOG_CONCENTRATION = 0, 1, 2
 
 # exp(±20): beyond it the likelihood is that of a binomial, or of 0 and N alone, to
 # within float32, and a larger exponent would only overflow.
-_MAX_LOG_CONCENTRATION = 20.0
+MAX_LOG_CONCENTRATION = 20.0
 
 # Stirling's series for log Gamma is exact to float32 from here on.
 _STIRLING = 8
@@ -44,8 +44,8 @@ def _margin(logits_BxSx3: jax.Array) -> jax.Array:
 def _log_concentration(logits_BxSx3: jax.Array) -> jax.Array:
     return jnp.clip(
         logits_BxSx3[..., LOG_CONCENTRATION],
-        -_MAX_LOG_CONCENTRATION,
-        _MAX_LOG_CONCENTRATION,
+        -MAX_LOG_CONCENTRATION,
+        MAX_LOG_CONCENTRATION,
     )
 
 

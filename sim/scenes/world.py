@@ -33,6 +33,7 @@ class World:
         spread: sigma of the log-normal difficulty of a problem, of mean 1.
         forgiveness: factor on the probabilities that a slip is repaired; the larger,
             the more wrong steps are labelled positive.
+        second_look: factor on the probabilities that a misread cell is put right later.
         neutral_share: probability of a step without content before a later cell.
         trials: N continuations per step.
     """
@@ -43,6 +44,7 @@ class World:
     care: float = 0.25
     spread: float = 1.0
     forgiveness: float = 1.0
+    second_look: float = 1.0
     neutral_share: float = 0.05
     trials: int = TRIALS
 
@@ -53,11 +55,12 @@ class World:
 
     def source(self, source: Source) -> Source:
         """The source as policies of this world meet it."""
-        slip, misread = zip(source.repair, source.check, strict=True)
-        repair, check = (min(1.0, self.forgiveness * p) for p in slip)
-        return dataclasses.replace(
-            source, repair=(repair, misread[0]), check=(check, misread[1])
+        factors = self.forgiveness, self.second_look
+        repair, check = (
+            (min(1.0, factors[0] * of[0]), min(1.0, factors[1] * of[1]))
+            for of in (source.repair, source.check)
         )
+        return dataclasses.replace(source, repair=repair, check=check)
 
     @property
     def annotator(self) -> Care:
@@ -85,6 +88,11 @@ DIFFICULT = World(
     "few successes mostly mean a hard problem, not a wrong step",
     errors=5.0,
     care=0.02,
+)
+# No demo: what a search for the first error assumes. Errors may still cancel: a larger
+# value hides a wrong maximum.
+UNREPAIRED = World(
+    "unrepaired", "no error is ever put right", forgiveness=0.0, second_look=0.0
 )
 WORLDS = {world.name: world for world in (SCARCE, PLENTIFUL, FORGIVING, DIFFICULT)}
 

@@ -1,5 +1,8 @@
 """`mprm rerank` as a user meets it."""
 
+import re
+import sys
+
 import pytest
 
 from tests.cli import run
@@ -33,7 +36,7 @@ def test_the_table_fits_80_columns(tmp_path, capsys):
     done = run(capsys, "rerank", "--predictions", path)
     assert done.status == 0
     assert max(map(len, done.out.splitlines())) <= 80
-    assert "in up to 12 problems (by last)" in " ".join(done.out.split())
+    assert "in up to 12 problems (by best last)" in " ".join(done.out.split())
 
 
 def test_a_checkpoint_scores_candidates(stub, tmp_path, capsys):
@@ -48,19 +51,27 @@ def test_a_checkpoint_scores_candidates(stub, tmp_path, capsys):
                 for j, k in enumerate((1, 2, 3))
             ],
         }
-        for i in range(6)
+        for i in range(4, 10)
     ]
     path = write_lines(tmp_path / "c.jsonl", *problems)
     output = tmp_path / "out" / "scored.jsonl"
     given = f"--checkpoint={tmp_path}", f"--candidates={path}", f"--output={output}"
-    done = run(capsys, "rerank", *given, "--json")
+    page = tmp_path / "p.html"
+    done = run(capsys, "rerank", *given, "--adaptive", f"--page={page}", "--json")
     assert done.status == 0, done.err
     value = done.json
+    # The stub is of no update; a method of what tells so is no update either.
+    judged = re.search("Judged:.*parameters", page.read_text())
+    assert judged is not None
+    assert "update" not in judged[0]
+    assert value.pop("page") == str(page)
     assert value["random"] == pytest.approx(1 / 3)
     assert value["unanswered"] == 6
     assert value.pop("predictions") == str(output)
     assert value.pop("judged")["folder"] == str(tmp_path)
-    assert run(capsys, "rerank", "--predictions", output, "--json").json == value
+    assert value["adaptive"]["unit"] == "words"
+    again = run(capsys, "rerank", "--predictions", output, "--adaptive", "--json")
+    assert again.json == value
 
 
 @pytest.mark.parametrize("blank", [{"answer": None}, {"answer": " "}, {}])
@@ -101,3 +112,87 @@ def test_texts_alone_are_no_scores(tmp_path, capsys):
     failed = run(capsys, "rerank", "--predictions", path, "--json")
     assert failed.status == 1
     assert "c.jsonl:1: record 1: no scores" in failed.json["error"]
+
+
+def answered(n, **fields):
+    """Problems whose right answer is 4; the second candidate scores highest."""
+    for i in range(n):
+        yield {
+            "id": i,
+            "answer": "4",
+            "candidates": [
+                {
+                    "answer": of,
+                    "prm_scores": [score, 0.5],
+                    "tokens": 10 + k,
+                    "prm_concentrations": [8.0, 2.0],
+                }
+                | fields
+                for k, (of, score) in enumerate((("5", 0.3), ("4", 0.9), ("8/2", 0.6)))
+            ],
+        }
+
+
+def test_answers_are_compared_by_the_rule_that_is_named(tmp_path, capsys):
+    pytest.importorskip("math_verify")
+    given = "--predictions", write_lines(tmp_path / "c.jsonl", *answered(2)), "--json"
+    text = run(capsys, "rerank", *given).json
+    assert (text["random"], text["majority"]) == (pytest.approx(1 / 3),) * 2
+    value = run(capsys, "rerank", *given, "--answers=math").json
+    assert (value["random"], value["majority"]) == (pytest.approx(2 / 3), 1)
+    assert value["undecided"] == 0
+
+
+def test_mathematics_without_its_library_says_how_to_get_it(
+    tmp_path, capsys, monkeypatch
+):
+    monkeypatch.setitem(sys.modules, "math_verify", None)
+    given = "--predictions", write_lines(tmp_path / "c.jsonl", *answered(1))
+    failed = run(capsys, "rerank", *given, "--answers=math")
+    assert failed.status == 1
+    assert "pip install 'mprm-jax[math]'" in failed.err
+    assert run(capsys, "rerank", *given).status == 0
+
+
+def test_stopping_early_and_the_page(tmp_path, capsys):
+    path = write_lines(tmp_path / "c.jsonl", *answered(8))
+    given = "--predictions", path, "--adaptive", f"--page={tmp_path / 'p.html'}"
+    done = run(capsys, "rerank", *given, "--json")
+    assert done.status == 0, done.err
+    early = done.json["adaptive"]
+    # The best of all is right; it is drawn second of three on average.
+    assert (early["unit"], early["accuracy"]) == ("tokens", 1)
+    for rule, cost in (("fixed", 1), ("score", 2 / 3), ("posterior", 2 / 3)):
+        assert early["rules"][rule]["accuracy"] == pytest.approx(1)
+        assert early["rules"][rule]["cost"] == pytest.approx(cost, abs=0.01)
+    page = (tmp_path / "p.html").read_text()
+    assert page.count("<svg") == 3
+    assert "Stopping early" in page
+    assert str(path) in page
+    shown = run(capsys, "rerank", *given)
+    assert max(map(len, shown.out.splitlines())) <= 80
+    # A page does not overwrite what it tells of.
+    refused = run(capsys, "rerank", "--predictions", path, f"--page={path}")
+    assert (refused.status, path.read_text().count("\n")) == (1, 8)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"prm_concentrations": [1.0]},
+        {"prm_concentrations": [1.0, 0]},
+        {"prm_scores": [0.5]},
+        {"prm_scores": []},
+        {"steps": ["one"]},
+    ],
+)
+def test_what_does_not_fit_is_refused_where_it_stands(fields, tmp_path, capsys):
+    path = write_lines(tmp_path / "c.jsonl", *answered(1), *answered(1, **fields))
+    failed = run(capsys, "rerank", "--predictions", path, "--adaptive")
+    assert (failed.status, failed.err.count("\n")) == (1, 1)
+    assert f"{path}:2: record 2: " in failed.err
+
+
+@pytest.mark.parametrize("wrong", ["--answers=numbers", "--threshold=nan"])
+def test_options_that_make_no_sense_are_wrong_usage(wrong, capsys):
+    assert run(capsys, "rerank", "--predictions=x", wrong).status == 2

@@ -12,6 +12,7 @@ from experiments.phase.cells import Cell
 from experiments.phase.design import HARD, Nets, Probes
 from experiments.store.results import REFERENCE, read_results
 from mprm_jax.records.problems import DataError
+from sim.scenes.world import WORLDS
 from tests.cli import run
 
 SAMPLES, DRAWS = len(prediction.SAMPLES), prediction.DRAWS
@@ -73,7 +74,7 @@ def test_signs_are_told_apart_within_a_family(worlds):
 
 
 def test_trials_are_judged_by_the_samples_of_the_others_and_never_see_them(monkeypatch):
-    scenes = probes.drawn("scarce", 400, 20, 10_000)
+    scenes = probes.drawn(WORLDS["scarce"], 400, 20, 10_000)
     whole, seen = scenes.rollouts, {}
 
     def spy(rollouts, hidden, judges, keep_ratios, seed):

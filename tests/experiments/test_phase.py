@@ -126,7 +126,7 @@ def test_labels_are_moved_as_far_along_the_axis_as_their_names_say():
 
 @pytest.fixture(scope="module")
 def scenes():
-    return probes.drawn("scarce", 60, 20, 10_000)
+    return probes.drawn(WORLDS["scarce"], 60, 20, 10_000)
 
 
 def test_probes_are_trained_on_the_corpora_that_nets_read(scenes, tmp_path):

@@ -15,10 +15,11 @@ from mprm_jax.records.problems import DataError
 from mprm_jax.records.record import image_root
 from mprm_jax.rerank import (
     AGGREGATES,
+    Choosing,
     aggregate,
     best_of_n,
-    choose,
     encode_scored,
+    replicate_accuracy,
 )
 from tests.mprm_jax.stub_model import StubModel
 from tests.raw_files import png
@@ -35,16 +36,20 @@ def scored(*candidates, **fields):
 
 
 def result(path, *problems, **options):
-    return best_of_n(read_candidates(write(path, *problems), scored=True), **options)
+    sets = read_candidates(write(path, *problems), scored=True)
+    return best_of_n(sets, Choosing(**options))
 
 
 def test_aggregates_by_hand():
     scores = (0.5, 0.25, 0.75)
-    assert aggregate(scores, "mean") == 0.5
-    assert aggregate(scores, "min") == 0.25
-    assert aggregate(scores, "last") == 0.75
-    assert math.exp(aggregate(scores, "product")) == pytest.approx(0.09375)
-    assert aggregate((0.5, 0.0), "product") == -math.inf
+    assert aggregate(scores, "mean") == (0.5,)
+    assert aggregate(scores, "min") == (0.25,)
+    assert aggregate(scores, "last") == (0.75,)
+    assert math.exp(aggregate(scores, "product")[0]) == pytest.approx(0.09375)
+    assert aggregate((0.5, 0.0), "product") == (-math.inf,)
+    assert aggregate(scores, "first_error") == (1 / 3, 0.5)
+    assert aggregate(scores, "first_error", 0.25) == (1, 0.5)
+    assert aggregate((-3.0, 2.0), "first_error", 0.0) == (0, -0.5)
     with pytest.raises(ValueError, match="outside"):
         aggregate((0.5, 1.5), "product")
 
@@ -59,12 +64,6 @@ def test_a_product_of_many_steps_does_not_underflow():
     assert aggregate([0.1] * 400, "product") > aggregate([0.1] * 401, "product")
 
 
-def test_ties_are_broken_by_expectation():
-    assert choose([1, 3, 3, 2], [True, True, False, True]) == (0.5, True)
-    assert choose([3, 3], [True, True]) == (1.0, False)
-    assert choose([3, 1], [False, True]) == (0.0, False)
-
-
 def test_each_aggregate_chooses_its_own_candidate(tmp_path):
     value = result(
         tmp_path / "c",
@@ -77,8 +76,9 @@ def test_each_aggregate_chooses_its_own_candidate(tmp_path):
         ),
         replicates=0,
     )
-    assert [value.accuracy[how] for how in AGGREGATES] == [0.5, 0.0, 0.0, 1.0]
-    assert value.tied == {"mean": 1, "min": 0, "product": 0, "last": 0}
+    # First error: all but the second pass half of their steps at .5; then the mean.
+    assert [value.accuracy[how] for how in AGGREGATES] == [0.5, 0.0, 0.0, 1.0, 0.0]
+    assert value.tied == dict.fromkeys(AGGREGATES, 0) | {"mean": 1}
     assert (value.accuracy["random"], value.accuracy["pass_at_n"]) == (0.4, 1.0)
 
 
@@ -120,6 +120,7 @@ def test_intervals_resample_problems_within_their_sources(tmp_path):
 def test_logits_have_no_product(tmp_path):
     value = result(tmp_path / "c", scored((True, [3.0]), (False, [-2.0])))
     assert "product" not in value.accuracy | value.tied | value.gain
+    assert "weighted_majority" not in value.accuracy
     told = json.loads(json.dumps(value.as_json(), allow_nan=False))
     assert (told["product"], told["mean"]) == (None, 1)
     assert "product" not in told["intervals"]
@@ -143,6 +144,79 @@ def test_answers_are_the_same_text_or_number(one, other, same):
     assert same_answer(one, other) is same
 
 
+def test_votes_by_hand(tmp_path):
+    """Two of three votes are for 7; the right 8 weighs more than both; one is silent,
+    and it is the best.
+    """
+    candidates = [
+        {"answer": "7", "prm_scores": [0.2]},
+        {"answer": "8", "prm_scores": [0.8]},
+        {"answer": "7.0", "prm_scores": [0.5]},
+        {"answer": None, "prm_scores": [1.0]},
+    ]
+    # Who is told to be right is not counted as wrong for want of an answer.
+    told = {"candidates": [candidates[3] | {"correct": True}]}
+    assert result(tmp_path / "c", told, replicates=0).unanswered == 0
+    value = result(tmp_path / "c", {"answer": 8, "candidates": candidates})
+    assert value.accuracy["majority"] == 0
+    assert value.accuracy["weighted_majority"] == 1
+    assert (value.accuracy["mean"], value.accuracy["random"]) == (0, 0.25)
+    assert (value.unanswered, value.answers_unknown) == (1, 0)
+    assert value.gain_over_majority["weighted_majority"] == 1
+    # Of two: 8 wins its pair with each 7 by weight, and with the silent one alone.
+    assert value.sizes == [1, 2, 4]
+    assert value.curve["weighted_majority"] == pytest.approx([1 / 4, 3 / 6, 1])
+    assert value.curve["majority"] == pytest.approx([1 / 4, (1 + 2 / 2) / 6, 0])
+    assert value.curve["pass_at_n"] == pytest.approx([1 / 4, 1 / 2, 1])
+
+
+def test_who_is_only_told_right_or_wrong_does_not_vote(tmp_path):
+    value = result(tmp_path / "c", scored((True, [0.9]), (False, [0.2])))
+    assert value.answers_unknown == 2
+    assert not {"majority", "weighted_majority"} & value.accuracy.keys()
+    assert value.gain_over_majority == {}
+    assert value.as_json()["majority"] is None
+
+
+def test_a_curve_ends_at_the_choice_among_all(tmp_path):
+    rng = np.random.default_rng(1)
+    problems = [
+        {
+            "answer": "0",
+            "candidates": [
+                {"answer": str(rng.integers(3)), "prm_scores": list(rng.random(2))}
+                for _ in range(rng.integers(3, 7))
+            ],
+        }
+        for _ in range(20)
+    ]
+    sets = read_candidates(write(tmp_path / "c", *problems), scored=True)
+    found = best_of_n(sets, Choosing(replicates=50))
+    assert (found.candidates, found.sizes) == ((3, 6), [1, 2, 4, 6])
+    for how, accuracy in found.accuracy.items():
+        assert found.curve[how][-1] == accuracy
+        assert found.curve[how][0] == pytest.approx(found.accuracy["random"])
+    assert found.intervals is not None
+    assert found.intervals.curve["mean"][-1] == found.intervals.accuracy["mean"]
+    alone = best_of_n(sets, Choosing(curve=False, replicates=0))
+    assert (alone.sizes, alone.accuracy) == ([6], found.accuracy)
+    drawn = replicate_accuracy(sets, "mean", 50)
+    assert drawn.mean() == pytest.approx(found.accuracy["mean"], abs=0.05)
+    assert len(set(drawn)) > 10
+
+
+def test_mathematics_decides_what_is_right_and_who_votes_together(tmp_path):
+    pytest.importorskip("math_verify")
+    candidates = [{"answer": of, "prm_scores": [0.5]} for of in ("1/2", "0.5", "2")]
+    problem = {"answer": r"\frac12", "candidates": candidates}
+    path = write(tmp_path / "c", problem)
+    (text,) = read_candidates(path, scored=True)
+    (math_rule,) = read_candidates(path, scored=True, answers="math")
+    assert [one.correct for one in text.candidates] == [False] * 3
+    assert [one.correct for one in math_rule.candidates] == [True, True, False]
+    assert math_rule.classes == (0, 0, 1)
+
+
 def test_answers_decide_where_correct_does_not(tmp_path):
     problem = {
         "question": "?",
@@ -159,6 +233,11 @@ def test_answers_decide_where_correct_does_not(tmp_path):
 
 
 TEXT = {"steps": ["x"], "correct": True}
+
+
+def beliefs(scores, concentrations, **fields):
+    one = {"prm_scores": scores, "prm_concentrations": concentrations}
+    return {"candidates": [TEXT | one | fields]}
 
 
 @pytest.mark.parametrize("key", ["image", "images", "image_path", "image_paths"])
@@ -189,6 +268,11 @@ def test_pictures_of_candidates_are_read_under_every_key(key, tmp_path):
         ({"question": "?", "candidates": 7}, False, "not a candidates record"),
         ({"question": "?", "img": "0.png", "candidates": [TEXT]}, False, "'img' is"),
         ({"candidates": [TEXT | {"scores": [[1], [2]]}]}, True, "not one list"),
+        (beliefs([0.5], [1, 2]), True, "1 scores, 2 prm_concentrations"),
+        (beliefs([0.5], [0]), True, "not positive and finite: candidate 1"),
+        (beliefs([0.5], [math.inf]), True, "not positive and finite"),
+        (beliefs([1.5], [2]), True, r"outside \[0, 1\]"),
+        (beliefs([0.5], [2], tokens=-1), True, "not a candidates record"),
     ],
 )
 def test_bad_candidates_are_refused_by_record(problem, has_scores, words, tmp_path):
@@ -224,10 +308,30 @@ def test_a_model_scores_every_candidate_in_its_place(tmp_path):
     for one, other in zip(found[2].candidates, alone.candidates, strict=True):
         assert one.scores == pytest.approx(other.scores, abs=1e-6)
         assert one.correct == other.correct
+    # The stub's row of the log concentration is not zero.
+    for one, steps in zip(found[2].candidates, (1, 2, 3), strict=True):
+        assert len(one.concentrations or ()) == steps
+        assert min(one.concentrations or ()) > 0
     # What is written gives the same result when it is read again.
     (tmp_path / "s.jsonl").write_bytes(b"".join(map(encode_scored, found)))
     again = read_candidates(tmp_path / "s.jsonl", scored=True)
     assert best_of_n(again) == best_of_n(found)
+    for of, same in zip(again, found, strict=True):
+        assert (of.id, of.classes) == (same.id, same.classes)
+        for one, other in zip(of.candidates, same.candidates, strict=True):
+            assert (one.scores, one.words) == (other.scores, other.words)
+            assert one.concentrations == other.concentrations
+
+
+def test_a_row_that_was_never_trained_gives_no_concentrations(tmp_path):
+    head = PARAMS["head"]
+    silent = PARAMS | {"head": head | {"kernel": head["kernel"].at[:, 2].set(0)}}
+    (tmp_path / "0.png").write_bytes(png())
+    problem = {"question": "?", "image": "0.png", "candidates": [TEXT]}
+    sets = read_candidates(write(tmp_path / "c", problem), scored=False)
+    (found,) = score_candidates(StubModel(), silent, sets, tmp_path, Scoring(2))
+    assert found.candidates[0].concentrations is None
+    assert b"concentrations" not in encode_scored(found)
 
 
 def test_a_long_candidate_is_judged_by_what_fits(tmp_path):
