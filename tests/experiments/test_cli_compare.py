@@ -125,6 +125,9 @@ def test_what_both_have_is_compared_and_the_rest_counted(files, mprm):
     assert value["matched"]["only_first"] == 7
     assert value["matched"]["rollouts"] == 53
     assert any("7 rollouts of A" in note for note in value["notes"])
+    value = mprm("compare --json --common", *files[::-1]).json
+    assert value["matched"]["only_second"] == 7
+    assert any("7 rollouts of B" in note for note in value["notes"])
 
 
 def test_one_file_twice_is_a_slip(files, mprm):

@@ -470,9 +470,8 @@ def test_a_threshold_needs_steps_on_both_sides():
 
 
 def test_means_over_sources_have_the_basic_interval_and_others_the_percentile():
-    of, *columns = random_steps(np.random.default_rng(8), 120)
-    classes = dict(zip(sorted(set(of)), DIMENSIONS["soundness"], strict=False))
-    steps = step_scores([classes[name] for name in of], *columns)
+    classes = DIMENSIONS["soundness"]
+    steps = step_scores(*random_steps(np.random.default_rng(8), 120, None, classes))
     decision = Decision(0.0, "fixed")
     found = evaluation(steps, decision, replicates=100)
     whole = model_metrics(steps, decision)
