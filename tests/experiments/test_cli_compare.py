@@ -1,5 +1,6 @@
 """`mprm compare` as a user meets it."""
 
+import hashlib
 import json
 import re
 import subprocess
@@ -68,6 +69,8 @@ def test_the_page_shows_both_and_needs_nothing_from_elsewhere(files, tmp_path, m
     assert html.count("<svg") == 3
     assert f"{value['metrics']['auroc']['second']:.3f}" in html
     assert "one scores.jsonl&#39;" in html
+    for path in files:
+        assert hashlib.sha256(path.read_bytes()).hexdigest() in html
     assert not re.search(r'(src|href)="(?!#|data:)', html)
     failed = mprm("compare --page", files[0], *files)
     assert (failed.status, f"{files[0]}: " in failed.err) == (1, True)

@@ -248,6 +248,11 @@ def test_positions_are_taken_together_until_both_kinds_are_many():
     assert sum(one.steps for one in found.positions) == steps.n_steps
     few = step_scores(["a"], [[1, -1]], [[1.0, 2.0]], ["x"])
     assert position_starts(few).tolist() == [0]
+    # As many of both kinds as it takes, at every position.
+    ids = [str(i) for i in range(50)]
+    labels, scores = [[1] * 3] * 25 + [[-1] * 3] * 25, [[0.0] * 3] * 50
+    enough = step_scores(["a"] * 50, labels, scores, ids)
+    assert position_starts(enough).tolist() == [0, 1, 2]
 
 
 def test_prm_scores_as_the_benchmark_counts_them():
