@@ -148,6 +148,7 @@ class BestOfN:
         unanswered: candidates without an answer, which count as wrong.
         answers_unknown: candidates of which only is told whether they are right.
         undecided: comparisons of answers that mathematics gave up.
+        repeated: problems whose id another one before has, too.
         gain: accuracy less random, but for the bounds.
         gain_over_majority: accuracy less that of the majority vote, likewise.
         per_source: (accuracy, problems) of each source.
@@ -165,6 +166,7 @@ class BestOfN:
     unanswered: int
     answers_unknown: int
     undecided: int
+    repeated: int
     gain: dict[str, float]
     gain_over_majority: dict[str, float]
     per_source: dict[str, tuple[dict[str, float], int]]
@@ -249,6 +251,7 @@ def best_of_n(sets: Sequence[CandidateSet], how: Choosing = _USUAL) -> BestOfN:
         unanswered=sum(one.answer is None and not one.correct for one in every),
         answers_unknown=sum(one.answer is UNSET for one in every),
         undecided=sum(of.undecided for of in sets),
+        repeated=len(sets) - len({of.id for of in sets}),
         gain=_means(gain),
         gain_over_majority=_means(over),
         per_source={

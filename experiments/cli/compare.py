@@ -13,7 +13,7 @@ from experiments.console.command import answer
 from experiments.console.errors import UsageError
 from experiments.console.options import check_least
 from experiments.console.tables import format_table, printable
-from experiments.console.text import count_of
+from experiments.console.text import count_of, p_value
 from experiments.store.judging import (
     METRIC_NAMES,
     ThresholdOptions,
@@ -182,5 +182,5 @@ def _cells(of: dict[str, Any]) -> tuple[str, ...]:
         number(of["second"]),
         "-" if difference is None else f"{difference:+.4f}",
         "-" if ends is None else f"{ends[0]:+.3f} to {ends[1]:+.3f}",
-        "-" if p is None else "<.001" if p < 0.001 else f"{p:.3f}",
+        "-" if p is None else p_value(p),
     )

@@ -229,7 +229,7 @@ def _text(value: dict[str, Any]) -> str:
     lines = [
         f"decision threshold {threshold['threshold']:.4g}: {origin(threshold)}",
         *(
-            [f"  of ProcessBench F1 {first['threshold']:.4g}, chosen for it likewise"]
+            [f"for ProcessBench F1 {first['threshold']:.4g}, by the same rollouts"]
             if first is not None and threshold["chosen_on"] != "fixed"
             else []
         ),

@@ -38,13 +38,18 @@ class Options(ScoringOptions):
     """How well do scores choose among candidate solutions, and how many are needed?
 
     Scores every candidate's steps with a checkpoint, or reads their scores, and takes
-    the candidate of the best mean (the paper's), minimum, product, last score or share
-    of steps before the first error, or the answer that most candidates give, or whose
-    candidates' mean scores sum highest. FILE holds JSON lines, or one JSON list, of
-    {"question", "image", "answer", "candidates": [{"steps": [...], "answer" or
-    "correct": true}]}; for --predictions every candidate has "prm_scores", and the
-    texts may be left out. A candidate without an answer counts as wrong and votes for
-    nothing.
+    the candidate of the best mean (the paper's), minimum, product or last score; or
+    that whose first error comes latest, as a share of its steps; or the answer that
+    most candidates give ("majority"), or whose candidates' mean scores sum highest
+    ("weighted").
+
+    FILE holds JSON lines, or one JSON list, a problem each. With scores it is {"id":
+    "p1", "data_source": "gsm8k", "answer": "12", "candidates": [{"answer": "12",
+    "prm_scores": [0.9, 0.8], "prm_concentrations": [20, 9], "tokens": 57}, ...]}, of
+    which "candidates", "prm_scores" and "answer" must be there; instead of answers
+    "correct": true or false will do, but votes for nothing. A candidate with "answer":
+    null, or without one, counts as wrong. For --checkpoint the problem has "question"
+    and "image" if any, and its candidates "steps", their texts.
 
     Accuracy among N = 1, 2, 4, ... candidates is exact: the mean over all sets of N.
     Ties are broken by expectation.
@@ -54,7 +59,8 @@ class Options(ScoringOptions):
     Attributes:
         candidates: File of candidate solutions that --checkpoint scores.
         answers: When two answers are the same: text, upper and lower case alike, or the
-            same number; math also compares expressions (needs math-verify).
+            same number; math also compares expressions, up to a second
+            and more a problem (extra: math).
         threshold: A step that scores less is an error, for "first error".
         adaptive: Also stop drawing candidates after a number of them, or before, once
             the best mean so far is high, or is so with enough probability by the
@@ -84,6 +90,11 @@ class Options(ScoringOptions):
 
 
 OPTIONS = Options
+
+_STOPPED = """\
+Stop at: set on one half of the problems, to be as accurate as the best mean of
+all candidates, and judged on the other. Less all: accuracy less that of all;
+drawn: candidates, in the mean; last column: what they cost, all being 100 %."""
 
 
 def run(options: Options) -> None:
@@ -173,6 +184,11 @@ def _notes(value: dict[str, Any]) -> list[str]:
             f"{count_of(value['steps_truncated'], 'step')} did not fit the model; "
             "their candidates are judged by the steps that did."
         )
+    if value["repeated"]:
+        notes.append(
+            f"{count_of(value['repeated'], 'problem')} with the id of another: to "
+            "intervals they are different ones."
+        )
     tied = max(value["tied"].values())
     if tied:
         how = max(value["tied"], key=value["tied"].__getitem__)
@@ -211,7 +227,7 @@ def _text(value: dict[str, Any]) -> str:
     lines = [f"{count_of(value['problems'], 'problem')}, {per} candidates each", ""]
     lines += [_choices(value), "", _curve(value["curve"]), ""]
     if value.get("adaptive"):
-        lines += [_adaptive(value["adaptive"]), ""]
+        lines += [_adaptive(value["adaptive"]), "", _STOPPED, ""]
     if len(value["per_source"]) > 1:
         header = ("source", "problems", "random", "best mean", "majority", "pass@N")
         shown = ("random", "mean", "majority", "pass_at_n")

@@ -25,6 +25,11 @@ def percent(share: float, digits: int | None = None) -> str:
     return f"{text}\N{NO-BREAK SPACE}%"
 
 
+def p_value(p: float) -> str:
+    """Three decimals; what lies below them is said to."""
+    return "<.001" if p < 0.001 else f"{p:.3f}"
+
+
 def count_of(number: int, noun: str, plural: str | None = None) -> str:
     """How many of what: "1 rollout", "1,200 rollouts"; ``plural`` where it is not the
     noun and an s.

@@ -5,17 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from experiments.page.html import (
-    Chart,
-    chart_of,
-    count,
-    num,
-    page_template,
-    tabulate,
-    text,
-)
-from experiments.store.provenance import versions
-from mprm_jax.data.outputs import OutputSet
+from experiments.page.evaluation import Made, write_page
+from experiments.page.html import Chart, chart_of, count, num, tabulate, text
 
 _PARTS = (
     ("part of rollout", "part", text),
@@ -43,41 +34,39 @@ _NAMES = {
 
 
 def write_plan_page(
-    output: Path, corpus: str, command: str, value: dict[str, Any]
+    output: Path, corpus: str, value: dict[str, Any], made: Made
 ) -> None:
     """Write the page.
 
     Args:
         output: of the page.
         corpus: its name.
-        command: that made the plan.
         value: the JSON object of the command.
+        made: by which command.
 
     Raises:
         DataError: it cannot be written.
     """
-    import matplotlib as mpl
-
-    from paper_figures.page import SETTINGS
-
-    with mpl.rc_context(SETTINGS):
-        charts = [
-            _drawn("parts", "Continuations per step, by place", value["parts"]),
-            _drawn("scores", "Continuations per step, by K/N today", value["scores"]),
-        ]
     expected = [{"name": _NAMES[name], **of} for name, of in value["expected"].items()]
-    page = page_template("annotation.html.j2").render(
+
+    def charts() -> dict[str, Chart | None]:
+        titles = {"parts": "by place", "scores": "by K/N today"}
+        return {
+            key: _drawn(key, f"Continuations per step, {title}", value[key])
+            for key, title in titles.items()
+        }
+
+    write_page(
+        output,
+        "annotation.html.j2",
+        charts,
+        made,
         corpus=corpus,
-        command=command,
         value=value,
-        charts=charts,
         parts=tabulate("By place in the rollout.", value["parts"], _PARTS),
         scores=tabulate("By share of successes.", value["scores"], _COUNTS),
         expected=tabulate("What the plan is worth.", expected, _EXPECTED),
-        versions=versions(),
     )
-    with OutputSet() as outputs:
-        outputs.add(output).write(page.encode())
 
 
 def _drawn(key: str, title: str, parts: list[dict[str, Any]]) -> Chart:

@@ -11,7 +11,7 @@ from experiments.page.evaluation import (
     risk_chart,
     write_page,
 )
-from experiments.page.html import Table, chart_of, num, sign, tabulate, text
+from experiments.page.html import Table, chance, chart_of, num, sign, tabulate, text
 from experiments.store.judging import METRIC_NAMES
 from mprm_jax.compare import Pair
 from mprm_jax.summary import evaluation
@@ -82,6 +82,6 @@ def _table(caption: str, metrics: dict[str, dict[str, Any]], first: str) -> Tabl
         ("B", "second", num),
         ("B less A", "difference", sign),
         ("95 %", "ends", text),
-        ("p (Holm)", "adjusted_p", num),
+        ("p (Holm)", "adjusted_p", chance),
     )
     return tabulate(caption, items, columns, "B less A")

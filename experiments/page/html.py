@@ -10,7 +10,7 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from experiments.console.text import number, percent, signed
+from experiments.console.text import number, p_value, percent, signed
 from theory.intervals import Estimate
 
 # What must not act on a page: controls, halves of surrogate pairs, and the characters
@@ -39,6 +39,7 @@ def _or_dash(form: Callable[..., str]) -> Callable[..., str]:
 
 # Forms of a value in the page; None is a dash.
 text, num, sign, share = map(_or_dash, (str, number, signed, percent))
+chance = _or_dash(p_value)
 count = _or_dash(lambda value: f"{int(value):,}")
 mean = _or_dash(lambda of, *args: num(of.mean, *args))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Hashable, Sequence
 from decimal import Decimal, InvalidOperation
@@ -57,30 +58,30 @@ def answer_classes(answers: Sequence[str | None], rule: AnswerRule) -> AnswerCla
     for answer in answers:
         if answer is None or (key := _key(answer)) in number:
             continue
-        place = len(first)
-        if rule == "math":
-            value = _mathematics(answer)
-            same = [_same_value(value, other) for other in first]
-            if True in same:
-                place = same.index(True)
-            undecided += same[:place].count(None)
-            first += [value] if place == len(first) else []
-        else:
-            first.append(key)
+        place, value = len(first), _mathematics(answer) if rule == "math" else None
+        for i, other in enumerate(first if rule == "math" else ()):
+            if same := _same_value(value, other):
+                place = i
+                break
+            undecided += same is None
+        if place == len(first):
+            first.append(value)
         number[key] = place
     of = (-1 if one is None else number[_key(one)] for one in answers)
     return AnswerClasses(tuple(of), undecided)
 
 
 def _mathematics(answer: str) -> list[Any] | None:
-    """What math-verify reads, read as LaTeX; None where it fails."""
+    """What math-verify reads, read as LaTeX; None where it reads nothing."""
     from math_verify import errors, parse
 
     text = answer.replace("**", "^")
-    text = text if "$" in text or "\\boxed" in text else f"${text}$"
+    # An escaped sign is money.
+    if not re.search(r"(?<!\\)\$|\\boxed", text):
+        text = f"${text}$"
     try:
         how: dict[str, Any] = {"parsing_timeout": _patience(), "raise_on_error": True}
-        return parse(text, **how)
+        return parse(text, **how) or None
     except (Exception, errors.TimeoutException):  # whatever sympy runs into
         return None
 

@@ -142,11 +142,14 @@ def _numbers(value: list[Any], name: str) -> _Scores:
         raise BadRecord("no scores", str(error).replace("`$", f"`$.{name}")) from None
 
 
+_Count = Annotated[int, msgspec.Meta(ge=0)]
+
+
 class _Prediction(Scored):
     data_source: str
     labels_per_step: list[float | list[float]]
     id: str | int | None = None
-    truncated: int = 0
+    truncated: _Count = 0
 
 
 class Candidate(msgspec.Struct, frozen=True):
@@ -202,10 +205,10 @@ class _Candidate(Scored):
     steps: list[str] = []
     answer: str | int | float | UnsetType | None = UNSET
     correct: bool | int | None = None
-    truncated: int = 0
+    truncated: _Count = 0
     prm_concentrations: list[float] | None = None
-    tokens: Annotated[int, msgspec.Meta(ge=0)] | None = None
-    words: Annotated[int, msgspec.Meta(ge=0)] | None = None
+    tokens: _Count | None = None
+    words: _Count | None = None
 
 
 class _Problem(Pictured, frozen=True):

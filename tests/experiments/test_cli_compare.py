@@ -62,12 +62,14 @@ def test_the_table_fits_80_columns(options, files, mprm):
 def test_the_page_shows_both_and_needs_nothing_from_elsewhere(files, tmp_path, mprm):
     page = tmp_path / "page.html"
     for seed, path in enumerate(files, 1):
-        write_lines(path, *records(seed, n=200))
+        write_lines(path, *records(seed, 3.0 * (seed - 1), 200))
     value = mprm("compare --json --page", page, *files).json
     html = page.read_text()
     # Differences, risk against coverage, AUROC by position.
     assert html.count("<svg") == 3
     assert f"{value['metrics']['auroc']['second']:.3f}" in html
+    assert value["metrics"]["auroc"]["adjusted_p"] < 0.001
+    assert "&lt;.001" in html
     assert "one scores.jsonl&#39;" in html
     for path in files:
         assert hashlib.sha256(path.read_bytes()).hexdigest() in html

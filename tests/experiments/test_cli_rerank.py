@@ -29,6 +29,24 @@ def test_scores_of_any_model_can_be_judged(tmp_path, capsys):
     assert value["pass_at_n"] == 1
     assert (value["problems"], value["candidates"]) == (12, [4, 4])
     assert value["tied"]["last"] == 12
+    assert value["repeated"] == 0
+    write_lines(path, *SCORED, *(problem | {"id": 0} for problem in SCORED))
+    value = run(capsys, "rerank", "--predictions", path, "--json").json
+    assert (value["repeated"], len(value["notes"])) == (11, 3)
+
+
+def test_the_threshold_and_the_seed_are_those_that_are_given(tmp_path, capsys):
+    late, early = [0.6, 0.6, 0.1], [0.4, 0.4, 0.9]
+    some = [{"correct": False, "prm_scores": late}, {"correct": True}]
+    some[1] |= {"prm_scores": early}
+    path = write_lines(tmp_path / "c.jsonl", {"candidates": some}, *SCORED)
+    given = "--predictions", path, "--json", "--replicates=9"
+    usual = run(capsys, "rerank", *given).json
+    other = run(capsys, "rerank", *given, "--threshold=.05", "--seed=1").json
+    assert other["first_error"] == pytest.approx(usual["first_error"] + 1 / 13)
+    assert other["mean"] == usual["mean"]
+    ends = [value["intervals"]["curve"]["mean"] for value in (usual, other)]
+    assert ends[0] != ends[1]
 
 
 def test_the_table_fits_80_columns(tmp_path, capsys):
@@ -37,6 +55,11 @@ def test_the_table_fits_80_columns(tmp_path, capsys):
     assert done.status == 0
     assert max(map(len, done.out.splitlines())) <= 80
     assert "in up to 12 problems (by best last)" in " ".join(done.out.split())
+    # Of more than eight numbers of candidates, the last eight.
+    many = {"candidates": SCORED[0]["candidates"] * 33}
+    done = run(capsys, "rerank", "--predictions", write_lines(path, many))
+    assert "N =      2      4 " in done.out
+    assert "132\n" in done.out
 
 
 def test_a_checkpoint_scores_candidates(stub, tmp_path, capsys):
@@ -152,6 +175,11 @@ def test_mathematics_without_its_library_says_how_to_get_it(
     assert failed.status == 1
     assert "pip install 'mprm-jax[math]'" in failed.err
     assert run(capsys, "rerank", *given).status == 0
+    texts = {"question": "?", "answer": "4"}
+    texts |= {"candidates": [{"steps": ["a"], "answer": "8/2"}]}
+    path = write_lines(tmp_path / "t.jsonl", texts)
+    given = "--checkpoint=nowhere", f"--candidates={path}", "--answers=math"
+    assert "pip install" in run(capsys, "rerank", *given).err
 
 
 def test_stopping_early_and_the_page(tmp_path, capsys):

@@ -17,6 +17,8 @@ MATHEMATICS = [
     ("x^2+1", ["1+x^2", "1 + x**2"], ["x^2"]),
     ("B", ["(B)", "b"], ["C"]),
     ("1,000", ["1000", "10**3"], ["1"]),
+    ("1 < x < 2", ["(1, 2)"], ["(1, 3)"]),
+    (r"\$18.90", ["$18.90", "18.9"], [r"\$18"]),
 ]
 
 
@@ -33,6 +35,8 @@ def test_what_cannot_be_decided_is_counted_and_differs():
     pytest.importorskip("math_verify")
     found = answer_classes(["9^{9^{9^9}}", "3", "3.0"], "math")
     assert found == ((0, 1, 1), 1)
+    # Of an empty one mathematics reads nothing.
+    assert answer_classes([r"\boxed{}", "3", "3.0"], "math") == ((0, 1, 1), 1)
 
 
 def test_threads_compare_answers_too():

@@ -150,7 +150,7 @@ def test_votes_by_hand(tmp_path):
     """
     candidates = [
         {"answer": "7", "prm_scores": [0.2]},
-        {"answer": "8", "prm_scores": [0.8]},
+        {"answer": "8", "prm_scores": [1.0, 0.6]},
         {"answer": "7.0", "prm_scores": [0.5]},
         {"answer": None, "prm_scores": [1.0]},
     ]
@@ -200,6 +200,8 @@ def test_a_curve_ends_at_the_choice_among_all(tmp_path):
     assert found.intervals.curve["mean"][-1] == found.intervals.accuracy["mean"]
     alone = best_of_n(sets, Choosing(curve=False, replicates=0))
     assert (alone.sizes, alone.accuracy) == ([6], found.accuracy)
+    other = best_of_n(sets, Choosing(replicates=50, seed=1))
+    assert other.intervals != found.intervals
     drawn = replicate_accuracy(sets, "mean", 50)
     assert drawn.mean() == pytest.approx(found.accuracy["mean"], abs=0.05)
     assert len(set(drawn)) > 10
@@ -273,6 +275,7 @@ def test_pictures_of_candidates_are_read_under_every_key(key, tmp_path):
         (beliefs([0.5], [math.inf]), True, "not positive and finite"),
         (beliefs([1.5], [2]), True, r"outside \[0, 1\]"),
         (beliefs([0.5], [2], tokens=-1), True, "not a candidates record"),
+        (beliefs([0.5], [2], truncated=-1), True, "not a candidates record"),
     ],
 )
 def test_bad_candidates_are_refused_by_record(problem, has_scores, words, tmp_path):
@@ -321,6 +324,21 @@ def test_a_model_scores_every_candidate_in_its_place(tmp_path):
         for one, other in zip(of.candidates, same.candidates, strict=True):
             assert (one.scores, one.words) == (other.scores, other.words)
             assert one.concentrations == other.concentrations
+
+
+def test_what_is_written_of_a_candidate_is_read_again(tmp_path):
+    given = {"prm_concentrations": [2.0], "tokens": 7, "words": 3, "truncated": 2}
+    some = [{"answer": "1", "prm_scores": [0.5]} | given, {"prm_scores": [0.25]}]
+    problem = {"id": "p", "data_source": "s", "answer": "1", "candidates": some}
+    (one,) = read_candidates(write(tmp_path / "c", problem), scored=True)
+    # Texts may be there of the steps that did not fit, too.
+    some[0] |= {"steps": ["a", "b", "c"]}
+    (texts,) = read_candidates(write(tmp_path / "c", problem), scored=True)
+    assert texts.candidates[0].scores == one.candidates[0].scores
+    (tmp_path / "s").write_bytes(encode_scored(one))
+    (again,) = read_candidates(tmp_path / "s", scored=True)
+    assert again.candidates == one.candidates
+    assert (again.id, again.source, again.classes) == (one.id, one.source, one.classes)
 
 
 def test_a_row_that_was_never_trained_gives_no_concentrations(tmp_path):

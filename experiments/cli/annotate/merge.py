@@ -36,11 +36,12 @@ from mprm_jax.records.record import UnmeasuredPolicy
 class Options(CorpusOptions):
     """Add the answers of new continuations to the counts of a corpus.
 
-    Answers are compared with those of the records; each line has the id of a prefix and
-    its final answers, or whether they are correct, or their counts, or is a response of
-    the OpenAI batch API. Nothing else of the corpus changes by a byte. What would count
-    a continuation twice is refused: a corpus that is not the plan's, an id that comes
-    twice, answers that were merged before.
+    Each line has the "id" of a prefix and "answers": ["12", null], its final answers,
+    compared with the record's; or "correct": [true, null]; or "successes" and "trials";
+    or it is a response of the OpenAI batch API, whose texts hold \\boxed{12} or "answer
+    is 12". Null: no answer. Nothing else of the corpus changes by a byte. What
+    would count a continuation twice is refused: a corpus that is not the plan's, an id
+    that comes twice, answers that were merged before.
 
     Example: mprm annotate merge CORPUS --plan prefixes.jsonl --answers answers.jsonl
     --output runs/merged

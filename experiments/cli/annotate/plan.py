@@ -91,7 +91,8 @@ class Options(PictureOptions, CorpusOptions):
             be planned.
         last_steps: Continue last steps, too; nothing is left to continue behind a final
             answer, so they are left out.
-        form: records for a program of yours, openai for the OpenAI batch API.
+        form: records (question, image, steps so far, and n, the continuations wanted)
+            for a program of yours, openai for the OpenAI batch API.
         model: Named in the requests of --form openai.
         page: Where a page of the plan goes (one HTML file).
     """
@@ -157,9 +158,10 @@ def run(options: Options) -> None:
     value = {"output": str(options.output), **facts, **line_rows(usable)}
     if options.page is not None:
         from experiments.page.annotation import write_plan_page
+        from experiments.page.evaluation import Made
 
-        command = command_line("mprm annotate plan", given(options))
-        write_plan_page(options.page, options.corpus.name, command, value)
+        made = Made(command_line("mprm annotate plan", given(options)), {})
+        write_plan_page(options.page, options.corpus.name, value, made)
         value["page"] = str(options.page)
     answer(options.json, value, lambda: _text(options, facts))
 
@@ -302,6 +304,8 @@ def _text(options: Options, facts: dict[str, Any]) -> str:
     corpus, output = (shlex.quote(str(x)) for x in (options.corpus, options.output))
     lines += [
         f"\nwrote {options.output} ({options.form})",
-        f"next: mprm annotate merge {corpus} --plan {output} --answers answers.jsonl",
+        "next: have them continued (mprm annotate run does it in a simulated world), "
+        "then",
+        f"mprm annotate merge {corpus} --plan {output} --answers answers.jsonl",
     ]
     return "\n".join(lines)
