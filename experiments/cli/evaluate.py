@@ -118,7 +118,9 @@ def run(options: Options) -> None:
     if page is not None:
         from experiments.page.evaluation import Judged, Made, write_evaluation
 
-        check_page(page, file, value.get("predictions", file))
+        check_page(
+            page, file, value.get("predictions", file), options.prior_file or file
+        )
         inputs = {str(of.path): file_sha256(of.path) for of in corpus_files(file)}
         made = Made(options.command("mprm evaluate"), inputs)
         write_evaluation(page, Judged(value, steps, file, made))

@@ -140,4 +140,4 @@ def check_page(page: Path, *taken: Path | str) -> None:
     """
     files = {of.path.resolve() for path in taken for of in corpus_files(Path(path))}
     if page.resolve() in files:
-        raise DataError(f"{page}: holds scores; choose another file for the page")
+        raise DataError(f"{page}: is an input; choose another file for the page")
