@@ -165,8 +165,10 @@ def information_gain(
     pmf, successes, trials = _outcomes(k, n, more, a, b)
     a, b = np.asarray(a)[..., None], np.asarray(b)[..., None]
     right = betaincc(a + successes, b + np.maximum(trials - successes, 0), tau)
-    mean = (pmf * right).sum(axis=-1, keepdims=True)
-    return (pmf * (right - mean) ** 2).sum(axis=-1)
+    # The mean, exactly: where nothing can be learnt the gain is 0, not rounding.
+    k, n = np.asarray(k)[..., None], np.asarray(n)[..., None]
+    today = betaincc(a + k, b + (n - k), tau)
+    return (pmf * (right - today) ** 2).sum(axis=-1)
 
 
 def _outcomes(
@@ -530,7 +532,8 @@ def _values(
     content: np.ndarray | None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Value of 0, 1, ... blocks in each state, and the state of each step."""
-    least = int(np.min(rollouts.trials, initial=options.most))
+    # Counts of a corpus may be of a type that does not hold options.most.
+    least = int(np.min(rollouts.trials.astype(np.int64), initial=options.most))
     every = range(options.block, options.most - least + 1, options.block)
     if options.criterion == "cut":
         state = np.arange(rollouts.n_steps)

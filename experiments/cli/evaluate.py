@@ -118,8 +118,10 @@ def run(options: Options) -> None:
         from experiments.page.evaluation import write_evaluation
         from experiments.page.html import Made
 
-        inputs = page_inputs(page, [file], value.get("predictions", file))
-        made = Made(command_of("mprm evaluate", options), inputs)
+        read = value.get("predictions", file), options.prior_file or file
+        made = Made(
+            command_of("mprm evaluate", options), page_inputs(page, [file], *read)
+        )
         write_evaluation(page, value, steps, file, made)
         value["page"] = str(page)
     answer(options.json, value, lambda: _text(value))

@@ -136,14 +136,15 @@ def origin(threshold: dict[str, Any]) -> str:
 
 
 def page_inputs(
-    page: Path, files: Iterable[Path], *written: Path | str
+    page: Path, files: Iterable[Path], *taken: Path | str
 ) -> dict[str, str]:
     """SHA-256 of the files that a page tells of, those of folders one by one.
 
     Raises:
-        DataError: the page would take the place of one of them, or of what was written.
+        DataError: the page would take the place of one of them, or of those taken.
     """
     inputs = [of.path for path in files for of in corpus_files(path)]
-    if page.resolve() in {path.resolve() for path in (*inputs, *map(Path, written))}:
-        raise DataError(f"{page}: holds scores; choose another file for the page")
+    others = [of.path for path in taken for of in corpus_files(Path(path))]
+    if page.resolve() in {path.resolve() for path in (*inputs, *others)}:
+        raise DataError(f"{page}: is an input; choose another file for the page")
     return {str(path): file_sha256(path) for path in inputs}

@@ -362,23 +362,23 @@ def corpus_manifest(usable: SelectableCorpus) -> dict[str, Any]:
     }
 
 
-def check_output(output: Path, corpus: Path) -> None:
+def check_output(output: Path, corpus: Path, *others: Path) -> None:
     """Refuse an output that is an input, or that the next run would take for one;
     the files that go beside it included.
 
     Raises:
-        DataError: the output lies among the corpus's files.
+        DataError: the output lies among the corpus's files, or is one of the others.
     """
     files = [file.path for file in corpus_files(corpus)]
-    inputs = {os.path.realpath(file) for file in files}
+    inputs = {os.path.realpath(file) for file in (*files, *others)}
     for file in (output, manifest_path(output), meta_path(output)):
         # Unlike Path.resolve, realpath takes a link to itself for what it is.
         if os.path.realpath(file) in inputs:
-            raise DataError(f"{file}: is a file of the corpus; choose another --output")
+            raise DataError(f"{file}: is an input; choose another name")
     if corpus.is_dir() and os.path.realpath(output.parent) in folders_of(files):
         raise DataError(
             f"{output}: lies in the corpus's own folder and would be read as a part "
-            "of it; choose another --output"
+            "of it; choose another folder"
         )
 
 

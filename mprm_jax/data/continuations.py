@@ -31,6 +31,7 @@ from mprm_jax.data.framing import CorpusFile, RecordFile
 from mprm_jax.data.outputs import manifest_path
 from mprm_jax.data.write import line_decoder, read_lines
 from mprm_jax.records.problems import BadRecord, DataError, faults_of
+from mprm_jax.records.record import MAX_TRIALS
 
 Unanswered = Literal["skip", "wrong"]
 
@@ -39,7 +40,8 @@ class Prefix(msgspec.Struct, frozen=True):
     """The beginning of a rollout, to be continued to final answers.
 
     Attributes:
-        id: of the rollout's content and the step; the same in every plan.
+        id: of the rollout's content, its counts included, and of the step: another one
+            once the rollout has got new counts.
         file: of the corpus.
         line: in it, from 1.
         step: how many steps the prefix has; the last is the one to be labelled.
@@ -184,8 +186,13 @@ class _File(msgspec.Struct):
     sha256: str
 
 
+class _Reading(msgspec.Struct, frozen=True):
+    trials: int | None = None
+
+
 class _PlanManifest(msgspec.Struct):
     inputs: list[_File]
+    input: _Reading = _Reading()
 
 
 class Asked(NamedTuple):
@@ -210,12 +217,14 @@ class Plan:
         path: of the file.
         asked: by id.
         inputs: SHA-256 of the files of its corpus, by name.
+        trials: N of the corpus's scores where it does not say.
         sha256: of the plan.
     """
 
     path: Path
     asked: dict[str, Asked]
     inputs: dict[str, str]
+    trials: int | None
     sha256: str
 
     def fits(self, corpus: Corpus) -> None:
@@ -223,8 +232,13 @@ class Plan:
 
         Raises:
             DataError: its files are others, or have changed, as they have where the
-                plan was merged before.
+                plan was merged before, or it is read with another N.
         """
+        if corpus.options.trials != self.trials:
+            raise DataError(
+                f"{self.path}: planned with N = {self.trials} where the corpus does "
+                f"not say, and it is read with {corpus.options.trials}"
+            )
         found = {
             file.path.name: sha256
             for file, sha256 in zip(corpus.files, corpus.sha256, strict=True)
@@ -267,7 +281,7 @@ def read_plan(path: Path) -> Plan:
         raise DataError(f"{path}: asks for nothing")
     inputs = {file.file: file.sha256 for file in made.inputs}
     sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
-    return Plan(path, asked, inputs, sha256)
+    return Plan(path, asked, inputs, made.input.trials, sha256)
 
 
 def read_prefixes(path: Path) -> list[Prefix]:
@@ -321,7 +335,12 @@ class _Answers(msgspec.Struct):
 
 
 _BOXED = re.compile(r"\\boxed\s*\{")
-_STATED = re.compile(r"(?:final answer|answer is)(?:\s*(?::|is\b))*\s*([^\n]*)", re.I)
+# The last of them, as in "Final answer: the final answer is 4. I hope it is correct."
+# (the format of Minerva's prompts, Lewkowycz et al. 2022).
+_STATED = re.compile(
+    r"(?s:.*)(?:final answer|answer is)(?:\s*(?::|is\b))*\s*([^\n]*)", re.I
+)
+_HOPED = "I hope it is correct"
 
 
 def final_answer(text: str) -> str | None:
@@ -344,8 +363,10 @@ def final_answer(text: str) -> str | None:
             if depth == 0:
                 return text[start:at].strip() or None
         return None
-    found = _STATED.findall(text)
-    return (found[-1].strip(" \t\r.*$") or None) if found else None
+    found = _STATED.match(text)
+    if found is None:
+        return None
+    return found[1].partition(_HOPED)[0].strip(" \t\r.*$") or None
 
 
 class Outcome(NamedTuple):
@@ -405,7 +426,7 @@ def _outcome(where: str, of: _Answers) -> Outcome:
         failed = of.response is None or of.response.status_code != 200
         body = None if failed or of.response is None else of.response.body
         texts = [choice.message.content for choice in (body.choices if body else [])]
-        found = [text and final_answer(text) for text in texts]
+        found = [final_answer(text or "") for text in texts]
     elif of.answers is not None:
         texts = ["" if text is None else str(text).strip() for text in of.answers]
         found = [text or None for text in texts]
@@ -514,7 +535,8 @@ def merged_files(corpus: Corpus, added: Added) -> Iterator[tuple[str, Iterator[b
     else they hold, refused lines among it, keeps its bytes.
 
     Raises:
-        DataError: the corpus is not of raw records, one a line, or changed meanwhile.
+        DataError: the corpus is not of raw records, one a line, or changed meanwhile,
+            or a step has more trials than a record may have.
     """
     if corpus.format != RAW.name:
         raise DataError(
@@ -530,6 +552,8 @@ def merged_files(corpus: Corpus, added: Added) -> Iterator[tuple[str, Iterator[b
             )
             for j, (k, n) in steps.items()
         }
+        if max(n for _, n in whole.values()) > MAX_TRIALS:
+            raise DataError(f"{corpus.where(row)}: more than {MAX_TRIALS} trials")
         lines.setdefault(int(corpus.file[row]), {})[int(corpus.line[row])] = whole
     for number, file in enumerate(corpus.files):
         with RecordFile(file) as records:

@@ -8,13 +8,17 @@ import sys
 
 import numpy as np
 import pytest
+from scipy.stats import beta
 
 from experiments.corpora.scenes import read_truth, write_world
 from mprm_jax.data.continuations import final_answer
 from mprm_jax.data.corpus import read_corpus
 from mprm_jax.data.formats.raw import recount
 from sim.scenes.world import PLENTIFUL
-from tests.raw_files import line, record, step, write_corpus
+from tests.raw_files import line, record, step, write_corpus, write_pictures
+from theory.annotation import flip_probability
+from theory.rollouts import Rollouts
+from theory.scores import moment_prior
 
 COUNTS = [((4, 4), (2, 4), (0, 4), (0, 4)), ((4, 4), (4, 4)), ((1, 4), (0, 0), (0, 4))]
 
@@ -63,6 +67,17 @@ def test_a_plan_names_the_steps_and_spends_no_more_than_its_budget(
         assert (row["successes"], row["trials"]) == counts[row["step"] - 1]
         assert len(row["steps"]) == row["step"]
     assert len({row["id"] for row in rows}) == len(rows)
+    # Too few for a law by neighbours: one law, of all steps but the last ones.
+    k, n = np.array([of for counts in COUNTS for of in counts[:-1]]).T
+    (law,) = value["priors"]
+    rollouts = Rollouts(k, n, np.array([0, 3, 4, 6]), np.zeros(3, int), ("a",))
+    assert law == pytest.approx(moment_prior(rollouts))
+    asked = np.array([[row["successes"], row["trials"], row["n"]] for row in rows]).T
+    assert value["expected"]["flip"]["plan"] == pytest.approx(
+        flip_probability(*asked, *law).sum()
+    )
+    right = beta.sf(0.5, law[0] + k, law[1] + n - k)
+    assert value["doubt"] == pytest.approx((right * (1 - right)).sum())
     last, _ = planned(
         mprm, small, out, "--budget 100 --criterion flip --last-steps --most 8"
     )
@@ -81,7 +96,7 @@ def test_a_plan_as_openai_requests_is_merged_alike(mprm, tmp_path):
     assert body["messages"][-1]["role"] == "assistant"
     assert body["messages"][-1]["content"].endswith("step 2 of 0\n\n")
     assert (body["model"], body["continue_final_message"]) == ("m", True)
-    texts = ["Final answer: 3", "it is \\boxed{3.0}", "no", "The answer is 4."]
+    texts = ["Final answer: 3", "it is \\boxed{3.0}", "", "The answer is 4."]
     answers = answers_file(
         tmp_path / "a.jsonl",
         [
@@ -106,6 +121,29 @@ def test_a_plan_as_openai_requests_is_merged_alike(mprm, tmp_path):
     assert found["successes"] == sum(sum(i % 4 < 2 for i in range(m)) for m in n)
     assert found["without_answer"] == sum(sum(i % 4 == 2 for i in range(m)) for m in n)
     assert found["trials"] == sum(n) - found["without_answer"]
+
+
+def test_equal_steps_are_planned_alike_in_whatever_order_they_stand(mprm, tmp_path):
+    records = [record(COUNTS[0], i) for i in range(12)]
+    found = []
+    for name, rows in (("c", records), ("d", records[::-1])):
+        corpus = write_corpus(tmp_path / name, {"a.jsonl": rows})
+        _, asked = planned(mprm, corpus, tmp_path / f"{name}.jsonl", "--budget 12")
+        found.append({(row["id"], row["n"]) for row in asked})
+    assert found[0] == found[1]
+    assert len(found[0]) < 12
+
+
+def test_requests_show_the_pictures_of_their_record(mprm, small, tmp_path):
+    write_pictures(tmp_path / "root" / "images", 3)
+    options = "--budget 12 --criterion flip --form openai --images", tmp_path / "root"
+    _, rows = planned(mprm, small, tmp_path / "p.jsonl", *options)
+    assert rows
+    for row in rows:
+        picture, question = row["body"]["messages"][0]["content"]
+        number = question["text"].split()[-1].strip("?")
+        path = tmp_path / "root" / "images" / f"{number}.png"
+        assert picture == {"type": "image_url", "image_url": {"url": path.as_uri()}}
 
 
 @pytest.mark.parametrize("unanswered", ["skip", "wrong"])
@@ -168,6 +206,7 @@ def test_what_would_count_twice_or_not_at_all_is_refused_with_its_place(
     refused([first, {**second, "id": "0-1"}], f"{path}:2: id 0-1")
     refused([first], f"{path}: no answers for 1")
     refused([first, {**second, "trials": 5}], f"{path}:2: 5 continuations")
+    refused([{**second, "trials": 5}], f"{path}:1: 5 continuations", "--partial")
     refused([first, {**second, "trials": 3}], f"{path}:2: 3 continuations")
     refused([first, {**second, "successes": 9}], f"{path}:2: 9 successes")
     refused([first, {"id": second["id"]}], f"{path}:2: no answers")
@@ -244,7 +283,7 @@ def test_copies_bad_lines_and_compressed_files_keep_their_places(mprm, tmp_path)
 
 
 def test_scores_without_counts_get_them_and_other_files_are_refused(mprm, tmp_path):
-    bare = record(COUNTS[0])
+    bare = record(COUNTS[0], image=None)
     for of in bare["steps_with_score"]:
         del of["num_mc_correct"], of["num_mc_total"]
     corpus = write_corpus(tmp_path / "c", {"a.jsonl": [bare]})
@@ -262,6 +301,89 @@ def test_scores_without_counts_get_them_and_other_files_are_refused(mprm, tmp_pa
         assert out.exists() is (status == 0)
     (after,) = (tmp_path / "m0" / "a.jsonl").read_text().splitlines()
     assert json.loads(after)["steps_with_score"][2] == step(1, 8, "step 2 of 0")
+    # Requests do not say with which N they were planned; their manifest does.
+    options = "--budget 4 --criterion flip --trials 4 --form openai"
+    (row,) = planned(mprm, corpus, plan, options)[1]
+    answers_file(answers, [{"id": row["custom_id"], "successes": 1, "trials": 4}])
+    found = merged(mprm, corpus, plan, answers, tmp_path / "m2", "--trials 8")
+    assert found.status == 1
+    assert found.json["error"].startswith(str(plan))
+
+
+def test_no_output_takes_the_place_of_an_input(mprm, tmp_path):
+    world = tmp_path / "world"
+    write_world(world, PLENTIFUL, rollouts=20, judged=5, problems=5, seed=4)
+    data = sorted((world / "annotations").glob("*.jsonl"))
+    plan, answers = tmp_path / data[0].name, tmp_path / data[1].name
+    _, rows = planned(mprm, world, plan, "--budget 20 --no-cache")
+    answers_file(answers, [{"id": r["id"], "answers": ["3"] * r["n"]} for r in rows])
+    manifest = tmp_path / (plan.name + ".manifest.json")
+    made = world / "manifest.json"
+    inputs = {
+        path: path.read_bytes() for path in (*data, plan, answers, manifest, made)
+    }
+    again = tmp_path / "p.html"
+    for words, outputs in (
+        (f"annotate plan {world} --budget 20 --output", (data[0], made)),
+        (
+            f"annotate plan {world} --budget 20 --output {again} --page",
+            (data[0], made, again),
+        ),
+        (
+            f"annotate run {world} --plan {plan} --output",
+            (data[0], plan, manifest, made),
+        ),
+        (
+            f"annotate merge {world} --plan {plan} --answers {answers} --output",
+            (world, world / "annotations", tmp_path),
+        ),
+    ):
+        for output in outputs:
+            status = 2 if output == again else 1
+            assert (
+                mprm(
+                    words,
+                    output,
+                    "--json --no-cache" if "run" not in words else "--json",
+                ).status
+                == status
+            ), (words, output)
+    assert {path: path.read_bytes() for path in inputs} == inputs
+    assert not again.exists()
+
+
+def test_a_merge_of_what_it_cannot_name_or_hold(mprm, small, tmp_path):
+    plan, answers = tmp_path / "p.jsonl", tmp_path / "a.jsonl"
+    # A manifest of somebody else's beside the corpus says nothing of merges.
+    (small / "manifest.json").write_text('{"merged": 5}')
+    _, (row, *_) = planned(mprm, small, plan, "--budget 8 --criterion flip")
+    answers_file(answers, [{"id": row["id"], "successes": 1, "trials": 4}])
+    found = merged(mprm, small, plan, answers, tmp_path / "m", "--partial")
+    assert found.json["rounds"] == 1
+    # What a killed run left is no stranger; another corpus is let alone.
+    (tmp_path / "m" / ".one.jsonl.0123456789abcdef.partial").write_text("{}")
+    found = merged(mprm, small, plan, answers, tmp_path / "m", "--partial")
+    assert found.status == 0, found.err
+    (tmp_path / "n" / "annotations").mkdir(parents=True)
+    assert merged(mprm, small, plan, answers, tmp_path / "n", "--partial").status == 1
+    assert [path.name for path in (tmp_path / "n").iterdir()] == ["annotations"]
+    (tmp_path / "n" / "annotations").rmdir()
+    # More than a record may hold.
+    plan.write_text(plan.read_text().replace('"n":4', '"n":65532', 1))
+    answers_file(answers, [{"id": row["id"], "successes": 1, "trials": 65532}])
+    found = merged(mprm, small, plan, answers, tmp_path / "n", "--partial")
+    assert found.status == 1
+    assert found.json["error"].startswith(f"{small}/one.jsonl:1:")
+    # Two files that would be one.
+    (small / "one.jsonl.gz").write_bytes(
+        gzip.compress(line(record(COUNTS[0], 9)).encode())
+    )
+    _, (row, *_) = planned(mprm, small, plan, "--budget 8 --criterion flip")
+    answers_file(answers, [{"id": row["id"], "successes": 1, "trials": row["n"]}])
+    found = merged(mprm, small, plan, answers, tmp_path / "n", "--partial")
+    assert found.status == 1
+    assert found.json["error"].startswith(f"{small}/one.jsonl.gz:")
+    assert not list((tmp_path / "n").iterdir())
 
 
 @pytest.mark.parametrize(
@@ -312,6 +434,12 @@ def test_the_policy_continues_its_own_world_and_the_counts_stay_true(mprm, tmp_p
             assert mprm("annotate run", corpus, "--plan", plan, *words).status == 0
             same = again.read_bytes() == answers.read_bytes()
             assert same is (seed == 0)
+        # Another plan, of the same prefixes: other continuations.
+        text = plan.read_bytes()
+        plan.write_bytes(text + b"\n")
+        assert mprm("annotate run", corpus, "--plan", plan, *words).status == 0
+        assert again.read_bytes() != answers.read_bytes()
+        plan.write_bytes(text)
         found = merged(mprm, corpus, plan, answers, out, "--no-cache")
         assert found.status == 0, found.err
         now = read_corpus(out, use_cache=False).rollouts
@@ -361,6 +489,11 @@ def test_of_equal_steps_the_right_one_is_counted_anew_and_empty_ones_are_passed_
     new = json.loads(recount(line(old).encode(), {1: (3, 6)}))
     steps[2] = step(3, 6, "a")
     assert new == old
+    # The same bytes elsewhere in the line are something else.
+    old = {"raw": {"steps_with_score": [step(1, 4)]}} | record([(1, 4)], 0)
+    old["steps_with_score"] = [step(1, 4)]
+    new = json.loads(recount(line(old).encode(), {0: (3, 6)}))
+    assert new == old | {"steps_with_score": [step(3, 6)]}
 
 
 @pytest.mark.parametrize(
@@ -370,6 +503,8 @@ def test_of_equal_steps_the_right_one_is_counted_anew_and_empty_ones_are_passed_
         ("\\boxed{2", None),
         ("The answer is 3\nFinal answer: **12.5**", "12.5"),
         ("Final answer is: blue.", "blue"),
+        ("Final Answer: The final answer is $4$. I hope it is correct.", "4"),
+        ("Final answer:\n\n4\nDone", "4"),
         ("so the answer is", None),
         ("", None),
     ],

@@ -1,5 +1,6 @@
 """`mprm compare` as a user meets it."""
 
+import hashlib
 import json
 import re
 import subprocess
@@ -41,6 +42,9 @@ def test_a_better_model_is_told_from_another(files, mprm):
         assert alone["rollouts"] == value["rollouts"]
     back = mprm("compare --json", *files[::-1]).json
     ends = value["metrics"]["aurc"]["interval"]
+    drawn = mprm("compare --json --seed 1", *files).json["metrics"]["aurc"]
+    assert drawn["difference"] == value["metrics"]["aurc"]["difference"]
+    assert drawn["interval"] != ends
     assert back["metrics"]["aurc"]["interval"] == pytest.approx(
         [-x for x in ends[::-1]]
     )
@@ -67,6 +71,8 @@ def test_the_page_shows_both_and_needs_nothing_from_elsewhere(files, tmp_path, m
     assert value["metrics"]["auroc"]["adjusted_p"] < 0.001
     assert "&lt;.001" in html
     assert "one scores.jsonl&#39;" in html
+    for path in files:
+        assert hashlib.sha256(path.read_bytes()).hexdigest() in html
     assert not re.search(r'(src|href)="(?!#|data:)', html)
     failed = mprm("compare --page", files[0], *files)
     assert (failed.status, f"{files[0]}: " in failed.err) == (1, True)
@@ -124,6 +130,9 @@ def test_what_both_have_is_compared_and_the_rest_counted(files, mprm):
     assert value["matched"]["only_first"] == 7
     assert value["matched"]["rollouts"] == 53
     assert any("7 rollouts of A" in note for note in value["notes"])
+    value = mprm("compare --json --common", *files[::-1]).json
+    assert value["matched"]["only_second"] == 7
+    assert any("7 rollouts of B" in note for note in value["notes"])
 
 
 def test_one_file_twice_is_a_slip(files, mprm):

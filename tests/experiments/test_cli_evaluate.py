@@ -12,6 +12,8 @@ from sklearn.metrics import f1_score, roc_auc_score
 
 from experiments.cli.evaluate import Options
 from experiments.console.errors import UsageError
+from mprm_jax.data.scored import columns, read_predictions
+from mprm_jax.decision import decide
 from mprm_jax.records.problems import DataError
 from tests.mprm_jax.stub_model import StubModel
 from tests.raw_files import benchmark, solution, write_lines, write_pictures
@@ -81,16 +83,33 @@ def test_where_the_threshold_was_chosen_is_marked(scores, mprm):
     assert test["micro_f1"] >= fixed["micro_f1"]
 
 
+def test_the_seed_draws_the_intervals(scores, mprm):
+    once, other, again = (
+        mprm(SCORE, scores, "--replicates 20 --seed", seed).json["intervals"]["auroc"]
+        for seed in (0, 1, 0)
+    )
+    assert once == again != other
+
+
 def test_a_prior_beside_the_scores_is_judged(scores, tmp_path, mprm):
     rates = ({"slip_rate": i / 60} for i in range(60))
     truth = write_lines(tmp_path / "truth.jsonl", *rates)
     given = ("--predictions", scores, "--prior slip_rate")
     value = mprm("evaluate --json", *given, "--prior-file", truth).json
     assert value["prior"]["field"] == "slip_rate"
-    assert 0.5 <= value["prior"]["auroc"] <= 1
+    rows = read_predictions(scores)
+    _, left = decide(columns(rows), "held-out")
+    evaluated = [(i / 60, label) for i in left for label in rows[i].labels]
+    rate, label = np.array([pair for pair in evaluated if pair[1]]).T
+    area = roc_auc_score(label, rate)
+    assert value["prior"]["auroc"] == pytest.approx(max(area, 1 - area))
+    assert value["steps_neutral"] == len(evaluated) - len(label)
     assert "slip_rate" in mprm("evaluate", *given, "--prior-file", truth).out
     failed = mprm("evaluate", *given)
     assert (failed.status, "slip_rate" in failed.err) == (1, True)
+    before = truth.read_bytes()
+    assert mprm("evaluate", *given, "--prior-file", truth, "--page", truth).status == 1
+    assert truth.read_bytes() == before
 
 
 ONE = {"data_source": "a", "labels_per_step": [1, -1], "prm_scores": [3.0, -2.0]}

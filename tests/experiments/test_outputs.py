@@ -58,7 +58,7 @@ def test_the_meta_file_replaces_no_other(tmp_path, capsys):
     before = corpus.read_bytes()
     failed = run(capsys, "select", corpus, "--output", tmp_path / "s.jsonl")
     assert (failed.status, corpus.read_bytes()) == (1, before)
-    assert "s.meta.json: is a file of the corpus" in failed.err
+    assert "s.meta.json: is an input" in failed.err
     for ratio in ("0.1", "0.25"):
         chosen = ["--keep-ratio", ratio, "--output", tmp_path / f"bis{ratio}"]
         assert run(capsys, "select", corpus, *chosen).status == 0

@@ -98,10 +98,32 @@ def test_records_without_ids_are_matched_by_their_number():
     compared = found(nameless, ONE)[1]
     assert compared.thresholds[0] == compared.thresholds[1]
     assert all(of.interval == (0, 0) for of in compared.metrics.values())
+    # Sources are the first's, whatever the other calls them.
+    renamed = [changed(row, data_source="z") for row in OTHER]
+    assert found(ONE, renamed)[1] == found(ONE, OTHER)[1]
 
 
 def changed(row, **values):
     return Prediction(**{f: getattr(row, f) for f in row.__struct_fields__} | values)
+
+
+FIRST = changed(ONE[0], labels=(1,) * len(ONE[0].labels))
+
+
+@pytest.mark.parametrize(
+    ("other", "where"),
+    [
+        ([*ONE[:2], changed(ONE[2], id="id 1"), *ONE[3:]], "B: record 3: "),
+        ([changed(ONE[0], labels=(0,) * len(ONE[0].labels)), *ONE[1:]], "B: record 1"),
+        ([*ONE, changed(ONE[0], scores=ONE[1].scores, labels=(), record=121)], "121"),
+        ([FIRST, *ONE[1:9], changed(ONE[9], truncated=1), *ONE[10:]], "B: record 10: "),
+        ([changed(row, id=f"other {i}") for i, row in enumerate(ONE)], "A: record 1: "),
+    ],
+)
+def test_what_does_not_match_is_refused_with_its_place(other, where):
+    one = [FIRST, *ONE[1:]]
+    with pytest.raises(DataError, match=where):
+        match(Scores("A", one), Scores("B", other))
 
 
 def test_what_one_lacks_is_refused_or_left_out():

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import brier_score_loss, f1_score, roc_auc_score
 
+from mprm_jax.data.formats.prmbench import DIMENSIONS
 from mprm_jax.decision import (
     Decision,
     FirstError,
@@ -248,6 +249,11 @@ def test_positions_are_taken_together_until_both_kinds_are_many():
     assert sum(one.steps for one in found.positions) == steps.n_steps
     few = step_scores(["a"], [[1, -1]], [[1.0, 2.0]], ["x"])
     assert position_starts(few).tolist() == [0]
+    # As many of both kinds as it takes, at every position.
+    ids = [str(i) for i in range(50)]
+    labels, scores = [[1] * 3] * 25 + [[-1] * 3] * 25, [[0.0] * 3] * 50
+    enough = step_scores(["a"] * 50, labels, scores, ids)
+    assert position_starts(enough).tolist() == [0, 1, 2]
 
 
 def test_prm_scores_as_the_benchmark_counts_them():
@@ -424,7 +430,8 @@ def test_the_default_threshold_is_chosen_where_nothing_is_evaluated():
 def test_a_cross_fitted_threshold_is_chosen_on_the_half_that_it_does_not_judge():
     steps = step_scores(*random_steps(np.random.default_rng(0), 300))
     decision, left = decide(steps, "cross-fitted")
-    assert len(left) == 300
+    assert len(left) == decision.rollouts == 300
+    assert decision.steps == steps.n_steps
     second = second_half(steps)
     # Of like size, within a fold of a fit, too.
     for other in (second | True, steps.keys % np.uint64(5) == 0):
@@ -462,7 +469,8 @@ def test_a_threshold_needs_steps_on_both_sides():
 
 
 def test_means_over_sources_have_the_basic_interval_and_others_the_percentile():
-    steps = step_scores(*random_steps(np.random.default_rng(8), 120))
+    classes = DIMENSIONS["soundness"]
+    steps = step_scores(*random_steps(np.random.default_rng(8), 120, None, classes))
     decision = Decision(0.0, "fixed")
     found = evaluation(steps, decision, replicates=100)
     whole = model_metrics(steps, decision)
@@ -471,7 +479,11 @@ def test_means_over_sources_have_the_basic_interval_and_others_the_percentile():
     for name in ("micro_f1", "source_mean_f1"):
         expected = basic_interval(getattr(found, name), drawn[name])
         assert found.intervals[name] == pytest.approx(expected)
-    for name in ("macro_f1_pooled", "aurc", "false_positive_rate"):
+    assert found.prmbench is not None
+    assert found.intervals["soundness"] == pytest.approx(
+        basic_interval(found.prmbench["soundness"], drawn["soundness"])
+    )
+    for name in ("macro_f1_pooled", "prm_score", "aurc", "false_positive_rate"):
         assert found.intervals[name] == percentile_interval(drawn[name])
 
 

@@ -84,6 +84,26 @@ def test_information_gain_never_falls_with_more(n, more, share, tau, a):
     assert gain[2] <= 0.25
 
 
+def test_what_can_tell_nothing_is_worth_exactly_nothing():
+    """A rounding of it would be bought like anything else."""
+    k = np.array([0, 1, 3])
+    for tau in (0.0, 1.0):
+        assert not information_gain(k, 4, np.array([[3], [28]]), A, B, tau).any()
+    assert information_gain(k, 4, 28, A, B, 0.5).min() > 1e-3
+    x = corpus(np.random.default_rng(0))
+    with pytest.raises(ValueError, match="buys nothing"):
+        plan_continuations(x, 40, PlanOptions(tau=0), prior=(A, B))
+
+
+def test_a_cap_above_the_type_of_the_counts():
+    k, n = np.array([0, 1], np.uint8), np.array([2, 2], np.uint8)
+    x = Rollouts(k, n, np.array([0, 2]), np.zeros(1, int), ("a",))
+    plan = plan_continuations(
+        x, 320, PlanOptions("flip", block=160, most=400), prior=(A, B)
+    )
+    assert plan.tolist() == [320, 0]
+
+
 def test_information_of_two_stages_is_that_of_all_continuations():
     # From no count: the whole of count_information; then in two stages the gains add.
     k = np.arange(5)
@@ -100,7 +120,7 @@ def test_information_of_two_stages_is_that_of_all_continuations():
 @pytest.mark.parametrize(
     "rule", ["bis", "max-drop", "mixed", "posterior-fisher", "contrast"]
 )
-def test_cut_change_is_what_selecting_again_finds(rule):
+def test_cut_change_is_what_selecting_again_finds(rule, monkeypatch):
     """Each outcome of each step is put into the corpus, and all of it selected anew."""
     rng = np.random.default_rng(1)
     x = corpus(rng)
@@ -126,6 +146,10 @@ def test_cut_change_is_what_selecting_again_finds(rule):
             weight = comb(3, j) * np.exp(betaln(a + j, b + 3 - j) - betaln(a, b))
             exact += weight * (now[row] != today[row])
         assert found[step] == pytest.approx(exact, abs=1e-12), step
+    # A few steps at a time.
+    monkeypatch.setattr("theory.annotation._CHUNK", 30)
+    again = cut_change(x, 3, options, content, (A, B))
+    np.testing.assert_array_equal(again, found)
     if rule in ("bis", "posterior-fisher"):
         assert found.max() > 0.1
 
@@ -271,6 +295,9 @@ def test_the_prior_of_a_step_is_that_of_steps_with_neighbours_alike():
         )
         expected = moment_prior(alone)
         assert {(p, q) for p, q in zip(a[steps], b[steps], strict=True)} == {expected}
+    few = x.take(np.arange(20))
+    law = {(p, q) for p, q in zip(*neighbour_prior(few), strict=True)}
+    assert law == {moment_prior(few)}
     mean = a / (a + b)
     assert mean[bands[5]].min() > 0.8 > 0.2 > mean[bands[0]].max()
 

@@ -289,3 +289,4 @@ def test_a_difference_that_never_varies_is_nothing_or_not_known():
     assert resampled_difference(0.0, np.zeros(9)) == ((0, 0), 1)
     for values in (np.full(9, 0.1), np.full(9, np.nan), np.array([0.1])):
         assert resampled_difference(0.1, values) == (None, 1)
+    assert resampled_difference(0.0, np.full(9, 0.1)) == (None, 1)

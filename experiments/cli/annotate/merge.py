@@ -26,7 +26,8 @@ from mprm_jax.data.continuations import (
     read_plan,
 )
 from mprm_jax.data.corpus import Corpus
-from mprm_jax.data.outputs import OutputSet
+from mprm_jax.data.framing import annotations_folder
+from mprm_jax.data.outputs import OutputSet, manifest_path
 from mprm_jax.records.problems import DataError
 from mprm_jax.records.record import UnmeasuredPolicy
 
@@ -77,12 +78,13 @@ def run(options: Options) -> None:
     usable = load_usable(options)
     usable.need_counts("a merge")
     corpus = usable.corpus
-    if os.path.realpath(options.output) in folders_of([f.path for f in corpus.files]):
-        raise DataError(f"{options.output}: is the corpus's own folder; choose another")
+    _check_folder(options, corpus)
     before = made_here(corpus.folder)
     plan = read_plan(options.plan)
     answers = file_sha256(options.answers)
-    history = [of for of in before.get("merged", ()) if isinstance(of, dict)]
+    merged = before.get("merged")
+    rounds = merged if isinstance(merged, list) else []
+    history = [of for of in rounds if isinstance(of, dict)]
     if any(of.get("answers") == answers for of in history):
         raise DataError(f"{options.answers}: was merged into {corpus.path} before")
     plan.fits(corpus)
@@ -90,7 +92,6 @@ def run(options: Options) -> None:
     added = added_counts(corpus, plan, outcomes, options.unanswered)
     if not added.trials:
         raise DataError(f"{options.answers}: adds no continuation")
-    _check_folder(options.output, corpus)
     facts = {
         "plan": plan.sha256,
         "answers": answers,
@@ -116,11 +117,28 @@ def run(options: Options) -> None:
     answer(options.json, value | line_rows(usable), _text(options, added))
 
 
-def _check_folder(folder: Path, corpus: Corpus) -> None:
-    """Refuse a folder with files that would be read as a part of the result."""
-    names = {file.path.name.removesuffix(".gz") for file in corpus.files}
+def _check_folder(options: Options, corpus: Corpus) -> None:
+    """Refuse a folder in which an input would be replaced, or with files that would be
+    read as a part of the result.
+    """
+    folder, files = options.output, [file.path for file in corpus.files]
+    own = folders_of(files) | {os.path.realpath(corpus.folder)}
+    if os.path.realpath(folder) in own:
+        raise DataError(f"{folder}: is the corpus's own folder; choose another")
+    names: dict[str, Path] = {}
+    for file in files:
+        other = names.setdefault(file.name.removesuffix(".gz"), file)
+        if other != file:
+            raise DataError(f"{file}: would have the name of {other} in the result")
+    inputs = options.plan, manifest_path(options.plan), options.answers
+    taken = {os.path.realpath(file) for file in inputs}
+    for name in (*names, MADE_HERE):
+        if os.path.realpath(folder / name) in taken:
+            raise DataError(f"{folder / name}: is an input; choose another --output")
+    if annotations_folder(folder) != folder:
+        raise DataError(f"{folder}: holds another corpus; choose an empty --output")
     for file in sorted(folder.iterdir()) if folder.is_dir() else ():
-        if ".jsonl" in file.suffixes and file.name not in names:
+        if file.name.endswith((".jsonl", ".jsonl.gz")) and file.name not in names:
             raise DataError(
                 f"{file}: was there before and would be read as a part of the result; "
                 "choose an empty --output"

@@ -25,6 +25,7 @@ from experiments.console.options import (
     PictureOptions,
 )
 from experiments.console.tables import format_table
+from experiments.corpora.simulated import MADE_HERE
 from experiments.store.manifests import command_of
 from experiments.store.write_subset import check_output, corpus_manifest
 from mprm_jax.data.continuations import Prefix, batch_request, prefixes
@@ -110,6 +111,8 @@ class Options(PictureOptions, CorpusOptions):
             raise UsageError("--unmeasured negative makes counts that nobody drew")
         if self.model is not None and self.form != "openai":
             raise UsageError("--model needs --form openai")
+        if self.page in (self.output, manifest_path(self.output)):
+            raise UsageError("--page and --output are the same file")
 
 
 OPTIONS = Options
@@ -117,7 +120,8 @@ OPTIONS = Options
 
 def run(options: Options) -> None:
     """Plan, write, and describe."""
-    check_output(options.output, options.corpus)
+    for path in filter(None, (options.output, options.page)):
+        check_output(path, options.corpus, options.corpus / MADE_HERE)
     usable = load_usable(options)
     usable.need_counts("a plan")
     counts = usable.rollouts

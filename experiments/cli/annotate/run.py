@@ -11,7 +11,9 @@ import tyro
 from experiments.console.command import answer
 from experiments.console.options import SeedOption
 from experiments.console.progress import progress
+from experiments.corpora.simulated import MADE_HERE
 from experiments.store.provenance import versions
+from experiments.store.write_subset import check_output
 from mprm_jax.data.continuations import answer_line, read_plan, read_prefixes
 from mprm_jax.data.outputs import OutputSet, manifest_path
 
@@ -49,6 +51,8 @@ def run(options: Options) -> None:
     # Imported here: they would slow down --help.
     from experiments.corpora.continue_scenes import scene_generator
 
+    inputs = options.plan, manifest_path(options.plan), options.corpus / MADE_HERE
+    check_output(options.output, options.corpus, *inputs)
     plan = read_plan(options.plan)
     asked = read_prefixes(options.plan)
     generator = scene_generator(options.corpus, int(plan.sha256[:16], 16), options.seed)
