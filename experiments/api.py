@@ -32,11 +32,12 @@ from experiments.store.write_subset import (
     own_scores,
     write_selection,
 )
+from mprm_jax.compare import ScoreComparison, Scores, compare, decide_both, match
 from mprm_jax.data import corpus as corpora
 from mprm_jax.data.corpus import SelectableCorpus, usable_rollouts
 from mprm_jax.data.formats.base import LabelKind, ReadOptions, WriteOptions
 from mprm_jax.data.scored import Prediction, columns, read_predictions
-from mprm_jax.decision import decide
+from mprm_jax.decision import ThresholdChoice, decide
 from mprm_jax.records.problems import BadCorpus
 from mprm_jax.records.record import UnmeasuredPolicy
 from mprm_jax.summary import Evaluation, evaluation
@@ -594,8 +595,48 @@ def evaluate_scores(
         >>> 0 <= metrics.micro_f1 <= 1
         True
     """
-    rows = read_predictions(Path(scores)) if isinstance(scores, str | Path) else scores
-    steps = columns(rows)
-    chosen_on = "held-out" if threshold is None else "fixed"
-    decision, left = decide(steps, chosen_on, 0.5 if threshold is None else threshold)
+    steps = columns(_predictions(scores))
+    decision, left = decide(steps, *_protocol(threshold))
     return evaluation(steps.take(left), decision, replicates=replicates, seed=seed)
+
+
+def compare_scores(
+    first: str | Path | Sequence[Prediction],
+    second: str | Path | Sequence[Prediction],
+    *,
+    threshold: float | None = None,
+    replicates: int = REPLICATES,
+    seed: int = 0,
+) -> ScoreComparison:
+    """The second model's metrics less the first's, on the same responses.
+
+    Args:
+        first: scores as :func:`evaluate_scores` takes them.
+        second: the other model's, of all the same responses, matched by id.
+        threshold: as there, as replicates and seed are; the same for both models.
+
+    Raises:
+        DataError: the responses are not the same, or have no counted step.
+
+    Example:
+        >>> import mprm_jax as mprm
+        >>> from pathlib import Path
+        >>> for name, wrong in ("A", 0.2), ("B", 0.8):
+        ...     judged = f'"labels_per_step": [1, -1], "scores": [0.9, {wrong}]'
+        ...     line = f'{{"id": 1, "data_source": "mine", {judged}}}'
+        ...     _ = Path(name).write_text(line)
+        >>> found = mprm.compare_scores("A", "B", threshold=0.5, replicates=0)
+        >>> found.metrics["false_positive_rate"].difference
+        1.0
+    """
+    pair = Scores("first", _predictions(first)), Scores("second", _predictions(second))
+    decided = decide_both(match(*pair), *_protocol(threshold))
+    return compare(decided, replicates, seed)
+
+
+def _predictions(scores: str | Path | Sequence[Prediction]) -> Sequence[Prediction]:
+    return read_predictions(Path(scores)) if isinstance(scores, str | Path) else scores
+
+
+def _protocol(threshold: float | None) -> tuple[ThresholdChoice, float]:
+    return ("held-out", 0.5) if threshold is None else ("fixed", threshold)

@@ -10,6 +10,8 @@
     print(mprm.compare_rules([my_rule, "bis"]))       # which one teaches a student best
     trained = mprm.train_model(subset, "runs/model")
     metrics = mprm.evaluate_scores(mprm.predict(trained, "test.jsonl"))
+    differences = mprm.compare_scores("mine.jsonl", "theirs.jsonl").metrics
+    more = mprm.theory.plan_continuations(corpus.rollouts, budget=1000)  # a step
 
 Names are imported when first used, and ``mprm.theory`` and ``mprm.sim`` with them;
 counting imports no JAX. Every name's docstring has an example.
@@ -32,6 +34,7 @@ _NAMES = (
     "train_model",
     "predict",
     "evaluate_scores",
+    "compare_scores",
 )
 # Packages, and names that lie elsewhere.
 _ELSEWHERE = {

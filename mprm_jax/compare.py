@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, NamedTuple
 
@@ -78,9 +78,6 @@ class Match:
     repeats: int
 
 
-_Key = tuple[str | int, int]
-
-
 def match(first: Scores, second: Scores, common: bool = False) -> Match:
     """Match responses by id, or by the number of their record where a file has no ids.
 
@@ -136,11 +133,16 @@ def _where(of: Scores, row: Prediction) -> str:
     return f"{of.name}: record {row.record}"
 
 
-def _by_key(of: Scores, by_id: bool) -> dict[_Key, Prediction]:
+def _by_key(of: Scores, by_id: bool) -> dict[Any, Prediction]:
     """Responses by id or record, and by their place among those of the record."""
-    found: dict[_Key, Prediction] = {}
-    for row, key in zip(of.rows, _keys(of.rows, by_id), strict=True):
-        before = found.setdefault(key, row)
+    found: dict[tuple[str | int, int], Prediction] = {}
+    last, seen = None, {}
+    for row in of.rows:
+        if row.record != last:
+            last, seen = row.record, {}
+        name = row.id if by_id else row.record
+        seen[name] = seen.get(name, 0) + 1
+        before = found.setdefault((name, seen[name]), row)
         if before is not row and (before.labels, before.scores, before.data_source) != (
             row.labels,
             row.scores,
@@ -151,16 +153,6 @@ def _by_key(of: Scores, by_id: bool) -> dict[_Key, Prediction]:
                 f"{before.record}, too"
             )
     return found
-
-
-def _keys(rows: Sequence[Prediction], by_id: bool) -> Iterator[_Key]:
-    last, seen = None, {}
-    for row in rows:
-        if row.record != last:
-            last, seen = row.record, {}
-        name = row.id if by_id else row.record
-        seen[name] = seen.get(name, 0) + 1
-        yield name, seen[name]
 
 
 def _paired(
@@ -209,7 +201,7 @@ class Compared:
 
 
 @dataclass(frozen=True)
-class Comparison:
+class ScoreComparison:
     """Two models on the same steps.
 
     Attributes:
@@ -242,7 +234,10 @@ class Pair(NamedTuple):
 
 
 def decide_both(
-    match: Match, chosen_on: ThresholdChoice, fixed: float, source: str | None
+    match: Match,
+    chosen_on: ThresholdChoice,
+    fixed: float = 0.5,
+    source: str | None = None,
 ) -> Pair:
     """Each model's threshold by the same protocol, on the same rollouts, and what is
     left to evaluate; arguments and errors as :func:`mprm_jax.decision.decide`.
@@ -253,7 +248,7 @@ def decide_both(
     return Pair(first.take(left), second.take(left), (one, other))
 
 
-def compare(pair: Pair, replicates: int = REPLICATES, seed: int = 0) -> Comparison:
+def compare(pair: Pair, replicates: int = REPLICATES, seed: int = 0) -> ScoreComparison:
     """Differences of two models' metrics. Rollouts are resampled within their sources,
     the same ones for both models, and the thresholds stay.
 
@@ -276,7 +271,7 @@ def compare(pair: Pair, replicates: int = REPLICATES, seed: int = 0) -> Comparis
     scopes = list(dict.fromkeys(scope for scope, _ in values[0]))
     metrics, *_ = _adjusted({_ALL: _of_scope(_ALL, values, drawn)}).values()
     sources = {of: _of_scope(of, values, drawn) for of in scopes if of is not _ALL}
-    return Comparison(
+    return ScoreComparison(
         len(np.unique(pair.first.rollout)),
         pair.first.n_steps,
         pair.thresholds,
@@ -322,8 +317,8 @@ def _of_scope(
         if math.isfinite(difference):
             found = replace(found, difference=difference)
             if drawn is not None:
-                told = resampled_difference(difference, drawn[scope, name])
-                found = replace(found, interval=told.interval, p=told.p)
+                interval, p = resampled_difference(difference, drawn[scope, name])
+                found = replace(found, interval=interval, p=p)
         compared[name] = found
     return compared
 

@@ -68,6 +68,11 @@ class Decision:
     source: str | None = None
     first_error: Decision | None = None
 
+    @property
+    def of_first_errors(self) -> Decision | None:
+        """The threshold of ProcessBench's F1; None: it could not be chosen."""
+        return self if self.chosen_on == "fixed" else self.first_error
+
     def at(self, steps: StepScores) -> np.ndarray | float:
         """The threshold of each step, ``[n_steps]``, or the one of all."""
         if self.halves is None:
@@ -146,13 +151,14 @@ def _chosen(
     found = [threshold for part in parts if (threshold := best(part)) is not None]
     if len(found) < len(parts):
         return None
-    rollouts, steps = (
-        sum(of.n_rollouts for of in parts),
-        sum(of.n_steps for of in parts),
+    return Decision(
+        sum(found) / len(found),
+        chosen_on,
+        sum(part.n_rollouts for part in parts),
+        sum(part.n_steps for part in parts),
+        (found[0], found[1]) if len(found) == 2 else None,
+        source,
     )
-    halves = (found[0], found[1]) if len(found) == 2 else None
-    mean = sum(found) / len(found)
-    return Decision(mean, chosen_on, rollouts, steps, halves, source)
 
 
 @dataclass(frozen=True)
@@ -226,24 +232,14 @@ def _verdicts(steps: StepScores) -> _Verdicts:
     at = steps.position == first[steps.rollout]
     low[steps.rollout[at]] = steps.scores[at]
     judged = np.bincount(steps.rollout, minlength=n) > 0
-    rows = np.flatnonzero(judged & ~_unknown(steps, first < NONE_WRONG))
+    rows = np.flatnonzero(judged & ~first_wrong_unknown(steps))
     return _Verdicts(rows, first[rows] < NONE_WRONG, low[rows], high[rows])
 
 
-def _unknown(steps: StepScores, wrong: np.ndarray) -> np.ndarray:
+def first_wrong_unknown(steps: StepScores) -> np.ndarray:
     """Rollouts whose first wrong step may lie behind the last one with a score."""
-    return np.zeros(len(wrong), bool) if steps.cut is None else steps.cut & ~wrong
-
-
-def _hits(
-    steps: StepScores, threshold: float | np.ndarray
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Of judged rollouts: (row, whether a step is wrong, whether judged so)."""
-    of = _verdicts(steps)
-    threshold_N = np.zeros(steps.n_rollouts)
-    threshold_N[steps.rollout] = threshold
-    at = threshold_N[of.rollout]
-    return of.rollout, of.wrong, (of.low < at) & (at <= of.high)
+    cut = np.zeros(steps.n_rollouts, bool) if steps.cut is None else steps.cut
+    return cut & (first_wrong(steps) == NONE_WRONG)
 
 
 def _harmonic(one: np.ndarray, other: np.ndarray) -> np.ndarray:
@@ -251,59 +247,21 @@ def _harmonic(one: np.ndarray, other: np.ndarray) -> np.ndarray:
     return 2 * one * other / np.where(both == 0, 1, both)
 
 
-def _first_error_decision(decision: Decision) -> Decision | None:
-    return decision if decision.chosen_on == "fixed" else decision.first_error
-
-
-def processbench(steps: StepScores, decision: Decision) -> ProcessBench:
-    """ProcessBench's F1 of every source, and its mean over the sources.
-
-    Args:
-        steps: to evaluate.
-        decision: whose ``first_error`` threshold is used, or itself if it is fixed.
-    """
-    chosen = _first_error_decision(decision)
-    cut = 0
-    if steps.cut is not None:
-        wrong = np.bincount(steps.rollout, ~steps.correct, steps.n_rollouts) > 0
-        cut = int(np.count_nonzero(_unknown(steps, wrong)))
-    if chosen is None:
-        return ProcessBench(None, None, None, None, {}, cut)
-    names = steps.source_names
-    parts = [steps.take(np.flatnonzero(steps.source == i)) for i in range(len(names))]
-    sources = {
-        name: FirstError(**_at_once(part, decision))
-        for name, part in zip(names, parts, strict=True)
-        if part.n_steps
-    }
-    return ProcessBench(
-        **_at_once(steps, decision),
-        threshold=chosen,
-        sources=sources,
-        rollouts_cut=cut,
-    )
-
-
-def _at_once(steps: StepScores, decision: Decision) -> dict[str, float | None]:
-    told = processbench_metrics(steps, decision)(np.ones((steps.n_rollouts, 1)))
-    return {
-        name.removeprefix("processbench_"): None if np.isnan(of[0]) else float(of[0])
-        for name, of in told.items()
-    }
-
-
 def processbench_metrics(
     steps: StepScores, decision: Decision
 ) -> Callable[[np.ndarray], dict[str, np.ndarray]]:
-    """What :func:`processbench` says, as a function of how often each rollout counts.
+    """ProcessBench's F1 and its two shares, as in :class:`ProcessBench`.
 
     Returns:
-        From weights ``[n_rollouts, W]`` to f1, wrong_found and right_passed, ``[W]``
-        each: means over the sources that have them; NaN where one of these lacks it.
+        From how often each rollout counts, ``[n_rollouts, W]``, to processbench_f1,
+        wrong_found and right_passed, ``[W]`` each: means over the sources that have
+        them; NaN where one of these lacks it, or no threshold was chosen.
     """
-    chosen = _first_error_decision(decision)
-    rollout, wrong, hit = _hits(steps, 0.0 if chosen is None else chosen.at(steps))
-    source = steps.source[rollout]
+    chosen, of = decision.of_first_errors, _verdicts(steps)
+    threshold_N = np.zeros(steps.n_rollouts)
+    threshold_N[steps.rollout] = 0.0 if chosen is None else chosen.at(steps)
+    rollout, wrong, at = of.rollout, of.wrong, threshold_N[of.rollout]
+    hit, source = (of.low < at) & (at <= of.high), steps.source[rollout]
     pairs = [(wrong & (source == i), ~wrong & (source == i)) for i in np.unique(source)]
 
     def share(kind: np.ndarray, weights_NxW: np.ndarray) -> np.ndarray:

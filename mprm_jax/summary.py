@@ -18,9 +18,10 @@ import numpy as np
 from mprm_jax.data.formats.prmbench import CORRECT, DIMENSIONS, NEVER_WRONG
 from mprm_jax.decision import (
     Decision,
+    FirstError,
     ProcessBench,
     first_wrong,
-    processbench,
+    first_wrong_unknown,
     processbench_metrics,
 )
 from theory.agreement import (
@@ -78,12 +79,12 @@ MEANS_OVER_SOURCES = frozenset(
 OF_GROUPS = (
     "auroc", "first_error_auroc", "false_positive_rate", "false_negative_rate",
 )  # fmt: skip
-_IN_BOTH = frozenset(OF_GROUPS) | {
-    "within_position_auroc", "f1_positive", "f1_negative", "average_precision_wrong",
-    "aurc", "later_error_auroc",
-}  # fmt: skip
+_IN_BOTH = (
+    *OF_GROUPS, "within_position_auroc", "f1_positive", "f1_negative",
+    "average_precision_wrong", "aurc", "later_error_auroc",
+)  # fmt: skip
 _FIRST_ERRORS = ("processbench_f1", "wrong_found", "right_passed")
-_OVERALL = frozenset({"micro_f1", "macro_f1_pooled", "source_mean_f1", "brier"})
+_OVERALL = ("micro_f1", "macro_f1_pooled", "source_mean_f1", "brier")
 
 
 def within_position_auroc(steps: StepScores) -> float | None:
@@ -406,7 +407,7 @@ def brier_metrics(steps: StepScores) -> Metrics:
 
 
 def model_metrics(steps: StepScores, decision: Decision) -> Metrics:
-    """All of the above, and ProcessBench's, of one model on all sources together."""
+    """Every metric of one model on all sources together."""
     threshold = decision.at(steps)
     return joined(
         f1_metrics(steps, threshold),
@@ -468,59 +469,65 @@ def position_starts(steps: StepScores) -> np.ndarray:
     return np.array(starts[:-1] or [0])
 
 
-@dataclass(frozen=True)
-class StepGroup:
+@dataclass(frozen=True, kw_only=True)
+class GroupSummary:
+    """Metrics of some steps; None where one is undefined.
+
+    Attributes:
+        steps: counted.
+        steps_wrong: of them.
+        auroc: of all.
+        first_error_auroc: of the first wrong ones, see :func:`first_error_metrics`.
+        false_positive_rate: share of the wrong steps that are predicted correct.
+        false_negative_rate: share of the correct steps that are predicted wrong.
+        intervals: of metrics, by name; None: not asked for.
+    """
+
+    steps: int
+    steps_wrong: int
+    auroc: float | None
+    first_error_auroc: float | None
+    false_positive_rate: float | None
+    false_negative_rate: float | None
+    intervals: dict[str, Interval | None] | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepGroup(GroupSummary):
     """The steps that stand in one part of their solutions.
 
     Attributes:
         name: of the part.
-        steps: counted.
-        steps_wrong: of them.
-        first_errors: of those, the first wrong ones of their rollouts.
-        auroc: of the group's steps.
-        first_error_auroc: as in :func:`first_error_metrics`, within the group.
-        false_positive_rate: this and the next as in :func:`f1_metrics`.
-        false_negative_rate: likewise.
-        intervals: of the last four; None: not asked for.
+        first_errors: those that are the first wrong ones of their rollouts.
     """
 
     name: str
-    steps: int
-    steps_wrong: int
     first_errors: int
-    auroc: float | None
-    first_error_auroc: float | None
-    false_positive_rate: float | None
-    false_negative_rate: float | None
-    intervals: dict[str, Interval | None] | None = None
 
 
-@dataclass(frozen=True)
-class SourceSummary:
-    """One source of the benchmark; metrics as in :class:`Evaluation`.
+@dataclass(frozen=True, kw_only=True)
+class SourceSummary(GroupSummary):
+    """One source of the benchmark; intervals are of macro_f1 and of ProcessBench's
+    metrics, too.
 
     Attributes:
         rollouts: with counted steps.
-        steps: counted.
-        steps_wrong: of them.
-        intervals: of its metrics, of macro_f1 and of ProcessBench's; None: not asked
-            for.
+        within_position_auroc: over pairs of the same position.
+        f1_positive: this and the next as in :class:`theory.agreement.F1`.
+        f1_negative: likewise.
+        average_precision_wrong: of the wrong steps.
+        aurc: area under the risk-coverage curve, confidence being the distance from the
+            threshold (:func:`theory.agreement.risk_coverage_area`).
+        later_error_auroc: of the wrong steps behind the first wrong ones.
     """
 
     rollouts: int
-    steps: int
-    steps_wrong: int
-    auroc: float | None
     within_position_auroc: float | None
     f1_positive: float | None
     f1_negative: float | None
-    false_positive_rate: float | None
-    false_negative_rate: float | None
     average_precision_wrong: float | None
     aurc: float | None
-    first_error_auroc: float | None
     later_error_auroc: float | None
-    intervals: dict[str, Interval | None] | None = None
 
 
 class LastMinimum(NamedTuple):
@@ -537,26 +544,19 @@ class LastMinimum(NamedTuple):
     rollouts: int
 
 
-@dataclass(frozen=True)
-class Evaluation:
-    """All metrics of one model; None where one is undefined.
+@dataclass(frozen=True, kw_only=True)
+class Evaluation(SourceSummary):
+    """All metrics of one model; intervals are of all but position_auroc,
+    average_precision, ece and the expected shares.
 
     Attributes:
-        micro_f1: this and the other F1 as in :class:`theory.agreement.F1`.
-        false_positive_rate: share of the wrong steps that are predicted correct.
-        false_negative_rate: share of the correct steps that are predicted wrong.
-        steps: counted.
+        micro_f1: this and the next two as in :class:`theory.agreement.F1`.
+        macro_f1_pooled: likewise.
+        source_mean_f1: likewise.
         per_source: macro-F1 of every source that has counted steps.
-        auroc: of all steps.
-        within_position_auroc: over pairs of the same position.
         position_auroc: of the position alone.
         average_precision: of the correct steps.
-        average_precision_wrong: of the wrong ones.
-        aurc: area under the risk-coverage curve, confidence being the distance from the
-            threshold (:func:`theory.agreement.risk_coverage_area`).
         risk_coverage: (share of the steps that is covered, share misjudged of those).
-        first_error_auroc: this and the next as in :func:`first_error_metrics`.
-        later_error_auroc: likewise.
         last_minimum: of "all" rollouts, the "right" and the "wrong" ones.
         processbench: how well the first wrong step is found.
         prmbench: PRMScore of all classes and by dimension, see :func:`f1_metrics`; None
@@ -564,32 +564,19 @@ class Evaluation:
         ece: this, ``brier`` and the curve ``reliability`` as in :class:`Calibration`.
         positions: steps by position, see :func:`position_starts`.
         thirds: steps by third of their solution.
-        rollouts: with counted steps.
+        threshold: of the decision.
         sources: every source that has counted steps.
         prior: what the given prior would score; None: none was given.
-        intervals: of all metrics but position_auroc, average_precision, ece and the
-            expected shares, by name; None: not asked for.
         replicates: of the bootstrap behind the intervals.
     """
 
     micro_f1: float
     macro_f1_pooled: float
     source_mean_f1: float
-    f1_positive: float
-    f1_negative: float
-    false_positive_rate: float | None
-    false_negative_rate: float | None
-    steps: int
     per_source: dict[str, float]
-    auroc: float | None
-    within_position_auroc: float | None
     position_auroc: float | None
     average_precision: float | None
-    average_precision_wrong: float | None
-    aurc: float | None
     risk_coverage: tuple[tuple[float, float], ...]
-    first_error_auroc: float | None
-    later_error_auroc: float | None
     last_minimum: dict[str, LastMinimum]
     processbench: ProcessBench
     prmbench: dict[str, float] | None
@@ -598,12 +585,9 @@ class Evaluation:
     reliability: tuple[ReliabilityBin, ...]
     positions: tuple[StepGroup, ...]
     thirds: tuple[StepGroup, ...]
-    rollouts: int
-    steps_wrong: int
     threshold: Decision
     sources: dict[str, SourceSummary]
     prior: PriorAuroc | None
-    intervals: dict[str, Interval | None] | None
     replicates: int
 
     def as_json(self) -> dict[str, Any]:
@@ -708,14 +692,14 @@ def evaluation(
     )
     dimensions = [name for name in ("prm_score", *DIMENSIONS) if name in own]
     return Evaluation(
-        **{name: own[name] for name in _IN_BOTH | _OVERALL},
+        **{name: own[name] for name in (*_IN_BOTH, *_OVERALL)},
         steps=steps.n_steps,
         per_source={name: found.number(name, "micro_f1") for name in described},
         position_auroc=position_auroc(steps),
         average_precision=average_precision(steps.scores, steps.correct),
         risk_coverage=_risk_coverage(steps, threshold),
         last_minimum=_last_minimum(steps, found),
-        processbench=processbench(steps, decision),
+        processbench=_processbench(steps, decision, found),
         prmbench={name: own[name] for name in dimensions} or None,
         ece=calibrated and calibrated.ece,
         reliability=calibrated.curve if calibrated else (),
@@ -762,7 +746,7 @@ def _groups(
     def described(i: int) -> StepGroup:
         of = group == i
         return StepGroup(
-            names[i],
+            name=names[i],
             steps=int(np.count_nonzero(of)),
             steps_wrong=int(np.count_nonzero(of & ~steps.correct)),
             first_errors=int(np.count_nonzero(of & first)),
@@ -793,6 +777,24 @@ def _risk_coverage(
     covered = np.unique(np.ceil(np.arange(1, CURVE_POINTS + 1) * n / CURVE_POINTS))
     risk = risk_at_coverage(ranks, covered)
     return tuple(zip((covered / n).tolist(), risk.tolist(), strict=True))
+
+
+def _processbench(
+    steps: StepScores, decision: Decision, found: _Findings
+) -> ProcessBench:
+    def at(scope: Any) -> dict[str, float | None]:
+        names = ("f1", "wrong_found", "right_passed")
+        of = zip(names, _FIRST_ERRORS, strict=True)
+        return {name: found.number(scope, key) for name, key in of}
+
+    chosen = decision.of_first_errors
+    counted = [steps.source_names[i] for i in np.unique(steps.step_source)]
+    return ProcessBench(
+        **at(_ALL),
+        threshold=chosen,
+        sources={} if chosen is None else {of: FirstError(**at(of)) for of in counted},
+        rollouts_cut=int(np.count_nonzero(first_wrong_unknown(steps))),
+    )
 
 
 def _last_minimum(steps: StepScores, found: _Findings) -> dict[str, LastMinimum]:

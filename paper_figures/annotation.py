@@ -47,8 +47,7 @@ def annotation(cells: Cells) -> Drawing:
         of_world = [c["metrics"] for c in cells if c["config"]["world"] == world]
         axes_of[0].set_title(world)
         for axis, (panel, of) in zip(axes_of, _ROWS.items(), strict=True):
-            told = _Told(of_world, *of)
-            rows += [(world, panel, *row) for row in _draw(axis, told)]
+            rows += [(world, panel, *row) for row in _draw(axis, of_world, *of)]
     for axis, panel in zip(axes[:, 0], _ROWS, strict=True):
         axis.set_ylabel(panel)
     title = (
@@ -59,32 +58,23 @@ def annotation(cells: Cells) -> Drawing:
     return Drawing(figure, HEADER, rows)
 
 
-class _Told:
-    """One metric of the corpora of a world, by one reading."""
-
-    def __init__(self, cells: Cells, reading: str, metric: str) -> None:
-        self.arms = {
-            arm: list(levels)
-            for arm, levels in cells[0]["arms"].items()
-            if len(levels) > 1 and not arm.startswith("checker")
-        }
-        self._cells, self._reading, self._metric = cells, reading, metric
-
-    def at(self, arm: str, level: str) -> tuple[float, float, float]:
+def _draw(axis: Axes, cells: Cells, reading: str, metric: str) -> list[tuple[Any, ...]]:
+    def at(arm: str, level: str) -> tuple[float, float, float]:
         """Cost; mean in per cent, and half its interval."""
-        of = [cell["arms"][arm][level] for cell in self._cells]
-        mean, half = mean_and_half_width(
-            [100 * x[self._reading][self._metric] for x in of]
-        )
+        of = [cell["arms"][arm][level] for cell in cells]
+        mean, half = mean_and_half_width([100 * x[reading][metric] for x in of])
         return float(np.mean([x["cost"] for x in of])), mean, half
 
-
-def _draw(axis: Axes, told: _Told) -> list[tuple[Any, ...]]:
     rows = []
-    _, level, half = told.at(*_FULL)
+    _, level, half = at(*_FULL)
     axis.axhspan(level - half, level + half, color=GREY, alpha=0.35, linewidth=0)
-    for i, (arm, levels) in enumerate(told.arms.items()):
-        points = [told.at(arm, of) for of in levels]
+    arms = {
+        arm: levels
+        for arm, levels in cells[0]["arms"].items()
+        if len(levels) > 1 and not arm.startswith("checker")
+    }
+    for i, (arm, levels) in enumerate(arms.items()):
+        points = [at(arm, of) for of in levels]
         cost, mean, half = np.transpose(points)
         look: dict[str, Any] = {"marker": _MARKERS[i], "markersize": 3.2}
         # More arms than colours: the last ones go through them backwards, hollow.
@@ -94,7 +84,7 @@ def _draw(axis: Axes, told: _Told) -> list[tuple[Any, ...]]:
         look |= {"color": colour, "linestyle": DASHES[i % len(DASHES)]}
         look |= {"linewidth": 1.0, "elinewidth": 0.6, "markeredgewidth": 0.8}
         axis.errorbar(cost, mean, np.nan_to_num(half), label=arm, **look)
-        rows += [(arm, of, *at) for of, at in zip(levels, points, strict=True)]
+        rows += [(arm, of, *point) for of, point in zip(levels, points, strict=True)]
     named_ticks(axis, [2, 4, 8, 16], ["2", "4", "8", "16"])
     axis.grid(visible=True)
     axis.tick_params(labelsize=6.5)

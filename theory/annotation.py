@@ -15,7 +15,6 @@ Steps are valued one at a time: what the rollout's other steps may get does not 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, get_args
 
@@ -27,7 +26,7 @@ from theory import paper, selection
 from theory.beta_binomial import count_pmf
 from theory.domain import check_count, check_positive, check_probability
 from theory.rollouts import Rollouts
-from theory.scores import DEFAULT_ALPHA, moment_prior, shrunken_bis
+from theory.scores import DEFAULT_ALPHA, check_alpha, moment_prior
 from theory.selection import RuleName, mix_hash
 
 Criterion = Literal["flip", "information", "cut"]
@@ -82,6 +81,7 @@ class PlanOptions:
                 f"label_threshold must be in [0, 1), not {self.label_threshold}"
             )
         selection.budget(1, self.keep_ratio)
+        check_alpha(self.alpha)
         if self.rule in selection.UNRANKED or self.rule == "ccs":
             raise ValueError(f"rule {self.rule} has no cut that counts could cross")
 
@@ -218,12 +218,13 @@ def cut_change(
             undefined on this corpus.
     """
     a, b = moment_prior(rollouts) if prior is None else prior
-    score = _score(rollouts, options)
+    score = selection.fitted_key(
+        options.rule, rollouts, options.alpha, options.keep_ratio
+    )
     boundary = _boundary(rollouts, score(rollouts), options, content)
     k, n = (x.astype(np.int64) for x in (rollouts.successes, rollouts.trials))
     pmf, successes, _ = _outcomes(k, n, more, a, b)
-    row = np.repeat(np.arange(rollouts.n_rollouts), rollouts.lengths)
-    position = np.arange(rollouts.n_steps) - rollouts.offsets[row]
+    row, position = rollouts.rollout, rollouts.position
     work = np.cumsum(rollouts.lengths[row] * (more + 1))
     chance = np.empty(rollouts.n_steps)
     start = 0
@@ -245,33 +246,6 @@ def cut_change(
         chance[steps] = (pmf[steps] * moved).sum(axis=-1)
         start = int(steps[-1]) + 1
     return np.minimum(chance, 1.0)
-
-
-def _score(
-    rollouts: Rollouts, options: PlanOptions
-) -> Callable[[Rollouts], np.ndarray]:
-    """The rule's key as a function of counts; what it fits, it fits to this corpus."""
-    if options.rule == "shrunken-bis":
-        prior = moment_prior(rollouts)
-        return lambda x: shrunken_bis(x, *prior, options.alpha)
-    if options.rule == "posterior-fisher":
-        from theory.beta_binomial import posterior_fisher
-
-        prior = moment_prior(rollouts)
-        return lambda x: posterior_fisher(x, *prior)
-    if options.rule == "contrast":
-        from theory.contrast import best_subset, expected_contrast
-
-        prior = moment_prior(rollouts)
-        size = selection.budget(rollouts.n_rollouts, options.keep_ratio)
-        ratio = best_subset(*expected_contrast(rollouts, *prior), size).ratio
-
-        def contrast(x: Rollouts) -> np.ndarray:
-            c, v = expected_contrast(x, *prior)
-            return 2 * c - ratio * v
-
-        return contrast
-    return lambda x: selection.rule_key(options.rule, x, options.alpha)
 
 
 class _Boundary(NamedTuple):
@@ -357,7 +331,7 @@ def neighbour_prior(
     """
     k, n = (x.astype(np.int64) for x in (rollouts.successes, rollouts.trials))
     fitted = (np.ones(len(k), bool) if only is None else only) & (n >= 2)
-    row = np.repeat(np.arange(rollouts.n_rollouts), rollouts.lengths)
+    row = rollouts.rollout
     beside = np.zeros((2, len(k)), np.int64)
     same = row[1:] == row[:-1]
     for total, column in zip(beside, (k, n), strict=True):
@@ -431,18 +405,21 @@ def plan_continuations(
     price = np.broadcast_to(check_positive("cost", cost), rollouts.n_steps)
     price = price * options.block
     values, state = _values(rollouts, options, (a, b), content)
-    room = np.maximum(options.most - rollouts.trials.astype(np.int64), 0)
+    room = np.empty(len(values), np.int64)
+    room[state] = np.maximum(options.most - rollouts.trials.astype(np.int64), 0)
     cheapest = np.min(price, initial=np.inf)
     if not budget >= cheapest:
         raise ValueError(
             f"a budget of {budget:g} buys nothing: a block costs {cheapest:g}"
         )
-    parts = _majorant(values, (room // options.block)[_first(state, len(values))])
+    parts = _majorant(values, room // options.block)
     allowed = np.ones(rollouts.n_steps, bool) if only is None else only
     if not (parts and np.any((parts[0][0][state] > 0) & allowed)):
         raise ValueError("the budget buys nothing: no step can gain by continuations")
-    row = np.repeat(np.arange(rollouts.n_rollouts), rollouts.lengths)
-    tie = _step_order(rollouts, row, content, options.seed)
+    content = np.arange(rollouts.n_rollouts) if content is None else content
+    # The rollout's hash, then the step's: neither follows the order of the file.
+    own = mix_hash(content, options.seed)[rollouts.rollout]
+    tie = mix_hash(own + rollouts.position.astype(np.uint64), options.seed)
     step, rate, blocks = (
         np.concatenate(column)
         for column in zip(
@@ -519,27 +496,23 @@ def expected_gain(
     prior = moment_prior(rollouts) if prior is None else prior
     if options.criterion == "cut":
         return cut_change(rollouts, int(np.asarray(more)), options, content, prior)
-    first, state = _states(rollouts, prior, more)
-    columns = (rollouts.successes, rollouts.trials, more, *prior)
-    k, n, more, a, b = (np.broadcast_to(x, rollouts.n_steps)[first] for x in columns)
-    return _gain(options, (k, n), more, (a, b))[state]
+    (k, n, a, b, more), state = _states(rollouts, prior, more)
+    return _gain(options, k, n, more, a, b)[state]
 
 
 def _gain(
-    options: PlanOptions,
-    counts: tuple[ArrayLike, ArrayLike],
-    more: ArrayLike,
-    prior: tuple[ArrayLike, ArrayLike],
+    options: PlanOptions, k: ArrayLike, n: ArrayLike, more: ArrayLike, *prior: ArrayLike
 ) -> np.ndarray:
+    a, b = prior
     if options.criterion == "flip":
-        return flip_probability(*counts, more, *prior, options.label_threshold)
-    return information_gain(*counts, more, *prior, options.tau)
+        return flip_probability(k, n, more, a, b, options.label_threshold)
+    return information_gain(k, n, more, a, b, options.tau)
 
 
 def _states(
     rollouts: Rollouts, prior: tuple[ArrayLike, ArrayLike], more: ArrayLike = 0
-) -> tuple[np.ndarray, np.ndarray]:
-    """A step of each distinct (prior, K, N, more), and which of them each step is."""
+) -> tuple[list[np.ndarray], np.ndarray]:
+    """K, N, a, b and more of each distinct set of these, and which each step has."""
     a, b = (check_positive(*item) for item in zip("ab", prior, strict=True))
     k, n = (x.astype(np.int64) for x in (rollouts.successes, rollouts.trials))
     # N is at most 2^20.
@@ -548,7 +521,8 @@ def _states(
         values, place = np.unique(column, return_inverse=True)
         code = code * len(values) + place.reshape(column.shape)
     _, first, state = np.unique(code, return_index=True, return_inverse=True)
-    return first, state
+    columns = (k, n, a, b, more)
+    return [np.broadcast_to(x, rollouts.n_steps)[first] for x in columns], state
 
 
 def _values(
@@ -565,18 +539,9 @@ def _values(
         state = np.arange(rollouts.n_steps)
         gains = [cut_change(rollouts, m, options, content, prior) for m in every]
         return np.stack([np.zeros(len(state)), *gains], axis=-1), state
-    first, state = _states(rollouts, prior)
-    columns = (rollouts.successes, rollouts.trials, *prior)
-    k, n, a, b = (np.broadcast_to(x, rollouts.n_steps)[first] for x in columns)
-    gains = [_gain(options, (k, n), m, (a, b)) for m in every]
-    return np.stack([np.zeros(len(first)), *gains], axis=-1), state
-
-
-def _first(state: np.ndarray, states: int) -> np.ndarray:
-    """A step of each state."""
-    step = np.empty(states, np.int64)
-    step[state] = np.arange(len(state))
-    return step
+    (k, n, a, b, _), state = _states(rollouts, prior)
+    gains = [_gain(options, k, n, m, a, b) for m in every]
+    return np.stack([np.zeros(len(k)), *gains], axis=-1), state
 
 
 def _majorant(
@@ -602,12 +567,3 @@ def _majorant(
         parts.append((rate, np.where(gains, to - at, 0)))
         at = np.where(gains, to, at)
     return parts
-
-
-def _step_order(
-    rollouts: Rollouts, row: np.ndarray, content: np.ndarray | None, seed: int
-) -> np.ndarray:
-    position = (np.arange(rollouts.n_steps) - rollouts.offsets[row]).astype(np.uint64)
-    content = np.arange(rollouts.n_rollouts) if content is None else content
-    # The rollout's hash, then the step's: neither follows the order of the file.
-    return mix_hash(mix_hash(content, seed)[row] + position, seed)

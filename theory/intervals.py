@@ -240,23 +240,9 @@ def basic_interval(
     return Interval(max(0.0, low), min(1.0, high))
 
 
-class Difference(NamedTuple):
-    """A difference of two metrics of the same data.
-
-    Attributes:
-        value: of the data.
-        interval: None where nothing gives one.
-        p: two-sided p-value of no difference; 1 where there is no interval.
-    """
-
-    value: float
-    interval: Interval | None
-    p: float
-
-
 def resampled_difference(
     value: float, values_R: np.ndarray, level: float = LEVEL
-) -> Difference:
+) -> tuple[Interval | None, float]:
     """Normal interval ``value +- z s`` of a difference, s being the standard deviation
     of its replicates (Davison and Hinkley 1997, Sec. 5.2), and the p-value at which it
     just reaches zero.
@@ -271,17 +257,21 @@ def resampled_difference(
         values_R: of replicates; NaN where one is undefined. There is no interval if
             under half of them are defined.
         level: of the interval, in (0, 1).
+
+    Returns:
+        The interval, None where nothing gives one, and the two-sided p-value of no
+        difference, then 1.
     """
     defined = values_R[np.isfinite(values_R)]
     if 2 * len(defined) < len(values_R) or len(defined) < 2:
-        return Difference(value, None, 1.0)
+        return None, 1.0
     error = float(defined.std(ddof=1))
     if error <= _ROUNDING:
         same = abs(value) <= _ROUNDING and not defined.any()
-        return Difference(value, Interval(0.0, 0.0) if same else None, 1.0)
+        return Interval(0.0, 0.0) if same else None, 1.0
     half = _two_sided_z(1 - level) * error
     p = 2 * NormalDist().cdf(-abs(value) / error)
-    return Difference(value, Interval(value - half, value + half), p)
+    return Interval(value - half, value + half), p
 
 
 Covers = Literal["seeds and rollouts", "seeds", "rollouts", "nothing"]

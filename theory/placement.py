@@ -77,8 +77,7 @@ def relative_position(rollouts: Rollouts) -> np.ndarray:
     step.
     """
     lengths = np.repeat(rollouts.lengths, rollouts.lengths)
-    first = np.repeat(rollouts.offsets[:-1], rollouts.lengths)
-    return (np.arange(rollouts.n_steps) - first) / np.maximum(lengths - 1, 1)
+    return rollouts.position / np.maximum(lengths - 1, 1)
 
 
 def part_of_rollout(position: ArrayLike, bins: int = 3) -> np.ndarray:

@@ -98,6 +98,16 @@ class Rollouts:
         """Steps per rollout, int64 ``[n_rollouts]``, never-sampled ones included."""
         return np.diff(self.offsets)
 
+    @property
+    def rollout(self) -> np.ndarray:
+        """Row of each step's rollout, int64 ``[n_steps]``."""
+        return np.repeat(np.arange(self.n_rollouts), self.lengths)
+
+    @property
+    def position(self) -> np.ndarray:
+        """Index of each step in its rollout, from 0, int64 ``[n_steps]``."""
+        return np.arange(self.n_steps) - np.repeat(self.offsets[:-1], self.lengths)
+
     @classmethod
     def from_scores(
         cls,

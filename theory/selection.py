@@ -181,28 +181,40 @@ def rule_key(
     Raises:
         ValueError: the rule is unknown, or its score is undefined on this corpus.
     """
+    return fitted_key(rule, rollouts, alpha, keep_ratio)(rollouts)
+
+
+def fitted_key(
+    rule: RuleName, corpus: Rollouts, alpha: float, keep_ratio: float | None
+) -> Callable[[Rollouts], np.ndarray]:
+    """:func:`rule_key` as a function of counts: the prior and the J that a rule takes
+    are fitted to this corpus once. Arguments and errors are those of ``rule_key``.
+    """
+    if rule in _KEYS:
+        return lambda x: _KEYS[rule](x, alpha)
     if rule not in RULE_NAMES:
         raise ValueError(f"unknown rule {rule!r}; known: {', '.join(RULE_NAMES)}")
-    if rule == "contrast":
-        return _contrast(rollouts, keep_ratio)
-    return _KEYS[rule](rollouts, alpha)
+    prior = scores.moment_prior(corpus)
+    if rule == "shrunken-bis":
+        return lambda x: scores.shrunken_bis(x, *prior, alpha)
+    # Imported here: they need scipy, which would double start-up.
+    if rule == "posterior-fisher":
+        from theory.beta_binomial import posterior_fisher
 
-
-def _contrast(rollouts: Rollouts, keep_ratio: float | None) -> np.ndarray:
+        return lambda x: posterior_fisher(x, *prior)
     from theory.contrast import best_subset, expected_contrast
 
-    c, v = expected_contrast(rollouts, *scores.moment_prior(rollouts))
+    own = expected_contrast(corpus, *prior)
     # One J for all sources, though each has a budget of its own: what that costs of the
     # efficiency is at most .4 % in the students' worlds.
-    size = None if keep_ratio is None else budget(len(c), keep_ratio)
-    return 2 * c - best_subset(c, v, size).ratio * v
+    size = None if keep_ratio is None else budget(corpus.n_rollouts, keep_ratio)
+    ratio = best_subset(*own, size).ratio
 
+    def contrast(x: Rollouts) -> np.ndarray:
+        c, v = own if x is corpus else expected_contrast(x, *prior)
+        return 2 * c - ratio * v
 
-def _posterior_fisher(rollouts: Rollouts, alpha: float) -> np.ndarray:
-    # Imported here: it needs scipy, which would double start-up.
-    from theory.beta_binomial import posterior_fisher
-
-    return posterior_fisher(rollouts, *scores.moment_prior(rollouts))
+    return contrast
 
 
 _KEYS: dict[RuleName, Callable[[Rollouts, float], np.ndarray]] = {
@@ -218,10 +230,6 @@ _KEYS: dict[RuleName, Callable[[Rollouts, float], np.ndarray]] = {
     "max-drop": lambda x, alpha: scores.max_drop(x),
     "negative-count": lambda x, alpha: scores.negative_count(x),
     "mc-uncertainty": lambda x, alpha: scores.mc_uncertainty(x),
-    "shrunken-bis": lambda x, alpha: scores.shrunken_bis(
-        x, *scores.moment_prior(x), alpha
-    ),
-    "posterior-fisher": _posterior_fisher,
     "ccs": scores.bis,
     "step-matched-random": lambda x, alpha: np.zeros(x.n_rollouts),
 }

@@ -31,16 +31,12 @@ COMMANDS = {
     "doctor": "versions, devices, and what would run here",
 }
 
-# Where the second word makes it another command, with options of its own.
-TWO_WORDS = {
-    ("simulate", "scenes"): "simulate_scenes",
-    ("annotate", "plan"): "annotate.plan",
-    ("annotate", "run"): "annotate.run",
-    ("annotate", "merge"): "annotate.merge",
-}
-
 # The second words of commands that need one.
 _SECOND = {"simulate": ("corpus", "scenes"), "annotate": ("plan", "run", "merge")}
+
+# Where the second word makes it another command, with options of its own.
+TWO_WORDS = {("simulate", "scenes"): "simulate_scenes"}
+TWO_WORDS |= {("annotate", of): f"annotate.{of}" for of in _SECOND["annotate"]}
 
 _ANNOTATE = """usage: mprm annotate plan|run|merge CORPUS [options]
 

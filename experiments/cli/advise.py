@@ -221,7 +221,7 @@ def _expect(
     from experiments.map.judged import WRONG_SHARES, right_by_law
 
     positive = rollouts.successes > 0
-    row = np.repeat(np.arange(rollouts.n_rollouts), rollouts.lengths)
+    row = rollouts.rollout
     for advice in found:
         advice["subset"]["expected"] = []
     for share in WRONG_SHARES:
@@ -353,7 +353,7 @@ def _try(
         )
     of = truth.known_S[judged.kept_S]
     right, states = truth.right_S[judged.kept_S][of], judged.hidden_SxD[of]
-    number = np.repeat(np.arange(judged.rollouts.n_rollouts), judged.rollouts.lengths)
+    number = judged.rollouts.rollout
     some = np.flatnonzero(seen.rollouts.lengths)
     data = seen.rollouts.take(some), seen.hidden_SxD
     with _no_trial(options):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import shlex
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -17,10 +16,10 @@ from experiments.console.text import count_of, p_value
 from experiments.store.judging import (
     METRIC_NAMES,
     ThresholdOptions,
-    check_page,
     origin,
+    page_inputs,
 )
-from experiments.store.provenance import file_sha256
+from experiments.store.manifests import command_of
 from experiments.store.scoring import number
 from mprm_jax.compare import (
     Match,
@@ -31,7 +30,6 @@ from mprm_jax.compare import (
     decide_both,
     match,
 )
-from mprm_jax.data.framing import corpus_files
 from mprm_jax.data.scored import read_predictions
 from mprm_jax.records.problems import DataError
 from theory.intervals import REPLICATES
@@ -104,14 +102,11 @@ def _write_page(
     options: Options, page: Path, pair: Pair, value: dict[str, Any]
 ) -> None:
     from experiments.page.comparison import write_comparison
-    from experiments.page.evaluation import Made
+    from experiments.page.html import Made
 
     files = options.first, options.second
-    check_page(page, *files)
-    read = [of.path for path in files for of in corpus_files(path)]
-    inputs = {str(path): file_sha256(path) for path in read}
-    command = f"{options.command('mprm compare')} {shlex.join(map(str, files))}"
-    write_comparison(page, pair, value, Made(command, inputs))
+    made = Made(command_of("mprm compare", options, *files), page_inputs(page, files))
+    write_comparison(page, pair, value, made)
     value["page"] = str(page)
 
 

@@ -19,10 +19,10 @@ from experiments.store.judging import (
     PROCESSBENCH_SUBSETS,
     ThresholdOptions,
     all_metrics,
-    check_page,
     origin,
+    page_inputs,
 )
-from experiments.store.provenance import file_sha256
+from experiments.store.manifests import command_of
 from experiments.store.scoring import (
     ScoringOptions,
     between,
@@ -31,7 +31,6 @@ from experiments.store.scoring import (
     number,
     write_scored,
 )
-from mprm_jax.data.framing import corpus_files
 from mprm_jax.data.scored import (
     Prediction,
     columns,
@@ -116,14 +115,14 @@ def run(options: Options) -> None:
         value |= {"predictions": str(output), "judged": judged}
         write_scored(output, options, file, lines, value, judged)
     if page is not None:
-        from experiments.page.evaluation import Judged, Made, write_evaluation
+        from experiments.page.evaluation import write_evaluation
+        from experiments.page.html import Made
 
-        check_page(
-            page, file, value.get("predictions", file), options.prior_file or file
+        read = value.get("predictions", file), options.prior_file or file
+        made = Made(
+            command_of("mprm evaluate", options), page_inputs(page, [file], *read)
         )
-        inputs = {str(of.path): file_sha256(of.path) for of in corpus_files(file)}
-        made = Made(options.command("mprm evaluate"), inputs)
-        write_evaluation(page, Judged(value, steps, file, made))
+        write_evaluation(page, value, steps, file, made)
         value["page"] = str(page)
     answer(options.json, value, lambda: _text(value))
 

@@ -10,15 +10,12 @@ from typing import Any
 from experiments.console.command import answer
 from experiments.console.compilation import compiling
 from experiments.console.errors import UsageError
-from experiments.console.options import OptionalPath, given
+from experiments.console.options import OptionalPath
 from experiments.console.progress import progress
 from experiments.console.tables import format_table, printable
 from experiments.console.text import count_of, percent
-from experiments.page.evaluation import Made
-from experiments.page.rerank import CHOICES, STOPS, write_reranked
-from experiments.store.judging import check_page
-from experiments.store.manifests import command_line
-from experiments.store.provenance import file_sha256
+from experiments.store.judging import CHOICES, STOPS, page_inputs
+from experiments.store.manifests import command_of
 from experiments.store.scoring import (
     ScoringOptions,
     between,
@@ -28,7 +25,6 @@ from experiments.store.scoring import (
     write_scored,
 )
 from mprm_jax.data.answers import AnswerRule
-from mprm_jax.data.framing import corpus_files
 from mprm_jax.data.scored import CandidateSet, read_candidates
 from mprm_jax.rerank import THRESHOLD, Choosing, best_of_n, encode_scored
 
@@ -113,7 +109,7 @@ def run(options: Options) -> None:
         lines = map(encode_scored, sets)
         write_scored(output, options, file, lines, value, judged)
     if options.page is not None:
-        _write_page(options, value, file)
+        _write_page(options, options.page, value, file)
     answer(options.json, value, lambda: _text(value))
 
 
@@ -147,14 +143,16 @@ def _judge(options: Options, sets: list[CandidateSet]) -> dict[str, Any]:
     return value
 
 
-def _write_page(options: Options, value: dict[str, Any], file: Path) -> None:
-    assert options.page is not None
-    check_page(options.page, file, value.get("predictions", file))
-    inputs = {str(of.path): file_sha256(of.path) for of in corpus_files(file)}
-    told = {name: of for name, of in given(options).items() if name != "--json"}
-    made = Made(command_line("mprm rerank", told), inputs)
-    write_reranked(options.page, value, file, made)
-    value["page"] = str(options.page)
+def _write_page(
+    options: Options, page: Path, value: dict[str, Any], file: Path
+) -> None:
+    from experiments.page.html import Made
+    from experiments.page.rerank import write_reranked
+
+    inputs = page_inputs(page, [file], value.get("predictions", file))
+    made = Made(command_of("mprm rerank", options), inputs)
+    write_reranked(page, value, file, made)
+    value["page"] = str(page)
 
 
 def _notes(value: dict[str, Any]) -> list[str]:

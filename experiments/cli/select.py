@@ -52,7 +52,7 @@ OutputFormat = Literal[
 
 # All that the released script has an option for, or that changes nothing.
 _OFFICIAL = {
-    "--compat", "--corpus", "--output", "--keep-ratio", "--alpha", "--per-source",
+    "--compat", "--output", "--keep-ratio", "--alpha", "--per-source",
     "--input-format", "--workers", "--no-cache", "--json",
 }  # fmt: skip
 

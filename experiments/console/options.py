@@ -77,12 +77,13 @@ class CompileOption:
 
 def given(options: Any, usual: Any = None) -> dict[str, Any]:
     """Options that differ from their defaults, by name as typed, those of nested groups
-    included; ``usual`` has the defaults if they are not those of the class.
+    included, but not what has its place; ``usual`` has the defaults if they are not
+    those of the class.
     """
     hints = typing.get_type_hints(type(options), include_extras=True)
     found = {}
     for field in dataclasses.fields(options):
-        value = getattr(options, field.name)
+        value, marks = getattr(options, field.name), _marks(hints[field.name])
         default: Any = field.default
         if usual is not None:
             default = getattr(usual, field.name)
@@ -90,8 +91,10 @@ def given(options: Any, usual: Any = None) -> dict[str, Any]:
             default = field.default_factory()
         if dataclasses.is_dataclass(value):
             found |= given(value, default)
-        elif value != default and tyro.conf.Fixed not in _marks(hints[field.name]):
-            names = [getattr(mark, "name", None) for mark in _marks(hints[field.name])]
+        elif tyro.conf.Fixed in marks or tyro.conf.Positional in marks:
+            continue
+        elif value != default:
+            names = [getattr(mark, "name", None) for mark in marks]
             found[option(next(filter(None, names), field.name))] = value
     return found
 

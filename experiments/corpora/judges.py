@@ -317,7 +317,7 @@ def _share_intervals(
     rollouts: Rollouts, group: np.ndarray, hit: np.ndarray, groups: int, drawn_RxX: Any
 ) -> list[tuple[float, float]]:
     """Of the share of hits in each group of steps; a negative group is none."""
-    row = np.repeat(np.arange(rollouts.n_rollouts), rollouts.lengths)
+    row = rollouts.rollout
     ends = []
     for i in range(groups):
         inside = group == i
@@ -347,7 +347,7 @@ def by_position(
         group = np.where(of, third, -1)
         return _share_intervals(rollouts, group, hit, THIRDS, drawn_RxX)
 
-    row = np.repeat(np.arange(rollouts.n_rollouts), rollouts.lengths)
+    row = rollouts.rollout
     plan = pair_plan(-position[wrong], label[wrong], unit=row[wrong])
     told = _NOTHING
     if len(plan.groups):

@@ -5,8 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from experiments.page.evaluation import Made, write_page
-from experiments.page.html import Chart, chart_of, count, num, tabulate, text
+from experiments.page.html import (
+    Chart,
+    Made,
+    chart_of,
+    count,
+    num,
+    tabulate,
+    text,
+    write_page,
+)
 
 _PARTS = (
     ("part of rollout", "part", text),
@@ -16,12 +24,7 @@ _PARTS = (
     ("continuations", "continuations", count),
     ("expected flips", "flips", num, 1),
 )
-_COUNTS = (
-    ("K/N today", "part", text),
-    ("steps", "steps", count),
-    ("continued", "continued", count),
-    ("continuations", "continuations", count),
-)
+_COUNTS = (("K/N today", "part", text), _PARTS[1], *_PARTS[3:5])
 _EXPECTED = (
     ("expected", "name", text),
     ("by this plan", "plan", num, 2),
@@ -42,20 +45,17 @@ def write_plan_page(
         output: of the page.
         corpus: its name.
         value: the JSON object of the command.
-        made: by which command.
+        made: by which command, of what.
 
     Raises:
         DataError: it cannot be written.
     """
-    expected = [{"name": _NAMES[name], **of} for name, of in value["expected"].items()]
 
     def charts() -> dict[str, Chart | None]:
-        titles = {"parts": "by place", "scores": "by K/N today"}
-        return {
-            key: _drawn(key, f"Continuations per step, {title}", value[key])
-            for key, title in titles.items()
-        }
+        titles = {"parts": "place", "scores": "K/N today"}
+        return {key: _drawn(key, of, value[key]) for key, of in titles.items()}
 
+    expected = [{"name": _NAMES[name], **of} for name, of in value["expected"].items()]
     write_page(
         output,
         "annotation.html.j2",
@@ -69,7 +69,7 @@ def write_plan_page(
     )
 
 
-def _drawn(key: str, title: str, parts: list[dict[str, Any]]) -> Chart:
+def _drawn(key: str, by: str, parts: list[dict[str, Any]]) -> Chart:
     from paper_figures.page import Term, terms
 
     means = [of["continuations"] / max(of["steps"], 1) for of in parts]
@@ -78,4 +78,5 @@ def _drawn(key: str, title: str, parts: list[dict[str, Any]]) -> Chart:
         for of, mean in zip(parts, means, strict=True)
     ]
     told = ", ".join(f"{row.label} {row.told}" for row in rows)
+    title = f"Continuations per step, by {by}"
     return chart_of(key, title, terms(rows, "continuations per step"), told)

@@ -5,13 +5,19 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from experiments.page.evaluation import (
+from experiments.page.evaluation import position_chart, risk_chart
+from experiments.page.html import (
     Made,
-    position_chart,
-    risk_chart,
+    Table,
+    chance,
+    chart_of,
+    ends_of,
+    num,
+    sign,
+    tabulate,
+    text,
     write_page,
 )
-from experiments.page.html import Table, chance, chart_of, num, sign, tabulate, text
 from experiments.store.judging import METRIC_NAMES
 from mprm_jax.compare import Pair
 from mprm_jax.summary import evaluation
@@ -70,12 +76,11 @@ def write_comparison(
 
 def _table(caption: str, metrics: dict[str, dict[str, Any]], first: str) -> Table:
     """A row per metric, of which ``first`` is what micro-F1 is called here."""
-    items = []
-    for key, of in metrics.items():
-        low, high = of["interval"] or (None, None)
-        ends = None if low is None else f"{sign(low)} to {sign(high)}"
-        name = first if key == "micro_f1" else METRIC_NAMES[key]
-        items.append(of | {"name": name, "ends": ends})
+    names = METRIC_NAMES | {"micro_f1": first}
+    items = [
+        of | {"name": names[key], "ends": ends_of(of["interval"], sign)}
+        for key, of in metrics.items()
+    ]
     columns = (
         ("metric", "name", text),
         ("A", "first", num),

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,20 +11,21 @@ import numpy as np
 
 from experiments.page.html import (
     Chart,
+    Made,
     Table,
     chart_of,
     count,
+    ends_of,
     num,
-    page_template,
     share,
     tabulate,
     text,
+    write_page,
 )
 from experiments.store.judging import METRIC_NAMES, all_metrics
-from experiments.store.provenance import versions
-from mprm_jax.data.outputs import OutputSet
 from mprm_jax.decision import first_error_sweep
 from theory.agreement import StepScores, decision_thresholds, sweep
+from theory.intervals import normal_half_width
 
 # Points of a threshold curve: more than its pixels.
 _POINTS = 400
@@ -33,75 +34,23 @@ _POINTS = 400
 _LARGEST = 1e100
 
 
-@dataclass(frozen=True)
-class Made:
-    """How a page came about.
+def write_evaluation(
+    output: Path, value: dict[str, Any], steps: StepScores, file: Path, made: Made
+) -> None:
+    """Write the page of an evaluation; as :func:`experiments.page.html.write_page`.
 
-    Attributes:
-        command: that made it.
-        inputs: SHA-256 of every file read.
-    """
-
-    command: str
-    inputs: dict[str, str]
-
-
-@dataclass(frozen=True)
-class Judged:
-    """What an evaluation said, and of what.
-
-    Attributes:
+    Args:
+        output: of the page.
         value: the JSON object of the command.
         steps: that were evaluated.
         file: the scores or the benchmark.
-        made: by which command.
+        made: by which command, of what.
     """
-
-    value: dict[str, Any]
-    steps: StepScores
-    file: Path
-    made: Made
-
-
-def write_page(
-    output: Path,
-    template: str,
-    charts: Callable[[], dict[str, Chart | None]],
-    made: Made,
-    **values: Any,
-) -> None:
-    """Write a page; the same values give the same text.
-
-    Args:
-        output: the file.
-        template: name of it.
-        charts: draws them, by name.
-        made: by which command.
-        values: of the template.
-
-    Raises:
-        DataError: it cannot be written.
-    """
-    import matplotlib as mpl
-
-    from paper_figures.page import SETTINGS
-
-    with mpl.rc_context(SETTINGS):
-        drawn = charts()
-    values |= {"charts": drawn, "made": made, "versions": versions()}
-    page = page_template(template).render(values).encode()
-    with OutputSet() as outputs:
-        outputs.add(output).write(page)
-
-
-def write_evaluation(output: Path, judged: Judged) -> None:
-    """Write the page of an evaluation; as :func:`write_page`."""
-    value = judged.value
     models = {"": value}
 
     def charts() -> dict[str, Chart | None]:
         return {
-            "thresholds": _threshold_curve(judged),
+            "thresholds": _threshold_curve(value, steps),
             "calibration": _reliability(value["reliability"]),
             "risk": risk_chart(models),
             "positions": position_chart(models, "auroc", "first_error_auroc"),
@@ -114,17 +63,13 @@ def write_evaluation(output: Path, judged: Judged) -> None:
         output,
         "evaluation.html.j2",
         charts,
-        judged.made,
+        made,
         value=value,
-        file=judged.file,
+        file=file,
         metrics=_metrics(value),
         sources=_sources(value),
         places=_places(value),
     )
-
-
-def _ends(ends: Sequence[float] | None) -> str | None:
-    return None if ends is None else f"{num(ends[0])} to {num(ends[1])}"
 
 
 def _metrics(value: dict[str, Any]) -> Table:
@@ -134,7 +79,7 @@ def _metrics(value: dict[str, Any]) -> Table:
         {
             "name": name.replace("  ", "\N{NO-BREAK SPACE}" * 3),
             "value": metrics[key],
-            "ends": _ends(intervals.get(key)),
+            "ends": ends_of(intervals.get(key)),
         }
         for key, name in METRIC_NAMES.items()
         if key in metrics
@@ -156,7 +101,7 @@ def _sources(value: dict[str, Any]) -> Table:
             "name": name,
             "wrong": of["steps_wrong"] / of["steps"],
             "macro_f1": value["per_source"][name],
-            "ends": _ends(of.get("intervals", {}).get("macro_f1")),
+            "ends": ends_of(of.get("intervals", {}).get("macro_f1")),
         }
         for name, of in value["sources"].items()
     ]
@@ -254,15 +199,15 @@ def position_chart(models: dict[str, dict[str, Any]], *keys: str) -> Chart | Non
     return chart_of(f"position-{keys[0]}", title, figure, title)
 
 
-def _threshold_curve(judged: Judged) -> Chart | None:
+def _threshold_curve(value: dict[str, Any], steps: StepScores) -> Chart | None:
     from paper_figures import page
 
-    thresholds = decision_thresholds(judged.steps)
+    thresholds = decision_thresholds(steps)
     if np.abs(thresholds).max() > _LARGEST:
         return None
     picked = np.unique(np.linspace(0, len(thresholds) - 1, _POINTS).astype(int))
-    found = {"micro-F1": sweep(judged.steps).f1.micro_f1[picked]}
-    first = first_error_sweep(judged.steps, thresholds[picked])
+    found = {"micro-F1": sweep(steps).f1.micro_f1[picked]}
+    first = first_error_sweep(steps, thresholds[picked])
     if first is not None:
         found["ProcessBench F1"] = first
     x = thresholds[picked]
@@ -271,7 +216,7 @@ def _threshold_curve(judged: Judged) -> Chart | None:
         page.Curve(name, x.tolist(), of.tolist(), none, look)
         for look, (name, of) in enumerate(found.items())
     ]
-    chosen = (judged.value["threshold"], judged.value["processbench"]["threshold"])
+    chosen = (value["threshold"], value["processbench"]["threshold"])
     marks = [
         page.Mark(f"used for {name}", of["threshold"], look + 2)
         for look, (name, of) in enumerate(zip(found, chosen, strict=False))
@@ -301,17 +246,12 @@ def _reliability(bins: Sequence[dict[str, Any]]) -> Chart | None:
         ("mean score", "mean_score", num),
         ("share correct", "share_correct", num),
     )
-    # Half a binomial 95 % interval, for the eye.
-    half = [
-        1.96 * (of["share_correct"] * (1 - of["share_correct"]) / of["steps"]) ** 0.5
-        for of in bins
-    ]
-    curve = page.Curve(
-        "share correct",
-        [of["mean_score"] for of in bins],
-        [of["share_correct"] for of in bins],
-        half,
+    mean, y, n = (
+        np.array([of[key] for of in bins])
+        for key in ("mean_score", "share_correct", "steps")
     )
+    half = normal_half_width(np.sqrt(y * (1 - y) / n))  # binomial, for the eye
+    curve = page.Curve("share correct", mean.tolist(), y.tolist(), half)
     figure = page.lines([curve], "mean score of the bin", "share correct", ideal=True)
     told = "; ".join(
         f"score {num(of['mean_score'], 2)}: {share(of['share_correct'])} correct"

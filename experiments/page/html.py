@@ -1,16 +1,19 @@
-"""What the page is made of: escaped text, numbers as printed, tables and charts."""
+"""What pages are made of: escaped text, numbers as printed, tables and charts."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import jinja2
 from markupsafe import Markup
 
 from experiments.console.text import number, p_value, percent, signed
+from experiments.store.provenance import versions
+from mprm_jax.data.outputs import OutputSet
 from theory.intervals import Estimate
 
 # What must not act on a page: controls, halves of surrogate pairs, and the characters
@@ -42,6 +45,11 @@ text, num, sign, share = map(_or_dash, (str, number, signed, percent))
 chance = _or_dash(p_value)
 count = _or_dash(lambda value: f"{int(value):,}")
 mean = _or_dash(lambda of, *args: num(of.mean, *args))
+
+
+def ends_of(ends: Sequence[float] | None, form: Callable[..., str] = num) -> str | None:
+    """Both ends of an interval."""
+    return None if ends is None else f"{form(ends[0])} to {form(ends[1])}"
 
 
 def plus_minus(of: Estimate | None, form: Callable[..., str] = num, *args: int) -> str:
@@ -129,3 +137,47 @@ def page_template(name: str) -> jinja2.Template:
     environment.filters |= {"num": num, "percent": share, "count": count, "sign": sign}
     environment.filters["truth"] = _TRUTH.__getitem__
     return environment.get_template(name)
+
+
+@dataclass(frozen=True)
+class Made:
+    """How a page came about.
+
+    Attributes:
+        command: that made it.
+        inputs: SHA-256 of every file read.
+    """
+
+    command: str
+    inputs: dict[str, str]
+
+
+def write_page(
+    output: Path,
+    template: str,
+    charts: Callable[[], dict[str, Chart | None]],
+    made: Made,
+    **values: Any,
+) -> None:
+    """Write a page; the same values give the same text.
+
+    Args:
+        output: the file.
+        template: its name.
+        charts: draws them, by name.
+        made: by which command.
+        values: of the template.
+
+    Raises:
+        DataError: it cannot be written.
+    """
+    import matplotlib as mpl
+
+    from paper_figures.page import SETTINGS
+
+    with mpl.rc_context(SETTINGS):
+        drawn = charts()
+    values |= {"charts": drawn, "made": made, "versions": versions()}
+    page = page_template(template).render(values).encode()
+    with OutputSet() as outputs:
+        outputs.add(output).write(page)

@@ -8,33 +8,23 @@ from typing import Any
 
 import numpy as np
 
-from experiments.page.evaluation import Made, write_page
 from experiments.page.html import (
     Chart,
+    Made,
     Table,
     chart_of,
     count,
+    ends_of,
     num,
     share,
     sign,
     tabulate,
     text,
+    write_page,
 )
+from experiments.store.judging import CHOICES, STOPS
 from mprm_jax.rerank import AGGREGATES, WAYS
 
-# Ways to choose and rules to stop by, as people read them.
-CHOICES = {
-    "random": "random choice",
-    "mean": "best mean",
-    "min": "best min",
-    "product": "best product",
-    "last": "best last",
-    "first_error": "first error",
-    "majority": "majority vote",
-    "weighted_majority": "weighted vote",
-    "pass_at_n": "pass@N (bound)",
-}
-STOPS = {"fixed": "fixed number", "score": "high score", "posterior": "high chance"}
 _BOUNDS = ("random", "pass_at_n")
 
 
@@ -79,18 +69,14 @@ def _or_none(value: Mapping[str, Any]) -> Any:
     return lambda how: -1 if value[how] is None else value[how]
 
 
-def _ends(ends: Sequence[float] | None, form: Any = num) -> str | None:
-    return None if ends is None else f"{form(ends[0])} to {form(ends[1])}"
-
-
 def _choices(value: dict[str, Any]) -> Table:
     ends = value.get("intervals", {})
     items = [
-        {"name": name, "accuracy": value[how], "ends": _ends(ends.get(how))}
+        {"name": name, "accuracy": value[how], "ends": ends_of(ends.get(how))}
         | {"tied": value["tied"].get(how)}
         | {key: value[key].get(how) for key in ("gain", "gain_over_majority")}
         | {
-            f"{key}_ends": _ends(ends.get(key, {}).get(how), sign)
+            f"{key}_ends": ends_of(ends.get(key, {}).get(how), sign)
             for key in ("gain", "gain_over_majority")
         }
         for how, name in CHOICES.items()
@@ -141,9 +127,13 @@ def _stops(early: dict[str, Any]) -> Table:
     items = [
         {"name": name}
         | of
-        | {key: _ends(ends, form) for key, ends, form in _intervals(of)}
+        | {
+            "change_ends": ends_of(ends.get("change"), sign),
+            "cost_ends": ends_of(ends.get("cost"), lambda x: share(x, 1)),
+        }
         for rule, name in STOPS.items()
         if (of := early["rules"][rule]) is not None
+        for ends in [of["intervals"] or {}]
     ]
     columns = (
         ("stop at", "name", text),
@@ -158,21 +148,16 @@ def _stops(early: dict[str, Any]) -> Table:
     return tabulate(caption, items, columns, f"share of {early['unit']}")
 
 
-def _intervals(of: dict[str, Any]) -> list[tuple[str, Any, Any]]:
-    ends = of["intervals"] or {}
-    return [
-        ("change_ends", ends.get("change"), sign),
-        ("cost_ends", ends.get("cost"), lambda of: share(of, 1)),
-    ]
-
-
 def _frontier(early: dict[str, Any]) -> Chart:
     from paper_figures import page
 
-    rules = [rule for rule in STOPS if early["rules"][rule] is not None]
+    rules = {
+        rule: early["rules"][rule]["frontier"]
+        for rule in STOPS
+        if early["rules"][rule] is not None
+    }
     curves = []
-    for look, rule in enumerate(rules):
-        points = early["rules"][rule]["frontier"]
+    for look, (rule, points) in enumerate(rules.items()):
         x, y = [of["cost"] for of in points], [of["accuracy"] for of in points]
         curves.append(page.Curve(STOPS[rule], x, y, [np.nan] * len(x), look + 1))
     whole, level = [0.0, 1.0], [early["accuracy"]] * 2
@@ -180,13 +165,10 @@ def _frontier(early: dict[str, Any]) -> Chart:
     unit = early["unit"]
     figure = page.lines(curves, f"share of all {unit}", "accuracy")
     items = [
-        {"budget": early["rules"]["fixed"]["frontier"][i]["budget"]}
-        | {rule: early["rules"][rule]["frontier"][i]["accuracy"] for rule in rules}
-        | {
-            f"{rule}_cost": early["rules"][rule]["frontier"][i]["cost"]
-            for rule in rules
-        }
-        for i in range(len(early["rules"]["fixed"]["frontier"]))
+        {"budget": at[0]["budget"]}
+        | {rule: of["accuracy"] for rule, of in zip(rules, at, strict=True)}
+        | {f"{rule}_cost": of["cost"] for rule, of in zip(rules, at, strict=True)}
+        for at in zip(*rules.values(), strict=True)
     ]
     columns = [("budget", "budget", share, 1)]
     for rule in rules:
@@ -198,8 +180,8 @@ def _frontier(early: dict[str, Any]) -> Chart:
     numbers = tabulate(caption, items, columns)
     told = "; ".join(
         f"{STOPS[rule]} {num(at['accuracy'])} for {share(at['cost'], 0)}"
-        for rule in rules
-        for at in early["rules"][rule]["frontier"][3:4]
+        for rule, points in rules.items()
+        for at in points[3:4]
     )
     title = "Accuracy against what is spent"
     return chart_of("frontier", title, figure, told or title, numbers)

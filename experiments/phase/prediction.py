@@ -224,7 +224,7 @@ def clean_auroc(measured: Mapping[Cell, Result], cell: Cell) -> float:
 
 def shown_steps(rollouts: Rollouts, right_S: np.ndarray, hidden_SxD: Any) -> ShownSteps:
     """What the steps of a corpus are, beside their features."""
-    row = np.repeat(np.arange(rollouts.n_rollouts), rollouts.lengths)
+    row = rollouts.rollout
     score = np.bincount(row, rollouts.successes / rollouts.trials) / rollouts.lengths
     return ShownSteps(hidden_SxD, right_S, score[row], relative_position(rollouts))
 

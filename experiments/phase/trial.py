@@ -121,8 +121,7 @@ def read_states(
         states.append(of_rollout)
         tick()
     whole, kept = usable.rollouts.take(rows), np.array([len(of) for of in states])
-    step_S = np.arange(whole.n_steps) - np.repeat(whole.offsets[:-1], whole.lengths)
-    kept_S = step_S < np.repeat(kept, whole.lengths)
+    kept_S = whole.position < np.repeat(kept, whole.lengths)
     rollouts = Rollouts(
         whole.successes[kept_S],
         whole.trials[kept_S],

@@ -1,17 +1,18 @@
-"""What `mprm evaluate` and `mprm compare` share: thresholds, and names of metrics."""
+"""What commands that judge scores share: thresholds, names of metrics, of choices."""
 
 from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from experiments.console.errors import UsageError
-from experiments.console.options import SeedOption, option
+from experiments.console.options import SeedOption
 from experiments.console.tables import printable
 from experiments.console.text import count_of
-from experiments.store.manifests import command_line
+from experiments.store.provenance import file_sha256
 from mprm_jax.data.framing import corpus_files
 from mprm_jax.decision import HELD_OUT_SHARE, ThresholdChoice
 from mprm_jax.records.problems import DataError
@@ -47,6 +48,19 @@ METRIC_NAMES = {
     "brier": "Brier score",
 }
 
+# Of mprm rerank: ways to choose and rules to stop by, as people read them.
+CHOICES = {
+    "random": "random choice",
+    "mean": "best mean",
+    "min": "best min",
+    "product": "best product",
+    "last": "best last",
+    "first_error": "first error",
+    "majority": "majority vote",
+    "weighted_majority": "weighted vote",
+    "pass_at_n": "pass@N (bound)",
+}
+STOPS = {"fixed": "fixed number", "score": "high score", "posterior": "high chance"}
 
 PROCESSBENCH_SUBSETS = frozenset({"gsm8k", "math", "olympiadbench", "omnimath"})
 
@@ -106,17 +120,6 @@ class ThresholdOptions(SeedOption):
             return "fixed", self.threshold, None
         return chosen_on, 0.5, self.threshold_source
 
-    def command(self, name: str) -> str:
-        """The command with the options given, but for --json and what has its place."""
-        given = {
-            option(field.name): value
-            for field in dataclasses.fields(self)
-            if (value := getattr(self, field.name)) != field.default
-            and field.default is not dataclasses.MISSING
-            and field.name != "json"
-        }
-        return command_line(name, given)
-
 
 def origin(threshold: dict[str, Any]) -> str:
     """Where a threshold comes from, in a few words."""
@@ -132,12 +135,16 @@ def origin(threshold: dict[str, Any]) -> str:
     )
 
 
-def check_page(page: Path, *taken: Path | str) -> None:
-    """Refuse a page in place of a file of scores, or of one in a folder of them.
+def page_inputs(
+    page: Path, files: Iterable[Path], *taken: Path | str
+) -> dict[str, str]:
+    """SHA-256 of the files that a page tells of, those of folders one by one.
 
     Raises:
-        DataError: it is one.
+        DataError: the page would take the place of one of them, or of those taken.
     """
-    files = {of.path.resolve() for path in taken for of in corpus_files(Path(path))}
-    if page.resolve() in files:
+    inputs = [of.path for path in files for of in corpus_files(path)]
+    others = [of.path for path in taken for of in corpus_files(Path(path))]
+    if page.resolve() in {path.resolve() for path in (*inputs, *others)}:
         raise DataError(f"{page}: is an input; choose another file for the page")
+    return {str(path): file_sha256(path) for path in inputs}

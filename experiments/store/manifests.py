@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
+from experiments.console.options import given
 from experiments.store.provenance import package_version, versions
 from mprm_jax.data.outputs import OutputSet, manifest_path
 from mprm_jax.records.problems import DataError, faults_of
@@ -122,3 +123,11 @@ def command_line(name: str, options: Mapping[str, Any]) -> str:
         if value is not True:
             words.append(",".join(value) if isinstance(value, tuple) else str(value))
     return shlex.join(words)
+
+
+def command_of(name: str, options: Any, *placed: Path) -> str:
+    """The command of an option class: what was given but --json, and behind it what has
+    its place.
+    """
+    told = {of: value for of, value in given(options).items() if of != "--json"}
+    return shlex.join([*shlex.split(command_line(name, told)), *map(str, placed)])

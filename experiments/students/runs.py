@@ -376,7 +376,7 @@ def _sweep(
         weights.append(np.stack([column[1] for column in columns], axis=1))
     trials = _stack([task.rollouts.trials.astype(np.float32) for task in tasks])
     rollouts = [task.rollouts for task in tasks]
-    of = [np.repeat(np.arange(x.n_rollouts), x.lengths) for x in rollouts]
+    of = [x.rollout for x in rollouts]
     labels = Labels(
         _stack(targets).swapaxes(1, 2),
         _stack(weights).swapaxes(1, 2),

@@ -6,10 +6,9 @@ import re
 import threading
 from collections.abc import Hashable, Sequence
 from decimal import Decimal, InvalidOperation
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple
 
 AnswerRule = Literal["text", "math"]
-ANSWER_RULES: tuple[AnswerRule, ...] = get_args(AnswerRule)
 
 # Seconds that mathematics may take to read an answer, or to compare two.
 _PATIENCE = 1

@@ -16,10 +16,10 @@ from __future__ import annotations
 import hashlib
 import re
 from bisect import bisect_left
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, Protocol, get_args
+from typing import Any, Literal, NamedTuple, Protocol
 
 import msgspec
 import numpy as np
@@ -34,7 +34,6 @@ from mprm_jax.records.problems import BadRecord, DataError, faults_of
 from mprm_jax.records.record import MAX_TRIALS
 
 Unanswered = Literal["skip", "wrong"]
-UNANSWERED: tuple[Unanswered, ...] = get_args(Unanswered)
 
 
 class Prefix(msgspec.Struct, frozen=True):
@@ -375,22 +374,15 @@ class Outcome(NamedTuple):
 
     Attributes:
         where: ``file:line`` of the answers.
-        right: whether each continuation is right; None: it has no answer.
-        texts: their answers, where these are still to be compared.
-        counts: K and N, where only these were given.
+        n: continuations, those without an answer included.
+        successes: K, where only the counts were given.
+        answers: else of each its answer, or whether that is right; None: it has none.
     """
 
     where: str
-    right: list[bool | None] | None = None
-    texts: list[str | None] | None = None
-    counts: tuple[int, int] | None = None
-
-    @property
-    def n(self) -> int:
-        """Continuations, those without an answer included."""
-        if self.counts is not None:
-            return self.counts[1]
-        return len(self.right or self.texts or ())
+    n: int
+    successes: int | None
+    answers: Sequence[str | bool | None] = ()
 
 
 def read_outcomes(path: Path, plan: Plan, partial: bool = False) -> dict[str, Outcome]:
@@ -434,19 +426,21 @@ def _outcome(where: str, of: _Answers) -> Outcome:
         failed = of.response is None or of.response.status_code != 200
         body = None if failed or of.response is None else of.response.body
         texts = [choice.message.content for choice in (body.choices if body else [])]
-        return Outcome(where, texts=[final_answer(text or "") for text in texts])
-    if of.answers is not None:
-        texts = [None if text is None else str(text) for text in of.answers]
-        return Outcome(where, texts=[(text and text.strip()) or None for text in texts])
-    if of.correct is not None:
-        return Outcome(where, right=of.correct)
-    if of.successes is None or of.trials is None:
+        found = [final_answer(text or "") for text in texts]
+    elif of.answers is not None:
+        texts = ["" if text is None else str(text).strip() for text in of.answers]
+        found = [text or None for text in texts]
+    elif of.correct is not None:
+        found = of.correct
+    elif of.successes is None or of.trials is None:
         raise DataError(
             f"{where}: no answers (answers, correct, successes and trials, or response)"
         )
-    if not 0 <= of.successes <= of.trials:
+    elif not 0 <= of.successes <= of.trials:
         raise DataError(f"{where}: {of.successes} successes in {of.trials} trials")
-    return Outcome(where, counts=(of.successes, of.trials))
+    else:
+        return Outcome(where, of.trials, of.successes)
+    return Outcome(where, len(found), None, found)
 
 
 class Added(NamedTuple):
@@ -508,20 +502,16 @@ def added_counts(
     none = 0
     for row, line in read_lines(corpus, ordered):
         for j, name in steps[row]:
-            try:
-                right = _checked(
-                    outcomes[name], lambda line=line: reference_answer(line)
-                )
-            except BadRecord as error:
-                raise DataError(f"{corpus.where(row)}: {error}") from None
-            if isinstance(right, list):
-                none += right.count(None)
-                told = [
-                    one for one in right if one is not None or unanswered == "wrong"
-                ]
-                right = sum(map(bool, told)), len(told)
-            if right[1]:
-                counts.setdefault(row, {})[j] = right
+            of = outcomes[name]
+            k, missing = of.successes, 0
+            if k is None:
+                try:
+                    k, missing = _right(of.answers, line), of.answers.count(None)
+                except BadRecord as error:
+                    raise DataError(f"{corpus.where(row)}: {error}") from None
+            none += missing
+            if n := of.n - (missing if unanswered == "skip" else 0):
+                counts.setdefault(row, {})[j] = k, n
     pairs = [pair for of in counts.values() for pair in of.values()]
     asked_for = sum(asked.n for asked in plan.asked.values())
     return Added(
@@ -533,17 +523,11 @@ def added_counts(
     )
 
 
-def _checked(
-    outcome: Outcome, reference: Callable[[], str]
-) -> list[bool | None] | tuple[int, int]:
-    if outcome.counts is not None:
-        return outcome.counts
-    if outcome.texts is None:
-        return outcome.right or []
-    known = reference() if any(text is not None for text in outcome.texts) else ""
-    return [
-        None if text is None else same_answer(text, known) for text in outcome.texts
-    ]
+def _right(answers: Sequence[str | bool | None], line: bytes) -> int:
+    """How many are right, by word or by the answer of the record."""
+    texts = [one for one in answers if isinstance(one, str)]
+    truth = reference_answer(line) if texts else ""
+    return answers.count(True) + sum(same_answer(text, truth) for text in texts)
 
 
 def merged_files(corpus: Corpus, added: Added) -> Iterator[tuple[str, Iterator[bytes]]]:

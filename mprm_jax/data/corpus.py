@@ -76,6 +76,12 @@ class Corpus:
     stated: np.ndarray
     reused: int
 
+    @property
+    def folder(self) -> Path:
+        """Where manifest and pictures lie: with the files, or above annotations/."""
+        folder = self.files[0].path.parent
+        return folder.parent if folder.name == "annotations" else folder
+
     def where(self, row: int) -> str:
         """``file:line`` of a rollout."""
         return f"{self.files[self.file[row]].path}:{self.line[row]}"
@@ -409,13 +415,12 @@ def usable_rollouts(
 def _first_missing(rollouts: Rollouts, missing: np.ndarray) -> np.ndarray:
     """Steps before the first unmeasured one of each rollout, int64 ``[n_rollouts]``."""
     first = rollouts.lengths.copy()
-    owner = np.repeat(np.arange(rollouts.n_rollouts), rollouts.lengths)
-    np.minimum.at(first, owner[missing], _position(rollouts)[missing])
+    np.minimum.at(first, rollouts.rollout[missing], rollouts.position[missing])
     return first
 
 
 def _truncate(rollouts: Rollouts, lengths: np.ndarray) -> Rollouts:
-    kept = _position(rollouts) < np.repeat(lengths, rollouts.lengths)
+    kept = rollouts.position < np.repeat(lengths, rollouts.lengths)
     return Rollouts(
         rollouts.successes[kept],
         rollouts.trials[kept],
@@ -423,9 +428,3 @@ def _truncate(rollouts: Rollouts, lengths: np.ndarray) -> Rollouts:
         rollouts.source,
         rollouts.source_names,
     )
-
-
-def _position(rollouts: Rollouts) -> np.ndarray:
-    """Number of each step in its rollout, from 0."""
-    first = np.repeat(rollouts.offsets[:-1], rollouts.lengths)
-    return np.arange(rollouts.n_steps) - first

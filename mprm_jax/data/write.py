@@ -107,11 +107,8 @@ def picture_root(
     if asked is not None:
         return asked if isinstance(asked, ImageRoot) else ImageRoot(asked)
     corpus = usable.corpus
-    folder = corpus.files[0].path.parent
-    if folder.name == "annotations":
-        folder = folder.parent
     images = first_pictures(usable, usable_rows)
-    roots = [image_root(above, images) for above in (folder, corpus.path)]
+    roots = [image_root(above, images) for above in (corpus.folder, corpus.path)]
     # A folder whose data lie in a sub-folder has its pictures beside that, often.
     found = (root for root in roots if images and os.path.isfile(root / images[0]))
     return ImageRoot(next(found, roots[0]))

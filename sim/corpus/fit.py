@@ -146,7 +146,7 @@ class Likelihood:
         """
         self.trials = rollouts.distinct_trials[0]
         by_name = {source.name: source.mean_mc for source in sources}
-        row = np.repeat(np.arange(rollouts.n_rollouts), rollouts.lengths)
+        row = rollouts.rollout
         counts_XxK = np.zeros((rollouts.n_rollouts, self.trials + 1))
         np.add.at(counts_XxK, (row, rollouts.successes.astype(np.int64)), 1.0)
         self.parts = [

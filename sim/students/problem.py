@@ -95,7 +95,7 @@ def put_in_order(
         return simulation
     rollouts = simulation.rollouts
     chance = rng.spawn(1)[0].random(rollouts.n_steps)
-    row = np.repeat(np.arange(rollouts.n_rollouts), rollouts.lengths)
+    row = rollouts.rollout
 
     def rank(key: np.ndarray) -> np.ndarray:
         place = np.empty(len(row))

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import re
 import subprocess
 import sys
 
@@ -457,6 +458,11 @@ def test_the_policy_continues_its_own_world_and_the_counts_stay_true(mprm, tmp_p
     html = (tmp_path / "page.html").read_text()
     # Without its contents the page has one column, as wide as they are.
     assert (html.count("<svg"), html.count("<nav")) == (2, 1)
+    # Typed again, the page's command makes the same plan.
+    (command,) = re.findall("mprm (annotate plan .*)</pre>", html)
+    same = tmp_path / "same.jsonl"
+    assert mprm(command.replace(str(plan), str(same))).status == 0
+    assert same.read_bytes() == plan.read_bytes()
     assert mprm("stats", corpus, "--json --no-cache").status == 0
     # Another world's prefixes, and a corpus of no world.
     other = tmp_path / "other"

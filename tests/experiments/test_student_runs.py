@@ -96,7 +96,7 @@ def test_blind_labels_err_as_often_in_the_arm_s_own_subset_but_elsewhere():
     for arm in (Arm("bis", 0.2), Arm("random", 0.2), Arm("random", 0.2, matched=True)):
         rows, _ = choose_rows(problem, arm)
         of = np.isin(
-            np.repeat(np.arange(problem.rollouts.n_rollouts), problem.rollouts.lengths),
+            problem.rollouts.rollout,
             rows,
         )
         blind = replace(arm, labels="blind")

@@ -47,7 +47,7 @@ def planted(mixed_err, n=1200, seed=0):
 
 
 def tried(rollouts, right, hidden, rows, keep_ratios=(0.1, 0.25)):
-    row = np.repeat(np.arange(rollouts.n_rollouts), rollouts.lengths)
+    row = rollouts.rollout
     of = np.isin(row, rows)
     judges = Judges(hidden[of], right[of], np.unique(row[of], return_inverse=True)[1])
     kept = rollouts.take(np.setdiff1d(np.arange(rollouts.n_rollouts), rows))

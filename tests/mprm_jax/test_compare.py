@@ -34,7 +34,7 @@ ONE, OTHER = predictions(ROWS), predictions(other_scores(ROWS, RNG))
 
 def found(one, other, chosen_on: ThresholdChoice = "held-out", replicates=100):
     matched = match(Scores("A", one), Scores("B", other))
-    return matched, compare(decide_both(matched, chosen_on, 0.5, None), replicates)
+    return matched, compare(decide_both(matched, chosen_on), replicates)
 
 
 def test_metrics_are_those_of_each_evaluation_and_differences_theirs():

@@ -14,7 +14,7 @@ from mprm_jax.decision import (
     decide,
     first_error_sweep,
     held_out,
-    processbench,
+    processbench_metrics,
     second_half,
 )
 from mprm_jax.records.problems import DataError
@@ -63,7 +63,8 @@ def test_the_held_out_split_depends_on_ids_alone():
 def first_error_f1(steps, threshold):
     """Of all sources as one."""
     one = replace(steps, source=np.zeros_like(steps.source), source_names=("all",))
-    return processbench(one, Decision(threshold, "fixed")).sources["all"]
+    found = at_once(processbench_metrics(one, Decision(threshold, "fixed")), one)
+    return FirstError(*(None if np.isnan(x) else float(x) for x in found.values()))
 
 
 def plain_first_error(rows, threshold):
@@ -325,13 +326,6 @@ def test_the_interval_covers_the_truth_about_as_often_as_it_says():
         assert ends is not None
         covered += ends.low <= truth <= ends.high
     assert 51 <= covered <= 60
-
-
-@pytest.mark.parametrize("seed", range(3))
-def test_within_position_auroc_compares_equal_positions_only(seed):
-    steps = step_scores(*random_steps(np.random.default_rng(seed), 30, 7))
-    expected = auroc(steps.scores, steps.correct, steps.position)
-    assert within_position_auroc(steps) == expected
 
 
 def test_a_score_of_position_alone_is_worth_nothing_within_positions():

@@ -79,7 +79,7 @@ def run(options: Options) -> None:
     usable.need_counts("a merge")
     corpus = usable.corpus
     _check_folder(options, corpus)
-    before = made_here(_folder(corpus))
+    before = made_here(corpus.folder)
     plan = read_plan(options.plan)
     answers = file_sha256(options.answers)
     merged = before.get("merged")
@@ -117,18 +117,12 @@ def run(options: Options) -> None:
     answer(options.json, value | line_rows(usable), _text(options, added))
 
 
-def _folder(corpus: Corpus) -> Path:
-    """Where the manifest of a corpus lies."""
-    folder = corpus.files[0].path.parent
-    return folder.parent if folder.name == "annotations" else folder
-
-
 def _check_folder(options: Options, corpus: Corpus) -> None:
     """Refuse a folder in which an input would be replaced, or with files that would be
     read as a part of the result.
     """
     folder, files = options.output, [file.path for file in corpus.files]
-    own = folders_of(files) | {os.path.realpath(_folder(corpus))}
+    own = folders_of(files) | {os.path.realpath(corpus.folder)}
     if os.path.realpath(folder) in own:
         raise DataError(f"{folder}: is the corpus's own folder; choose another")
     names: dict[str, Path] = {}

@@ -23,11 +23,10 @@ from experiments.console.options import (
     OptionalPath,
     OptionalStr,
     PictureOptions,
-    given,
 )
 from experiments.console.tables import format_table
 from experiments.corpora.simulated import MADE_HERE
-from experiments.store.manifests import command_line
+from experiments.store.manifests import command_of
 from experiments.store.write_subset import check_output, corpus_manifest
 from mprm_jax.data.continuations import Prefix, batch_request, prefixes
 from mprm_jax.data.corpus import SelectableCorpus
@@ -42,7 +41,7 @@ from theory.annotation import (
     plan_continuations,
 )
 from theory.continuations import continuations_per_step, one_beta
-from theory.placement import part_of_rollout
+from theory.placement import part_of_rollout, relative_position
 from theory.rollouts import Rollouts
 from theory.scores import moment_prior
 
@@ -158,9 +157,11 @@ def run(options: Options) -> None:
     value = {"output": str(options.output), **facts, **line_rows(usable)}
     if options.page is not None:
         from experiments.page.annotation import write_plan_page
-        from experiments.page.evaluation import Made
+        from experiments.page.html import Made
 
-        made = Made(command_line("mprm annotate plan", given(options)), {})
+        inputs = {of["file"]: of["sha256"] for of in manifest["inputs"]}
+        command = command_of("mprm annotate plan", options, options.corpus)
+        made = Made(command, inputs)
         write_plan_page(options.page, options.corpus.name, value, made)
         value["page"] = str(options.page)
     answer(options.json, value, lambda: _text(options, facts))
@@ -209,10 +210,7 @@ def _facts(
         expected[name] = [
             expected_gain(counts, n, value, prior=prior) for n in (more, even)
         ]
-    length = np.repeat(counts.lengths, counts.lengths)
-    first = np.repeat(counts.offsets[:-1], counts.lengths)
-    place = (np.arange(counts.n_steps) - first) / np.maximum(length - 1, 1)
-    part = part_of_rollout(place, len(_PARTS))
+    part = part_of_rollout(relative_position(counts), len(_PARTS))
     flips = expected["flip"][0]
 
     def of_steps(name: str, of: np.ndarray) -> dict[str, Any]:
