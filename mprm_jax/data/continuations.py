@@ -422,6 +422,9 @@ def read_outcomes(path: Path, plan: Plan, partial: bool = False) -> dict[str, Ou
 
 
 def _outcome(where: str, of: _Answers) -> Outcome:
+    told = of.custom_id, of.answers, of.correct, of.successes
+    if len(told) - told.count(None) > 1:
+        raise DataError(f"{where}: answers in more than one form")
     if of.custom_id is not None:
         failed = of.response is None or of.response.status_code != 200
         body = None if failed or of.response is None else of.response.body

@@ -209,6 +209,7 @@ def test_what_would_count_twice_or_not_at_all_is_refused_with_its_place(
     refused([{**second, "trials": 5}], f"{path}:1: 5 continuations", "--partial")
     refused([first, {**second, "trials": 3}], f"{path}:2: 3 continuations")
     refused([first, {**second, "successes": 9}], f"{path}:2: 9 successes")
+    refused([first, {**second, "correct": [True] * 4}], f"{path}:2: answers in more")
     refused([first, {"id": second["id"]}], f"{path}:2: no answers")
     refused([first, 3], f"{path}:2: no answers")
     refused([{**first, "trials": 0, "successes": 0}], f"{path}: adds no", "--partial")
