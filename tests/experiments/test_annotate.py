@@ -390,7 +390,7 @@ def test_a_merge_of_what_it_cannot_name_or_hold(mprm, small, tmp_path):
 @pytest.mark.parametrize(
     ("words", "status"),
     [
-        ("--budget 0", 1),
+        ("--budget 0", 2),
         ("--budget 3", 1),
         ("--budget 100 --most 4 --criterion information", 1),
         ("", 2),

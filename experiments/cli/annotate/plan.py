@@ -23,6 +23,7 @@ from experiments.console.options import (
     OptionalPath,
     OptionalStr,
     PictureOptions,
+    check_least,
 )
 from experiments.console.tables import format_table
 from experiments.corpora.simulated import MADE_HERE
@@ -107,6 +108,7 @@ class Options(PictureOptions, CorpusOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        check_least(self, budget=1)
         if self.unmeasured == "negative":
             raise UsageError("--unmeasured negative makes counts that nobody drew")
         if self.model is not None and self.form != "openai":
