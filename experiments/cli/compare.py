@@ -11,6 +11,7 @@ import tyro
 from experiments.console.command import answer
 from experiments.console.errors import UsageError
 from experiments.console.options import check_least
+from experiments.console.progress import progress
 from experiments.console.tables import format_table, printable
 from experiments.console.text import count_of, p_value
 from experiments.store.judging import (
@@ -85,7 +86,8 @@ def run(options: Options) -> None:
         pair = decide_both(matched, *options.protocol())
     except DataError as error:
         raise DataError(f"{one.name}, {other.name}: {error}") from None
-    compared = compare(pair, options.replicates, options.seed)
+    with progress("comparing", None):
+        compared = compare(pair, options.replicates, options.seed)
     value: dict[str, Any] = compared.as_json()
     value |= {"first": one.name, "second": other.name}
     value["matched"] = _matched(matched)

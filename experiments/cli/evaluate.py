@@ -159,13 +159,14 @@ def _judge(
         prior = read_prior(options.prior_file or file, options.prior, rows)
         prior = prior[np.isin(steps.rollout, left)]
     evaluated = steps.take(left)
-    value = evaluation(
-        evaluated,
-        decision,
-        replicates=options.replicates,
-        seed=options.seed,
-        prior=prior,
-    ).as_json()
+    with progress("judging", None):
+        value = evaluation(
+            evaluated,
+            decision,
+            replicates=options.replicates,
+            seed=options.seed,
+            prior=prior,
+        ).as_json()
     kept = [rows[i] for i in left]
     value["steps_neutral"] = sum(row.labels.count(0) for row in kept)
     value["steps_truncated"] = sum(row.truncated for row in kept)

@@ -96,7 +96,7 @@ drawn: candidates, in the mean; last column: what they cost, all being 100 %."""
 def run(options: Options) -> None:
     """Score if need be, choose, and write the page."""
     if (file := options.predictions) is not None:
-        sets = read_candidates(file, scored=True, answers=options.answers)
+        sets = _read(options, file, scored=True)
         value = _judge(options, sets)
     else:
         assert options.checkpoint is not None
@@ -113,6 +113,11 @@ def run(options: Options) -> None:
     answer(options.json, value, lambda: _text(value))
 
 
+def _read(options: Options, file: Path, scored: bool) -> list[CandidateSet]:
+    with progress("comparing answers", None):
+        return read_candidates(file, scored, options.answers)
+
+
 def _score(
     options: Options, checkpoint: Path, file: Path
 ) -> tuple[list[CandidateSet], dict[str, Any]]:
@@ -120,7 +125,7 @@ def _score(
     from mprm_jax.evaluate import Scoring, score_candidates
     from mprm_jax.records.record import image_root
 
-    sets = read_candidates(file, scored=False, answers=options.answers)
+    sets = _read(options, file, scored=False)
     images = next((of.images for of in sets if of.images), ())
     root = options.root or image_root(file, images)
     model, params, facts = load_checkpoint(checkpoint, options.opening())
@@ -132,13 +137,13 @@ def _score(
 
 
 def _judge(options: Options, sets: list[CandidateSet]) -> dict[str, Any]:
-    found = best_of_n(sets, options.choosing)
-    value = found.as_json()
-    if options.adaptive:
-        from mprm_jax.adaptive import adaptive
+    with progress("choosing", None):
+        value = best_of_n(sets, options.choosing).as_json()
+        if options.adaptive:
+            from mprm_jax.adaptive import adaptive
 
-        early = adaptive(sets, options.choosing)
-        value["adaptive"] = early and dataclasses.asdict(early)
+            early = adaptive(sets, options.choosing)
+            value["adaptive"] = early and dataclasses.asdict(early)
     value["notes"] = _notes(value)
     return value
 

@@ -25,6 +25,7 @@ from experiments.console.options import (
     PictureOptions,
     check_least,
 )
+from experiments.console.progress import progress
 from experiments.console.tables import format_table
 from experiments.corpora.simulated import MADE_HERE
 from experiments.store.manifests import command_of
@@ -134,15 +135,16 @@ def run(options: Options) -> None:
     if not options.last_steps:
         open_steps[counts.offsets[1:] - 1] = False
     try:
-        prior = neighbour_prior(counts, open_steps)
-        more = plan_continuations(
-            counts,
-            options.budget,
-            wanted,
-            prior=prior,
-            content=usable.content,
-            only=open_steps,
-        )
+        with progress("planning", None):
+            prior = neighbour_prior(counts, open_steps)
+            more = plan_continuations(
+                counts,
+                options.budget,
+                wanted,
+                prior=prior,
+                content=usable.content,
+                only=open_steps,
+            )
     except ValueError as error:
         raise DataError(f"{options.corpus}: {error}") from None
     facts = _facts(counts, more, open_steps, wanted, prior)
