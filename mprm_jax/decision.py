@@ -132,7 +132,7 @@ def decide(
                 parts = [steps.take(left)]
     if not all(part.n_steps for part in parts):
         raise DataError(
-            f"{steps.n_rollouts} rollouts are too few to {lacking}; give one "
+            f"too few rollouts ({steps.n_rollouts}) to {lacking}; give one "
             "(--threshold 0.5)"
         )
     decision = _chosen(parts, best_threshold, chosen_on, of_source)
