@@ -28,6 +28,22 @@ def _key(answer: str) -> Hashable:
     return number if number.is_finite() else text
 
 
+def is_answer(answer: str, truth: str, rule: AnswerRule) -> bool | None:
+    """Whether an answer is the right one; None: mathematics gave up.
+
+    Args:
+        answer: that was given.
+        truth: the right one.
+        rule: as of :func:`answer_classes`.
+
+    Raises:
+        ModuleNotFoundError: "math" without math-verify.
+    """
+    if same_answer(answer, truth) or rule == "text":
+        return same_answer(answer, truth)
+    return _same_value(_mathematics(answer), _mathematics(truth))
+
+
 class AnswerClasses(NamedTuple):
     """Which answers are the same.
 

@@ -24,7 +24,7 @@ from typing import Any, Literal, NamedTuple, Protocol
 import msgspec
 import numpy as np
 
-from mprm_jax.data.answers import same_answer
+from mprm_jax.data.answers import AnswerRule, is_answer
 from mprm_jax.data.corpus import Corpus, SelectableCorpus
 from mprm_jax.data.formats.raw import RAW, recount, reference_answer
 from mprm_jax.data.framing import CorpusFile, RecordFile
@@ -469,6 +469,7 @@ def added_counts(
     plan: Plan,
     outcomes: Mapping[str, Outcome],
     unanswered: Unanswered = "skip",
+    rule: AnswerRule = "text",
 ) -> Added:
     """Check the answers against the records', and count.
 
@@ -478,7 +479,9 @@ def added_counts(
         outcomes: by id.
         unanswered: what a continuation without an answer is: "skip", not counted in N,
             or "wrong", as where the exception of a checker counts as a failure, which
-            biases every label down.
+            biases every label down. An answer of which mathematics cannot say whether
+            it is right is none.
+        rule: when an answer is the record's.
 
     Raises:
         DataError: an id is of no step of the corpus, its counts are not those of the
@@ -509,7 +512,8 @@ def added_counts(
             k, missing = of.successes, 0
             if k is None:
                 try:
-                    k, missing = _right(of.answers, line), of.answers.count(None)
+                    right = _right(of.answers, line, rule)
+                    k, missing = right.count(True), right.count(None)
                 except BadRecord as error:
                     raise DataError(f"{corpus.where(row)}: {error}") from None
             none += missing
@@ -526,11 +530,14 @@ def added_counts(
     )
 
 
-def _right(answers: Sequence[str | bool | None], line: bytes) -> int:
-    """How many are right, by word or by the answer of the record."""
-    texts = [one for one in answers if isinstance(one, str)]
+def _right(
+    answers: Sequence[str | bool | None], line: bytes, rule: AnswerRule
+) -> list[bool | None]:
+    """Whether each is right, by word or by the answer of the record."""
+    texts = {one for one in answers if isinstance(one, str)}
     truth = reference_answer(line) if texts else ""
-    return answers.count(True) + sum(same_answer(text, truth) for text in texts)
+    judged = {text: is_answer(text, truth, rule) for text in texts}
+    return [judged[one] if isinstance(one, str) else one for one in answers]
 
 
 def merged_files(corpus: Corpus, added: Added) -> Iterator[tuple[str, Iterator[bytes]]]:

@@ -123,6 +123,24 @@ def test_a_plan_as_openai_requests_is_merged_alike(mprm, tmp_path):
     assert found["trials"] == sum(n) - found["without_answer"]
 
 
+@pytest.mark.parametrize(
+    ("rule", "counts"), [("text", (1, 4)), ("math", (2, 3)), ("math wrong", (2, 4))]
+)
+def test_mathematics_says_what_is_the_record_s_answer(mprm, tmp_path, rule, counts):
+    """3, 6/2 and 4; what nobody can compute has no answer, rather than a wrong one."""
+    if rule != "text":
+        pytest.importorskip("math_verify")
+    corpus = write_corpus(tmp_path / "c", {"a.jsonl": [record(COUNTS[0])]})
+    plan = tmp_path / "p.jsonl"
+    _, (row,) = planned(mprm, corpus, plan, "--budget 4 --criterion flip")
+    given = {"id": row["id"], "answers": ["3", "6/2", "4", "9^{9^{9^9}}"]}
+    answers = answers_file(tmp_path / "a.jsonl", [given])
+    how = f"--answer-rule {rule}".replace(" wrong", " --unanswered wrong")
+    found = merged(mprm, corpus, plan, answers, tmp_path / "m", how).json
+    assert (found["successes"], found["trials"]) == counts
+    assert found["without_answer"] == (rule != "text")
+
+
 def test_equal_steps_are_planned_alike_in_whatever_order_they_stand(mprm, tmp_path):
     records = [record(COUNTS[0], i) for i in range(12)]
     found = []

@@ -13,10 +13,12 @@ from experiments.console.command import answer
 from experiments.console.corpus import CorpusOptions, line_rows, load_usable
 from experiments.console.errors import UsageError
 from experiments.console.options import given
+from experiments.console.progress import progress
 from experiments.console.text import count_of
 from experiments.corpora.simulated import MADE_HERE, made_here
 from experiments.store.provenance import file_sha256
 from experiments.store.write_subset import corpus_manifest, folders_of
+from mprm_jax.data.answers import AnswerRule
 from mprm_jax.data.continuations import (
     Added,
     Unanswered,
@@ -55,6 +57,9 @@ class Options(CorpusOptions):
             counted.
         unanswered: Continuations without an answer: skip does not count them; wrong
             counts them as failures, which biases every label down.
+        answer_rule: When an answer is the record's: text, upper and lower case alike,
+            or the same number; math also compares expressions (needs math-verify), and
+            what it cannot decide is without an answer.
     """
 
     plan: Path = dataclasses.field(kw_only=True)
@@ -63,6 +68,7 @@ class Options(CorpusOptions):
     unmeasured: Annotated[UnmeasuredPolicy, tyro.conf.Suppress] = "keep"
     partial: bool = False
     unanswered: Unanswered = "skip"
+    answer_rule: AnswerRule = "text"
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -89,13 +95,16 @@ def run(options: Options) -> None:
         raise DataError(f"{options.answers}: was merged into {corpus.path} before")
     plan.fits(corpus)
     outcomes = read_outcomes(options.answers, plan, options.partial)
-    added = added_counts(corpus, plan, outcomes, options.unanswered)
+    how = options.unanswered, options.answer_rule
+    with progress("checking answers", None):
+        added = added_counts(corpus, plan, outcomes, *how)
     if not added.trials:
         raise DataError(f"{options.answers}: adds no continuation")
     facts = {
         "plan": plan.sha256,
         "answers": answers,
         "unanswered": options.unanswered,
+        "answer_rule": options.answer_rule,
         **_totals(added),
     }
     with OutputSet() as outputs:
